@@ -1,0 +1,348 @@
+"""The configuration: one pydantic model that the file, its comments and its JSON schema are generated from.
+
+Imports pydantic alone: the Snakefile and ``plateflow --help`` load this module at every start.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+RESERVED_PLATES = {"screen"}
+
+
+class PlateflowError(Exception):
+    """An error that a user can mend: what happened, where, why, and what to do.
+
+    Args:
+        what: one sentence, without a full stop.
+        where: plate, well, field or file.
+        why: the cause as far as it is known.
+        remedy: what the user can do now.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.why, self.remedy = what, where, why, remedy
+        parts = [what]
+        if where:
+            parts.append(f"  where: {where}")
+        if why:
+            parts.append(f"  why: {why}")
+        if remedy:
+            parts.append(f"  what to do: {remedy}")
+        super().__init__("\n".join(parts))
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values don't change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parts(Section):
+    """Into how many jobs the wells of a plate are dealt."""
+
+    cpu: int = Field(8, ge=1, le=384, description="jobs a plate of the CPU stages; changing it recomputes nothing")
+    gpu: int = Field(2, ge=1, le=384, description="jobs a plate of the GPU stage; must divide parts.cpu")
+
+    @model_validator(mode="after")
+    def _gpu_divides_cpu(self) -> Parts:
+        if self.cpu % self.gpu:
+            raise ValueError(f"parts.gpu ({self.gpu}) must divide parts.cpu ({self.cpu})")
+        return self
+
+
+class Normalise(Section):
+    """The intensity window and the illumination profile, one a plate and channel."""
+
+    freeze: int = Field(1, ge=1, description="the window is computed once and kept; a greater number computes it anew")
+    percentiles: tuple[float, float] = Field(
+        (1.0, 99.0), description="percentiles of the raw pixels that become 0 and 1 for the network"
+    )
+    scope: Literal["plate", "well", "field"] = Field(
+        "plate", description="whose pixels the percentiles are taken over; plate keeps wells comparable"
+    )
+    illumination: bool = Field(True, description="divide by the smoothed mean image of the plate and channel on read")
+
+    @field_validator("percentiles")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("normalise.percentiles must be two rising numbers between 0 and 100")
+        return value
+
+
+class LabelSet(Section):
+    """One kind of object: its channels, its size and how it is cut out."""
+
+    channels: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=3,
+            description="channel names; the first is the one in which the object is seen, the others help",
+        ),
+    ]
+    diameter_um: float | None = Field(
+        None, gt=0, description="typical diameter in micrometres; empty: the image is not resized for the network"
+    )
+    model: str = Field("default", description="name of a registered model, or a path to a weights file")
+    cell_threshold: float = Field(0.0, ge=-15, le=15, description="logit above which a pixel belongs to an object")
+    flow_threshold: float = Field(
+        0.4, ge=0, description="objects whose mean squared flow error is greater are dropped; 0 keeps all"
+    )
+    min_size_px: int = Field(15, ge=0, description="objects with fewer pixels are dropped")
+
+
+class Features(Section):
+    """What is measured and how cells are put into rows."""
+
+    rows: str | None = Field(
+        None, description="the label set that makes the rows of the cell table; empty: cells, else the first"
+    )
+
+
+class Quality(Section):
+    """When a field or well is flagged. A flag marks; it never leaves anything out."""
+
+    focus_mad: float = Field(
+        6.0, gt=0, description="flag focus: a field's sharpness lies this many MADs below the plate's median"
+    )
+    saturated_fraction: float = Field(
+        0.01, gt=0, le=1, description="flag saturated: fraction of a field's pixels at the top of the camera's range"
+    )
+    intensity_mad: float = Field(
+        6.0, gt=0, description="flag intensity: a well's background or brightness lies this many MADs off the plate's"
+    )
+
+
+class Config(Section):
+    """Everything a run needs to know beside the plates themselves."""
+
+    plates: str = Field("config/plates.tsv", description="the plate sheet: one line a plate")
+    results: str = Field("results", description="folder of the results; one folder a plate, and screen/")
+    scratch: str | None = Field(
+        None, description="folder for flow fields and end points, seen by all nodes; empty: scratch/ in each plate"
+    )
+    parts: Parts = Parts()  # type: ignore[call-arg]
+    follow_slices: int = Field(1, ge=1, le=64, description="jobs that share the flow following of one part")
+    follow_block_px: int = Field(2048, ge=64, description="edge of the block in which paths are followed, in pixels")
+    keep_flows: bool = Field(True, description="keep flow fields, so that segmentation changes need no GPU")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of the network; part of the promise of equal bits")
+    batch_size: int = Field(4, ge=1, le=512, description="tiles in one network call")
+    levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
+    z: str = Field("max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep")
+    normalise: Normalise = Normalise()  # type: ignore[call-arg]
+    segmentation: dict[str, LabelSet] = Field(
+        default_factory=lambda: {"nuclei": LabelSet(channels=["DNA"])},  # type: ignore[call-arg]
+        min_length=1,
+        description="the label sets, by name",
+    )
+    features: Features = Features()  # type: ignore[call-arg]
+    quality: Quality = Quality()  # type: ignore[call-arg]
+
+    @field_validator("z")
+    @classmethod
+    def _z_mode(cls, value: str) -> str:
+        if not re.fullmatch(r"max|mean|keep|plane \d+", value):
+            raise ValueError("z must be max, mean, keep or 'plane N'")
+        return value
+
+    @field_validator("segmentation")
+    @classmethod
+    def _label_names(cls, value: dict[str, LabelSet]) -> dict[str, LabelSet]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
+                raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
+        return value
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> Config:
+        if self.features.rows is not None and self.features.rows not in self.segmentation:
+            known = ", ".join(self.segmentation)
+            raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({known})")
+        return self
+
+    @property
+    def rows(self) -> str:
+        """The label set that makes the rows of the cell table."""
+        if self.features.rows is not None:
+            return self.features.rows
+        return "cells" if "cells" in self.segmentation else next(iter(self.segmentation))
+
+
+class PlateEntry(Section):
+    """One line of the plate sheet."""
+
+    plate: str = Field(description="plate id: letters, digits, . _ + -; names the folder of its results")
+    path: str = Field(description="folder of the raw plate")
+    layout: str = Field("harmony", description="reader: harmony or pattern")
+    pattern: str | None = Field(
+        None, description="for layout pattern: regular expression with the groups well, field, channel, and z, t"
+    )
+    pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
+    plate_map: str | None = Field(None, description="CSV with well, role, treatment, dose and free columns")
+
+    @field_validator("plate")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        if not SAFE_NAME.fullmatch(value) or ".." in value:
+            raise ValueError(f"the plate id {value!r} must be letters, digits and . _ + - (it becomes a folder name)")
+        if value in RESERVED_PLATES:
+            raise ValueError(f"the plate id {value!r} is reserved for the tables over all plates; choose another")
+        return value
+
+
+def load_config(source: Path | Mapping[str, Any]) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        source: a YAML file, or the mapping that Snakemake made of it.
+
+    Raises:
+        PlateflowError: the file is missing or not YAML, or a key or value is wrong; names the nearest right key.
+    """
+    where = "the configuration"
+    if isinstance(source, Path):
+        import yaml
+
+        where = str(source)
+        if not source.is_file():
+            raise PlateflowError(
+                "there is no configuration file",
+                where=where,
+                remedy="run `plateflow init RAW_FOLDER`, or change to the folder that holds config/",
+            )
+        try:
+            source = yaml.safe_load(source.read_text()) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise PlateflowError("the configuration is not valid YAML", where=where, why=str(error)) from error
+        if not isinstance(source, Mapping):
+            raise PlateflowError("the configuration is not a mapping of keys to values", where=where)
+    try:
+        return Config.model_validate(dict(source))
+    except ValidationError as error:
+        raise PlateflowError(
+            "the configuration can't be used",
+            where=where,
+            why="; ".join(_explain(item) for item in error.errors()),
+            remedy="mend the named keys; config/README.md lists every key with its meaning",
+        ) from error
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
+        return f"unknown key {'.'.join(location)!r}{hint}"
+    return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for index, part in enumerate(location):
+        if model is Config and part == "segmentation":
+            model = LabelSet
+            if index == len(location) - 1:
+                return []
+            break
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def load_plates(path: Path) -> dict[str, PlateEntry]:
+    """Read the plate sheet: tab-separated, one line a plate, columns as in `PlateEntry`.
+
+    Returns:
+        the entries by plate id, in the order of the sheet.
+
+    Raises:
+        PlateflowError: no file, an unknown column, an unsafe or doubled plate id.
+    """
+    if not path.is_file():
+        raise PlateflowError(
+            "there is no plate sheet", where=str(path), remedy="run `plateflow init RAW_FOLDER` to make one"
+        )
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
+        known = list(PlateEntry.model_fields)
+        for column in rows.fieldnames or []:
+            if column not in known:
+                near = difflib.get_close_matches(column or "", known, n=1)
+                raise PlateflowError(
+                    f"the plate sheet has an unknown column {column!r}",
+                    where=str(path),
+                    remedy=f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(known)}",
+                )
+        plates: dict[str, PlateEntry] = {}
+        for number, row in enumerate(rows, 2):
+            try:
+                entry = PlateEntry.model_validate({k: v for k, v in row.items() if v not in (None, "")})
+            except ValidationError as error:
+                why = "; ".join(_explain(item) for item in error.errors())
+                raise PlateflowError("a plate can't be used", where=f"{path}, line {number}", why=why) from error
+            if entry.plate in plates:
+                raise PlateflowError(
+                    f"the plate {entry.plate!r} is listed twice",
+                    where=f"{path}, line {number}",
+                    remedy="give each acquisition its own plate id",
+                )
+            plates[entry.plate] = entry
+    if not plates:
+        raise PlateflowError("the plate sheet lists no plate", where=str(path), remedy="add a line for each plate")
+    return plates
+
+
+def config_yaml(config: Config | None = None) -> str:
+    """The configuration as a commented YAML file: every key with its meaning, in the order of the model."""
+    lines = [
+        "# Plateflow's configuration. Made from src/plateflow/config.py by `make config`; every key is checked at start.",
+        "",
+    ]
+    _write_section(lines, config or Config(), "")
+    return "\n".join(lines) + "\n"
+
+
+def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.description:
+            unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if _is_choice(field.annotation) else ""
+            lines.append(f"{indent}# {field.description}{unit}")
+        if isinstance(value, BaseModel):
+            if not field.description and type(value).__doc__:
+                lines.append(f"{indent}# {(type(value).__doc__ or '').splitlines()[0]}")
+            lines.append(f"{indent}{name}:")
+            _write_section(lines, value, indent + "  ")
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{name}:")
+            for key, item in value.items():
+                lines.append(f"{indent}  {key}:")
+                _write_section(lines, item, indent + "    ")
+        else:
+            lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
+        if not indent:
+            lines.append("")
+
+
+def _is_choice(annotation: object) -> bool:
+    return getattr(annotation, "__origin__", None) is Literal
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of the configuration, for editors."""
+    return Config.model_json_schema()
