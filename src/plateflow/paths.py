@@ -1,9 +1,37 @@
-"""The one place that knows a path under results/."""
+"""The one place that knows a path under results/, and how a well is written in one."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+_WELL = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})")
+
+
+def well_name(row: int, column: int) -> str:
+    """The name of a well from its row and column, both counted from 0: (1, 2) is B03, (31, 47) is AF48."""
+    return f"{row_name(row)}{column + 1:02d}"
+
+
+def row_name(row: int) -> str:
+    """The letters of a row counted from 0: A to Z, then AA to AF."""
+    return chr(65 + row) if row < 26 else "A" + chr(65 + row - 26)
+
+
+def parse_well(name: str) -> tuple[int, int]:
+    """Row and column, from 0, of a well's name as people write it: A1, a01, A001, AF48.
+
+    Raises:
+        ValueError: it is no well name of a plate of up to 1536 wells.
+    """
+    match = _WELL.fullmatch(name.strip())
+    if match:
+        letters, column = match[1].upper(), int(match[2]) - 1
+        row = ord(letters[-1]) - 65 + (26 if len(letters) == 2 else 0)
+        if (len(letters) == 1 or letters[0] == "A") and row < 32 and 0 <= column < 48:
+            return row, column
+    raise ValueError(f"{name!r} is not a well name (such as B03; up to AF48)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +73,10 @@ class PlatePaths:
         """The OME-Zarr plate."""
         return self.root / "plate.zarr"
 
-    def image(self, row: str, column: str) -> Path:
+    def image(self, well: str) -> Path:
         """The group of a well's one image."""
-        return self.store / row / column / "0"
+        row, column = parse_well(well)
+        return self.store / row_name(row) / f"{column + 1:02d}" / "0"
 
     def journal(self, stage: str, job: str) -> Path:
         """The journal of a job: the truth about its wells."""

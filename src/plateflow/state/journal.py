@@ -1,0 +1,126 @@
+"""Journals: one fsynced line a (well, label set, block) and stage, the only truth about what is done.
+
+A journal has one writer, the job it is named after. Readers take, over all journals of a stage, the line with the
+greatest sequence number of each key: changing the number of parts leaves old journals behind, which still count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["ok", "flagged", "quarantined", "missing"]
+LEFT_OUT = ("quarantined", "missing")
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The outcome of one unit of work.
+
+    Attributes:
+        well: its name; empty for the units of a plate.
+        label_set: its name; empty where the stage knows none.
+        block: the block's number in `follow`, else -1.
+        fingerprint: of all that the outcome depends on.
+        state: ok, flagged, quarantined or missing.
+        reason: machine-readable, such as "truncated".
+        detail: for people: file, cause, remedy.
+        fields: the fields that were left out, or flagged, with the reason of each.
+        info: counts that the stage wants known.
+        sequence: rises with every outcome of the same key.
+        seconds: how long it took.
+        finished: when, ISO 8601.
+        watch: raw files that were set aside, each with its size and time then.
+    """
+
+    well: str = ""
+    label_set: str = ""
+    block: int = -1
+    fingerprint: str = ""
+    state: State = "ok"
+    reason: str = ""
+    detail: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    watch: list[tuple[str, list[int] | None]] = field(default_factory=list)
+    sequence: int = 0
+    seconds: float = 0.0
+    finished: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What the line is about."""
+        return self.well, self.label_set, self.block
+
+    @property
+    def left_out(self) -> bool:
+        """Whether later stages go on without this unit."""
+        return self.state in LEFT_OUT
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSON-lines file; a last line cut off by a kill is passed over."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.split(b"\n"):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
+    """The latest outcome of every unit over the journals of a stage."""
+    latest: dict[Key, Entry] = {}
+    for path in journals:
+        for line in read_lines(path):
+            if line.pop("event", None) != "done":
+                continue
+            entry = Entry(**line)
+            known = latest.get(entry.key)
+            if known is None or entry.sequence >= known.sequence:
+                latest[entry.key] = entry
+    return latest
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append one line and make it durable; a torn last line of an earlier writer is closed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                text = b"\n" + text
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append_outcome(path: Path, entry: Entry) -> None:
+    """Append the outcome of a unit."""
+    append_line(path, {"event": "done", **asdict(entry)})
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file by rename: readers see the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Leases: one running job a (plate, stage, job), whatever driver or node started it.
+
+A lease is a folder, made by `mkdir`, which is atomic on shared file systems where file locks can't be relied on. It
+holds who owns it; a thread renews its time. Nothing is removed here but the owner's own lease, or one whose owner is
+known to be gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from plateflow.config import PlateflowError
+
+HEARTBEAT_S = 2.0
+STALE_S = 600.0
+DRIVER_VARIABLE = "PLATEFLOW_DRIVER"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who holds a lease. `started` tells a process from a later one with the same number (clock ticks since boot)."""
+
+    host: str
+    pid: int
+    started: int
+    slurm_job: str = ""
+    beat: float = 0.0
+
+    def alive(self) -> bool | None:
+        """Whether the owner still runs; None where that can't be seen from this host."""
+        if self.host != socket.gethostname():
+            return None if time.time() - self.beat < STALE_S else False
+        return process_start(self.pid) == self.started
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
+        return f"process {self.pid} on {self.host}{job}"
+
+
+def process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot, or None if there is none (or it is a zombie)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def announce_driver() -> None:
+    """Let the jobs that this process starts notice when it dies."""
+    os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}"
+
+
+def driver_alive() -> bool:
+    """Whether the driver that started this job still runs; true where no driver was announced."""
+    pid, _, started = os.environ.get(DRIVER_VARIABLE, "").partition(":")
+    return not pid or str(process_start(int(pid))) == started
+
+
+def read_owner(lease: Path) -> Owner | None:
+    """The owner of a lease; None where the lease is gone or was cut off while it was made."""
+    try:
+        path = lease / "owner.json"
+        return Owner(**json.loads(path.read_text()) | {"beat": path.stat().st_mtime})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def clear(lease: Path) -> bool:
+    """Remove a lease by renaming it first, so that of two processes one does it. Returns whether this one did."""
+    grave = lease.with_name(f".{lease.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        lease.rename(grave)
+    except OSError:
+        return False
+    shutil.rmtree(grave, ignore_errors=True)
+    return True
+
+
+class Lease:
+    """Holds the lease of a job while the job runs.
+
+    Attributes:
+        inherited: an earlier owner died while its driver went on: the lease lay here, and nobody had cleared it.
+        orphaned: set by the heartbeat when the driver that started this job is gone.
+    """
+
+    def __init__(self, path: Path, *, what: str) -> None:
+        self.path, self.what = path, what
+        self.inherited = False
+        self.orphaned = threading.Event()
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Lease:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(20):
+            try:
+                self.path.mkdir()
+                break
+            except FileExistsError:
+                self._take_over()
+        else:
+            raise PlateflowError(f"the lease of {self.what} can't be taken", where=str(self.path))
+        me = os.getpid()
+        owner = Owner(
+            host=socket.gethostname(),
+            pid=me,
+            started=process_start(me) or 0,
+            slurm_job=os.environ.get("SLURM_JOB_ID", ""),
+        )
+        self._file = self.path / "owner.json"
+        self._file.write_text(json.dumps(asdict(owner)))
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def _take_over(self) -> None:
+        owner = read_owner(self.path)
+        if owner is None:
+            # Made a moment ago, or cut off between mkdir and write: give its maker time, then it is dead.
+            time.sleep(0.5)
+            owner = read_owner(self.path)
+        if owner is not None and owner.alive() is not False:
+            raise PlateflowError(
+                f"{self.what} is already in work",
+                where=str(self.path),
+                why=f"held by {owner}",
+                remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
+            )
+        if clear(self.path):
+            self.inherited = True
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                os.utime(self._file)
+            except OSError:
+                return
+            if not driver_alive():
+                self.orphaned.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        clear(self.path)

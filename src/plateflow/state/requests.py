@@ -1,0 +1,86 @@
+"""Requests and watched files: what makes Snakemake look at a job again beside changed parameters.
+
+`requests.jsonl` is written by the command line alone; `watch/<stage>-<job>.jsonl` by the job that set a raw file
+aside. Both are read while the Snakefile is parsed, so they stay small: no other file is stat-ed there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from plateflow.paths import PlatePaths
+from plateflow.state.journal import append_line, read_lines, write_atomic
+from plateflow.state.stages import STAGES, digest, part_of
+
+
+def stat_of(path: str | Path) -> list[int] | None:
+    """Size and modification time (ns) of a file, or None where there is none."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def ask(paths: PlatePaths, *, kind: str, stage: str, well: str = "", n_columns: int = 0) -> None:
+    """Append a request: `retry` of a well (or of all) from a stage on, or `changed` raw files for ingest."""
+    number = max((line["n"] for line in read_lines(paths.requests)), default=0) + 1
+    append_line(paths.requests, {"n": number, "kind": kind, "stage": stage, "well": well, "n_columns": n_columns})
+
+
+@cache
+def _requests(path: Path, _stamp: tuple[int, ...] | None) -> tuple[dict[str, Any], ...]:
+    return tuple(read_lines(path))
+
+
+def requests_of(paths: PlatePaths) -> tuple[dict[str, Any], ...]:
+    """All requests of a plate."""
+    stamp = stat_of(paths.requests)
+    return _requests(paths.requests, tuple(stamp)) if stamp else ()
+
+
+def request_number(paths: PlatePaths, stage: str, well: str) -> int:
+    """The number of the last request that concerns a well in a stage: part of its fingerprint."""
+    return max(
+        (line["n"] for line in requests_of(paths) if line["stage"] == stage and line["well"] in ("", well)), default=0
+    )
+
+
+def asked(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
+    """What a rule's params say of requests and watched files: a digest, empty where there is nothing.
+
+    Of watched files only those count whose stat now differs from the one recorded when they were set aside: a mended
+    file is redone once, an untouched bad one asks for nothing.
+    """
+    scope = STAGES[stage].scope
+    lines = [
+        line["n"]
+        for line in requests_of(paths)
+        if line["stage"] == stage
+        and (
+            scope == "plate"
+            or not line["well"]
+            or part_of(line["well"], parts, line["n_columns"]) == int(job.partition("-")[0])
+        )
+    ]
+    changed = []
+    for line in read_lines(paths.watch(stage, job)):
+        now = stat_of(line["path"])
+        if now != line["stat"]:
+            changed.append([line["path"], now])
+    return digest(lines, changed) if lines or changed else ""
+
+
+def watch(paths: PlatePaths, stage: str, job: str, files: Iterable[tuple[str, list[int] | None]]) -> None:
+    """Record the files that a job set aside, each with its stat when it was first set aside."""
+    path = paths.watch(stage, job)
+    known = {line["path"]: line for line in read_lines(path)}
+    new = {file: {"path": file, "stat": stat} for file, stat in files if file not in known}
+    if new:
+        lines = [*known.values(), *new.values()]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -1,0 +1,121 @@
+"""The stages of the chain: their jobs, their versions, and the parameters that concern each.
+
+Loaded while the Snakefile is parsed, so it imports the configuration alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from plateflow.config import Config, PlateEntry
+from plateflow.paths import parse_well
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the chain.
+
+    Attributes:
+        scope: what one job does: a plate, a CPU part, a GPU part, or a slice of a CPU part.
+        version: raised by hand when the stage's results change; part of every fingerprint.
+        modules: the files, below the package, whose code decides the results: tests/state/test_versions.py
+            compares a hash of their syntax trees with a lock file.
+    """
+
+    name: str
+    scope: Literal["plate", "cpu", "gpu", "slice"]
+    version: int
+    modules: tuple[str, ...]
+
+    def jobs(self, config: Config) -> Iterator[str]:
+        """The names of the stage's jobs in one plate."""
+        if self.scope == "plate":
+            yield "plate"
+        elif self.scope == "slice":
+            for part in range(config.parts.cpu):
+                for index in range(config.follow_slices):
+                    yield f"{part}-{index}"
+        else:
+            yield from map(str, range(getattr(config.parts, self.scope)))
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(name="ingest", scope="plate", version=1, modules=("plates/*.py", "images/store.py", "images/layout.py")),
+        Stage(name="tile", scope="cpu", version=1, modules=("images/tile.py", "images/histograms.py")),
+        Stage(name="normalise", scope="plate", version=1, modules=("images/normalise.py", "images/illumination.py")),
+        Stage(
+            name="infer",
+            scope="gpu",
+            version=1,
+            modules=("segment/infer.py", "segment/tiles.py", "segment/engine.py", "images/read.py", "model/vit.py"),
+        ),
+        Stage(name="follow", scope="slice", version=1, modules=("segment/follow.py", "flows/*.py")),
+        Stage(name="stitch", scope="cpu", version=1, modules=("segment/stitch.py", "flows/*.py")),
+        Stage(name="features", scope="cpu", version=1, modules=("features/*.py",)),
+        Stage(name="aggregate", scope="plate", version=1, modules=("stats/*.py",)),
+        Stage(name="report", scope="plate", version=1, modules=("report/*.py",)),
+    )
+}
+
+
+def part_of(well: str, parts: int, n_columns: int) -> int:
+    """The part that a well belongs to, from its row and column alone."""
+    row, column = parse_well(well)
+    return (row * n_columns + column) % parts
+
+
+def digest(*values: Any) -> str:
+    """A short, stable hash of JSON-able values."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | None = None) -> dict[str, Any]:
+    """The parameters that decide a stage's results, for one label set or for all.
+
+    They are the rule's `params` (all label sets), and part of the fingerprint of a unit (its own label set). What only
+    decides how fast or where something is computed isn't here: parts, slices, device, batch size, threads.
+    """
+    sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
+    match stage:
+        case "ingest":
+            raw = entry.model_dump(exclude={"plate", "plate_map"})
+            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels}
+        case "tile":
+            return {"levels": config.levels}
+        case "normalise":
+            return config.normalise.model_dump(mode="json")
+        case "infer":
+            keys = {"channels", "diameter_um"}
+            return {
+                name: {**value.model_dump(include=keys), "model": _model_stamp(value.model), "z": config.z}
+                for name, value in sets.items()
+            }
+        case "follow":
+            return {name: value.model_dump(include={"cell_threshold", "diameter_um"}) for name, value in sets.items()}
+        case "stitch":
+            return {
+                name: value.model_dump(include={"flow_threshold", "min_size_px"}) | {"levels": config.levels}
+                for name, value in sets.items()
+            }
+        case "features":
+            return {"rows": config.rows, "label_sets": list(config.segmentation)}
+        case "aggregate":
+            return {"quality": config.quality.model_dump(), "rows": config.rows}
+    return {}
+
+
+def _model_stamp(model: str) -> list[Any]:
+    """What tells two models apart without reading a gigabyte: name, or path, size and time of a weights file."""
+    path = Path(model)
+    if path.suffix and path.is_file():
+        stat = path.stat()
+        return [model, stat.st_size, stat.st_mtime_ns]
+    return [model]
