@@ -132,7 +132,7 @@ class Config(Section):
     scratch: str | None = Field(
         None, description="folder for flow fields and end points, seen by all nodes; empty: scratch/ in each plate"
     )
-    parts: Parts = Parts()  # type: ignore[call-arg]
+    parts: Parts = Parts()
     follow_slices: int = Field(1, ge=1, le=64, description="jobs that share the flow following of one part")
     follow_block_px: int = Field(2048, ge=64, description="edge of the block in which paths are followed, in pixels")
     keep_flows: bool = Field(True, description="keep flow fields, so that segmentation changes need no GPU")
@@ -141,14 +141,14 @@ class Config(Section):
     batch_size: int = Field(4, ge=1, le=512, description="tiles in one network call")
     levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
     z: str = Field("max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep")
-    normalise: Normalise = Normalise()  # type: ignore[call-arg]
+    normalise: Normalise = Normalise()
     segmentation: dict[str, LabelSet] = Field(
-        default_factory=lambda: {"nuclei": LabelSet(channels=["DNA"])},  # type: ignore[call-arg]
+        default_factory=lambda: {"nuclei": LabelSet(channels=["DNA"])},
         min_length=1,
         description="the label sets, by name",
     )
-    features: Features = Features()  # type: ignore[call-arg]
-    quality: Quality = Quality()  # type: ignore[call-arg]
+    features: Features = Features()
+    quality: Quality = Quality()
 
     @field_validator("z")
     @classmethod
@@ -310,7 +310,7 @@ def load_plates(path: Path) -> dict[str, PlateEntry]:
 def config_yaml(config: Config | None = None) -> str:
     """The configuration as a commented YAML file: every key with its meaning, in the order of the model."""
     lines = [
-        "# Plateflow's configuration. Made from src/plateflow/config.py by `make config`; every key is checked at start.",
+        "# Plateflow's configuration, made from src/plateflow/config.py by `make config`; every key is checked.",
         "",
     ]
     _write_section(lines, config or Config(), "")

@@ -138,6 +138,8 @@ def simulate_field(
             texture = 1 + strength * (mix * fine[where] + (1 - mix) * coarse[where])
             # nucleoli: the deep valleys of the coarse texture, where chromatin is thin
             texture = texture - rng.uniform(0, 0.35) * np.clip(-coarse[where] - 1.0, 0, 1)
+            if rng.random() < 0.25:  # chromocentres: bright spots, as in mouse cells
+                texture = texture + rng.uniform(0.3, 0.9) * np.clip(fine[where] - 1.0, 0, 1.5)
             dome = 1 - rng.uniform(0.1, 0.5) * scaled ** rng.uniform(2, 5)
             dna[where] += np.where(inside, nucleus.brightness * np.clip(texture, 0.15, None) * dome, 0)
         body = nucleus.radius * (1.8 if nucleus.mitotic else cell_scale * rng.lognormal(0, 0.15))
@@ -253,7 +255,7 @@ def _place(
     """Positions, sizes and levels: some nuclei anywhere, others against one that is already there."""
     height, width = shape
     margin = diameter / 4
-    wanted = rng.poisson(density * (height + 2 * margin) * (width + 2 * margin) / (np.pi * diameter**2 / 4))
+    wanted = round(density * (height + 2 * margin) * (width + 2 * margin) / (np.pi * diameter**2 / 4))
     ys, xs, radii = np.empty(wanted), np.empty(wanted), np.empty(wanted)
     placed: list[_Nucleus] = []
     for _ in range(wanted):
@@ -367,10 +369,14 @@ def _add_debris(rng: np.random.Generator, channels: dict[str, Float], diameter: 
         (rng.poisson(7 * per_area), (0.6, 2.2), (0.15, 1.2)),
         (rng.poisson(2 * per_area), (0.4, 1.1), (0.03, 0.15)),
     ]
+    y = x = 0.0
     for kind, (count, sizes, levels) in enumerate(kinds):
-        for _ in range(count):
+        for number in range(count):
             sigma = rng.uniform(*sizes) * (diameter if kind else max(1.0, diameter / 22))
-            y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+            if number and rng.random() < (0.0 if kind else 0.4):  # fragments of one dead cell lie together
+                y, x = y + rng.normal(0, 0.4 * diameter), x + rng.normal(0, 0.4 * diameter)
+            else:
+                y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
             outline = _outline(rng, 1.0, 1 + rng.gamma(2.0, 0.3), rng.uniform(-np.pi, np.pi), 0.05)
             where, distance = _scaled_distance(shape, y, x, outline * sigma, limit=3.0)
             if distance is None:

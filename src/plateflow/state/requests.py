@@ -7,7 +7,6 @@ aside. Both are read while the Snakefile is parsed, so they stay small: no other
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from plateflow.state.stages import STAGES, digest, part_of
 def stat_of(path: str | Path) -> list[int] | None:
     """Size and modification time (ns) of a file, or None where there is none."""
     try:
-        stat = os.stat(path)
+        stat = Path(path).stat()
     except OSError:
         return None
     return [stat.st_size, stat.st_mtime_ns]

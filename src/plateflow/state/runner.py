@@ -180,12 +180,18 @@ def run_job(
             if clear is not None:
                 clear(unit)
             run.done(unit, run.blocked_outcome(unit))
-        for batch in run.batches:
-            for unit, outcome in work(batch, run.start):
-                run.done(unit, outcome)
-                if lease.orphaned.is_set():
-                    run.interrupted()
-                    raise Interrupted("the driver of this job is gone; the job stops between two wells")
+        try:
+            for batch in run.batches:
+                for unit, outcome in work(batch, run.start):
+                    run.done(unit, outcome)
+                    if lease.orphaned.is_set():
+                        raise Interrupted("the driver of this job is gone; the job stops between two wells")
+        except Interrupted:
+            run.event("interrupted")
+            raise
+        except Exception as error:
+            run.event("failed", error=f"{type(error).__name__}: {error}")
+            raise
         entries = [run.latest[unit.key] for unit in run.units]
         if finish is not None:
             finish(entries)
@@ -280,8 +286,8 @@ class _Run:
         if outcome.state != "ok":
             print(f"{self.context.stage.name}: {unit}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
 
-    def interrupted(self) -> None:
-        append_line(self.journal, {"event": "interrupted"})
+    def event(self, name: str, **details: str) -> None:
+        append_line(self.journal, {"event": name, **details})
 
 
 def _in_work(lines: list[dict[str, Any]], *, crashed: bool) -> tuple[list[list[Any]], Counter[Key]]:
@@ -307,7 +313,7 @@ def _in_work(lines: list[dict[str, Any]], *, crashed: bool) -> tuple[list[list[A
                 open_keys.clear()
     suspects = [list(key) for key in open_keys] if crashed else []
     if len(suspects) == 1:
-        alone[tuple(suspects[0])] += 1
+        alone[next(iter(open_keys))] += 1
     return suspects, alone
 
 
@@ -316,7 +322,8 @@ def _crash_outcome(context: JobContext, unit: Unit) -> Outcome:
         state="quarantined",
         reason="crash",
         detail=f"{context.stage.name} died twice while {unit} was alone in work; see the log "
-        f"{context.paths.log(context.stage.name, context.job)}, then `plateflow retry {context.paths.plate}/{unit.well}`",
+        f"{context.paths.log(context.stage.name, context.job)}, "
+        f"then `plateflow retry {context.paths.plate}/{unit.well}`",
     )
 
 
