@@ -1,0 +1,51 @@
+# Two commands matter: `make demo` and `make test`. Both make their own virtual environment from exact pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+# Arguments for pip when it installs torch, such as the index of a CPU or a CUDA build; see README, "A cluster".
+TORCH_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One thread a process: the parallel work is in jobs and test workers; the network sets its own number.
+export OMP_NUM_THREADS ?= 1
+
+# $(call step,NAME,COMMAND): says what begins, and names the step if it fails.
+define step
+@printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
+endef
+
+.PHONY: demo test check lint config train-default bench clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(call step,set-up 1/3: virtual environment in $(VENV),$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed; this is %d.%d: run make PYTHON=python3.11" % v[:2])' && $(PYTHON) -m venv $(VENV))
+	$(call step,set-up 2/3: $(TORCH),$(BIN)/pip install $(TORCH_ARGS) '$(TORCH)')
+	$(call step,set-up 3/3: Plateflow and what it needs,$(BIN)/pip install -c constraints.txt -e .)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(call step,set-up for tests: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers]')
+	@touch $@
+
+comma := ,
+
+demo: $(VENV)/.core
+	$(call step,demo: simulate a plate$(comma) run the pipeline on it$(comma) compare with the truth,$(BIN)/plateflow demo)
+
+test: $(VENV)/.dev check
+	$(call step,tests,$(BIN)/python -m pytest -n 2 --dist loadfile)
+
+check: $(VENV)/.dev
+	$(call step,lint: ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+	$(call step,lint: snakefmt,$(BIN)/snakefmt --check Snakefile rules)
+	$(call step,lint: imports run downwards,$(BIN)/lint-imports)
+	$(call step,lint: types,$(BIN)/mypy)
+
+config: $(VENV)/.core
+	$(call step,write the default configuration and its schema,$(BIN)/python -m plateflow.cli.defaults)
+
+train-default: $(VENV)/.core
+	$(call step,train the default model,$(BIN)/python -m plateflow.train.default)
+
+clean:
+	rm -rf $(VENV) demo .snakemake

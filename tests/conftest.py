@@ -1,0 +1,20 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Real images and plates, kept outside the repository."""
+    folder = Path(os.environ.get("PLATEFLOW_TEST_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        reason = f"no test data at {folder}; set PLATEFLOW_TEST_DATA to the folder that holds cells2d and plates"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
