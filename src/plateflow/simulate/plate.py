@@ -271,7 +271,7 @@ def _write_plane(path: Path, plane: NDArray[np.uint16], kinds: Sequence[FaultKin
 def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, canvas: tuple[int, int]) -> dict[str, object]:
     """Write a well's labels, cut to its canvas, and return its line of the table."""
     box = (slice(MARGIN_PX, MARGIN_PX + canvas[0]), slice(MARGIN_PX, MARGIN_PX + canvas[1]))
-    nuclei, cells = scene.nuclei[box], scene.cells[box]
+    nuclei, cells = _in_view(scene.nuclei, box), _in_view(scene.cells, box)
     np.savez_compressed(folder / f"{plan.well}.npz", nuclei=nuclei, cells=cells)
     seen = np.unique(nuclei[nuclei > 0])
     marker = scene.marker[seen - 1]
@@ -285,6 +285,13 @@ def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, canvas: tu
         "dim_nuclei": int((scene.brightness[seen - 1] < 0.18).sum()),
         "marker_median": round(float(np.median(marker)), 4) if len(seen) else "",
     }
+
+
+def _in_view(labels: NDArray[np.uint32], box: tuple[slice, slice]) -> NDArray[np.uint32]:
+    """Labels within the box, without the objects of which less than a sixth, or less than 15 px, is in view."""
+    count = int(labels.max()) + 1
+    seen, whole = (np.bincount(a.ravel(), minlength=count) for a in (labels[box], labels))
+    return np.where(((seen >= 15) & (6 * seen >= whole))[labels[box]], labels[box], 0).astype(np.uint32)
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
