@@ -1,0 +1,266 @@
+"""FlowViT: a plain vision transformer that predicts flow fields.
+
+One class reads both the published Cellpose-SAM network (SAM's ViT-L encoder, its neck, a 1x1 output layer) and the
+small default model. What differs is in `FlowViTConfig`: the stem (one patch convolution, or strided convolutions whose
+finer features are kept), how tokens know where they are, and the neck that turns tokens into features for two heads.
+
+Axes: B batch, C channels, H W pixels, h w tokens (h = H / patch), N = h * w.
+Output: [dy, dx, cell logit], flows in network units (5 x the unit target).
+
+Sources: Dosovitskiy et al. 2021 (ViT); Li et al. 2022, "Exploring Plain Vision Transformer Backbones" (decomposed
+relative positions, neck); Kirillov et al. 2023 (SAM); Chu et al. 2023, "Conditional Positional Encodings" (depthwise
+convolution); Pachitariu et al. 2025 (Cellpose-SAM).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PATCH = 8
+IN_CHANNELS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowViTConfig:
+    """The shape of a FlowViT; stored in the metadata of its weights file."""
+
+    width: int = 192
+    depth: int = 6
+    heads: int = 6
+    stem: Literal["patch", "conv"] = "conv"
+    neck: Literal["sam", "fuse"] = "fuse"
+    neck_width: int = 64
+    grid: int = 0
+    """Side of the absolute position table in tokens; 0: none."""
+    rel_pos: int = 0
+    """Tokens up to which relative distances are told apart, further ones share the last entry; 0: no tables."""
+    local_conv: bool = True
+    """A depthwise 3 x 3 convolution before each attention: position without a table, so that every tile size works."""
+
+
+VIT_L = FlowViTConfig(
+    width=1024,
+    depth=24,
+    heads=16,
+    stem="patch",
+    neck="sam",
+    neck_width=256,
+    grid=32,
+    rel_pos=32,
+    local_conv=False,
+)
+"""The encoder and heads of `cpsam` and `cpsam_v2`."""
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W), at each pixel on its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) over C."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+    """3 x 3 convolution, norm, GELU."""
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False), LayerNorm2d(c_out, eps=1e-6), nn.GELU()
+    )
+
+
+class PatchStem(nn.Module):
+    """One convolution of kernel and stride 8, as in ViT."""
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(IN_CHANNELS, config.width, PATCH, stride=PATCH)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, H, W) -> tokens (B, width, h, w), and no finer features."""
+        return self.proj(x), []
+
+
+class ConvStem(nn.Module):
+    """Three strided convolutions to stride 8; the features at strides 2 and 4 go on to the neck."""
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        half, quarter = config.neck_width // 2, config.neck_width
+        self.conv2 = _conv(IN_CHANNELS, half, stride=2)
+        self.conv4 = _conv(half, quarter, stride=2)
+        self.conv8 = nn.Conv2d(quarter, config.width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, H, W) -> tokens (B, width, h, w), [(B, neck_width, H/4, W/4), (B, neck_width/2, H/2, W/2)]."""
+        at2 = self.conv2(x)
+        at4 = self.conv4(at2)
+        return self.conv8(at4), [at4, at2]
+
+
+class SamNeck(nn.Module):
+    """SAM's neck: 1 x 1 and 3 x 3 convolutions at the grid of the tokens."""
+
+    stride = PATCH
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        self.width = config.neck_width
+        self.layers = nn.Sequential(
+            nn.Conv2d(config.width, self.width, 1, bias=False),
+            LayerNorm2d(self.width, eps=1e-6),
+            nn.Conv2d(self.width, self.width, 3, padding=1, bias=False),
+            LayerNorm2d(self.width, eps=1e-6),
+        )
+
+    def forward(self, x: Tensor, finer: list[Tensor]) -> Tensor:
+        """(B, width, h, w) -> (B, neck_width, h, w); `finer` is empty."""
+        return self.layers(x)
+
+
+class FuseNeck(nn.Module):
+    """Tokens spread to strides 4 and 2 and joined there with the stem's features, so that borders stay sharp."""
+
+    stride = 2
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        half, quarter = config.neck_width // 2, config.neck_width
+        self.width = half
+        self.norm = LayerNorm2d(config.width, eps=1e-6)
+        self.up4 = nn.Conv2d(config.width, 4 * quarter, 1)
+        self.fuse4 = _conv(2 * quarter, quarter)
+        self.up2 = nn.Conv2d(quarter, 4 * half, 1)
+        self.fuse2 = _conv(2 * half, half)
+
+    def forward(self, x: Tensor, finer: list[Tensor]) -> Tensor:
+        """(B, width, h, w) -> (B, neck_width/2, H/2, W/2); `finer` as `ConvStem` gives it."""
+        at4, at2 = finer
+        x = F.pixel_shuffle(self.up4(self.norm(x)), 2)
+        x = self.fuse4(torch.cat([x, at4], dim=1))
+        x = F.pixel_shuffle(self.up2(x), 2)
+        return self.fuse2(torch.cat([x, at2], dim=1))
+
+
+class Attention(nn.Module):
+    """Global attention; with relative-position tables, the decomposed bias of ViTDet.
+
+    The bias q_i . (R_h[row_i - row_j] + R_w[col_i - col_j]) is the dot product of [q R_h, q R_w] with the one-hot
+    [row_j, col_j]. So it rides along as h + w further dimensions of q and k, and the plain fused attention does the
+    rest without a matrix of N x N.
+    """
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.reach = config.rel_pos
+        if self.reach:
+            size = (2 * self.reach - 1, config.width // config.heads)
+            self.rel_pos_h = nn.Parameter(torch.zeros(size))
+            self.rel_pos_w = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, width) -> the same."""
+        b, h, w, c = x.shape
+        dim = c // self.heads
+        q, k, v = self.qkv(x).view(b, h * w, 3, self.heads, dim).permute(2, 0, 3, 1, 4)  # each (B, heads, N, dim)
+        if not self.reach:
+            x = F.scaled_dot_product_attention(q, k, v)
+        else:
+            grid = q.reshape(b, self.heads, h, w, dim)
+            to_row = torch.einsum("bnhwc,hkc->bnhwk", grid, self._table(self.rel_pos_h, h)).flatten(2, 3)
+            to_col = torch.einsum("bnhwc,wkc->bnhwk", grid, self._table(self.rel_pos_w, w)).flatten(2, 3)
+            q = torch.cat([q * dim**-0.5, to_row, to_col], dim=-1)  # (B, heads, N, dim + h + w)
+            k = torch.cat([k, self._one_hot(h, w, k)], dim=-1)
+            v = F.pad(v, (0, h + w))  # the fused kernels want one head dimension
+            x = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :dim]
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, c))
+
+    def _table(self, table: Tensor, n: int) -> Tensor:
+        """(2 reach - 1, dim) -> (n, n, dim), entry [i, j] for the distance i - j."""
+        i = torch.arange(n, device=table.device)
+        distance = (i[:, None] - i[None, :]).clamp(1 - self.reach, self.reach - 1)
+        return table[distance + self.reach - 1]
+
+    def _one_hot(self, h: int, w: int, like: Tensor) -> Tensor:
+        """(B, heads, N, h + w): ones at each token's row and column."""
+        rows = torch.eye(h, dtype=like.dtype, device=like.device).repeat_interleave(w, 0)
+        cols = torch.eye(w, dtype=like.dtype, device=like.device).repeat(h, 1)
+        return torch.cat([rows, cols], dim=1).expand(*like.shape[:2], -1, -1)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.local = nn.Conv2d(width, width, 3, padding=1, groups=width) if config.local_conv else None
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.lin1 = nn.Linear(width, 4 * width)
+        self.lin2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, width) -> the same."""
+        if self.local is not None:
+            x = x + self.local(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.attn(self.norm1(x))
+        return x + self.lin2(F.gelu(self.lin1(self.norm2(x))))
+
+
+class FlowViT(nn.Module):
+    """Images to flow fields: (B, 3, H, W) -> (B, 3, H, W), H and W multiples of 8."""
+
+    def __init__(self, config: FlowViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = PatchStem(config) if config.stem == "patch" else ConvStem(config)
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.grid, config.grid, config.width)) if config.grid else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.neck = SamNeck(config) if config.neck == "sam" else FuseNeck(config)
+        self.flow_head = nn.Conv2d(self.neck.width, 2 * self.neck.stride**2, 1)
+        self.cell_head = nn.Conv2d(self.neck.width, self.neck.stride**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W), the object's channel first, unused channels 0 -> (B, 3, H, W) = [dy, dx, cell logit]."""
+        tokens, finer = self.stem(x)  # (B, width, h, w)
+        x = tokens.permute(0, 2, 3, 1)  # (B, h, w, width)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        features = self.neck(x.permute(0, 3, 1, 2), finer)  # (B, neck width, H / stride, W / stride)
+        out = torch.cat([self.flow_head(features), self.cell_head(features)], dim=1)  # (B, 3 * stride^2, ...)
+        return F.pixel_shuffle(out, self.neck.stride)  # (B, 3, H, W)
+
+
+def init_weights(model: FlowViT, seed: int) -> FlowViT:
+    """Random weights for training from nothing, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith("pos_embed") or "rel_pos" in name:
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+        if name.endswith("local.weight"):
+            nn.init.zeros_(parameter)  # each block starts as a plain one
+    return model
+
+
+def channels_last(model: FlowViT) -> FlowViT:
+    """Lay the kernels out for channels-last convolutions, which the tokens' layout makes the cheap ones; in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return model

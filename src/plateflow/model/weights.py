@@ -1,0 +1,252 @@
+"""Weights files: strict loading of our own, of Cellpose's published ones, and of SAM's encoder; saving both ways.
+
+Our own files are safetensors that carry the network's configuration in their metadata. Tensors are read one by one from
+the mapped file and converted as they are read, so that loading takes little more memory than the weights.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from plateflow.model.registry import NORMALISATION, find_weights
+from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, channels_last
+
+_FLOW_ROWS = 2 * PATCH**2  # of the 192 rows of the published `out` layer, these are dy and dx
+# blocks of SAM's ViT-L that had global attention when it was trained: their tables know distances up to 64 tokens
+_GLOBAL_BLOCKS = (5, 11, 17, 23)
+_LAYER_NAMES = {
+    "encoder.pos_embed": "pos_embed",
+    "encoder.patch_embed.": "stem.",
+    "encoder.blocks.": "blocks.",
+    "encoder.neck.": "neck.layers.",
+}
+
+
+def load_model(
+    name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> FlowViT:
+    """Load a model for inference.
+
+    Args:
+        name_or_path: `default`, `cpsam`, `cpsam_v2`, or the path of a safetensors or torch file.
+        device: where the weights go.
+        dtype: what they are converted to.
+
+    Returns:
+        The network in evaluation mode, convolutions in channels-last layout.
+
+    Raises:
+        ValueError: if there is no such file, if it can't be read, or if tensors are missing, too many or of another
+            shape; the message names them.
+    """
+    path = find_weights(name_or_path)
+    metadata, names, read = _open(path)
+    if "config" in metadata:
+        config = FlowViTConfig(**json.loads(metadata["config"]))
+        state = {name: read(name).to(device, dtype) for name in names}
+    elif any(name.removeprefix("module.") == "W2" for name in names):
+        config = _published_config(names)
+        state = {k: v.to(device, dtype) for k, v in from_cellpose(names, read, config)}
+    else:
+        raise ValueError(f"{path} holds neither a model of Plateflow nor one of Cellpose-SAM (it lacks the tensor W2).")
+    with torch.device("meta"):
+        model = FlowViT(config)
+    _check(path, model, state)
+    model.load_state_dict(state, assign=True)
+    return channels_last(model).eval().requires_grad_(False)
+
+
+def save_model(
+    model: FlowViT,
+    path: Path,
+    *,
+    name: str,
+    licence: str = "",
+    citation: str = "",
+    diameter: float | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a model as safetensors with its configuration; the file appears by rename.
+
+    Args:
+        model: the network.
+        path: of the file, ending in `.safetensors`.
+        name: of the model in reports.
+        licence: terms under which it may be used.
+        citation: what to cite.
+        diameter: object diameter (px) to which images are resampled; None if the model takes any.
+        dtype: of the tensors on disk.
+    """
+    metadata = {
+        "config": json.dumps(asdict(model.config), sort_keys=True),
+        "name": name,
+        "licence": licence,
+        "citation": citation,
+        "normalisation": NORMALISATION,
+        "diameter": "" if diameter is None else repr(float(diameter)),
+    }
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    save_file(tensors, new, metadata)
+    new.replace(path)
+
+
+def from_cellpose(
+    names: list[str], read: Callable[[str], Tensor], config: FlowViTConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a published state dict under the names used here.
+
+    The rows of `out` go to the two heads; relative-position tables are resampled once, to the distances of the grid.
+    `W2` (a pixel shuffle written as a convolution) and the diameters carry no weights of the network.
+    """
+    for name in names:
+        plain = name.removeprefix("module.")
+        if plain in {"W2", "diam_labels", "diam_mean"}:
+            continue
+        tensor = read(name)
+        if plain in {"out.weight", "out.bias"}:
+            kind = plain.removeprefix("out.")
+            yield f"flow_head.{kind}", tensor[:_FLOW_ROWS].clone()
+            yield f"cell_head.{kind}", tensor[_FLOW_ROWS:].clone()
+        elif "rel_pos" in plain:
+            yield _rename(plain), resample_table(tensor, 2 * config.rel_pos - 1)
+        else:
+            yield _rename(plain), tensor
+
+
+def to_cellpose(model: FlowViT) -> dict[str, Tensor]:
+    """Return a state dict that Cellpose opens, float32.
+
+    Cellpose keeps tables of 27 or 127 relative positions and resamples them itself. Here they are chosen so that its
+    resampling gives ours: exactly for 127, and for 27 in the least-squares sense (exactly, unless training moved them).
+
+    Raises:
+        ValueError: if the model hasn't the patch stem and the neck of the published ones.
+    """
+    if model.config.stem != "patch" or model.config.neck != "sam":
+        raise ValueError("Only models with the patch stem and SAM's neck can be saved in Cellpose's format.")
+    state = {key: value.detach().float().cpu() for key, value in model.state_dict().items()}
+    out: dict[str, Tensor] = {
+        "diam_labels": torch.tensor([30.0]),
+        "diam_mean": torch.tensor([30.0]),
+        "W2": torch.eye(3 * PATCH**2).reshape(3 * PATCH**2, 3, PATCH, PATCH),
+    }
+    for kind in ("weight", "bias"):
+        out[f"out.{kind}"] = torch.cat([state.pop(f"flow_head.{kind}"), state.pop(f"cell_head.{kind}")])
+    for name, value in state.items():
+        if "rel_pos" in name:
+            rows = 127 if int(name.split(".")[1]) in _GLOBAL_BLOCKS else 27
+            unit = resample_table(torch.eye(rows, dtype=torch.float64), value.shape[0])  # the resampling as a matrix
+            out[_cellpose_name(name)] = (torch.linalg.pinv(unit) @ value.double()).float()
+        else:
+            out[_cellpose_name(name)] = value
+    return out
+
+
+def import_sam(path: Path) -> FlowViT:
+    """Start a ViT-L from SAM's `sam_vit_l` checkpoint, as Cellpose-SAM does; the heads are random and small.
+
+    Patches of 16 px become patches of 8: every second weight of the kernel, every second entry of the position table.
+
+    Raises:
+        ValueError: if the checkpoint can't be read or isn't SAM's ViT-L.
+    """
+    _, names, read = _open(path)
+    prefix = "image_encoder."
+    encoder = {f"encoder.{name.removeprefix(prefix)}": name for name in names if name.startswith(prefix)}
+    for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
+        if needed not in encoder:
+            raise ValueError(f"{path} isn't SAM's checkpoint: it lacks {prefix}{needed.removeprefix('encoder.')}.")
+    state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), VIT_L))
+    state["stem.proj.weight"] = state["stem.proj.weight"][:, :, ::2, ::2].contiguous()
+    state["pos_embed"] = state["pos_embed"][:, ::2, ::2].contiguous()
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        model = FlowViT(VIT_L)
+    for key, value in model.state_dict().items():
+        if key.startswith(("flow_head", "cell_head")):
+            state[key] = 0.01 * torch.randn(value.shape, generator=generator)
+    _check(path, model, state)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def resample_table(table: Tensor, rows: int) -> Tensor:
+    """Linearly resample a table of relative positions (rows, dim) as ViTDet does: ends of the outer rows aligned."""
+    if table.shape[0] == rows:
+        return table
+    dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
+    return F.interpolate(table.to(dtype).T[None], size=rows, mode="linear")[0].T.contiguous()
+
+
+def _rename(name: str) -> str:
+    """Published name to ours."""
+    for theirs, ours in _LAYER_NAMES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs).replace("mlp.", "")
+    return name
+
+
+def _cellpose_name(name: str) -> str:
+    """Our name to the published one."""
+    for theirs, ours in _LAYER_NAMES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours).replace("lin1", "mlp.lin1").replace("lin2", "mlp.lin2")
+    return name
+
+
+def _published_config(names: list[str]) -> FlowViTConfig:
+    """ViT-L with the depth of the file: tests use fewer blocks."""
+    blocks = {name.split("blocks.")[1].split(".")[0] for name in names if "encoder.blocks." in name}
+    return FlowViTConfig(**{**asdict(VIT_L), "depth": len(blocks)})
+
+
+def _open(path: Path) -> tuple[Mapping[str, str], list[str], Callable[[str], Tensor]]:
+    """Map a weights file: its metadata, the names of its tensors, and a function that reads one."""
+    unreadable = f"{path} can't be read as weights: it was cut short, or holds something else than tensors."
+    if path.suffix == ".safetensors":
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(unreadable) from error
+        return file.metadata() or {}, list(file.keys()), file.get_tensor
+    try:
+        state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # torch raises many kinds for files that aren't its own
+        raise ValueError(unreadable) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(unreadable)
+    return {}, list(state), state.__getitem__
+
+
+def _check(path: Path, model: FlowViT, state: Mapping[str, Tensor]) -> None:
+    """Refuse a state dict that isn't the model's, naming what differs."""
+    wanted = model.state_dict()
+    faults = [f"lacks {_some(wanted.keys() - state.keys())}"] if wanted.keys() - state.keys() else []
+    if state.keys() - wanted.keys():
+        faults.append(f"adds {_some(state.keys() - wanted.keys())}")
+    shapes = [
+        f"{key} of shape {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & state.keys())
+        if state[key].shape != wanted[key].shape
+    ]
+    if shapes:
+        faults.append(f"has {', '.join(shapes[:5])}")
+    if faults:
+        raise ValueError(f"{path} isn't a model of this kind: it {'; it '.join(faults)}.")
+
+
+def _some(names: set[str]) -> str:
+    """The first few of a set of names."""
+    listed = sorted(names)
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    return ", ".join(listed[:8]) + more

@@ -1,0 +1,1 @@
+"""Training of flow models: samples, augmentation, loss, loop, evaluation."""
