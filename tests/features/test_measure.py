@@ -1,0 +1,151 @@
+"""Families on hand-worked objects, and equality with scikit-image where that is the definition."""
+
+import numpy as np
+import pytest
+from skimage.draw import disk, ellipse
+from skimage.measure import regionprops_table
+
+from plateflow.config import PlateflowError
+from plateflow.features import column_features, measure
+
+
+def some_objects() -> np.ndarray:
+    labels = np.zeros((60, 80), np.uint32)
+    labels[ellipse(15, 20, 9, 14)] = 3
+    labels[disk((40, 30), 8)] = 4
+    labels[38:42, 28:32] = 0  # a hole
+    labels[30:50, 60:62] = 11
+    labels[0:4, 70:80] = 12  # at the border
+    return labels
+
+
+def test_a_rectangle_has_the_values_worked_out_by_hand() -> None:
+    labels = np.zeros((12, 12), np.uint16)
+    labels[2:6, 3:9] = 5  # 4 high, 6 wide
+    image = np.zeros((1, 12, 12), np.float32)
+    image[0, 2:6, 3:9] = np.arange(24).reshape(4, 6)
+    table = measure(image, {"Nuclei": labels}, channels=["DNA"], pixel_size_um=0.5)
+    assert len(table) == 1
+    got = table.iloc[0].to_dict()
+    assert got["ObjectNumber"] == 5 == got["Nuclei_Number_Object_Number"]
+    expected = {
+        "AreaShape_Area": 24,
+        "AreaShape_Area_um2": 6,
+        "AreaShape_Center_Y": 3.5,
+        "AreaShape_Center_X": 5.5,
+        "AreaShape_BoundingBoxMinimum_X": 3,
+        "AreaShape_BoundingBoxMaximum_X": 9,
+        "AreaShape_Perimeter": 16,  # through the centres of the border's pixels: 2 * (3 + 5)
+        "AreaShape_FormFactor": 4 * np.pi * 24 / 16**2,
+        "AreaShape_Compactness": 16**2 / (4 * np.pi * 24),
+        "AreaShape_EquivalentDiameter": np.sqrt(4 * 24 / np.pi),
+        "AreaShape_Extent": 1,
+        "AreaShape_Solidity": 1,
+        "AreaShape_EulerNumber": 1,
+        "AreaShape_MajorAxisLength": 4 * np.sqrt((6**2 - 1) / 12),
+        "Intensity_IntegratedIntensity_DNA": 276,
+        "Intensity_MeanIntensity_DNA": 11.5,
+        "Intensity_StdIntensity_DNA": np.sqrt((24**2 - 1) / 12),
+        "Intensity_MinIntensity_DNA": 0,
+        "Intensity_MaxIntensity_DNA": 23,
+        "Intensity_LowerQuartileIntensity_DNA": 6,  # CellProfiler's: sorted pixel number 24 / 4
+        "Intensity_MedianIntensity_DNA": 12,
+        "Intensity_UpperQuartileIntensity_DNA": 18,
+    }
+    for name, value in expected.items():
+        assert got[f"Nuclei_{name}"] == pytest.approx(value), name
+    assert abs(got["Nuclei_AreaShape_Orientation"]) == pytest.approx(90)
+
+
+def test_values_are_those_of_scikit_image() -> None:
+    labels = some_objects()
+    image = np.random.default_rng(0).random((2, *labels.shape))
+    table = measure(image, {"Cells": labels}, channels=["A", "B"], pixel_size_um=1.0)
+    names = {
+        "AreaShape_Area": "area",
+        "AreaShape_Perimeter": "perimeter",
+        "AreaShape_Solidity": "solidity",
+        "AreaShape_Eccentricity": "eccentricity",
+        "AreaShape_MajorAxisLength": "axis_major_length",
+        "AreaShape_EulerNumber": "euler_number",
+        "Intensity_MeanIntensity_B": "intensity_mean",
+        "Intensity_StdIntensity_B": "intensity_std",
+        "Intensity_MaxIntensity_B": "intensity_max",
+        "Intensity_MinIntensity_B": "intensity_min",
+    }
+    reference = regionprops_table(labels, image[1], properties=("label", *names.values()))
+    np.testing.assert_array_equal(table["ObjectNumber"], reference["label"])
+    for ours, theirs in names.items():
+        np.testing.assert_allclose(table[f"Cells_{ours}"], reference[theirs], rtol=1e-9, err_msg=ours)
+    assert table["Cells_AreaShape_EulerNumber"].tolist() == [1, 0, 1, 1]
+
+
+def test_one_pixel_and_a_line_give_numbers_or_nan_by_the_stated_rule() -> None:
+    labels = np.zeros((8, 8), np.uint32)
+    labels[1, 1] = 1
+    labels[4, 0:8] = 2
+    table = measure(np.full((1, 8, 8), 7.0), {"Cells": labels}, channels=["A"], pixel_size_um=1.0)
+    pixel, line = table.iloc[0], table.iloc[1]
+    assert pixel["Cells_AreaShape_Area"] == 1
+    assert np.isnan(pixel["Cells_AreaShape_FormFactor"])
+    assert np.isnan(pixel["Cells_AreaShape_Compactness"])
+    assert pixel["Cells_Intensity_StdIntensity_A"] == 0
+    assert pixel["Cells_Intensity_UpperQuartileIntensity_A"] == 7
+    assert line["Cells_AreaShape_MinorAxisLength"] == 0
+    assert line["Cells_AreaShape_Eccentricity"] == 1
+    assert np.isfinite(line["Cells_AreaShape_FormFactor"])
+    assert not np.isinf(table.to_numpy(float)).any()
+
+
+def test_a_nan_pixel_makes_its_objects_intensities_nan_and_no_others() -> None:
+    labels = np.zeros((6, 6), np.uint32)
+    labels[0:2], labels[4:6] = 1, 2
+    image = np.ones((1, 6, 6))
+    image[0, 1, 3] = np.nan
+    table = measure(image, {"Cells": labels}, channels=["A"], pixel_size_um=1.0)
+    intensities = table.filter(like="Intensity")
+    assert intensities.iloc[0].isna().all()
+    assert intensities.iloc[1].notna().all()
+
+
+def test_an_empty_image_has_every_column_and_no_row() -> None:
+    nothing = {"Nuclei": np.zeros((9, 9), np.uint32), "Cells": np.zeros((9, 9), np.uint32)}
+    empty = measure(np.zeros((2, 9, 9)), nothing, channels=["A", "B"], pixel_size_um=1.0)
+    full = measure(
+        np.zeros((2, 9, 9)), {**nothing, "Cells": np.eye(9, dtype=np.uint32)}, channels=["A", "B"], pixel_size_um=1.0
+    )
+    assert len(empty) == 0
+    assert list(empty.columns) == list(full.columns)
+    assert list(empty.dtypes) == list(full.dtypes)
+    expected = column_features(["Nuclei", "Cells"], ["A", "B"], rows="Cells")
+    assert list(empty.columns) == ["ObjectNumber", *expected]
+    assert not full.filter(like="Nuclei_AreaShape").notna().any(axis=None)
+
+
+def test_positions_are_moved_to_the_images_origin() -> None:
+    labels = some_objects()
+    image = np.zeros((1, *labels.shape))
+    here = measure(image, {"Cells": labels}, channels=["A"], pixel_size_um=1.0)
+    there = measure(image, {"Cells": labels}, channels=["A"], pixel_size_um=1.0, origin_px=(100, 7))
+    moved = (there - here).iloc[0]
+    assert moved["Cells_AreaShape_Center_Y"] == 100
+    assert moved["Cells_AreaShape_BoundingBoxMaximum_X"] == 7
+    assert moved[[name for name in moved.index if "_Y" not in name and "_X" not in name]].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.zeros((2, 5, 5))}, "isn't"),
+        ({"labels": {"Cells": np.zeros((4, 5), np.uint8)}}, "the labels of Cells have the shape"),
+        ({"labels": {"Cells": np.zeros((5, 5))}}, "not integers"),
+        ({"labels": {}}, "no label image"),
+        ({"families": "zernike"}, "no feature family 'zernike'"),
+        ({"rows": "Spots"}, "no labels of 'Spots'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
+    right = {"image": np.zeros((1, 5, 5)), "labels": {"Cells": np.eye(5, dtype=np.uint8)}, "families": "standard"}
+    call = right | change
+    with pytest.raises(PlateflowError, match=message):
+        measure(call.pop("image"), call.pop("labels"), channels=["A"], pixel_size_um=1.0, **call)
