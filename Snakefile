@@ -1,0 +1,66 @@
+"""Plateflow: raw plates in, segmented OME-Zarr plates and tables out."""
+
+import sys
+
+from plateflow.state.dag import Plan
+from plateflow.state.lease import announce_driver
+
+if "plates" not in config:
+
+    configfile: "config/config.yaml"
+
+
+PLAN = Plan(config)
+announce_driver()
+
+
+container: "docker://plateflow/plateflow:0.1.0"
+
+
+wildcard_constraints:
+    plate="|".join(map(re.escape, PLAN.plates)),
+    part=r"\d+",
+    slice=r"\d+",
+
+
+localrules:
+    all,
+    screen,
+
+
+rule all:
+    default_target: True
+    input:
+        PLAN.targets(),
+    message:
+        "all plates are up to date"
+
+
+include: "rules/ingest.smk"
+include: "rules/tile.smk"
+include: "rules/normalise.smk"
+include: "rules/infer.smk"
+include: "rules/follow.smk"
+include: "rules/stitch.smk"
+include: "rules/features.smk"
+include: "rules/aggregate.smk"
+include: "rules/report.smk"
+
+
+onsuccess:
+    left_out = PLAN.left_out()
+    if left_out:
+        print(
+            f"\nComplete, but {len(left_out)} left out (`plateflow status` explains):",
+            *left_out,
+            sep="\n  ",
+            file=sys.stderr,
+        )
+        sys.exit(3)
+
+
+onerror:
+    print(
+        "\nSome jobs failed; the messages above say why. Mend it and run `snakemake` again: what is done stays done.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,18 @@
+rule aggregate:
+    input:
+        lambda wc: PLAN.inputs("aggregate", wc.plate),
+    output:
+        PLAN.pattern("receipt", "aggregate"),
+    log:
+        PLAN.pattern("log", "aggregate"),
+    benchmark:
+        PLAN.pattern("benchmark", "aggregate")
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        settings=lambda wc: PLAN.params("aggregate", wc.plate),
+    message:
+        "{wildcards.plate}: aggregate: the well table, quality"
+    script:
+        "../scripts/aggregate.py"

@@ -1,0 +1,18 @@
+rule stitch:
+    input:
+        lambda wc: PLAN.inputs("stitch", wc.plate, int(wc.part)),
+    output:
+        PLAN.pattern("receipt", "stitch"),
+    log:
+        PLAN.pattern("log", "stitch"),
+    benchmark:
+        PLAN.pattern("benchmark", "stitch")
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        settings=lambda wc: PLAN.params("stitch", wc.plate, wc.part),
+    message:
+        "{wildcards.plate}: stitch part {wildcards.part}: labels into the store"
+    script:
+        "../scripts/stitch.py"

@@ -1,0 +1,7 @@
+"""The ingest stage of one job."""
+
+from plateflow.plates.ingest import run
+
+from plateflow.state.script import run_stage
+
+run_stage(snakemake, "ingest", run)

@@ -1,0 +1,47 @@
+"""How a rule's script runs its stage: log, context, and one clear line to the driver when it fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from plateflow.config import PlateflowError
+from plateflow.state.runner import Interrupted, JobContext, job_context
+
+
+def run_stage(snakemake: Any, stage: str, run: Callable[[JobContext], None]) -> None:
+    """Run a stage for the job that Snakemake describes; exits with 1 where it fails."""
+    part, number = snakemake.wildcards.get("part"), snakemake.wildcards.get("slice")
+    job = "plate" if part is None else part if number is None else f"{part}-{number}"
+    plate = snakemake.wildcards.get("plate", "screen")
+    with logged(Path(snakemake.log[0]), f"{plate}: {stage} {job}"):
+        run(job_context(snakemake.config, plate, stage, job))
+
+
+@contextmanager
+def logged(log: Path, what: str) -> Iterator[None]:
+    """Send all output to a log; a failure is told in full there and in its own words to the driver's output."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    console = os.fdopen(os.dup(2), "w")
+    with log.open("w") as file:
+        sys.stdout.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except (PlateflowError, Interrupted) as error:
+            _fail(console, f"{what}: {error}\n  log: {log}")
+        except Exception as error:
+            traceback.print_exc()
+            _fail(console, f"{what}: {type(error).__name__}: {error}\n  log: {log}")
+
+
+def _fail(console: TextIO, message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    print(f"plateflow: {message}", file=console, flush=True)
+    sys.exit(1)
