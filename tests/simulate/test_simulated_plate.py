@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from plateflow.metrics import average_precision
+from plateflow.paths import parse_well
+from plateflow.simulate.baseline import otsu_watershed
 from plateflow.simulate.plate import DEMO_FAULTS, Fault, demo_wells, micro_wells, simulate_plate
 
 MICRO = {"fields": 1, "field_shape": (192, 192), "channels": ("DNA", "AGP")}
@@ -149,3 +152,32 @@ def test_demo_plate_has_what_the_demo_promises():
     assert {fault.kind for fault in DEMO_FAULTS} == {"defocus", "truncated"}
     # neither fault may disturb the wells whose order of doses is examined
     assert {plan.role for plan in plans if plan.well in {fault.well for fault in DEMO_FAULTS}} == {"negative"}
+
+
+def test_demo_plate_is_hard_for_otsu_and_shows_the_dose(tmp_path):
+    """About 8 s: the whole demo plate, the first field of each of its sound wells by Otsu and watershed."""
+    plate = simulate_plate(tmp_path, faults=DEMO_FAULTS)
+    with (plate.truth / "truth.csv").open() as file:
+        rows = {row["well"]: row for row in csv.DictReader(file)}
+    counts = np.zeros(3)
+    for well, row in rows.items():
+        if row["role"] not in {"negative", "treatment"} or well == "C07":
+            continue
+        line, column = parse_well(well)
+        image = tifffile.imread(plate.raw / "Images" / f"r{line + 1:02d}c{column + 1:02d}f01p01-ch1sk1fk1fl1.tiff")
+        with np.load(plate.truth / f"{well}.npz") as truth:
+            nuclei = truth["nuclei"][:, :384]
+        nuclei = np.unique(nuclei, return_inverse=True)[1].reshape(nuclei.shape)
+        found = otsu_watershed(image)
+        counts += [np.asarray(average_precision(nuclei, found, [0.5])[1]).item(), nuclei.max(), found.max()]
+    f1 = 2 * counts[0] / (counts[1] + counts[2])
+    assert 0.70 < f1 <= 0.85
+    assert 0.15 < sum(int(r["dim_nuclei"]) for r in rows.values()) / sum(int(r["nuclei"]) for r in rows.values()) < 0.30
+    assert (rows["D07"]["role"], rows["D07"]["nuclei"], rows["D07"]["cells"]) == ("empty", "0", "0")
+    treated = [row for row in rows.values() if row["role"] == "treatment"]
+    for column, sign in (("nuclei", -1), ("marker_median", 1)):
+        means = [
+            np.mean([float(row[column]) for row in treated if row["dose"] == dose])
+            for dose in ("0.1", "0.3", "1.0", "3.0", "10.0")
+        ]
+        assert (sign * np.diff(means) > 0).all(), (column, means)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from skimage.measure import label as connected
+from skimage.segmentation import find_boundaries
 
 CHANNELS = ("DNA", "AGP", "Marker")
 
@@ -344,13 +345,7 @@ def _cytoplasm(
     """Actin, Golgi and membrane: thick around the nucleus, thin at the edge, a bright rim, fibres."""
     present = cells > 0
     lookup = np.concatenate([[0], levels])
-    edges = np.zeros(cells.shape, bool)
-    for axis in (0, 1):
-        step = np.diff(cells.astype(np.int64), axis=axis) != 0
-        before = (slice(None, -1), slice(None)) if axis == 0 else (slice(None), slice(None, -1))
-        after = (slice(1, None), slice(None)) if axis == 0 else (slice(None), slice(1, None))
-        edges[before] |= step
-        edges[after] |= step
+    edges = find_boundaries(cells)
     depth = ndi.distance_transform_edt(~edges).astype(np.float32) if edges.any() else np.zeros(cells.shape, np.float32)
     rim = np.exp(-((depth / rng.uniform(1.0, 2.2)) ** 2))
     across = rng.uniform(1, 3, 2) * max(0.7, diameter * 0.05)
