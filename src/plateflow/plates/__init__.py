@@ -1,0 +1,7 @@
+"""Raw plates: a reader a vendor behind one protocol, the manifest they make, plate maps and preflight."""
+
+from plateflow.plates.pixels import PlaneError, read_plane
+from plateflow.plates.plate import READERS, Plate, index_plate, open_plate, recognise
+from plateflow.plates.reader import Index, Reader
+
+__all__ = ["READERS", "Index", "PlaneError", "Plate", "Reader", "index_plate", "open_plate", "read_plane", "recognise"]
