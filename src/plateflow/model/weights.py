@@ -6,7 +6,7 @@ the mapped file and converted as they are read, so that loading takes little mor
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def load_model(
         config = FlowViTConfig(**json.loads(metadata["config"]))
         state = {name: read(name).to(device, dtype) for name in names}
     elif any(name.removeprefix("module.") == "W2" for name in names):
-        config = _published_config(names)
+        config = _published_config({name.removeprefix("module."): read(name).shape for name in names})
         state = {k: v.to(device, dtype) for k, v in from_cellpose(names, read, config)}
     else:
         raise ValueError(f"{path} holds neither a model of Plateflow nor one of Cellpose-SAM (it lacks the tensor W2).")
@@ -204,10 +204,13 @@ def _cellpose_name(name: str) -> str:
     return name
 
 
-def _published_config(names: list[str]) -> FlowViTConfig:
-    """ViT-L with the depth of the file: tests use fewer blocks."""
-    blocks = {name.split("blocks.")[1].split(".")[0] for name in names if "encoder.blocks." in name}
-    return FlowViTConfig(**{**asdict(VIT_L), "depth": len(blocks)})
+def _published_config(shapes: Mapping[str, torch.Size]) -> FlowViTConfig:
+    """ViT-L in the size of the file (smaller ones are for tests); what is amiss in it shows when it is checked."""
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.blocks.")}
+    width = shapes.get("encoder.patch_embed.proj.weight", (VIT_L.width,))[0]
+    dim = shapes.get("encoder.blocks.0.attn.rel_pos_h", (0, VIT_L.width // VIT_L.heads))[1]
+    neck_width = shapes.get("out.weight", (0, VIT_L.neck_width))[1]
+    return replace(VIT_L, depth=len(blocks), width=width, heads=width // dim, neck_width=neck_width)
 
 
 def _open(path: Path) -> tuple[Mapping[str, str], list[str], Callable[[str], Tensor]]:
