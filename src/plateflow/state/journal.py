@@ -27,6 +27,7 @@ class Entry:
         label_set: its name; empty where the stage knows none.
         block: the block's number in `follow`, else -1.
         fingerprint: of all that the outcome depends on.
+        depends: a digest of each thing that it depends on, by name: says what made it stale.
         state: ok, flagged, quarantined or missing.
         reason: machine-readable, such as "truncated".
         detail: for people: file, cause, remedy.
@@ -42,6 +43,7 @@ class Entry:
     label_set: str = ""
     block: int = -1
     fingerprint: str = ""
+    depends: dict[str, str] = field(default_factory=dict)
     state: State = "ok"
     reason: str = ""
     detail: str = ""

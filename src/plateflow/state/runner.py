@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -95,7 +95,8 @@ class Unit:
     """Something a job can do or leave: a well, a label set of it, a block of that, or (all empty) the plate.
 
     Attributes:
-        depends: JSON-able: the inputs' stats or upstream fingerprints, and the parameters.
+        depends: what the result depends on, JSON-able, by a name that `plateflow status` shows when it changed:
+            "raw files", "parameters", "tile", "model", ...
         upstream: the outcome of an earlier stage that left this unit out, if one did.
         data: whatever the stage wants to carry along; not part of the fingerprint.
     """
@@ -103,7 +104,7 @@ class Unit:
     well: str = ""
     label_set: str = ""
     block: int = -1
-    depends: Any = None
+    depends: Mapping[str, Any] = field(default_factory=dict)
     upstream: Entry | None = None
     data: Any = None
 
@@ -220,6 +221,22 @@ def receipt(context: JobContext, entries: list[Entry]) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
+def depends(context: JobContext, unit: Unit) -> dict[str, str]:
+    """What a unit's result depends on, each thing as a digest; the fingerprint is the digest of them all."""
+    upstream = unit.upstream and [unit.upstream.state, unit.upstream.reason, unit.upstream.detail]
+    asked_for = request_number(context.paths, context.stage.name, unit.well)
+    things = {**unit.depends, "version": context.stage.version, "request": asked_for, "left out before": upstream}
+    return {name: digest(thing) for name, thing in things.items()}
+
+
+def changes(context: JobContext, unit: Unit, known: Entry | None) -> list[str]:
+    """What has changed since a unit was done; empty where it is up to date."""
+    if known is None:
+        return ["never done"]
+    now = depends(context, unit)
+    return [name for name in {**known.depends, **now} if known.depends.get(name) != now.get(name)]
+
+
 class _Run:
     """The units of one job, sorted into done, blocked and batches to do."""
 
@@ -227,7 +244,8 @@ class _Run:
         self.context, self.units = context, units
         self.journal = context.paths.journal(context.stage.name, context.job)
         self.latest = context.upstream(context.stage.name)
-        self.fingerprints = {unit.key: self._fingerprint(unit) for unit in units}
+        self.depends = {unit.key: depends(context, unit) for unit in units}
+        self.fingerprints = {key: digest(value) for key, value in self.depends.items()}
         self.n_done = 0
         self._started: dict[Key, float] = {}
         suspects, alone = _in_work(list(read_lines(self.journal)), crashed=crashed)
@@ -243,12 +261,6 @@ class _Run:
         suspect = {tuple(key) for key in suspects} | {key for key, count in alone.items() if count}
         rest = [unit for unit in todo if unit.key not in suspect]
         self.batches = ([rest] if rest else []) + [[unit] for unit in todo if unit.key in suspect]
-
-    def _fingerprint(self, unit: Unit) -> str:
-        stage = self.context.stage
-        asked_for = request_number(self.context.paths, stage.name, unit.well)
-        blocked = unit.upstream and [unit.upstream.state, unit.upstream.reason]
-        return digest(stage.name, stage.version, unit.depends, asked_for, blocked)
 
     def _stale(self, unit: Unit) -> bool:
         known = self.latest.get(unit.key)
@@ -270,6 +282,7 @@ class _Run:
             label_set=unit.label_set,
             block=unit.block,
             fingerprint=self.fingerprints[unit.key],
+            depends=self.depends[unit.key],
             state=outcome.state,
             reason=outcome.reason,
             detail=outcome.detail,

@@ -1,0 +1,34 @@
+"""The command line: it explains and prepares; Snakemake runs the plates.
+
+One file a command. Nothing heavy is imported before a command runs, so that `plateflow --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from plateflow.cli import check, demo, init, retry, segment, status
+from plateflow.config import PlateflowError
+
+_typer = typer.Typer(
+    name="plateflow",
+    help="Raw high-content plates in, segmented OME-Zarr, per-cell and per-well tables out. Plates are run by "
+    "`snakemake`; these commands prepare, explain and mend.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (init.init, check.check, status.status, retry.retry, segment.segment, demo.demo):
+    _typer.command()(command)
+
+
+def app() -> None:
+    """The entry point of the `plateflow` command; an error that a user can mend ends with 1 and no traceback."""
+    try:
+        _typer()
+    except PlateflowError as error:
+        print(f"plateflow: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,73 @@
+"""`plateflow demo`: a simulated plate through the whole pipeline, compared with its truth."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plateflow.config import PlateflowError
+
+MARK = "made-by-plateflow-demo"
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="folder of the demo; an earlier demo there is replaced")] = Path("demo"),
+) -> None:
+    """Simulate a plate, run the pipeline on it, and compare the result with the truth.
+
+    The plate has faults on purpose (a truncated file, a field out of focus, an empty well), so the run is expected to
+    end with status 3, "complete, but something was left out".
+    """
+    from plateflow.cli.init import make_entry, write_project
+    from plateflow.plates import open_plate
+    from plateflow.simulate.compare import compare
+    from plateflow.simulate.plate import DEMO_FAULTS, simulate_plate
+
+    snakefile = Path(__file__).resolve().parents[3] / "Snakefile"
+    if not snakefile.is_file():
+        raise PlateflowError(
+            "the demo needs the checkout's Snakefile", where=str(snakefile), remedy="run it from a clone: `make demo`"
+        )
+    if output.exists():
+        if any(output.iterdir()) and not (output / MARK).exists():
+            raise PlateflowError("the folder is not an earlier demo", where=str(output), remedy="name another --output")
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    (output / MARK).touch()
+
+    typer.echo("Simulating a plate of 18 wells, 2 fields, 3 channels ...")
+    plate = simulate_plate(output / "raw", faults=DEMO_FAULTS)
+    entry = make_entry(plate.raw, plate_map=plate.plate_map)
+    for line in write_project(output, entry, open_plate(entry).info):
+        typer.echo(f"  {line}")
+
+    typer.echo("Running Snakemake on it ...")
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
+    status = subprocess.run(command, cwd=output, check=False).returncode
+    seconds = time.monotonic() - begin
+    if status != 3:
+        raise PlateflowError(
+            f"the run ended with status {status}; 3 was expected, as the plate has faults on purpose",
+            where=str(output),
+            remedy="the messages above and `plateflow status` in that folder say what went wrong",
+        )
+    results = output / "results" / entry.plate
+    columns = ("Count_Cells", "Median_Nuclei_AreaShape_Area", "Median_Cells_Intensity_MeanIntensity_Marker")
+    typer.echo(f"\nThe run took {seconds:.0f} s and ended with status 3, as it should: faults were planted.\n")
+    for line in compare(results, plate.truth, columns=columns).lines():
+        typer.echo(line)
+    typer.echo("")
+    for name, what in (
+        ("report.html", "report"),
+        ("wells.csv", "per-well table"),
+        ("cells", "per-cell tables"),
+        ("plate.zarr", "OME-Zarr plate"),
+    ):
+        typer.echo(f"{what:16} {results / name}")

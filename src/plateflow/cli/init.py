@@ -1,0 +1,157 @@
+"""`plateflow init`: look at a raw plate and write a configuration that runs."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plateflow.config import Config, LabelSet, Parts, PlateEntry, PlateflowError, config_yaml, load_config, load_plates
+
+NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342", re.IGNORECASE)
+CELLULAR = re.compile(
+    r"agp|actin|phalloidin|cyto|membrane|wga|cell ?mask|tubulin|er\b|conca|rna|syto|gfp|488|561|568|647|mito",
+    re.IGNORECASE,
+)
+SHEET = ["plate", "path", "layout", "pattern", "pixel_size_um", "plate_map"]
+
+
+def init(
+    raw: Annotated[Path, typer.Argument(help="folder of a raw plate")],
+    directory: Annotated[Path, typer.Option(help="the project's folder: config/ is written there")] = Path(),
+    plate: Annotated[str | None, typer.Option(help="plate id; default: made of the folder's name")] = None,
+    plate_map: Annotated[Path | None, typer.Option(help="CSV with well, role, treatment, dose")] = None,
+    layout: Annotated[str | None, typer.Option(help="harmony or pattern; default: recognised")] = None,
+    pattern: Annotated[str | None, typer.Option(help="regular expression of file names, for layout pattern")] = None,
+    pixel_size_um: Annotated[float | None, typer.Option(help="where the layout doesn't say")] = None,
+) -> None:
+    """Recognise a raw plate, list what is in it, and write config/config.yaml and config/plates.tsv.
+
+    Where they exist, the configuration stays as it is and the plate is added to the sheet.
+    """
+    entry = make_entry(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
+    from plateflow.plates import open_plate
+
+    info = open_plate(entry).info
+    channels = [channel["name"] for channel in info["channels"]]
+    rows, columns = info["format"]
+    size = info["pixel_size_um"]
+    typer.echo(f"{entry.plate}: {info['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
+    typer.echo(f"  wells with images: {len(info['wells'])} ({', '.join(_few(info['wells']))})")
+    typer.echo(f"  fields a well: {info['fields']}, z planes: {info['z']}, time points: {info['t']}")
+    typer.echo(f"  channels: {', '.join(channels)}")
+    typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
+    for line in info["disagreements"]:
+        typer.echo(f"  note: {line}")
+    for line in write_project(directory, entry, info):
+        typer.echo(line)
+
+
+def _few(names: list[str]) -> list[str]:
+    return names if len(names) <= 8 else [*names[:4], "...", *names[-2:]]
+
+
+def make_entry(
+    raw: Path,
+    *,
+    plate: str | None = None,
+    plate_map: Path | None = None,
+    layout: str | None = None,
+    pattern: str | None = None,
+    pixel_size: float | None = None,
+) -> PlateEntry:
+    """A line of the plate sheet for a raw folder; the layout is recognised where it isn't given.
+
+    Raises:
+        PlateflowError: no such folder, or no reader knows its layout.
+    """
+    from plateflow.plates import recognise
+
+    if layout is None:
+        layout = "pattern" if pattern else recognise(raw)
+    name = plate or re.sub(r"[^A-Za-z0-9_+-]+", "_", raw.resolve().name.partition("__")[0]).strip("_") or "plate"
+    values: dict[str, Any] = {
+        "plate": name,
+        "path": str(raw.resolve()),
+        "layout": layout,
+        "pattern": pattern,
+        "pixel_size_um": pixel_size,
+        "plate_map": str(plate_map.resolve()) if plate_map else None,
+    }
+    from pydantic import ValidationError
+
+    try:
+        return PlateEntry.model_validate(values)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise PlateflowError("the plate can't be used", where=str(raw), why=reason, remedy="see --plate") from error
+
+
+def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
+    """Nuclei from the channel whose name says DNA; cells from a channel that shows them, with the nuclei's as a help."""
+    nuclear = next((name for name in channels if NUCLEAR.search(name)), None)
+    others = [
+        name for name in channels if name != nuclear and not re.search(r"bright|phase|trans", name, re.IGNORECASE)
+    ]
+    cellular = min(
+        (name for name in others if CELLULAR.search(name)),
+        key=lambda name: [bool(re.search(word, name, re.IGNORECASE)) for word in ("agp|actin|mask|membrane", ".")][
+            ::-1
+        ],
+        default=None,
+    )
+    sets = {}
+    if nuclear:
+        sets["nuclei"] = LabelSet(channels=[nuclear])
+    if cellular:
+        sets["cells"] = LabelSet(channels=[cellular, nuclear] if nuclear else [cellular])
+    return sets or {"nuclei": LabelSet(channels=channels[:1])}
+
+
+def write_project(directory: Path, entry: PlateEntry, info: dict[str, Any]) -> list[str]:
+    """Write or extend the configuration of a project for a plate; returns what was done, for people.
+
+    Raises:
+        PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
+            channel that the plate lacks.
+    """
+    channels = [channel["name"] for channel in info["channels"]]
+    path, sheet = directory / "config" / "config.yaml", directory / "config" / "plates.tsv"
+    said = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        config = load_config(path)
+        for name, label_set in config.segmentation.items():
+            lacking = [channel for channel in label_set.channels if channel not in channels]
+            if lacking:
+                said.append(
+                    f"CHECK: {path} asks for channel {', '.join(lacking)} ({name}); this plate has {', '.join(channels)}"
+                )
+    else:
+        wells = len(info["wells"])
+        parts = Parts(cpu=8, gpu=2) if wells > 96 else Parts(cpu=4, gpu=1) if wells > 24 else Parts(cpu=2, gpu=1)
+        config = Config(segmentation=guess_label_sets(channels), parts=parts)
+        path.write_text(config_yaml(config))
+        said.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
+    plates = load_plates(sheet) if sheet.is_file() and len(sheet.read_text().splitlines()) > 1 else {}
+    if entry.plate in plates and plates[entry.plate].path != entry.path:
+        raise PlateflowError(
+            f"the plate id {entry.plate!r} is taken by another folder",
+            where=str(sheet),
+            why=plates[entry.plate].path,
+            remedy="give this plate its own id with --plate",
+        )
+    plates[entry.plate] = entry
+    partial = sheet.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, SHEET, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {key: value for key, value in item.model_dump().items() if value is not None} for item in plates.values()
+        )
+    partial.replace(sheet)
+    said.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
+    return said

@@ -1,0 +1,113 @@
+"""`plateflow retry`: tidy up after a hard kill, or ask for wells again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
+from plateflow.config import PlateflowError
+from plateflow.state.journal import outcomes
+from plateflow.state.lease import clear, read_owner
+from plateflow.state.requests import ask
+from plateflow.state.stages import STAGES
+
+
+def retry(
+    target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; without it: tidy up only")] = None,
+    stage: Annotated[str | None, typer.Option(help="the stage to begin from; default: the first that isn't ok")] = None,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Clear what a killed run left behind; with a target, also ask for its wells again.
+
+    Without a target nothing that is done is recomputed. Run `snakemake` afterwards.
+    """
+    project = Project.load(configfile)
+    _clear_lock()
+    for plate in (*project.plates, "screen"):
+        _clear_leases(project.paths(plate).root / "leases", plate)
+    if target is not None:
+        _ask_again(project, target, stage)
+        typer.echo("Now run `snakemake`.")
+
+
+def _clear_lock() -> None:
+    locks = sorted(Path(".snakemake/locks").glob("*.lock"))
+    if not locks:
+        return
+    drivers = _drivers_here()
+    if drivers:
+        numbers = ", ".join(map(str, drivers))
+        raise PlateflowError(
+            "a snakemake still runs in this folder",
+            where=str(Path.cwd()),
+            why=f"process {numbers}",
+            remedy="wait for it, or stop it with Ctrl-C, then run `plateflow retry` again",
+        )
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+    typer.echo("Cleared the lock of a driver that is gone.")
+
+
+def _drivers_here() -> list[int]:
+    """Processes that run Snakemake's command in this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            here = (process / "cwd").resolve() == Path.cwd()
+        except OSError:
+            continue
+        driver = any(Path(word).name == "snakemake" for word in words[:2]) or words[1:3] == ["-m", "snakemake"]
+        if driver and here and int(process.name) != os.getpid():
+            found.append(int(process.name))
+    return sorted(found)
+
+
+def _clear_leases(folder: Path, plate: str) -> None:
+    for lease in sorted(folder.glob("[!.]*")):
+        owner = read_owner(lease)
+        alive = owner.alive() if owner else False
+        if alive is False:
+            if clear(lease):
+                typer.echo(f"{plate}: cleared the lease of {lease.name}: {owner or 'its owner'} is gone.")
+        else:
+            word = "still runs" if alive else "may still run (another host; its last sign of life is recent)"
+            typer.echo(f"{plate}: {lease.name} {word}: {owner}. It stops by itself once its driver is gone.", err=True)
+
+
+def _ask_again(project: Project, target: str, stage: str | None) -> None:
+    entry, well = project.target(target)
+    paths = project.paths(entry.plate)
+    if stage is not None and stage not in STAGES:
+        raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
+    try:
+        info = json.loads(paths.info.read_text())
+    except FileNotFoundError:
+        raise PlateflowError(
+            "nothing is known of this plate yet", where=entry.plate, remedy="run `snakemake`; ingest comes first"
+        ) from None
+    if well and well not in info["wells"]:
+        raise PlateflowError(f"the plate has no well {well}", where=entry.plate)
+    if stage is not None:
+        begins = {well: stage}
+    else:
+        begins = {name: first for name in ([well] if well else info["wells"]) if (first := _first_not_ok(paths, name))}
+        if not begins:
+            typer.echo(f"{target}: every stage is ok; name one with --stage to do it again.")
+    for name, first in begins.items():
+        whole = STAGES[first].scope == "plate"
+        ask(paths, kind="retry", stage=first, well="" if whole else name, n_columns=info["format"][1])
+        typer.echo(f"{entry.plate}/{name or '*'}: asked for again from {first} on.")
+
+
+def _first_not_ok(paths, well: str) -> str | None:  # type: ignore[no-untyped-def]
+    for name in STAGES:
+        for entry in outcomes(paths.journals(name)).values():
+            if entry.well == well and entry.state != "ok" and STAGES[name].scope != "plate":
+                return name
+    return None

@@ -1,0 +1,120 @@
+"""`plateflow segment`: label images of single pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plateflow.config import PlateflowError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr images")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for the label TIFFs")],
+    model: Annotated[str, typer.Option(help="a registered model, or a path to a weights file")] = "default",
+    diameter: Annotated[float | None, typer.Option(help="typical diameter in pixels; default: no resizing")] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="numbers of the channels, from 0, as 0,2: the one that shows the object first")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Segment single images: one label TIFF (uint16, or uint32 above 65,535 objects) an image."""
+    import numpy as np
+    import tifffile
+    from rich.progress import track
+
+    from plateflow.segment import segment_image
+
+    try:
+        chosen = [int(number) for number in channels.split(",")] if channels else None
+    except ValueError:
+        raise PlateflowError(f"--channels {channels!r} is not a list of numbers such as 0,2") from None
+    names = [f"{_stem(path)}_labels.tif" for path in images]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise PlateflowError(
+            "two images would write the same label file", where=doubled[0], remedy="segment them into two folders"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for path, name in track(list(zip(images, names, strict=True)), description="segment"):
+        try:
+            labels = segment_image(read_image(path), model=model, channels=chosen, diameter=diameter, device=device)
+        except PlateflowError as error:
+            failed.append(f"{path}: {error}")
+            continue
+        narrow = labels.max(initial=0) < 2**16
+        partial = output / f".{name}.partial"
+        tifffile.imwrite(partial, labels.astype(np.uint16 if narrow else np.uint32), compression="zlib")
+        partial.replace(output / name)
+        typer.echo(f"{path}: {labels.max(initial=0)} objects -> {output / name}")
+    if failed:
+        raise PlateflowError(f"{len(failed)} of {len(images)} images failed", why="\n  ".join(failed))
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".ome.zarr", ".ome.tiff", ".ome.tif", path.suffix):
+        if suffix and name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The pixels of a TIFF, a PNG, or the first level of an OME-Zarr image (first time point, z by maximum).
+
+    Returns:
+        YX, CYX, or YXS.
+
+    Raises:
+        PlateflowError: no such file, or it can't be read as an image.
+    """
+    if not path.exists():
+        raise PlateflowError("there is no such image", where=str(path))
+    try:
+        if path.is_dir():
+            return _read_zarr(path)
+        if path.suffix.lower() == ".png":
+            import skimage.io
+
+            return skimage.io.imread(path)
+        import tifffile
+
+        return tifffile.imread(path)
+    except PlateflowError:
+        raise
+    except Exception as error:
+        raise PlateflowError(
+            "the image can't be read",
+            where=str(path),
+            why=f"{type(error).__name__}: {error}",
+            remedy="TIFF, PNG and OME-Zarr images are read; is the file whole?",
+        ) from error
+
+
+def _read_zarr(path: Path) -> np.ndarray:
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    attributes = dict(group.attrs)
+    scales = attributes.get("ome", attributes).get("multiscales")  # type: ignore[union-attr, call-overload]
+    if not scales:
+        raise PlateflowError(
+            "this OME-Zarr folder is not an image",
+            where=str(path),
+            remedy="for a plate, name one image of it, such as plate.zarr/B/03/0",
+        )
+    array = group[scales[0]["datasets"][0]["path"]]
+    axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
+    pixels = array[...]  # type: ignore[index]
+    if "t" in axes:
+        pixels = pixels.take(0, axis=axes.index("t"))  # type: ignore[union-attr]
+        axes.remove("t")
+    if "z" in axes:
+        pixels = pixels.max(axis=axes.index("z"))  # type: ignore[union-attr]
+    return pixels  # type: ignore[return-value]
