@@ -12,9 +12,13 @@ import typer
 from plateflow.config import Config, LabelSet, Parts, PlateEntry, PlateflowError, config_yaml, load_config, load_plates
 
 NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342", re.IGNORECASE)
-CELLULAR = re.compile(
-    r"agp|actin|phalloidin|cyto|membrane|wga|cell ?mask|tubulin|er\b|conca|rna|syto|gfp|488|561|568|647|mito",
-    re.IGNORECASE,
+TRANSMITTED = re.compile(r"bright|phase|trans", re.IGNORECASE)
+CELLULAR = tuple(
+    re.compile(words, re.IGNORECASE)
+    for words in (
+        r"agp|actin|phalloidin|cell ?mask|membrane|wga|cyto|tubulin",
+        r"\ber\b|conca|rna|syto|gfp|488|561|568|647",
+    )
 )
 SHEET = ["plate", "path", "layout", "pattern", "pixel_size_um", "plate_map"]
 
@@ -91,18 +95,10 @@ def make_entry(
 
 
 def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
-    """Nuclei from the channel whose name says DNA; cells from a channel that shows them, with the nuclei's as a help."""
+    """Nuclei from the channel whose name says DNA; cells from one that shows them, with the nuclei's as a help."""
     nuclear = next((name for name in channels if NUCLEAR.search(name)), None)
-    others = [
-        name for name in channels if name != nuclear and not re.search(r"bright|phase|trans", name, re.IGNORECASE)
-    ]
-    cellular = min(
-        (name for name in others if CELLULAR.search(name)),
-        key=lambda name: [bool(re.search(word, name, re.IGNORECASE)) for word in ("agp|actin|mask|membrane", ".")][
-            ::-1
-        ],
-        default=None,
-    )
+    others = [name for name in channels if name != nuclear and not TRANSMITTED.search(name)]
+    cellular = next((name for word in CELLULAR for name in others if word.search(name)), None)
     sets = {}
     if nuclear:
         sets["nuclei"] = LabelSet(channels=[nuclear])
@@ -128,7 +124,7 @@ def write_project(directory: Path, entry: PlateEntry, info: dict[str, Any]) -> l
             lacking = [channel for channel in label_set.channels if channel not in channels]
             if lacking:
                 said.append(
-                    f"CHECK: {path} asks for channel {', '.join(lacking)} ({name}); this plate has {', '.join(channels)}"
+                    f"CHECK: {name} in {path} asks for {', '.join(lacking)}; the plate has {', '.join(channels)}"
                 )
     else:
         wells = len(info["wells"])

@@ -64,6 +64,19 @@ STAGES = {
     )
 }
 
+MODULES = {
+    "ingest": "plateflow.plates.ingest",
+    "tile": "plateflow.images.tile",
+    "normalise": "plateflow.images.normalise",
+    "infer": "plateflow.segment.infer",
+    "follow": "plateflow.segment.follow",
+    "stitch": "plateflow.segment.stitch",
+    "features": "plateflow.features.stage",
+    "aggregate": "plateflow.stats.aggregate",
+    "report": "plateflow.report.stage",
+}
+"""Where each stage's `units(context)` and `run(context)` are; imported by name, so that this module stays light."""
+
 
 def part_of(well: str, parts: int, n_columns: int) -> int:
     """The part that a well belongs to, from its row and column alone."""
