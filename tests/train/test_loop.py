@@ -71,7 +71,7 @@ def test_loss_falls(samples: list[Sample], tmp_path: Path) -> None:
         before, after = (
             np.mean([flow_loss(m(x), y).item() for x, y in (fixed[i] for i in range(8))]) for m in (untrained, model)
         )
-    assert after < 0.8 * before
+    assert after < 0.9 * before
 
 
 def test_loss_is_half_the_squared_error_of_flows_in_network_units_and_the_cross_entropy() -> None:
