@@ -1,0 +1,18 @@
+"""From images to labels: flow fields by the network, paths followed in blocks, labels stitched from their ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plateflow.segment.image import segment_image
+
+__all__ = ["segment_image"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "segment_image":
+        from plateflow.segment.image import segment_image
+
+        return segment_image
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

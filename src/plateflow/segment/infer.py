@@ -1,0 +1,159 @@
+"""The stage `infer`: flow fields of all label sets of a part, into the scratch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.segment.plan import (
+    check_channels,
+    describe_model,
+    label_set_grid,
+    required,
+    save_array,
+)
+from plateflow.state.runner import JobContext, Outcome, Unit, run_job, upstream_of
+
+if TYPE_CHECKING:
+    from plateflow.images.layout import Canvas
+    from plateflow.segment.engine import FlowEngine, Request
+
+Work = Iterator[tuple[Unit, Outcome]]
+
+
+def run(context: JobContext) -> None:
+    """Run the network over the wells of a GPU part.
+
+    Raises:
+        PlateflowError: a channel, the pixel size, the model or the device isn't there.
+    """
+    run_job(
+        context,
+        lambda: units(context),
+        lambda todo, start: _work(context, todo, start),
+        clear=lambda unit: _clear(context, unit),
+    )
+
+
+def units(context: JobContext) -> list[Unit]:
+    """The units of a GPU part: every label set of its wells."""
+    from plateflow.images.read import load_window
+
+    wells = context.wells()
+    tiled = context.upstream("tile")
+    window = load_window(context.paths)
+    found = []
+    sets = {}
+    for label_set, settings in context.config.segmentation.items():
+        channels = check_channels(context, label_set)
+        label_set_grid(context, label_set)  # fails before any tile is run
+        sets[label_set] = {
+            "normalise": window.fingerprint(channels),
+            "parameters": context.parameters(label_set),
+            "model": describe_model(settings.model).sha256,
+        }
+    for well in wells:
+        entry = required(tiled, (well, "", -1), stage="tile", plate=context.entry.plate)
+        for label_set, depends in sets.items():
+            found.append(
+                Unit(
+                    well=well,
+                    label_set=label_set,
+                    depends={"tile": entry.fingerprint, **depends},
+                    upstream=upstream_of([entry]),
+                )
+            )
+    return found
+
+
+def _clear(context: JobContext, unit: Unit) -> None:
+    for path in (
+        context.paths.flows(unit.label_set, unit.well, 0),
+        context.paths.ends(unit.label_set, unit.well, 0, 0),
+    ):
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _work(context: JobContext, units: list[Unit], start: Callable[[Unit], None]) -> Work:
+    from plateflow.segment.engine import FlowEngine
+
+    by_model: dict[str, list[Unit]] = {}
+    for unit in units:
+        by_model.setdefault(context.config.segmentation[unit.label_set].model, []).append(unit)
+    for model, group in by_model.items():
+        engine = FlowEngine.load(
+            model,
+            device=context.config.device,
+            batch_size=context.config.batch_size,
+            threads=context.config.threads,
+        )
+        yield from infer_units(context, engine, group, start, describe_model(model).__dict__)
+
+
+def infer_units(
+    context: JobContext,
+    engine: FlowEngine,
+    units: list[Unit],
+    start: Callable[[Unit], None],
+    model: dict[str, Any],
+) -> Work:
+    """Run the units of one model, their tiles pooled; each unit is given once its last canvas is written."""
+    left: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], list[int]] = {}
+    by_key = {(unit.well, unit.label_set): unit for unit in units}
+    names = {"model": model["name"], "licence": model["licence"], "sha256": model["sha256"]}
+    for result in engine.run(_requests(context, units, start, left)):
+        key = result.key[:2]
+        count = counts.setdefault(key, [0, 0])
+        count[0] += result.tiles
+        count[1] += result.skipped
+        left[key] -= 1
+        if not left[key]:
+            yield by_key[key], Outcome(info={"tiles": count[0], "tiles_skipped": count[1], **engine.info, **names})
+
+
+def _requests(
+    context: JobContext,
+    units: list[Unit],
+    start: Callable[[Unit], None],
+    left: dict[tuple[str, str], int],
+) -> Iterator[Request]:
+    from plateflow.images.layout import well_canvases
+    from plateflow.images.read import load_window, normalise, read_canvas
+    from plateflow.segment.engine import LOGIT_LIMIT, Request
+
+    paths, config = context.paths, context.config
+    window = load_window(paths)
+    for unit in units:
+        well, label_set = unit.well, unit.label_set
+        channels = check_channels(context, label_set)
+        canvases = well_canvases(paths, well, config)
+        start(unit)
+        _clear(context, unit)  # of an earlier layout there may be more canvases
+        if not canvases:
+            raise RuntimeError(f"{unit} has no canvas, yet tile didn't leave it out")
+        left[(well, label_set)] = len(canvases)
+        for canvas in canvases:
+
+            def read(well: str = well, canvas: Canvas = canvas, channels: list[str] = channels) -> NDArray[np.float32]:
+                return normalise(read_canvas(paths, well, canvas, channels, z_mode=config.z), window)
+
+            def write(
+                flow: NDArray[np.float16], well: str = well, label_set: str = label_set, canvas: Canvas = canvas
+            ) -> None:
+                outside = canvas.owner() < 0  # no object is looked for where no field lies
+                if outside.any():
+                    flow[:2, outside] = 0
+                    flow[2, outside] = -LOGIT_LIMIT
+                save_array(paths.flows(label_set, well, canvas.index), flow)
+
+            yield Request(
+                read=read,
+                write=write,
+                scale=label_set_grid(context, label_set).scale,
+                key=(well, label_set, canvas.index),
+            )

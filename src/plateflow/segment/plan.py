@@ -1,0 +1,223 @@
+"""What infer, follow and stitch agree on: the network's grid, the channels, the blocks, the scratch files.
+
+Imports neither torch nor zarr: a job that has nothing to do loads this and no more.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.config import PlateflowError
+from plateflow.model.registry import ModelInfo, model_info
+from plateflow.state.journal import Entry, Key
+from plateflow.state.runner import JobContext, Unit, upstream_of
+from plateflow.state.stages import parameters
+
+if TYPE_CHECKING:
+    from plateflow.images.layout import Canvas
+
+N_STEPS = 200
+"""Steps of a path on the network's grid, as Cellpose follows them."""
+SCALE_RANGE = (1 / 16, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The network's grid: px of it for one px of the canvas, and the steps that a path takes on the canvas."""
+
+    scale: float = 1.0
+    n_steps: int = N_STEPS
+
+
+def grid_of(info: ModelInfo, diameter: float | None, *, where: str) -> Grid:
+    """The grid on which objects of `diameter` (px of the canvas) have the model's diameter.
+
+    Without a diameter, or for a model that has none, the canvas is taken as it is.
+
+    Raises:
+        PlateflowError: the scale would be beyond 16 in either direction: the diameter is wrong.
+    """
+    if diameter is None or info.diameter is None:
+        return Grid()
+    scale = info.diameter / diameter if diameter > 0 else math.inf
+    if not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
+        raise PlateflowError(
+            f"objects of {diameter:g} px can't be resized to the {info.diameter:g} px that model {info.name} expects",
+            where=where,
+            why=f"the image would change its size {scale:g} times; more than 16 times is surely a mistake",
+            remedy="check the diameter and the pixel size, or leave the diameter empty",
+        )
+    return Grid(scale=scale, n_steps=max(1, round(N_STEPS / scale)))
+
+
+def describe_model(name: str) -> ModelInfo:
+    """What is known of a model.
+
+    Raises:
+        PlateflowError: there is no such model, or its file is cut short.
+    """
+    try:
+        return model_info(name)
+    except (ValueError, OSError) as error:
+        raise PlateflowError("the model can't be used", where=name, why=str(error)) from error
+
+
+def label_set_grid(context: JobContext, label_set: str) -> Grid:
+    """The grid of a label set on this plate.
+
+    Raises:
+        PlateflowError: its diameter is given in micrometres, and the plate's pixel size isn't known.
+    """
+    settings = context.config.segmentation[label_set]
+    where = f"{context.entry.plate}, label set {label_set}"
+    if settings.diameter_um is None:
+        return Grid()
+    size = context.info.get("pixel_size_um") or [math.nan]
+    pixel = sum(size) / len(size)
+    if not pixel > 0:
+        raise PlateflowError(
+            "the diameter is given in micrometres, but the plate's pixel size isn't known",
+            where=where,
+            remedy="give pixel_size_um in the plate sheet, or leave diameter_um empty",
+        )
+    return grid_of(describe_model(settings.model), settings.diameter_um / pixel, where=where)
+
+
+def check_channels(context: JobContext, label_set: str) -> list[str]:
+    """The channels of a label set.
+
+    Raises:
+        PlateflowError: the plate lacks one; the message lists those that it has.
+    """
+    wanted = context.config.segmentation[label_set].channels
+    known = [channel["name"] for channel in context.info["channels"]]
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise PlateflowError(
+            f"the plate has no channel {', '.join(map(repr, missing))}",
+            where=f"{context.entry.plate}, label set {label_set}",
+            why=f"its channels are {', '.join(map(repr, known))}",
+            remedy=f"name one of them in segmentation.{label_set}.channels",
+        )
+    return wanted
+
+
+def required(entries: Mapping[Key, Entry], key: Key, *, stage: str, plate: str) -> Entry:
+    """The outcome of a unit in an earlier stage.
+
+    Raises:
+        PlateflowError: that stage never did it.
+    """
+    if key not in entries:
+        raise PlateflowError(
+            f"{stage} hasn't done this well",
+            where="/".join(filter(None, (plate, key[0], key[1]))),
+            why="its receipt is there, but its journal doesn't know the well",
+            remedy=f"`plateflow retry {plate}/{key[0]} --stage {stage}`, then `snakemake`",
+        )
+    return entries[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOf:
+    """A block of a well: its canvas, and its number there."""
+
+    canvas: Canvas
+    number: int
+
+
+def blocks_of_well(context: JobContext, well: str) -> list[BlockOf]:
+    """The blocks of a well, counted on over its canvases: the index is the unit's block number."""
+    from plateflow.flows import plan_blocks
+    from plateflow.images.layout import well_canvases
+
+    edge = context.config.follow_block_px
+    return [
+        BlockOf(canvas=canvas, number=number)
+        for canvas in well_canvases(context.paths, well, context.config)
+        for number in range(len(plan_blocks((canvas.height, canvas.width), edge)))
+    ]
+
+
+def follow_units(context: JobContext, wells: list[str]) -> list[Unit]:
+    """The units of `follow` in some wells, in the order in which slices count them; `data` is a `BlockOf`.
+
+    A well that was left out is one unit, block 0.
+    """
+    inferred = context.upstream("infer")
+    units = []
+    for well in wells:
+        blocks: list[BlockOf] | None = None
+        for label_set in context.config.segmentation:
+            entry = required(inferred, (well, label_set, -1), stage="infer", plate=context.entry.plate)
+            settings = parameters(context.config, "follow", context.entry, label_set)
+            depends = {"infer": entry.fingerprint, "parameters": settings, "block": context.config.follow_block_px}
+            if entry.left_out:
+                units.append(Unit(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
+                continue
+            blocks = blocks_of_well(context, well) if blocks is None else blocks
+            units += [
+                Unit(well=well, label_set=label_set, block=index, depends=depends, data=block)
+                for index, block in enumerate(blocks)
+            ]
+    return units
+
+
+def stitch_units(context: JobContext, wells: list[str]) -> list[Unit]:
+    """The units of `stitch` in some wells; `data` are the blocks of the well, as `follow` numbers them."""
+    followed = context.upstream("follow")
+    units: dict[Key, Unit] = {}
+    parts: dict[Key, list[Unit]] = {}
+    for unit in follow_units(context, wells):
+        parts.setdefault((unit.well, unit.label_set, -1), []).append(unit)
+    for (well, label_set, _), blocks in parts.items():
+        entries = [required(followed, block.key, stage="follow", plate=context.entry.plate) for block in blocks]
+        settings = parameters(context.config, "stitch", context.entry, label_set)
+        units[(well, label_set, -1)] = Unit(
+            well=well,
+            label_set=label_set,
+            depends={"follow": [entry.fingerprint for entry in entries], "parameters": settings},
+            upstream=upstream_of(entries),
+            data=[block.data for block in blocks],
+        )
+    return list(units.values())
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an npy file by rename, without a copy of the array in memory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_scratch(path: Path, plate: str) -> NDArray[Any]:
+    """Map a file of the scratch.
+
+    Raises:
+        PlateflowError: it is gone, or cut short.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        raise PlateflowError(
+            "the flow fields are gone" if gone else "the scratch holds a damaged file",
+            where=str(path),
+            why="keep_flows is false, or the scratch was emptied" if gone else str(error),
+            remedy=f"`plateflow retry {plate} --stage infer`, then `snakemake`",
+        ) from error

@@ -1,0 +1,145 @@
+"""The stage `stitch`: labels of a part's wells into the plate's store, and the table of their objects.
+
+Flows are stitched, not labels: the end points of all blocks of a canvas go into one histogram, so the labels are those
+of the whole canvas, whatever the blocks were.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from plateflow.segment.plan import (
+    BlockOf,
+    follow_units,
+    label_set_grid,
+    load_scratch,
+    stitch_units,
+)
+from plateflow.state.journal import write_atomic
+from plateflow.state.runner import JobContext, Outcome, Unit, changes, one_by_one, run_job
+from plateflow.state.stages import STAGES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from plateflow.flows import Objects
+    from plateflow.images.layout import Canvas
+
+
+def run(context: JobContext) -> None:
+    """Make the labels of a part's wells; remove the plate's scratch if it isn't kept and nobody needs it any more.
+
+    Raises:
+        PlateflowError: flow fields or end points are gone.
+    """
+    run_job(
+        context,
+        lambda: units(context),
+        one_by_one(lambda unit: _stitch(context, unit)),
+        clear=lambda unit: _clear(context, unit),
+    )
+    if not context.config.keep_flows and plate_is_stitched(context):
+        for kind in ("flows", "ends"):
+            shutil.rmtree(context.paths.scratch / kind, ignore_errors=True)
+
+
+def units(context: JobContext) -> list[Unit]:
+    """The units of a part: every label set of its wells."""
+    return stitch_units(context, context.wells())
+
+
+def _stitch(context: JobContext, unit: Unit) -> Outcome:
+    from plateflow.flows import labels_from_ends
+    from plateflow.images.store import write_labels
+
+    paths, settings = context.paths, context.config.segmentation[unit.label_set]
+    grid = label_set_grid(context, unit.label_set)
+    canvases: dict[int, Canvas] = {block.canvas.index: block.canvas for block in unit.data}
+    tables: list[pa.Table] = []
+    count = 0
+    drawn = []
+    for index, canvas in canvases.items():
+        blocks: list[tuple[int, BlockOf]] = [
+            (number, block) for number, block in enumerate(unit.data) if block.canvas.index == index
+        ]
+        ends = [
+            load_scratch(paths.ends(unit.label_set, unit.well, index, number), context.entry.plate)
+            for number, _ in blocks
+        ]
+        labels, objects = labels_from_ends(
+            ends,
+            load_scratch(paths.flows(unit.label_set, unit.well, index), context.entry.plate),
+            shape=(canvas.height, canvas.width),
+            block=context.config.follow_block_px,
+            n_steps=grid.n_steps,
+            cell_threshold=settings.cell_threshold,
+            flow_threshold=settings.flow_threshold,
+            min_size=settings.min_size_px,
+        )
+        labels[labels > 0] += np.uint32(count)
+        drawn.append((canvas, labels))
+        tables.append(_table(objects, canvas, count))
+        count += len(objects.label)
+    write_labels(paths, unit.well, unit.label_set, drawn)
+    write_atomic(paths.objects(unit.label_set, unit.well), _parquet(tables))
+    return Outcome(info={"objects": count, "canvases": len(canvases)})
+
+
+def _table(objects: Objects, canvas: Canvas, offset: int) -> pa.Table:
+    import pyarrow as pa
+
+    n = len(objects.label)
+    seed = np.asarray(objects.seed).reshape(n, -1)
+    return pa.table(
+        {
+            "label": pa.array(np.asarray(objects.label, np.int64) + offset, pa.uint32()),
+            "canvas": pa.array(np.full(n, canvas.index), pa.int32()),
+            "seed_z": pa.array(np.full(n, canvas.z), pa.int32()),
+            "seed_y": pa.array(seed[:, -2] + canvas.y, pa.int32()),
+            "seed_x": pa.array(seed[:, -1] + canvas.x, pa.int32()),
+            "area_px": pa.array(objects.area, pa.int64()),
+            "flow_error": pa.array(objects.flow_error, pa.float64()),
+            "cell_probability": pa.array(objects.cell_probability, pa.float64()),
+        }
+    )
+
+
+def _parquet(tables: list[pa.Table]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), sink, compression="zstd", use_dictionary=False)
+    return sink.getvalue()
+
+
+def _clear(context: JobContext, unit: Unit) -> None:
+    from plateflow.images.store import write_labels
+
+    write_labels(context.paths, unit.well, unit.label_set, [])
+    context.paths.objects(unit.label_set, unit.well).unlink(missing_ok=True)
+
+
+def plate_is_stitched(context: JobContext) -> bool:
+    """Whether all jobs of stitch have their receipts, and all that follow and stitch did is up to date.
+
+    A receipt alone says little: it may be of the earlier parameters. So the whole plate's fingerprints are compared;
+    a block that is still to be followed makes this false.
+    """
+    for job in STAGES["stitch"].jobs(context.config):
+        if not context.paths.receipt("stitch", job).is_file():
+            return False
+    wells = context.info["wells"]
+    known = {stage: context.upstream(stage) for stage in ("infer", "follow", "stitch")}
+    if any((well, label_set, -1) not in known["infer"] for well in wells for label_set in context.config.segmentation):
+        return False
+    follow = replace(context, stage=STAGES["follow"])
+    followed = follow_units(follow, wells)
+    if any(changes(follow, unit, known["follow"].get(unit.key)) for unit in followed):
+        return False
+    return not any(changes(context, unit, known["stitch"].get(unit.key)) for unit in stitch_units(context, wells))
