@@ -1,0 +1,211 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from plateflow.config import Config, PlateEntry, PlateflowError
+from plateflow.state.journal import append_line, outcomes, read_lines
+from plateflow.state.lease import Lease, read_owner
+from plateflow.state.requests import ask, asked
+from plateflow.state.runner import Interrupted, JobContext, Outcome, Unit, changes, one_by_one, run_job
+from plateflow.state.stages import STAGES, part_of
+
+WELLS = ["A01", "A02", "A03"]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> JobContext:
+    context = JobContext(
+        config=Config(results=str(tmp_path / "results")),
+        entry=PlateEntry(plate="p", path="/raw"),
+        stage=STAGES["tile"],
+        job="0",
+    )
+    context.paths.info.parent.mkdir(parents=True)
+    context.paths.info.write_text(json.dumps({"wells": WELLS, "format": [8, 12]}))
+    return context
+
+
+def units(**files):
+    return lambda: [Unit(well=well, depends={"raw files": files.get(well, 1)}) for well in WELLS]
+
+
+class Work:
+    """Notes what it did; fails, or dies, where it is told to."""
+
+    def __init__(self, context: JobContext, *, fail: str = "", outcome: Outcome | None = None):
+        self.done: list[str] = []
+        self.fail, self.outcome = fail, outcome or Outcome()
+
+    def __call__(self, unit: Unit) -> Outcome:
+        if unit.well == self.fail:
+            raise OSError(28, "No space left on device")
+        self.done.append(unit.well)
+        return self.outcome
+
+
+def run(context: JobContext, make_units, **kwargs) -> list[str]:
+    work = Work(context, **kwargs)
+    run_job(context, make_units, one_by_one(work))
+    return work.done
+
+
+def receipt(context: JobContext) -> bytes:
+    return context.paths.receipt("tile", context.job).read_bytes()
+
+
+def test_only_what_changed_is_done_again_and_equal_work_gives_equal_receipts(context):
+    assert run(context, units()) == WELLS
+    first = receipt(context)
+    assert run(context, units()) == []
+    assert receipt(context) == first
+    assert run(context, units(A02=2)) == ["A02"]
+    assert receipt(context) != first
+    assert run(context, units()) == ["A02"]
+    assert receipt(context) == first
+
+
+def test_another_job_of_the_stage_counts_what_is_done(context):
+    """What a changed number of parts comes to: the same wells in a job of another name."""
+    run(context, units())
+    other = JobContext(config=context.config, entry=context.entry, stage=context.stage, job="7")
+    assert run(other, units()) == []
+    assert run(other, units(A01=2)) == ["A01"]
+    assert run(context, units(A01=2)) == []
+
+
+def test_a_failed_job_keeps_the_wells_that_are_done_and_writes_no_receipt(context):
+    with pytest.raises(OSError, match="No space"):
+        run(context, units(), fail="A02")
+    assert not context.paths.receipt("tile", "0").exists()
+    assert not context.paths.lease("tile", "0").exists()
+    assert run(context, units()) == ["A02", "A03"]
+
+
+def test_a_request_makes_a_well_stale_once_and_only_there(context):
+    run(context, units())
+    before = asked(context.paths, "tile", "0", 8)
+    ask(context.paths, kind="retry", stage="tile", well="A02", n_columns=12)
+    parts = {part_of(well, 8, 12): well for well in WELLS}
+    for part in range(8):
+        word = asked(context.paths, "tile", str(part), 8)
+        assert (word != before) == (parts.get(part) == "A02")
+    assert run(context, units()) == ["A02"]
+    assert run(context, units()) == []
+
+
+def test_a_file_set_aside_asks_once_after_it_was_mended(context, tmp_path):
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"cut")
+    quarantined = Outcome(state="quarantined", reason="truncated", set_aside=(str(bad),))
+    run(context, units(), outcome=quarantined)
+    assert asked(context.paths, "tile", "0", 8) == ""
+    bad.write_bytes(b"whole again")
+    mended = asked(context.paths, "tile", "0", 8)
+    assert mended != ""
+    run(context, units(A01=2, A02=2, A03=2))
+    assert asked(context.paths, "tile", "0", 8) == mended
+
+
+def test_a_left_out_unit_is_passed_on_and_its_results_are_removed(context):
+    run(context, units())
+    upstream = next(iter(outcomes([context.paths.journal("tile", "0")]).values()))
+    from dataclasses import replace
+
+    upstream = replace(upstream, state="quarantined", reason="truncated", detail="x.tif")
+    cleared = []
+    work = Work(context)
+    run_job(
+        context,
+        lambda: [Unit(well="A01", depends={"raw files": 1}, upstream=upstream), *units()()[1:]],
+        one_by_one(work),
+        clear=lambda unit: cleared.append(unit.well),
+    )
+    assert (work.done, cleared) == ([], ["A01"])
+    left_out = json.loads(receipt(context))["left_out"]
+    assert [(item["well"], item["reason"]) for item in left_out] == [("A01", "truncated")]
+
+
+def test_what_changed_is_named(context):
+    run(context, units())
+    known = outcomes([context.paths.journal("tile", "0")])[("A01", "", -1)]
+    assert changes(context, Unit(well="A01", depends={"raw files": 1}), known) == []
+    assert changes(context, Unit(well="A01", depends={"raw files": 2}), known) == ["raw files"]
+    assert changes(context, Unit(well="A01"), None) == ["never done"]
+
+
+def test_a_torn_last_line_is_passed_over_and_closed(context):
+    run(context, units())
+    journal = context.paths.journal("tile", "0")
+    with journal.open("ab") as file:
+        file.write(b'{"event":"done","well":"A01","fing')
+    assert run(context, units()) == []
+    append_line(journal, {"event": "start", "key": ["A01", "", -1], "fingerprint": "x"})
+    assert list(read_lines(journal))[-1]["event"] == "start"
+
+
+CHILD = textwrap.dedent(
+    """
+    import json, os, signal, sys, time
+    sys.path.insert(0, {tests!r})
+    from test_runner import *
+    context = JobContext(config=Config(results={results!r}), entry=PlateEntry(plate="p", path="/raw"),
+                         stage=STAGES["tile"], job="0")
+    def work(unit):
+        if unit.well == "A02":
+            {action}
+        return Outcome()
+    run_job(context, units(), one_by_one(work))
+    """
+)
+
+
+def child(context: JobContext, action: str, **kwargs) -> int:
+    code = CHILD.format(tests=str(Path(__file__).parent), results=context.config.results, action=action)
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, **kwargs).returncode
+
+
+def test_a_well_that_kills_its_job_twice_alone_is_quarantined(context):
+    die = "os.kill(os.getpid(), signal.SIGKILL)"
+    assert child(context, die) == -signal.SIGKILL
+    assert context.paths.lease("tile", "0").exists()
+    assert child(context, die) == -signal.SIGKILL
+    states = {key[0]: entry.state for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
+    assert states == {"A01": "ok", "A03": "ok"}, "the suspect comes last, so that the others are done"
+    assert child(context, die) == 0
+    entry = outcomes([context.paths.journal("tile", "0")])[("A02", "", -1)]
+    assert (entry.state, entry.reason) == ("quarantined", "crash")
+    assert "plateflow retry p/A02" in entry.detail
+
+
+def test_a_job_told_to_stop_counts_no_crash(context):
+    for _ in range(3):
+        assert child(context, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)") != 0
+    assert not context.paths.lease("tile", "0").exists()
+    assert run(context, units()) == ["A02", "A03"]
+
+
+def test_an_orphan_stops_between_two_wells(context):
+    """The driver is gone: the job does no further well, so that the next run finds nobody in its way."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    environment = {**os.environ, "PLATEFLOW_DRIVER": f"{gone.pid}:1"}
+    assert child(context, "time.sleep(3)", env=environment) != 0
+    assert run(context, units()) == ["A03"]
+
+
+def test_a_second_job_refuses_to_start(context):
+    with Lease(context.paths.lease("tile", "0"), what="p: tile 0"):
+        assert read_owner(context.paths.lease("tile", "0")).pid == os.getpid()
+        with pytest.raises(PlateflowError, match="already in work"):
+            run(context, units())
+    assert run(context, units()) == WELLS
+
+
+def test_interrupted_is_no_user_error():
+    assert not issubclass(Interrupted, PlateflowError)

@@ -1,0 +1,188 @@
+"""What runs again after a change, and what doesn't: at the level of the well."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from workflow_project import REPOSITORY, all_of, touch_pixels
+
+NOTHING = "Nothing to be done"
+
+
+def test_a_second_run_does_nothing(project):
+    times = {file: file.stat().st_mtime_ns for file in project.path().root.rglob("*") if file.is_file()}
+    assert NOTHING in project.snakemake()
+    assert times == {file: file.stat().st_mtime_ns for file in project.path().root.rglob("*") if file.is_file()}
+
+
+def test_a_changed_raw_file_redoes_its_well_alone(project):
+    before = project.sequences()
+    touch_pixels(project.raw("B03"))
+    assert NOTHING in project.snakemake(), "parsing never looks at raw files"
+    assert "changed" in project.plateflow("check", status=None)
+    project.snakemake()
+    redone = project.redone(before)
+    assert {well for _, well, _ in redone} == {"", "B03"}
+    assert all_of("B03", "tile", "infer", "follow", "stitch", "features") <= redone
+    assert ("normalise", "", "") not in redone, "the window is frozen"
+    assert NOTHING in project.snakemake()
+
+
+def test_a_new_well_adds_only_itself(project):
+    from plateflow.simulate.plate import WellPlan, micro_wells, simulate_plate
+
+    before = project.sequences()
+    wells = [*micro_wells(), WellPlan(well="C02", role="negative", treatment="DMSO", dose=0.0)]
+    kept = {file: file.stat() for file in project.folder.glob("raw/micro__*/Images/*.tiff")}
+    simulate_plate(
+        project.folder / "raw", plate="micro", wells=wells, fields=1, field_shape=(192, 192), channels=("DNA", "AGP")
+    )
+    for file, stat in kept.items():  # the same pixels were written again: lay their times back
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    project.plateflow("check", status=None)
+    project.snakemake()
+    redone = project.redone(before)
+    assert {well for _, well, _ in redone} == {"", "C02"}
+    assert {stage for stage, well, _ in redone if not well} <= {"ingest", "aggregate", "report"}
+    assert "C02" in (project.path().root / "wells.csv").read_text()
+
+
+def test_a_new_plate_adds_only_itself(project):
+    from plateflow.simulate.plate import micro_wells, simulate_plate
+
+    before = project.sequences()
+    made = simulate_plate(
+        project.folder / "more",
+        plate="second",
+        wells=micro_wells()[:1],
+        fields=1,
+        field_shape=(192, 192),
+        channels=("DNA", "AGP"),
+        seed=5,
+    )
+    project.plateflow("init", str(made.raw), "--plate", "second")
+    project.snakemake()
+    assert project.redone(before) == set()
+    assert ("features", "B02", "") in project.redone({}, "second")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [("cell_threshold", 0.5, "follow"), ("flow_threshold", 0.3, "stitch"), ("min_size_px", 40, "stitch")],
+)
+def test_a_segmentation_parameter_redoes_its_label_set_from_its_stage(project, key, value, first):
+    before = project.sequences()
+    project.configure(lambda config: config["segmentation"]["cells"].update({key: value}))
+    project.snakemake()
+    redone = project.redone(before)
+    stages = ["follow", "stitch"][["follow", "stitch"].index(first) :]
+    expected = {(stage, well, "cells") for stage in stages for well in ("B02", "B03")}
+    expected |= all_of("B02", "features") | all_of("B03", "features") | {("aggregate", "", ""), ("report", "", "")}
+    assert redone == expected
+
+
+def test_an_inference_parameter_redoes_inference_of_its_label_set(project):
+    before = project.sequences()
+    project.configure(lambda config: config["segmentation"]["nuclei"].update({"channels": ["AGP"]}))
+    project.snakemake()
+    redone = project.redone(before)
+    assert {(stage, label_set) for stage, _, label_set in redone} == {
+        ("infer", "nuclei"),
+        ("follow", "nuclei"),
+        ("stitch", "nuclei"),
+        ("features", ""),
+        ("aggregate", ""),
+        ("report", ""),
+    }
+
+
+def test_without_kept_flows_the_message_names_the_remedy(project):
+    """`keep_flows: false` removes the scratch after the last stitch; a change then needs the GPU stage again."""
+
+    def drop(config):
+        config["keep_flows"] = False
+        config["segmentation"]["nuclei"]["min_size_px"] = 20
+
+    project.configure(drop)
+    project.snakemake()
+    assert not project.path().scratch.exists() or not any(project.path().scratch.rglob("*.npy"))
+    project.configure(lambda config: config["segmentation"]["cells"].update({"cell_threshold": 1.0}))
+    output = project.snakemake("--retries", "0", status=1)
+    remedy = "plateflow retry micro --stage infer"
+    assert remedy in output
+    before = project.sequences()
+    project.plateflow(*remedy.split()[1:])
+    project.snakemake()
+    assert ("follow", "B02", "cells") in project.redone(before)
+
+
+def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):
+    before = project.sequences()
+    plate_map = project.folder / "raw" / "platemap.csv"
+    plate_map.write_text(plate_map.read_text().replace("compound-1", "compound-2"))
+    project.snakemake()
+    assert project.redone(before) == {("aggregate", "", ""), ("report", "", "")}
+    assert "compound-2" in (project.path().root / "wells.csv").read_text()
+
+
+def test_parts_and_slices_redo_no_well(project):
+    before, results = project.sequences(), project.results()
+    project.configure(lambda config: config.update({"parts": {"cpu": 6, "gpu": 3}, "follow_slices": 3}))
+    project.snakemake()
+    assert project.redone(before) == set()
+    assert project.results() == results
+
+
+def test_a_touched_script_redoes_nothing(project, tmp_path):
+    """Comments, docstrings and times of the code are no reason; only a stage's version is."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("Snakefile", "rules", "scripts", "profiles"):
+        source = REPOSITORY / name
+        shutil.copytree(source, checkout / name) if source.is_dir() else shutil.copy2(source, checkout / name)
+    for script in (checkout / "scripts").glob("*.py"):
+        script.write_text(f"# a comment\n{script.read_text()}")
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(checkout / "Snakefile")],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert NOTHING in result.stdout + result.stderr
+
+
+def test_a_lost_snakemake_folder_recomputes_nothing_and_status_says_what_is_stale(project):
+    before = project.sequences()
+    shutil.rmtree(project.folder / ".snakemake")
+    project.snakemake()
+    assert project.redone(before) == set()
+    assert "to do" not in project.plateflow("status")
+    project.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
+    shutil.rmtree(project.folder / ".snakemake", ignore_errors=True)
+    explained = project.plateflow("status", "micro/B02")
+    assert "stale: parameters changed" in explained
+    assert "stitch cells" in explained
+
+
+def test_raising_freeze_computes_the_window_anew(project):
+    before = project.sequences()
+    project.configure(lambda config: config["normalise"].update({"freeze": 2, "percentiles": [2.0, 98.0]}))
+    project.snakemake()
+    redone = project.redone(before)
+    assert ("normalise", "", "") in redone
+    assert all_of("B02", "infer", "stitch") <= redone
+    assert not {key for key in redone if key[0] == "tile"}
+
+
+def test_retry_of_a_well_redoes_it_from_the_stage(project):
+    before, results = project.sequences(), project.results()
+    project.plateflow("retry", "micro/B02", "--stage", "stitch")
+    project.snakemake()
+    assert project.redone(before) == all_of("B02", "stitch", "features") | {("aggregate", "", ""), ("report", "", "")}
+    assert project.results() == results
+    assert NOTHING in project.snakemake()
+
