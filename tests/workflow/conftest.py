@@ -71,7 +71,7 @@ class Project:
         """What was done since `before`: (stage, well, label set)."""
         return {key[:3] for key, number in self.sequences(plate).items() if before.get(key, 0) != number}
 
-    def raw(self, well: str = "B02", channel: int = 1, plate: str = "micro") -> Path:
+    def raw(self, well: str, channel: int = 1, plate: str = "micro") -> Path:
         """A raw file of a well."""
         row, column = ord(well[0]) - 64, int(well[1:])
         (found,) = self.folder.glob(f"raw/{plate}__*/Images/r{row:02d}c{column:02d}f01p01-ch{channel}*.tiff")
@@ -108,11 +108,11 @@ def make_project(folder: Path, *, plate: str = "micro", seed: int = 0, **kwargs)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The project after its first run, and beside it a copy to lay back."""
+def finished(tmp_path_factory, request) -> Path:
+    """The project after its first run, and beside it a copy to lay back; a module's PROJECT says what it is."""
     folder = tmp_path_factory.mktemp("micro") / "project"
     folder.mkdir()
-    project = make_project(folder)
+    project = make_project(folder, **getattr(request.module, "PROJECT", {}))
     print(project.snakemake(env={**os.environ, "OMP_NUM_THREADS": "1"}))
     shutil.copytree(folder, folder.with_name("saved"), symlinks=True)
     return folder

@@ -1,0 +1,165 @@
+"""Broken files, killed runs, failing jobs, a full disk: what is left, and what the next run does."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from workflow_project import REPOSITORY, all_of
+
+from plateflow.simulate.plate import WellPlan
+from plateflow.state.journal import outcomes
+
+WELLS = [WellPlan(well=well, role="negative", treatment="DMSO", dose=0.0) for well in ("B02", "B03", "B04")]
+PROJECT = {"fields": 2, "field_shape": (128, 160), "wells": WELLS}
+NOTHING = "Nothing to be done"
+
+
+def test_a_field_that_fails_is_quarantined_and_mended_by_a_plain_run(project):
+    raw = project.raw("B03", channel=2)
+    whole = raw.read_bytes()
+    raw.write_bytes(whole[: len(whole) // 2])
+    project.plateflow("check", status=None)
+    before = project.sequences()
+    output = project.snakemake(status=3)
+    assert {well for _, well, _ in project.redone(before)} == {"", "B03"}
+    assert "micro/B03 field 1: quarantined at tile: truncated" in output
+    assert raw.name in output
+    entry = outcomes(project.path().journals("tile"))["B03", "", -1]
+    assert (entry.state, entry.reason, list(entry.fields)) == ("flagged", "fields", ["1"])
+    assert "truncated" in project.plateflow("status", "micro/B03", status=None)
+    assert "field 1" in project.plateflow("status", status=3)
+    assert NOTHING in project.snakemake(), "an untouched bad file asks for nothing"
+
+    raw.write_bytes(whole)
+    before = project.sequences()
+    project.snakemake()
+    assert {well for _, well, _ in project.redone(before)} == {"", "B03"}
+    assert outcomes(project.path().journals("tile"))["B03", "", -1].state == "ok"
+    assert NOTHING in project.snakemake(), "once"
+    project.plateflow("status", status=0)
+
+
+def test_a_well_without_a_sound_field_is_left_out_and_its_results_go(project):
+    saved = {}
+    for channel in (1, 2):
+        for raw in project.folder.glob(f"raw/micro__*/Images/r02c03f0?p01-ch{channel}*"):
+            saved[raw] = raw.read_bytes()
+            raw.write_bytes(b"")
+    results = project.results()
+    project.plateflow("check", status=None)
+    output = project.snakemake(status=3)
+    assert "micro/B03: quarantined at tile" in output
+    assert not project.path().cells("B03").exists()
+    assert "B03" in (project.path().root / "wells.csv").read_text()
+    for raw, content in saved.items():
+        raw.write_bytes(content)
+    project.snakemake()
+    mended = project.results()
+    assert {name for name in results if results[name] != mended.get(name)} <= {"manifest/planes.parquet"}
+
+
+def test_a_rerun_that_fails_in_the_middle_is_made_good_by_a_plain_rerun(project):
+    blocked = project.path().objects("cells", "B03")
+    blocked.unlink()
+    blocked.mkdir()  # the table can't be written: a fault of the machine
+    project.configure(lambda config: config["segmentation"]["cells"].update({"cell_threshold": 0.3}))
+    output = project.snakemake("--retries", "0", status=1)
+    assert "stitch" in output
+    assert "log:" in output
+    assert "last attempt failed" in project.plateflow("status", "micro/B03", status=None)
+    blocked.rmdir()
+    project.snakemake()
+    assert "to do" not in project.plateflow("status")
+    fresh = project.results()
+    for folder in ("results", ".snakemake"):
+        shutil.rmtree(project.folder / folder)
+    project.snakemake()
+    assert project.results() == fresh
+
+
+@pytest.mark.parametrize("stage", ["tile", "infer", "features"])
+@pytest.mark.parametrize("whom", ["everything", "driver"])
+def test_a_killed_run_goes_on_where_it_was(project, stage, whom):
+    undisturbed = project.results()
+    for folder in ("results", ".snakemake"):
+        shutil.rmtree(project.folder / folder)
+    project.configure(lambda config: config.update({"parts": {"cpu": 1, "gpu": 1}}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    driver = subprocess.Popen(
+        command, cwd=project.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    journal = project.path().journal(stage, "0")
+    deadline = time.monotonic() + 240
+    while b'"event":"done"' not in (journal.read_bytes() if journal.exists() else b""):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    if whom == "everything":
+        os.killpg(driver.pid, signal.SIGKILL)
+    else:
+        driver.kill()
+    driver.wait()
+    while whom == "driver" and any((project.path().root / "leases").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    done = outcomes([journal])
+    assert "Error" in project.snakemake(status=1), "Snakemake's lock is there: the user is told"
+    output = project.plateflow("retry")
+    assert "Cleared the lock" in output
+    project.snakemake()
+    assert set(project.sequences().values()) == {1}, "no unit was done twice"
+    assert len(done) < sum(key[0] == stage for key in project.sequences()) or whom == "driver"
+    assert project.results() == undisturbed
+
+
+def test_a_full_disk_fails_the_job_and_loses_nothing(project, tmp_path):
+    """A small tmpfs as results folder: needs root, as CI has it."""
+    undisturbed = project.results()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False)
+    if mount.returncode:
+        if os.environ.get("CI") == "true":
+            pytest.fail("a tmpfs can't be mounted, and CI must try the full disk")
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        shutil.rmtree(project.folder / "results")
+        (project.folder / "results").symlink_to(disk)
+        output = project.snakemake("--retries", "0", status=1)
+        assert "No space left on device" in output
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        project.snakemake()
+        assert project.results() == undisturbed
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_broken_index_fails_its_plate_alone(project):
+    """Two plates, one with its XML cut short: the other completes, the message names file and remedy."""
+    from plateflow.simulate.plate import micro_wells, simulate_plate
+
+    made = simulate_plate(
+        project.folder / "more",
+        plate="second",
+        wells=micro_wells()[:1],
+        fields=1,
+        field_shape=(128, 128),
+        channels=("DNA", "AGP"),
+    )
+    project.plateflow("init", str(made.raw), "--plate", "second")
+    index = made.raw / "Images" / "Index.idx.xml"
+    whole = index.read_text()
+    index.write_text(whole[: len(whole) // 2])
+    before = project.sequences()
+    output = project.snakemake("--retries", "0", status=1)
+    assert "second: ingest plate:" in output
+    assert "Index.idx.xml" in output
+    assert project.redone(before) == set()
+    index.write_text(whole)
+    project.snakemake()
+    assert project.redone(before) == set()
+    assert all_of("B02", "features") <= project.redone({}, "second")
