@@ -51,3 +51,16 @@ def test_a_doubled_plate_and_an_unknown_column_are_refused(tmp_path: Path):
     sheet.write_text("plate\tpth\np1\t/raw\n")
     with pytest.raises(PlateflowError, match="did you mean 'path'"):
         load_plates(sheet)
+
+
+def test_the_generated_files_are_up_to_date():
+    from plateflow.cli.defaults import default_files
+
+    folder = Path(__file__).resolve().parents[1] / "config"
+    for name in ("config.yaml", "config.schema.json", "README.md"):
+        assert (folder / name).read_text() == default_files()[name], f"config/{name} is out of date: run `make config`"
+
+
+def test_there_are_at_most_40_keys():
+    lines = config_yaml().splitlines()
+    assert sum(":" in line and not line.lstrip().startswith("#") for line in lines) <= 40

@@ -34,7 +34,7 @@ def init(
 ) -> None:
     """Recognise a raw plate, list what is in it, and write config/config.yaml and config/plates.tsv.
 
-    Where they exist, the configuration stays as it is and the plate is added to the sheet.
+    A configuration that someone has changed stays as it is; the plate is added to the sheet.
     """
     entry = make_entry(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
     from plateflow.plates import open_plate
@@ -118,7 +118,7 @@ def write_project(directory: Path, entry: PlateEntry, info: dict[str, Any]) -> l
     path, sheet = directory / "config" / "config.yaml", directory / "config" / "plates.tsv"
     said = []
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
+    if path.is_file() and path.read_text() != config_yaml():
         config = load_config(path)
         for name, label_set in config.segmentation.items():
             lacking = [channel for channel in label_set.channels if channel not in channels]

@@ -1,0 +1,71 @@
+"""The files under config/ that are made from the configuration's model: `make config` writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from plateflow.config import Config, LabelSet, PlateEntry, config_schema, config_yaml
+
+SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tplate_map\n"
+
+
+def default_files() -> dict[str, str]:
+    """The content of each file under config/, by name."""
+    return {
+        "config.yaml": config_yaml(),
+        "config.schema.json": json.dumps(config_schema(), indent=1) + "\n",
+        "README.md": _readme(),
+        "plates.tsv": SHEET_HEAD,
+    }
+
+
+def _readme() -> str:
+    lines = [
+        "# Configuration",
+        "",
+        "`config.yaml` holds every key with its default; `plates.tsv` has one line a plate. `plateflow init RAW_FOLDER`",
+        "writes both for a plate. This page is made from `src/plateflow/config.py` by `make config`.",
+        "",
+        "## config.yaml",
+        "",
+        "| key | default | meaning |",
+        "| --- | --- | --- |",
+        *(f"| `{key}` | `{json.dumps(value)}` | {text} |" for key, value, text in _keys(Config(), "")),
+        "",
+        "## plates.tsv",
+        "",
+        "| column | meaning |",
+        "| --- | --- |",
+        *(f"| `{name}` | {field.description} |" for name, field in PlateEntry.model_fields.items()),
+        "",
+    ]
+    return "\n".join(lines).replace("null", "")
+
+
+def _keys(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _keys(value, f"{prefix}{name}.")
+        elif name == "segmentation":
+            yield from _keys(LabelSet(channels=["DNA"]), f"{prefix}{name}.<label set>.")
+        else:
+            yield f"{prefix}{name}", value, (field.description or "").replace("|", "or")
+
+
+def main(folder: Path = Path("config")) -> None:
+    """Write the files; an existing plate sheet stays."""
+    folder.mkdir(exist_ok=True)
+    for name, content in default_files().items():
+        path = folder / name
+        if name != "plates.tsv" or not path.exists():
+            path.write_text(content)
+
+
+if __name__ == "__main__":
+    main()
