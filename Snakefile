@@ -14,7 +14,8 @@ PLAN = Plan(config)
 announce_driver()
 
 
-container: "docker://plateflow/plateflow:0.1.0"
+# Used with --software-deployment-method apptainer alone; envs/plateflow.def says how it is built.
+container: "envs/plateflow.sif"
 
 
 wildcard_constraints:
