@@ -1,8 +1,8 @@
 """How well labels agree with the truth: matching, average precision, error rate, F1, panoptic quality, Jaccard.
 
 Every measure starts from the table of overlaps of two label images, of which only the pairs that occur are kept:
-50,000 objects against 50,000 have about 150,000 such pairs, and 2.5 billion possible ones. Labels may have gaps; 0 is no
-object. Each function takes one pair of label images, or two lists of them, and then gives a row for each image.
+50,000 objects against 50,000 have about 150,000 such pairs, and 2.5 billion possible ones. Labels may have gaps; 0 is
+no object. Each function takes one pair of label images, or two lists of them, and then gives a row for each image.
 """
 
 from collections.abc import Callable, Sequence

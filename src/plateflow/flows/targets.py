@@ -6,10 +6,6 @@ object's own box, so that an object's flow doesn't depend on what else is in the
 outside the object as 0, so that nothing leaks between labels that touch.
 """
 
-# ruff: noqa: PLR0917  (compiled functions take their arguments by position)
-
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -44,7 +40,7 @@ def flows_from_labels(labels: NDArray[Any]) -> NDArray[np.float32]:
     compact, boxes = compact_labels(labels)
     out = np.zeros((compact.ndim, *compact.shape), np.float32)
     volume = as_volume(compact)
-    _targets(volume, boxes, 0, len(boxes), compact.ndim, out.reshape(compact.ndim, *volume.shape))
+    _targets(volume, boxes, compact.ndim, out.reshape(compact.ndim, *volume.shape))
     return out
 
 
@@ -56,8 +52,7 @@ def as_volume(array: NDArray[Any]) -> NDArray[Any]:
 def compact_labels(labels: NDArray[Any]) -> tuple[Labels, NDArray[np.int64]]:
     """Return labels as contiguous int32 and the boxes of their objects.
 
-    Boxes have a row for each label 1..max: ``z0, z1, y0, y1, x0, x1`` (ends exclusive), all 0 where there is no such
-    label. Labels much larger than the image are numbered anew in ascending order.
+    Labels much larger than the image are numbered anew in ascending order.
     """
     labels = np.ascontiguousarray(labels)
     if labels.ndim not in (2, 3) or labels.dtype.kind not in "iub":
@@ -71,22 +66,12 @@ def compact_labels(labels: NDArray[Any]) -> tuple[Labels, NDArray[np.int64]]:
         labels = np.maximum(inverse.reshape(labels.shape) - shift, 0)
         top = int(labels.max())
     compact = labels.view(np.int32) if labels.dtype == np.uint32 else labels.astype(np.int32, copy=False)
-    return compact, _boxes(as_volume(compact), top)
-
-
-def each_object(work: Callable[[int, int], None], n: int, workers: int) -> None:
-    """Call ``work(first, last)`` on runs of objects that cover ``range(n)``, in threads for several workers."""
-    if workers <= 1 or n < 2:
-        work(0, n)
-        return
-    step = max(1, n // (workers * 8))
-    starts = range(0, n, step)
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda first: work(first, min(first + step, n)), starts))
+    return compact, find_boxes(as_volume(compact), top)
 
 
 @njit(cache=True, nogil=True)
-def _boxes(labels: Labels, top: int) -> NDArray[np.int64]:
+def find_boxes(labels: Labels, top: int) -> NDArray[np.int64]:
+    """Find the box of each label 1..top: ``z0, z1, y0, y1, x0, x1``, ends exclusive; all 0 where there is none."""
     depth, height, width = labels.shape
     boxes = np.zeros((top, 6), np.int64)
     for z in range(depth):
@@ -107,23 +92,26 @@ def _boxes(labels: Labels, top: int) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
-def _heat(
+def diffuse(
     labels: Labels,
     label: int,
     box: NDArray[np.int64],
     ndim: int,
-    heat: NDArray[np.float64],
-    other: NDArray[np.float64],
-    weight: NDArray[np.float64],
-) -> None:
-    """Fill ``heat`` with the heat of one object; a flat array of the object's box with a border of one pixel."""
+    steps: int,
+    memory: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int, int]:
+    """Let heat diffuse in one object, as many ``steps`` as its box asks for if that is 0.
+
+    Returns heat and weight (above 0 inside the object) of its box with a border of one pixel, flat, in ``memory``; the
+    index of the box's first pixel in them; and how far rows and planes lie apart.
+    """
     z0, z1, y0, y1, x0, x1 = box[0], box[1], box[2], box[3], box[4], box[5]
     row = x1 - x0 + 2
     plane = (y1 - y0 + 2) * row
-    heat[:] = 0.0
-    other[:] = 0.0
-    weight[:] = 0.0
     border = 1 if ndim == 3 else 0
+    size = plane * (z1 - z0 + 2 * border)
+    heat, other, weight = memory[0, :size], memory[1, :size], memory[2, :size]
+    memory[:, :size] = 0.0
     share = 1.0 / 7.0 if ndim == 3 else 1.0 / 9.0
     area, sum_z, sum_y, sum_x = 0, 0, 0, 0
     for z in range(z0, z1):
@@ -149,11 +137,31 @@ def _heat(
                     d = (z - centre_z) ** 2 + (y - centre_y) ** 2 + (x - centre_x) ** 2
                     if nearest < 0 or d < nearest:
                         nearest, source = d, base + x
+    steps = steps if steps > 0 else diffusion_steps(box, ndim)
     if ndim == 3:
-        steps = 6 * ((z1 - z0) + (y1 - y0) + (x1 - x0) + 3)
         _diffuse_cross(heat, other, weight, row, plane, source, steps)
     else:
-        _diffuse_square(heat, other, weight, row, source, 2 * ((y1 - y0) + (x1 - x0) + 2))
+        _diffuse_square(heat, other, weight, row, source, steps)
+    return heat, weight, border * plane + row + 1, row, plane
+
+
+@njit(cache=True, nogil=True)
+def diffusion_steps(box: NDArray[np.int64], ndim: int) -> int:
+    """Say how many steps heat takes to fill an object with such a box (Cellpose's numbers, an even one in 3D)."""
+    extent = (box[3] - box[2]) + (box[5] - box[4]) + 2
+    return 6 * (extent + box[1] - box[0] + 1) if ndim == 3 else 2 * extent
+
+
+@njit(cache=True, nogil=True, inline="always")
+def slope(heat: NDArray[np.float64], p: int, row: int, plane: int, ndim: int) -> tuple[float, float, float]:
+    """Direction ``dz, dy, dx`` in which the heat grows at ``p``, a unit vector; 0 where it is flat."""
+    dy = heat[p + row] - heat[p - row]
+    dx = heat[p + 1] - heat[p - 1]
+    dz = heat[p + plane] - heat[p - plane] if ndim == 3 else 0.0
+    length = np.sqrt(dz * dz + dy * dy + dx * dx)
+    if length > 0.0:
+        return dz / length, dy / length, dx / length
+    return 0.0, 0.0, 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -250,45 +258,32 @@ def _cross(
 
 
 @njit(cache=True, nogil=True)
-def _largest(boxes: NDArray[np.int64], first: int, last: int, ndim: int) -> int:
+def room(boxes: NDArray[np.int64], ndim: int) -> NDArray[np.float64]:
+    """Make the memory that ``diffuse`` needs for the largest of these boxes."""
     largest = 0
-    for i in range(first, last):
+    for i in range(len(boxes)):
         box = boxes[i]
         depth = box[1] - box[0] + 2 if ndim == 3 else 1
         largest = max(largest, depth * (box[3] - box[2] + 2) * (box[5] - box[4] + 2))
-    return largest
+    return np.empty((3, largest), np.float64)
 
 
 @njit(cache=True, nogil=True)
-def _targets(
-    labels: Labels, boxes: NDArray[np.int64], first: int, last: int, ndim: int, out: NDArray[np.float32]
-) -> None:
-    """Write the unit vectors of objects ``first`` to ``last`` into ``out``, ``(D, Z, Y, X)``."""
-    memory = np.empty((3, _largest(boxes, first, last, ndim)), np.float64)
-    for i in range(first, last):
-        box = boxes[i]
-        if box[1] == 0:
+def _targets(labels: Labels, boxes: NDArray[np.int64], ndim: int, out: NDArray[np.float32]) -> None:
+    """Write the unit vectors of all objects into ``out``, ``(D, Z, Y, X)``."""
+    memory = room(boxes, ndim)
+    for i in range(len(boxes)):
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        if z1 == 0:
             continue
-        z0, y0, x0 = box[0], box[2], box[4]
-        row = box[5] - x0 + 2
-        plane = (box[3] - y0 + 2) * row
-        border = 1 if ndim == 3 else 0
-        size = plane * (box[1] - z0 + 2) if ndim == 3 else plane
-        heat = memory[0, :size]
-        weight = memory[2, :size]
-        _heat(labels, i + 1, box, ndim, heat, memory[1, :size], weight)
-        for z in range(z0, box[1]):
-            for y in range(y0, box[3]):
-                base = (z - z0 + border) * plane + (y - y0 + 1) * row + 1 - x0
-                for x in range(x0, box[5]):
-                    p = base + x
-                    if weight[p] > 0.0:
-                        dy = heat[p + row] - heat[p - row]
-                        dx = heat[p + 1] - heat[p - 1]
-                        dz = heat[p + plane] - heat[p - plane] if ndim == 3 else 0.0
-                        length = np.sqrt(dz * dz + dy * dy + dx * dx)
-                        if length > 0.0:
-                            out[ndim - 2, z, y, x] = dy / length
-                            out[ndim - 1, z, y, x] = dx / length
-                            if ndim == 3:
-                                out[0, z, y, x] = dz / length
+        heat, weight, first, row, plane = diffuse(labels, i + 1, boxes[i], ndim, 0, memory)
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                base = first + (z - z0) * plane + (y - y0) * row - x0
+                for x in range(x0, x1):
+                    if weight[base + x] > 0.0:
+                        dz, dy, dx = slope(heat, base + x, row, plane, ndim)
+                        out[ndim - 2, z, y, x] = dy
+                        out[ndim - 1, z, y, x] = dx
+                        if ndim == 3:
+                            out[0, z, y, x] = dz

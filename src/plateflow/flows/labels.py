@@ -1,0 +1,311 @@
+"""From end pixels to labels: the same labels however the canvas was cut into blocks, and the work among threads."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from plateflow.flows import quality, seeds
+from plateflow.flows.blocks import Bits, Block, FlowField, cell_table, half_values, plan_blocks, probability_table
+from plateflow.flows.follow import Points, follow_core
+from plateflow.flows.targets import Labels, as_volume, find_boxes
+
+__all__ = ["Objects", "labels_from_ends", "labels_from_flows"]
+
+# Blocks that labels_from_flows cuts for itself: small enough to stay in cache and to keep every thread busy.
+_OWN_BLOCK = {2: 512, 3: 96}
+# What Cellpose takes for too large, as a share of the canvas.
+_CELLPOSE_LARGEST = 0.4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """The objects of a canvas in the order of their labels 1..n; arrays with an entry for each."""
+
+    label: NDArray[np.uint32]
+    seed: NDArray[np.int64]  # (n, D), canvas coordinates
+    area: NDArray[np.int64]  # pixels, filled holes among them
+    flow_error: NDArray[np.float64]  # NaN if the check is off
+    cell_probability: NDArray[np.float64]  # mean over the pixels that lead to the seed
+
+
+def labels_from_flows(
+    flow: NDArray[Any],
+    cell_logit: NDArray[Any],
+    *,
+    block: int | None = None,
+    workers: int | None = None,
+    device: Any = "cpu",
+    n_steps: int = 200,
+    cell_threshold: float = 0.0,
+    flow_threshold: float = 0.4,
+    min_size: int = 15,
+    max_size: int | None = None,
+    compat: str | None = None,
+) -> NDArray[np.uint32]:
+    """Turn a flow field into labels.
+
+    Parameters
+    ----------
+    flow, cell_logit
+        Flow field in network units (5 x pixels a step), ``(D, *space)``, order ``[dz,] dy, dx``, and logits
+        ``(*space)``; numpy, memmap or zarr. Both are rounded to float16 first.
+    block, workers
+        Edge of the blocks in pixels, and threads (default: one a processor). They change no pixel of the result.
+    device
+        ``"cpu"`` runs compiled code; anything that torch takes as a device follows the paths there, with equal results.
+    n_steps
+        Steps of a path.
+    cell_threshold
+        Pixels whose logit is above belong to objects.
+    flow_threshold
+        Objects whose flow error is above are dropped; 0 switches the check off.
+    min_size, max_size
+        Objects with fewer pixels (holes filled), or more (before), are dropped; ``None`` is no limit.
+    compat
+        ``"cellpose"`` follows the conventions of Cellpose 4, dependence on the size of the image included.
+
+    Returns
+    -------
+    Labels 1..n in raster order of the seeds, uint32, 0 outside.
+
+    Raises
+    ------
+    ValueError
+        If shapes don't fit, or a value is NaN or infinite (the message names the place).
+    """
+    field = FlowField(flow, cell_logit)
+    compat = _check_compat(compat)
+    blocks = plan_blocks(field.shape, block or _OWN_BLOCK[field.ndim])
+    workers = workers or _processors()
+
+    def follow(one: Block) -> Points:
+        return follow_core(field, one, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat, device=device)
+
+    ends = list(each(follow, blocks, workers if device == "cpu" else 1))
+    labels, _ = _assemble(
+        field, blocks, ends.__getitem__, cell_threshold, flow_threshold, min_size, max_size, compat, workers
+    )
+    return labels
+
+
+def labels_from_ends(
+    ends: Callable[[int], Points] | Sequence[Points],
+    flow: Any,
+    *,
+    shape: Sequence[int],
+    block: int,
+    n_steps: int,
+    cell_threshold: float,
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None = None,
+    compat: str | None = None,
+    workers: int = 1,
+) -> tuple[NDArray[np.uint32], Objects]:
+    """Make the labels of a canvas from the end pixels of its blocks, one block in memory at a time.
+
+    Parameters
+    ----------
+    ends
+        The result of :func:`follow_block` for each of ``plan_blocks(shape, block)``: a sequence, or a function of the
+        block's index (it is called twice for each block).
+    flow
+        The canvas's flow field ``(D + 1, *space)`` with the logit last; numpy, memmap or zarr.
+    shape, block, n_steps, cell_threshold, compat
+        As the blocks were planned and followed.
+    flow_threshold, min_size, max_size
+        As :func:`labels_from_flows`.
+    workers
+        Threads; they change nothing in the result.
+
+    Returns
+    -------
+    Labels 1..n (uint32, ``shape``), and what is known of each object.
+
+    Raises
+    ------
+    ValueError
+        If the end pixels aren't those of this flow field and these parameters.
+    """
+    field = FlowField(flow)
+    if tuple(shape) != field.shape:
+        raise ValueError(f"the canvas is {tuple(shape)} and its flow field {field.shape}: they must be the same")
+    blocks = plan_blocks(shape, block)
+    compat = _check_compat(compat)
+
+    def read(index: int) -> Points:
+        points = ends(index) if callable(ends) else ends[index]
+        core = np.array([[(c.start, c.stop)] for c in blocks[index].core])
+        # No path leads further than 7.99 pixels a step: end pixels that lie beyond are those of something else.
+        reach = 8 * n_steps + 1
+        if len(points) != len(core) or (points < core[..., 0] - reach).any() or (points > core[..., 1] + reach).any():
+            raise ValueError(f"the end pixels of block {index} can't be reached from it: follow this canvas again")
+        return points
+
+    return _assemble(field, blocks, read, cell_threshold, flow_threshold, min_size, max_size, compat, workers)
+
+
+def _assemble(
+    field: FlowField,
+    blocks: list[Block],
+    ends: Callable[[int], Points],
+    cell_threshold: float,
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None,
+    compat: str | None,
+    workers: int,
+) -> tuple[NDArray[np.uint32], Objects]:
+    """Count, find seeds, label, drop, fill, number: the steps of the design in their order."""
+    canvas, ndim = field.volume, field.ndim
+    cellpose = compat == "cellpose"
+    count = each(lambda one: seeds.count_ends(ends(one.index), canvas), blocks, workers)
+    counts = seeds.merge_counts(count, canvas)
+    chosen = seeds.find_seeds(counts, ties=cellpose)
+    owner = seeds.find_basins(counts, chosen)
+    # From here on objects are known by their indices 0..n-1 in raster order of their seeds, and labelled index + 1.
+    order = np.argsort(chosen)
+    numbers = np.zeros(chosen.size + 1, np.int32)
+    numbers[1 + order] = np.arange(1, chosen.size + 1)
+    owner = numbers[owner]
+    seed = counts.pixels[chosen[order]]
+
+    out = np.zeros(field.shape, np.uint32)
+    labels = as_volume(out.view(np.int32))
+    rows = counts.rows()
+    above = cell_table(float(cell_threshold))
+    area = np.zeros(seed.size, np.int64)
+
+    def paint(one: Block) -> NDArray[np.int64]:
+        values = seeds.look_up(ends(one.index), counts, rows, owner)
+        core = labels[_with_z(one.core)]
+        if _paint(field.read_logit(one.core), above, values, core) != values.size:
+            raise ValueError(f"block {one.index} has not one end pixel for each cell pixel: follow this canvas again")
+        return np.bincount(values, minlength=seed.size + 1)[1:]
+
+    for part in each(paint, blocks, workers):
+        area += part
+    boxes = find_boxes(labels, seed.size)
+
+    if cellpose:
+        max_size = int(_CELLPOSE_LARGEST * np.prod(field.shape))
+    kept = area > 0
+    if max_size is not None:
+        kept &= area <= max_size
+    check = flow_threshold is not None and flow_threshold > 0 and not (cellpose and ndim == 3)
+    steps = quality.most_steps(boxes, kept, ndim) if cellpose else 0
+    errors, probability = _measure(field, blocks, labels, boxes, kept, check, steps, workers)
+    if check:
+        kept &= ~(errors > flow_threshold)
+    if cellpose:
+        kept &= area >= min_size
+    quality.clear(labels, boxes, np.flatnonzero(~kept & (area > 0)))
+    remaining = np.flatnonzero(kept)
+    # Where holes lie in each other the smallest object wins, then the first in raster order: it comes last.
+    in_order = remaining if cellpose else remaining[np.lexsort((-remaining, -area[remaining]))]
+    quality.fill_holes(labels, boxes, in_order, ndim, cellpose, area)
+    kept &= area >= max(min_size, 1)
+
+    numbers = np.zeros(seed.size + 1, np.int32)
+    numbers[1:][kept] = np.arange(1, kept.sum() + 1)
+    slabs = [labels[:, y : y + 256] for y in range(0, canvas[1], 256)]
+    list(each(lambda slab: quality.renumber(slab, numbers), slabs, workers))
+    return out, Objects(
+        label=np.arange(1, kept.sum() + 1, dtype=np.uint32),
+        seed=np.stack(np.unravel_index(seed[kept], canvas), -1)[:, 3 - ndim :],
+        area=area[kept],
+        flow_error=errors[kept],
+        cell_probability=probability[kept],
+    )
+
+
+def _measure(
+    field: FlowField,
+    blocks: list[Block],
+    labels: Labels,
+    boxes: NDArray[np.int64],
+    kept: NDArray[np.bool_],
+    check: bool,
+    steps: int,
+    workers: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure flow error and cell probability of the kept objects; the rest stays NaN.
+
+    Objects are taken with the block that holds the first corner of their box, so that each window is read once.
+    """
+    errors, probability = np.full((2, len(boxes)), np.nan)
+    ndim = field.ndim
+    edge = [c.stop - c.start for c in _with_z(blocks[0].core)]
+    across = [-(-n // e) for n, e in zip(field.volume, edge, strict=True)]
+    home = np.ravel_multi_index(tuple(boxes[:, 2 * a] // edge[a] for a in range(3)), tuple(across))
+    indices = np.flatnonzero(kept)
+    indices = indices[np.argsort(home[indices], kind="stable")]
+    groups = np.split(indices, np.flatnonzero(np.diff(home[indices])) + 1) if indices.size else []
+
+    def measure(group: NDArray[np.int64]) -> None:
+        mine = boxes[group]
+        low, high = mine[:, ::2].min(0), mine[:, 1::2].max(0)
+        window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        local = mine - np.repeat(low, 2)
+        view = labels[window]
+        if check:
+            bits = field.read(window[3 - ndim :])
+            found = np.empty(group.size)
+            quality.measure_errors(view, local, group + 1, ndim, half_values()[bits[:ndim]], steps, found)
+            errors[group] = found
+            logit = bits[ndim]
+        else:
+            logit = field.read_logit(window[3 - ndim :])
+        found = np.empty(group.size)
+        quality.mean_probability(view, local, group + 1, logit, probability_table(), found)
+        probability[group] = found
+
+    list(each(measure, groups, workers))
+    return errors, probability
+
+
+@njit(cache=True, nogil=True)
+def _paint(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], labels: Labels) -> int:
+    """Give the cell pixels of a core their values, in raster order; return how many there are."""
+    i = 0
+    for z in range(logit.shape[0]):
+        for y in range(logit.shape[1]):
+            for x in range(logit.shape[2]):
+                if above[logit[z, y, x]] == 1:
+                    if i < values.size:
+                        labels[z, y, x] = values[i]
+                    i += 1
+    return i
+
+
+def each(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yield ``work`` of each item in order, from threads if there are several workers; few results wait at a time."""
+    items = list(items)
+    if workers <= 1 or len(items) < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(work, items)
+
+
+def _with_z(core: tuple[slice, ...]) -> tuple[slice, ...]:
+    return (slice(0, 1),) * (3 - len(core)) + core
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_compat(compat: str | None) -> str | None:
+    if compat not in (None, "cellpose"):
+        raise ValueError(f'compat is None or "cellpose"; got {compat!r}')
+    return compat

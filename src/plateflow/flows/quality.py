@@ -1,0 +1,183 @@
+"""Which objects are kept, and their pixels: flow error, cell probability, holes. One object at a time, in its box."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from plateflow.flows.blocks import Bits
+from plateflow.flows.targets import Labels, as_volume, compact_labels, diffuse, diffusion_steps, room, slope
+
+__all__ = ["flow_error"]
+
+Boxes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
+    """Compare a flow field with the one that the labels themselves would have (Cellpose's flow error).
+
+    Parameters
+    ----------
+    labels
+        Label image, axes ``YX`` or ``ZYX``; objects of one pixel or more, gaps allowed.
+    flow
+        Flow field in network units (5 x the unit target), ``(D, *labels.shape)``, order ``[dz,] dy, dx``.
+
+    Returns
+    -------
+    For each label 1..max the mean over its pixels of the squared distance between ``flow / 5`` and its own unit target
+    (:func:`plateflow.flows.flows_from_labels`); NaN where there is no such label. Sums are float64 in raster order.
+    """
+    labels = np.asarray(labels)
+    top = int(labels.max(initial=0))
+    compact, boxes = compact_labels(labels)
+    if flow.shape != (compact.ndim, *compact.shape):
+        raise ValueError(f"flow must have the shape {(compact.ndim, *compact.shape)} of these labels; got {flow.shape}")
+    if flow.dtype == np.float16:
+        flow = flow.astype(np.float32)
+    volume = as_volume(compact)
+    errors = np.full(len(boxes), np.nan)
+    numbers = np.arange(1, len(boxes) + 1)
+    measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), 0, errors)
+    if top == len(errors):
+        return errors
+    spread = np.full(top, np.nan)  # the labels were numbered anew
+    spread[np.unique(labels[labels > 0]).astype(np.int64) - 1] = errors
+    return spread
+
+
+@njit(cache=True, nogil=True)
+def measure_errors(
+    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, steps: int, errors: Floats
+) -> None:
+    """Fill the flow errors of the objects with these numbers and boxes, all in the coordinates of ``labels``."""
+    memory = room(boxes, ndim)
+    for i in range(len(boxes)):
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        if z1 == 0:
+            continue
+        heat, weight, first, row, plane = diffuse(labels, numbers[i], boxes[i], ndim, steps, memory)
+        total, area = 0.0, 0
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                base = first + (z - z0) * plane + (y - y0) * row - x0
+                for x in range(x0, x1):
+                    if weight[base + x] > 0.0:
+                        dz, dy, dx = slope(heat, base + x, row, plane, ndim)
+                        dy -= np.float64(flow[ndim - 2, z, y, x]) / 5.0
+                        dx -= np.float64(flow[ndim - 1, z, y, x]) / 5.0
+                        if ndim == 3:
+                            dz -= np.float64(flow[0, z, y, x]) / 5.0
+                        total += dz * dz + dy * dy + dx * dx
+                        area += 1
+        errors[i] = total / area
+
+
+def most_steps(boxes: Boxes, kept: NDArray[np.bool_], ndim: int) -> int:
+    """Say how many steps of diffusion the largest object needs: Cellpose gives so many to all."""
+    return max((diffusion_steps(box, ndim) for box in boxes[kept]), default=0)
+
+
+@njit(cache=True, nogil=True)
+def mean_probability(
+    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], logit: Bits, table: Floats, means: Floats
+) -> None:
+    """Fill the mean over each object of the logistic function (``table``, by the bits of the float16 logit)."""
+    for i in range(len(boxes)):
+        box = boxes[i]
+        total, area = 0.0, 0
+        for z in range(box[0], box[1]):
+            for y in range(box[2], box[3]):
+                for x in range(box[4], box[5]):
+                    if labels[z, y, x] == numbers[i]:
+                        total += table[logit[z, y, x]]
+                        area += 1
+        means[i] = total / max(area, 1)
+
+
+@njit(cache=True, nogil=True)
+def fill_holes(
+    labels: Labels, boxes: Boxes, order: NDArray[np.int64], ndim: int, over: bool, area: NDArray[np.int64]
+) -> None:
+    """Fill the holes of objects in the given order of their indices; later ones win. Areas are brought up to date.
+
+    A filled pixel gets the label's negative: so it stays known as unlabelled for the objects that come after. With
+    ``over``, pixels of other objects in a hole are taken too, as Cellpose does.
+    """
+    largest = 0
+    for i in order:
+        largest = max(largest, (boxes[i, 1] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 2]) * (boxes[i, 5] - boxes[i, 4]))
+    outside_memory = np.empty(largest, np.uint8)
+    stack = np.empty(largest, np.int64)
+    for i in order:
+        label = np.int32(i + 1)
+        z0, y0, x0 = boxes[i, 0], boxes[i, 2], boxes[i, 4]
+        depth, height, width = boxes[i, 1] - z0, boxes[i, 3] - y0, boxes[i, 5] - x0
+        size = depth * height * width
+        if size == area[i]:
+            continue
+        # 1 is the object or reached from the border of the box, 0 not reached: a hole.
+        known = outside_memory[:size]
+        reached, top = 0, 0
+        for p in range(size):
+            z, y, x = p // (height * width), p // width % height, p % width
+            mine = labels[z0 + z, y0 + y, x0 + x] == label
+            border = y == 0 or y == height - 1 or x == 0 or x == width - 1
+            border |= ndim == 3 and (z == 0 or z == depth - 1)
+            known[p] = mine or border
+            reached += mine
+            if border and not mine:
+                stack[top] = p
+                top += 1
+                reached += 1
+        while top > 0:
+            top -= 1
+            p = stack[top]
+            z, y, x = p // (height * width), p // width % height, p % width
+            for q, inside in (
+                (p - 1, x > 0),
+                (p + 1, x < width - 1),
+                (p - width, y > 0),
+                (p + width, y < height - 1),
+                (p - height * width, z > 0),
+                (p + height * width, z < depth - 1),
+            ):
+                if inside and not known[q]:
+                    known[q] = 1
+                    stack[top] = q
+                    top += 1
+                    reached += 1
+        if reached == size:
+            continue
+        for p in range(size):
+            if not known[p]:
+                z, y, x = z0 + p // (height * width), y0 + p // width % height, x0 + p % width
+                old = labels[z, y, x]
+                if old <= 0 or over:
+                    labels[z, y, x] = label if over else -label
+                    area[i] += 1
+                    if old != 0:
+                        area[abs(old) - 1] -= 1
+
+
+@njit(cache=True, nogil=True)
+def clear(labels: Labels, boxes: Boxes, gone: NDArray[np.int64]) -> None:
+    """Remove objects by their indices."""
+    for i in gone:
+        box = boxes[i]
+        for z in range(box[0], box[1]):
+            for y in range(box[2], box[3]):
+                for x in range(box[4], box[5]):
+                    if labels[z, y, x] == i + 1:
+                        labels[z, y, x] = 0
+
+
+@njit(cache=True, nogil=True)
+def renumber(labels: Labels, numbers: NDArray[np.int32]) -> None:
+    """Replace labels (and the negatives that mark filled pixels) by ``numbers[label]``, in place."""
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                labels[z, y, x] = numbers[abs(labels[z, y, x])]
