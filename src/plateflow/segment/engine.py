@@ -226,10 +226,12 @@ class _Canvas:
             pixels = F.interpolate(
                 pixels[None], size=self.grid, mode="bilinear", align_corners=False, antialias=shrinks
             )[0]
+        # A small canvas goes on as its mirror image: beside zeros an object cut by the border, or dark, is misread.
         missing = [max(0, TILE - n) for n in self.grid]
         self.padding = (missing[0] // 2, missing[1] // 2)
-        top, left = self.padding
-        self.pixels = F.pad(pixels, (left, missing[1] - left, top, missing[0] - top, 0, IN_CHANNELS - channels))
+        sides = [(before, n - before) for before, n in zip(self.padding, missing, strict=True)]
+        mirrored = torch.from_numpy(np.pad(pixels.numpy(), [(0, 0), *sides], mode="symmetric"))
+        self.pixels = F.pad(mirrored, (0, 0, 0, 0, 0, IN_CHANNELS - channels))
         self.tiles = tile_plan(self.grid)
         # A tile of zeros alone is fill: no field lies there, or no channel has contrast.
         self.blank = [index for index in range(len(self.tiles)) if not self.tile(index).any()]

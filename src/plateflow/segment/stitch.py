@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import shutil
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plateflow.segment.plan import (
-    BlockOf,
     follow_units,
     label_set_grid,
     load_scratch,
@@ -54,40 +55,46 @@ def units(context: JobContext) -> list[Unit]:
 
 
 def _stitch(context: JobContext, unit: Unit) -> Outcome:
-    from plateflow.flows import labels_from_ends
     from plateflow.images.store import write_labels
 
-    paths, settings = context.paths, context.config.segmentation[unit.label_set]
-    grid = label_set_grid(context, unit.label_set)
-    canvases: dict[int, Canvas] = {block.canvas.index: block.canvas for block in unit.data}
+    canvases: dict[int, Canvas] = {}
+    blocks: dict[int, list[int]] = {}  # of each canvas, by its index
+    for number, block in enumerate(unit.data):
+        canvases[block.canvas.index] = block.canvas
+        blocks.setdefault(block.canvas.index, []).append(number)
     tables: list[pa.Table] = []
     count = 0
-    drawn = []
-    for index, canvas in canvases.items():
-        blocks: list[tuple[int, BlockOf]] = [
-            (number, block) for number, block in enumerate(unit.data) if block.canvas.index == index
-        ]
-        ends = [
-            load_scratch(paths.ends(unit.label_set, unit.well, index, number), context.entry.plate)
-            for number, _ in blocks
-        ]
-        labels, objects = labels_from_ends(
-            ends,
-            load_scratch(paths.flows(unit.label_set, unit.well, index), context.entry.plate),
-            shape=(canvas.height, canvas.width),
-            block=context.config.follow_block_px,
-            n_steps=grid.n_steps,
-            cell_threshold=settings.cell_threshold,
-            flow_threshold=settings.flow_threshold,
-            min_size=settings.min_size_px,
-        )
-        labels[labels > 0] += np.uint32(count)
-        drawn.append((canvas, labels))
-        tables.append(_table(objects, canvas, count))
-        count += len(objects.label)
-    write_labels(paths, unit.well, unit.label_set, drawn)
-    write_atomic(paths.objects(unit.label_set, unit.well), _parquet(tables))
+    for (t, z), group in groupby(canvases.values(), key=lambda canvas: (canvas.t, canvas.z)):
+        drawn = []
+        for canvas in group:
+            labels, objects = _labels(context, unit, canvas, blocks[canvas.index])
+            labels[labels > 0] += np.uint32(count)
+            drawn.append((canvas, labels))
+            tables.append(_table(objects, canvas, count))
+            count += len(objects.label)
+        write_labels(context.paths, unit.well, unit.label_set, t, z, drawn)
+    write_atomic(context.paths.objects(unit.label_set, unit.well), _parquet(tables))
     return Outcome(info={"objects": count, "canvases": len(canvases)})
+
+
+def _labels(context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int]) -> tuple[NDArray[np.uint32], Objects]:
+    from plateflow.flows import labels_from_ends
+
+    paths, settings = context.paths, context.config.segmentation[unit.label_set]
+    ends = [
+        load_scratch(paths.ends(unit.label_set, unit.well, canvas.index, number), context.entry.plate)
+        for number in blocks
+    ]
+    return labels_from_ends(
+        ends,
+        load_scratch(paths.flows(unit.label_set, unit.well, canvas.index), context.entry.plate),
+        shape=(canvas.height, canvas.width),
+        block=context.config.follow_block_px,
+        n_steps=label_set_grid(context, unit.label_set).n_steps,
+        cell_threshold=settings.cell_threshold,
+        flow_threshold=settings.flow_threshold,
+        min_size=settings.min_size_px,
+    )
 
 
 def _table(objects: Objects, canvas: Canvas, offset: int) -> pa.Table:
@@ -119,9 +126,9 @@ def _parquet(tables: list[pa.Table]) -> bytes:
 
 
 def _clear(context: JobContext, unit: Unit) -> None:
-    from plateflow.images.store import write_labels
+    from plateflow.images.store import clear_labels
 
-    write_labels(context.paths, unit.well, unit.label_set, [])
+    clear_labels(context.paths, unit.well, unit.label_set)
     context.paths.objects(unit.label_set, unit.well).unlink(missing_ok=True)
 
 
