@@ -32,11 +32,11 @@ FILE_NAME = re.compile(
 _TO_UM = {"m": 6, "mm": 3, "um": 0, "\u00b5m": 0, "\u03bcm": 0, "nm": -3}
 _TO_S = {"s": 1.0, "ms": 1e-3}
 # What of an image is used; the rest (orientation, binning, absolute times) is passed over while parsing.
-_USED = frozenset(
-    ("URL", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName", "MaxIntensity")
-    + ("ImageResolutionX", "ImageResolutionY", "ImageSizeX", "ImageSizeY", "PositionX", "PositionY", "PositionZ")
-    + ("MainEmissionWavelength", "ExposureTime")
-)
+_USED = {
+    *("URL", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName", "MaxIntensity"),
+    *("ImageResolutionX", "ImageResolutionY", "ImageSizeX", "ImageSizeY", "PositionX", "PositionY", "PositionZ"),
+    *("MainEmissionWavelength", "ExposureTime"),
+}
 Values = dict[str, tuple[str, str]]
 """Of an image or channel: tag -> (text, unit)."""
 

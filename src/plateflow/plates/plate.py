@@ -97,12 +97,16 @@ def index_plate(entry: PlateEntry) -> Index:
 
 
 def open_plate(
-    path: str | Path, *, layout: str | None = None, pattern: str | None = None, pixel_size_um: float | None = None
+    path: str | Path | PlateEntry,
+    *,
+    layout: str | None = None,
+    pattern: str | None = None,
+    pixel_size_um: float | None = None,
 ) -> Plate:
     """Open a raw plate.
 
     Args:
-        path: the folder of one measurement.
+        path: the folder of one measurement, or a line of a plate sheet, which then says all.
         layout: the name of a reader; recognised by itself where not given (with `pattern` it is "pattern").
         pattern: regular expression for the layout "pattern".
         pixel_size_um: where the layout doesn't say, or to overrule it.
@@ -110,16 +114,17 @@ def open_plate(
     Raises:
         PlateflowError: the folder can't be read.
     """
-    folder = Path(path)
-    name = folder.resolve().name
-    entry = PlateEntry(
-        plate=name if SAFE_NAME.fullmatch(name) and ".." not in name and name != "screen" else "plate",
-        path=str(folder),
-        layout="harmony",
-        pattern=pattern,
-        pixel_size_um=pixel_size_um,
-    )
-    plate_folder(entry)
-    chosen = layout or ("pattern" if pattern is not None else recognise(folder))
-    index = index_plate(entry.model_copy(update={"layout": chosen}))
+    if not isinstance(path, PlateEntry):
+        folder = Path(path)
+        name = folder.resolve().name
+        entry = PlateEntry(
+            plate=name if SAFE_NAME.fullmatch(name) and ".." not in name and name != "screen" else "plate",
+            path=str(folder),
+            pattern=pattern,
+            pixel_size_um=pixel_size_um,
+        )
+        plate_folder(entry)
+        chosen = layout or ("pattern" if pattern is not None else recognise(folder))
+        path = entry.model_copy(update={"layout": chosen})
+    index = index_plate(path)
     return Plate(planes=index.planes, info=index.info)

@@ -221,7 +221,7 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     if entry.pixel_size_um is not None:
         planes["dy_um"] = planes["dx_um"] = entry.pixel_size_um
     planes = _add_missing(planes)
-    _complete_sizes(planes, listing, notes)
+    _complete_sizes(entry, planes, listing, notes)
     stats = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
     planes["size_bytes"] = [size for size, _ in stats]
     planes["mtime_ns"] = [time for _, time in stats]
@@ -336,7 +336,7 @@ def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([planes, lacking.assign(path="", page=0, z_um=np.nan)], ignore_index=True)
 
 
-def _complete_sizes(planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
+def _complete_sizes(entry: PlateEntry, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
     """Height, width and pixel type: what most of a few headers say, so that one bad file doesn't decide."""
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
     step = max(1, len(present) // HEADERS_READ)
@@ -354,6 +354,13 @@ def _complete_sizes(planes: pd.DataFrame, listing: Listing, notes: list[str]) ->
                 f"the metadata say {first['height']:.0f} x {first['width']:.0f} pixels, the files {height} x {width}"
             )
     planes.loc[~said, ["height", "width"]] = [height, width]
+    if (planes["height"] <= 0).any():
+        raise PlateflowError(
+            "no image of the plate can be read",
+            where=f"{entry.plate}: {some(present)}",
+            why="the metadata don't give the images' size, and the files that were tried are no sound TIFFs",
+            remedy="run `plateflow check`, and copy the images again",
+        )
 
 
 def _natural(text: str) -> tuple[int, int, str]:

@@ -1,0 +1,1 @@
+"""The plate store, the placement of fields, illumination, histograms, and reading for the later stages."""

@@ -1,0 +1,256 @@
+"""Where a well's fields lie in its image, and which of them are segmented as one.
+
+A well is one image, axes t c z y x, in pixels; its fields lie at their stage positions, rounded to whole pixels, with
+the top-left field's corner of the well's bounding box at the origin. Where any field of a well has no position, all of
+that well lie in a grid with a gap between them. Where fields overlap, the first in order wins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from plateflow.config import Config, PlateflowError
+from plateflow.paths import PlatePaths
+from plateflow.state.journal import outcomes
+
+GRID_GAP_PX = 32
+SPARSE = 400
+"""An image may have this many times the pixels of its fields; more is a wrong pixel size, not a sparse well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldBox:
+    """A field's place in its well's image, in px."""
+
+    name: str
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The field in an array (..., y, x) of the image."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WellLayout:
+    """A well's image and the fields in it.
+
+    Attributes:
+        shape: of the image, (t, c, z, y, x).
+        dtype: of its pixels.
+        fields: in the manifest's order; where they overlap the first wins.
+        channels: names, in the order of the image's axis.
+        z_planes: of each channel the z planes that it has; stacks may differ.
+        pixel_um: (z, y, x) in um; 1.0 along an axis of unknown size, see `unit_known`.
+        unit_known: whether y and x are known in um.
+        placement: "stage" where the fields lie at their positions; "grid" where these are unknown; "stacked" where
+            they are in a grid because by the metadata they would lie on each other.
+    """
+
+    shape: tuple[int, int, int, int, int]
+    dtype: str
+    fields: tuple[FieldBox, ...]
+    channels: tuple[str, ...]
+    z_planes: tuple[tuple[int, ...], ...]
+    pixel_um: tuple[float, float, float]
+    unit_known: bool
+    placement: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As the image's `zarr.json` holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WellLayout:
+        """Back from `to_json`."""
+        return cls(
+            shape=tuple(value["shape"]),
+            dtype=value["dtype"],
+            fields=tuple(FieldBox(**box) for box in value["fields"]),
+            channels=tuple(value["channels"]),
+            z_planes=tuple(tuple(planes) for planes in value["z_planes"]),
+            pixel_um=tuple(value["pixel_um"]),
+            unit_known=value["unit_known"],
+            placement=value["placement"],
+        )
+
+    def label_shape(self, z_mode: str) -> tuple[int, int, int, int]:
+        """The shape (t, z, y, x) of label arrays: z is 1 but where every plane is kept."""
+        t, _, z, y, x = self.shape
+        return t, z if z_mode == "keep" else 1, y, x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """Fields that touch or overlap: what is segmented as one.
+
+    Attributes:
+        index: its number in the well, over t, z and the place in the image.
+        t: time point.
+        z: the z plane of the labels: 0 but where every plane is kept.
+        y, x, height, width: its box in the image, in px.
+        fields: in the image's coordinates.
+    """
+
+    index: int
+    t: int
+    z: int
+    y: int
+    x: int
+    height: int
+    width: int
+    fields: tuple[FieldBox, ...]
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The canvas in an array (..., y, x) of the image."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+    def owner(self) -> NDArray[np.int16]:
+        """Of each pixel of the canvas the number of the field that it belongs to, -1 outside of fields: (y, x)."""
+        owner = np.full((self.height, self.width), -1, np.int16)
+        for number in reversed(range(len(self.fields))):
+            box = self.fields[number]
+            top, left = box.y - self.y, box.x - self.x
+            owner[top : top + box.height, left : left + box.width] = number
+        return owner
+
+
+def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
+    """The layout of a well.
+
+    Args:
+        planes: the manifest's rows of this well.
+        info: manifest/plate.json.
+
+    Raises:
+        PlateflowError: the positions and the pixel size can't both be right.
+    """
+    size = info["pixel_size_um"]
+    dy, dx = size or (1.0, 1.0)
+    first = planes.groupby("field", sort=False)[["y_um", "x_um", "height", "width"]].first()
+    names, heights, widths = list(first.index), first["height"].astype(int), first["width"].astype(int)
+    corners = first[["y_um", "x_um"]].to_numpy(float)
+    relative = (corners - corners.min(axis=0)) / (dy, dx)
+    if size is None or np.isnan(corners).any():
+        placement = "grid"
+    else:
+        placement = "stacked" if _stacked(relative, heights.min(), widths.min()) else "stage"
+    if placement == "stage":
+        places = [(round(y), round(x)) for y, x in relative.tolist()]
+    else:
+        places = _grid(len(names), int(heights.max()), int(widths.max()))
+    fields = tuple(
+        FieldBox(name=name, y=y, x=x, height=int(height), width=int(width))
+        for name, (y, x), height, width in zip(names, places, heights, widths, strict=True)
+    )
+    height, width = max(box.y + box.height for box in fields), max(box.x + box.width for box in fields)
+    if height * width > SPARSE * max(1, sum(box.height * box.width for box in fields)):
+        raise PlateflowError(
+            "the fields' positions and the pixel size don't go together",
+            where=f"{info['plate']}: well {planes['well'].iloc[0]}",
+            why=f"at {dy} x {dx} um a pixel its fields would lie in an image of {height} x {width} px",
+            remedy="set pixel_size_um in the plate sheet",
+        )
+    channels = tuple(channel["name"] for channel in info["channels"])
+    stacks = {str(name): sorted(set(z.tolist())) for name, z in planes.groupby("channel")["z"]}
+    return WellLayout(
+        shape=(int(planes["t"].max()) + 1, len(channels), int(planes["z"].max()) + 1, height, width),
+        dtype=str(planes["dtype"].iloc[0]),
+        fields=fields,
+        channels=channels,
+        z_planes=tuple(tuple(stacks.get(name, ())) for name in channels),
+        pixel_um=(_z_step(planes), float(dy), float(dx)),
+        unit_known=size is not None,
+        placement=placement,
+    )
+
+
+def _grid(n: int, height: int, width: int) -> list[tuple[int, int]]:
+    across = math.ceil(math.sqrt(n))
+    return [(i // across * (height + GRID_GAP_PX), i % across * (width + GRID_GAP_PX)) for i in range(n)]
+
+
+def _stacked(corners: NDArray[np.float64], height: int, width: int) -> bool:
+    """Whether two fields lie on each other by more than three quarters of their height and width."""
+    apart = np.abs(corners[:, None] - corners[None])
+    near = (apart[..., 0] < height / 4) & (apart[..., 1] < width / 4)
+    return bool(near.sum() > len(corners))
+
+
+def _z_step(planes: pd.DataFrame) -> float:
+    """The distance of z planes in um, 1.0 where there is one plane, or where it isn't known."""
+    heights = planes.groupby("z")["z_um"].first().to_numpy(float)
+    steps = np.diff(heights)
+    step = float(np.median(np.abs(steps))) if len(steps) else math.nan
+    return round(step, 6) if step > 0 else 1.0
+
+
+def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str) -> list[Canvas]:
+    """The canvases of a well, numbered in the order of t, z, and the place of their top-left corner.
+
+    Args:
+        left_out: names of the fields that aren't used.
+        z_mode: the configuration's `z`.
+    """
+    groups = _groups([box for box in layout.fields if box.name not in left_out])
+    boxes = []
+    for group in groups:
+        y, x = min(box.y for box in group), min(box.x for box in group)
+        height = max(box.y + box.height for box in group) - y
+        width = max(box.x + box.width for box in group) - x
+        boxes.append((y, x, height, width, tuple(group)))
+    boxes.sort(key=lambda box: box[:2])
+    made: list[Canvas] = []
+    n_t, n_z, _, _ = layout.label_shape(z_mode)
+    for t in range(n_t):
+        for z in range(n_z):
+            for y, x, height, width, members in boxes:
+                made.append(Canvas(index=len(made), t=t, z=z, y=y, x=x, height=height, width=width, fields=members))
+    return made
+
+
+def _groups(fields: list[FieldBox]) -> list[list[FieldBox]]:
+    """Fields in groups that touch (no gap between them) or overlap; each group in the fields' order."""
+    group = list(range(len(fields)))
+    for i, a in enumerate(fields):
+        for j, b in enumerate(fields[:i]):
+            apart = a.y > b.y + b.height or b.y > a.y + a.height or a.x > b.x + b.width or b.x > a.x + a.width
+            if not apart and group[i] != group[j]:
+                old, new = max(group[i], group[j]), min(group[i], group[j])
+                group = [new if number == old else number for number in group]
+    return [[box for box, number in zip(fields, group, strict=True) if number == n] for n in sorted(set(group))]
+
+
+def read_layout(paths: PlatePaths, well: str) -> WellLayout:
+    """The layout of a well as ingest wrote it into the image's metadata.
+
+    Raises:
+        PlateflowError: the well has no image.
+    """
+    path = paths.image(well) / "zarr.json"
+    try:
+        attributes = json.loads(path.read_text())["attributes"]
+    except FileNotFoundError:
+        raise PlateflowError(
+            "the well has no image", where=f"{paths.plate}/{well}: {path}", remedy="run `snakemake`; ingest makes it"
+        ) from None
+    return WellLayout.from_json(attributes["plateflow"]["layout"])
+
+
+def well_canvases(paths: PlatePaths, well: str, config: Config) -> list[Canvas]:
+    """The canvases of a well, without the fields that tile left out: the same for every stage that asks."""
+    tile = outcomes(paths.journals("tile")).get((well, "", -1))
+    left_out = set(tile.fields) if tile is not None else set()
+    return canvases(read_layout(paths, well), left_out, config.z)
