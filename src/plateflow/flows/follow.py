@@ -19,8 +19,6 @@ __all__ = ["follow_block", "follow_flows"]
 
 Points = NDArray[np.int32]
 HALO = {2: 64, 3: 24}
-# Points that are followed side by side, so that the processor needn't wait for one chain of steps.
-_LANES = 8
 
 
 def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: int = 200) -> Points:
@@ -97,7 +95,7 @@ def follow_core(
             starts = _list_cells(cells[inside]) + np.array([[c.start] for c in core], np.int32)
             ends = np.empty_like(starts)
             left = np.arange(starts.shape[1])
-        local = starts[:, left] - origin
+        local = (starts if left.size == starts.shape[1] else starts[:, left]) - origin
         limits = _limits(window, canvas)
         if compat == "cellpose":
             found, escaped = follow_cellpose(bits, cells, local, origin, canvas, n_steps)
@@ -189,15 +187,16 @@ def _list_cells(cells: NDArray[np.uint8]) -> Points:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mix(a: int, b: int, f: int) -> int:
+def _mix(a: Any, b: Any, f: Any) -> Any:
     return a + (((b - a) * f + 2048) >> 12)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mix4(steps: NDArray[np.int16], at: int, right: int, below: int, fy: int, fx: int) -> int:
-    """One component between four pixels of a plane."""
-    top = _mix(steps[at], steps[at + right], fx)
-    return _mix(top, _mix(steps[at + below], steps[at + below + right], fx), fy)
+def _mix4(steps: NDArray[np.int16], at: Any, right: Any, below: Any, fy: Any, fx: Any) -> Any:
+    """Mix one component between four pixels of a plane."""
+    top = _mix(np.int64(steps[at]), np.int64(steps[at + right]), fx)
+    bottom = _mix(np.int64(steps[at + below]), np.int64(steps[at + below + right]), fx)
+    return _mix(top, bottom, fy)
 
 
 @njit(cache=True, nogil=True)
@@ -216,91 +215,47 @@ def _follow(
     A state seen before means a cycle: then only what is left of the steps modulo its period is walked, which is exact.
     States are remembered at growing intervals, so that a cycle is found whatever its period.
     """
-    right = ndim
-    below = shape[2] * ndim
-    behind = shape[1] * below
+    # Unsigned indices spare the check for negative ones, which would be a fifth of the time.
+    row, plane = shape[2] * ndim, shape[1] * shape[2] * ndim
+    right, below, behind = np.uint64(ndim), np.uint64(row), np.uint64(plane)
+    one = np.uint64(1)
     z_low, z_high, z_known = limits[0]
     y_low, y_high, y_known = limits[1]
     x_low, x_high, x_known = limits[2]
-    z_low_known, y_low_known, x_low_known = max(z_low, 0), max(y_low, 0), max(x_low, 0)
-    n = starts.shape[1]
-    point = np.full(_LANES, -1)
-    z, y, x = np.zeros(_LANES, np.int64), np.zeros(_LANES, np.int64), np.zeros(_LANES, np.int64)
-    old_z, old_y, old_x = np.zeros(_LANES, np.int64), np.zeros(_LANES, np.int64), np.zeros(_LANES, np.int64)
-    left, done = np.zeros(_LANES, np.int64), np.zeros(_LANES, np.int64)
-    kept, keep = np.zeros(_LANES, np.int64), np.zeros(_LANES, np.int64)
-    following = 0
-    active = 0
-    for lane in range(_LANES):
-        if following < n:
-            point[lane] = following
-            z[lane], y[lane], x[lane] = (
-                starts[0, following] * 4096,
-                starts[1, following] * 4096,
-                starts[2, following] * 4096,
-            )
-            old_z[lane], old_y[lane], old_x[lane] = z[lane], y[lane], x[lane]
-            left[lane], done[lane], kept[lane], keep[lane] = n_steps, 0, 0, 8
-            following += 1
-            active += 1
-    while active > 0:
-        for lane in range(_LANES):
-            if point[lane] < 0:
-                continue
-            pz, py, px = z[lane], y[lane], x[lane]
-            gone = False
-            if left[lane] > 0:
-                fy, fx = py & 4095, px & 4095
-                at = (py >> 12) * below + (px >> 12) * right
-                if ndim == 2:
-                    sz = 0
-                    sy = _mix4(steps, at, right, below, fy, fx)
-                    sx = _mix4(steps, at + 1, right, below, fy, fx)
-                else:
-                    fz = pz & 4095
-                    at += (pz >> 12) * behind
-                    far = at + behind
-                    sz = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
-                    sy = _mix(
-                        _mix4(steps, at + 1, right, below, fy, fx), _mix4(steps, far + 1, right, below, fy, fx), fz
-                    )
-                    sx = _mix(
-                        _mix4(steps, at + 2, right, below, fy, fx), _mix4(steps, far + 2, right, below, fy, fx), fz
-                    )
-                pz = min(max(pz + sz, z_low), z_high)
-                py = min(max(py + sy, y_low), y_high)
-                px = min(max(px + sx, x_low), x_high)
-                z[lane], y[lane], x[lane] = pz, py, px
-                left[lane] -= 1
-                done[lane] += 1
-                gone = (
-                    pz < z_low_known
-                    or pz > z_known
-                    or py < y_low_known
-                    or py > y_known
-                    or px < x_low_known
-                    or px > x_known
-                )
-                if pz == old_z[lane] and py == old_y[lane] and px == old_x[lane]:
-                    left[lane] %= done[lane] - kept[lane]
-                elif done[lane] == keep[lane]:
-                    old_z[lane], old_y[lane], old_x[lane] = pz, py, px
-                    kept[lane] = done[lane]
-                    keep[lane] += max(8, done[lane] >> 2)
-            if gone or left[lane] == 0:
-                i = point[lane]
-                escaped[i] = gone
-                ends[0, i], ends[1, i], ends[2, i] = (pz + 2048) >> 12, (py + 2048) >> 12, (px + 2048) >> 12
-                if following < n:
-                    point[lane] = following
-                    z[lane], y[lane], x[lane] = (
-                        starts[0, following] * 4096,
-                        starts[1, following] * 4096,
-                        starts[2, following] * 4096,
-                    )
-                    old_z[lane], old_y[lane], old_x[lane] = z[lane], y[lane], x[lane]
-                    left[lane], done[lane], kept[lane], keep[lane] = n_steps, 0, 0, 8
-                    following += 1
-                else:
-                    point[lane] = -1
-                    active -= 1
+    z_first, y_first, x_first = max(z_low, 0), max(y_low, 0), max(x_low, 0)
+    for i in range(starts.shape[1]):
+        z, y, x = np.int64(starts[0, i]) << 12, np.int64(starts[1, i]) << 12, np.int64(starts[2, i]) << 12
+        old_z, old_y, old_x = z, y, x
+        left, done, remembered, remember = n_steps, 0, 0, 8
+        gone = False
+        while left > 0:
+            fy, fx = y & 4095, x & 4095
+            if ndim == 2:
+                at = np.uint64((y >> 12) * row + (x >> 12) * 2)
+                step_y = _mix4(steps, at, right, below, fy, fx)
+                step_x = _mix4(steps, at + one, right, below, fy, fx)
+            else:
+                fz = z & 4095
+                at = np.uint64((z >> 12) * plane + (y >> 12) * row + (x >> 12) * 3)
+                far = at + behind
+                step_z = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
+                at, far = at + one, far + one
+                step_y = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
+                at, far = at + one, far + one
+                step_x = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
+                z = min(max(z + step_z, z_low), z_high)
+            y = min(max(y + step_y, y_low), y_high)
+            x = min(max(x + step_x, x_low), x_high)
+            gone = y < y_first or y > y_known or x < x_first or x > x_known or z < z_first or z > z_known
+            if gone:
+                break
+            left -= 1
+            done += 1
+            if y == old_y and x == old_x and z == old_z:
+                left %= done - remembered
+            elif done == remember:
+                old_z, old_y, old_x = z, y, x
+                remembered = done
+                remember += max(8, done >> 2)
+        escaped[i] = gone
+        ends[0, i], ends[1, i], ends[2, i] = (z + 2048) >> 12, (y + 2048) >> 12, (x + 2048) >> 12
