@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from plateflow.config import PlateflowError
 from plateflow.segment.plan import describe_model, grid_of
+from plateflow.segment.tiles import network_shape, tile_plan
 
 if TYPE_CHECKING:
     from plateflow.segment.engine import FlowEngine
@@ -56,14 +57,22 @@ def segment_image(
         return np.zeros(np.asarray(image).shape[:2] if _is_yxs(image) else np.shape(image)[-2:], np.uint32)
 
     from plateflow.flows import labels_from_flows
-    from plateflow.segment.engine import Request
+    from plateflow.segment.engine import FlowEngine, Request
 
     flows: list[NDArray[np.float16]] = []
-    engine = _engine(str(model), info.sha256, device)
+    loaded = _engine(str(model), info.sha256, device)
+    tiles = len(tile_plan(network_shape((pixels.shape[1], pixels.shape[2]), grid.scale)))
+    size = fitting_batch(tiles, largest=2 * loaded.batch_size)
+    engine = FlowEngine(loaded.network, device=loaded.device, dtype=loaded.dtype, batch_size=size)
     request = Request(read=lambda: pixels, write=flows.append, scale=grid.scale, key="the image")
     for _ in engine.run([request]):
         pass
     return labels_from_flows(flows[0][:2], flows[0][2], n_steps=grid.n_steps)
+
+
+def fitting_batch(tiles: int, *, largest: int) -> int:
+    """The greatest batch up to `largest` that runs an image of `tiles` tiles with the fewest empty places."""
+    return min(range(1, largest + 1), key=lambda size: (-(-tiles // size) * size, -size))
 
 
 @lru_cache(maxsize=1)

@@ -80,14 +80,10 @@ def _stitch(context: JobContext, unit: Unit) -> Outcome:
 def _labels(context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int]) -> tuple[NDArray[np.uint32], Objects]:
     from plateflow.flows import labels_from_ends
 
-    paths, settings = context.paths, context.config.segmentation[unit.label_set]
-    ends = [
-        load_scratch(paths.ends(unit.label_set, unit.well, canvas.index, number), context.entry.plate)
-        for number in blocks
-    ]
+    paths, settings, plate = context.paths, context.config.segmentation[unit.label_set], context.entry.plate
     return labels_from_ends(
-        ends,
-        load_scratch(paths.flows(unit.label_set, unit.well, canvas.index), context.entry.plate),
+        lambda index: load_scratch(paths.ends(unit.label_set, unit.well, canvas.index, blocks[index]), plate),
+        load_scratch(paths.flows(unit.label_set, unit.well, canvas.index), plate),
         shape=(canvas.height, canvas.width),
         block=context.config.follow_block_px,
         n_steps=label_set_grid(context, unit.label_set).n_steps,
