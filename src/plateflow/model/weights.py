@@ -97,6 +97,7 @@ def save_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     save_file(tensors, new, metadata)
+    new.chmod(0o644)  # safetensors writes files that their owner alone can read
     new.replace(path)
 
 
