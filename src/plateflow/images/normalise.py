@@ -57,8 +57,8 @@ def freeze(context: JobContext) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import read_histograms, write_npz
-    from plateflow.images.illumination import fit_profile
+    from plateflow.images.histograms import BINS, read_histograms, write_npz
+    from plateflow.images.illumination import fit_profile, profile
 
     if is_frozen(context):
         return Outcome()
@@ -80,7 +80,7 @@ def freeze(context: JobContext) -> Outcome:
             if settings.scope == "well":
                 wells.setdefault(well, {})[channel] = ends(counts, settings.percentiles)
     flat = np.zeros((0, 1, 1), np.float32)
-    fits = [
+    profiles = [
         fit_profile(np.stack(binned[channel]) if settings.illumination and binned[channel] else flat)
         for channel in channels
     ]
@@ -93,18 +93,18 @@ def freeze(context: JobContext) -> Outcome:
             channel: ends(plate[channel], settings.percentiles) if channel in plate else {"low": 0.0, "high": top}
             for channel in channels
         },
-        "illumination_order": {channel: order for channel, (_, order) in zip(channels, fits, strict=True)},
-        "fields_used": {channel: len(binned[channel]) for channel in channels},
-        **({"wells": wells} if wells else {}),
-        **({"fields": fields} if fields else {}),
+        "fields": {channel: len(binned[channel]) for channel in channels},
+        "darkest": {c: round(float(profile(p, BINS, BINS).min()), 4) for c, p in zip(channels, profiles, strict=True)},
+        **({"of_wells": wells} if wells else {}),
+        **({"of_fields": fields} if fields else {}),
     }
     write_npz(
         context.paths.illumination,
         channels=np.array(channels, dtype=str),
-        coefficients=np.stack([coefficients for coefficients, _ in fits]),
+        coefficients=np.stack(profiles),
     )
     write_atomic(context.paths.window, json.dumps(window, indent=1, ensure_ascii=False).encode() + b"\n")
-    info = {"channels": window["channels"], "illumination_order": window["illumination_order"]}
+    info = {"channels": window["channels"], "darkest": window["darkest"]}
     if not plate:
         return Outcome(state="flagged", reason="empty", detail="no field of the plate can be used", info=info)
     return Outcome(info=info)

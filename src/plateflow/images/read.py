@@ -39,7 +39,7 @@ class Window:
     def ends(self, channel: str, *, well: str = "", field: str = "") -> tuple[float, float]:
         """The raw values that become 0 and 1, of a channel; with a scope of wells or fields those of the named one."""
         content = self.content
-        tables = (content.get("fields", {}).get(well, {}).get(field), content.get("wells", {}).get(well))
+        tables = (content.get("of_fields", {}).get(well, {}).get(field), content.get("of_wells", {}).get(well))
         found = next((t[channel] for t in (*tables, content["channels"]) if t and channel in t), None)
         if found is None:
             raise PlateflowError(
@@ -55,10 +55,10 @@ class Window:
         content = self.content
         return digest(
             [[channel, self.ends(channel), self.profiles[channel].tolist()] for channel in channels],
-            {well: [of_well.get(c) for c in channels] for well, of_well in content.get("wells", {}).items()},
+            {well: [of_well.get(c) for c in channels] for well, of_well in content.get("of_wells", {}).items()},
             {
                 well: {name: [of_field.get(c) for c in channels] for name, of_field in of_well.items()}
-                for well, of_well in content.get("fields", {}).items()
+                for well, of_well in content.get("of_fields", {}).items()
             },
         )
 
