@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from plateflow.state.runner import JobContext, Outcome, Unit, run_job, upstream_
 
 if TYPE_CHECKING:
     from plateflow.images.layout import Canvas
+    from plateflow.images.read import Window
     from plateflow.segment.engine import FlowEngine, Request
 
 Work = Iterator[tuple[Unit, Outcome]]
@@ -123,37 +125,40 @@ def _requests(
     left: dict[tuple[str, str], int],
 ) -> Iterator[Request]:
     from plateflow.images.layout import well_canvases
-    from plateflow.images.read import load_window, normalise, read_canvas
-    from plateflow.segment.engine import LOGIT_LIMIT, Request
+    from plateflow.images.read import load_window
+    from plateflow.segment.engine import Request
 
-    paths, config = context.paths, context.config
-    window = load_window(paths)
+    window = load_window(context.paths)
     for unit in units:
-        well, label_set = unit.well, unit.label_set
-        channels = check_channels(context, label_set)
-        canvases = well_canvases(paths, well, config)
-        start(unit)
-        _clear(context, unit)  # of an earlier layout there may be more canvases
+        canvases = well_canvases(context.paths, unit.well, context.config)
         if not canvases:
             raise RuntimeError(f"{unit} has no canvas, yet tile didn't leave it out")
-        left[(well, label_set)] = len(canvases)
+        start(unit)
+        _clear(context, unit)  # of an earlier layout there may be more canvases
+        left[(unit.well, unit.label_set)] = len(canvases)
+        scale = label_set_grid(context, unit.label_set).scale
         for canvas in canvases:
-
-            def read(well: str = well, canvas: Canvas = canvas, channels: list[str] = channels) -> NDArray[np.float32]:
-                return normalise(read_canvas(paths, well, canvas, channels, z_mode=config.z), window)
-
-            def write(
-                flow: NDArray[np.float16], well: str = well, label_set: str = label_set, canvas: Canvas = canvas
-            ) -> None:
-                outside = canvas.owner() < 0  # no object is looked for where no field lies
-                if outside.any():
-                    flow[:2, outside] = 0
-                    flow[2, outside] = -LOGIT_LIMIT
-                save_array(paths.flows(label_set, well, canvas.index), flow)
-
             yield Request(
-                read=read,
-                write=write,
-                scale=label_set_grid(context, label_set).scale,
-                key=(well, label_set, canvas.index),
+                read=partial(_read, context, unit, canvas, window),
+                write=partial(_write, context, unit, canvas),
+                scale=scale,
+                key=(unit.well, unit.label_set, canvas.index),
             )
+
+
+def _read(context: JobContext, unit: Unit, canvas: Canvas, window: Window) -> NDArray[np.float32]:
+    from plateflow.images.read import normalise, read_canvas
+
+    channels = check_channels(context, unit.label_set)
+    pixels = read_canvas(context.paths, unit.well, canvas, channels, z_mode=context.config.z)
+    return normalise(pixels, window, channels=channels, well=unit.well, canvas=canvas)
+
+
+def _write(context: JobContext, unit: Unit, canvas: Canvas, flow: NDArray[np.float16]) -> None:
+    from plateflow.segment.engine import LOGIT_LIMIT
+
+    outside = canvas.owner() < 0  # no object is looked for where no field lies
+    if outside.any():
+        flow[:2, outside] = 0
+        flow[2, outside] = -LOGIT_LIMIT
+    save_array(context.paths.flows(unit.label_set, unit.well, canvas.index), flow)
