@@ -1,0 +1,1 @@
+"""One self-contained page a plate, and one over all plates."""

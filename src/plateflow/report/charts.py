@@ -1,0 +1,138 @@
+"""The charts of the page, as Vega-Lite specifications; the page embeds the library once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plateflow.features.tables import records
+from plateflow.paths import row_name, well_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
+INK, FAINT, ACCENT = "#1f2933", "#e4e7eb", "#d9480f"
+MAX_GROUPS = 40
+
+
+def metrics(wells: pd.DataFrame, counts: list[str], rows: str, channels: list[str]) -> dict[str, str]:
+    """What the charts can show: column of the well table -> its name for people."""
+    names = {name: f"{name.removeprefix('Count_')} (count)" for name in counts}
+    names[f"{rows}_AreaShape_Area_um2"] = f"{rows}: median area (µm²)"
+    for channel in channels:
+        names[f"{rows}_Intensity_MeanIntensity_{channel}"] = f"{rows}: median of mean {channel}"
+    return {column: name for column, name in names.items() if column in wells and wells[column].notna().any()}
+
+
+def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, str]) -> dict[str, Any]:
+    """The plate as a heat map: every position of the plate; left-out wells crossed out, others in faint grey."""
+    import altair as alt
+
+    known = {row["Metadata_Well"]: row for row in records(wells)}
+    data = []
+    for row, column in np.ndindex(shape):
+        well = well_name(row, column)
+        item: dict[str, Any] = {"well": well, "row": row_name(row), "column": column + 1, "state": "not acquired"}
+        if well in known:
+            item |= _well_item(known[well], shown)
+        data.append(item)
+    edge = 46 if shape[1] <= 12 else 27 if shape[1] <= 24 else 15
+    place = {
+        "x": alt.X("column:O", title=None, axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)),
+        "y": alt.Y("row:O", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
+    }
+    tooltip = [alt.Tooltip(f"{key}:N", title=key) for key in ("well", "state", "flags", "role", "treatment", "dose")]
+    tooltip += [alt.Tooltip(f"{key}:Q", title=title, format=",.4~r") for key, title in _fields(shown)]
+    base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
+    tiles = base.mark_rect(cornerRadius=4, stroke="white", strokeWidth=2, cursor="pointer", invalid=None).encode(
+        **place,
+        color=alt.condition(
+            "isValid(datum.value)",
+            alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=alt.Legend(title=None)),
+            alt.value(FAINT),
+        ),
+        tooltip=tooltip,
+    )
+    marks = (
+        base.transform_filter("datum.mark")
+        .mark_text(fontSize=edge * 0.42, fontWeight="bold")
+        .encode(
+            **place,
+            text="mark:N",
+            color=alt.value(ACCENT),
+            tooltip=tooltip,
+        )
+    )
+    chart = (
+        alt.layer(tiles, marks)
+        .add_params(alt.param(name="metric", value="m0"))
+        .properties(width=alt.Step(edge), height=alt.Step(edge))
+    )
+    return _spec(chart)
+
+
+def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | None:
+    """Wells by treatment and dose, negative controls first; None where the plate map names neither."""
+    import altair as alt
+
+    if "Metadata_treatment" not in wells and "Metadata_role" not in wells:
+        return None
+    data, order = [], {}
+    for row in records(wells):
+        item = _well_item(row, shown)
+        if item["role"] == item["treatment"] == "":
+            continue
+        label = " ".join(part for part in (item["treatment"] or item["role"], item["dose"]) if part)
+        rank = _ROLES.index(item["role"]) if item["role"] in _ROLES else 1
+        order[label] = (rank, item["treatment"], row.get("Metadata_dose") or 0.0)
+        data.append(item | {"group": label})
+    if not 1 < len(order) <= MAX_GROUPS:
+        return None
+    x = alt.X("group:N", title=None, sort=sorted(order, key=lambda label: order[label]), axis=alt.Axis(labelAngle=-35))
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
+    base = base.transform_filter("isValid(datum.value)")
+    roles = alt.Color("role:N", scale=alt.Scale(domain=_ROLES, range=_ROLE_COLOURS), legend=alt.Legend(title=None))
+    points = base.mark_circle(size=70, opacity=0.75, cursor="pointer").encode(
+        x=x, y=y, color=roles, tooltip=[alt.Tooltip("well:N"), alt.Tooltip("group:N"), alt.Tooltip("value:Q")]
+    )
+    middle = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
+    width = max(280, 44 * len(order))
+    return _spec(
+        alt.layer(points, middle)
+        .add_params(alt.param(name="metric", value="m0"))
+        .properties(width=min(width, 900), height=230)
+    )
+
+
+_ROLES = ["negative", "treatment", "positive", "empty"]
+_ROLE_COLOURS = ["#4263eb", "#495057", "#e8590c", "#adb5bd"]
+
+
+def _fields(shown: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Keys in the charts' data with their titles: column names can hold dots and brackets, which Vega parses."""
+    return [(f"m{number}", title) for number, title in enumerate(shown.values())]
+
+
+def _well_item(row: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, Any]:
+    left_out = row["Metadata_State"] in ("quarantined", "missing")
+    item = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "flags": row["Metadata_Flags"] or ""}
+    for key in ("role", "treatment", "dose"):
+        value = row.get(f"Metadata_{key}")
+        item[key] = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    for (key, _), column in zip(_fields(shown), shown, strict=True):
+        value = row[column]
+        item[key] = None if left_out or value is None else float(f"{value:.6g}")
+    return item | {"mark": "×" if left_out else "•" if item["flags"] else ""}
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    """The specification, without names from altair's counters, so that the same plate gives the same page."""
+    spec: dict[str, Any] = chart.to_dict()
+    for view in [spec, *spec.get("layer", [])]:
+        view.pop("name", None)
+    spec["config"] = {"view": {"stroke": None}, "font": FONT, "axis": {"labelColor": "#616e7c", "grid": False}}
+    return spec

@@ -1,0 +1,300 @@
+"""The sections of a plate's page: each gathers what its template shows. One that fails doesn't stop the others."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plateflow.features.stage import channel_names, compartment
+from plateflow.features.tables import records
+from plateflow.report import charts, thumbnails
+from plateflow.report.page import render
+from plateflow.state.journal import LEFT_OUT, Entry
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import STAGES, parameters
+from plateflow.stats.quality import FLAGS
+from plateflow.stats.wells import OWN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REMEDIES = {
+    "missing": "if it was lost on the way, copy it; the next run of snakemake takes it up",
+    "crash": "look at the log, then run plateflow retry",
+    "not_acquired": "correct the plate map if it names the wrong well",
+}
+RECOPY = "copy the file again from the microscope; the next run of snakemake redoes this well alone"
+PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A plate as the page sees it.
+
+    Attributes:
+        context: of the report's job.
+        wells: the well table.
+        qc: the quality table.
+        aggregate: the outcome of the stage that made them.
+    """
+
+    context: JobContext
+    wells: pd.DataFrame
+    qc: pd.DataFrame
+    aggregate: Entry
+
+    @cached_property
+    def rows(self) -> str:
+        """The compartment that makes the rows."""
+        return compartment(self.context.config.rows)
+
+    @cached_property
+    def counts(self) -> list[str]:
+        """The columns that count objects, the rows' first."""
+        names = [str(name) for name in self.wells if str(name).startswith("Count_")]
+        return sorted(names, key=lambda name: name != f"Count_{self.rows}")
+
+    @cached_property
+    def shown(self) -> dict[str, str]:
+        """What the charts can show."""
+        return charts.metrics(self.wells, self.counts, self.rows, channel_names(self.context))
+
+    @cached_property
+    def left_out(self) -> list[dict[str, Any]]:
+        """What was left out, each well or field once, at the stage where it happened."""
+        seen: set[tuple[str, str]] = set()
+        wells, found = set(self.context.info["wells"]), []
+        for stage in STAGES:
+            for entry in sorted(self.context.upstream(stage).values(), key=lambda item: item.key):
+                if entry.well not in wells:
+                    continue
+                for field, reason in (entry.fields or ({"": entry.reason} if entry.left_out else {})).items():
+                    if (entry.well, "") in seen or (entry.well, field) in seen:
+                        continue
+                    seen.add((entry.well, field))
+                    found.append(_left_out_row(entry, stage, field, reason))
+        for row in records(self.wells[self.wells["Metadata_Reason"] == "not_acquired"]):
+            detail = "the plate map names this well, the plate doesn't have it"
+            entry = Entry(well=row["Metadata_Well"], state="missing", reason="not_acquired", detail=detail)
+            found.append(_left_out_row(entry, "aggregate", "", entry.reason))
+        return found
+
+
+def _left_out_row(entry: Entry, stage: str, field: str, reason: str) -> dict[str, Any]:
+    own = re.search(rf"(?:^|; )field {re.escape(field)}: (.*?)(?=; field |$)", entry.detail, re.DOTALL)
+    detail = own[1] if field and own else entry.detail
+    files = [file for file, _ in entry.watch]
+    return {
+        "well": entry.well,
+        "field": field,
+        "stage": stage,
+        "state": entry.state if entry.left_out else "quarantined",
+        "reason": reason,
+        "detail": detail,
+        "files": [file for file in files if file in detail] or files,
+        "remedy": REMEDIES.get(reason, RECOPY),
+    }
+
+
+def verdict(view: View) -> dict[str, Any]:
+    """The first lines of the page: whether the plate is complete, and the numbers that matter."""
+    wells = view.wells
+    states = wells["Metadata_State"].value_counts()
+    used = int(wells["Metadata_FieldsUsed"].sum())
+    fields = len(view.qc[["Metadata_Well", "Metadata_Site"]].drop_duplicates())
+    measured = len(wells) - int(sum(states.get(state, 0) for state in LEFT_OUT))
+    flagged = int((wells["Metadata_Flags"].fillna("") != "").sum())
+    out = len(view.left_out)
+    if not measured:
+        level, line = "bad", "Nothing could be measured"
+    elif out:
+        fields_out = sum(bool(item["field"]) for item in view.left_out)
+        parts = [_number(out - fields_out, "well"), _number(fields_out, "field")]
+        level, line = "warn", f"Complete, but left out: {' and '.join(part for part in parts if part)}"
+    else:
+        level, line = "good", "Complete"
+    if measured and flagged:
+        line += f"; flagged to look at: {_number(flagged, 'well')}"
+    cards = [(f"{measured} / {len(wells)}", "wells measured"), (f"{used} / {fields}", "fields used")]
+    cards += [(f"{int(wells[name].sum()):,}", name.removeprefix("Count_").lower()) for name in view.counts]
+    middle = float(wells[view.counts[0]].median())
+    if np.isfinite(middle):
+        cards.append((f"{middle:,.0f}", f"{view.rows.lower()} a well (median)"))
+    info = view.context.info
+    rows, columns = info["format"]
+    facts = [
+        f"{rows * columns}-well plate",
+        f"{len(info['channels'])} channels: {', '.join(channel_names(view.context))}",
+    ]
+    if info.get("pixel_size_um"):
+        facts.append(f"{info['pixel_size_um'][0]:.4g} µm a pixel")
+    facts.append(f"read as {info['layout']}")
+    return {"level": level, "line": line + ".", "cards": cards, "facts": facts}
+
+
+def _number(n: int, thing: str) -> str:
+    return "" if not n else f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def plate(view: View) -> dict[str, Any]:
+    """Heat map of the plate, and wells by treatment."""
+    shape = (int(view.context.info["format"][0]), int(view.context.info["format"][1]))
+    return {
+        "metrics": list(enumerate(view.shown.values())),
+        "map": charts.plate_map(view.wells, shape, view.shown),
+        "groups": charts.groups(view.wells, view.shown),
+    }
+
+
+def wells(view: View) -> dict[str, Any]:
+    """One outlined thumbnail a well."""
+    from plateflow.images.read import load_window
+
+    context, window = view.context, load_window(view.context.paths)
+    diameters = view.wells[f"{view.rows}_AreaShape_EquivalentDiameter"]
+    diameter = float(np.nanmedian(diameters)) if diameters.notna().any() else float("nan")
+    edge = thumbnails.edge_px(len(view.wells))
+    figures = []
+    for row in records(view.wells):
+        figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
+        if row["Metadata_State"] not in LEFT_OUT:
+            picture = thumbnails.thumbnail(
+                context.paths, context.config, row["Metadata_Well"], window, edge=edge, diameter_px=diameter
+            )
+            figure["picture"], figure["scale"] = picture
+        figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
+        figure["count"] = _text(row[view.counts[0]])
+        figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
+        figures.append(figure)
+    names = [context.config.rows, *(name for name in context.config.segmentation if name != context.config.rows)]
+    return {
+        "figures": figures,
+        "edge": edge,
+        "unit": view.rows.lower(),
+        "outlines": [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)],
+        "gamma": thumbnails.GAMMA,
+    }
+
+
+def _facts(view: View, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "state", row["Metadata_State"] + (f" ({row['Metadata_Reason']})" if row["Metadata_Reason"] else "")
+    yield "flags", (row["Metadata_Flags"] or "").replace(",", ", ")
+    for name, value in row.items():
+        if name.startswith("Metadata_") and name.removeprefix("Metadata_") not in OWN:
+            yield name.removeprefix("Metadata_"), _text(value)
+    yield "fields used", _text(row["Metadata_FieldsUsed"])
+    yield "fields left out", (row["Metadata_FieldsLeftOut"] or "").replace(",", ", ")
+    for column, title in view.shown.items():
+        yield title, _text(row[column])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+def left_out(view: View) -> dict[str, Any]:
+    """What was left out, and why."""
+    return {
+        "plate": view.context.entry.plate,
+        "items": view.left_out,
+        "disagreements": view.context.info["disagreements"],
+    }
+
+
+def flags(view: View) -> dict[str, Any]:
+    """Flags with the wells and fields that bear them."""
+    fields: dict[tuple[str, str], list[str]] = {}
+    for row in records(view.qc[view.qc["Flags"] != ""]):
+        for flag in row["Flags"].split(","):
+            fields.setdefault((row["Metadata_Well"], flag), []).append(row["Metadata_Site"])
+    found: dict[str, list[str]] = {}
+    for row in records(view.wells[view.wells["Metadata_Flags"].fillna("") != ""]):
+        well = row["Metadata_Well"]
+        for flag in row["Metadata_Flags"].split(","):
+            own = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
+            names = f" (field {', '.join(dict.fromkeys(own))})" if own else ""
+            found.setdefault(flag, []).append(well + names)
+    return {"flags": [(flag, meaning, found[flag]) for flag, meaning in FLAGS.items() if flag in found]}
+
+
+def intensity(view: View) -> dict[str, Any]:
+    """The frozen window of each channel, what it would be now, and the illumination profile."""
+    from plateflow.images.illumination import profile
+    from plateflow.images.read import load_window
+
+    window, info = load_window(view.context.paths), view.aggregate.info
+    channels = []
+    for name in channel_names(view.context):
+        if name not in info["window now"]:
+            continue
+        low, high = window.ends(name)
+        light = profile(window.profiles[name], 96, 96)
+        item = {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
+        item |= {"picture": "", "darkest": float(light.min() / light.max())}
+        if item["darkest"] < 1:
+            item["picture"] = thumbnails.profile_url(light)
+        channels.append(item)
+    return {"channels": channels, "settings": view.context.config.normalise}
+
+
+def methods(view: View) -> dict[str, Any]:
+    """Models with their licences, versions, parameters, and where the tables are."""
+    config, models = view.context.config, {}
+    for entry in view.context.upstream("infer").values():
+        if entry.label_set in config.segmentation and entry.info.get("model"):
+            models[entry.label_set] = {key: entry.info.get(key, "") for key in ("model", "licence", "sha256", "device")}
+    settings = {stage: parameters(config, stage, view.context.entry) for stage in STAGES}
+    return {
+        "models": sorted(models.items()),
+        "versions": [(name, _version(name)) for name in PACKAGES],
+        "settings": [(stage, list(_flat(value))) for stage, value in settings.items() if value],
+        "tables": ["wells.csv", "wells.parquet", "qc.parquet", "features.json", "cells/", "plate.zarr/"],
+    }
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(item, f"{prefix}{key}.")
+        elif item is not None:
+            yield f"{prefix}{key}", ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ImportError:
+        return "not installed"
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
+    ("plate", "Plate", plate),
+    ("wells", "Wells", wells),
+    ("left_out", "Left out", left_out),
+    ("flags", "Flags", flags),
+    ("intensity", "Intensity and illumination", intensity),
+    ("methods", "How it was made", methods),
+)
+
+
+def gather(view: View) -> list[dict[str, str]]:
+    """All sections of the page in order: name, title, and html; or the error, where one failed."""
+    made = []
+    for name, title, make in SECTIONS:
+        section = {"name": name, "title": title, "html": "", "error": ""}
+        try:
+            section["html"] = render(f"{name}.html.j2", **make(view))
+        except Exception as error:
+            traceback.print_exc()
+            section["error"] = f"{type(error).__name__}: {error}"
+        made.append(section)
+    return made

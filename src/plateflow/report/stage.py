@@ -1,0 +1,49 @@
+"""The stage `report`: the page of a plate."""
+
+from __future__ import annotations
+
+from plateflow.images.read import load_window
+from plateflow.state.journal import write_atomic
+from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
+
+
+def units(context: JobContext) -> list[Unit]:
+    """The plate, with the tables and label images that its page shows."""
+    shown = {stage: sorted(context.upstream(stage).items()) for stage in ("tile", "stitch", "aggregate")}
+    depends = {
+        stage: [[*key, entry.fingerprint, entry.state] for key, entry in items] for stage, items in shown.items()
+    }
+    channels = [channel["name"] for channel in context.info["channels"]]
+    return [Unit(depends={**depends, "window": load_window(context.paths).fingerprint(channels)})]
+
+
+def run(context: JobContext) -> None:
+    """Write the page of a plate."""
+    run_job(context, lambda: units(context), one_by_one(lambda unit: report(context)))
+
+
+def report(context: JobContext) -> Outcome:
+    """Write report.html; sections that fail are named in the outcome."""
+    import pandas as pd
+
+    from plateflow.report import sections
+    from plateflow.report.page import chart_library, render
+
+    paths = context.paths
+    view = sections.View(
+        context=context,
+        wells=pd.read_parquet(paths.table("wells.parquet")),
+        qc=pd.read_parquet(paths.table("qc.parquet")),
+        aggregate=context.upstream("aggregate")["", "", -1],
+    )
+    made = sections.gather(view)
+    page = render(
+        "page.html.j2",
+        plate=paths.plate,
+        verdict=sections.verdict(view),
+        sections=made,
+        library=chart_library(),
+    )
+    write_atomic(paths.table("report.html"), page.encode())
+    failed = [section["name"] for section in made if section["error"]]
+    return Outcome(info={"bytes": len(page)} | ({"failed sections": failed} if failed else {}))

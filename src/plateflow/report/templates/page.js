@@ -1,0 +1,30 @@
+(async () => {
+  const chosen = document.getElementById("chosen");
+  const views = [];
+  function show(well) {
+    const figure = document.getElementById("well-" + well);
+    if (!figure || !chosen) return;
+    document.querySelectorAll("figure.chosen").forEach((other) => other.classList.remove("chosen"));
+    figure.classList.add("chosen");
+    const title = document.createElement("h3");
+    title.textContent = well;
+    const facts = figure.querySelector("dl").cloneNode(true);
+    facts.hidden = false;
+    const image = figure.querySelector("img");
+    chosen.replaceChildren(title, ...(image ? [image.cloneNode(true)] : []), facts);
+  }
+  document.querySelectorAll(".wells figure").forEach((figure) => {
+    const well = figure.id.slice(5);
+    const open = () => { show(well); document.getElementById("plate").scrollIntoView(); };
+    figure.addEventListener("click", open);
+    figure.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
+  });
+  for (const source of document.querySelectorAll("script[data-chart]")) {
+    const result = await window.vegaEmbed("#" + source.dataset.chart, JSON.parse(source.textContent), { actions: false, renderer: "svg" });
+    result.view.addEventListener("click", (event, item) => { if (item && item.datum && item.datum.well) show(item.datum.well); });
+    views.push(result.view);
+  }
+  const metric = document.getElementById("metric");
+  if (metric) metric.addEventListener("change", () => views.forEach((view) => view.signal("metric", metric.value).runAsync()));
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,89 @@
+"""From histograms to the quality table: one row a field and channel."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.images.histograms import read_histograms
+from plateflow.images.normalise import ends
+from plateflow.paths import PlatePaths
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PLACE = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Channel")
+WELL_COLUMNS = ["Metadata_Well", "Metadata_Channel", "Background", "Brightness"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlateQuality:
+    """What the histograms of a plate come to, over the fields in use.
+
+    Attributes:
+        fields: one row a field and channel of every well.
+        wells: one row a well and channel: Background and Brightness.
+        now: by channel, the ends (low, high) that the intensity window would have now.
+    """
+
+    fields: pd.DataFrame
+    wells: pd.DataFrame
+    now: dict[str, dict[str, float]]
+
+
+def read_quality(
+    paths: PlatePaths,
+    fields: Mapping[str, Sequence[str]],
+    left_out: Mapping[str, Mapping[str, tuple[str, str]]],
+    objects: Mapping[str, Mapping[str, int]],
+    channels: Sequence[str],
+    which: tuple[float, float],
+) -> PlateQuality:
+    """Read the histograms of a plate, one well at a time.
+
+    Args:
+        paths: of the plate.
+        fields: by well, the names of its fields.
+        left_out: by well and field, state and reason of those that aren't used.
+        objects: by well and field, how many row objects were found.
+        channels: names, in order.
+        which: the window's percentiles.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    wells: list[tuple[str, str, float, float]] = []
+    plate: dict[str, NDArray[np.int64]] = {}
+    for well, names in fields.items():
+        out = left_out.get(well, {})
+        used = [name for name in names if name not in out]
+        found = read_histograms(paths, well) if used else {}
+        for name, channel in itertools.product(names, channels):
+            row = dict(zip(PLACE, (paths.plate, well, name, channel), strict=True))
+            if name in out:
+                rows.append(row | dict(zip(("State", "Reason"), out[name], strict=True)))
+                continue
+            here = found[name, channel]
+            low, high = ends(here.counts, which).values()
+            rows.append(
+                row
+                | {"State": "ok", "Reason": "", "Objects": objects.get(well, {}).get(name, 0)}
+                | {"Background": low, "Brightness": high, "Constant": int((here.counts > 0).sum()) == 1}
+                | {"Sharpness": here.sharpness, "SaturatedFraction": here.saturated}
+            )
+        for channel in channels if used else ():
+            total = np.sum([found[name, channel].counts for name in used], axis=0)
+            low, high = ends(total, which).values()
+            wells.append((well, channel, low, high))
+            plate[channel] = plate.get(channel, np.zeros_like(total)) + total
+    numbers = ("Objects", "Background", "Brightness", "Sharpness", "SaturatedFraction")
+    table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *numbers, "Constant"])
+    table = table.astype(dict.fromkeys(numbers, np.float64))
+    table["Constant"] = table["Constant"].eq(True)
+    now = {channel: ends(counts, which) for channel, counts in plate.items()}
+    return PlateQuality(fields=table, wells=pd.DataFrame(wells, columns=WELL_COLUMNS), now=now)

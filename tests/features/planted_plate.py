@@ -1,0 +1,132 @@
+"""A small simulated plate with its true objects in the place of segmented ones: what features and later stages need,
+without a network. Ingest, tile and normalise are real."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from plateflow.config import Config, PlateEntry
+from plateflow.images import ingest, normalise, tile
+from plateflow.images.layout import canvases, read_layout
+from plateflow.images.store import write_labels
+from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
+from plateflow.state.journal import Entry, append_outcome, write_atomic
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import STAGES
+
+LABEL_SETS = {"nuclei": {"channels": ["DNA"]}, "cells": {"channels": ["AGP", "DNA"]}}
+
+
+@dataclasses.dataclass
+class Planted:
+    """A plate in a folder, and its jobs."""
+
+    root: Path
+    config: Config
+    entry: PlateEntry
+    truth: Path
+
+    def job(self, stage: str, job: str = "") -> JobContext:
+        job = job or ("plate" if STAGES[stage].scope == "plate" else "0")
+        return JobContext(config=self.config, entry=self.entry, stage=STAGES[stage], job=job)
+
+    @property
+    def paths(self):
+        return self.job("ingest").paths
+
+    def label(self, wells: Sequence[str] | None = None, *, version: str = "1") -> None:
+        """Write true objects and what infer and stitch would say of them; wells that tile left out are passed on."""
+        context = self.job("stitch")
+        tiles = context.upstream("tile")
+        for well in wells or context.wells():
+            entry = tiles[well, "", -1]
+            for name in self.config.segmentation:
+                outcome = Entry(well=well, label_set=name, fingerprint=f"{entry.fingerprint}-{version}")
+                if entry.left_out:
+                    outcome = dataclasses.replace(outcome, state=entry.state, reason=entry.reason)
+                else:
+                    self._plant(well, name)
+                append_outcome(self.paths.journal("stitch", "0"), outcome)
+                model = {"model": "default", "licence": "CC-BY-4.0", "sha256": "0123456789abcdef", "device": "cpu"}
+                append_outcome(self.paths.journal("infer", "0"), dataclasses.replace(outcome, info=model))
+
+    def _plant(self, well: str, name: str) -> None:
+        tile_entry = self.job("tile").upstream("tile")[well, "", -1]
+        with np.load(self.truth / f"{well}.npz") as file:
+            true = file[name]
+        drawn, tables, count = [], [], 0
+        for canvas in canvases(read_layout(self.paths, well), set(tile_entry.fields), self.config.z):
+            part = np.where(canvas.owner() >= 0, true[canvas.slices], 0)
+            seen = np.unique(part[part > 0])
+            labels = np.zeros(part.shape, np.uint32)
+            labels[part > 0] = np.searchsorted(seen, part[part > 0]) + 1 + count
+            drawn.append((canvas, labels))
+            numbers = np.arange(count + 1, count + 1 + len(seen))
+            tables.append(
+                pa.table(
+                    {
+                        "label": pa.array(numbers, pa.uint32()),
+                        "canvas": pa.array([canvas.index] * len(seen), pa.int32()),
+                        "flow_error": numbers / 1000,
+                        "cell_probability": 5 - numbers / 1000,
+                    }
+                )
+            )
+            count += len(seen)
+        write_labels(self.paths, well, name, 0, 0, drawn)
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables(tables), buffer)
+        write_atomic(self.paths.objects(name, well), buffer.getvalue())
+
+    def run(self, *stages: str) -> None:
+        """Run stages that exist, in this process."""
+        import importlib
+
+        from plateflow.state.stages import MODULES
+
+        for stage in stages:
+            importlib.import_module(MODULES[stage]).run(self.job(stage))
+
+    def journal(self, stage: str) -> list[str]:
+        """The wells that a stage did, in order."""
+        lines = self.paths.journal(stage, self.job(stage).job).read_text().splitlines()
+        return [line["well"] for line in map(json.loads, lines) if line["event"] == "done"]
+
+    def cells(self, well: str) -> pd.DataFrame:
+        return pd.read_parquet(self.paths.cells(well))
+
+
+def plant(
+    root: Path,
+    wells: Sequence[WellPlan],
+    *,
+    faults: Sequence[Fault] = (),
+    fields: int = 2,
+    size: int = 128,
+    change: Callable[[dict], None] = lambda config: None,
+    plate_map: bool = True,
+) -> Planted:
+    """Simulate a plate below `root`, run it up to normalise, and plant its objects."""
+    made = simulate_plate(root / "raw", wells=wells, fields=fields, field_shape=(size, size), faults=faults)
+    settings = {
+        "plates": str(root / "plates.tsv"),
+        "results": str(root / "results"),
+        "parts": {"cpu": 1, "gpu": 1},
+        "levels": 2,
+        "segmentation": LABEL_SETS,
+    }
+    change(settings)
+    entry = PlateEntry(plate="demo", path=str(made.raw), plate_map=str(made.plate_map) if plate_map else None)
+    planted = Planted(root=root, config=Config.model_validate(settings), entry=entry, truth=made.truth)
+    ingest.run(planted.job("ingest"))
+    tile.run(planted.job("tile"))
+    normalise.run(planted.job("normalise"))
+    planted.label()
+    return planted
