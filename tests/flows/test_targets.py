@@ -1,32 +1,8 @@
-import itertools
-
 import numpy as np
 import pytest
+from flow_scenes import slow_flows
 
 from plateflow.flows import flows_from_labels
-
-
-def slow_flows(labels: np.ndarray) -> np.ndarray:
-    """The definition of the design, one object and one array operation at a time."""
-    axes = range(labels.ndim)
-    out = np.zeros((labels.ndim, *labels.shape))
-    steps = list(itertools.product((-1, 0, 1), repeat=labels.ndim))
-    if labels.ndim == 3:
-        steps = [step for step in steps if np.abs(step).sum() <= 1]
-    for label in np.unique(labels[labels > 0]):
-        mask = np.pad(labels == label, 1)
-        pixels = np.argwhere(mask)
-        middle = np.floor(pixels.mean(0) + 0.5)
-        centre = tuple(pixels[((pixels - middle) ** 2).sum(1).argmin()])
-        extent = np.ptp(pixels, axis=0) + 1
-        heat = np.zeros(mask.shape)
-        for _ in range(2 * (extent.sum() + 2) if labels.ndim == 2 else 6 * (extent.sum() + 3)):
-            heat[centre] += 1
-            heat = sum(np.roll(heat, step, axes) for step in steps) / len(steps) * mask
-        slope = np.stack([np.roll(heat, -1, a) - np.roll(heat, 1, a) for a in axes]) * mask
-        slope /= np.maximum(np.sqrt((slope**2).sum(0)), 1e-300)
-        out += slope[(slice(None), *(slice(1, -1) for _ in axes))]
-    return out
 
 
 def blobs(shape: tuple[int, ...], count: int, seed: int) -> np.ndarray:
