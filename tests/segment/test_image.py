@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from plateflow.config import PlateflowError
+from plateflow.metrics import f1
+from plateflow.model import load_model, save_model
+from plateflow.segment import segment_image
+from plateflow.segment.image import fitting_batch, normalised
+from plateflow.simulate.cells import camera, simulate_field
+
+TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def field() -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+    """DNA and AGP of a simulated field, CYX, and its nuclei."""
+    rng = np.random.default_rng(5)
+    scene = simulate_field(rng, (300, 280), dim_fraction=0.0)
+    return camera(rng, {name: scene.channels[name] for name in ("DNA", "AGP")}), scene.nuclei
+
+
+def test_the_default_model_finds_simulated_nuclei(field: tuple[NDArray[np.uint16], NDArray[np.uint32]]) -> None:
+    image, nuclei = field
+    labels = segment_image(image[0], device="cpu")
+    assert labels.dtype == np.uint32
+    assert f1(nuclei, labels) > 0.85
+    assert np.unique(labels).tolist() == list(range(labels.max() + 1))
+
+
+def test_all_shapes_and_types_of_one_image_give_the_same_labels(
+    field: tuple[NDArray[np.uint16], NDArray[np.uint32]],
+) -> None:
+    image = field[0][0]
+    expected = segment_image(image, model=TINY)
+    assert expected.max() > 5
+    fill = np.zeros_like(image)
+    opaque = np.full_like(image, 255)
+    others = [
+        image[None],
+        np.stack([image] * 3, axis=-1),
+        np.stack([image] * 3 + [opaque], axis=-1),
+        np.stack([fill, fill, image], axis=-1),
+        np.stack([fill, image]),
+        image.astype(np.int32),
+        image.astype(np.float64),
+    ]
+    for other in others:
+        assert np.array_equal(segment_image(other, model=TINY), expected)
+    assert np.array_equal(segment_image(field[0][::-1], model=TINY, channels=[1]), expected)
+
+
+def test_the_first_channel_is_the_objects(field: tuple[NDArray[np.uint16], NDArray[np.uint32]]) -> None:
+    image, _ = field
+    both = segment_image(image, model=TINY)
+    swapped = segment_image(image, model=TINY, channels=[1, 0])
+    assert not np.array_equal(both, swapped)
+    assert np.array_equal(segment_image(image[::-1], model=TINY), swapped)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (1, 40, 60), (2, 40, 60), (40, 60, 3)])
+def test_without_contrast_there_are_no_objects(shape: tuple[int, ...]) -> None:
+    labels = segment_image(np.full(shape, 7, np.uint8))
+    assert labels.shape == (40, 60)
+    assert not labels.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (9, 30), (64, 300)])
+def test_images_smaller_than_a_tile_keep_their_shape(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random(shape)
+    assert segment_image(image, model=TINY).shape == shape
+
+
+def test_the_diameter_resizes_the_image_and_not_the_labels(
+    field: tuple[NDArray[np.uint16], NDArray[np.uint32]], tmp_path: Path
+) -> None:
+    sized = tmp_path / "sized.safetensors"
+    save_model(load_model(TINY), sized, name="sized", diameter=22.0, dtype=torch.float32)
+    image = field[0][0]
+    expected = segment_image(image, model=TINY)
+    assert np.array_equal(segment_image(image, model=sized), expected)
+    assert np.array_equal(segment_image(image, model=sized, diameter=22), expected)
+    double = np.kron(image, np.ones((2, 2), np.uint16))
+    found = segment_image(double, model=sized, diameter=44)
+    assert found.shape == double.shape
+    assert f1(np.kron(expected, np.ones((2, 2), np.uint32)), found, 0.75) > 0.9
+    with pytest.raises(PlateflowError, match=r"objects of 0.1 px can't be resized[\s\S]*220 times"):
+        segment_image(image, model=sized, diameter=0.1)
+
+
+@pytest.mark.parametrize(
+    ("image", "keywords", "message"),
+    [
+        (np.zeros((5, 64, 64)), {}, r"5 channels are too many[\s\S]*0, 1, 2, 3, 4[\s\S]*channels="),
+        (np.zeros((5, 64, 64)), {"channels": [0, 7]}, r"no channel 7[\s\S]*0, 1, 2, 3, 4"),
+        (np.zeros((2, 64, 64)), {"channels": []}, "0 channels are none"),
+        (np.full((64, 64), np.nan), {}, "4096 values that are NaN"),
+        (np.where(np.eye(64), np.inf, 1.0), {}, "64 values that are NaN or infinite"),
+        (np.zeros((2, 3, 64, 64)), {}, r"shape \(2, 3, 64, 64\)"),
+        (np.zeros((0, 64)), {}, r"shape \(0, 64\)"),
+        (np.zeros((64, 64), complex), {}, "type complex128"),
+        (np.eye(64), {"model": "no-such-model"}, "the model can't be used"),
+    ],
+)
+def test_bad_input_is_a_clear_error(image: NDArray[np.generic], keywords: dict[str, object], message: str) -> None:
+    with pytest.raises(PlateflowError, match=message):
+        segment_image(image, **keywords)  # type: ignore[arg-type]
+
+
+def test_channels_are_normalised_by_their_own_percentiles() -> None:
+    rng = np.random.default_rng(1)
+    image = np.stack([rng.normal(500, 20, (100, 100)), np.full((100, 100), 3.0), rng.random((100, 100))])
+    pixels = normalised(image)
+    assert pixels.shape == (2, 100, 100)
+    for channel in pixels:
+        np.testing.assert_allclose(np.percentile(channel, (1, 99)), (0, 1), atol=1e-4)
+    assert pixels[0].max() > 1
+    spot = np.zeros((1, 100, 100))
+    spot[0, 3, 4] = 9
+    assert normalised(spot)[0, 3, 4] == 1
+
+
+@pytest.mark.parametrize(("tiles", "size"), [(1, 1), (4, 4), (9, 3), (25, 5), (16, 8), (7, 7)])
+def test_batches_have_no_empty_places_where_that_can_be(tiles: int, size: int) -> None:
+    assert fitting_batch(tiles, largest=8) == size

@@ -1,0 +1,270 @@
+"""infer, follow and stitch on a small simulated plate, through the same jobs that Snakemake runs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from numpy.typing import NDArray
+
+from plateflow.config import Config, PlateEntry, PlateflowError
+from plateflow.flows import labels_from_flows
+from plateflow.images import ingest, normalise, tile
+from plateflow.metrics import f1
+from plateflow.paths import PlatePaths
+from plateflow.segment import follow, infer, stitch
+from plateflow.simulate.plate import micro_wells, simulate_plate
+from plateflow.state.requests import ask
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import STAGES
+
+MODEL = Path(__file__).parents[1] / "data" / "tiny.safetensors"
+RUN: dict[str, Callable[[JobContext], None]] = {
+    "ingest": ingest.run,
+    "tile": tile.run,
+    "normalise": normalise.run,
+    "infer": infer.run,
+    "follow": follow.run,
+    "stitch": stitch.run,
+}
+SETS: dict[str, dict[str, Any]] = {
+    "nuclei": {"channels": ["DNA"], "model": str(MODEL)},
+    "cells": {"channels": ["AGP", "DNA"], "model": str(MODEL)},
+}
+
+
+def config_of(folder: Path, **keys: Any) -> Config:
+    settings = {
+        "results": str(folder),
+        "parts": {"cpu": 1, "gpu": 1},
+        "segmentation": SETS,
+        "device": "cpu",
+        "threads": 1,
+        **keys,
+    }
+    return Config.model_validate(settings)
+
+
+def run(config: Config, entry: PlateEntry, *stages: str) -> PlatePaths:
+    for stage in stages:
+        for job in STAGES[stage].jobs(config):
+            RUN[stage](JobContext(config=config, entry=entry, stage=STAGES[stage], job=job))
+    return PlatePaths.of(entry.plate, results=config.results)
+
+
+def labels_of(paths: PlatePaths, well: str, label_set: str, level: int = 0) -> NDArray[np.uint32]:
+    return zarr.open_array(paths.image(well) / "labels" / label_set / str(level), mode="r")[0, 0]  # type: ignore[return-value, index]
+
+
+def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for path in paths.journals(stage) for line in path.read_text().splitlines()]
+    return [line for line in lines if line["event"] == "done"]
+
+
+@pytest.fixture(scope="module")
+def plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateEntry, Path, Path]:
+    """A plate of two wells with two touching fields each, tiled and normalised; the folders of results and truth."""
+    folder = tmp_path_factory.mktemp("plate")
+    made = simulate_plate(folder, wells=micro_wells(), fields=2, field_shape=(192, 192), plate="p", seed=4)
+    entry = PlateEntry(plate="p", path=str(made.raw))
+    run(config_of(folder / "results"), entry, "ingest", "tile", "normalise")
+    return entry, folder / "results", folder / "truth"
+
+
+@pytest.fixture
+def copied(plate: tuple[PlateEntry, Path, Path], tmp_path: Path) -> tuple[PlateEntry, Path]:
+    """The plate in a folder of its own."""
+    shutil.copytree(plate[1], tmp_path / "results")
+    return plate[0], tmp_path / "results"
+
+
+@pytest.fixture(scope="module")
+def whole(plate: tuple[PlateEntry, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> PlatePaths:
+    """The plate segmented in one part, one slice and one block a canvas: what every other way is compared with."""
+    folder = tmp_path_factory.mktemp("whole") / "results"
+    shutil.copytree(plate[1], folder)
+    return run(config_of(folder), plate[0], "infer", "follow", "stitch")
+
+
+def test_the_labels_are_the_simulated_nuclei(whole: PlatePaths, plate: tuple[PlateEntry, Path, Path]) -> None:
+    for well in ("B02", "B03"):
+        truth = np.load(plate[2] / f"{well}.npz")
+        assert f1(truth["nuclei"], labels_of(whole, well, "nuclei")) > 0.6
+        assert len(np.unique(labels_of(whole, well, "cells"))) > 5
+
+
+def test_the_labels_are_those_of_the_flows_in_one_piece(whole: PlatePaths) -> None:
+    flow = np.load(whole.flows("nuclei", "B02", 0))
+    assert flow.dtype == np.float16
+    assert flow.shape == (3, 192, 384)
+    assert np.array_equal(labels_from_flows(flow[:2], flow[2]), labels_of(whole, "B02", "nuclei"))
+
+
+def test_the_table_of_objects_tells_of_the_labels(whole: PlatePaths) -> None:
+    labels = labels_of(whole, "B02", "nuclei")
+    table = pq.read_table(whole.objects("nuclei", "B02")).to_pandas()
+    assert list(table) == [
+        "label", "canvas", "seed_z", "seed_y", "seed_x", "area_px", "flow_error", "cell_probability",
+    ]  # fmt: skip
+    assert table["label"].tolist() == list(range(1, labels.max() + 1))
+    assert table["area_px"].tolist() == np.bincount(labels.ravel())[1:].tolist()
+    half = labels_of(whole, "B02", "nuclei", 1)
+    assert half.shape == (96, 192)
+    assert set(np.unique(half)) <= set(np.unique(labels))
+    assert (half > 0).mean() == pytest.approx((labels > 0).mean(), abs=0.02)
+    assert (table["cell_probability"] > 0.5).all()
+    assert (table["flow_error"] <= 0.4).all()
+
+
+def test_the_journal_says_how_it_was_computed(whole: PlatePaths) -> None:
+    for entry in journal(whole, "infer"):
+        info = entry["info"]
+        assert (info["tiles"], info["tiles_skipped"], info["batch"]) == (2, 0, 4)
+        assert (info["device"], info["dtype"], info["threads"]) == ("cpu", "float32", 1)
+        assert info["model"] == "tiny"
+        assert "BSD-3-Clause" in info["licence"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"parts": {"cpu": 4, "gpu": 2}, "follow_slices": 3, "follow_block_px": 64}, {"follow_slices": 2}],
+    ids=["parts, slices, blocks", "slices"],
+)
+def test_parts_slices_and_blocks_change_no_byte(
+    whole: PlatePaths, copied: tuple[PlateEntry, Path], keys: dict[str, Any]
+) -> None:
+    paths = run(config_of(copied[1], **keys), copied[0], "infer", "follow", "stitch")
+    for label_set in SETS:
+        for well in ("B02", "B03"):
+            for path in (paths.flows(label_set, well, 0), paths.objects(label_set, well)):
+                assert path.read_bytes() == (whole.root / path.relative_to(paths.root)).read_bytes()
+            assert np.array_equal(labels_of(paths, well, label_set), labels_of(whole, well, label_set))
+    if "follow_block_px" in keys:
+        assert len(journal(paths, "follow")) == 2 * 2 * 18
+
+
+def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
+    made = simulate_plate(
+        tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), layout="pattern", plate="apart"
+    )
+    pattern = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
+    entry = PlateEntry(plate="apart", path=str(made.raw), layout="pattern", pattern=pattern)
+    sets = {"nuclei": {"channels": ["1"], "model": str(MODEL)}}
+    config = config_of(tmp_path / "results", segmentation=sets)
+    paths = run(config, entry, "ingest", "tile", "normalise", "infer", "follow", "stitch")
+    table = pq.read_table(paths.objects("nuclei", "B02")).to_pandas()
+    labels = labels_of(paths, "B02", "nuclei")
+    assert sorted(set(table["canvas"])) == [0, 1]
+    assert table["label"].tolist() == list(range(1, labels.max() + 1))
+    second = table[table["canvas"] == 1]
+    assert second["label"].min() == (table["canvas"] == 0).sum() + 1
+    for row in table.itertuples():
+        left, right = (0, 160) if row.canvas == 0 else (192, 352)
+        assert left <= row.seed_x < right
+        ys, xs = np.nonzero(labels == row.label)
+        assert xs.min() >= left
+        assert xs.max() < right
+        assert abs(ys.mean() - row.seed_y) < 15
+        assert abs(xs.mean() - row.seed_x) < 15
+    assert not labels[:, 160:192].any()
+
+
+def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateEntry, Path]) -> None:
+    entry, folder = copied
+    config = config_of(folder)
+    paths = run(config, entry, "infer", "follow", "stitch")
+    assert labels_of(paths, "B03", "nuclei").any()
+    other = labels_of(paths, "B02", "nuclei")
+    lines = [json.loads(line) for line in paths.journal("tile", "0").read_text().splitlines()]
+    last = [line for line in lines if line["event"] == "done" and line["well"] == "B03"][-1]
+    last |= {"state": "quarantined", "reason": "truncated", "fingerprint": "other", "sequence": 9}
+    with paths.journal("tile", "0").open("a") as file:
+        file.write(json.dumps(last) + "\n")
+    run(config, entry, "infer", "follow", "stitch")
+    assert not labels_of(paths, "B03", "nuclei").any()
+    assert not paths.objects("nuclei", "B03").exists()
+    assert not paths.flows("nuclei", "B03", 0).exists()
+    assert np.array_equal(labels_of(paths, "B02", "nuclei"), other)
+    states = {(line["well"], line["label_set"]): (line["state"], line["reason"]) for line in journal(paths, "stitch")}
+    assert states[("B03", "cells")] == ("quarantined", "truncated")
+
+
+def test_a_changed_threshold_redoes_one_label_set_without_the_network(
+    copied: tuple[PlateEntry, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, folder = copied
+    run(config_of(folder), entry, "infer", "follow", "stitch")
+
+    def no_network(*_: object, **__: object) -> None:
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr("plateflow.segment.engine.FlowEngine.load", no_network)
+    changed = config_of(folder, segmentation={**SETS, "cells": {**SETS["cells"], "cell_threshold": 1.0}})
+    paths = run(changed, entry, "infer", "follow", "stitch")
+    done = [line["label_set"] for line in journal(paths, "stitch")]
+    assert (done.count("cells"), done.count("nuclei")) == (4, 2)
+    done = [line["label_set"] for line in journal(paths, "infer")]
+    assert (done.count("cells"), done.count("nuclei")) == (2, 2)
+
+
+def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
+    copied: tuple[PlateEntry, Path],
+) -> None:
+    entry, folder = copied
+    config = config_of(folder, keep_flows=False, parts={"cpu": 2, "gpu": 1})
+    paths = run(config, entry, "infer", "follow")
+    contexts = [JobContext(config=config, entry=entry, stage=STAGES["stitch"], job=job) for job in "01"]
+    stitch.run(contexts[0])
+    assert paths.flows("nuclei", "B02", 0).exists()
+    stitch.run(contexts[1])
+    assert not paths.flows("nuclei", "B02", 0).exists()
+    assert not list(paths.scratch.rglob("*.npy"))
+    labels = labels_of(paths, "B02", "nuclei")
+
+    run(config, entry, "infer", "follow", "stitch")  # nothing to do: nobody misses the scratch
+    changed = config_of(
+        folder, keep_flows=False, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}}
+    )
+    with pytest.raises(PlateflowError, match=r"plateflow retry p --stage infer"):
+        run(changed, entry, "infer", "follow")
+    for stage in ("infer", "follow", "stitch"):
+        ask(paths, kind="retry", stage=stage)
+    run(changed, entry, "infer", "follow", "stitch")
+    assert not list(paths.scratch.rglob("*.npy"))
+    assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
+
+
+def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateEntry, Path]) -> None:
+    """The other part's receipt is there, but of the parameters before."""
+    entry, folder = copied
+    kept = config_of(folder, parts={"cpu": 2, "gpu": 1})
+    run(kept, entry, "infer", "follow", "stitch")
+    for cell_threshold, min_size in ((1.0, 15), (0.0, 40)):
+        sets = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": cell_threshold, "min_size_px": min_size}}
+        config = config_of(folder, parts={"cpu": 2, "gpu": 1}, keep_flows=False, segmentation=sets)
+        follow.run(JobContext(config=config, entry=entry, stage=STAGES["follow"], job="0-0"))
+        context = JobContext(config=config, entry=entry, stage=STAGES["stitch"], job="0")
+        stitch.run(context)
+        assert not stitch.plate_is_stitched(context)
+        assert PlatePaths.of("p", results=folder).flows("nuclei", "B03", 0).exists()
+
+
+def test_a_channel_that_the_plate_lacks_is_named_before_anything_runs(plate: tuple[PlateEntry, Path, Path]) -> None:
+    config = config_of(plate[1], segmentation={"nuclei": {"channels": ["Hoechst"]}})
+    with pytest.raises(PlateflowError, match=r"no channel 'Hoechst'[\s\S]*'DNA', 'AGP', 'Marker'"):
+        run(config, plate[0], "infer")
+
+
+def test_a_diameter_needs_the_pixel_size_and_good_sense(plate: tuple[PlateEntry, Path, Path]) -> None:
+    sets = {"nuclei": {"channels": ["DNA"], "diameter_um": 12.0, "model": "default"}}
+    context = JobContext(config=config_of(plate[1], segmentation=sets), entry=plate[0], stage=STAGES["infer"], job="0")
+    unknown = replace(context)
+    unknown.__dict__["info"] = {**context.info, "pixel_size_um": None}
+    with pytest.raises(PlateflowError, match="pixel size isn't known"):
+        infer.units(unknown)
