@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from workflow_project import REPOSITORY
 
 from plateflow.paths import PlatePaths

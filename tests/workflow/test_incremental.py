@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from workflow_project import REPOSITORY, all_of, touch_pixels
 
 NOTHING = "Nothing to be done"
@@ -185,4 +184,3 @@ def test_retry_of_a_well_redoes_it_from_the_stage(project):
     assert project.redone(before) == all_of("B02", "stitch", "features") | {("aggregate", "", ""), ("report", "", "")}
     assert project.results() == results
     assert NOTHING in project.snakemake()
-

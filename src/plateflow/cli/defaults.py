@@ -28,7 +28,7 @@ def _readme() -> str:
     lines = [
         "# Configuration",
         "",
-        "`config.yaml` holds every key with its default; `plates.tsv` has one line a plate. `plateflow init RAW_FOLDER`",
+        "`config.yaml` holds every key with its default, `plates.tsv` one line a plate; `plateflow init RAW_FOLDER`",
         "writes both for a plate. This page is made from `src/plateflow/config.py` by `make config`.",
         "",
         "## config.yaml",

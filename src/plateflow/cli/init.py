@@ -73,7 +73,9 @@ def make_entry(
         PlateflowError: no such folder, or no reader knows its layout.
     """
     from plateflow.plates import recognise
+    from plateflow.plates.reader import plate_folder
 
+    plate_folder(PlateEntry(plate="plate", path=str(raw)))
     if layout is None:
         layout = "pattern" if pattern else recognise(raw)
     name = plate or re.sub(r"[^A-Za-z0-9_+-]+", "_", raw.resolve().name.partition("__")[0]).strip("_") or "plate"

@@ -107,7 +107,9 @@ def overview(project: Project, plates: list[PlateEntry]) -> None:
             owner = read_owner(lease)
             gone = owner is None or owner.alive() is False
             notes.append(f"{entry.plate}: {lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}")
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 24 + 11 * len(STAGES))
+    console.print(table)
     for line in notes:
         typer.echo(line)
 

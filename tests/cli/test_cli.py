@@ -1,0 +1,214 @@
+"""The command line as a new user meets it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
+
+HEAVY = ("torch", "pandas", "zarr", "numba", "skimage", "scipy")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def plateflow(*arguments: str, cwd: Path, status: int = 0) -> str:
+    code = "from plateflow.cli import app; app()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == status, result.stdout
+    assert "Traceback" not in result.stdout
+    return result.stdout
+
+
+def imported(*command: str, cwd: Path) -> set[str]:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], cwd=cwd, check=True, capture_output=True, text=True
+    )
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines() if "|" in line}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    made = simulate_plate(
+        tmp_path / "data", wells=micro_wells(), fields=1, field_shape=(96, 96), channels=("DNA", "AGP"), plate="p1"
+    )
+    return made.raw
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    names = imported("-c", "from plateflow.cli import app; app()", "--help", cwd=tmp_path)
+    assert "typer" in names
+    assert not names & {*HEAVY, "numpy"}
+
+
+def test_parsing_the_snakefile_imports_nothing_heavy(raw, tmp_path):
+    plateflow("init", raw, cwd=tmp_path)
+    names = imported("-m", "snakemake", "-n", "-s", str(REPOSITORY / "Snakefile"), cwd=tmp_path)
+    assert "snakemake" in names
+    assert not names & set(HEAVY)
+
+
+def test_init_writes_a_config_that_fits_the_plate(raw, tmp_path):
+    output = plateflow("init", raw, "--plate-map", raw.parent / "platemap.csv", cwd=tmp_path)
+    assert "harmony" in output
+    assert "channels: DNA, AGP" in output
+    assert "B02, B03" in output
+    assert "0.6 x 0.6 um" in output
+    config = yaml.safe_load((tmp_path / "config/config.yaml").read_text())
+    assert config["segmentation"]["nuclei"]["channels"] == ["DNA"]
+    assert config["segmentation"]["cells"]["channels"] == ["AGP", "DNA"]
+    assert plateflow("check", cwd=tmp_path).strip() == "No problem found."
+
+
+def test_init_keeps_a_changed_config_and_refuses_a_taken_plate_id(raw, tmp_path):
+    plateflow("init", raw, cwd=tmp_path)
+    path = tmp_path / "config/config.yaml"
+    path.write_text(path.read_text().replace("levels: 3", "levels: 2"))
+    other = simulate_plate(tmp_path / "more", wells=micro_wells()[:1], fields=1, field_shape=(64, 64), plate="p2")
+    plateflow("init", other.raw, cwd=tmp_path)
+    assert "levels: 2" in path.read_text()
+    assert len((tmp_path / "config/plates.tsv").read_text().splitlines()) == 3
+    assert "taken by another folder" in plateflow("init", other.raw, "--plate", "p1", cwd=tmp_path, status=1)
+
+
+def test_init_with_a_pattern(tmp_path):
+    made = simulate_plate(
+        tmp_path / "data", wells=micro_wells(), fields=1, field_shape=(64, 64), layout="pattern", plate="flat"
+    )
+    pattern = r"(?P<well>[A-P]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
+    output = plateflow("init", made.raw, "--pattern", pattern, "--pixel-size-um", "0.5", cwd=tmp_path)
+    assert "pattern" in output
+    assert "0.5 x 0.5 um" in output
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, ["empty", "remedy|what to do"]),
+        (lambda folder: (folder / "notes.txt").write_text("x"), ["layout", "--pattern|pattern"]),
+        (lambda folder: (folder / "Index.idx.xml").write_text("<EvaluationInputData><Pl"), ["Index.idx.xml"]),
+        (
+            lambda folder: (folder / "Index.idx.xml").write_text(
+                '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><EvaluationInputData>&b;</EvaluationInputData>'
+            ),
+            ["Index.idx.xml"],
+        ),
+    ],
+)
+def test_a_folder_that_is_no_plate_gets_one_clear_error(tmp_path, make, words):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    make(folder)
+    output = plateflow("init", folder, cwd=tmp_path, status=1)
+    for word in words:
+        assert re.search(word, output, re.IGNORECASE), output
+    assert not (tmp_path / "config").exists(), "nothing half-written"
+
+
+def test_check_names_well_field_file_and_remedy(tmp_path):
+    made = simulate_plate(
+        tmp_path / "data",
+        wells=micro_wells(),
+        fields=2,
+        field_shape=(64, 64),
+        channels=("DNA", "AGP"),
+        plate="p1",
+        faults=[Fault(kind="missing", well="B02", field=1, channel=0), Fault(kind="zero-byte", well="B03", channel=1)],
+    )
+    plateflow("init", made.raw, cwd=tmp_path)
+    output = plateflow("check", cwd=tmp_path, status=2)
+    assert re.search(r"p1/B02 field 2: .*\n.*r02c02f02p01-ch1", output), output
+    assert re.search(r"p1/B03 field 1: .*\n.*r02c03f01p01-ch2", output), output
+    assert output.count("what to do:") >= 2
+    problems = json.loads(plateflow("check", "--json", cwd=tmp_path, status=2))
+    assert {(item["well"], item["field"]) for item in problems} == {("B02", "2"), ("B03", "1")}
+
+
+@pytest.mark.parametrize(
+    ("sheet", "config", "words"),
+    [
+        ("plate\tpath\n../x\t/raw\n", "", "plate id"),
+        ("plate\tpath\np1\t/raw\n", "follow_slics: 2\n", "did you mean 'follow_slices'"),
+    ],
+)
+def test_a_wrong_sheet_or_key_is_named_by_every_command(tmp_path, sheet, config, words):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/plates.tsv").write_text(sheet)
+    (tmp_path / "config/config.yaml").write_text("plates: config/plates.tsv\n" + config)
+    for command in ("check", "status", "retry"):
+        assert words in plateflow(command, cwd=tmp_path, status=1)
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "-s", str(REPOSITORY / "Snakefile")],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert words in run.stdout + run.stderr
+
+
+def test_status_and_retry_before_the_first_run(raw, tmp_path):
+    plateflow("init", raw, cwd=tmp_path)
+    assert "to do" in plateflow("status", cwd=tmp_path)
+    assert "nothing is known" in plateflow("status", "p1/B02", cwd=tmp_path, status=1)
+    assert "nothing is known" in plateflow("retry", "p1", cwd=tmp_path, status=1)
+    assert "there is no plate 'p9'" in plateflow("retry", "p9", cwd=tmp_path, status=1)
+    plateflow("retry", cwd=tmp_path)
+
+
+def test_segment_writes_label_tiffs(tmp_path):
+    import numpy as np
+    import skimage.io
+    import tifffile
+    import zarr
+
+    from plateflow.simulate.cells import camera, simulate_field
+
+    rng = np.random.default_rng(3)
+    field = simulate_field(rng, (160, 200), diameter_px=24)
+    pixels = camera(rng, field.channels)
+    tifffile.imwrite(tmp_path / "a.tif", pixels[0])
+    skimage.io.imsave(tmp_path / "b.png", (pixels[0] >> 4).astype(np.uint8), check_contrast=False)
+    group = zarr.create_group(
+        tmp_path / "c.ome.zarr",
+        attributes={
+            "ome": {
+                "version": "0.5",
+                "multiscales": [{"axes": [{"name": n} for n in "cyx"], "datasets": [{"path": "0"}]}],
+            }
+        },
+    )
+    group.create_array("0", data=pixels)
+    model = str(REPOSITORY / "tests/data/tiny.safetensors")
+    output = plateflow(
+        "segment", "a.tif", "b.png", "c.ome.zarr", "-o", "out", "--model", model, "--channels", "0", cwd=tmp_path
+    )
+    assert output.count("objects ->") == 3
+    labels = {name: tifffile.imread(tmp_path / "out" / f"{name}_labels.tif") for name in "abc"}
+    assert {array.dtype.name for array in labels.values()} == {"uint16"}
+    assert {array.shape for array in labels.values()} == {(160, 200)}
+    assert labels["a"].max() > 5
+    assert (labels["a"] == labels["c"]).all()
+
+
+def test_segment_names_the_image_that_fails_and_does_the_others(tmp_path):
+    import numpy as np
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "good.tif", np.random.default_rng(0).integers(0, 99, (64, 64), dtype=np.uint16))
+    (tmp_path / "bad.tif").write_bytes(b"II*\0nonsense")
+    model = str(REPOSITORY / "tests/data/tiny.safetensors")
+    output = plateflow("segment", "bad.tif", "good.tif", "-o", "out", "--model", model, cwd=tmp_path, status=1)
+    assert "bad.tif" in output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good_labels.tif"]
