@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.model.registry import ModelInfo
 from plateflow.segment.plan import (
     check_channels,
     describe_model,
@@ -33,10 +34,11 @@ def run(context: JobContext) -> None:
     Raises:
         PlateflowError: a channel, the pixel size, the model or the device isn't there.
     """
+    loaded: dict[str, FlowEngine] = {}  # the engine of the last model, over all batches of the job
     run_job(
         context,
         lambda: units(context),
-        lambda todo, start: _work(context, todo, start),
+        lambda todo, start: _work(context, todo, start, loaded),
         clear=lambda unit: _clear(context, unit),
     )
 
@@ -80,34 +82,36 @@ def _clear(context: JobContext, unit: Unit) -> None:
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def _work(context: JobContext, units: list[Unit], start: Callable[[Unit], None]) -> Work:
+def _work(context: JobContext, units: list[Unit], start: Callable[[Unit], None], loaded: dict[str, FlowEngine]) -> Work:
     from plateflow.segment.engine import FlowEngine
 
     by_model: dict[str, list[Unit]] = {}
     for unit in units:
         by_model.setdefault(context.config.segmentation[unit.label_set].model, []).append(unit)
     for model, group in by_model.items():
-        engine = FlowEngine.load(
-            model,
-            device=context.config.device,
-            batch_size=context.config.batch_size,
-            threads=context.config.threads,
-        )
-        yield from infer_units(context, engine, group, start, describe_model(model).__dict__)
+        if model not in loaded:
+            loaded.clear()
+            loaded[model] = FlowEngine.load(
+                model,
+                device=context.config.device,
+                batch_size=context.config.batch_size,
+                threads=context.config.threads,
+            )
+        yield from _infer(context, loaded[model], group, start, describe_model(model))
 
 
-def infer_units(
+def _infer(
     context: JobContext,
     engine: FlowEngine,
     units: list[Unit],
     start: Callable[[Unit], None],
-    model: dict[str, Any],
+    model: ModelInfo,
 ) -> Work:
     """Run the units of one model, their tiles pooled; each unit is given once its last canvas is written."""
     left: dict[tuple[str, str], int] = {}
     counts: dict[tuple[str, str], list[int]] = {}
     by_key = {(unit.well, unit.label_set): unit for unit in units}
-    names = {"model": model["name"], "licence": model["licence"], "sha256": model["sha256"]}
+    names = {"model": model.name, "licence": model.licence, "sha256": model.sha256}
     for result in engine.run(_requests(context, units, start, left)):
         key = result.key[:2]
         count = counts.setdefault(key, [0, 0])
