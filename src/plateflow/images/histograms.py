@@ -69,13 +69,13 @@ class FieldHistogram:
 
 def plane_statistics(pixels: NDArray[Any]) -> PlaneStatistics:
     """Statistics of one raw plane, uint8 or uint16 (y, x)."""
-    counts = np.zeros(np.iinfo(pixels.dtype).max + 1, np.int64)
-    height, width = pixels.shape
-    rows, columns = (np.arange(size) * BINS // size for size in (height, width))
-    sums, n = np.zeros((BINS, BINS)), np.zeros((BINS, BINS), np.int64)
-    _count(pixels, rows, columns, counts, sums, n)
-    binned = np.divide(sums, n, out=np.full_like(sums, np.nan), where=n > 0)
-    return PlaneStatistics(counts=counts, binned=binned, sharpness=focus_score(pixels), planes=1)
+    counts = np.zeros(np.iinfo(pixels.dtype).max + 1, np.uint32)
+    rows, columns = (np.arange(BINS + 1) * size // BINS for size in pixels.shape)
+    sums = np.zeros((BINS, BINS), np.int64)
+    _count(pixels, rows, columns, counts, sums)
+    n = np.outer(np.diff(rows), np.diff(columns))
+    binned = np.divide(sums, n, out=np.full(sums.shape, np.nan), where=n > 0)
+    return PlaneStatistics(counts=counts.astype(np.int64), binned=binned, sharpness=focus_score(pixels), planes=1)
 
 
 def focus_score(pixels: NDArray[Any]) -> float:
@@ -101,17 +101,19 @@ def _count(
     pixels: NDArray[Any],
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    sums: NDArray[np.float64],
-    n: NDArray[np.int64],
+    counts: NDArray[np.uint32],
+    sums: NDArray[np.int64],
 ) -> None:
-    for y in range(pixels.shape[0]):
-        row = rows[y]
-        for x in range(pixels.shape[1]):
-            value = pixels[y, x]
-            counts[value] += 1
-            sums[row, columns[x]] += value
-            n[row, columns[x]] += 1
+    """Add a plane to its histogram, and to the sums of its bins, whose edges are `rows` and `columns`."""
+    for row in range(len(rows) - 1):
+        for y in range(rows[row], rows[row + 1]):
+            for column in range(len(columns) - 1):
+                total = 0
+                for x in range(columns[column], columns[column + 1]):
+                    value = pixels[y, x]
+                    counts[value] += 1
+                    total += value
+                sums[row, column] += total
 
 
 @numba.njit(cache=True, nogil=True)

@@ -114,8 +114,7 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
             ) from error
         url = image.get("URL", ("", ""))[0]
         if url:
-            joined = url if base == "." or url.startswith(("/", "\\")) else f"{base}/{url}"
-            plane["path"] = inside(listing, joined, plate=entry.plate, source=source)
+            plane["path"] = inside(listing, url, base=base, plate=entry.plate, source=source)
             if _name_differs(url, plane):
                 differing.append(url)
         planes.append(plane)

@@ -96,8 +96,11 @@ def read_plane(
 
 def _directory_is_cut(path: Path, size: int) -> bool:
     """Whether a TIFF's directory, which many writers put last, should lie beyond the end of the file."""
-    with path.open("rb") as file:
-        start = file.read(8)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError:  # a folder, or a file that may not be read
+        return False
     orders = {b"II*\0": "little", b"MM\0*": "big"}
     order: Any = orders.get(start[:4])
     return order is not None and int.from_bytes(start[4:8], order) + 2 > size

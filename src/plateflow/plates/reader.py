@@ -21,8 +21,8 @@ from plateflow.config import PlateEntry, PlateflowError
 from plateflow.paths import well_name
 from plateflow.plates.pixels import header
 
-FORMATS = ((2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
-"""Rows and columns of the plates that are made: 6, 12, 24, 48, 96, 384 and 1536 wells."""
+FORMATS = ((8, 12), (16, 24), (32, 48))
+"""Rows and columns that are assumed where the metadata don't say: 96, 384 or 1536 wells."""
 
 COLUMNS = {
     "plate": "object",
@@ -166,20 +166,22 @@ def list_files(folder: Path) -> Listing:
     return Listing(root=root, files=files, outside=frozenset(outside))
 
 
-def inside(listing: Listing, name: str, *, plate: str, source: str) -> str:
+def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: str) -> str:
     """A file name out of metadata, as a path relative to the plate's folder.
 
     Args:
-        name: relative to the plate's folder.
+        name: relative to `base`.
+        base: a folder relative to the plate's.
         source: the file that gives the name, for the message.
 
     Raises:
         PlateflowError: the name leads out of the folder: absolute, with `..`, or through a link.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    windows_drive = len(name) > 1 and name[1] == ":"
+    said = PurePosixPath(name.replace("\\", "/"))
+    path = PurePosixPath(base) / said
+    drive = name[1:2] == ":"
     linked = listing.outside and any(str(part) in listing.outside for part in (path, *path.parents))
-    if path.is_absolute() or windows_drive or ".." in path.parts or linked:
+    if said.is_absolute() or drive or ".." in said.parts or linked:
         raise PlateflowError(
             "a file name leads out of the plate's folder",
             where=f"{plate}: {name!r} in {source}",
@@ -295,9 +297,8 @@ def _plate_format(
             why="plates have at most 32 rows and 48 columns, counted from 1",
             remedy="mend the metadata, or the pattern in the plate sheet",
         )
-    if said is None:
-        return next(shape for shape in FORMATS[4:] if shape in fitting)
-    notes.append(f"the metadata say {said[0]} x {said[1]} wells, but there is a well at row {rows}, column {columns}")
+    if said is not None:
+        notes.append(f"the metadata say {said[0]} x {said[1]} wells, but wells reach row {rows} and column {columns}")
     return fitting[0]
 
 

@@ -1,0 +1,125 @@
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from plateflow.plates import PlaneError, read_plane
+from plateflow.plates.pixels import header
+
+PIXELS = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+
+
+def read(path: Path, **options: Any) -> np.ndarray:
+    return read_plane(path, **({"height": 64, "width": 48, "dtype": "uint16"} | options))
+
+
+def cut(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "lzw"}, {"compression": "deflate"}, {"byteorder": ">"}])
+def test_a_sound_plane(tmp_path: Path, options: dict[str, Any]) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, **options)
+    pixels = read(tmp_path / "a.tif")
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels, PIXELS)
+    assert header(tmp_path / "a.tif") == (64, 48, "uint16")
+
+
+def test_a_page(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([PIXELS, PIXELS + 1]), photometric="minisblack")
+    np.testing.assert_array_equal(read_plane(tmp_path / "a.tif", 1, height=64, width=48, dtype="uint16"), PIXELS + 1)
+    with pytest.raises(PlaneError, match="page 3"):
+        read_plane(tmp_path / "a.tif", 2, height=64, width=48, dtype="uint16")
+
+
+def _damage(path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 4000, (64, 48), dtype=np.uint16)
+    tifffile.imwrite(path, noise, compression="lzw", rowsperstrip=8)
+    match kind:
+        case "missing":
+            path.unlink()
+        case "folder":
+            path.unlink()
+            path.mkdir()
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            cut(path, 0.5)
+        case "nearly whole":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "head only":
+            cut(path, 8 / path.stat().st_size)
+        case "no tiff":
+            path.write_bytes(b"GIF89a" + bytes(100))
+        case "scrambled":
+            content = bytearray(path.read_bytes())
+            content[-2000:-100] = rng.bytes(1900)
+            path.write_bytes(bytes(content))
+        case "taller":
+            tifffile.imwrite(path, np.zeros((65, 48), np.uint16))
+        case "turned":
+            tifffile.imwrite(path, np.zeros((48, 64), np.uint16))
+        case "colour":
+            tifffile.imwrite(path, np.zeros((64, 48, 3), np.uint8))
+        case "8 bits":
+            tifffile.imwrite(path, np.zeros((64, 48), np.uint8))
+        case "32 bits":
+            tifffile.imwrite(path, np.zeros((64, 48), np.uint32))
+        case "float":
+            tifffile.imwrite(path, np.zeros((64, 48), np.float32))
+        case "nan":
+            tifffile.imwrite(path, np.full((64, 48), np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        *(("missing", "missing"), ("empty", "empty_file"), ("folder", "unreadable"), ("no tiff", "unreadable")),
+        *(("cut", "truncated"), ("nearly whole", "truncated"), ("head only", "truncated"), ("scrambled", "unreadable")),
+        *(("taller", "wrong_size"), ("turned", "wrong_size"), ("colour", "wrong_size")),
+        *(("8 bits", "wrong_type"), ("32 bits", "wrong_type"), ("float", "wrong_type"), ("nan", "nan")),
+    ],
+)
+def test_damaged_planes_have_a_reason(tmp_path: Path, kind: str, reason: str) -> None:
+    path = tmp_path / "a.tif"
+    _damage(path, kind)
+    with pytest.raises(PlaneError) as error:
+        read(path)
+    assert error.value.reason == reason
+    assert str(path) in error.value.detail
+
+
+def test_a_directory_at_the_end_that_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    content = bytearray(8 + 64 * 48 * 2)
+    content[:8] = b"II*\x00" + (8 + 64 * 48 * 2).to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+    with pytest.raises(PlaneError) as error:
+        read(path)
+    assert error.value.reason == "truncated"
+
+
+def test_headers_alone_find_what_needs_no_decoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    _damage(path, "cut")
+    with pytest.raises(PlaneError, match="truncated"):
+        read(path, decode=False)
+    _damage(path, "scrambled")
+    assert read(path, decode=False).size == 0
+
+
+def test_trouble_of_the_machine_is_no_damaged_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        read(tmp_path / "a.tif")
