@@ -1,0 +1,158 @@
+"""One run of the whole chain: what lies there afterwards, and whether others can read it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from workflow_project import REPOSITORY
+
+PROJECT = {"fields": 2, "field_shape": (128, 160)}
+
+
+def test_the_store_is_valid_and_read_by_others(project):
+    import zarr
+    from ngio import open_ome_zarr_plate
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+    from ome_zarr_models.v05 import HCS
+
+    store = project.path().store
+    HCS.from_zarr(zarr.open_group(store, mode="r"))
+    command = [sys.executable, "-m", "ome_zarr_models", "validate", str(store)]
+    validated = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert validated.returncode == 0, validated.stdout + validated.stderr
+
+    plate = open_ome_zarr_plate(store)
+    assert sorted(plate.wells_paths()) == ["B/02", "B/03"]
+    image = plate.get_image(row="B", column=2, image_path="0")
+    assert image.list_labels() == ["cells", "nuclei"] or image.list_labels() == ["nuclei", "cells"]
+    assert image.get_image(path="0").shape[-2:] == (128, 320)
+    fields = image.get_table("fields")
+    assert len(fields.dataframe) == 2
+
+    nodes = list(Reader(parse_url(project.path().image("B02")))())
+    assert nodes[0].data[0].shape == (1, 2, 1, 128, 320)
+
+    raw = zarr.open_array(project.path().image("B02") / "0", mode="r")
+    import tifffile
+
+    left = tifffile.imread(project.raw("B02"))
+    assert np.array_equal(raw[0, 0, 0, :, :160], left), "level 0 is raw, pixel for pixel"
+
+
+def test_labels_tables_and_objects_agree(project):
+    import pandas as pd
+    import zarr
+
+    paths = project.path()
+    wells = pd.read_csv(paths.table("wells.csv")).set_index("Metadata_Well")
+    for well in ("B02", "B03"):
+        labels = zarr.open_array(paths.image(well) / "labels" / "cells" / "0", mode="r")[0, 0]
+        cells = pd.read_parquet(paths.cells(well))
+        objects = pd.read_parquet(paths.objects("cells", well))
+        assert labels.dtype == np.uint32
+        numbers = np.unique(labels[labels > 0])
+        assert numbers.tolist() == list(range(1, len(objects) + 1)) == cells["ObjectNumber"].tolist()
+        assert np.bincount(labels.ravel())[1:].tolist() == cells["Cells_AreaShape_Area"].tolist()
+        assert wells.loc[well, "Count_Cells"] == len(cells) > 5
+        assert set(cells["Metadata_Site"]) == {"1", "2"}
+        for y, x, number in objects[["seed_y", "seed_x", "label"]].itertuples(index=False):
+            near = labels[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+            assert number in near
+    assert wells.loc["B03", "Metadata_treatment"] == "compound-1"
+
+
+def test_no_cell_is_cut_where_two_fields_meet(project):
+    """Fields that touch are one canvas: objects lie on both sides of the border, in one piece."""
+    import zarr
+
+    crossing = 0
+    for well in ("B02", "B03"):
+        for name in ("nuclei", "cells"):
+            labels = zarr.open_array(project.path().image(well) / "labels" / name / "0", mode="r")[0, 0]
+            crossing += len(set(labels[:, 159]) & set(labels[:, 160]) - {0})
+    assert crossing >= 3
+
+
+def test_flows_are_float16_in_the_documented_layout(project):
+    flows = np.load(project.path().flows("cells", "B02", 0), mmap_mode="r")
+    assert flows.dtype == np.float16
+    assert flows.shape == (3, 128, 320)
+
+
+def test_receipts_hold_no_clock(project):
+    receipts = {path: path.read_bytes() for path in project.path().root.glob("receipts/*/*.json")}
+    assert len(receipts) == 2 * 4 + 1 + 4
+    for path in receipts:
+        path.unlink()
+    project.snakemake()
+    assert {path: path.read_bytes() for path in receipts} == receipts
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(project):
+    page = project.path().table("report.html").read_text()
+    assert "<html" in page
+    for asks in ('src="http', "src='http", 'href="http', "@import", "url(http"):
+        assert asks not in page
+    assert "default" in page or "tiny" in page
+    assert (project.folder / "results/screen/report.html").exists()
+
+
+def test_status_is_complete(project):
+    output = project.plateflow("status", status=0)
+    assert "to do" not in output
+    assert "stitch" in project.plateflow("status", "micro/B02")
+
+
+def test_a_flat_folder_by_pattern_gives_the_same_pixels(project, tmp_path):
+    """The same wells written with another layout: other names, no positions, so fields lie in a grid with a gap."""
+    import zarr
+
+    from plateflow.simulate.plate import micro_wells, simulate_plate
+
+    made = simulate_plate(
+        project.folder / "flat",
+        wells=micro_wells(),
+        fields=2,
+        field_shape=(128, 160),
+        channels=("DNA", "AGP"),
+        layout="pattern",
+        plate="flat",
+    )
+    pattern = r"(?P<well>[A-P]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
+    project.plateflow("init", str(made.raw), "--plate", "flat", "--pattern", pattern, "--pixel-size-um", "0.6")
+
+    def channels(config):
+        config["segmentation"]["nuclei"]["channels"] = ["1"]
+        config["segmentation"]["cells"]["channels"] = ["2", "1"]
+
+    output = project.snakemake("--retries", "0", status=1)
+    assert "its channels are '1', '2'" in output, "a channel that the plate lacks is named beside those it has"
+    (project.folder / "config/plates.tsv").write_text(
+        "".join(
+            line
+            for line in (project.folder / "config/plates.tsv").read_text().splitlines(keepends=True)
+            if not line.startswith("micro")
+        )
+    )
+    project.configure(channels)
+    project.snakemake()
+    left = slice(0, 160)
+    for level0 in ("0",):
+        mine = zarr.open_array(project.path("flat").image("B02") / level0, mode="r")
+        theirs = zarr.open_array(project.path().image("B02") / level0, mode="r")
+        assert np.array_equal(mine[..., left], theirs[..., left])
+        assert mine.shape[-1] > theirs.shape[-1]
+
+
+@pytest.mark.parametrize("name", ["window.json", "plate.json"])
+def test_the_manifest_is_readable_json(project, name):
+    content = json.loads((project.path().root / "manifest" / name).read_text())
+    assert content
+
+
+def test_the_snakefile_is_lint_clean(project):
+    assert "good condition" in project.snakemake("--lint")
+    assert (REPOSITORY / "Snakefile").exists()
