@@ -4,6 +4,7 @@ without a network. Ingest, tile and normalise are real."""
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,12 @@ class Planted:
     def job(self, stage: str, job: str = "") -> JobContext:
         job = job or ("plate" if STAGES[stage].scope == "plate" else "0")
         return JobContext(config=self.config, entry=self.entry, stage=STAGES[stage], job=job)
+
+    def copy(self, root: Path, **change: object) -> "Planted":
+        """The same results in another folder, for a test that changes them; `change` is of the configuration."""
+        shutil.copytree(self.root / "results", root / "results")
+        config = Config.model_validate(self.config.model_dump() | {"results": str(root / "results")} | change)
+        return dataclasses.replace(self, root=root, config=config)
 
     @property
     def paths(self):
@@ -101,6 +108,36 @@ class Planted:
 
     def cells(self, well: str) -> pd.DataFrame:
         return pd.read_parquet(self.paths.cells(well))
+
+
+FAULTS = (
+    Fault(kind="truncated", well="B05", field=0, channel=1),
+    Fault(kind="truncated", well="C02", field=0),
+    Fault(kind="truncated", well="C02", field=1),
+    Fault(kind="defocus", well="B03", field=1),
+)
+
+
+_MADE: list[Planted] = []
+
+
+def small_plate(root: Path) -> Planted:
+    """Seven wells: five with cells (one field of B05 broken, one of B03 out of focus), C02 broken, B06 empty.
+
+    It is made once a process; each caller gets a copy of its results.
+    """
+    wells = [
+        WellPlan(well="B02", role="negative", treatment="DMSO", dose=0.0),
+        WellPlan(well="B03", role="negative", treatment="DMSO", dose=0.0),
+        WellPlan(well="B04", role="treatment", treatment="compound-1", dose=1.0, effect=0.5),
+        WellPlan(well="B05", role="treatment", treatment="compound-1", dose=10.0, effect=0.9),
+        WellPlan(well="B06", role="empty"),
+        WellPlan(well="C02", role="negative", treatment="DMSO", dose=0.0),
+        WellPlan(well="C03", role="treatment", treatment="compound-1", dose=1.0, effect=0.5),
+    ]
+    if not _MADE:
+        _MADE.append(plant(root / "first", wells, faults=FAULTS, size=256))
+    return _MADE[0].copy(root)
 
 
 def plant(

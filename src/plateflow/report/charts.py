@@ -44,30 +44,19 @@ def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, s
         "x": alt.X("column:O", title=None, axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)),
         "y": alt.Y("row:O", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
     }
-    tooltip = [alt.Tooltip(f"{key}:N", title=key) for key in ("well", "state", "flags", "role", "treatment", "dose")]
-    tooltip += [alt.Tooltip(f"{key}:Q", title=title, format=",.4~r") for key, title in _fields(shown)]
+    tooltip = [alt.Tooltip(f"{key}:N") for key in ("well", "treatment", "dose", "state", "flags")]
+    tooltip.append(alt.Tooltip("value:Q", format=",.4~r"))
     base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
-    tiles = base.mark_rect(cornerRadius=4, stroke="white", strokeWidth=2, cursor="pointer", invalid=None).encode(
-        **place,
-        color=alt.condition(
-            "isValid(datum.value)",
-            alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=alt.Legend(title=None)),
-            alt.value(FAINT),
-        ),
-        tooltip=tooltip,
-    )
-    marks = (
-        base.transform_filter("datum.mark")
-        .mark_text(fontSize=edge * 0.42, fontWeight="bold")
-        .encode(
-            **place,
-            text="mark:N",
-            color=alt.value(ACCENT),
-            tooltip=tooltip,
-        )
-    )
+    shape_of: dict[str, Any] = {"cornerRadius": 4, "stroke": "white", "strokeWidth": 2, "cursor": "pointer"}
+    places = base.mark_rect(**shape_of, color=FAINT).encode(**place, tooltip=tooltip)
+    colour = alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=alt.Legend(title=None))
+    tiles = base.transform_filter("isValid(datum.value)").mark_rect(**shape_of)
+    tiles = tiles.encode(**place, tooltip=tooltip, color=colour)
+    marks = base.transform_filter("datum.mark")
+    marks = marks.mark_text(fontSize=edge * 0.42, fontWeight="bold", color=ACCENT, cursor="pointer")
+    marks = marks.encode(**place, tooltip=tooltip, text="mark:N")
     chart = (
-        alt.layer(tiles, marks)
+        alt.layer(places, tiles, marks)
         .add_params(alt.param(name="metric", value="m0"))
         .properties(width=alt.Step(edge), height=alt.Step(edge))
     )
@@ -85,7 +74,7 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
         item = _well_item(row, shown)
         if item["role"] == item["treatment"] == "":
             continue
-        label = " ".join(part for part in (item["treatment"] or item["role"], item["dose"]) if part)
+        label = " ".join(part for part in (item["treatment"] or item["role"], item["dose"]) if part not in ("", "0"))
         rank = _ROLES.index(item["role"]) if item["role"] in _ROLES else 1
         order[label] = (rank, item["treatment"], row.get("Metadata_dose") or 0.0)
         data.append(item | {"group": label})
@@ -97,7 +86,7 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
     base = base.transform_filter("isValid(datum.value)")
     roles = alt.Color("role:N", scale=alt.Scale(domain=_ROLES, range=_ROLE_COLOURS), legend=alt.Legend(title=None))
     points = base.mark_circle(size=70, opacity=0.75, cursor="pointer").encode(
-        x=x, y=y, color=roles, tooltip=[alt.Tooltip("well:N"), alt.Tooltip("group:N"), alt.Tooltip("value:Q")]
+        x=x, y=y, color=roles, tooltip=["well:N", "group:N", "value:Q"]
     )
     middle = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
     width = max(280, 44 * len(order))
@@ -134,5 +123,6 @@ def _spec(chart: Any) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict()
     for view in [spec, *spec.get("layer", [])]:
         view.pop("name", None)
+    spec["padding"] = {"left": 16, "right": 16, "top": 5, "bottom": 5}  # a browser's font may be wider than Vega thinks
     spec["config"] = {"view": {"stroke": None}, "font": FONT, "axis": {"labelColor": "#616e7c", "grid": False}}
     return spec

@@ -68,18 +68,18 @@ class View:
 
     @cached_property
     def left_out(self) -> list[dict[str, Any]]:
-        """What was left out, each well or field once, at the stage where it happened."""
-        seen: set[tuple[str, str]] = set()
+        """Wells, and fields of wells that went on without them, each at the stage where it was left out."""
+        whole: set[str] = set()
         wells, found = set(self.context.info["wells"]), []
         for stage in STAGES:
             for entry in sorted(self.context.upstream(stage).values(), key=lambda item: item.key):
-                if entry.well not in wells:
+                if entry.well not in wells - whole:
                     continue
-                for field, reason in (entry.fields or ({"": entry.reason} if entry.left_out else {})).items():
-                    if (entry.well, "") in seen or (entry.well, field) in seen:
-                        continue
-                    seen.add((entry.well, field))
-                    found.append(_left_out_row(entry, stage, field, reason))
+                if entry.left_out:
+                    whole.add(entry.well)
+                    found.append(_left_out_row(entry, stage, "", entry.reason))
+                else:
+                    found += [_left_out_row(entry, stage, field, why) for field, why in entry.fields.items()]
         for row in records(self.wells[self.wells["Metadata_Reason"] == "not_acquired"]):
             detail = "the plate map names this well, the plate doesn't have it"
             entry = Entry(well=row["Metadata_Well"], state="missing", reason="not_acquired", detail=detail)

@@ -32,6 +32,10 @@ MIN_COMPARED = 4
 LEAST_SPREAD = 0.05
 """The spread of logarithms that is taken at least: on the evenest plate 5 % isn't far off."""
 
+SIGNAL = 0.2
+"""A field without objects is judged for focus if its contrast is this part of the plate's: with less, haze and dust
+are all there is to be sharp; with more, there are cells that weren't found."""
+
 
 def deviations(values: NDArray[Any], reference: NDArray[np.bool_]) -> NDArray[np.float64]:
     """How many MADs (times 1.4826, a standard deviation of normal values) each value is off the reference's median.
@@ -57,13 +61,14 @@ def field_flags(table: pd.DataFrame, quality: Quality, focus_channels: Sequence[
 
     Args:
         table: one row a field and channel, with Metadata_Channel, State, Sharpness (a logarithm, NaN where nothing
-            could be sharp), SaturatedFraction, Constant (bool) and Objects (of the rows' label set, in the field).
+            could be sharp), Background and Brightness (percentiles), SaturatedFraction, Constant (bool) and Objects
+            (of the rows' label set, in the field).
         quality: thresholds.
         focus_channels: the channels that objects are cut out in; sharpness elsewhere isn't judged.
 
     Returns:
         the table with SharpnessDeviation and Flags (comma-separated). Sharpness is compared within a channel, with
-        the fields that hold objects: in a field without any it is that of noise and dust.
+        the fields that hold objects.
     """
     table = table.copy()
     used = (table["State"] == "ok").to_numpy()
@@ -71,7 +76,12 @@ def field_flags(table: pd.DataFrame, quality: Quality, focus_channels: Sequence[
     for channel in focus_channels:
         here = (table["Metadata_Channel"] == channel).to_numpy()
         with_objects = (used & (table["Objects"] > 0).to_numpy())[here]
-        deviation[here] = deviations(table["Sharpness"].to_numpy()[here], with_objects)
+        if not with_objects.any():
+            continue
+        contrast = (table["Brightness"] - table["Background"]).to_numpy()[here]
+        judged = with_objects | (contrast >= SIGNAL * np.median(contrast[with_objects]))
+        off = deviations(table["Sharpness"].to_numpy()[here], with_objects)
+        deviation[here] = np.where(judged, off, np.nan)
     table["SharpnessDeviation"] = np.where(used, deviation, np.nan)
     raised = {
         "focus": table["SharpnessDeviation"] < -quality.focus_mad,

@@ -1,0 +1,84 @@
+"""One page over all plates: what is complete, what was left out, and where each plate's page is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.paths import PlatePaths
+from plateflow.state.dag import left_out_lines
+from plateflow.state.journal import outcomes, write_atomic
+from plateflow.state.script import logged
+from plateflow.state.stages import digest
+
+SHOWN = 200
+"""Lines of what was left out that are written; the plates' own pages have all."""
+
+
+def run_screen(snakemake: Any) -> None:
+    """Write the page over all plates, and its receipt."""
+    with logged(Path(snakemake.log[0]), "screen: report"):
+        config = load_config(snakemake.config)
+        page = write_screen(config, load_plates(Path(config.plates)))
+        receipt = json.dumps({"stage": "screen", "work": digest(page)}, indent=1) + "\n"
+        write_atomic(Path(snakemake.output[0]), receipt.encode())
+
+
+def write_screen(config: Config, plates: dict[str, PlateEntry]) -> str:
+    """Write screen/report.html, and return it; the same tables give the same page."""
+    from plateflow.report.page import render
+
+    paths = [PlatePaths.of(plate, results=config.results, scratch=config.scratch) for plate in plates]
+    items = [_plate(path) for path in paths]
+    left_out = [line for path in paths for line in left_out_lines(path, config)]
+    done = [item for item in items if item["wells"]]
+    counts = list(dict.fromkeys(name for item in done for name in item["counts"]))
+    cards = [(f"{len(done)} / {len(items)}", "plates with tables")]
+    cards.append((f"{sum(item['measured'] for item in done):,}", "wells measured"))
+    cards += [(f"{sum(item['counts'].get(name, 0) for item in done):,}", name) for name in counts]
+    level, line = (
+        ("warn", f"Left out: {len(left_out)}, listed below.") if left_out else ("good", "Nothing was left out.")
+    )
+    if len(done) < len(items):
+        level, line = "warn", f"{len(items) - len(done)} of {len(items)} plates have no tables yet. {line}"
+    if len(left_out) > SHOWN:
+        left_out = [*left_out[:SHOWN], f"and {len(left_out) - SHOWN} more: see the plates' pages"]
+    page = render(
+        "screen.html.j2",
+        verdict={"level": level, "line": line, "cards": cards},
+        plates=items,
+        counts=counts,
+        left_out=left_out,
+    )
+    write_atomic(PlatePaths.of("screen", results=config.results).table("report.html"), page.encode())
+    return page
+
+
+def _plate(paths: PlatePaths) -> dict[str, Any]:
+    """A plate's line, from its well table; `wells` is 0 where there is none."""
+    import pyarrow.parquet as pq
+
+    path = paths.table("wells.parquet")
+    if not path.is_file():
+        return {"plate": paths.plate, "wells": 0}
+    names = [name for name in pq.read_schema(path).names if name.startswith("Count_")]
+    table = pq.read_table(path, columns=["Metadata_State", "Metadata_Flags", *names]).to_pydict()
+    states = table["Metadata_State"]
+    aggregate = outcomes(paths.journals("aggregate")).get(("", "", -1))
+    drifts = aggregate.info.get("drift", {}).values() if aggregate else ()
+    return {
+        "plate": paths.plate,
+        "wells": len(states),
+        "shares": [(state, states.count(state) / len(states)) for state in ("ok", "flagged", "quarantined", "missing")],
+        "measured": sum(state in ("ok", "flagged") for state in states),
+        "flagged": sum(bool(flags) for flags in table["Metadata_Flags"]),
+        "left_out": sum(state in ("quarantined", "missing") for state in states),
+        "counts": {
+            name.removeprefix("Count_").lower(): int(sum(n for n in table[name] if n is not None and not math.isnan(n)))
+            for name in names
+        },
+        "drift": max(drifts, default=None),
+    }

@@ -1,0 +1,154 @@
+"""The page of a plate, and the page over all plates."""
+
+import base64
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from planted_plate import Planted
+
+from plateflow.config import PlateEntry
+from plateflow.report import sections
+from plateflow.report.screen import write_screen
+
+
+@pytest.fixture(scope="module")
+def page(measured: Planted) -> str:
+    measured.run("report")
+    return measured.paths.table("report.html").read_text()
+
+
+def text_of(page: str) -> str:
+    """What one reads: without scripts, styles and tags."""
+    page = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_the_verdict_comes_first_and_says_what_is_wrong(page: str) -> None:
+    text = text_of(page)
+    assert "Complete, but left out: 1 well and 1 field; flagged to look at: 3 wells." in text
+    assert "wells measured 6 / 7" in text
+    assert "fields used 11 / 14" in text
+
+
+def test_what_was_left_out_is_named_with_file_reason_and_remedy(page: str) -> None:
+    section = text_of(page[page.index('id="left_out"') : page.index('id="flags"')])
+    assert "demo/B05" in section
+    assert "r02c05f01p01-ch2sk1fk1fl1.tiff" in section
+    assert section.count("truncated") == 2  # a field of B05, and C02
+    assert "demo/C02 all quarantined at tile" in section
+    assert "copy the file again" in section
+
+
+def test_flags_windows_models_and_versions_are_shown(page: str) -> None:
+    text = text_of(page)
+    assert "B03 (field 2)" in text
+    assert "B06 (field 1, 2)" in text
+    assert "CC-BY-4.0" in text
+    assert "0123456789ab" in text
+    assert "scikit-image" in text
+    assert "Illumination profile" in text
+    assert "nuclei.flow_threshold" in text
+
+
+def test_each_well_has_a_picture_with_outlines_and_an_empty_one_has_none(page: str) -> None:
+    pictures = dict(re.findall(r'<figure id="well-(\w+)"[^>]*>\s*<img src="data:image/jpeg;base64,([^"]+)"', page))
+    assert set(pictures) == {"B02", "B03", "B04", "B05", "B06", "C03"}
+
+    def outlined(well: str) -> float:
+        pixels = imagecodecs.jpeg8_decode(base64.b64decode(pictures[well])).astype(int)
+        return float((np.abs(pixels - (255, 176, 0)).sum(axis=-1) < 90).mean())
+
+    assert outlined("B02") > 0.03
+    assert outlined("B06") == 0
+
+
+def test_the_page_needs_nothing_else(page: str) -> None:
+    assert page.count("window.vegaEmbed=") == 1
+    assert "default-src 'none'" in page
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"<link|<iframe|@import|src=\"(?!data:)|url\(", markup)
+    assert len(page) < 3_000_000
+
+
+def test_a_browser_draws_the_charts_without_an_error(measured: Planted, page: str, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
+    path = measured.paths.table("report.html")
+    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    assert 'data-ready="yes"' in run.stdout
+    assert run.stdout.count('class="marks"') == 2
+    assert "CONSOLE" not in run.stderr
+
+
+def test_the_same_plate_gives_the_same_bytes(measured: Planted, page: str) -> None:
+    measured.paths.journal("report", "plate").unlink()
+    measured.run("report")
+    assert measured.paths.table("report.html").read_text() == page
+
+
+def test_names_from_files_are_shown_not_run(measured: Planted, tmp_path: Path) -> None:
+    plate = measured.copy(tmp_path)
+    path = tmp_path / "map.csv"
+    attack = "<script>alert(1)</script>"
+    path.write_text(
+        f'well,role,treatment,dose,"note ""><img src=x onerror=alert(2)>"\n'
+        f"B02,treatment,{attack},1,</dd>{attack}\nB03,negative,'\"`,0,\nZ1,treatment,{attack},2,\n"
+    )
+    plate.entry = PlateEntry(plate="demo", path=plate.entry.path, plate_map=str(path))
+    plate.run("aggregate", "report")
+    page = plate.paths.table("report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "</dd><script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\\u003cscript\\u003ealert(1)" in page  # in the charts' data
+    assert plate.job("report").upstream("report")["", "", -1].info.keys() == {"bytes"}
+
+
+def test_a_changed_map_redoes_the_page_and_nothing_is_done_twice(measured: Planted, page: str, tmp_path: Path) -> None:
+    plate = measured.copy(tmp_path)
+    plate.run("aggregate", "report")
+    done = len(plate.journal("report"))
+    plate.entry = PlateEntry(plate="demo", path=plate.entry.path)
+    plate.run("aggregate", "report")
+    assert len(plate.journal("report")) == done + 1
+
+
+def test_a_section_that_fails_is_named_and_the_rest_goes_on(
+    measured: Planted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plate = measured.copy(tmp_path)
+
+    def fail(view: sections.View) -> dict:
+        raise ValueError("no <b>luck</b>")
+
+    changed = tuple((name, title, fail if name == "plate" else make) for name, title, make in sections.SECTIONS)
+    monkeypatch.setattr(sections, "SECTIONS", changed)
+    plate.paths.journal("report", "plate").unlink(missing_ok=True)
+    plate.run("report")
+    page = plate.paths.table("report.html").read_text()
+    assert "ValueError: no &lt;b&gt;luck&lt;/b&gt;" in page
+    assert 'id="well-B02"' in page
+    assert plate.job("report").upstream("report")["", "", -1].info["failed sections"] == ["plate"]
+
+
+def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
+    entries = {"demo": measured.entry, "later": measured.entry}
+    first = write_screen(measured.config, entries)
+    path = Path(measured.config.results) / "screen" / "report.html"
+    assert path.read_text() == first == write_screen(measured.config, entries)
+    text = text_of(first)
+    assert "1 of 2 plates have no tables yet. Left out: " in text
+    assert 'href="../demo/report.html"' in first
+    assert "demo/B05 field 1: quarantined at tile: truncated" in text
+    assert "later no tables yet" in text
+    cells = sum(len(measured.cells(well)) for well in ("B02", "B03", "B04", "B05", "B06", "C03"))
+    assert f"cells {cells}" in text
