@@ -21,9 +21,9 @@ def draw_labels(shape: tuple[int, ...], seed: int) -> np.ndarray:
     labels = np.zeros(shape, np.int32)
     grid = np.indices(shape).astype(float)
     axes = (slice(None), *(None for _ in shape))
-    for label in range(1, random.integers(2, 30)):
+    for label in range(1, random.integers(2, 80)):
         centre = random.uniform(-3, np.array(shape) + 3)
-        size = random.choice([2.0, 6.0, 10.0, max(shape) / 2], p=[0.2, 0.4, 0.35, 0.05])
+        size = random.choice([2.0, 5.0, 8.0, max(shape) / 2], p=[0.2, 0.5, 0.29, 0.01])
         stretch = random.choice([1.0, 1.3, 4.0], p=[0.4, 0.5, 0.1])
         turn = np.linalg.qr(random.normal(size=(len(shape), len(shape))))[0]
         away = np.tensordot(turn, grid - centre[axes], 1)
@@ -34,6 +34,17 @@ def draw_labels(shape: tuple[int, ...], seed: int) -> np.ndarray:
             inside &= distance > size * 0.5
         labels[inside & ((labels == 0) | (random.random() < 0.5))] = label
     return labels
+
+
+def draw_cells(shape: tuple[int, ...], seed: int, count: int = 80) -> np.ndarray:
+    """Compact cells as a network would find them: balls of 7 to 11 px that touch, and none that is a mere rest."""
+    random = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    grid = np.indices(shape)
+    for label, centre in enumerate(random.integers(0, shape, (count, len(shape))), 1):
+        away = ((grid - centre[(slice(None), *(None for _ in shape))]) ** 2).sum(0)
+        labels[(away < random.integers(7, 12) ** 2) & (labels == 0)] = label
+    return np.where(np.bincount(labels.ravel())[labels] > 100, labels, 0)
 
 
 def draw_flow(labels: np.ndarray, seed: int, *, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +63,7 @@ def draw_flow(labels: np.ndarray, seed: int, *, noise: float = 0.5) -> tuple[np.
 def draw_scene(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A flow field as above, or wilder: noisier than any network's, long steps, or no structure at all."""
     random = np.random.default_rng(seed)
-    flow, logit = draw_flow(draw_labels(shape, seed), seed, noise=random.choice([0.2, 0.5, 2.0]))
+    flow, logit = draw_flow(draw_labels(shape, seed), seed, noise=random.choice([0.2, 0.5, 1.5]))
     kind = random.integers(0, 6)
     if kind == 0:
         flow = (flow * random.uniform(2, 12)).astype(np.float16)
@@ -156,14 +167,14 @@ def slow_labels(
     areas = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     labels[(areas > max_size)[labels]] = 0
     if flow_threshold:
-        away = ((slow_flows(labels) - flow.astype(np.float64) / 5) ** 2).sum(0)
+        away = ((flows_from_labels(labels) - flow.astype(np.float64) / 5) ** 2).sum(0)
         for label in np.unique(labels[labels > 0]):
             if away[labels == label].mean() > flow_threshold:
                 labels[labels == label] = 0
     filled = labels.copy()
     areas = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     for label in sorted(np.unique(labels[labels > 0]), key=lambda label: (-areas[label], -label)):
-        box = ndimage.find_objects(labels == label)[0]
+        box = ndimage.find_objects((labels == label).astype(int))[0]
         # A hole: fill_holes of scipy knows the same neighbours (4, or 6 in 3D), and nothing beyond the box.
         hole = ndimage.binary_fill_holes(labels[box] == label) & (labels[box] == 0)
         filled[box][hole] = label
