@@ -12,7 +12,7 @@ from torch import Tensor
 from plateflow.config import PlateflowError
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.segment.engine import AHEAD, BEHIND, FlowEngine, Request, choose_device
-from plateflow.segment.tiles import TILE, ramp, tile_plan
+from plateflow.segment.tiles import FRAME, TILE, ramp, tile_plan
 
 Flow = NDArray[np.float16]
 
@@ -65,13 +65,14 @@ def test_a_canvas_has_the_same_bits_with_any_companions(network: FlowViT) -> Non
 def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT) -> None:
     image = picture(3, 3, 400, 500)
     weight = np.outer(ramp(), ramp())
-    total, weights = np.zeros((3, 400, 500)), np.zeros((400, 500))
+    framed = np.pad(image, ((0, 0), (FRAME, FRAME), (FRAME, FRAME)))
+    total, weights = np.zeros(framed.shape), np.zeros(framed.shape[1:])
     with torch.inference_mode():
-        for y, x in tile_plan((400, 500)):
-            tile = torch.from_numpy(image[:, y : y + TILE, x : x + TILE])[None]
+        for y, x in tile_plan(framed.shape[1:]):
+            tile = torch.from_numpy(framed[:, y : y + TILE, x : x + TILE])[None]
             total[:, y : y + TILE, x : x + TILE] += weight * network(tile)[0].double().numpy()
             weights[y : y + TILE, x : x + TILE] += weight
-    expected = total / weights
+    expected = (total / weights)[:, FRAME:-FRAME, FRAME:-FRAME]
     got = run(engine_of(network), [image])[0]
     assert got.dtype == np.float16
     np.testing.assert_allclose(got, expected, rtol=2**-10, atol=1e-4)
@@ -87,11 +88,32 @@ def test_a_scaled_canvas_is_run_on_the_networks_grid_and_resized_back(network: F
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (255, 256)])
-def test_images_smaller_than_a_tile_keep_their_shape_and_place(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (254, 100), (700, 30)])
+def test_images_of_any_size_keep_their_shape_and_place(shape: tuple[int, int]) -> None:
     image = picture(5, 1, *shape)
     flow = run(engine_of(lambda x: torch.cat([x[:, :1]] * 3, dim=1)), [image])[0]
     np.testing.assert_allclose(flow[0], image[0], atol=1e-3)
+
+
+def test_the_network_sees_a_black_frame_and_a_small_image_mirrored_beyond_it() -> None:
+    seen: list[Tensor] = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return x
+
+    image = picture(5, 1, 200, 256) + 1
+    kept = image.copy()
+    run(engine_of(network, batch_size=1), [image])
+    x = seen[0][0, 0].numpy()
+    top = (TILE - 200) // 2
+    assert (x[top - FRAME : top] == 0).all()
+    assert (x[top + 200 : top + 200 + FRAME] == 0).all()
+    assert (x[:, [0, -1]] == 0).all(), "no room for a frame: the outermost pixels are blacked"
+    assert np.array_equal(x[top : top + 200, 1:-1], image[0, :, 1:-1])
+    assert np.array_equal(x[: top - FRAME][::-1][: 256 - top - 200 - FRAME], x[top - FRAME :][: top - FRAME])
+    assert (seen[0][0, 1:] == 0).all()
+    assert np.array_equal(image, kept), "the caller's pixels stay as they are"
 
 
 def test_the_logit_is_clipped_and_vectors_are_not() -> None:
@@ -108,7 +130,7 @@ def test_blank_tiles_are_skipped_and_counted() -> None:
         return torch.ones_like(x)
 
     image = picture(7, 1, 256, 1000)
-    image[..., 256:] = 0
+    image[..., 240:] = 0
     flows: list[Flow] = []
     request = Request(read=lambda: image, write=flows.append)
     (result,) = engine_of(network).run([request])

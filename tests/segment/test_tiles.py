@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.segment.tiles import OVERLAP, TILE, network_shape, ramp, tile_plan, tile_starts, weight_sum
+from plateflow.segment.tiles import FRAME, OVERLAP, TILE, frame, network_shape, ramp, tile_plan, tile_starts, weight_sum
 
 
 @pytest.mark.parametrize(("edge", "tiles"), [(1, 1), (200, 1), (256, 1), (257, 4), (472, 4), (473, 9), (1080, 25)])
@@ -50,3 +50,16 @@ def test_the_sum_of_weights_is_the_sum_over_all_tiles() -> None:
 def test_the_networks_grid_follows_the_scale() -> None:
     assert network_shape((1080, 540), 0.5) == (540, 270)
     assert network_shape((3, 1), 0.1) == (1, 1)
+
+
+@given(length=st.integers(1, 12000))
+def test_the_frame_costs_no_tile(length: int) -> None:
+    width = frame(length)
+    assert 0 <= width <= FRAME
+    assert len(tile_starts(length + 2 * width)) == len(tile_starts(length))
+    if width < FRAME:
+        assert len(tile_starts(length + 2 * width + 2)) > len(tile_starts(length))
+
+
+def test_usual_fields_have_a_frame() -> None:
+    assert [frame(edge) for edge in (200, 256, 1080, 2048, 2160)] == [8, 0, 8, 8, 8]

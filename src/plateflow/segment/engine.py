@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plateflow.config import PlateflowError
-from plateflow.segment.tiles import TILE, network_shape, ramp, tile_plan, weight_sum
+from plateflow.segment.tiles import TILE, frame, network_shape, ramp, tile_plan, weight_sum
 
 IN_CHANNELS = 3
 LOGIT_LIMIT = 30.0
@@ -226,13 +226,8 @@ class _Canvas:
             pixels = F.interpolate(
                 pixels[None], size=self.grid, mode="bilinear", align_corners=False, antialias=shrinks
             )[0]
-        # A small canvas goes on as its mirror image: beside zeros an object cut by the border, or dark, is misread.
-        missing = [max(0, TILE - n) for n in self.grid]
-        self.padding = (missing[0] // 2, missing[1] // 2)
-        sides = [(before, n - before) for before, n in zip(self.padding, missing, strict=True)]
-        mirrored = torch.from_numpy(np.pad(pixels.numpy(), [(0, 0), *sides], mode="symmetric"))
-        self.pixels = F.pad(mirrored, (0, 0, 0, 0, 0, IN_CHANNELS - channels))
-        self.tiles = tile_plan(self.grid)
+        self.pixels, self.padding = _framed(pixels)
+        self.tiles = tile_plan((self.pixels.shape[1], self.pixels.shape[2]))
         # A tile of zeros alone is fill: no field lies there, or no channel has contrast.
         self.blank = [index for index in range(len(self.tiles)) if not self.tile(index).any()]
         self.wanted = [index for index in range(len(self.tiles)) if index not in set(self.blank)]
@@ -247,6 +242,28 @@ class _Canvas:
     def release(self) -> None:
         """Let go of the pixels: the canvas only waits to be written."""
         self.pixels, self.sum = torch.empty(0), None
+
+
+def _framed(pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Pixels (C, Y, X) as the network sees them, (3, >= TILE, >= TILE), and where the canvas lies in them (top, left).
+
+    A black frame tells the network that an object ends at the border: without one it guesses centres beyond it, and the
+    object is lost. Where no tile has room for a frame, the outermost pixels are blacked instead. What a small canvas
+    still lacks to a tile is filled with its mirror image, which looks like more of the same.
+    """
+    channels, height, width = pixels.shape
+    frames = [frame(n) for n in (height, width)]
+    y, x = frames
+    pixels = F.pad(pixels, (x, x, y, y, 0, IN_CHANNELS - channels))
+    if not y:
+        pixels[:, [0, -1]] = 0
+    if not x:
+        pixels[:, :, [0, -1]] = 0
+    lacking = [max(0, TILE - n) for n in pixels.shape[1:]]
+    sides = [(n // 2, n - n // 2) for n in lacking]
+    if any(lacking):
+        pixels = torch.from_numpy(np.pad(pixels.numpy(), [(0, 0), *sides], mode="symmetric"))
+    return pixels, (sides[0][0] + y, sides[1][0] + x)
 
 
 def _read_ahead(requests: Iterable[Request], reader: ThreadPoolExecutor) -> Iterator[_Canvas]:

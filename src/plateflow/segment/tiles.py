@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 TILE = 256
 OVERLAP = 40
-"""Least overlap of neighbouring tiles, px: more wouldn't fit 1080 px into five tiles a row with room to spare."""
+"""Least overlap of neighbouring tiles, px: 1080 px with their frame are five tiles in a row."""
+FRAME = 8
+"""Width of the black frame around a canvas, px, where its tiles have room for it."""
 
 
 def network_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
     """Height and width (px) of a canvas of `shape` (px) on the network's grid."""
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def frame(length: int) -> int:
+    """Pixels of black frame on either side of an axis: up to `FRAME`, and never so many that they cost a tile."""
+    steps = len(tile_starts(length)) - 1
+    room = TILE + steps * (TILE - OVERLAP) - length
+    return min(FRAME, room // 2)
 
 
 def tile_starts(length: int) -> list[int]:
