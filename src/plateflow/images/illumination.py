@@ -19,21 +19,22 @@ def fit_profile(binned: NDArray[np.float32]) -> NDArray[np.float64]:
     """Fit the profile of a channel.
 
     Each field is divided by its own mean, so that crowded or bright fields don't outweigh others. The terms of each
-    degree are then shrunk by what of them is chance, as the scatter between the fields tells (James and Stein, 1961):
-    1 - (squared standard error) / (squared size), at least 0. So few fields, or fields in which cells lie by chance at
-    one side, give a profile that is nearly flat, and thousands of fields one that isn't shrunk at all.
+    degree are then shrunk by what of them may be chance, as the scatter between the n fields tells (after James and
+    Stein, 1961): 1 - f * (squared standard error) / (squared size), at least 0. f = 3 (n - 1) / (n - 3) is about the
+    95 % point of the F distribution, which chance alone seldom reaches. So few fields, in which cells lie at one side
+    by chance, give a flat profile, and thousands of fields one that isn't shrunk at all.
 
     Args:
         binned: mean values on a grid, (field, y, x).
 
     Returns:
-        coefficients (ORDER + 1, ORDER + 1) of y^i x^j, with y and x from -1 to 1 over a field; flat with fewer than
-        two fields.
+        coefficients (ORDER + 1, ORDER + 1) of y^i x^j, with y and x from -1 to 1 over a field; flat with three fields
+        or fewer.
     """
     coefficients = np.zeros((ORDER + 1, ORDER + 1))
     coefficients[0, 0] = 1.0
     usable = binned[np.isfinite(binned).all(axis=(1, 2)) & (binned.mean(axis=(1, 2)) > 0)].astype(np.float64)
-    if len(usable) < 2:
+    if (n := len(usable)) <= 3:
         return coefficients
     y, x = (2 * (np.arange(size) + 0.5) / size - 1 for size in usable.shape[1:])
     powers = [(i, degree - i) for degree in range(ORDER + 1) for i in range(degree + 1)]
@@ -41,7 +42,7 @@ def fit_profile(binned: NDArray[np.float32]) -> NDArray[np.float64]:
     terms = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], axis=1)
     basis, mixing = np.linalg.qr(terms)  # in order of degree: a term is free of all lower ones
     fields = (usable / usable.mean(axis=(1, 2), keepdims=True)).reshape(len(usable), -1) @ basis
-    mean, error = fields.mean(axis=0), fields.var(axis=0, ddof=1) / len(fields)
+    mean, error = fields.mean(axis=0), fields.var(axis=0, ddof=1) / n * 3 * (n - 1) / (n - 3)
     for degree in range(1, ORDER + 1):
         of_degree = degrees == degree
         size = float((mean[of_degree] ** 2).sum())

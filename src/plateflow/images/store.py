@@ -73,6 +73,7 @@ def create_plate(
     rows, columns = info["format"]
     places = {well: parse_well(well) for well in layouts}
     plate = {
+        "version": VERSION,
         "name": info["plate"],
         "field_count": 1,
         "rows": [{"name": row_name(row)} for row in range(rows)],
@@ -87,7 +88,9 @@ def create_plate(
         _write_group(paths.store / row_name(row), {})
     for well, layout in layouts.items():
         image = paths.image(well)
-        _write_group(image.parent, {"ome": {"version": VERSION, "well": {"images": [{"path": "0"}]}}})
+        _write_group(
+            image.parent, {"ome": {"version": VERSION, "well": {"version": VERSION, "images": [{"path": "0"}]}}}
+        )
         old = _own_attributes(image)
         mine = {"layout": layout.to_json(), "levels": levels}
         same = {key: old.get(key) for key in mine} == mine

@@ -1,0 +1,220 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from images_project import Project, layout_of
+
+from plateflow.config import Normalise, PlateflowError
+from plateflow.images.histograms import BINS, focus_score, plane_statistics
+from plateflow.images.illumination import fit_profile, profile
+from plateflow.images.layout import canvases, read_layout
+from plateflow.images.normalise import ends
+from plateflow.images.read import Window, load_window, normalise, read_canvas
+from plateflow.simulate.cells import camera, illumination_profile, simulate_field
+from plateflow.simulate.plate import Fault, WellPlan
+
+MakeProject = Callable[..., Project]
+CHANNELS = ("DNA", "AGP", "Marker")
+
+
+def raw(project: Project, well: str, field: int, channel: str) -> np.ndarray:
+    return tifffile.imread(project.raw_file(well, field, CHANNELS.index(channel) + 1))
+
+
+def percentile(pixels: np.ndarray, share: float) -> float:
+    return float(np.percentile(pixels, share, method="inverted_cdf"))
+
+
+def test_the_window_is_of_all_pixels_of_the_plate(make_project: MakeProject) -> None:
+    project = make_project(faults=[Fault(kind="nan", well="B03", field=1, channel=0)])
+    project.run()
+    window = json.loads(project.paths.window.read_text())
+    assert window["freeze"] == 1
+    for channel in CHANNELS:
+        used = [raw(project, well, field, channel) for well, field in (("B02", 1), ("B02", 2), ("B03", 1))]
+        expected = {"low": percentile(np.stack(used), 1), "high": percentile(np.stack(used), 99)}
+        assert window["channels"][channel] == expected
+    assert window["fields"] == dict.fromkeys(CHANNELS, 3)
+
+
+@pytest.mark.parametrize("scope", ["well", "field"])
+def test_the_window_of_wells_and_fields(make_project: MakeProject, scope: str) -> None:
+    project = make_project(options={"normalise": Normalise(scope=scope, percentiles=(5, 90))})
+    project.run()
+    window = load_window(project.paths)
+    for well in ("B02", "B03"):
+        for field in (1, 2):
+            pixels = [raw(project, well, n, "AGP") for n in ((1, 2) if scope == "well" else (field,))]
+            expected = tuple(percentile(np.stack(pixels), share) for share in (5, 90))
+            assert window.ends("AGP", well=well, field=str(field)) == expected
+    assert window.fingerprint(["AGP"]) != window.fingerprint(["DNA"])
+
+
+def test_ends_of_a_histogram() -> None:
+    assert ends(np.array([0, 0, 7, 0]), (1, 99)) == {"low": 2.0, "high": 3.0}
+    assert ends(np.array([1, 98, 1]), (1, 99)) == {"low": 0.0, "high": 1.0}
+    assert ends(np.array([1, 97, 2]), (0, 100)) == {"low": 0.0, "high": 2.0}
+
+
+def test_a_frozen_window_stays(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    frozen = project.paths.window.read_bytes()
+    path = project.raw_file("B02", 1, 1)
+    tifffile.imwrite(path, tifffile.imread(path) + 1000)
+    project.run()
+    assert project.paths.window.read_bytes() == frozen
+    project.options = {"normalise": Normalise(freeze=2)}
+    project.run("normalise")
+    thawed = json.loads(project.paths.window.read_text())
+    assert thawed["freeze"] == 2
+    assert thawed["channels"]["DNA"] != json.loads(frozen)["channels"]["DNA"]
+    assert thawed["channels"]["AGP"] == json.loads(frozen)["channels"]["AGP"]
+    kept = project.paths.window.read_bytes()
+    project.paths.window.unlink()
+    project.run("normalise")  # nothing changed but that the file is gone
+    assert project.paths.window.read_bytes() == kept
+
+
+def test_a_plate_without_any_sound_field_freezes_nothing(make_project: MakeProject) -> None:
+    faults = [Fault(kind="zero-byte", well=well, field=f, channel=0) for well in ("B02", "B03") for f in (0, 1)]
+    project = make_project(faults=faults)
+    sound = project.raw_file("B02", 1, 2).read_bytes()
+    project.run()
+    assert project.outcome("normalise").reason == "empty"
+    assert json.loads(project.paths.window.read_text())["freeze"] == 0
+    project.raw_file("B02", 1, 1).write_bytes(sound)
+    project.run()
+    assert project.outcome("normalise").state == "ok"
+    assert json.loads(project.paths.window.read_text())["fields"]["DNA"] == 1
+
+
+def test_reading_without_a_window_says_what_to_do(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run("ingest", "tile")
+    with pytest.raises(PlateflowError, match="no intensity window"):
+        load_window(project.paths)
+
+
+def test_a_canvas_is_read_corrected_and_normalised(make_project: MakeProject) -> None:
+    wells = [WellPlan(well=f"B{n:02d}", role="negative") for n in range(2, 8)]
+    project = make_project(wells=wells, fields=3, overlap_px=8)
+    project.run()
+    window, layout = load_window(project.paths), read_layout(project.paths, "B02")
+    (canvas,) = canvases(layout, set(), "max")
+    pixels = read_canvas(project.paths, "B02", canvas, ["AGP", "DNA"], z_mode="max")
+    assert (pixels.dtype, pixels.shape) == (np.float32, (2, 120, 152))
+    light = profile(window.profiles["AGP"], 64, 80)
+    assert light.min() < 0.97
+    assert light.max() > 1
+    first, second = raw(project, "B02", 1, "AGP"), raw(project, "B02", 2, "AGP")
+    np.testing.assert_array_equal(pixels[0, :64, :80], first / light)
+    np.testing.assert_array_equal(pixels[0, :64, 80:], (second / light)[:, 8:])  # the first field has the overlap
+    assert not pixels[:, 64:, 80:].any()
+    scaled = normalise(pixels, window, channels=["AGP", "DNA"], well="B02", canvas=canvas)
+    low, high = window.ends("AGP")
+    np.testing.assert_allclose(scaled[0, :64, :80], (first / light - low) / (high - low), rtol=1e-5, atol=1e-6)
+    assert not scaled[:, 64:, 80:].any()
+    assert scaled.min() < 0 and scaled.max() > 1  # not clipped
+    with pytest.raises(PlateflowError, match="no channel 'DAPI'"):
+        read_canvas(project.paths, "B02", canvas, ["DAPI"], z_mode="max")
+
+
+def test_projections_take_the_planes_that_a_channel_has(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 60000, (4, 40, 40), dtype=np.uint16)
+    for n, (channel, z) in enumerate((("a", 0), ("a", 1), ("a", 2), ("b", 1))):
+        tifffile.imwrite(tmp_path / f"A01_z{z}_{channel}.tif", planes[n])
+    pattern = r"(?P<well>A01)_z(?P<z>\d)_(?P<channel>.)\.tif"
+    project = Project(raw=tmp_path, results=tmp_path / "results")
+    project.options = {"segmentation": {"nuclei": {"channels": ["a"]}}, "normalise": {"illumination": False}}
+    project.entry_options = {"layout": "pattern", "pattern": pattern}
+    project.run()
+    layout = read_layout(project.paths, "A01")
+    (canvas,) = canvases(layout, set(), "max")
+
+    def read(mode: str) -> np.ndarray:
+        return read_canvas(project.paths, "A01", canvas, ["a", "b"], z_mode=mode)
+
+    np.testing.assert_array_equal(read("max"), np.stack([planes[:3].max(axis=0), planes[3]]).astype(np.float32))
+    np.testing.assert_allclose(read("mean")[0], planes[:3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(read("mean")[1], planes[3])
+    np.testing.assert_array_equal(read("plane 2"), planes[[2, 3]])  # b has plane 1 alone: its nearest
+    kept = canvases(layout, set(), "keep")
+    pixels = read_canvas(project.paths, "A01", kept[2], ["a"], z_mode="keep")
+    np.testing.assert_array_equal(pixels[0], planes[2])
+
+
+def shading(fields: int, *, falloff: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Binned means of simulated fields under one light, and the light."""
+    rng = np.random.default_rng(seed)
+    light = illumination_profile(rng, (160, 160), falloff)
+    binned = []
+    for _ in range(fields):
+        scene = simulate_field(rng, (160, 160), density=0.25, diameter_px=16)
+        binned.append(
+            plane_statistics(camera(rng, {"DNA": scene.channels["DNA"]}, illumination=light, offset=0)[0]).binned
+        )
+    return np.array(binned, np.float32), light / light.mean()
+
+
+def off(coefficients: np.ndarray, light: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((profile(coefficients, *light.shape) / light - 1) ** 2)))
+
+
+def test_the_profile_is_found_and_does_no_harm_where_fields_are_few() -> None:
+    binned, light = shading(40, falloff=0.5)
+    flat = fit_profile(binned[:3])
+    assert (profile(flat, 50, 60) == 1).all()
+    assert off(flat, light) > 0.1
+    assert off(fit_profile(binned), light) < 0.6 * off(flat, light)
+    assert profile(fit_profile(binned), 160, 160).mean() == pytest.approx(1, abs=1e-3)
+    for seed in range(5):
+        few, light = shading(8, falloff=0.2, seed=seed)
+        # cells that lie at one side by chance aren't taken for light
+        assert off(fit_profile(few), light) < off(flat, light) + 0.01
+
+
+def test_an_exact_profile_of_many_fields() -> None:
+    y, x = np.meshgrid(*(2 * (np.arange(BINS) + 0.5) / BINS - 1,) * 2, indexing="ij")
+    light = 1.1 - 0.3 * x**2 - 0.2 * y**4 + 0.1 * x * y + 0.05 * y
+    rng = np.random.default_rng(0)
+    binned = light * rng.uniform(100, 4000, (200, 1, 1)) * rng.normal(1, 0.01, (200, BINS, BINS))
+    found = profile(fit_profile(binned.astype(np.float32)), BINS, BINS)
+    np.testing.assert_allclose(found, light / light.mean(), rtol=3e-3)
+
+
+def test_a_dark_or_broken_field_is_passed_over() -> None:
+    binned, _ = shading(20, falloff=0.4)
+    spoiled = np.concatenate([binned, np.zeros((1, BINS, BINS), np.float32), np.full((1, BINS, BINS), np.nan)])
+    np.testing.assert_array_equal(fit_profile(spoiled.astype(np.float32)), fit_profile(binned))
+
+
+def test_sharpness_tells_blur_and_neither_cells_nor_light() -> None:
+    def score(density: float, defocus: float, photons: float, seed: int = 3) -> float:
+        rng = np.random.default_rng(seed)
+        scene = simulate_field(rng, (192, 192), density=density, diameter_px=20)
+        return focus_score(camera(rng, {"DNA": scene.channels["DNA"]}, defocus_px=defocus, photons=photons)[0])
+
+    sharp = [score(density, 0.0, photons) for density in (0.05, 0.2) for photons in (200, 2000)]
+    blurred = [score(density, 4.5, photons) for density in (0.05, 0.2) for photons in (200, 2000)]
+    assert min(sharp) > max(blurred) + 0.3
+    assert np.isnan(focus_score(np.full((64, 64), 7, np.uint16)))
+    assert np.isnan(focus_score(np.zeros((8, 8), np.uint16)))
+
+
+def test_fields_of_a_window_are_applied_each_to_itself() -> None:
+    layout = layout_of((0, 0), (0, 10))
+    (canvas,) = canvases(layout, set(), "max")
+    content = {
+        "channels": {"DNA": {"low": 0.0, "high": 1.0}},
+        "of_fields": {"B02": {"2": {"DNA": {"low": 100.0, "high": 300.0}}}},
+    }
+    window = Window(plate="p", content=content, profiles={})
+    pixels = np.full((1, 10, 20), 200, np.float32)
+    scaled = normalise(pixels, window, channels=["DNA"], well="B02", canvas=canvas)
+    assert (scaled[0, :, :10] == 200).all()
+    assert (scaled[0, :, 10:] == 0.5).all()

@@ -1,0 +1,227 @@
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from images_project import layout_of
+
+from plateflow.images import store
+from plateflow.images.halve import halve_labels, halve_mean
+from plateflow.images.layout import canvases, read_layout
+from plateflow.paths import PlatePaths
+
+INFO = {"plate": "p", "format": [8, 12], "channels": [{"name": "DNA", "wavelength_nm": 456.0}], "bit_max": 65535}
+BOXES = ((0, 0), (0, 10), (25, 40))
+
+
+def make(tmp_path: Path, wells: dict[str, Any] | None = None, **options: Any) -> PlatePaths:
+    paths = PlatePaths.of("p", results=tmp_path)
+    values = {"label_sets": ["nuclei"], "levels": 3, "z_mode": "max"} | options
+    store.create_plate(paths, INFO, wells or {"B03": layout_of(*BOXES), "C11": layout_of((0, 0))}, **values)
+    return paths
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_plate_validates(tmp_path: Path) -> None:
+    from ome_zarr_io import OMEZarrValidator
+    from ome_zarr_models.v05.hcs import HCS
+
+    paths = make(tmp_path, label_sets=["nuclei", "cells"])
+    plate = HCS.from_zarr(zarr.open_group(paths.store, mode="r"))
+    assert len(plate.attributes.ome.plate.rows) == 8
+    assert len(plate.attributes.ome.plate.columns) == 12
+    validator = OMEZarrValidator("0.5")
+    for path, kind in (("", "plate"), ("B/03", "well"), ("B/03/0", "image"), ("B/03/0/labels/nuclei", "label")):
+        attributes = json.loads((paths.store / path / "zarr.json").read_text())["attributes"]
+        assert validator.validate_metadata(attributes, kind) is True
+    assert json.loads((paths.image("B03") / "labels" / "zarr.json").read_text())["attributes"]["ome"] == {
+        "version": "0.5",
+        "labels": ["nuclei", "cells"],
+    }
+    assert sorted(path.name for path in paths.store.iterdir()) == ["B", "C", "zarr.json"]
+
+
+def test_ome_zarr_reads_image_and_labels(tmp_path: Path) -> None:
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    paths = make(tmp_path, {well: layout_of(*BOXES) for well in ("B03", "C11")})
+    pixels = np.arange(35 * 50, dtype=np.uint16).reshape(1, 35, 50)
+    store.write_image_block(store.open_image(paths, "B03"), 0, 0, 0, 0, pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nodes = list(Reader(parse_url(str(paths.image("B03"))))())
+        plate = list(Reader(parse_url(str(paths.store)))())
+    assert [level.shape for level in nodes[0].data] == [(1, 1, 1, 35, 50), (1, 1, 1, 18, 25), (1, 1, 1, 9, 13)]
+    np.testing.assert_array_equal(np.asarray(nodes[0].data[0])[0, 0, 0], pixels[0])
+    assert [level.shape for level in nodes[-1].data] == [(1, 1, 35, 50), (1, 1, 18, 25), (1, 1, 9, 13)]
+    assert plate
+
+
+def test_ngio_reads_plate_and_fields(tmp_path: Path) -> None:
+    ngio = pytest.importorskip("ngio")
+    paths = make(tmp_path)
+    pixels = np.arange(35 * 50, dtype=np.uint16).reshape(1, 35, 50)
+    store.write_image_block(store.open_image(paths, "B03"), 0, 0, 0, 0, pixels)
+    images = ngio.open_ome_zarr_plate(str(paths.store)).get_images()
+    assert sorted(images) == ["B/03/0", "C/11/0"]
+    image = images["B/03/0"]
+    assert image.list_labels() == ["nuclei"]
+    assert image.channel_labels == ["DNA"]
+    regions = image.get_table("fields").rois()
+    assert [region.name for region in regions] == ["1", "2", "3"]
+    np.testing.assert_array_equal(np.squeeze(image.get_image(path="0").get_roi(regions[2])), pixels[0, 25:, 40:])
+
+
+def test_a_second_ingest_touches_nothing(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    store.write_image_block(store.open_image(paths, "C11"), 0, 0, 0, 0, np.ones((1, 10, 10), np.uint16))
+    before = files(paths.store)
+    make(tmp_path)
+    assert files(paths.store) == before
+    assert store.generation(paths, "C11") == 0
+
+
+def test_a_label_set_and_a_well_are_added(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    store.write_image_block(store.open_image(paths, "C11"), 0, 0, 0, 0, np.ones((1, 10, 10), np.uint16))
+    before = files(paths.store)
+    wells = {"B03": layout_of(*BOXES), "C11": layout_of((0, 0)), "D01": layout_of((0, 0))}
+    make(tmp_path, wells, label_sets=["nuclei", "cells"])
+    after = files(paths.store)
+    rewritten = {name for name in before if after[name] != before[name]}
+    assert rewritten == {"zarr.json", "B/03/0/labels/zarr.json", "C/11/0/labels/zarr.json"}
+    new = {name.rpartition("/")[0] for name in set(after) - set(before)}
+    assert {"D", "D/01", "D/01/0", "D/01/0/labels/cells/2", "B/03/0/labels/cells/0"} <= new
+    assert all(name.startswith("D") or "/labels/cells" in name for name in new)
+
+
+def test_an_image_whose_layout_changed_is_replaced_whole(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    for well, size in (("B03", (35, 50)), ("C11", (10, 10))):
+        store.write_image_block(store.open_image(paths, well), 0, 0, 0, 0, np.ones((1, *size), np.uint16))
+    other = files(paths.image("B03"))
+    for n in (1, 2):
+        make(tmp_path, {"B03": layout_of(*BOXES), "C11": layout_of((0, 0), (0, 10)) if n == 1 else layout_of((0, 0))})
+        assert not store.open_image(paths, "C11")["0"][:].any()
+        assert store.generation(paths, "C11") == n  # back at the first layout it is still another image
+    assert store.open_image(paths, "C11")["0"].shape == (1, 1, 1, 10, 10)
+    assert files(paths.image("B03")) == other
+    assert [path.name for path in paths.image("C11").parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_labels_follow_the_z_mode(tmp_path: Path) -> None:
+    wells = {"B03": layout_of((0, 0), z=3)}
+    paths = make(tmp_path, wells)
+    assert store.open_image(paths, "B03")["labels/nuclei/0"].shape == (1, 1, 10, 10)
+    before = files(paths.image("B03") / "0")
+    make(tmp_path, wells, z_mode="keep")
+    assert store.open_image(paths, "B03")["labels/nuclei/0"].shape == (1, 3, 10, 10)
+    assert files(paths.image("B03") / "0") == before
+
+
+def test_one_shard_a_level_and_the_fill_is_never_written(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    image = store.open_image(paths, "B03")
+    assert not list(paths.store.rglob("c/*"))
+    pixels = np.random.default_rng(0).integers(0, 4000, (1, 35, 50), dtype=np.uint16)
+    store.write_image_block(image, 0, 0, 0, 0, pixels)
+    assert [len(list((paths.image("B03") / str(n) / "c").rglob("0/0/0/0/0"))) for n in range(3)] == [1, 1, 1]
+    np.testing.assert_array_equal(image["0"][0, :, 0], pixels)
+    np.testing.assert_array_equal(image["1"][0, :, 0], halve_mean(pixels))
+    np.testing.assert_array_equal(image["2"][0, :, 0], halve_mean(halve_mean(pixels)))
+    store.clear_image(paths, "B03")
+    assert not image["0"][:].any()
+    assert not list(paths.image("B03").rglob("c"))
+
+
+def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    layout = read_layout(paths, "B03")
+    one, two = canvases(layout, set(), "max")
+    labels = np.arange(1, one.height * one.width + 1, dtype=np.uint32).reshape(one.height, one.width)
+    more = np.full((two.height, two.width), 70000, np.uint32)
+    store.write_labels(paths, "B03", "nuclei", 0, 0, [(one, labels), (two, more)])
+    expected = np.zeros((35, 50), np.uint32)
+    expected[0:10, 0:20] = labels
+    expected[25:35, 40:50] = more
+    arrays = store.open_image(paths, "B03")["labels/nuclei"]
+    np.testing.assert_array_equal(arrays["0"][0, 0], expected)
+    np.testing.assert_array_equal(arrays["1"][0, 0], expected[::2, ::2])
+    np.testing.assert_array_equal(arrays["2"][0, 0], halve_labels(halve_labels(expected)))
+    store.write_labels(paths, "B03", "nuclei", 0, 0, [])
+    assert not arrays["0"][:].any()
+    store.write_labels(paths, "B03", "nuclei", 0, 0, [(two, more)])
+    store.clear_labels(paths, "B03", "nuclei")
+    assert not arrays["0"][:].any()
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_large_images_are_cut_into_blocks_of_one_shard_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
+) -> None:
+    monkeypatch.setattr(store, "CHUNK_PX", 8)
+    monkeypatch.setattr(store, "SHARD_BYTES", 33 * 33 * 4)
+    store._arrays.cache_clear()
+    layout = layout_of((0, 0), (0, 30), (71, 60), size=30)
+    edge = store.block_edge(layout, levels)
+    assert edge == (32, 32)
+    paths = make(tmp_path, {"B03": layout}, levels=levels)
+    image = store.open_image(paths, "B03")
+    pixels = np.random.default_rng(0).integers(1, 4000, layout.shape[-2:], dtype=np.uint16)
+    parts = list(store.blocks(layout, levels))
+    assert len(parts) == 4 * 3
+    for ys, xs in parts[:-1]:
+        store.write_image_block(image, 0, 0, ys.start, xs.start, pixels[None, ys, xs])
+    ys, xs = parts[-1]
+    pixels[ys, xs] = 0
+    np.testing.assert_array_equal(image["0"][0, 0, 0], pixels)
+    if levels == 3:
+        np.testing.assert_array_equal(image["2"][0, 0, 0], halve_mean(halve_mean(pixels)))
+    (canvas, lone) = canvases(layout, set(), "max")
+    labels = np.random.default_rng(1).integers(1, 9, (canvas.height, canvas.width), dtype=np.uint32)
+    store.write_labels(paths, "B03", "nuclei", 0, 0, [(canvas, labels)])
+    written = image["labels/nuclei/0"][0, 0]
+    np.testing.assert_array_equal(written[canvas.slices], labels)
+    assert not written[lone.slices].any()
+    for level in range(levels):
+        shards = [p for p in (paths.image("B03") / str(level) / "c").rglob("*") if p.is_file()]
+        assert len(shards) == len(parts) - 1  # the block without a field was never written
+    store._arrays.cache_clear()
+
+
+def test_a_killed_writers_file_is_swept(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    store.write_image_block(store.open_image(paths, "C11"), 0, 0, 0, 0, np.ones((1, 10, 10), np.uint16))
+    shard = paths.image("C11") / "0" / "c" / "0" / "0" / "0" / "0" / "0"
+    shard.with_name("0.abc.partial").write_bytes(b"half")
+    store.sweep(paths, "C11")
+    assert [path.name for path in shard.parent.iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5, 7), (1, 3), (1, 1)])
+def test_halving(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+    wide = np.pad(pixels, [(0, shape[0] % 2), (0, shape[1] % 2)], mode="edge").astype(np.uint64)
+    expected = (wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2] + 2) // 4
+    np.testing.assert_array_equal(halve_mean(pixels), expected)
+
+
+def test_a_plate_of_384_wells_is_made_fast_and_has_few_files(tmp_path: Path) -> None:
+    from plateflow.paths import well_name
+
+    wells = {well_name(row, column): layout_of((0, 0), (0, 10)) for row in range(2) for column in range(12)}
+    paths = make(tmp_path, wells, label_sets=["nuclei", "cells"])
+    per_image = len([p for p in paths.image("A01").rglob("*") if p.is_file()])
+    assert per_image == 16  # and 9 shards once all is written
+    assert 384 * (per_image + 9 + 1) + 16 + 1 < 20_000
