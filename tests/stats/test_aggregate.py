@@ -122,7 +122,10 @@ def test_a_changed_map_redoes_the_tables_and_the_same_map_nothing(measured: Plan
 def test_without_a_map_the_wells_are_those_of_the_plate(measured: Planted, tmp_path: Path) -> None:
     plate = measured.copy(tmp_path)
     plate.entry = PlateEntry(plate="demo", path=plate.entry.path)
+    gone = plate.paths.cells("H12")
+    gone.write_bytes(plate.paths.cells("B02").read_bytes())  # of a well that the plate had once
     plate.run("aggregate")
+    assert not gone.exists()
     table = pd.read_parquet(plate.paths.table("wells.parquet"))
     assert len(table) == 7
     assert "Metadata_role" not in table

@@ -19,7 +19,7 @@ def _feature(name: str, definition: str) -> Feature:
     return Feature(name=f"Intensity_{name}", family="intensity", unit="1", definition=definition, source="CellProfiler")
 
 
-FEATURES = (
+FEATURES: tuple[Feature, ...] = (
     _feature("IntegratedIntensity", "sum of the pixels' intensities"),
     _feature("LowerQuartileIntensity", "intensity below which a quarter of the pixels lie"),
     _feature("MaxIntensity", "greatest intensity of a pixel"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 
 from plateflow.config import PlateflowError
 from plateflow.features import area_shape, intensity
-from plateflow.features.feature import Feature, Labels, Regions
+from plateflow.features.feature import Family, Feature, Labels, Regions
 from plateflow.features.objects import match
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FAMILIES: dict[str, ModuleType] = {"area_shape": area_shape, "intensity": intensity}
+FAMILIES: dict[str, Family] = {"area_shape": area_shape, "intensity": intensity}
 NEED_IMAGE = {"intensity"}
 PRESETS = {"standard": ("area_shape", "intensity")}
 
@@ -58,7 +57,7 @@ def column_features(
         if compartment == rows:
             features += [_children(other) for other in compartments if other != rows]
         for family in _families(families):
-            found: tuple[Feature, ...] = FAMILIES[family].FEATURES
+            found = FAMILIES[family].FEATURES
             if family in NEED_IMAGE:
                 features += [replace(feature, channel=channel) for channel in channels for feature in found]
             else:

@@ -80,7 +80,7 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
         data.append(item | {"group": label})
     if not 1 < len(order) <= MAX_GROUPS:
         return None
-    x = alt.X("group:N", title=None, sort=sorted(order, key=lambda label: order[label]), axis=alt.Axis(labelAngle=-35))
+    x = alt.X("group:N", title=None, sort=sorted(order, key=lambda label: order[label]), axis=alt.Axis(labelAngle=-45))
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
     base = base.transform_filter("isValid(datum.value)")
@@ -89,11 +89,9 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
         x=x, y=y, color=roles, tooltip=["well:N", "group:N", "value:Q"]
     )
     middle = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
-    width = max(280, 44 * len(order))
+    width = min(max(280, 44 * len(order)), 520)
     return _spec(
-        alt.layer(points, middle)
-        .add_params(alt.param(name="metric", value="m0"))
-        .properties(width=min(width, 900), height=230)
+        alt.layer(points, middle).add_params(alt.param(name="metric", value="m0")).properties(width=width, height=230)
     )
 
 

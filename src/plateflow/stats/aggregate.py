@@ -88,6 +88,9 @@ def aggregate(context: JobContext) -> Outcome:
             row |= counts | cells.medians
         rows[well] = row
 
+    for path in paths.cells("A01").parent.glob("*.parquet"):
+        if path.stem not in rows:  # of a well that the plate had before
+            path.unlink()
     window = load_window(paths)
     found = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
     first = list(dict.fromkeys(item.channels[0] for item in config.segmentation.values()))
