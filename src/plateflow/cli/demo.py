@@ -59,7 +59,7 @@ def demo(
             remedy="the messages above and `plateflow status` in that folder say what went wrong",
         )
     results = output / "results" / entry.plate
-    columns = ("Count_Cells", "Median_Nuclei_AreaShape_Area", "Median_Cells_Intensity_MeanIntensity_Marker")
+    columns = ("Count_Cells", "Nuclei_AreaShape_Area", "Cells_Intensity_MeanIntensity_Marker")
     typer.echo(f"\nThe run took {seconds:.0f} s and ended with status 3, as it should: faults were planted.\n")
     for line in compare(results, plate.truth, columns=columns).lines():
         typer.echo(line)
