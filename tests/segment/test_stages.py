@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +255,29 @@ def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateE
         stitch.run(context)
         assert not stitch.plate_is_stitched(context)
         assert PlatePaths.of("p", results=folder).flows("nuclei", "B03", 0).exists()
+
+
+def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tuple[PlateEntry, Path, Path]) -> None:
+    config = config_of(whole.root.parent)
+    script = """
+import json, sys
+from plateflow.config import Config, PlateEntry
+from plateflow.segment import follow, infer, stitch
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import STAGES
+config, entry = Config.model_validate_json(sys.argv[1]), PlateEntry.model_validate_json(sys.argv[2])
+for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
+    stage.run(JobContext(config=config, entry=entry, stage=STAGES[name], job=job))
+print([name for name in ("torch", "zarr") if name in sys.modules])
+"""
+    arguments = [config.model_dump_json(), plate[0].model_dump_json()]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "infer 0: 0 done, 4 already done",
+        "follow 0-0: 0 done, 4 already done",
+        "stitch 0: 0 done, 4 already done",
+        "[]",
+    ]
 
 
 def test_a_channel_that_the_plate_lacks_is_named_before_anything_runs(plate: tuple[PlateEntry, Path, Path]) -> None:

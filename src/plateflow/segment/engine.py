@@ -179,7 +179,7 @@ class FlowEngine:
             if self.device.type == "cuda":
                 x = x.pin_memory()
             try:
-                x = x.to(self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last)
+                x = x.to(self.device, non_blocking=True).to(self.dtype, memory_format=torch.channels_last)
                 outputs.extend(self.network(x).float()[: len(part)])
             except (RuntimeError, MemoryError) as error:
                 if self.batch_size == 1 or not _out_of_memory(error):
