@@ -249,6 +249,14 @@ def test_flow_error_equals_the_definition(shape, seed):
     np.testing.assert_array_equal(spread[1_000_002::1_000_003], errors)
 
 
+@settings(parent=few, max_examples=10)
+@given(shapes, seeds, st.sampled_from([30, 64]))
+def test_blocks_do_not_show_with_the_peers_conventions(shape, seed, block):
+    flow, logit = draw_scene(shape, seed)
+    whole = labels_from_flows(flow, logit, compat="cellpose", block=1000)
+    np.testing.assert_array_equal(labels_from_flows(flow, logit, compat="cellpose", block=block, workers=3), whole)
+
+
 def test_flow_error_of_true_and_opposite_flows():
     labels = draw_cells((120, 120), 5)
     flow = flows_from_labels(labels) * 5

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plateflow.flows import quality, seeds
 from plateflow.flows.blocks import Bits, Block, FlowField, cell_table, half_values, plan_blocks, probability_table
 from plateflow.flows.follow import Points, follow_core
+from plateflow.flows.peer import errors_cellpose
 from plateflow.flows.targets import Labels, as_volume, find_boxes
 
 __all__ = ["Objects", "labels_from_ends", "labels_from_flows"]
@@ -202,8 +203,9 @@ def _assemble(
     if max_size is not None:
         kept &= area <= max_size
     check = flow_threshold is not None and flow_threshold > 0 and not (cellpose and ndim == 3)
-    steps = quality.most_steps(boxes, kept, ndim) if cellpose else 0
-    errors, probability = _measure(field, blocks, labels, boxes, kept, check, steps, workers)
+    errors, probability = _measure(field, blocks, labels, boxes, kept, check and not cellpose, workers)
+    if check and cellpose:
+        errors = errors_cellpose(labels, boxes, kept, field)
     if check:
         kept &= ~(errors > flow_threshold)
     if cellpose:
@@ -235,7 +237,6 @@ def _measure(
     boxes: NDArray[np.int64],
     kept: NDArray[np.bool_],
     check: bool,
-    steps: int,
     workers: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure flow error and cell probability of the kept objects; the rest stays NaN.
@@ -260,7 +261,7 @@ def _measure(
         if check:
             bits = field.read(window[3 - ndim :])
             found = np.empty(group.size)
-            quality.measure_errors(view, local, group + 1, ndim, half_values()[bits[:ndim]], steps, found)
+            quality.measure_errors(view, local, group + 1, ndim, half_values()[bits[:ndim]], found)
             errors[group] = found
             logit = bits[ndim]
         else:

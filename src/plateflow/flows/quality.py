@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.flows.blocks import Bits
-from plateflow.flows.targets import Labels, as_volume, compact_labels, diffuse, diffusion_steps, room, slope
+from plateflow.flows.targets import Labels, as_volume, compact_labels, diffuse, room, slope
 
 __all__ = ["flow_error"]
 
@@ -40,7 +40,7 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     volume = as_volume(compact)
     errors = np.full(len(boxes), np.nan)
     numbers = np.arange(1, len(boxes) + 1)
-    measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), 0, errors)
+    measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), errors)
     if top == len(errors):
         return errors
     spread = np.full(top, np.nan)  # the labels were numbered anew
@@ -50,7 +50,7 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
 
 @njit(cache=True, nogil=True)
 def measure_errors(
-    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, steps: int, errors: Floats
+    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, errors: Floats
 ) -> None:
     """Fill the flow errors of the objects with these numbers and boxes, all in the coordinates of ``labels``."""
     memory = room(boxes, ndim)
@@ -58,7 +58,7 @@ def measure_errors(
         z0, z1, y0, y1, x0, x1 = boxes[i]
         if z1 == 0:
             continue
-        heat, weight, first, row, plane = diffuse(labels, numbers[i], boxes[i], ndim, steps, memory)
+        heat, weight, first, row, plane = diffuse(labels, numbers[i], boxes[i], ndim, 0, memory)
         total, area = 0.0, 0
         for z in range(z0, z1):
             for y in range(y0, y1):
@@ -73,11 +73,6 @@ def measure_errors(
                         total += dz * dz + dy * dy + dx * dx
                         area += 1
         errors[i] = total / area
-
-
-def most_steps(boxes: Boxes, kept: NDArray[np.bool_], ndim: int) -> int:
-    """Say how many steps of diffusion the largest object needs: Cellpose gives so many to all."""
-    return max((diffusion_steps(box, ndim) for box in boxes[kept]), default=0)
 
 
 @njit(cache=True, nogil=True)
