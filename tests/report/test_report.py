@@ -14,6 +14,7 @@ from planted_plate import Planted
 from plateflow.config import PlateEntry
 from plateflow.report import sections
 from plateflow.report.screen import write_screen
+from plateflow.state.journal import Entry, append_outcome
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,19 @@ def test_a_section_that_fails_is_named_and_the_rest_goes_on(
     assert "ValueError: no &lt;b&gt;luck&lt;/b&gt;" in page
     assert 'id="well-B02"' in page
     assert plate.job("report").upstream("report")["", "", -1].info["failed sections"] == ["plate"]
+
+
+def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: Planted, tmp_path: Path) -> None:
+    plate = measured.copy(tmp_path)
+    for well in plate.job("features").wells():
+        entry = Entry(well=well, fingerprint="x", state="quarantined", reason="truncated", detail="cut", sequence=9)
+        append_outcome(plate.paths.journal("tile", "0"), entry)
+    plate.run("features", "aggregate", "report")
+    page = plate.paths.table("report.html").read_text()
+    assert "Nothing could be measured." in page
+    assert "could not be made" not in page
+    assert page.count("<td>all</td>") == 7
+    assert not list(plate.paths.cells("B02").parent.iterdir())
 
 
 def test_the_page_over_all_plates(measured: Planted, page: str) -> None:

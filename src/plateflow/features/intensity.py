@@ -51,7 +51,7 @@ def measure(regions: Regions, plane: NDArray[Any] | None) -> dict[str, Values]:
         "MinIntensity": np.minimum.reduceat(values, starts),
         "MaxIntensity": np.maximum.reduceat(values, starts),
     }
-    ranked = values[np.lexsort((values, np.repeat(np.arange(len(areas)), areas)))]
+    ranked = np.concatenate([np.sort(part) for part in np.split(values, starts[1:])])
     for name, quartile in _QUARTILES.items():
         position = starts + areas * quartile
         below = np.floor(position).astype(np.int64)

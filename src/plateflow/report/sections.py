@@ -124,7 +124,7 @@ def verdict(view: View) -> dict[str, Any]:
         line += f"; flagged to look at: {_number(flagged, 'well')}"
     cards = [(f"{measured} / {len(wells)}", "wells measured"), (f"{used} / {fields}", "fields used")]
     cards += [(f"{int(wells[name].sum()):,}", name.removeprefix("Count_").lower()) for name in view.counts]
-    middle = float(wells[view.counts[0]].median())
+    middle = float(wells[view.counts[0]].dropna().median())
     if np.isfinite(middle):
         cards.append((f"{middle:,.0f}", f"{view.rows.lower()} a well (median)"))
     info = view.context.info
