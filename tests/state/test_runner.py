@@ -131,6 +131,15 @@ def test_a_left_out_unit_is_passed_on_and_its_results_are_removed(context):
     assert [(item["well"], item["reason"]) for item in left_out] == [("A01", "truncated")]
 
 
+def test_a_unit_left_in_the_middle_is_done_again_whatever_the_parameters_are(context):
+    """Parameters are changed, the job dies within a well, the parameters are changed back: half is of the others."""
+    run(context, units())
+    with pytest.raises(OSError, match="No space"):
+        run(context, units(A02=2), fail="A02")
+    assert run(context, units()) == ["A02"]
+    assert run(context, units()) == []
+
+
 def test_what_changed_is_named(context):
     run(context, units())
     known = outcomes([context.paths.journal("tile", "0")])[("A01", "", -1)]
@@ -145,7 +154,7 @@ def test_a_torn_last_line_is_passed_over_and_closed(context):
     with journal.open("ab") as file:
         file.write(b'{"event":"done","well":"A01","fing')
     assert run(context, units()) == []
-    append_line(journal, {"event": "start", "key": ["A01", "", -1], "fingerprint": "x"})
+    append_line(journal, {"event": "start", "key": ["A01", "", -1], "sequence": 2})
     assert list(read_lines(journal))[-1]["event"] == "start"
 
 

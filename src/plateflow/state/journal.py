@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,16 +82,28 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
-    """The latest outcome of every unit over the journals of a stage."""
+    """The latest outcome of every unit over the journals of a stage.
+
+    A unit that was taken up again after its last outcome, and not finished, may have left half of its new results: its
+    entry comes back without fingerprint, so that nobody takes it for done, whatever the parameters are now.
+    """
     latest: dict[Key, Entry] = {}
+    begun: dict[Key, int] = {}
     for path in journals:
         for line in read_lines(path):
-            if line.pop("event", None) != "done":
-                continue
-            entry = Entry(**line)
-            known = latest.get(entry.key)
-            if known is None or entry.sequence >= known.sequence:
-                latest[entry.key] = entry
+            event = line.pop("event", None)
+            if event == "start":
+                well, label_set, block = line["key"]
+                key = (well, label_set, block)
+                begun[key] = max(begun.get(key, 0), line["sequence"])
+            elif event == "done":
+                entry = Entry(**line)
+                known = latest.get(entry.key)
+                if known is None or entry.sequence >= known.sequence:
+                    latest[entry.key] = entry
+    for key, entry in latest.items():
+        if begun.get(key, 0) > entry.sequence:
+            latest[key] = replace(entry, fingerprint="", depends={"left in the middle": ""})
     return latest
 
 

@@ -272,11 +272,10 @@ class _Run:
 
     def start(self, unit: Unit) -> None:
         self._started[unit.key] = time.monotonic()
-        append_line(self.journal, {"event": "start", "key": unit.key, "fingerprint": self.fingerprints[unit.key]})
+        append_line(self.journal, {"event": "start", "key": unit.key, "sequence": self._next(unit)})
         print(f"{self.context.stage.name}: {unit}", flush=True)
 
     def done(self, unit: Unit, outcome: Outcome) -> None:
-        known = self.latest.get(unit.key)
         entry = Entry(
             well=unit.well,
             label_set=unit.label_set,
@@ -289,7 +288,7 @@ class _Run:
             fields=outcome.fields,
             info=outcome.info,
             watch=[(file, stat_of(file)) for file in outcome.set_aside],
-            sequence=known.sequence + 1 if known else 1,
+            sequence=self._next(unit),
             seconds=round(time.monotonic() - self._started.pop(unit.key, time.monotonic()), 3),
             finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
@@ -298,6 +297,10 @@ class _Run:
         self.n_done += 1
         if outcome.state != "ok":
             print(f"{self.context.stage.name}: {unit}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
+
+    def _next(self, unit: Unit) -> int:
+        known = self.latest.get(unit.key)
+        return known.sequence + 1 if known else 1
 
     def event(self, name: str, **details: str) -> None:
         append_line(self.journal, {"event": name, **details})
@@ -308,12 +311,12 @@ def _in_work(lines: list[dict[str, Any]], *, crashed: bool) -> tuple[list[list[A
 
     Only deaths without a signal from the user or the scheduler count (`crashed`): then the lease still lay there.
     """
-    open_keys: dict[Key, str] = {}
+    open_keys: dict[Key, None] = {}
     alone: Counter[Key] = Counter()
     for line in lines:
         match line.get("event"):
             case "start":
-                open_keys[tuple(line["key"])] = line["fingerprint"]
+                open_keys[tuple(line["key"])] = None
             case "done":
                 key = (line["well"], line["label_set"], line["block"])
                 open_keys.pop(key, None)

@@ -54,10 +54,17 @@ STAGES = {
             name="infer",
             scope="gpu",
             version=1,
-            modules=("segment/infer.py", "segment/tiles.py", "segment/engine.py", "images/read.py", "model/vit.py"),
+            modules=(
+                "segment/infer.py",
+                "segment/plan.py",
+                "segment/tiles.py",
+                "segment/engine.py",
+                "images/read.py",
+                "model/vit.py",
+            ),
         ),
-        Stage(name="follow", scope="slice", version=1, modules=("segment/follow.py", "flows/*.py")),
-        Stage(name="stitch", scope="cpu", version=1, modules=("segment/stitch.py", "flows/*.py")),
+        Stage(name="follow", scope="slice", version=1, modules=("segment/follow.py", "segment/plan.py", "flows/*.py")),
+        Stage(name="stitch", scope="cpu", version=1, modules=("segment/stitch.py", "segment/plan.py", "flows/*.py")),
         Stage(name="features", scope="cpu", version=1, modules=("features/*.py",)),
         Stage(name="aggregate", scope="plate", version=1, modules=("stats/*.py",)),
         Stage(name="report", scope="plate", version=1, modules=("report/*.py",)),
@@ -112,7 +119,11 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
                 for name, value in sets.items()
             }
         case "follow":
-            return {name: value.model_dump(include={"cell_threshold", "diameter_um"}) for name, value in sets.items()}
+            keys = {"cell_threshold", "diameter_um"}
+            return {
+                name: {**value.model_dump(include=keys), "block": config.follow_block_px}
+                for name, value in sets.items()
+            }
         case "stitch":
             return {
                 name: value.model_dump(include={"flow_threshold", "min_size_px"}) | {"levels": config.levels}
