@@ -14,6 +14,7 @@ from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.paths import PlatePaths
+from plateflow.state.journal import LEFT_OUT
 from plateflow.state.requests import asked
 from plateflow.state.stages import STAGES, digest, parameters
 
@@ -110,7 +111,7 @@ class Plan:
 
 
 def left_out_lines(paths: PlatePaths, config: Config) -> Iterator[str]:
-    """What was left out of a plate: plate, well, field, stage, reason, detail; each well once, at its first stage."""
+    """What was left out of a plate: plate, well, field, stage, reason, detail; each once, at its first stage."""
     seen: set[tuple[str, str]] = set()
     for stage in STAGES:
         for job in STAGES[stage].jobs(config):
@@ -119,12 +120,13 @@ def left_out_lines(paths: PlatePaths, config: Config) -> Iterator[str]:
             except (OSError, ValueError):
                 continue
             for item in receipt["left_out"]:
-                fields = item.get("fields") or {"": item["reason"]}
-                for field, reason in fields.items():
-                    if (item["well"], field) in seen or (item["well"], "") in seen:
+                detail = f" ({item['detail']})" if item["detail"] else ""
+                fields = item.get("fields", {})
+                whole = item["state"] in LEFT_OUT
+                reason = ", ".join(dict.fromkeys(fields.values())) if whole and fields else item["reason"]
+                for field, why in {"": reason}.items() if whole else fields.items():
+                    if seen & {(item["well"], ""), (item["well"], field)}:
                         continue
                     seen.add((item["well"], field))
                     place = f"{paths.plate}/{item['well']}" + (f" field {field}" if field else "")
-                    yield f"{place}: {item['state'] if not field else 'quarantined'} at {stage}: {reason}" + (
-                        f" ({item['detail']})" if item["detail"] else ""
-                    )
+                    yield f"{place}: {item['state'] if whole else 'quarantined'} at {stage}: {why}{detail}"
