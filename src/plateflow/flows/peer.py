@@ -151,4 +151,4 @@ def _follow(
         escaped[i] = gone
         ends[0, i] = 0
         for a in range(skip, 3):
-            ends[a, i] = np.int32((at[a] + one) * half * span[a]) - origin[a]
+            ends[a, i] = min(np.int64((at[a] + one) * half * span[a]), canvas[a] - 1) - origin[a]
