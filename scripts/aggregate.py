@@ -1,7 +1,6 @@
 """The aggregate stage of one job."""
 
-from plateflow.stats.aggregate import run
-
 from plateflow.state.script import run_stage
+from plateflow.stats.aggregate import run
 
 run_stage(snakemake, "aggregate", run)

@@ -1,7 +1,6 @@
 """The ingest stage of one job."""
 
-from plateflow.plates.ingest import run
-
+from plateflow.images.ingest import run
 from plateflow.state.script import run_stage
 
 run_stage(snakemake, "ingest", run)

@@ -47,7 +47,12 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(name="ingest", scope="plate", version=1, modules=("plates/*.py", "images/store.py", "images/layout.py")),
+        Stage(
+            name="ingest",
+            scope="plate",
+            version=1,
+            modules=("plates/*.py", "images/ingest.py", "images/store.py", "images/layout.py"),
+        ),
         Stage(name="tile", scope="cpu", version=1, modules=("images/tile.py", "images/histograms.py")),
         Stage(name="normalise", scope="plate", version=1, modules=("images/normalise.py", "images/illumination.py")),
         Stage(
@@ -72,7 +77,7 @@ STAGES = {
 }
 
 MODULES = {
-    "ingest": "plateflow.plates.ingest",
+    "ingest": "plateflow.images.ingest",
     "tile": "plateflow.images.tile",
     "normalise": "plateflow.images.normalise",
     "infer": "plateflow.segment.infer",
