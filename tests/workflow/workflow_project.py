@@ -1,6 +1,18 @@
 """Helpers of the workflow tests."""
 
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
+
+from plateflow.paths import PlatePaths
+from plateflow.state.journal import outcomes
+from plateflow.state.stages import STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LABEL_SETS = ("nuclei", "cells")
@@ -22,3 +34,65 @@ def touch_pixels(path: Path) -> None:
     pixels = tifffile.imread(path)
     pixels[40:44] += 500
     tifffile.imwrite(path, pixels)
+
+
+@dataclass
+class Project:
+    """A project's folder and how to run it."""
+
+    folder: Path
+
+    def path(self, plate: str = "micro") -> PlatePaths:
+        return PlatePaths.of(plate, results=self.folder / "results")
+
+    def snakemake(self, *arguments: str, status: int | None = 0, **kwargs) -> str:
+        """Run snakemake; returns all that it printed."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
+        return self._run(command, status, **kwargs)
+
+    def plateflow(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command of the command line."""
+        code = "from plateflow.cli import app; app()"
+        return self._run([sys.executable, "-c", code, *arguments], status)
+
+    def _run(self, command: list[str], status: int | None, **kwargs) -> str:
+        result = subprocess.run(
+            command, cwd=self.folder, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        )
+        assert status is None or result.returncode == status, f"status {result.returncode}:\n{result.stdout}"
+        return result.stdout
+
+    def configure(self, change: Callable[[dict], None]) -> None:
+        """Change the configuration in place."""
+        path = self.folder / "config" / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        change(config)
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def sequences(self, plate: str = "micro") -> dict[tuple[str, str, str, int], int]:
+        """How often each unit of each stage was done: (stage, well, label set, block) -> number."""
+        return {
+            (stage, *key): entry.sequence
+            for stage in STAGES
+            for key, entry in outcomes(self.path(plate).journals(stage)).items()
+        }
+
+    def redone(self, before: dict, plate: str = "micro") -> set[tuple[str, str, str]]:
+        """What was done since `before`: (stage, well, label set)."""
+        return {key[:3] for key, number in self.sequences(plate).items() if before.get(key, 0) != number}
+
+    def raw(self, well: str, channel: int = 1, plate: str = "micro") -> Path:
+        """A raw file of a well."""
+        row, column = ord(well[0]) - 64, int(well[1:])
+        (found,) = self.folder.glob(f"raw/{plate}__*/Images/r{row:02d}c{column:02d}f01p01-ch{channel}*.tiff")
+        return found
+
+    def results(self, plate: str = "micro") -> dict[str, bytes]:
+        """The bytes of all labels, images and tables of a plate."""
+        root = self.path(plate).root
+        return {
+            str(file.relative_to(root)): file.read_bytes()
+            for folder in ("plate.zarr", "cells", "objects", "histograms", "manifest")
+            for file in sorted((root / folder).rglob("*"))
+            if file.is_file()
+        } | {name: (root / name).read_bytes() for name in ("wells.csv", "wells.parquet")}
