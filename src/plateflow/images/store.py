@@ -127,9 +127,14 @@ def write_image_block(image: Any, t: int, z: int, y: int, x: int, pixels: NDArra
         y, x: the block's corner at level 0, one of `blocks`.
         pixels: (c, y, x), the block.
     """
-    for level in _levels(image):
-        _, ys, xs = _at(level, y, x, pixels)
-        image[str(level)][t, :, z, ys, xs] = pixels
+    import zarr
+
+    # Comparing each chunk with the fill takes half as long as compressing it; a block has a field, so it is written.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        arrays = [image[str(level)] for level in _levels(image)]
+    for level, array in enumerate(arrays):
+        ys, xs = _at(level, y, x, pixels)
+        array[t : t + 1, :, z : z + 1, ys, xs] = pixels[None, :, None]  # slices: with numbers zarr copies every chunk
         pixels = halve_mean(pixels)
 
 
@@ -156,8 +161,8 @@ def write_labels(
                 new = values[top - canvas.y : bottom - canvas.y, left - canvas.x : right - canvas.x]
                 np.copyto(part, new, where=new > 0)
         for level in _levels(image):
-            _, rows, columns = _at(level, ys.start, xs.start, block)
-            arrays[str(level)][t, z, rows, columns] = block
+            rows, columns = _at(level, ys.start, xs.start, block)
+            arrays[str(level)][t : t + 1, z : z + 1, rows, columns] = block[None, None]
             block = halve_labels(block)
 
 
@@ -186,10 +191,10 @@ def _levels(image: Any) -> range:
     return range(int(image.attrs["plateflow"]["levels"]))
 
 
-def _at(level: int, y: int, x: int, block: NDArray[Any]) -> tuple[int, slice, slice]:
+def _at(level: int, y: int, x: int, block: NDArray[Any]) -> tuple[slice, slice]:
     """A block's place at a level: corners of blocks are multiples of 2^levels, or 0."""
     top, left = y >> level, x >> level
-    return level, slice(top, top + block.shape[-2]), slice(left, left + block.shape[-1])
+    return slice(top, top + block.shape[-2]), slice(left, left + block.shape[-1])
 
 
 def _make_labels(group: Path, layout: WellLayout, levels: int, z_mode: str) -> None:
