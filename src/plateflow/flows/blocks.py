@@ -47,7 +47,6 @@ class FlowField:
     def __init__(self, flow: Any, cell_logit: Any = None) -> None:
         self.shape: tuple[int, ...] = tuple(flow.shape[1:])
         self.ndim = len(self.shape)
-        self._flow, self._logit = flow, cell_logit
         channels = self.ndim + (cell_logit is None)
         if self.ndim not in (2, 3) or flow.shape[0] != channels or np.dtype(flow.dtype).kind != "f":
             raise ValueError(
@@ -56,6 +55,10 @@ class FlowField:
             )
         if cell_logit is not None and tuple(cell_logit.shape) != self.shape:
             raise ValueError(f"cell_logit must have the shape of a flow, {self.shape}; got {tuple(cell_logit.shape)}")
+
+        # What is in memory is rounded once, what isn't with each window.
+        self._flow: Any = self._half(flow) if type(flow) is np.ndarray else flow
+        self._logit: Any = self._half(cell_logit) if type(cell_logit) is np.ndarray else cell_logit
 
     @property
     def volume(self) -> tuple[int, int, int]:
@@ -75,13 +78,20 @@ class FlowField:
         logit = self._bits(self._flow[(self.ndim, *box)] if self._logit is None else self._logit[box])
         return logit if self.ndim == 3 else logit[None]
 
+    @classmethod
+    def _bits(cls, values: Any) -> Bits:
+        return np.ascontiguousarray(cls._half(np.asarray(values))).view(np.uint16)
+
     @staticmethod
-    def _bits(values: Any) -> Bits:
-        values = np.asarray(values)
+    def _half(values: NDArray[Any]) -> NDArray[np.float16]:
         if values.dtype != np.float16:
-            # What is beyond float16 stays finite; NaN and infinity stay what they are, to be refused.
-            values = np.where(np.isfinite(values), np.clip(values, -60000, 60000), values).astype(np.float16)
-        return np.ascontiguousarray(values).view(np.uint16)
+            with np.errstate(over="ignore"):
+                half = values.astype(np.float16)
+            if not np.isfinite(half).all():
+                # What is beyond float16 stays finite; NaN and infinity stay what they are, to be refused.
+                half = np.where(np.isfinite(values), np.clip(values, -60000, 60000), values).astype(np.float16)
+            values = half
+        return values
 
 
 def refuse(channel: int, pixel: Sequence[int], ndim: int) -> ValueError:

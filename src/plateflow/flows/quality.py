@@ -103,58 +103,56 @@ def fill_holes(
     """
     largest = 0
     for i in order:
-        largest = max(largest, (boxes[i, 1] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 2]) * (boxes[i, 5] - boxes[i, 4]))
-    outside_memory = np.empty(largest, np.uint8)
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        largest = max(largest, (z1 - z0 + 2) * (y1 - y0 + 2) * (x1 - x0 + 2))
+    memory = np.empty(largest, np.bool_)
     stack = np.empty(largest, np.int64)
     for i in order:
         label = np.int32(i + 1)
-        z0, y0, x0 = boxes[i, 0], boxes[i, 2], boxes[i, 4]
-        depth, height, width = boxes[i, 1] - z0, boxes[i, 3] - y0, boxes[i, 5] - x0
-        size = depth * height * width
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        size = (z1 - z0) * (y1 - y0) * (x1 - x0)
         if size == area[i]:
             continue
-        # 1 is the object or reached from the border of the box, 0 not reached: a hole.
-        known = outside_memory[:size]
-        reached, top = 0, 0
-        for p in range(size):
-            z, y, x = p // (height * width), p // width % height, p % width
-            mine = labels[z0 + z, y0 + y, x0 + x] == label
-            border = y == 0 or y == height - 1 or x == 0 or x == width - 1
-            border |= ndim == 3 and (z == 0 or z == depth - 1)
-            known[p] = mine or border
-            reached += mine
-            if border and not mine:
-                stack[top] = p
-                top += 1
-                reached += 1
+        # The box with a border of one pixel. Known is what is the object, or reached from the rim of the box.
+        row = x1 - x0 + 2
+        plane = (y1 - y0 + 2) * row
+        known = memory[: (z1 - z0 + 2) * plane]
+        known[:] = True
+        reached, top = area[i], 0
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
+                rim = y == y0 or y == y1 - 1 or (ndim == 3 and (z == z0 or z == z1 - 1))
+                for x in range(x0, x1):
+                    if labels[z, y, x] != label:
+                        if rim or x == x0 or x == x1 - 1:
+                            stack[top] = p
+                            top += 1
+                        else:
+                            known[p] = False
+                    p += 1
         while top > 0:
             top -= 1
             p = stack[top]
-            z, y, x = p // (height * width), p // width % height, p % width
-            for q, inside in (
-                (p - 1, x > 0),
-                (p + 1, x < width - 1),
-                (p - width, y > 0),
-                (p + width, y < height - 1),
-                (p - height * width, z > 0),
-                (p + height * width, z < depth - 1),
-            ):
-                if inside and not known[q]:
-                    known[q] = 1
+            reached += 1
+            for q in (p - 1, p + 1, p - row, p + row, p - plane, p + plane):
+                if not known[q]:
+                    known[q] = True
                     stack[top] = q
                     top += 1
-                    reached += 1
         if reached == size:
             continue
-        for p in range(size):
-            if not known[p]:
-                z, y, x = z0 + p // (height * width), y0 + p // width % height, x0 + p % width
-                old = labels[z, y, x]
-                if old <= 0 or over:
-                    labels[z, y, x] = label if over else -label
-                    area[i] += 1
-                    if old != 0:
-                        area[abs(old) - 1] -= 1
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
+                for x in range(x0, x1):
+                    old = labels[z, y, x]
+                    if not known[p] and (old <= 0 or over):
+                        labels[z, y, x] = label if over else -label
+                        area[i] += 1
+                        if old != 0:
+                            area[abs(old) - 1] -= 1
+                    p += 1
 
 
 @njit(cache=True, nogil=True)

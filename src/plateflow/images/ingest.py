@@ -23,7 +23,6 @@ def units(context: JobContext) -> list[Unit]:
     check_channels(context.config, index.info)
     depends = {
         "parameters": context.parameters(),
-        "z kept": context.config.z == "keep",  # labels have one z plane, or all
         "raw files": manifest_digest(index),
     }
     return [Unit(depends=depends, data=index)]

@@ -53,7 +53,9 @@ STAGES = {
             version=1,
             modules=("plates/*.py", "images/ingest.py", "images/store.py", "images/layout.py"),
         ),
-        Stage(name="tile", scope="cpu", version=1, modules=("images/tile.py", "images/histograms.py")),
+        Stage(
+            name="tile", scope="cpu", version=1, modules=("images/tile.py", "images/histograms.py", "images/halve.py")
+        ),
         Stage(name="normalise", scope="plate", version=1, modules=("images/normalise.py", "images/illumination.py")),
         Stage(
             name="infer",
@@ -70,7 +72,7 @@ STAGES = {
         ),
         Stage(name="follow", scope="slice", version=1, modules=("segment/follow.py", "segment/plan.py", "flows/*.py")),
         Stage(name="stitch", scope="cpu", version=1, modules=("segment/stitch.py", "segment/plan.py", "flows/*.py")),
-        Stage(name="features", scope="cpu", version=1, modules=("features/*.py",)),
+        Stage(name="features", scope="cpu", version=1, modules=("features/*.py", "images/read.py")),
         Stage(name="aggregate", scope="plate", version=1, modules=("stats/*.py",)),
         Stage(name="report", scope="plate", version=1, modules=("report/*.py",)),
     )
@@ -112,7 +114,8 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
     match stage:
         case "ingest":
             raw = entry.model_dump(exclude={"plate", "plate_map"})
-            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels}
+            z_kept = config.z == "keep"  # labels have one z plane, or all
+            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
         case "tile":
             return {"levels": config.levels}
         case "normalise":
