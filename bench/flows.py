@@ -1,0 +1,333 @@
+"""Flows and labels side by side with Cellpose 4.2.1.1: one process, the same arrays, the same threads.
+
+    python bench/flows.py [--cases NAME ...] [--sizes 1024:500 ...] [--threads 2] [--repeat 3] [--device cuda]
+
+Prints one JSON line a measurement: seconds of both sides (median and all runs; wall, and processor time of all threads,
+which says more on a machine that others use too) and their ratio; a first line about the machine. A run of more than
+20 s isn't repeated. The case `peak` measures memory: one call of each side in a process of its own, beyond what the
+arrays take. Without Cellpose only this project's side runs.
+"""
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+from flow_cases import draw_cells, draw_flow, tile
+
+from plateflow import metrics
+from plateflow.flows import (
+    flow_error,
+    flows_from_labels,
+    follow_block,
+    follow_flows,
+    labels_from_ends,
+    labels_from_flows,
+    plan_blocks,
+)
+
+PEER = importlib.util.find_spec("cellpose") is not None
+# Size, cells and share of foreground, as in docs/cellpose-reference.
+SIZES = {
+    "1024:500": (1024, 500, 0.49),
+    "1024:5000": (1024, 5000, 0.49),
+    "2048:500": (2048, 500, 0.34),
+    "2048:5000": (2048, 5000, 0.49),
+    "4096:5000": (4096, 5000, 0.49),
+}
+
+
+def emit(**line: Any) -> None:
+    print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+
+
+def seconds(work: Callable[[], Any], repeat: int) -> tuple[list[float], list[float]]:
+    """Wall and processor time of each run; a run of more than 20 s is the last."""
+    wall: list[float] = []
+    cpu: list[float] = []
+    while len(wall) < repeat and (not wall or wall[-1] < 20):
+        start = time.perf_counter(), time.process_time()
+        work()
+        wall.append(time.perf_counter() - start[0])
+        cpu.append(time.process_time() - start[1])
+    return wall, cpu
+
+
+def compare(case: str, size: str, ours: Callable[[], Any], peer: Callable[[], Any] | None, repeat: int) -> float:
+    ours()  # compiled, or loaded from the cache
+    line: dict[str, Any] = {"case": case, "size": size}
+    sides = {"ours": ours} | ({"peer": peer} if PEER and peer is not None else {})
+    for name, work in sides.items():
+        wall, cpu = seconds(work, repeat)
+        line |= {f"{name}_s": statistics.median(wall), f"{name}_runs": [round(t, 4) for t in wall]}
+        line[f"{name}_cpu_s"] = statistics.median(cpu)
+    if "peer" in sides:
+        line |= {"ratio": line["peer_s"] / line["ours_s"], "ratio_cpu": line["peer_cpu_s"] / line["ours_cpu_s"]}
+    emit(**line)
+    return line["ours_cpu_s"]
+
+
+def scene(size: str) -> tuple[Any, Any, Any]:
+    edge, count, foreground = SIZES[size]
+    labels = draw_cells(edge, count, foreground=foreground)
+    return labels, *draw_flow(labels, flows_from_labels(labels))
+
+
+def peer_targets(labels: Any) -> Callable[[], Any]:
+    from cellpose import dynamics
+
+    return lambda: dynamics.masks_to_flows_gpu(labels)
+
+
+def peer_labels(flow: Any, logit: Any, threshold: float, device: str = "cpu") -> Callable[[], Any]:
+    import torch
+    from cellpose import dynamics
+
+    where = torch.device(device)
+    return lambda: dynamics.resize_and_compute_masks(flow.copy(), logit.copy(), flow_threshold=threshold, device=where)
+
+
+def targets(args: argparse.Namespace) -> None:
+    for size in args.sizes or ("1024:500", "2048:5000"):
+        cells = draw_cells(*SIZES[size][:2], foreground=SIZES[size][2])
+        peer = peer_targets(cells) if PEER else None
+        compare("targets", size, lambda c=cells: flows_from_labels(c), peer, args.repeat)
+
+
+def labels(args: argparse.Namespace) -> None:
+    for size, threshold, peer_too in (
+        ("1024:500", 0.4, True),
+        ("2048:5000", 0.4, True),
+        ("2048:5000", 0.0, True),
+        ("4096:5000", 0.0, True),
+        ("4096:5000", 0.4, False),
+    ):
+        if args.sizes and size not in args.sizes:
+            continue
+        _, flow, logit = scene(size)
+        compare(
+            "labels, quality check on" if threshold else "labels, quality check off",
+            size,
+            lambda f=flow, g=logit, t=threshold: labels_from_flows(f, g, flow_threshold=t, workers=args.threads),
+            peer_labels(flow, logit, threshold) if PEER and peer_too else None,
+            args.repeat,
+        )
+
+
+def large_object(args: argparse.Namespace) -> None:
+    """450 small squares, and the same with one object of 280 x 580 px among them."""
+    small = np.zeros((1024, 1024), np.int32)
+    corners = [(y, x) for y in range(10, 700, 33) for x in range(10, 1000, 45)][:450]
+    for label, (y, x) in enumerate(corners, 1):
+        small[y : y + 15, x : x + 15] = label
+    both = small.copy()
+    both[730:1010, 20:600] = 451
+    cpu = {}
+    for name, image in (("450 small", small), ("450 small and one of 280 x 580", both)):
+        flow, logit = draw_flow(image, flows_from_labels(image))
+        work = lambda f=flow, g=logit: labels_from_flows(f, g, workers=args.threads)  # noqa: E731
+        peer = peer_labels(flow, logit, 0.4) if PEER else None
+        cpu[name] = compare("one large object", name, work, peer, args.repeat)
+    with_it, without = cpu["450 small and one of 280 x 580"], cpu["450 small"]
+    emit(case="one large object", with_to_without=with_it / without)
+
+
+def linear(args: argparse.Namespace) -> None:
+    """The same 512 px pattern repeated: time for each foreground pixel must not grow with the canvas. One thread."""
+    pattern = draw_cells(512, 125)
+    flow, logit = (part.astype(np.float16) for part in draw_flow(pattern, flows_from_labels(pattern)))
+    first = None
+    for times in (1, 2, 4, 8, 16):
+        wide, wide_logit = tile(flow, times), tile(logit, times)
+        wall, cpu = seconds(lambda f=wide, g=wide_logit: labels_from_flows(f, g, workers=1), args.repeat)
+        each = 1e9 * min(cpu) / int((wide_logit > 0).sum())
+        first = first or each
+        emit(
+            case="linear",
+            size=512 * times,
+            ours_s=min(wall),
+            ours_cpu_s=min(cpu),
+            ns_per_foreground_px=each,
+            growth=each / first,
+        )
+
+
+def steps(args: argparse.Namespace) -> None:
+    """Where the time goes, and the limit: steps that are walked x the bytes each reads."""
+    labels_, flow, logit = scene("2048:5000")
+    mask = logit > 0
+    half = flow.astype(np.float16)
+    compare("follow", "2048:5000", lambda: follow_flows(half, mask), None, args.repeat)
+    compare("flow error", "2048:5000", lambda: flow_error(labels_, half), None, args.repeat)
+    emit(case="limit", points=int(mask.sum()), diffusion_px_steps=int(diffusion_steps(labels_)))
+
+
+def diffusion_steps(labels_: Any) -> int:
+    from plateflow.flows.targets import as_volume, find_boxes
+
+    boxes = find_boxes(as_volume(labels_), int(labels_.max()))
+    area = np.bincount(labels_.ravel(), minlength=len(boxes) + 1)[1:]
+    return (area * 2 * (boxes[:, 3] - boxes[:, 2] + boxes[:, 5] - boxes[:, 4] + 2)).sum()
+
+
+def matching(args: argparse.Namespace) -> None:
+    true = np.kron(np.arange(1, 50177, dtype=np.int32).reshape(224, 224), np.ones((36, 36), np.int32))
+    pred = np.roll(true, (3, 3), (0, 1))
+    start = rss()
+    runs, _ = seconds(lambda: metrics.average_precision(true, pred), args.repeat)
+    emit(case="average precision", size="50176 x 50176 objects, 8064 px", ours_s=statistics.median(runs),
+         peak_above_start_mb=rss() - start)  # fmt: skip
+
+
+def zarr_canvas(args: argparse.Namespace) -> None:
+    """16384 x 16384 px in zarr, block by block, end pixels on disk: wall time and peak memory of the whole process."""
+    import zarr
+
+    pattern = draw_cells(1024, 500)
+    flow, logit = draw_flow(pattern, flows_from_labels(pattern))
+    part = np.concatenate([flow, logit[None]]).astype(np.float16)
+    with tempfile.TemporaryDirectory() as folder:
+        field = zarr.create_array(f"{folder}/flow.zarr", shape=(3, 16384, 16384), chunks=(3, 512, 512), dtype="float16")
+        for y in range(0, 16384, 1024):
+            field[:, y : y + 1024] = np.tile(part, (1, 1, 16))
+        start = time.perf_counter()
+        blocks = plan_blocks(field.shape[1:], 2048)
+        for block in blocks:
+            np.save(f"{folder}/{block.index}.npy", follow_block(field, block, n_steps=200, cell_threshold=0.0))
+        followed = time.perf_counter() - start
+        found, objects = labels_from_ends(
+            lambda index: np.load(f"{folder}/{index}.npy"), field, shape=field.shape[1:], block=2048, n_steps=200,
+            cell_threshold=0.0, flow_threshold=0.4, min_size=15, workers=args.threads,
+        )  # fmt: skip
+        emit(case="16384 px in zarr, block 2048", follow_s=followed, total_s=time.perf_counter() - start,
+             objects=len(objects.label), foreground=float((found[::7] > 0).mean()), peak_mb=rss())  # fmt: skip
+
+
+def device(args: argparse.Namespace) -> None:
+    """Follow, seeds, labels and quality one by one on a device, beside the peer's on the same."""
+    import torch
+
+    from plateflow.flows import quality, seeds
+    from plateflow.flows.blocks import Block, FlowField
+    from plateflow.flows.follow import follow_core
+    from plateflow.flows.targets import as_volume, find_boxes
+
+    where = torch.device(args.device)
+    for size in ("1024:500", "2048:5000"):
+        labels_, flow, logit = scene(size)
+        field = FlowField(flow, logit)
+        whole = Block(0, tuple(slice(0, n) for n in field.shape))
+        follow = lambda f=field, b=whole: follow_core(f, b, n_steps=200, cell_threshold=0.0, device=where)  # noqa: E731
+        ends = follow()
+        counts = seeds.merge_counts([seeds.count_ends(ends, field.volume)], field.volume)
+        chosen = seeds.find_seeds(counts)
+        owner = seeds.find_basins(counts, chosen)
+        compare(f"{args.device}: follow", size, follow, None, args.repeat)
+        compare(f"{args.device}: seeds", size, lambda e=ends, f=field: seeds.find_seeds(
+            seeds.merge_counts([seeds.count_ends(e, f.volume)], f.volume)), None, args.repeat)  # fmt: skip
+        compare(f"{args.device}: labels", size, lambda e=ends, c=counts, s=chosen, o=owner: (
+            seeds.find_basins(c, s), seeds.look_up(e, c, c.rows(), o)), None, args.repeat)  # fmt: skip
+        volume = as_volume(labels_)
+        compare(f"{args.device}: quality", size, lambda i=labels_, f=flow: flow_error(i, f), None, args.repeat)
+        compare(f"{args.device}: holes", size, lambda v=volume: quality.fill_holes(
+            v.copy(), find_boxes(v, int(v.max())), np.arange(int(v.max())), 2, False,
+            np.bincount(v.ravel())[1:]), None, args.repeat)  # fmt: skip
+        compare(
+            f"{args.device}: all",
+            size,
+            lambda f=flow, g=logit: labels_from_flows(f, g, device=where, workers=args.threads),
+            (PEER and peer_labels(flow, logit, 0.4, args.device)) or None,
+            args.repeat,
+        )
+
+
+def rss() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _peak_of(side: str, size: str, threshold: float, threads: int, queue: Any) -> None:
+    _, flow, logit = scene(size)
+    if side == "ours":
+        small = flow[:, :64, :64], logit[:64, :64]
+        labels_from_flows(*small, workers=threads)
+        work = lambda: labels_from_flows(flow, logit, flow_threshold=threshold, workers=threads)  # noqa: E731
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        work = peer_labels(flow, logit, threshold)
+    # The high water mark may be that of drawing the scene: look at what is resident while it runs.
+    page, high, running = os.sysconf("SC_PAGE_SIZE"), [0.0], [True]
+
+    def watch() -> None:
+        while running[0]:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20
+            high[0] = max(high[0], resident)
+            time.sleep(0.002)
+
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    running[0] = False
+    watcher.join()
+    queue.put((before, high[0]))
+
+
+def peak(args: argparse.Namespace) -> None:
+    context = multiprocessing.get_context("spawn")
+    for size, threshold in (("1024:500", 0.4), ("2048:5000", 0.0), ("4096:5000", 0.0), ("4096:5000", 0.4)):
+        line: dict[str, Any] = {"case": "peak memory", "size": size, "quality_check": threshold > 0}
+        # The peer's check at 4096 px takes minutes; without it its peak is a lower bound.
+        sides = ["ours"] + (["peer"] if PEER and not (size == "4096:5000" and threshold) else [])
+        for side in sides:
+            queue = context.Queue()
+            process = context.Process(target=_peak_of, args=(side, size, threshold, args.threads, queue))
+            process.start()
+            before, high = queue.get()
+            process.join()
+            line |= {f"{side}_before_mb": before, f"{side}_peak_mb": high, f"{side}_took_mb": high - before}
+        emit(**line)
+
+
+CASES = {
+    "targets": targets, "labels": labels, "large": large_object, "linear": linear, "steps": steps,
+    "matching": matching, "peak": peak, "zarr": zarr_canvas, "device": device,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[c for c in CASES if c != "device"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="for the cases targets and labels")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="for the case device: anything torch takes")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    labels_from_flows(*draw_flow(np.ones((9, 9), np.int32), flows_from_labels(np.ones((9, 9), np.int32))))
+    emit(case="machine", threads=args.threads, load=os.getloadavg()[0], peer=PEER,
+         first_call_s=time.perf_counter() - start)  # fmt: skip
+    if PEER:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    for case in args.cases:
+        CASES[case](args)
+
+
+if __name__ == "__main__":
+    main()
