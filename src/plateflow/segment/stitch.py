@@ -97,7 +97,7 @@ def _table(objects: Objects, canvas: Canvas, offset: int) -> pa.Table:
     import pyarrow as pa
 
     n = len(objects.label)
-    seed = np.asarray(objects.seed).reshape(n, -1)
+    seed = np.asarray(objects.seed)
     return pa.table(
         {
             "label": pa.array(np.asarray(objects.label, np.int64) + offset, pa.uint32()),
