@@ -125,7 +125,7 @@ def _sound(about: dict[str, Any], well: str) -> Iterator[Box]:
 
 
 def _level0(path: Path, shape: tuple[int, ...], *, channel: int = 0) -> NDArray[Any]:
-    """The full plane YX of an array with axes t c z y x."""
+    """The full plane YX of an image (axes t c z y x) or of labels (t z y x)."""
     import zarr
 
     if not path.exists():
@@ -140,7 +140,7 @@ def _level0(path: Path, shape: tuple[int, ...], *, channel: int = 0) -> NDArray[
             why=f"{array.shape[-2:]} is not {shape}: they are not of the same simulated plate",
             remedy="simulate and run again in an empty folder",
         )
-    return np.asarray(array[0, channel, 0])
+    return np.asarray(array[0, channel, 0] if array.ndim == 5 else array[0, 0])
 
 
 def _match(true: Labels, found: Labels, *, empty: bool) -> NDArray[np.int_]:

@@ -16,7 +16,7 @@ from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import LEFT_OUT
 from plateflow.state.requests import asked
-from plateflow.state.stages import STAGES, digest, parameters
+from plateflow.state.stages import STAGES, digest, parameters, window_is_frozen
 
 
 class Plan:
@@ -82,7 +82,7 @@ class Plan:
             window = json.loads(self.paths(plate).window.read_text())
         except (OSError, ValueError):
             return False
-        return bool(window.get("settings") == self._settings("normalise", plate))
+        return window_is_frozen(window, self.config)
 
     def params(self, stage: str, plate: str, job: str = "plate") -> str:
         """What makes Snakemake run a job again beside its inputs: parameters, version, requests, mended files."""

@@ -248,6 +248,7 @@ class _Run:
         self.fingerprints = {key: digest(value) for key, value in self.depends.items()}
         self.n_done = 0
         self._started: dict[Key, float] = {}
+        self._last = 0.0  # units that are pooled overlap: each counts the time since the one before
         suspects, alone = _in_work(list(read_lines(self.journal)), crashed=crashed)
         if crashed:
             append_line(self.journal, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
@@ -276,6 +277,7 @@ class _Run:
         print(f"{self.context.stage.name}: {unit}", flush=True)
 
     def done(self, unit: Unit, outcome: Outcome) -> None:
+        now = time.monotonic()
         entry = Entry(
             well=unit.well,
             label_set=unit.label_set,
@@ -289,12 +291,12 @@ class _Run:
             info=outcome.info,
             watch=[(file, stat_of(file)) for file in outcome.set_aside],
             sequence=self._next(unit),
-            seconds=round(time.monotonic() - self._started.pop(unit.key, time.monotonic()), 3),
+            seconds=round(now - max(self._last, self._started.pop(unit.key, now)), 3),
             finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         append_outcome(self.journal, entry)
         self.latest[unit.key] = entry
-        self.n_done += 1
+        self.n_done, self._last = self.n_done + 1, now
         if outcome.state != "ok":
             print(f"{self.context.stage.name}: {unit}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
 

@@ -144,6 +144,12 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
     return {}
 
 
+def window_is_frozen(window: dict[str, Any], config: Config) -> bool:
+    """Whether the content of window.json bears the configured freeze number, and was computed as configured."""
+    settings = config.normalise.model_dump(mode="json")
+    return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])
+
+
 def _model_stamp(model: str) -> list[Any]:
     """What tells two models apart without reading a gigabyte: name, or path, size and time of a weights file."""
     path = Path(model)

@@ -1,4 +1,8 @@
-"""Random crops with their targets: geometry first, targets on a larger crop, then what light and camera do.
+"""Random crops with their targets: geometry first, then targets, then what light and camera do.
+
+Targets are made of what the crop shows: an object cut by its border flows to the middle of what is left of it. So a
+border of a tile reads as the border of an image, where there is nothing beyond to flow to. Within an image, what a tile
+says of objects that its border cuts is outweighed by the neighbour that sees them whole.
 
 The pipeline normalises a whole plate with one window, so a network must read images that are much dimmer than their own
 percentiles would make them: the range of gains here is wide on purpose.
@@ -17,7 +21,6 @@ from plateflow.train.data import IN_CHANNELS, Sample
 Float = NDArray[np.float32]
 Rng = np.random.Generator
 
-MARGIN = 32  # px around a crop in which objects cut by its border are still seen when targets are made
 DIAMETERS = (11.0, 50.0)  # px, the range over which the median diameter of an image is spread
 ZOOM = (0.45, 3.0)  # an image isn't shrunk or enlarged further than this
 
@@ -32,26 +35,21 @@ class Crop:
 
 def random_crop(rng: Rng, sample: Sample, size: int) -> Crop:
     """Cut, turn, scale and disturb a square of `size` px; nine times in ten with an object in it, if there is one."""
-    full = size + 2 * MARGIN
     wanted = np.exp(rng.uniform(*np.log(DIAMETERS)))
     zoom = float(np.clip(wanted / max(sample.diameter, 1.0), *ZOOM)) if sample.diameter else rng.uniform(0.6, 1.6)
     diameter = sample.diameter * zoom
     may_be_empty = rng.random() < 0.1 or not sample.diameter
     for _ in range(8):
-        matrix, offset = _geometry(rng, sample.labels.shape, full, zoom)
-        labels = ndi.affine_transform(sample.labels, matrix, offset, (full, full), order=0, mode="mirror")
-        inner = labels[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        if may_be_empty or inner.any():
+        matrix, offset = _geometry(rng, sample.labels.shape, size, zoom)
+        labels = ndi.affine_transform(sample.labels, matrix, offset, (size, size), order=0, mode="mirror")
+        if may_be_empty or labels.any():
             break
-    # an object at the border and its mirror image may be two pieces of one number
+    # an object at the image's border and its mirror image may be two pieces of one number
     labels = connected(labels, background=0, connectivity=1).astype(np.int32)
-    cut = (slice(None), slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-    flow = flows_from_labels(labels)
-    target = np.concatenate([flow, (labels > 0)[None].astype(np.float32)])[cut]
+    target = np.concatenate([flows_from_labels(labels), (labels > 0)[None].astype(np.float32)])
 
     image = np.zeros((IN_CHANNELS, size, size), np.float32)
-    objects = labels[cut[1:]]
-    dimming = _dim_objects(rng, objects) if rng.random() < 0.3 else None
+    dimming = _dim_objects(rng, labels) if rng.random() < 0.3 else None
     light = _light(rng, size) if rng.random() < 0.4 else None
     helpers = rng.random() > 0.1  # sometimes the object's channel is all there is
     for number, channel in enumerate(sample.image):
@@ -59,22 +57,22 @@ def random_crop(rng: Rng, sample: Sample, size: int) -> Crop:
             break
         if zoom < 0.75:
             channel = ndi.gaussian_filter(channel, 0.35 / zoom)  # noqa: PLW2901
-        x = ndi.affine_transform(channel, matrix, offset + MARGIN * matrix.sum(1), (size, size), order=1, mode="mirror")
+        x = ndi.affine_transform(channel, matrix, offset, (size, size), order=1, mode="mirror")
         image[number] = _disturb(rng, x, diameter=diameter, dimming=dimming, light=light)
-    return Crop(np.ascontiguousarray(image), np.ascontiguousarray(target))
+    return Crop(image, target)
 
 
 def _geometry(
-    rng: Rng, shape: tuple[int, ...], full: int, zoom: float
+    rng: Rng, shape: tuple[int, ...], size: int, zoom: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Matrix and offset from crop to image coordinates: any angle, mirrored or not, a little stretched, somewhere."""
     angle = rng.uniform(0, 2 * np.pi)
     stretch = rng.uniform(0.9, 1.1)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag([rng.choice([-1, 1]) * stretch, 1 / stretch]) / zoom
-    reach = (full / 2 - MARGIN) / zoom
+    reach = size / 2 / zoom
     centre = [rng.uniform(min(reach, n / 2), max(n - reach, n / 2)) for n in shape]
-    return matrix, centre - matrix @ np.full(2, (full - 1) / 2)
+    return matrix, centre - matrix @ np.full(2, (size - 1) / 2)
 
 
 def _dim_objects(rng: Rng, labels: NDArray[np.int32]) -> Float:
