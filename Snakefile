@@ -2,10 +2,11 @@
 
 import sys
 
-from plateflow.state.dag import Plan
+from plateflow.plan import Plan
 from plateflow.state.lease import announce_driver
 
-if "plates" not in config:
+# A file given with --configfile stands for this one; Snakemake would lay it over this one, label set by label set.
+if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"
 

@@ -27,6 +27,8 @@ rule screen:
         PLAN.screen("log"),
     benchmark:
         PLAN.screen("benchmark")
+    params:
+        plates=list(PLAN.plates),
     resources:
         mem_mb=1000,
         runtime=30,

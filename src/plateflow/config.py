@@ -163,6 +163,10 @@ class Config(Section):
         for name in value:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
                 raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
+        if len({name[0].upper() + name[1:] for name in value}) < len(value):
+            raise ValueError(
+                "two label sets differ in their first letter's case alone: their columns would be the same"
+            )
         return value
 
     @model_validator(mode="after")

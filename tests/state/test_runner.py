@@ -11,7 +11,7 @@ import pytest
 from plateflow.config import Config, PlateEntry, PlateflowError
 from plateflow.state.journal import append_line, outcomes, read_lines
 from plateflow.state.lease import Lease, read_owner
-from plateflow.state.requests import ask, asked
+from plateflow.state.requests import ask, asked, stat_of
 from plateflow.state.runner import Interrupted, JobContext, Outcome, Unit, changes, one_by_one, run_job
 from plateflow.state.stages import STAGES, part_of
 
@@ -102,7 +102,7 @@ def test_a_request_makes_a_well_stale_once_and_only_there(context):
 def test_a_file_set_aside_asks_once_after_it_was_mended(context, tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"cut")
-    quarantined = Outcome(state="quarantined", reason="truncated", set_aside=(str(bad),))
+    quarantined = Outcome(state="quarantined", reason="truncated", set_aside=((str(bad), stat_of(bad)),))
     run(context, units(), outcome=quarantined)
     assert asked(context.paths, "tile", "0", 8) == ""
     bad.write_bytes(b"whole again")
@@ -216,5 +216,34 @@ def test_a_second_job_refuses_to_start(context):
     assert run(context, units()) == WELLS
 
 
-def test_interrupted_is_no_user_error():
-    assert not issubclass(Interrupted, PlateflowError)
+def test_interrupted_is_swallowed_by_no_section():
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_a_death_with_the_driver_is_no_crash(context, monkeypatch):
+    """The next driver finds the lease of a job that died under another: nobody knows what killed it."""
+    die = "os.kill(os.getpid(), signal.SIGKILL)"
+    for number in range(3):
+        environment = {**os.environ, "PLATEFLOW_DRIVER": f"{os.getpid()}:{number}"}
+        monkeypatch.setenv("PLATEFLOW_DRIVER", environment["PLATEFLOW_DRIVER"])
+        assert child(context, die, env=environment) == -signal.SIGKILL
+    states = {key[0]: entry.state for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
+    assert states == {"A01": "ok"}
+
+
+def test_a_unit_whose_file_is_gone_is_done_again(context, tmp_path):
+    made = {well: tmp_path / f"{well}.parquet" for well in WELLS}
+
+    def work(unit):
+        made[unit.well].touch()
+        return Outcome()
+
+    def again():
+        run_job(context, units(), one_by_one(work), results=lambda unit: made[unit.well])
+
+    again()
+    made["A02"].unlink()
+    again()
+    assert made["A02"].exists()
+    sequences = {key[0]: entry.sequence for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
+    assert sequences == {"A01": 1, "A02": 2, "A03": 1}

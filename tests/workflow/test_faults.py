@@ -163,3 +163,52 @@ def test_a_broken_index_fails_its_plate_alone(project):
     project.snakemake()
     assert project.redone(before) == set()
     assert all_of("B02", "features") <= project.redone({}, "second")
+
+
+def test_a_raw_folder_that_is_away_fails_the_job_and_clears_nothing(project):
+    """A share that isn't mounted is no reason to give up wells that are done."""
+    results = project.results()
+    project.plateflow("retry", "micro/B02", "--stage", "tile")
+    (raw,) = project.folder.glob("raw/micro__*")
+    raw.rename(project.folder / "away")
+    output = project.snakemake("--retries", "0", status=1)
+    assert "folder is not there" in output
+    assert project.results() == results
+    (project.folder / "away").rename(raw)
+    project.snakemake()
+    assert project.results() == results
+
+
+def test_a_plate_that_was_still_being_copied_gets_its_window_later(project):
+    """All files are empty in the first run; once they are whole, a plain run computes the window and all the rest."""
+    results = project.results()
+    saved = {raw: raw.read_bytes() for raw in project.folder.glob("raw/micro__*/Images/*.tiff")}
+    for folder in ("results", ".snakemake"):
+        shutil.rmtree(project.folder / folder)
+    for raw in saved:
+        raw.write_bytes(b"")
+    output = project.snakemake(status=3)
+    for well in ("B02", "B03", "B04"):
+        assert f"micro/{well}: quarantined at tile: empty_file" in output
+    for raw, content in saved.items():
+        raw.write_bytes(content)
+    project.snakemake()
+    assert {k: v for k, v in project.results().items() if k != "manifest/planes.parquet"} == {
+        k: v for k, v in results.items() if k != "manifest/planes.parquet"
+    }
+    assert NOTHING in project.snakemake()
+
+
+def test_a_file_that_comes_back_as_it_was(project):
+    """It is away for a run and comes back with its old time: fingerprints return to what they were."""
+    results = project.results()
+    raw = project.raw("B03", channel=1)
+    away = project.folder / raw.name
+    raw.rename(away)
+    project.plateflow("check", status=None)
+    output = project.snakemake(status=3)
+    assert "micro/B03 field 1: quarantined at tile: missing" in output
+    away.rename(raw)
+    project.snakemake()
+    assert project.results() == results
+    assert NOTHING in project.snakemake()

@@ -184,3 +184,41 @@ def test_retry_of_a_well_redoes_it_from_the_stage(project):
     assert project.redone(before) == all_of("B02", "stitch", "features") | {("aggregate", "", ""), ("report", "", "")}
     assert project.results() == results
     assert NOTHING in project.snakemake()
+
+
+def test_an_exchanged_plate_map_is_noticed_though_its_file_is_old(project):
+    before = project.sequences()
+    plate_map = project.folder / "raw" / "platemap.csv"
+    old = project.folder / "old.csv"
+    old.write_text(plate_map.read_text().replace("compound-1", "compound-3"))
+    os.utime(old, (1, 1))
+    old.replace(plate_map)
+    project.snakemake()
+    assert project.redone(before) == {("aggregate", "", ""), ("report", "", "")}
+    assert "compound-3" in (project.path().root / "wells.csv").read_text()
+    plate_map.unlink()
+    output = project.snakemake("--retries", "0", status=1)
+    assert "micro: aggregate plate:" in output
+    assert "platemap.csv" in output
+    sheet = project.folder / "config" / "plates.tsv"
+    sheet.write_text(sheet.read_text().replace(str(plate_map), ""))
+    project.snakemake()
+    assert "compound" not in (project.path().root / "wells.csv").read_text()
+
+
+def test_another_config_file_stands_for_the_default_one(project):
+    other = project.folder / "other.yaml"
+    other.write_text((project.folder / "config" / "config.yaml").read_text())
+    broken = project.folder / "config" / "config.yaml"
+    broken.write_text("plates: nowhere.tsv\n")
+    assert NOTHING in project.snakemake("--configfile", str(other))
+    assert "no plate sheet" in project.snakemake(status=1)
+
+
+def test_a_cell_table_that_is_gone_is_made_again(project):
+    results = project.results()
+    project.path().cells("B02").unlink()
+    for receipt in project.path().root.glob("receipts/features/*.json"):
+        receipt.unlink()
+    project.snakemake()
+    assert project.results() == results

@@ -11,8 +11,9 @@ import typer
 
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
 from plateflow.config import PlateflowError
+from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
-from plateflow.state.lease import clear, read_owner
+from plateflow.state.lease import STALE_S, clear, read_owner
 from plateflow.state.requests import ask
 from plateflow.state.stages import STAGES
 
@@ -27,7 +28,7 @@ def retry(
     Without a target nothing that is done is recomputed. Run `snakemake` afterwards.
     """
     project = Project.load(configfile)
-    _clear_lock()
+    _clear_lock([project.paths(plate).root / "leases" for plate in (*project.plates, "screen")])
     for plate in (*project.plates, "screen"):
         _clear_leases(project.paths(plate).root / "leases", plate)
     if target is not None:
@@ -35,7 +36,7 @@ def retry(
         typer.echo("Now run `snakemake`.")
 
 
-def _clear_lock() -> None:
+def _clear_lock(leases: list[Path]) -> None:
     locks = sorted(Path(".snakemake/locks").glob("*.lock"))
     if not locks:
         return
@@ -48,6 +49,16 @@ def _clear_lock() -> None:
             why=f"process {numbers}",
             remedy="wait for it, or stop it with Ctrl-C, then run `plateflow retry` again",
         )
+    for folder in leases:
+        for lease in folder.glob("[!.]*"):
+            owner = read_owner(lease)
+            if owner is not None and owner.alive() is None:
+                raise PlateflowError(
+                    "a job of this run may still be alive on another host",
+                    where=str(lease),
+                    why=f"{owner}; its last sign of life is less than {STALE_S / 60:.0f} minutes old",
+                    remedy="wait for it, or run `plateflow retry` on the host where snakemake ran",
+                )
     for lock in locks:
         lock.unlink(missing_ok=True)
     typer.echo("Cleared the lock of a driver that is gone.")
@@ -96,7 +107,8 @@ def _ask_again(project: Project, target: str, stage: str | None) -> None:
     if stage is not None:
         begins = {well: stage}
     else:
-        begins = {name: first for name in ([well] if well else info["wells"]) if (first := _first_not_ok(paths, name))}
+        first_of = _first_not_ok(paths)
+        begins = {name: first_of[name] for name in ([well] if well else info["wells"]) if name in first_of}
         if not begins:
             typer.echo(f"{target}: every stage is ok; name one with --stage to do it again.")
     for name, first in begins.items():
@@ -105,9 +117,11 @@ def _ask_again(project: Project, target: str, stage: str | None) -> None:
         typer.echo(f"{entry.plate}/{name or '*'}: asked for again from {first} on.")
 
 
-def _first_not_ok(paths, well: str) -> str | None:  # type: ignore[no-untyped-def]
+def _first_not_ok(paths: PlatePaths) -> dict[str, str]:
+    """Of each well that isn't ok somewhere, the first such stage."""
+    found: dict[str, str] = {}
     for name in STAGES:
         for entry in outcomes(paths.journals(name)).values():
-            if entry.well == well and entry.state != "ok" and STAGES[name].scope != "plate":
-                return name
-    return None
+            if entry.well and entry.state != "ok":
+                found.setdefault(entry.well, name)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,11 +24,14 @@ def segment(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Segment single images: one label TIFF (uint16, or uint32 above 65,535 objects) an image."""
+    import io
+
     import numpy as np
     import tifffile
     from rich.progress import track
 
     from plateflow.segment import segment_image
+    from plateflow.state.journal import write_atomic
 
     try:
         chosen = [int(number) for number in channels.split(",")] if channels else None
@@ -45,13 +48,13 @@ def segment(
     for path, name in track(list(zip(images, names, strict=True)), description="segment"):
         try:
             labels = segment_image(read_image(path), model=model, channels=chosen, diameter=diameter, device=device)
-        except PlateflowError as error:
+            narrow = labels.max(initial=0) < 2**16
+            file = io.BytesIO()
+            tifffile.imwrite(file, labels.astype(np.uint16 if narrow else np.uint32), compression="zlib")
+            write_atomic(output / name, file.getvalue())
+        except (PlateflowError, OSError) as error:
             failed.append(f"{path}: {error}")
             continue
-        narrow = labels.max(initial=0) < 2**16
-        partial = output / f".{name}.partial"
-        tifffile.imwrite(partial, labels.astype(np.uint16 if narrow else np.uint32), compression="zlib")
-        partial.replace(output / name)
         typer.echo(f"{path}: {labels.max(initial=0)} objects -> {output / name}")
     if failed:
         raise PlateflowError(f"{len(failed)} of {len(images)} images failed", why="\n  ".join(failed))
@@ -101,20 +104,20 @@ def _read_zarr(path: Path) -> np.ndarray:
     import zarr
 
     group = zarr.open_group(path, mode="r")
-    attributes = dict(group.attrs)
-    scales = attributes.get("ome", attributes).get("multiscales")  # type: ignore[union-attr, call-overload]
+    attributes: dict[str, Any] = dict(group.attrs)
+    scales = attributes.get("ome", attributes).get("multiscales")
     if not scales:
         raise PlateflowError(
             "this OME-Zarr folder is not an image",
             where=str(path),
             remedy="for a plate, name one image of it, such as plate.zarr/B/03/0",
         )
-    array = group[scales[0]["datasets"][0]["path"]]
+    array: Any = group[scales[0]["datasets"][0]["path"]]
     axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
-    pixels = array[...]  # type: ignore[index]
+    pixels: np.ndarray = array[...]
     if "t" in axes:
-        pixels = pixels.take(0, axis=axes.index("t"))  # type: ignore[union-attr]
+        pixels = pixels.take(0, axis=axes.index("t"))
         axes.remove("t")
     if "z" in axes:
-        pixels = pixels.max(axis=axes.index("z"))  # type: ignore[union-attr]
-    return pixels  # type: ignore[return-value]
+        pixels = pixels.max(axis=axes.index("z"))
+    return pixels

@@ -115,9 +115,9 @@ def overview(project: Project, plates: list[PlateEntry]) -> None:
 
 
 def _list_left_out(project: Project, plates: list[PlateEntry]) -> bool:
-    from plateflow.state.dag import left_out_lines
+    from plateflow.state.left_out import left_out_lines
 
-    lines = [line for entry in plates for line in left_out_lines(project.paths(entry.plate), project.config)]
+    lines = [line for entry in plates for line in left_out_lines(project.paths(entry.plate))]
     if lines:
         typer.echo(f"Left out ({len(lines)}):")
         for line in lines:
@@ -159,7 +159,10 @@ def explain(project: Project, entry: PlateEntry, well: str) -> None:
                 if item.detail:
                     typer.echo(f"    {item.detail}")
                 if why:
-                    typer.echo(f"    stale: {', '.join(why)} changed; the next `snakemake` does it again")
+                    first = "`plateflow check`, then " if "raw files" in why else ""
+                    again = f"{entry.plate}/{well}" if item.well else entry.plate
+                    typer.echo(f"    stale: {', '.join(why)} changed; {first}`snakemake` does it again")
+                    typer.echo(f"    (should it not, as after .snakemake was lost: `plateflow retry {again}`)")
                 if item.state != "ok":
                     job = path.stem.removeprefix(f"{name}-")
                     typer.echo(f"    log: {paths.log(name, job)}")

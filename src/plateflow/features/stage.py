@@ -86,6 +86,7 @@ def run(context: JobContext) -> None:
         lambda: units(context),
         one_by_one(work),
         clear=lambda unit: context.paths.cells(unit.well).unlink(missing_ok=True),
+        results=lambda unit: context.paths.cells(unit.well),
     )
 
 
@@ -103,7 +104,11 @@ def measure_well(context: JobContext, well: str) -> pd.DataFrame:
     pixel_um = layout.pixel_um[1:] if layout.unit_known else (np.nan, np.nan)
     parts = []
     for canvas in well_canvases(paths, well, config):
-        labels = {compartment(name): read_labels(group, name, canvas) for name in label_sets}
+        outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
+        labels = {}
+        for name in label_sets:
+            labels[compartment(name)] = here = read_labels(group, name, canvas)
+            here[outside] = 0
         if not labels[compartment(config.rows)].any():
             continue
         image = read_canvas(paths, well, canvas, channels, z_mode=config.z)
@@ -135,7 +140,7 @@ def measure_well(context: JobContext, well: str) -> pd.DataFrame:
 
 
 def read_labels(group: Any, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:
-    """The labels YX of a canvas, at full size."""
+    """The labels YX in a canvas's box, at full size."""
     labels: NDArray[np.uint32] = group[f"labels/{label_set}/0"][(canvas.t, canvas.z, *canvas.slices)]
     return labels
 

@@ -176,9 +176,9 @@ def clear_labels(paths: PlatePaths, well: str, label_set: str) -> None:
     _clear_arrays(paths.image(well) / "labels" / label_set)
 
 
-def sweep(paths: PlatePaths, well: str) -> None:
-    """Remove what a killed writer of this well's image may have left beside its shards."""
-    for partial in paths.image(well).glob("[0-9]*/c/**/*.partial"):
+def sweep(paths: PlatePaths, well: str, below: str = "") -> None:
+    """Remove what a killed writer of this well's image, or of labels below it, may have left beside its shards."""
+    for partial in paths.image(well).glob(f"{below}[0-9]*/c/**/*.partial"):
         partial.unlink(missing_ok=True)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plateflow.images.layout import FieldBox, WellLayout, read_layout
+from plateflow.plates.reader import plate_folder
 from plateflow.state.requests import stat_of
 from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
 from plateflow.state.stages import digest
@@ -31,6 +32,7 @@ READERS = 2
 
 def units(context: JobContext) -> list[Unit]:
     """The wells of a part: each depends on its rows of the manifest, its raw files as they are now, and its image."""
+    plate_folder(context.entry)  # a share that isn't mounted is a fault of the machine: no well is given up for it
     planes = _planes(context)
     return [_unit(context, well, planes[planes["well"] == well]) for well in context.wells()]
 
@@ -80,6 +82,7 @@ def tile_well(context: JobContext, unit: Unit) -> Outcome:
 
     paths, well = context.paths, unit.well
     layout = read_layout(paths, well)
+    stats = {path: stat_of(path) for path in unit.data["path"] if path}  # before they are read: they may be growing
     sweep(paths, well)
     clear_image(paths, well)
     left_out: dict[str, PlaneError] = {}
@@ -96,7 +99,7 @@ def tile_well(context: JobContext, unit: Unit) -> Outcome:
     if not used:
         clear_image(paths, well)
         paths.histogram(well).unlink(missing_ok=True)
-        return _all_left_out(left_out, files)
+        return _all_left_out(left_out, [(file, stats.get(file)) for file in sorted(files)])
     table = {name: [found.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, context.info["bit_max"])
     info = {"fields": len(used)}
@@ -108,11 +111,11 @@ def tile_well(context: JobContext, unit: Unit) -> Outcome:
         detail="; ".join(f"field {name}: {error.detail}" for name, error in left_out.items()),
         fields={name: error.reason for name, error in left_out.items()},
         info=info,
-        set_aside=tuple(sorted(files)),
+        set_aside=tuple((file, stats.get(file)) for file in sorted(files)),
     )
 
 
-def _all_left_out(left_out: dict[str, PlaneError], files: set[str]) -> Outcome:
+def _all_left_out(left_out: dict[str, PlaneError], set_aside: list[tuple[str, list[int] | None]]) -> Outcome:
     reasons = Counter(error.reason for error in left_out.values())
     reason = reasons.most_common(1)[0][0]
     return Outcome(
@@ -120,7 +123,7 @@ def _all_left_out(left_out: dict[str, PlaneError], files: set[str]) -> Outcome:
         reason=reason,
         detail=f"no field can be used: {next(e.detail for e in left_out.values() if e.reason == reason)}",
         fields={name: error.reason for name, error in left_out.items()},
-        set_aside=tuple(sorted(files)),
+        set_aside=tuple(set_aside),
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.paths import PlatePaths
-from plateflow.state.dag import left_out_lines
 from plateflow.state.journal import outcomes, write_atomic
+from plateflow.state.left_out import left_out_lines
 from plateflow.state.script import logged
 from plateflow.state.stages import digest
 
@@ -33,7 +33,7 @@ def write_screen(config: Config, plates: dict[str, PlateEntry]) -> str:
 
     paths = [PlatePaths.of(plate, results=config.results, scratch=config.scratch) for plate in plates]
     items = [_plate(path) for path in paths]
-    left_out = [line for path in paths for line in left_out_lines(path, config)]
+    left_out = [line for path in paths for line in left_out_lines(path)]
     done = [item for item in items if item["wells"]]
     counts = list(dict.fromkeys(name for item in done for name in item["counts"]))
     cards = [(f"{len(done)} / {len(items)}", "plates with tables")]

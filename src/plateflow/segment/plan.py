@@ -159,7 +159,8 @@ def follow_units(context: JobContext, wells: list[str]) -> list[Unit]:
         for label_set in context.config.segmentation:
             entry = required(inferred, (well, label_set, -1), stage="infer", plate=context.entry.plate)
             settings = parameters(context.config, "follow", context.entry, label_set)
-            depends = {"infer": entry.fingerprint, "parameters": settings}
+            # infer removes the end points of earlier flows, so that each of its runs counts, equal ones too
+            depends = {"infer": [entry.fingerprint, entry.sequence], "parameters": settings}
             if entry.left_out:
                 units.append(Unit(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
                 continue

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.segment.infer import units as infer_units_of
 from plateflow.segment.plan import (
     follow_units,
     label_set_grid,
@@ -43,6 +44,7 @@ def run(context: JobContext) -> None:
         lambda: units(context),
         one_by_one(lambda unit: _stitch(context, unit)),
         clear=lambda unit: _clear(context, unit),
+        results=lambda unit: context.paths.objects(unit.label_set, unit.well),
     )
     if not context.config.keep_flows and plate_is_stitched(context):
         for kind in ("flows", "ends"):
@@ -55,8 +57,9 @@ def units(context: JobContext) -> list[Unit]:
 
 
 def _stitch(context: JobContext, unit: Unit) -> Outcome:
-    from plateflow.images.store import write_labels
+    from plateflow.images.store import sweep, write_labels
 
+    sweep(context.paths, unit.well, f"labels/{unit.label_set}/")
     canvases: dict[int, Canvas] = {}
     blocks: dict[int, list[int]] = {}  # of each canvas, by its index
     for number, block in enumerate(unit.data):
@@ -139,8 +142,10 @@ def plate_is_stitched(context: JobContext) -> bool:
             return False
     wells = context.info["wells"]
     known = {stage: context.upstream(stage) for stage in ("infer", "follow", "stitch")}
-    if any((well, label_set, -1) not in known["infer"] for well in wells for label_set in context.config.segmentation):
-        return False
+    for job in STAGES["infer"].jobs(context.config):
+        infer = replace(context, stage=STAGES["infer"], job=job)
+        if any(changes(infer, unit, known["infer"].get(unit.key)) for unit in infer_units_of(infer)):
+            return False
     follow = replace(context, stage=STAGES["follow"])
     followed = follow_units(follow, wells)
     if any(changes(follow, unit, known["follow"].get(unit.key)) for unit in followed):

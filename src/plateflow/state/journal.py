@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,21 +91,36 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
     latest: dict[Key, Entry] = {}
     begun: dict[Key, int] = {}
     for path in journals:
-        for line in read_lines(path):
-            event = line.pop("event", None)
-            if event == "start":
-                well, label_set, block = line["key"]
-                key = (well, label_set, block)
-                begun[key] = max(begun.get(key, 0), line["sequence"])
-            elif event == "done":
-                entry = Entry(**line)
-                known = latest.get(entry.key)
-                if known is None or entry.sequence >= known.sequence:
-                    latest[entry.key] = entry
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        done, started = _parsed(path, stat.st_size, stat.st_mtime_ns)
+        for key, entry in done.items():
+            if key not in latest or entry.sequence >= latest[key].sequence:
+                latest[key] = entry
+        for key, sequence in started.items():
+            begun[key] = max(begun.get(key, 0), sequence)
     for key, entry in latest.items():
         if begun.get(key, 0) > entry.sequence:
             latest[key] = replace(entry, fingerprint="", depends={"left in the middle": ""})
     return latest
+
+
+@lru_cache(maxsize=1024)
+def _parsed(path: Path, _size: int, _mtime_ns: int) -> tuple[dict[Key, Entry], dict[Key, int]]:
+    """The last outcome and the last start of each unit in one journal; kept, since stages ask for each well."""
+    done: dict[Key, Entry] = {}
+    started: dict[Key, int] = {}
+    for line in read_lines(path):
+        event = line.pop("event", None)
+        if event == "start":
+            well, label_set, block = line["key"]
+            started[well, label_set, block] = line["sequence"]
+        elif event == "done":
+            entry = Entry(**line)
+            done[entry.key] = entry
+    return done, started
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

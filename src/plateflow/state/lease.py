@@ -31,6 +31,7 @@ class Owner:
     pid: int
     started: int
     slurm_job: str = ""
+    driver: str = ""
     beat: float = 0.0
 
     def alive(self) -> bool | None:
@@ -89,7 +90,7 @@ class Lease:
     """Holds the lease of a job while the job runs.
 
     Attributes:
-        inherited: an earlier owner died while its driver went on: the lease lay here, and nobody had cleared it.
+        inherited: an earlier owner died while its driver, which is also this job's, went on.
         orphaned: set by the heartbeat when the driver that started this job is gone.
     """
 
@@ -115,6 +116,7 @@ class Lease:
             pid=me,
             started=process_start(me) or 0,
             slurm_job=os.environ.get("SLURM_JOB_ID", ""),
+            driver=os.environ.get(DRIVER_VARIABLE, ""),
         )
         self._file = self.path / "owner.json"
         self._file.write_text(json.dumps(asdict(owner)))
@@ -135,14 +137,17 @@ class Lease:
                 remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
             )
         if clear(self.path):
-            self.inherited = True
+            # Only under a driver that went on is it the job that died; else it may have died with its driver.
+            self.inherited = owner is not None and owner.driver == os.environ.get(DRIVER_VARIABLE, "")
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 os.utime(self._file)
-            except OSError:
+            except FileNotFoundError:
                 return
+            except OSError:
+                pass  # a file system that is away for a moment; the next beat tries again
             if not driver_alive():
                 self.orphaned.set()
 

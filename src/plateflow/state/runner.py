@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, PlateflowError
@@ -29,11 +30,11 @@ from plateflow.state.journal import (
     write_atomic,
 )
 from plateflow.state.lease import Lease
-from plateflow.state.requests import request_number, stat_of, watch
+from plateflow.state.requests import request_number, watch
 from plateflow.state.stages import STAGES, Stage, digest, parameters, part_of
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` may not swallow it
     """The job was told to stop, by a signal or because its driver is gone; it goes on from here the next time."""
 
 
@@ -128,7 +129,8 @@ class Outcome:
         detail: one line for people.
         fields: fields left out or flagged, with reasons.
         info: counts and timings worth keeping.
-        set_aside: raw files that were set aside; a change of one of them asks for the job again.
+        set_aside: raw files that were set aside, each with its size and time before it was read (None: it wasn't
+            there); a change of one of them asks for the job again.
     """
 
     state: State = "ok"
@@ -136,7 +138,7 @@ class Outcome:
     detail: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
-    set_aside: tuple[str, ...] = ()
+    set_aside: tuple[tuple[str, list[int] | None], ...] = ()
 
 
 Work = Callable[[list[Unit], Callable[[Unit], None]], Iterable[tuple[Unit, Outcome]]]
@@ -159,6 +161,7 @@ def run_job(
     work: Work,
     *,
     clear: Callable[[Unit], None] | None = None,
+    results: Callable[[Unit], Path] | None = None,
     finish: Callable[[list[Entry]], None] | None = None,
 ) -> None:
     """Do what is to do in a job and write its receipt.
@@ -168,6 +171,7 @@ def run_job(
         work: does a batch: calls its second argument when it takes a unit up, yields each with its outcome. It is
             called only if there is something to do, so it is the place to import torch.
         clear: removes earlier results of a unit that is now left out because an earlier stage left it out.
+        results: the file that a unit's work leaves; a unit that wasn't left out and lacks it is done again.
         finish: called with the outcomes of all units before the receipt is written, done now or before.
 
     Raises:
@@ -176,8 +180,9 @@ def run_job(
     """
     stage, job, paths = context.stage, context.job, context.paths
     with Lease(paths.lease(stage.name, job), what=f"{paths.plate}: {stage.name} {job}") as lease, _signals():
-        run = _Run(context, units(), crashed=lease.inherited)
+        run = _Run(context, units(), crashed=lease.inherited, results=results)
         for unit in run.blocked:
+            run.start(unit)
             if clear is not None:
                 clear(unit)
             run.done(unit, run.blocked_outcome(unit))
@@ -240,8 +245,10 @@ def changes(context: JobContext, unit: Unit, known: Entry | None) -> list[str]:
 class _Run:
     """The units of one job, sorted into done, blocked and batches to do."""
 
-    def __init__(self, context: JobContext, units: list[Unit], *, crashed: bool) -> None:
-        self.context, self.units = context, units
+    def __init__(
+        self, context: JobContext, units: list[Unit], *, crashed: bool, results: Callable[[Unit], Path] | None
+    ) -> None:
+        self.context, self.units, self.results = context, units, results
         self.journal = context.paths.journal(context.stage.name, context.job)
         self.latest = context.upstream(context.stage.name)
         self.depends = {unit.key: depends(context, unit) for unit in units}
@@ -265,7 +272,9 @@ class _Run:
 
     def _stale(self, unit: Unit) -> bool:
         known = self.latest.get(unit.key)
-        return known is None or known.fingerprint != self.fingerprints[unit.key]
+        if known is None or known.fingerprint != self.fingerprints[unit.key]:
+            return True
+        return self.results is not None and not known.left_out and not self.results(unit).exists()
 
     def blocked_outcome(self, unit: Unit) -> Outcome:
         assert unit.upstream is not None
@@ -289,7 +298,7 @@ class _Run:
             detail=outcome.detail,
             fields=outcome.fields,
             info=outcome.info,
-            watch=[(file, stat_of(file)) for file in outcome.set_aside],
+            watch=list(outcome.set_aside),
             sequence=self._next(unit),
             seconds=round(now - max(self._last, self._started.pop(unit.key, now)), 3),
             finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -370,8 +379,6 @@ def upstream_of(unit_entries: Iterable[Entry | None]) -> Entry | None:
 
 def job_context(config: dict[str, Any], plate: str, stage: str, job: str) -> JobContext:
     """The context of a job from Snakemake's configuration and wildcards."""
-    from pathlib import Path
-
     from plateflow.config import load_config, load_plates
 
     loaded = load_config(config)

@@ -27,6 +27,8 @@ def run_stage(snakemake: Any, stage: str, run: Callable[[JobContext], None]) -> 
 def logged(log: Path, what: str) -> Iterator[None]:
     """Send all output to a log; a failure is told in full there and in its own words to the driver's output."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".previous.log"))
     console = os.fdopen(os.dup(2), "w")
     with log.open("w") as file:
         sys.stdout.flush()

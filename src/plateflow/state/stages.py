@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from plateflow.config import Config, PlateEntry
@@ -44,6 +43,7 @@ class Stage:
             yield from map(str, range(getattr(config.parts, self.scope)))
 
 
+READING = ("images/read.py", "images/layout.py", "images/illumination.py", "images/histograms.py")
 STAGES = {
     stage.name: stage
     for stage in (
@@ -54,9 +54,24 @@ STAGES = {
             modules=("plates/*.py", "images/ingest.py", "images/store.py", "images/layout.py"),
         ),
         Stage(
-            name="tile", scope="cpu", version=1, modules=("images/tile.py", "images/histograms.py", "images/halve.py")
+            name="tile",
+            scope="cpu",
+            version=1,
+            modules=(
+                "images/tile.py",
+                "images/histograms.py",
+                "images/halve.py",
+                "images/store.py",
+                "images/layout.py",
+                "plates/pixels.py",
+            ),
         ),
-        Stage(name="normalise", scope="plate", version=1, modules=("images/normalise.py", "images/illumination.py")),
+        Stage(
+            name="normalise",
+            scope="plate",
+            version=1,
+            modules=("images/normalise.py", "images/illumination.py", "images/histograms.py"),
+        ),
         Stage(
             name="infer",
             scope="gpu",
@@ -66,14 +81,20 @@ STAGES = {
                 "segment/plan.py",
                 "segment/tiles.py",
                 "segment/engine.py",
-                "images/read.py",
                 "model/vit.py",
+                "model/weights.py",
+                *READING,
             ),
         ),
         Stage(name="follow", scope="slice", version=1, modules=("segment/follow.py", "segment/plan.py", "flows/*.py")),
-        Stage(name="stitch", scope="cpu", version=1, modules=("segment/stitch.py", "segment/plan.py", "flows/*.py")),
-        Stage(name="features", scope="cpu", version=1, modules=("features/*.py", "images/read.py")),
-        Stage(name="aggregate", scope="plate", version=1, modules=("stats/*.py",)),
+        Stage(
+            name="stitch",
+            scope="cpu",
+            version=1,
+            modules=("segment/stitch.py", "segment/plan.py", "flows/*.py", "images/store.py", "images/halve.py"),
+        ),
+        Stage(name="features", scope="cpu", version=1, modules=("features/*.py", *READING)),
+        Stage(name="aggregate", scope="plate", version=1, modules=("stats/*.py", "plates/platemap.py")),
         Stage(name="report", scope="plate", version=1, modules=("report/*.py",)),
     )
 }
@@ -122,10 +143,8 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
             return config.normalise.model_dump(mode="json")
         case "infer":
             keys = {"channels", "diameter_um"}
-            return {
-                name: {**value.model_dump(include=keys), "model": _model_stamp(value.model), "z": config.z}
-                for name, value in sets.items()
-            }
+            # not the model's name: its hash is in the fingerprint beside these
+            return {name: {**value.model_dump(include=keys), "z": config.z} for name, value in sets.items()}
         case "follow":
             keys = {"cell_threshold", "diameter_um"}
             return {
@@ -148,12 +167,3 @@ def window_is_frozen(window: dict[str, Any], config: Config) -> bool:
     """Whether the content of window.json bears the configured freeze number, and was computed as configured."""
     settings = config.normalise.model_dump(mode="json")
     return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])
-
-
-def _model_stamp(model: str) -> list[Any]:
-    """What tells two models apart without reading a gigabyte: name, or path, size and time of a weights file."""
-    path = Path(model)
-    if path.suffix and path.is_file():
-        stat = path.stat()
-        return [model, stat.st_size, stat.st_mtime_ns]
-    return [model]

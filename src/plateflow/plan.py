@@ -7,16 +7,19 @@ long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.model.registry import find_weights, model_info
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import LEFT_OUT
-from plateflow.state.requests import asked
+from plateflow.state.left_out import left_out_lines
+from plateflow.state.requests import asked, stat_of
 from plateflow.state.stages import STAGES, digest, parameters, window_is_frozen
+
+SMALL_MODEL = 2**26
+"""Bytes up to which a model is hashed while the Snakefile is parsed: a twentieth of a second."""
 
 
 class Plan:
@@ -53,7 +56,7 @@ class Plan:
         ]
 
     def inputs(self, stage: str, plate: str, part: int = -1) -> list[str]:
-        """The receipts (and the plate map) that a job waits for."""
+        """The receipts that a job waits for."""
         paths, config = self.paths(plate), self.config
         match stage:
             case "tile":
@@ -70,8 +73,7 @@ class Plan:
             case "features":
                 return [str(paths.receipt("stitch", str(part)))]
             case "aggregate":
-                plate_map = self.plates[plate].plate_map
-                return [*self.receipts(plate, "features"), *([plate_map] if plate_map else [])]
+                return self.receipts(plate, "features")
             case "report":
                 return self.receipts(plate, "aggregate")
         return []
@@ -87,7 +89,12 @@ class Plan:
     def params(self, stage: str, plate: str, job: str = "plate") -> str:
         """What makes Snakemake run a job again beside its inputs: parameters, version, requests, mended files."""
         parts = self.config.parts.gpu if STAGES[stage].scope == "gpu" else self.config.parts.cpu
-        question = asked(self.paths(plate), stage, job, parts)
+        question: list[Any] = [asked(self.paths(plate), stage, job, parts)]
+        if stage == "aggregate":
+            # As a declared input, a map that is gone would stop all plates, and one that was exchanged for an older
+            # file would not be noticed.
+            plate_map = self.plates[plate].plate_map
+            question += [plate_map, stat_of(plate_map) if plate_map else None]
         return digest(
             self._settings_digest(stage, plate), STAGES[stage].version, self.config.parts.model_dump(), question
         )
@@ -103,30 +110,20 @@ class Plan:
     @cached_property
     def _shared_digests(self) -> dict[str, str]:
         entry = next(iter(self.plates.values()))
-        return {stage: digest(parameters(self.config, stage, entry)) for stage in STAGES}
+        digests = {stage: digest(parameters(self.config, stage, entry)) for stage in STAGES}
+        models = [_model_stamp(label_set.model) for label_set in self.config.segmentation.values()]
+        return digests | {"infer": digest(digests["infer"], models)}
 
     def left_out(self) -> list[str]:
         """What was left out of the plates, one line each, from the receipts."""
-        return [line for plate in self.plates for line in left_out_lines(self.paths(plate), self.config)]
+        return [line for plate in self.plates for line in left_out_lines(self.paths(plate))]
 
 
-def left_out_lines(paths: PlatePaths, config: Config) -> Iterator[str]:
-    """What was left out of a plate: plate, well, field, stage, reason, detail; each once, at its first stage."""
-    seen: set[tuple[str, str]] = set()
-    for stage in STAGES:
-        for job in STAGES[stage].jobs(config):
-            try:
-                receipt = json.loads(paths.receipt(stage, job).read_text())
-            except (OSError, ValueError):
-                continue
-            for item in receipt["left_out"]:
-                detail = f" ({item['detail']})" if item["detail"] else ""
-                fields = item.get("fields", {})
-                whole = item["state"] in LEFT_OUT
-                reason = ", ".join(dict.fromkeys(fields.values())) if whole and fields else item["reason"]
-                for field, why in {"": reason}.items() if whole else fields.items():
-                    if seen & {(item["well"], ""), (item["well"], field)}:
-                        continue
-                    seen.add((item["well"], field))
-                    place = f"{paths.plate}/{item['well']}" + (f" field {field}" if field else "")
-                    yield f"{place}: {item['state'] if whole else 'quarantined'} at {stage}: {why}{detail}"
+def _model_stamp(name: str) -> Any:
+    """What shows that a model's file is another one: the hash of a small file, size and time of a large one."""
+    try:
+        path = find_weights(name)
+        small = path.stat().st_size < SMALL_MODEL
+        return model_info(name).sha256 if small else stat_of(path)
+    except (ValueError, OSError):
+        return None  # infer says what is wrong with it
