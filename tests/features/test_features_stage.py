@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted_plate import Planted
+from planted_plate import Planted, plant
 
 from plateflow.features.stage import nearest_field
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, read_layout
+from plateflow.images.layout import FieldBox, read_layout, well_canvases
 from plateflow.images.read import load_window
 from plateflow.images.store import open_image
+from plateflow.simulate.plate import Fault, WellPlan
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,21 @@ def test_the_nuclei_can_make_the_rows(planted: Planted, tmp_path) -> None:
     assert table["Cells_Number_Object_Number"].notna().tolist() == within
     assert sum(within) > 50
     assert pd.api.types.is_integer_dtype(table["ObjectNumber"])
+
+
+def test_an_object_inside_the_box_of_another_canvas_is_measured_once(tmp_path) -> None:
+    broken = [Fault(kind="truncated", well="B02", field=field) for field in (1, 4, 5)]
+    plan = WellPlan(well="B02", role="negative", treatment="DMSO", dose=0.0)
+    plate = plant(tmp_path, [plan], faults=broken, fields=9)
+    corner, bend = sorted(well_canvases(plate.paths, "B02", plate.config), key=lambda canvas: len(canvas.fields))
+    assert ([box.name for box in corner.fields], len(bend.fields)) == (["3"], 5)
+    assert bend.slices[1].stop == corner.slices[1].stop  # the bend's box covers the corner
+    plate.run("features")
+    table = plate.cells("B02")
+    labels = open_image(plate.paths, "B02")["labels/cells/0"][0, 0]
+    np.testing.assert_array_equal(table["ObjectNumber"], np.unique(labels)[1:])
+    in_corner = np.isin(table["ObjectNumber"], np.unique(labels[corner.slices]))
+    assert in_corner.sum() > 3
+    assert (in_corner == (table["Metadata_Site"] == "3")).all()
+    assert (table["Cells_Intensity_MeanIntensity_AGP"] > 0).all()
+    assert (table["Cells_AreaShape_Area"] == np.bincount(labels.ravel())[table["ObjectNumber"]]).all()
