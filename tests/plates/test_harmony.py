@@ -238,6 +238,17 @@ def test_disagreements_are_reported(tmp_path: Path) -> None:
     assert "the metadata say 40 x 30 pixels, the files 20 x 30" in notes
 
 
+def test_numbers_that_are_written_otherwise_or_missing_do_no_harm(tmp_path: Path) -> None:
+    folder = make_plate(tmp_path / "p", two_fields())
+    edit(folder, "<MaxIntensity>65535<", "<MaxIntensity>4095.0<")
+    edit(folder, "<PlateRows>8</PlateRows>", "<PlateRows/>")
+    plate = open_plate(folder)
+    assert plate.info["bit_max"] == 4095
+    assert plate.info["format"] == [8, 12]
+    edit(folder, "<MaxIntensity>4095.0<", "<MaxIntensity>NaN<")
+    assert open_plate(folder).info["bit_max"] == 65535
+
+
 def test_channels_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folder = make_plate(tmp_path / "p", two_fields())
     edit(folder, "<ChannelName>AGP<", "<ChannelName>DNA<")

@@ -114,6 +114,12 @@ def test_headers_alone_find_what_needs_no_decoding(tmp_path: Path) -> None:
     assert read(path, decode=False).size == 0
 
 
+def test_a_file_that_may_not_be_looked_at_is_a_bad_plane(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").symlink_to("a.tif")
+    with pytest.raises(PlaneError, match="unreadable"):
+        read(tmp_path / "a.tif")
+
+
 def test_trouble_of_the_machine_is_no_damaged_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", PIXELS)
 

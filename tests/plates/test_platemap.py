@@ -41,6 +41,8 @@ def test_delimiters_and_encodings(tmp_path: Path, delimiter: str, encoding: str)
     [
         ("", "can't be used"),
         ("well,role\n", "can't be used"),
+        ("well,role\n,,\n,\n", "can't be used"),
+        ("role,well\nnegative\n", "no well"),
         ("position,role\nA1,negative\n", "can't be used"),
         ("well,role,role\nA1,negative,positive\n", "comes twice"),
         ("well,role\nA1,negative\na01,positive\n", "A01 twice"),
@@ -60,3 +62,9 @@ def test_a_bad_map_names_its_line(tmp_path: Path, text: str, message: str) -> No
 def test_no_map(tmp_path: Path) -> None:
     with pytest.raises(PlateflowError, match="not there"):
         read_plate_map(tmp_path / "map.csv")
+
+
+def test_a_folder_for_a_map(tmp_path: Path) -> None:
+    with pytest.raises(PlateflowError, match="can't be read") as error:
+        read_plate_map(tmp_path)
+    assert error.value.where == str(tmp_path)

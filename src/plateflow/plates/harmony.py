@@ -127,15 +127,23 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
     unlisted -= {plane["path"] for plane in planes if "path" in plane}
     if unlisted:
         disagreements.append(f"{len(unlisted)} images are not in the index and are not used: {some(unlisted)}")
-    tops = [int(image["MaxIntensity"][0]) for image in [*maps.values(), *images[:1]] if "MaxIntensity" in image]
-    rows, columns = int(about.get("PlateRows", 0)), int(about.get("PlateColumns", 0))
+    tops = [_whole(image.get("MaxIntensity", ("", ""))[0]) for image in [*maps.values(), *images[:1]]]
+    rows, columns = (_whole(about.get(tag, "")) for tag in ("PlateRows", "PlateColumns"))
     return Records(
         planes=planes,
         channels=dict(sorted(channels.items())),
         format=(rows, columns) if rows > 0 and columns > 0 else None,
-        bit_max=min(max(tops), 65535) if tops else None,
+        bit_max=min(max(tops), 65535) or None,
         disagreements=disagreements,
     )
+
+
+def _whole(text: str) -> int:
+    """A positive number of which Plateflow can do without: 65535 of "65535.0", 0 of anything else."""
+    try:
+        return max(0, int(float(text)))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _elements(path: Path) -> Iterator[tuple[str, Values]]:

@@ -67,6 +67,10 @@ def read_plane(
         size = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         raise PlaneError("missing", f"{path} is not there") from None
+    except OSError as error:  # a folder that may not be entered, links in a circle
+        if error.errno in _MACHINE:
+            raise
+        raise PlaneError("unreadable", f"{path}: {type(error).__name__}: {error.strerror}") from error
     if size == 0:
         raise PlaneError("empty_file", f"{path} has no content")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,7 @@ def read_plate_map(path: str | Path) -> pd.DataFrame:
         none), then the further columns as text.
 
     Raises:
-        PlateflowError: no file, no well column, no well name, a well twice, an unknown role, a dose that is no number.
+        PlateflowError: no file that can be read, no well column, no line with anything in it, no well name, a well twice, an unknown role, a dose that is no number.
     """
     path = Path(path)
     rows = _read(path)
@@ -62,6 +63,13 @@ def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise PlateflowError(
             "the plate map is not there", where=str(path), remedy="mend plate_map in the plate sheet"
         ) from None
+    except OSError as error:
+        raise PlateflowError(
+            "the plate map can't be read",
+            where=str(path),
+            why=error.strerror or str(error),
+            remedy="plate_map in the plate sheet must name a CSV file that you may read",
+        ) from error
     except UnicodeDecodeError:
         text = path.read_text(encoding="cp1252", errors="replace")  # spreadsheets of Western Windows
     lines = text.splitlines()
@@ -71,19 +79,21 @@ def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
     names = [name.strip() for name in rows[0]] if rows else []
     names = [name.lower() if name.lower() in ("well", "role", "treatment", "dose") else name for name in names]
     doubled = {name for name in names if names.count(name) > 1}
-    if "well" not in names or doubled or len(rows) < 2:
+    lines_used = [
+        # a line that stops early has nothing in the columns after
+        (number, dict(zip_longest(names, (cell.strip() for cell in row[: len(names)]), fillvalue="")))
+        for number, row in enumerate(rows[1:], 2)
+        if any(cell.strip() for cell in row)
+    ]
+    if "well" not in names or doubled or not lines_used:
         why = f"its columns are {', '.join(names) or '(none)'}"
         raise PlateflowError(
             "the plate map can't be used",
             where=str(path),
-            why=f"{why}; {', '.join(sorted(doubled))} comes twice" if doubled else f"{why}, lines: {len(rows)}",
+            why=f"{why}; {', '.join(sorted(doubled))} comes twice" if doubled else f"{why}, wells: {len(lines_used)}",
             remedy="it needs a header with the column well, and a line a well: well,role,treatment,dose",
         )
-    return [
-        (number, dict(zip(names, (cell.strip() for cell in row), strict=False)))
-        for number, row in enumerate(rows[1:], 2)
-        if any(cell.strip() for cell in row)
-    ]
+    return lines_used
 
 
 def _role(row: dict[str, str], where: str) -> str:
