@@ -180,6 +180,8 @@ def test_refuses_shapes_that_do_not_fit():
         follow_flows(np.zeros((3, 5, 5), np.float32), np.ones((5, 5), bool))
     with pytest.raises(ValueError, match="floats of shape"):
         follow_block(np.zeros((3, 5, 5), int), plan_blocks((5, 5), 5)[0], n_steps=1, cell_threshold=0)
+    with pytest.raises(ValueError, match="no pixel"):
+        follow_flows(np.zeros((2, 0, 5), np.float32), np.ones((0, 5), bool))
     with pytest.raises(ValueError, match="shape of a flow"):
         follow_flows(np.zeros((2, 5, 5), np.float32), np.ones((5, 4), bool))
 

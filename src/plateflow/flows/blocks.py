@@ -53,6 +53,8 @@ class FlowField:
                 f"a flow field has floats of shape ({channels}, [Z,] Y, X), order [dz,] dy, dx"
                 f"{', cell logit' if cell_logit is None else ''}; got {flow.dtype} of shape {tuple(flow.shape)}"
             )
+        if 0 in self.shape:
+            raise ValueError(f"the canvas has no pixel: its shape is {self.shape}")
         if cell_logit is not None and tuple(cell_logit.shape) != self.shape:
             raise ValueError(f"cell_logit must have the shape of a flow, {self.shape}; got {tuple(cell_logit.shape)}")
 

@@ -186,15 +186,18 @@ def _assemble(
     above = cell_table(float(cell_threshold))
     area = np.zeros(seed.size, np.int64)
 
-    def paint(one: Block) -> NDArray[np.int64]:
+    def paint(one: Block) -> tuple[int, NDArray[np.int64]]:
         values = seeds.look_up(ends(one.index), counts, rows, owner)
         core = labels[_with_z(one.core)]
         if _paint(field.read_logit(one.core), above, values, core) != values.size:
             raise ValueError(f"block {one.index} has not one end pixel for each cell pixel: follow this canvas again")
-        return np.bincount(values, minlength=seed.size + 1)[1:]
+        # Objects of a block have numbers not far apart: count from the lowest on, not all of the canvas's.
+        painted = values[values > 0] - 1
+        lowest = int(painted.min(initial=seed.size))
+        return lowest, np.bincount(painted - lowest)
 
-    for part in each(paint, blocks, workers):
-        area += part
+    for lowest, part in each(paint, blocks, workers):
+        area[lowest : lowest + part.size] += part
     boxes = find_boxes(labels, seed.size)
 
     if cellpose:
@@ -289,7 +292,7 @@ def _paint(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], lab
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yield ``work`` of each item in order, from threads if there are several workers; few results wait at a time."""
+    """Yield ``work`` of each item in order, from threads if there are several workers."""
     items = list(items)
     if workers <= 1 or len(items) < 2:
         yield from map(work, items)
