@@ -45,14 +45,14 @@ def _results(folder, plate, change=lambda labels: labels, broken=None):
         image[0, 0, 0] = 200 + 1000 * (labels["nuclei"] > 0)
         _store(group / "0", image)
         for name, array in labels.items():
-            _store(group / "labels" / name / "0", array[None, None, None])
+            _store(group / "labels" / name / "0", array[None, None])
     lines = [f"{row['well']},{row['nuclei']},{row['marker_median'] or 0}" for row in rows]
     (folder / "wells.csv").write_text("\n".join(["Metadata_Well,count,marker", *lines]) + "\n")
     return folder
 
 
 def _store(path, data):
-    zarr.create_array(path, data=data, chunks=(1, 1, 1, 64, 64))
+    zarr.create_array(path, data=data, chunks=(*(1 for _ in data.shape[:-2]), 64, 64))
 
 
 def test_truth_against_itself_is_perfect(tmp_path, plate):

@@ -96,8 +96,9 @@ def compare(
         with np.load(truth / f"{well['well']}.npz") as stored:
             true = {name: stored[name] for name in {*label_sets, "nuclei"}}
         group = paths.image(well["well"])
-        dna = _level0(group / "0", true["nuclei"].shape, channel=about["channels"].index("DNA"))
-        found = {name: _level0(group / "labels" / name / "0", true["nuclei"].shape) for name in label_sets}
+        shape = true["nuclei"].shape
+        dna = _level0(group / "0", (0, about["channels"].index("DNA"), 0), shape)
+        found = {name: _level0(group / "labels" / name / "0", (0, 0), shape) for name in label_sets}
         for box in _sound(about, well["well"]):
             for name in label_sets:
                 totals[name] += _match(true[name][box], found[name][box], empty=well["role"] == "empty")
@@ -124,8 +125,8 @@ def _sound(about: dict[str, Any], well: str) -> Iterator[Box]:
             yield slice(top, top + height), slice(left, left + width)
 
 
-def _level0(path: Path, shape: tuple[int, ...], *, channel: int = 0) -> NDArray[Any]:
-    """The full plane YX of an image (axes t c z y x) or of labels (t z y x)."""
+def _level0(path: Path, plane: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A full plane YX: `plane` is (t, c, z) of an image, (t, z) of labels."""
     import zarr
 
     if not path.exists():
@@ -140,7 +141,7 @@ def _level0(path: Path, shape: tuple[int, ...], *, channel: int = 0) -> NDArray[
             why=f"{array.shape[-2:]} is not {shape}: they are not of the same simulated plate",
             remedy="simulate and run again in an empty folder",
         )
-    return np.asarray(array[0, channel, 0] if array.ndim == 5 else array[0, 0])
+    return np.asarray(array[plane])
 
 
 def _match(true: Labels, found: Labels, *, empty: bool) -> NDArray[np.int_]:
