@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from plateflow.config import Quality
-from plateflow.stats.quality import LEAST_SPREAD, deviations, drift, field_flags, well_flags
+from plateflow.stats.quality import LEAST_SPREAD, deviations, drift, field_flags, wells_off
 
 
 def fields(**columns: list) -> pd.DataFrame:
@@ -81,9 +81,8 @@ def test_a_well_far_off_is_flagged_whichever_side_and_channel() -> None:
             ),
         ]
     )
-    flagged = well_flags(table, Quality())
-    assert set(flagged) == {"B02", "B08"}
-    assert flagged["B08"] == pytest.approx(np.log(301 / 101.5) / LEAST_SPREAD, rel=0.02)
+    assert wells_off(table, Quality()) == {"B02", "B08"}
+    assert wells_off(table, Quality(intensity_mad=np.log(301 / 101) / LEAST_SPREAD)) == {"B02"}
 
 
 def test_drift_is_the_larger_change_over_the_windows_width() -> None:

@@ -6,7 +6,6 @@ It reads one well at a time and no image, so a changed plate map costs seconds.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +94,7 @@ def aggregate(context: JobContext) -> Outcome:
     found = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
     first = list(dict.fromkeys(item.channels[0] for item in config.segmentation.values()))
     qc = quality.field_flags(found.fields, config.quality, first)
-    off = quality.well_flags(found.wells, config.quality)
+    off = quality.wells_off(found.wells, config.quality)
     for well, row in rows.items():
         here = qc[qc["Metadata_Well"] == well]
         raised = {flag for flags in here["Flags"] for flag in flags.split(",") if flag}
@@ -115,9 +114,6 @@ def aggregate(context: JobContext) -> Outcome:
     write_atomic(paths.table("features.json"), dictionary(columns, medians))
     return Outcome(
         info={
-            "cells": sum(sum(counts.values()) for counts in sites.values()),
-            "states": dict(sorted(Counter(table["Metadata_State"]).items())),
-            "flags": {well: row["Metadata_Flags"] for well, row in rows.items() if row["Metadata_Flags"]},
             "window now": {channel: list(now.values()) for channel, now in found.now.items()},
             "drift": {
                 channel: round(quality.drift(window.ends(channel), list(now.values())), 6)

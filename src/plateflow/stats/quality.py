@@ -92,24 +92,22 @@ def field_flags(table: pd.DataFrame, quality: Quality, focus_channels: Sequence[
     return table
 
 
-def well_flags(table: pd.DataFrame, quality: Quality) -> dict[str, float]:
-    """The wells whose background or brightness is off the plate's in some channel, each with the largest deviation.
+def wells_off(table: pd.DataFrame, quality: Quality) -> set[str]:
+    """The wells whose background or brightness is off the plate's in some channel.
 
     Args:
         table: one row a well and channel, with Metadata_Well, Metadata_Channel, Background and Brightness (the low
             and the high percentile of the raw pixels of the fields in use).
         quality: thresholds.
     """
-    worst: dict[str, float] = {}
+    found: set[str] = set()
     for _, rows in table.groupby("Metadata_Channel", sort=False):
         for column in ("Background", "Brightness"):
             # A plane may be all 0: 1 is added, which is nothing to a camera's values.
             logs = np.log1p(rows[column].to_numpy(np.float64))
-            off = deviations(logs, np.ones(len(rows), bool))
-            for well, value in zip(rows["Metadata_Well"], np.abs(off), strict=True):
-                if value > max(quality.intensity_mad, worst.get(well, 0.0)):
-                    worst[well] = float(value)
-    return worst
+            off = np.abs(deviations(logs, np.ones(len(rows), bool))) > quality.intensity_mad
+            found.update(rows["Metadata_Well"][off])
+    return found
 
 
 def join_flags(raised: dict[str, Any], n: int) -> list[str]:
