@@ -10,6 +10,7 @@ import tifffile
 
 from plateflow.config import PlateflowError
 from plateflow.plates import open_plate, recognise
+from plateflow.plates.pixels import PlaneError
 from plateflow.simulate.harmony import NAMESPACE, Record, write_index
 from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
 
@@ -247,6 +248,28 @@ def test_numbers_that_are_written_otherwise_or_missing_do_no_harm(tmp_path: Path
     assert plate.info["format"] == [8, 12]
     edit(folder, "<MaxIntensity>4095.0<", "<MaxIntensity>NaN<")
     assert open_plate(folder).info["bit_max"] == 65535
+
+
+def test_channels_of_different_sizes_in_every_field_are_refused(tmp_path: Path) -> None:
+    folder = make_plate(tmp_path / "p", two_fields())
+    edit(folder, r"(?s)(-ch2sk1fk1fl1.tiff<.*?<ImageSizeY>)20<", r"\g<1>10<")
+    with pytest.raises(PlateflowError, match="different sizes") as error:
+        open_plate(folder)
+    assert "well B03, field 1: DNA 20 x 30, AGP 10 x 30 px" in error.value.where
+
+
+def test_a_field_with_channels_of_different_sizes_is_left_to_its_files(tmp_path: Path) -> None:
+    records = two_fields()
+    folder = make_plate(tmp_path / "p", records)
+    edit(folder, r"(?s)(f02p01-ch2sk1fk1fl1.tiff<.*?<ImageSizeY>)20<", r"\g<1>10<")
+    plate = open_plate(folder)
+    assert set(plate.planes["height"]) == {20}
+    assert "well B03, field 2: DNA 20 x 30, AGP 10 x 30 px" in plate.info["disagreements"][-1]
+    assert plate.read("B03", "2", "AGP").shape == (20, 30)  # the file was right
+    tifffile.imwrite(folder / "Images" / records[3].file_name, np.zeros((10, 30), np.uint16))
+    with pytest.raises(PlaneError, match="wrong_size"):
+        open_plate(folder).read("B03", "2", "AGP")
+    assert open_plate(folder).read("B03", "1", "AGP").shape == (20, 30)
 
 
 def test_channels_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def read_plate_map(path: str | Path) -> pd.DataFrame:
         none), then the further columns as text.
 
     Raises:
-        PlateflowError: no file that can be read, no well column, no line with anything in it, no well name, a well twice, an unknown role, a dose that is no number.
+        PlateflowError: no file that can be read, no well column, no line with anything in it, no well name, a well
+            twice, an unknown role, a dose that is no number.
     """
     path = Path(path)
     rows = _read(path)

@@ -199,7 +199,8 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     where the metadata don't give their size; the pixel type always comes from them.
 
     Raises:
-        PlateflowError: no plane at all, two planes at one place, or a well that no plate has.
+        PlateflowError: no plane at all, two planes at one place, a well that no plate has, or channels of different
+            sizes.
     """
     if not records.planes:
         raise PlateflowError(
@@ -224,6 +225,7 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
         planes["dy_um"] = planes["dx_um"] = entry.pixel_size_um
     planes = _add_missing(planes)
     _complete_sizes(entry, planes, listing, notes)
+    _one_size_a_field(entry, planes, notes)
     stats = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
     planes["size_bytes"] = [size for size, _ in stats]
     planes["mtime_ns"] = [time for _, time in stats]
@@ -362,6 +364,35 @@ def _complete_sizes(entry: PlateEntry, planes: pd.DataFrame, listing: Listing, n
             why="the metadata don't give the images' size, and the files that were tried are no sound TIFFs",
             remedy="run `plateflow check`, and copy the images again",
         )
+
+
+def _one_size_a_field(entry: PlateEntry, planes: pd.DataFrame, notes: list[str]) -> None:
+    """All planes of a field must have one size, as they lie on each other pixel for pixel.
+
+    Where the metadata give those of a few fields different sizes, the plate's usual size is expected of all of them:
+    a file that really has another is set aside as `wrong_size` when it is read, and its field with it.
+    """
+    fields = planes.groupby(["well", "field"], sort=False)
+    mixed = (fields["height"].transform("nunique") > 1) | (fields["width"].transform("nunique") > 1)
+    if not mixed.any():
+        return
+    place = ["well", "field"]
+    first = planes[mixed].merge(planes[mixed].iloc[:1][place]).drop_duplicates(["channel", "height", "width"])
+    said = ", ".join(f"{row.channel} {row.height:.0f} x {row.width:.0f}" for row in first.itertuples())
+    where = f"well {first['well'].iloc[0]}, field {first['field'].iloc[0]}: {said} px"
+    if mixed.all():
+        raise PlateflowError(
+            "the channels of a field have different sizes",
+            where=f"{entry.plate}: {where}",
+            why="the planes of a field must lie on each other pixel for pixel, and it is so in no field of the plate",
+            remedy="export all channels with the same binning, or bring the smaller images to the size of the others",
+        )
+    height, width = planes.loc[~mixed, ["height", "width"]].value_counts().index[0]
+    notes.append(
+        f"the metadata give the planes of {len(planes.loc[mixed, place].drop_duplicates())} fields different sizes "
+        f"({where}); {height:.0f} x {width:.0f} px is expected of all"
+    )
+    planes.loc[mixed, ["height", "width"]] = [height, width]
 
 
 def _natural(text: str) -> tuple[int, int, str]:
