@@ -1,6 +1,7 @@
 """The page of a plate, and the page over all plates."""
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ def test_what_was_left_out_is_named_with_file_reason_and_remedy(page: str) -> No
     assert "r02c05f01p01-ch2sk1fk1fl1.tiff" in section
     assert section.count("truncated") == 2  # a field of B05, and C02
     assert "demo/C02 all quarantined at tile" in section
+    assert len(set(re.findall(r"r03c02f0\dp01-ch\d", section))) > 1  # every file of it that can't be read
     assert "copy the file again" in section
 
 
@@ -121,6 +123,27 @@ def test_a_changed_map_redoes_the_page_and_nothing_is_done_twice(measured: Plant
     plate.entry = PlateEntry(plate="demo", path=plate.entry.path)
     plate.run("aggregate", "report")
     assert len(plate.journal("report")) == done + 1
+
+
+def test_wells_that_only_the_plate_map_names_are_a_note_and_not_left_out(measured: Planted, tmp_path: Path) -> None:
+    plate = measured.copy(tmp_path)
+    path = tmp_path / "map.csv"
+    path.write_text("well,role,treatment,dose\nB02,negative,DMSO,0\nG11,treatment,late,1\nH12,treatment,late,2\n")
+    plate.entry = PlateEntry(plate="demo", path=plate.entry.path, plate_map=str(path))
+    plate.run("aggregate", "report")
+    page = plate.paths.table("report.html").read_text()
+    text = text_of(page)
+    assert "Complete, but left out: 1 well and 1 field; flagged to look at: 3 wells." in text
+    assert "wells measured 6 / 7" in text
+    assert text.count("G11") == text.count("H12") == 1
+    assert "not acquired: G11, H12." in text
+    charts = json.loads(page.partition('data-chart="map">')[2].partition("</script>")[0])
+    marks = {item["well"]: item.get("mark", "") for item in charts["data"]["values"]}
+    assert (marks["C02"], marks["H12"], marks["A01"]) == ("×", "", "")
+    first = write_screen(plate.config, {"demo": plate.entry})
+    row = re.search(r"demo</b></a></td>(.*?)</tr>", first, re.DOTALL)
+    assert row is not None
+    assert text_of(row[1]).split()[:4] == ["7", "6", "3", "1"]  # wells, measured, flagged, left out
 
 
 def test_a_section_that_fails_is_named_and_the_rest_goes_on(

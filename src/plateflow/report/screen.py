@@ -13,6 +13,7 @@ from plateflow.state.journal import outcomes, write_atomic
 from plateflow.state.left_out import left_out_lines
 from plateflow.state.script import logged
 from plateflow.state.stages import digest
+from plateflow.stats.wells import NOT_ACQUIRED
 
 SHOWN = 200
 """Lines of what was left out that are written; the plates' own pages have all."""
@@ -66,7 +67,7 @@ def _plate(paths: PlatePaths) -> dict[str, Any]:
         return {"plate": paths.plate, "wells": 0}
     names = [name for name in pq.read_schema(path).names if name.startswith("Count_")]
     table = pq.read_table(path, columns=["Metadata_State", "Metadata_Flags", *names]).to_pydict()
-    states = table["Metadata_State"]
+    states = [state for state in table["Metadata_State"] if state != NOT_ACQUIRED]
     aggregate = outcomes(paths.journals("aggregate")).get(("", "", -1))
     drifts = aggregate.info.get("drift", {}).values() if aggregate else ()
     return {

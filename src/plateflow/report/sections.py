@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 REMEDIES = {
     "missing": "if it was lost on the way, copy it; the next run of snakemake takes it up",
     "crash": "look at the log, then run plateflow retry",
-    "not_acquired": "correct the plate map if it names the wrong well",
 }
 RECOPY = "copy the file again from the microscope; the next run of snakemake redoes this well alone"
+NAMED = 48
+"""Wells that weren't acquired are named up to this many."""
 PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 
 
@@ -40,13 +41,15 @@ class View:
 
     Attributes:
         context: of the report's job.
-        wells: the well table.
+        wells: the well table, without the wells that weren't acquired.
+        not_acquired: the names of those.
         qc: the quality table.
         aggregate: the outcome of the stage that made them.
     """
 
     context: JobContext
     wells: pd.DataFrame
+    not_acquired: list[str]
     qc: pd.DataFrame
     aggregate: Entry
 
@@ -73,17 +76,14 @@ class View:
         wells, found = set(self.context.info["wells"]), []
         for stage in STAGES:
             for entry in sorted(self.context.upstream(stage).values(), key=lambda item: item.key):
-                if entry.well not in wells - whole:
+                if entry.well not in wells - whole or entry.label_set not in ("", *self.context.config.segmentation):
                     continue
                 if entry.left_out:
                     whole.add(entry.well)
-                    found.append(_left_out_row(entry, stage, "", entry.reason))
+                    reasons = dict.fromkeys(entry.fields.values()) or [entry.reason]
+                    found.append(_left_out_row(entry, stage, "", ", ".join(reasons)))
                 else:
                     found += [_left_out_row(entry, stage, field, why) for field, why in entry.fields.items()]
-        for row in records(self.wells[self.wells["Metadata_Reason"] == "not_acquired"]):
-            detail = "the plate map names this well, the plate doesn't have it"
-            entry = Entry(well=row["Metadata_Well"], state="missing", reason="not_acquired", detail=detail)
-            found.append(_left_out_row(entry, "aggregate", "", entry.reason))
         return found
 
 
@@ -91,15 +91,16 @@ def _left_out_row(entry: Entry, stage: str, field: str, reason: str) -> dict[str
     own = re.search(rf"(?:^|; )field {re.escape(field)}: (.*?)(?=; field |$)", entry.detail, re.DOTALL)
     detail = own[1] if field and own else entry.detail
     files = [file for file, _ in entry.watch]
+    named = [file for file in files if file in detail] if field else []
     return {
         "well": entry.well,
         "field": field,
-        "stage": stage,
+        "stage": f"{stage} of {entry.label_set}" if entry.label_set else stage,
         "state": entry.state if entry.left_out else "quarantined",
         "reason": reason,
         "detail": detail,
-        "files": [file for file in files if file in detail] or files,
-        "remedy": REMEDIES.get(reason, RECOPY),
+        "files": named or files,
+        "remedy": REMEDIES.get(reason if field else entry.reason, RECOPY),
     }
 
 
@@ -150,6 +151,8 @@ def plate(view: View) -> dict[str, Any]:
         "metrics": list(enumerate(view.shown.values())),
         "map": charts.plate_map(view.wells, shape, view.shown),
         "groups": charts.groups(view.wells, view.shown),
+        "not_acquired": view.not_acquired[:NAMED],
+        "more": max(0, len(view.not_acquired) - NAMED),
     }
 
 

@@ -28,11 +28,15 @@ def report(context: JobContext) -> Outcome:
 
     from plateflow.report import sections
     from plateflow.report.page import chart_library, render
+    from plateflow.stats.wells import NOT_ACQUIRED
 
     paths = context.paths
+    wells = pd.read_parquet(paths.table("wells.parquet"))
+    absent = wells["Metadata_State"] == NOT_ACQUIRED
     view = sections.View(
         context=context,
-        wells=pd.read_parquet(paths.table("wells.parquet")),
+        wells=wells[~absent].reset_index(drop=True),
+        not_acquired=wells.loc[absent, "Metadata_Well"].tolist(),
         qc=pd.read_parquet(paths.table("qc.parquet")),
         aggregate=context.upstream("aggregate")["", "", -1],
     )

@@ -16,6 +16,8 @@ from plateflow.paths import parse_well, row_name
 if TYPE_CHECKING:
     import pandas as pd
 
+NOT_ACQUIRED = "not_acquired"
+"""State of a well that only the plate map names: nothing was left out there."""
 OWN = ("Plate", "Well", "Row", "Column", "State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut")
 """Metadata that the well table has of itself; a column of the plate map with such a name becomes Metadata_Map_*."""
 
@@ -65,7 +67,7 @@ def well_table(plate: str, rows: Mapping[str, Mapping[str, Any]], plate_map: pd.
         plate: its id.
         rows: by well: its metadata (Metadata_State, ...), counts and medians.
         plate_map: one row a well, with `well` and the columns that become Metadata_*; wells that only the map names
-            are `missing`, and wells that only the plate has keep empty cells there.
+            have the state NOT_ACQUIRED, and wells that only the plate has keep empty cells there.
     """
     import pandas as pd
 
@@ -76,8 +78,8 @@ def well_table(plate: str, rows: Mapping[str, Mapping[str, Any]], plate_map: pd.
         mapped = plate_map.rename(columns=names | {"well": "Metadata_Well"})
     table = mapped.merge(measured, on="Metadata_Well", how="outer")
     absent = table["Metadata_State"].isna()
-    table.loc[absent, ["Metadata_State", "Metadata_Reason"]] = ["missing", "not_acquired"]
-    table.loc[absent, ["Metadata_Flags", "Metadata_FieldsLeftOut"]] = ""
+    table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
+    table.loc[absent, ["Metadata_Reason", "Metadata_Flags", "Metadata_FieldsLeftOut"]] = ""
     places = [parse_well(well) for well in table["Metadata_Well"]]
     table.insert(0, "Metadata_Plate", plate)
     table.insert(2, "Metadata_Row", [row_name(row) for row, _ in places])
