@@ -67,12 +67,28 @@ def test_steps_of_z_and_stacks_that_differ() -> None:
 
 
 def test_fields_that_touch_or_overlap_are_one_canvas() -> None:
-    # 1 touches 2 at an edge, 3 overlaps 2, 4 touches 3 at a corner; 5 is one pixel off
-    layout = layout_of((0, 0), (0, 10), (6, 14), (16, 24), (27, 24))
+    # 1 touches 2 at an edge, 3 overlaps 2, 4 touches 3 at a corner; 5 is three pixels off
+    layout = layout_of((0, 0), (0, 10), (6, 14), (16, 24), (29, 24))
     one, two = canvases(layout, set(), "max")
     assert (one.y, one.x, one.height, one.width) == (0, 0, 26, 34)
     assert [box.name for box in one.fields] == ["1", "2", "3", "4"]
-    assert (two.y, two.x, [box.name for box in two.fields]) == (27, 24, ["5"])
+    assert (two.y, two.x, [box.name for box in two.fields]) == (29, 24, ["5"])
+
+
+def test_a_stage_that_jitters_parts_no_canvas() -> None:
+    """Gaps of one or two px belong to a field beside them; the true fields keep all their pixels."""
+    layout = layout_of((0, 1), (1, 12), (11, 0), (13, 12))
+    (canvas,) = canvases(layout, set(), "max")
+    owner = canvas.owner()
+    assert [(owner == number).sum() for number in range(4)] >= [100] * 4
+    for number, box in enumerate(canvas.fields):
+        assert (owner[box.slices] == number).all()
+    assert (owner[:10, 11] == 0).all() and (owner[10, 1:11] == 0).all()
+    assert (owner[11:13, 12:] == 1).all()
+    assert (owner[11:21, 10:12] == 2).all()
+    assert owner[0, 0] == owner[0, -1] == owner[-1, 0] == -1
+    apart = layout_of((0, 0), (0, 13))
+    assert len(canvases(apart, set(), "max")) == 2
 
 
 def test_a_field_left_out_parts_a_canvas() -> None:

@@ -22,6 +22,9 @@ from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
 
 GRID_GAP_PX = 32
+TOUCH_PX = 2
+"""Fields with a gap of so many px touch: stages jitter, and positions are rounded to whole pixels. Cells across such a
+line would be cut in two, so it is filled on read with what lies at the field's edge beside it (`Canvas.reach`)."""
 SPARSE = 400
 """An image may have this many times the pixels of its fields; more is a wrong pixel size, not a sparse well."""
 
@@ -93,7 +96,7 @@ class WellLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """Fields that touch or overlap: what is segmented as one.
+    """Fields that touch (see `TOUCH_PX`) or overlap: what is segmented as one.
 
     Attributes:
         index: its number in the well, over t, z and the place in the image.
@@ -117,13 +120,25 @@ class Canvas:
         """The canvas in an array (..., y, x) of the image."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
+    def reach(self) -> list[tuple[int, int]]:
+        """How many px each field goes on below and to the right of it, over a gap of at most `TOUCH_PX`."""
+        near = [[b for b in self.fields if not _apart(a, b)] for a in self.fields]
+        return [
+            (max(0, *(b.y - a.y - a.height for b in of_a)), max(0, *(b.x - a.x - a.width for b in of_a)))
+            for a, of_a in zip(self.fields, near, strict=True)
+        ]
+
     def owner(self) -> NDArray[np.int16]:
-        """Of each pixel of the canvas the number of the field that it belongs to, -1 outside of fields: (y, x)."""
+        """Of each pixel of the canvas the number of the field that it belongs to, -1 outside of fields: (y, x).
+
+        The narrow gaps between fields belong to the field above or to the left; where fields lie, the first wins.
+        """
         owner = np.full((self.height, self.width), -1, np.int16)
-        for number in reversed(range(len(self.fields))):
-            box = self.fields[number]
-            top, left = box.y - self.y, box.x - self.x
-            owner[top : top + box.height, left : left + box.width] = number
+        for reach in (self.reach(), [(0, 0)] * len(self.fields)):
+            for number in reversed(range(len(self.fields))):
+                box, (down, right) = self.fields[number], reach[number]
+                top, left = box.y - self.y, box.x - self.x
+                owner[top : top + box.height + down, left : left + box.width + right] = number
         return owner
 
 
@@ -222,15 +237,20 @@ def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str) -> list
 
 
 def _groups(fields: list[FieldBox]) -> list[list[FieldBox]]:
-    """Fields in groups that touch (no gap between them) or overlap; each group in the fields' order."""
+    """Fields in groups that touch or overlap; each group in the fields' order."""
     group = list(range(len(fields)))
     for i, a in enumerate(fields):
         for j, b in enumerate(fields[:i]):
-            apart = a.y > b.y + b.height or b.y > a.y + a.height or a.x > b.x + b.width or b.x > a.x + a.width
-            if not apart and group[i] != group[j]:
+            if group[i] != group[j] and not _apart(a, b):
                 old, new = max(group[i], group[j]), min(group[i], group[j])
                 group = [new if number == old else number for number in group]
     return [[box for box, number in zip(fields, group, strict=True) if number == n] for n in sorted(set(group))]
+
+
+def _apart(a: FieldBox, b: FieldBox) -> bool:
+    """Whether there is more than `TOUCH_PX` between two fields."""
+    down, right = max(a.y - b.y - b.height, b.y - a.y - a.height), max(a.x - b.x - b.width, b.x - a.x - a.width)
+    return max(down, right) > TOUCH_PX
 
 
 def read_layout(paths: PlatePaths, well: str) -> WellLayout:
