@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from images_project import Project, layout_of
+from images_project import Project
 
 from plateflow.config import Normalise, PlateflowError
 from plateflow.images.histograms import BINS, focus_score, plane_statistics
 from plateflow.images.illumination import fit_profile, profile
-from plateflow.images.layout import canvases, read_layout
+from plateflow.images.layout import canvases, read_layout, well_canvases
 from plateflow.images.normalise import ends
-from plateflow.images.read import Window, load_window, normalise, read_canvas
+from plateflow.images.read import load_window, normalise, read_canvas
 from plateflow.simulate.cells import camera, illumination_profile, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
+from plateflow.state.stages import window_is_frozen
 
 MakeProject = Callable[..., Project]
 CHANNELS = ("DNA", "AGP", "Marker")
@@ -48,9 +49,27 @@ def test_the_window_of_wells_and_fields(make_project: MakeProject, scope: str) -
     for well in ("B02", "B03"):
         for field in (1, 2):
             pixels = [raw(project, well, n, "AGP") for n in ((1, 2) if scope == "well" else (field,))]
-            expected = tuple(percentile(np.stack(pixels), share) for share in (5, 90))
-            assert window.ends("AGP", well=well, field=str(field)) == expected
+            expected = [percentile(np.stack(pixels), share) for share in (5, 90)]
+            assert window.ends_of_fields(well, ["AGP"], [str(field)]).tolist() == [[expected]]
     assert window.fingerprint(["AGP"]) != window.fingerprint(["DNA"])
+
+
+@pytest.mark.parametrize("scope", ["well", "field"])
+def test_a_field_mended_after_the_freeze_has_its_own_window(make_project: MakeProject, scope: str) -> None:
+    faults = [Fault(kind="zero-byte", well="B03", field=field, channel=0) for field in (0, 1)]
+    project = make_project(faults=faults, options={"normalise": Normalise(scope=scope)})
+    bright = tifffile.imread(project.raw_file("B02", 1, 1)) + 3000
+    project.run()
+    frozen = project.paths.window.read_bytes()
+    tifffile.imwrite(project.raw_file("B03", 1, 1), bright)
+    project.run()
+    assert project.paths.window.read_bytes() == frozen
+    (canvas,) = well_canvases(project.paths, "B03", project.context("tile").config)
+    pixels = read_canvas(project.paths, "B03", canvas, ["DNA"], z_mode="max")
+    low, high = percentile(bright, 1), percentile(bright, 99)
+    expected = (pixels - low) / (high - low)
+    scaled = normalise(pixels, load_window(project.paths), channels=["DNA"], well="B03", canvas=canvas)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_ends_of_a_histogram() -> None:
@@ -85,7 +104,8 @@ def test_a_plate_without_any_sound_field_freezes_nothing(make_project: MakeProje
     sound = project.raw_file("B02", 1, 2).read_bytes()
     project.run()
     assert project.outcome("normalise").reason == "empty"
-    assert json.loads(project.paths.window.read_text())["freeze"] == 0
+    window = json.loads(project.paths.window.read_text())
+    assert not window_is_frozen(window, project.context("normalise").config)
     project.raw_file("B02", 1, 1).write_bytes(sound)
     project.run()
     assert project.outcome("normalise").state == "ok"
@@ -206,15 +226,36 @@ def test_sharpness_tells_blur_and_neither_cells_nor_light() -> None:
     assert np.isnan(focus_score(np.zeros((8, 8), np.uint16)))
 
 
-def test_fields_of_a_window_are_applied_each_to_itself() -> None:
-    layout = layout_of((0, 0), (0, 10))
+def test_fields_of_a_window_are_applied_each_to_itself(make_project: MakeProject) -> None:
+    project = make_project(options={"normalise": Normalise(scope="field", illumination=False)})
+    project.run()
+    window, layout = load_window(project.paths), read_layout(project.paths, "B02")
     (canvas,) = canvases(layout, set(), "max")
-    content = {
-        "channels": {"DNA": {"low": 0.0, "high": 1.0}},
-        "of_fields": {"B02": {"2": {"DNA": {"low": 100.0, "high": 300.0}}}},
-    }
-    window = Window(plate="p", content=content, profiles={})
-    pixels = np.full((1, 10, 20), 200, np.float32)
-    scaled = normalise(pixels, window, channels=["DNA"], well="B02", canvas=canvas)
-    assert (scaled[0, :, :10] == 200).all()
-    assert (scaled[0, :, 10:] == 0.5).all()
+    pixels = read_canvas(project.paths, "B02", canvas, ["DNA", "AGP"], z_mode="max")
+    limits = window.ends_of_fields("B02", ["DNA", "AGP"], ["1", "2"])
+    assert (limits[:, 0] != limits[:, 1]).any()
+    kept = pixels.copy()
+    scaled = normalise(pixels, window, channels=["DNA", "AGP"], well="B02", canvas=canvas)
+    assert scaled is pixels  # no second canvas in memory
+    for number, box in enumerate(canvas.fields):
+        low, high = (limits[:, number, end, None, None] for end in (0, 1))
+        part = (slice(None), *box.slices)
+        np.testing.assert_array_equal(scaled[part], (kept[part] - low) / (high - low))
+
+
+def test_a_narrow_gap_between_fields_is_filled_from_beside_it(make_project: MakeProject) -> None:
+    project = make_project(fields=4, overlap_px=-2)
+    project.run()
+    (canvas,) = canvases(read_layout(project.paths, "B02"), set(), "max")
+    pixels = read_canvas(project.paths, "B02", canvas, ["DNA", "AGP"], z_mode="max")
+    assert pixels.shape == (2, 130, 162)
+    for gap in (64, 65):
+        np.testing.assert_array_equal(pixels[:, gap], pixels[:, 63])
+    for gap in (80, 81):
+        np.testing.assert_array_equal(pixels[:, :, gap], pixels[:, :, 79])
+    assert pixels.min() > 0
+    window = load_window(project.paths)
+    low, high = window.ends("DNA")
+    expected = (pixels[0] - low) / (high - low)
+    scaled = normalise(pixels, window, channels=["DNA", "AGP"], well="B02", canvas=canvas)
+    np.testing.assert_allclose(scaled[0], expected, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,8 @@
 """The stage `normalise`: one intensity window and illumination profile a plate and channel, then frozen.
 
 The window's ends are percentiles of all raw pixels of the fields in use, from exact histograms. Once `window.json`
-bears the configured freeze number and the same settings it stays as it is, whatever wells come or go.
+bears the configured freeze number and the same settings it stays as it is, whatever wells come or go. With
+`normalise.scope` well or field the ends are of their own pixels alone: these are computed on read (`images.read`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.state.journal import Entry, write_atomic
 from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.state.stages import window_is_frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +42,7 @@ def is_frozen(context: JobContext) -> bool:
         window = json.loads(context.paths.window.read_text())
     except (FileNotFoundError, ValueError):
         return False
-    return bool(
-        window.get("freeze") == context.config.normalise.freeze
-        and window.get("settings") == context.parameters()
-        and context.paths.illumination.is_file()
-    )
+    return window_is_frozen(window, context.config) and context.paths.illumination.is_file()
 
 
 def _used_wells(context: JobContext) -> list[str]:
@@ -57,8 +55,8 @@ def freeze(context: JobContext) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import BINS, read_histograms, write_npz
-    from plateflow.images.illumination import fit_profile, profile
+    from plateflow.images.histograms import read_histograms, write_npz
+    from plateflow.images.illumination import fit_profile
 
     if is_frozen(context):
         return Outcome()
@@ -66,19 +64,10 @@ def freeze(context: JobContext) -> Outcome:
     channels = [channel["name"] for channel in context.info["channels"]]
     plate: dict[str, NDArray[np.int64]] = {}
     binned: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
-    wells: dict[str, dict[str, Ends]] = {}
-    fields: dict[str, dict[str, dict[str, Ends]]] = {}
     for well in _used_wells(context):
-        of_well: dict[str, NDArray[np.int64]] = {}
-        for (name, channel), found in read_histograms(context.paths, well).items():
-            of_well[channel] = of_well.get(channel, 0) + found.counts
+        for (_, channel), found in read_histograms(context.paths, well).items():
+            plate[channel] = plate.get(channel, 0) + found.counts
             binned[channel].append(found.binned)
-            if settings.scope == "field":
-                fields.setdefault(well, {}).setdefault(name, {})[channel] = ends(found.counts, settings.percentiles)
-        for channel, counts in of_well.items():
-            plate[channel] = plate.get(channel, 0) + counts
-            if settings.scope == "well":
-                wells.setdefault(well, {})[channel] = ends(counts, settings.percentiles)
     flat = np.zeros((0, 1, 1), np.float32)
     profiles = [
         fit_profile(np.stack(binned[channel]) if settings.illumination and binned[channel] else flat)
@@ -94,9 +83,6 @@ def freeze(context: JobContext) -> Outcome:
             for channel in channels
         },
         "fields": {channel: len(binned[channel]) for channel in channels},
-        "darkest": {c: round(float(profile(p, BINS, BINS).min()), 4) for c, p in zip(channels, profiles, strict=True)},
-        **({"of_wells": wells} if wells else {}),
-        **({"of_fields": fields} if fields else {}),
     }
     write_npz(
         context.paths.illumination,
@@ -104,7 +90,7 @@ def freeze(context: JobContext) -> Outcome:
         coefficients=np.stack(profiles),
     )
     write_atomic(context.paths.window, json.dumps(window, indent=1, ensure_ascii=False).encode() + b"\n")
-    info = {"channels": window["channels"], "darkest": window["darkest"]}
+    info = {"channels": window["channels"]}
     if not plate:
         return Outcome(state="flagged", reason="empty", detail="no field of the plate can be used", info=info)
     return Outcome(info=info)

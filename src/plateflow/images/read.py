@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import PlateflowError
+from plateflow.images.histograms import read_histograms
 from plateflow.images.illumination import profile
 from plateflow.images.layout import Canvas, WellLayout, read_layout
+from plateflow.images.normalise import ends
 from plateflow.images.store import open_image
 from plateflow.paths import PlatePaths
 from plateflow.state.stages import digest
@@ -26,40 +28,61 @@ from plateflow.state.stages import digest
 class Window:
     """The frozen intensity window of a plate and its illumination profiles.
 
+    The ends of single wells and fields (`normalise.scope`) follow from their own pixels alone, so they aren't frozen:
+    they are computed on read, and the fingerprints of tile know when they change.
+
     Attributes:
-        plate: id, for messages.
+        paths: of the plate.
         content: of manifest/window.json.
         profiles: coefficients by channel, see `images.illumination`.
     """
 
-    plate: str
+    paths: PlatePaths
     content: Mapping[str, Any]
     profiles: Mapping[str, NDArray[np.float64]]
 
-    def ends(self, channel: str, *, well: str = "", field: str = "") -> tuple[float, float]:
-        """The raw values that become 0 and 1, of a channel; with a scope of wells or fields those of the named one."""
-        content = self.content
-        tables = (content.get("of_fields", {}).get(well, {}).get(field), content.get("of_wells", {}).get(well))
-        found = next((t[channel] for t in (*tables, content["channels"]) if t and channel in t), None)
+    def ends(self, channel: str) -> tuple[float, float]:
+        """The raw values that become 0 and 1, over the whole plate."""
+        found = self.content["channels"].get(channel)
         if found is None:
             raise PlateflowError(
                 f"the intensity window knows no channel {channel!r}",
-                where=self.plate,
-                why=f"it has {', '.join(content['channels'])}",
+                where=self.paths.plate,
+                why=f"it has {', '.join(self.content['channels'])}",
                 remedy="raise normalise.freeze, so that the window is computed anew",
             )
         return found["low"], found["high"]
 
+    def ends_of_fields(self, well: str, channels: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
+        """The raw values that become 0 and 1 in each field of a well, as `normalise.scope` has it.
+
+        Returns:
+            (channel, field, 2): low and high.
+        """
+        settings, shape = self.content["settings"], (len(channels), len(names), 2)
+        if settings["scope"] == "plate":
+            plate = np.array([self.ends(channel) for channel in channels], np.float32)
+            return np.broadcast_to(plate[:, None], shape)
+        found = read_histograms(self.paths, well)
+        used = list(dict.fromkeys(name for name, _ in found))
+        made = np.empty(shape, np.float32)
+        for c, channel in enumerate(channels):
+            if settings["scope"] == "well":
+                total = np.sum([found[name, channel].counts for name in used], axis=0)
+                made[c] = list(ends(total, settings["percentiles"]).values())
+            else:
+                for f, name in enumerate(names):
+                    made[c, f] = list(ends(found[name, channel].counts, settings["percentiles"]).values())
+        return made
+
     def fingerprint(self, channels: Sequence[str]) -> str:
         """A digest of all that the window and the profiles say of these channels."""
-        content = self.content
+        settings = self.content["settings"]
+        of_plate = {channel: self.ends(channel) for channel in channels}  # refuses channels that it doesn't know
+        whole = settings["scope"] == "plate"
         return digest(
-            [[channel, self.ends(channel), self.profiles[channel].tolist()] for channel in channels],
-            {well: [of_well.get(c) for c in channels] for well, of_well in content.get("of_wells", {}).items()},
-            {
-                well: {name: [of_field.get(c) for c in channels] for name, of_field in of_well.items()}
-                for well, of_well in content.get("of_fields", {}).items()
-            },
+            of_plate if whole else [settings["scope"], settings["percentiles"]],
+            [self.profiles[channel].tolist() for channel in channels],
         )
 
 
@@ -79,7 +102,7 @@ def load_window(paths: PlatePaths) -> Window:
             where=f"{paths.plate}: {error.filename}",
             remedy=f"run `snakemake`; if its receipt is there, `plateflow retry {paths.plate} --stage normalise` first",
         ) from None
-    return Window(plate=paths.plate, content=content, profiles=dict(zip(names, coefficients, strict=True)))
+    return Window(paths=paths, content=content, profiles=dict(zip(names, coefficients, strict=True)))
 
 
 def read_canvas(
@@ -94,7 +117,8 @@ def read_canvas(
             nearest; projections take the planes that a channel has.
 
     Returns:
-        float32 (channel, y, x); 0 where no field lies.
+        float32 (channel, y, x); 0 where no field lies. Narrow gaps between fields hold what is at the edge of the
+        field above or to the left.
 
     Raises:
         PlateflowError: the plate has no such channel, or normalise hasn't run.
@@ -110,31 +134,41 @@ def read_canvas(
                 why=f"its channels are {', '.join(layout.channels)}",
                 remedy="name one of these in the configuration",
             )
-        pixels[c] = _project(image["0"], layout, canvas, layout.channels.index(channel), z_mode)
+        _project(image["0"], layout, canvas, layout.channels.index(channel), z_mode, pixels[c])
         for number, box in enumerate(canvas.fields):
             ys, xs = slice(box.y - canvas.y, box.y - canvas.y + box.height), slice(box.x - canvas.x, None)
             xs = slice(xs.start, xs.start + box.width)
             light = profile(window.profiles[channel], box.height, box.width)
             np.divide(pixels[c, ys, xs], light, out=pixels[c, ys, xs], where=owner[ys, xs] == number)
-        pixels[c, owner < 0] = 0
+    for number, (box, (down, right)) in enumerate(zip(canvas.fields, canvas.reach(), strict=True)):
+        top, left = box.y - canvas.y, box.x - canvas.x
+        bottom, end = top + box.height, left + box.width
+        for ys, xs, edge in (
+            (slice(top, bottom), slice(end, end + right), np.s_[:, top:bottom, end - 1 : end]),
+            (slice(bottom, bottom + down), slice(left, end + right), np.s_[:, bottom - 1 : bottom, left : end + right]),
+        ):
+            np.copyto(pixels[:, ys, xs], pixels[edge], where=owner[ys, xs] == number)
+    np.copyto(pixels, 0, where=owner < 0)
     return pixels
 
 
-def _project(array: Any, layout: WellLayout, canvas: Canvas, channel: int, z_mode: str) -> NDArray[np.float32]:
-    """One channel of a canvas with its z planes made one, float32 (y, x); one plane is held at a time."""
+def _project(
+    array: Any, layout: WellLayout, canvas: Canvas, channel: int, z_mode: str, out: NDArray[np.float32]
+) -> None:
+    """One channel of a canvas with its z planes made one, into zeros (y, x); one plane is held at a time."""
     planes = layout.z_planes[channel]
     place = (canvas.t, channel)
     if z_mode not in ("max", "mean"):
         wanted = canvas.z if z_mode == "keep" else int(z_mode.split()[1])
         planes = (min(planes, key=lambda z: (abs(z - wanted), z)),)
-    total = np.zeros((canvas.height, canvas.width), np.float32)
     for z in planes:
         plane = array[(*place, z, *canvas.slices)]
         if z_mode == "mean":
-            total += plane  # exact: below 2^24 for 256 planes of 16 bits
+            out += plane  # exact: below 2^24 for 256 planes of 16 bits
         else:
-            np.maximum(total, plane, out=total)
-    return total / np.float32(len(planes)) if z_mode == "mean" else total
+            np.maximum(out, plane, out=out)
+    if z_mode == "mean":
+        out /= np.float32(len(planes))
 
 
 def normalise(
@@ -143,17 +177,22 @@ def normalise(
     """What the network sees of a canvas: 0 and 1 at the ends of the window, not clipped; 0 where no field lies.
 
     Args:
-        pixels: (channel, y, x), of `read_canvas`.
+        pixels: (channel, y, x), of `read_canvas`; changed in place, as a canvas can be large.
         window: of `load_window`.
         channels, well, canvas: what was read.
+
+    Returns:
+        `pixels`.
     """
     owner = canvas.owner()
-    scaled = np.zeros_like(pixels)
-    for c, channel in enumerate(channels):
-        low, high = (np.full(len(canvas.fields) + 1, 0, np.float32) for _ in range(2))
-        for number, box in enumerate(canvas.fields):
-            low[number], high[number] = window.ends(channel, well=well, field=box.name)
-        high[-1] = 1
-        scaled[c] = (pixels[c] - low[owner]) / (high[owner] - low[owner])
-        scaled[c, owner < 0] = 0
-    return scaled
+    limits = window.ends_of_fields(well, channels, [box.name for box in canvas.fields])
+    for number, (box, (down, right)) in enumerate(zip(canvas.fields, canvas.reach(), strict=True)):
+        top, left = box.y - canvas.y, box.x - canvas.x
+        ys, xs = slice(top, top + box.height + down), slice(left, left + box.width + right)
+        mine = owner[ys, xs] == number
+        for c in range(len(channels)):
+            low, high = limits[c, number]
+            part = pixels[c, ys, xs]
+            np.subtract(part, low, out=part, where=mine)
+            np.divide(part, high - low, out=part, where=mine)
+    return pixels
