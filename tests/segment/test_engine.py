@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plateflow.config import PlateflowError
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
-from plateflow.segment.engine import AHEAD, BEHIND, FlowEngine, Request, choose_device
+from plateflow.segment.engine import AHEAD, BEHIND, LARGE_PX, FlowEngine, Request, choose_device
 from plateflow.segment.tiles import FRAME, TILE, ramp, tile_plan
 
 Flow = NDArray[np.float16]
@@ -60,6 +60,15 @@ def test_a_canvas_has_the_same_bits_with_any_companions(network: FlowViT) -> Non
     alone = run(engine_of(network), [wanted])[0]
     pooled = run(engine_of(network), [picture(1, 3, 90, 40), wanted, picture(2, 1, 256, 300)])[1]
     assert np.array_equal(pooled.view(np.uint16), alone.view(np.uint16))
+
+
+def test_a_large_canvas_has_the_same_bits(network: FlowViT) -> None:
+    images = [picture(seed, 1, 300, 300) for seed in range(3)]
+    flows: list[Flow] = []
+    requests = [Request(read=lambda image=image: image, write=flows.append, pixels=LARGE_PX + 1) for image in images]
+    list(engine_of(network).run(requests))
+    for flow, expected in zip(flows, run(engine_of(network), images), strict=True):
+        assert np.array_equal(flow.view(np.uint16), expected.view(np.uint16))
 
 
 def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT) -> None:
@@ -172,7 +181,8 @@ def test_other_errors_of_the_device_are_not_hidden() -> None:
         run(engine_of(broken), [picture(9, 1, 30, 30)])
 
 
-def test_memory_is_bounded_by_few_canvases() -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_memory_is_bounded_by_few_canvases(large: bool) -> None:
     """However slow reading or writing is, only a few canvases are read and not yet written."""
     held, most = 0, 0
     lock = threading.Lock()
@@ -190,11 +200,13 @@ def test_memory_is_bounded_by_few_canvases() -> None:
         with lock:
             held -= 1
 
-    requests = [Request(read=read, write=write, key=number) for number in range(30)]
+    pixels = LARGE_PX + 1 if large else 0
+    requests = [Request(read=read, write=write, key=number, pixels=pixels) for number in range(30)]
     batch_size = 2
     assert len(list(engine_of(lambda x: x, batch_size=batch_size).run(requests))) == 30
     assert held == 0
-    assert most <= (AHEAD + 1) + batch_size + (BEHIND + 1)
+    # large ones: one waits, one is in work, one is written
+    assert most <= (3 if large else AHEAD + batch_size + BEHIND)
 
 
 @pytest.mark.parametrize("fault", ["read", "write", "network"])

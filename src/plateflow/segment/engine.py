@@ -2,7 +2,8 @@
 
 Tiles of all canvases are pooled into batches of one fixed shape, so that a tile's output has the same bits whatever its
 companions are. One thread reads ahead, one writes behind, and both queues are bounded: at most `AHEAD` canvases wait to
-be run and `BEHIND` to be written. A canvas is blended on the device in float32, in ascending order of its tiles.
+be run and `BEHIND` to be written; of large ones, one each. A canvas is blended on the device in float32, in ascending
+order of its tiles.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ IN_CHANNELS = 3
 LOGIT_LIMIT = 30.0
 AHEAD = 2
 BEHIND = 2
+LARGE_PX = 25_000_000
+"""Above so many px of the network's grid a canvas takes more than half a gigabyte, and time enough for the next one to
+be read: one waits at either side, and no batch is shared, so that only one is in work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +40,20 @@ class Request:
         read: gives the normalised pixels, float32 (C, Y, X), 1 to 3 channels, the object's first. Called in a thread.
         write: takes the flow field, float16 (3, Y, X) = [dy, dx, cell logit]. Called in a thread, in order of requests.
         scale: px on the network's grid for one px of the canvas.
+        pixels: of the canvas (height x width), by which memory is bounded before it is read; 0 for a small one.
         key: whatever the caller wants to know it by.
     """
 
     read: Callable[[], NDArray[np.float32]]
     write: Callable[[NDArray[np.float16]], None]
     scale: float = 1.0
+    pixels: int = 0
     key: Any = None
+
+    @property
+    def large(self) -> bool:
+        """Whether few such canvases fit into memory."""
+        return self.pixels * max(1.0, self.scale) ** 2 > LARGE_PX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +142,9 @@ class FlowEngine:
                         self._step(batch)
                         batch = []
                         self._hand_over(opened, behind, writer)
+                if batch and canvas.request.large:
+                    self._step(batch)
+                    batch = []
                 self._hand_over(opened, behind, writer)
                 while behind and (len(behind) > BEHIND or behind[0][1].done()):
                     yield _written(*behind.popleft())
@@ -152,8 +166,9 @@ class FlowEngine:
         """Give the canvases whose tiles are all run to the writer; wait if it lags, so that few are held."""
         while opened and not opened[0].left:
             canvas = opened.popleft()
-            if len(behind) > BEHIND:
-                behind[-BEHIND - 1][1].result()
+            limit = 1 if canvas.request.large else BEHIND
+            if len(behind) >= limit:
+                behind[-limit][1].result()
             behind.append((canvas, writer.submit(_write, canvas.request, self._blend(canvas))))
             canvas.release()
 
@@ -201,12 +216,12 @@ class FlowEngine:
             y, x = canvas.tiles[index]
             total[2, y : y + TILE, x : x + TILE].sub_(self._weight, alpha=LOGIT_LIMIT)
         rows, columns = (torch.from_numpy(weight_sum(n)).to(self.device) for n in (height, width))
-        flow = total / (rows[:, None] * columns[None, :]).float()
+        flow = total.div_((rows[:, None] * columns[None, :]).float())
         top, left = canvas.padding
         flow = flow[:, top : top + canvas.grid[0], left : left + canvas.grid[1]]
         if canvas.grid != canvas.shape:
             flow = F.interpolate(flow[None], size=canvas.shape, mode="bilinear", align_corners=False)[0]
-        flow = torch.cat([flow[:2], flow[2:].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)])
+        flow[2].clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
         return flow.to(torch.float16)
 
 
@@ -269,9 +284,10 @@ def _framed(pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
 def _read_ahead(requests: Iterable[Request], reader: ThreadPoolExecutor) -> Iterator[_Canvas]:
     waiting: deque[Future[_Canvas]] = deque()
     for request in requests:
+        ready = waiting.popleft().result() if len(waiting) >= (1 if request.large else AHEAD) else None
         waiting.append(reader.submit(_Canvas, request))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
+        if ready is not None:
+            yield ready
     while waiting:
         yield waiting.popleft().result()
 

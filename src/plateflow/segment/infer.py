@@ -146,6 +146,7 @@ def _requests(
                 read=partial(_read, context, unit, canvas, window),
                 write=partial(_write, context, unit, canvas),
                 scale=scale,
+                pixels=canvas.height * canvas.width,
                 key=(unit.well, unit.label_set, canvas.index),
             )
 
@@ -162,7 +163,6 @@ def _write(context: JobContext, unit: Unit, canvas: Canvas, flow: NDArray[np.flo
     from plateflow.segment.engine import LOGIT_LIMIT
 
     outside = canvas.owner() < 0  # no object is looked for where no field lies
-    if outside.any():
-        flow[:2, outside] = 0
-        flow[2, outside] = -LOGIT_LIMIT
+    np.copyto(flow[:2], 0, where=outside)
+    np.copyto(flow[2], -LOGIT_LIMIT, where=outside)
     save_array(context.paths.flows(unit.label_set, unit.well, canvas.index), flow)
