@@ -11,10 +11,13 @@ import imagecodecs
 import numpy as np
 import pytest
 from planted_plate import Planted
+from scipy import ndimage
 
 from plateflow.config import PlateEntry
+from plateflow.images.store import open_image
 from plateflow.report import sections
 from plateflow.report.screen import write_screen
+from plateflow.report.thumbnails import pyramid_level
 from plateflow.state.journal import Entry, append_outcome
 
 
@@ -58,16 +61,38 @@ def test_flags_windows_models_and_versions_are_shown(page: str) -> None:
     assert "nuclei.flow_threshold" in text
 
 
+def pictures_of(page: str) -> dict[str, np.ndarray]:
+    found = re.findall(r'<figure id="well-(\w+)"[^>]*>\s*<img src="data:image/webp;base64,([^"]+)"', page)
+    assert max(len(data) for _, data in found) < 60_000
+    return {well: imagecodecs.webp_decode(base64.b64decode(data)).astype(int) for well, data in found}
+
+
 def test_each_well_has_a_picture_with_outlines_and_an_empty_one_has_none(page: str) -> None:
-    pictures = dict(re.findall(r'<figure id="well-(\w+)"[^>]*>\s*<img src="data:image/jpeg;base64,([^"]+)"', page))
+    pictures = pictures_of(page)
     assert set(pictures) == {"B02", "B03", "B04", "B05", "B06", "C03"}
+    # Orange alone has more red than blue.
+    outlined = {well: float((pixels[..., 0] - pixels[..., 2] > 40).mean()) for well, pixels in pictures.items()}
+    assert outlined["B02"] > 0.03
+    assert outlined["B06"] == 0
 
-    def outlined(well: str) -> float:
-        pixels = imagecodecs.jpeg8_decode(base64.b64decode(pictures[well])).astype(int)
-        return float((np.abs(pixels - (255, 176, 0)).sum(axis=-1) < 90).mean())
 
-    assert outlined("B02") > 0.03
-    assert outlined("B06") == 0
+def test_a_picture_shows_the_whole_well_with_nuclei_in_blue(measured: Planted, page: str) -> None:
+    pictures = pictures_of(page)
+    assert {picture.shape for picture in pictures.values()} == {(160, 320, 3)}  # two fields side by side
+    grey, field = pictures["B05"][:, :158], pictures["B05"][:, 162:]  # the first is left out
+    assert grey.std() < 3
+    assert field.std() > 20
+    image = open_image(measured.paths, "B02")
+    at = ((np.arange(160) + 0.5) * 1.6).astype(int), ((np.arange(320) + 0.5) * 1.6).astype(int)
+    nuclei, cells = (image[f"labels/{name}/0"][0, 0][np.ix_(*at)] > 0 for name in ("nuclei", "cells"))
+    red, green, blue = pictures["B02"][ndimage.binary_erosion(nuclei, iterations=2)].mean(axis=0)
+    assert blue > 1.3 * green > 1.3 * red
+    red, green, blue = pictures["B02"][ndimage.binary_erosion(cells & ~nuclei, iterations=2)].mean(axis=0)
+    assert green > max(red, blue)
+
+
+def test_a_picture_is_of_the_smallest_level_that_has_its_size() -> None:
+    assert [pyramid_level(size, 3, 320) for size in (200, 384, 640, 1279, 1280, 9000)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:

@@ -161,17 +161,12 @@ def wells(view: View) -> dict[str, Any]:
     from plateflow.images.read import load_window
 
     context, window = view.context, load_window(view.context.paths)
-    diameters = view.wells[f"{view.rows}_AreaShape_EquivalentDiameter"]
-    diameter = float(np.nanmedian(diameters)) if diameters.notna().any() else float("nan")
     edge = thumbnails.edge_px(len(view.wells))
     figures = []
     for row in records(view.wells):
         figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
         if row["Metadata_State"] not in LEFT_OUT:
-            picture = thumbnails.thumbnail(
-                context.paths, context.config, row["Metadata_Well"], window, edge=edge, diameter_px=diameter
-            )
-            figure["picture"], figure["scale"] = picture
+            figure["picture"] = thumbnails.thumbnail(context.paths, context.config, figure["well"], window, edge=edge)
         figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
         figure["count"] = _text(row[view.counts[0]])
         figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
@@ -180,7 +175,9 @@ def wells(view: View) -> dict[str, Any]:
     return {
         "figures": figures,
         "edge": edge,
-        "unit": view.rows.lower(),
+        "channels": [
+            (name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(context.config).items()
+        ],
         "outlines": [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)],
         "gamma": thumbnails.GAMMA,
     }

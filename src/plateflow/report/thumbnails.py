@@ -1,98 +1,140 @@
-"""One small picture a well: the middle of its first field, with the outlines of what was found."""
+"""One small picture a well: all its fields, from the level of the pyramid that suffices, with the objects outlined."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import Config
-from plateflow.features.stage import read_labels
-from plateflow.images.layout import Canvas, well_canvases
-from plateflow.images.read import Window, normalise, read_canvas
+from plateflow.images.illumination import profile
+from plateflow.images.layout import WellLayout, read_layout, well_canvases
+from plateflow.images.read import Window
 from plateflow.images.store import open_image
 from plateflow.paths import PlatePaths
 
-OUTLINES = ("#ffb000", "#4cc9f0", "#f15bb5")
+OUTLINES = ("#ffb000", "#ffffff", "#f15bb5")
 """Of the rows' label set, then of the others."""
-_TINTS = np.array([(1.0, 1.0, 1.0), (0.25, 0.45, 1.0), (0.9, 0.2, 0.5)], np.float32)
+CLEAR_PX = 6
+"""Objects at least so wide in the picture get full outlines."""
+NUCLEI_TINT = (0.1, 0.3, 1.0)
+TINTS = ((0.35, 0.6, 0.4), (0.8, 0.2, 0.5))
+"""Of the channels that show other things than nuclei."""
 GAMMA = 0.7
-ACROSS = 12
-"""Objects of the rows' label set that fit side by side."""
+NO_FIELD = 0.25
+"""Grey of what no field in use covers, so that a field left out isn't taken for an empty one."""
 
 
 def edge_px(n_wells: int) -> int:
     """Edge of a thumbnail: smaller on larger plates, so that a page of 1536 wells can still be sent by mail."""
-    return 240 if n_wells <= 120 else 160 if n_wells <= 400 else 96
+    return 320 if n_wells <= 120 else 160 if n_wells <= 400 else 96
 
 
-def thumbnail(
-    paths: PlatePaths, config: Config, well: str, window: Window, *, edge: int, diameter_px: float
-) -> tuple[str, float]:
-    """A well's picture as a data URL, and how many image pixels make one of its pixels.
+def thumbnail(paths: PlatePaths, config: Config, well: str, window: Window, *, edge: int) -> str:
+    """A well's picture as a data URL: all fields in use at their places, the rest grey, and the objects outlined.
 
-    The channels in which objects are seen are laid over one another, the rows' in white, the next in blue, each from
-    the low to the high end of the plate's intensity window, so that wells can be compared by eye.
+    The channels in which objects are seen are laid over one another, that of nuclei in blue, each from the low to the
+    high end of the plate's intensity window, so that wells can be compared by eye. Of a series the first time point
+    is shown, and where each z plane has its labels the middle one.
 
     Args:
-        edge: of the picture, px.
-        diameter_px: typical diameter of the rows' objects in the image; NaN where there are none.
+        edge: height or width of the picture in px, whichever is larger; a smaller image isn't enlarged.
     """
-    from skimage.segmentation import find_boundaries
     from skimage.transform import resize
 
-    field = _first_field(well_canvases(paths, well, config)[0])
-    canvas = _middle(field, edge, diameter_px)
-    names = [config.rows, *(name for name in config.segmentation if name != config.rows)]
-    channels = list(dict.fromkeys(config.segmentation[name].channels[0] for name in names))[: len(_TINTS)]
-    planes = read_canvas(paths, well, field, channels, z_mode=config.z)
-    planes = normalise(planes, window, channels=channels, well=well, canvas=field)
-    planes = planes[:, canvas.y - field.y :, canvas.x - field.x :][:, : canvas.height, : canvas.width]
-    size = (canvas.height, canvas.width)
-    scale = max(max(size) / edge, 1.0)
-    shape = (max(round(size[0] / scale), 1), max(round(size[1] / scale), 1))
-    small = resize(planes, (len(channels), *shape), order=1, anti_aliasing=scale > 1)
-    tints = _TINTS[: len(channels)] if len(channels) > 1 else _TINTS[:1]
-    picture = np.tensordot(np.clip(small, 0, 1) ** GAMMA, tints, axes=(0, 0))
-    picture = np.clip(picture, 0, 1)
-    image = open_image(paths, well)
-    at = np.ix_(
-        *(np.minimum((np.arange(n) + 0.5) * scale, m - 1).astype(int) for n, m in zip(shape, size, strict=True))
-    )
-    for name, colour in reversed(list(zip(names, _colours(names), strict=True))):
-        labels = read_labels(image, name, canvas)[at]
-        picture[find_boundaries(labels, mode="inner")] = colour
-    return _data_url((picture * 255).astype(np.uint8)), scale
-
-
-def _first_field(canvas: Canvas) -> Canvas:
-    box = canvas.fields[0]
-    return replace(canvas, y=box.y, x=box.x, height=box.height, width=box.width, fields=(box,))
-
-
-def _middle(field: Canvas, edge: int, diameter_px: float) -> Canvas:
-    wanted = edge if np.isnan(diameter_px) else max(edge // 2, round(ACROSS * diameter_px))
-    height, width = min(wanted, field.height), min(wanted, field.width)
-    y, x = field.y + (field.height - height) // 2, field.x + (field.width - width) // 2
-    return replace(field, y=y, x=x, height=height, width=width)
-
-
-def _colours(names: Sequence[str]) -> list[NDArray[np.float32]]:
-    return [
-        np.array([int(OUTLINES[i % len(OUTLINES)][k : k + 2], 16) / 255 for k in (1, 3, 5)], np.float32)
-        for i in range(len(names))
+    layout, image = read_layout(paths, well), open_image(paths, well)
+    level = pyramid_level(max(layout.shape[-2:]), int(image.attrs["plateflow"]["levels"]), edge)
+    labels = {name: image[f"labels/{name}/{level}"] for name in (config.rows, *config.segmentation)}
+    z = labels[config.rows].shape[1] // 2
+    fields = [
+        box for canvas in well_canvases(paths, well, config) if canvas.t == canvas.z == 0 for box in canvas.fields
     ]
+    tints = channel_tints(config)
+    size = labels[config.rows].shape[-2:]
+    picture = np.full((*size, 3), NO_FIELD, np.float32)
+    for box in reversed(fields):  # where fields overlap the first one is seen
+        ys, xs = _at(box.y, box.height, level), _at(box.x, box.width, level)
+        picture[ys, xs] = 0
+        for channel, tint in tints.items():
+            pixels = _project(image[str(level)], layout, channel, config.z, z, (ys, xs))
+            low, high = window.ends(channel)
+            pixels = (pixels / profile(window.profiles[channel], *pixels.shape) - low) / (high - low)
+            picture[ys, xs] += np.clip(pixels, 0, 1)[..., None] ** GAMMA * np.array(tint, np.float32)
+    shrink = max(max(size) / edge, 1.0)
+    shape = [max(round(n / shrink), 1) for n in size]
+    picture = np.clip(resize(picture, (*shape, 3), order=1, anti_aliasing=shrink > 1), 0, 1)
+    at = np.ix_(*(((np.arange(n) + 0.5) * whole / n).astype(int) for n, whole in zip(shape, size, strict=True)))
+    for number, array in reversed(list(enumerate(labels.values()))):
+        here = array[0, z][at]
+        lines, opacity = _outlines(here), _opacity(here)
+        picture[lines] += opacity * (_colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
+    return _data_url((picture * 255).astype(np.uint8))
+
+
+def pyramid_level(size: int, levels: int, edge: int) -> int:
+    """The smallest level of an image of `size` px (the larger of height and width) that has `edge` px; else 0."""
+    return max((level for level in range(levels) if size >> level >= edge), default=0)
+
+
+def channel_tints(config: Config) -> dict[str, tuple[float, float, float]]:
+    """The channels to show, the first of each label set, with their colours (red, green, blue from 0 to 1)."""
+    nuclear = {item.channels[0] for name, item in config.segmentation.items() if name.lower().startswith("nuc")}
+    channels = dict.fromkeys(item.channels[0] for item in config.segmentation.values())
+    if len(channels) == 1:
+        return dict.fromkeys(channels, (1.0, 1.0, 1.0))
+    others = iter(TINTS)
+    tints = {channel: NUCLEI_TINT if channel in nuclear else next(others, None) for channel in channels}
+    return {channel: tint for channel, tint in tints.items() if tint is not None}
+
+
+def hex_colour(tint: tuple[float, float, float]) -> str:
+    """A colour as style sheets write it."""
+    return "#" + "".join(f"{round(255 * part):02x}" for part in tint)
+
+
+def _at(start: int, size: int, level: int) -> slice:
+    return slice(start >> level, max((start + size) >> level, (start >> level) + 1))
+
+
+def _project(
+    array: Any, layout: WellLayout, channel: str, z_mode: str, z: int, place: tuple[slice, slice]
+) -> NDArray[np.float32]:
+    """A channel's pixels YX with its z planes made one; of the first time point."""
+    number = layout.channels.index(channel)
+    planes = list(layout.z_planes[number])
+    if z_mode not in ("max", "mean"):
+        wanted = z if z_mode == "keep" else int(z_mode.split()[1])
+        planes = [min(planes, key=lambda plane: (abs(plane - wanted), plane))]
+    stack = np.stack([array[(0, number, plane, *place)] for plane in planes])
+    projected: NDArray[np.float32] = (stack.mean(axis=0) if z_mode == "mean" else stack.max(axis=0)).astype(np.float32)
+    return projected
+
+
+def _outlines(labels: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Where a label differs from the one below or to the right: lines of one pixel, between touching objects too."""
+    lines = np.zeros(labels.shape, bool)
+    lines[:-1] = labels[:-1] != labels[1:]
+    lines[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return lines
+
+
+def _opacity(labels: NDArray[np.uint32]) -> float:
+    """Of outlines: less where objects are small, else there would be nothing but lines."""
+    width = np.sqrt(np.count_nonzero(labels) / max(len(np.unique(labels)) - 1, 1))
+    return float(min(width / CLEAR_PX, 1) ** 2)
+
+
+def _colour(code: str) -> NDArray[np.float32]:
+    return np.array([int(code[k : k + 2], 16) / 255 for k in (1, 3, 5)], np.float32)
 
 
 def _data_url(picture: NDArray[np.uint8]) -> str:
     import imagecodecs
 
-    data: Any = imagecodecs.jpeg8_encode(picture, level=80, subsampling="444")
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    data: Any = imagecodecs.webp_encode(picture, level=50, lossless=False, method=6)
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
 def profile_url(profile: NDArray[np.float32]) -> str:
