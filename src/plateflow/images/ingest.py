@@ -67,7 +67,4 @@ def ingest(context: JobContext, index: Index) -> Outcome:
     write_atomic(context.paths.planes, buffer.getvalue())
     write_atomic(context.paths.info, json.dumps(info, indent=1, ensure_ascii=False).encode() + b"\n")
     missing = int((planes["state"] == "missing").sum())
-    return Outcome(
-        info={"wells": len(layouts), "fields": info["fields"], "planes": len(planes), "missing": missing}
-        | {"manifest": manifest_digest(index)}
-    )
+    return Outcome(info={"wells": len(layouts), "fields": info["fields"], "planes": len(planes), "missing": missing})

@@ -216,9 +216,10 @@ class FlowEngine:
             y, x = canvas.tiles[index]
             total[2, y : y + TILE, x : x + TILE].sub_(self._weight, alpha=LOGIT_LIMIT)
         rows, columns = (torch.from_numpy(weight_sum(n)).to(self.device) for n in (height, width))
-        flow = total.div_((rows[:, None] * columns[None, :]).float())
+        for y in range(0, height, TILE):  # their product over the whole canvas would be as large as two channels
+            total[:, y : y + TILE].div_((rows[y : y + TILE, None] * columns).float())
         top, left = canvas.padding
-        flow = flow[:, top : top + canvas.grid[0], left : left + canvas.grid[1]]
+        flow = total[:, top : top + canvas.grid[0], left : left + canvas.grid[1]]
         if canvas.grid != canvas.shape:
             flow = F.interpolate(flow[None], size=canvas.shape, mode="bilinear", align_corners=False)[0]
         flow[2].clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
