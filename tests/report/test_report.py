@@ -16,6 +16,7 @@ from scipy import ndimage
 from plateflow.config import PlateEntry
 from plateflow.images.store import open_image
 from plateflow.report import sections
+from plateflow.report.page import render
 from plateflow.report.screen import write_screen
 from plateflow.report.thumbnails import pyramid_level
 from plateflow.state.journal import Entry, append_outcome
@@ -187,6 +188,14 @@ def test_a_section_that_fails_is_named_and_the_rest_goes_on(
     assert "ValueError: no &lt;b&gt;luck&lt;/b&gt;" in page
     assert 'id="well-B02"' in page
     assert plate.job("report").upstream("report")["", "", -1].info["failed sections"] == ["plate"]
+
+
+def test_of_many_bad_files_a_few_are_named() -> None:
+    item = {"well": "B02", "field": "", "stage": "tile", "state": "missing", "reason": "missing", "detail": "gone"}
+    item |= {"files": [f"raw/{n}.tif" for n in range(9)], "remedy": "copy them"}
+    text = text_of(render("left_out.html.j2", plate="p", items=[item], disagreements=[]))
+    assert "raw/5.tif and 3 more files" in text
+    assert "raw/6.tif" not in text
 
 
 def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: Planted, tmp_path: Path) -> None:
