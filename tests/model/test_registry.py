@@ -22,6 +22,13 @@ def test_a_file_tells_its_terms_and_its_hash(tmp_path: Path) -> None:
     assert "99th percentile" in info.normalisation
 
 
+def test_equal_models_give_equal_files(tmp_path: Path) -> None:
+    model = init_weights(FlowViT(FlowViTConfig(width=32, depth=1, heads=1, neck_width=16)), 0)
+    for name in "abcd":
+        save_model(model, tmp_path / f"{name}.safetensors", name="same", licence="CC0-1.0")
+    assert len({model_info(tmp_path / f"{name}.safetensors").sha256 for name in "abcd"}) == 1
+
+
 def test_a_changed_file_has_another_hash(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"one")

@@ -6,9 +6,12 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 UNKNOWN = "unknown: the file doesn't say"
 NORMALISATION = "1st and 99th percentile of a channel to 0 and 1, not clipped"
+METADATA_KEY = "plateflow"
+"""Of the entry in a safetensors header that holds, as JSON, what a model's file says of itself."""
 # A header longer than this is no header: the file isn't what its name says.
 _MAX_HEADER = 10_000_000
 
@@ -104,7 +107,7 @@ def model_info(name_or_path: str | Path) -> ModelInfo:
             diameter=card.diameter,
         )
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-    diameter = metadata.get("diameter", "")
+    diameter = metadata.get("diameter")
     return ModelInfo(
         name=metadata.get("name", path.name),
         path=path,
@@ -112,12 +115,12 @@ def model_info(name_or_path: str | Path) -> ModelInfo:
         licence=metadata.get("licence") or UNKNOWN,
         citation=metadata.get("citation") or UNKNOWN,
         normalisation=metadata.get("normalisation", NORMALISATION),
-        diameter=float(diameter) if diameter else None,
+        diameter=None if diameter is None else float(diameter),
     )
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata in the header of a safetensors file.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a safetensors file of ours says of itself: config, name, licence and so on; nothing for others.
 
     Raises:
         ValueError: if the header is cut short or isn't one.
@@ -131,7 +134,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         header = None
     if not isinstance(header, dict):
         raise ValueError(f"{path} isn't a safetensors file, or was cut short: copy it again.")
-    return dict(header.get("__metadata__", {}))
+    return dict(json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}")))
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plateflow.model.registry import NORMALISATION, find_weights
+from plateflow.model.registry import METADATA_KEY, NORMALISATION, find_weights, read_metadata
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, channels_last
 
 _FLOW_ROWS = 2 * PATCH**2  # of the 192 rows of the published `out` layer, these are dy and dx
@@ -50,7 +50,7 @@ def load_model(
     path = find_weights(name_or_path)
     metadata, names, read = _open(path)
     if "config" in metadata:
-        config = FlowViTConfig(**json.loads(metadata["config"]))
+        config = FlowViTConfig(**metadata["config"])
         state = {name: read(name).to(device, dtype) for name in names}
     elif any(name.removeprefix("module.") == "W2" for name in names):
         config = _published_config({name.removeprefix("module."): read(name).shape for name in names})
@@ -86,17 +86,18 @@ def save_model(
         dtype: of the tensors on disk.
     """
     metadata = {
-        "config": json.dumps(asdict(model.config), sort_keys=True),
+        "config": asdict(model.config),
         "name": name,
         "licence": licence,
         "citation": citation,
         "normalisation": NORMALISATION,
-        "diameter": "" if diameter is None else repr(float(diameter)),
+        "diameter": diameter,
     }
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    save_file(tensors, new, metadata)
+    # one entry alone: safetensors writes several in any order, and equal models should give equal files
+    save_file(tensors, new, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     new.chmod(0o644)  # safetensors writes files that their owner alone can read
     new.replace(path)
 
@@ -214,7 +215,7 @@ def _published_config(shapes: Mapping[str, torch.Size]) -> FlowViTConfig:
     return replace(VIT_L, depth=len(blocks), width=width, heads=width // dim, neck_width=neck_width)
 
 
-def _open(path: Path) -> tuple[Mapping[str, str], list[str], Callable[[str], Tensor]]:
+def _open(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], Tensor]]:
     """Map a weights file: its metadata, the names of its tensors, and a function that reads one."""
     unreadable = f"{path} can't be read as weights: it was cut short, or holds something else than tensors."
     if path.suffix == ".safetensors":
@@ -222,7 +223,7 @@ def _open(path: Path) -> tuple[Mapping[str, str], list[str], Callable[[str], Ten
             file = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise ValueError(unreadable) from error
-        return file.metadata() or {}, list(file.keys()), file.get_tensor
+        return read_metadata(path), list(file.keys()), file.get_tensor
     try:
         state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds for files that aren't its own

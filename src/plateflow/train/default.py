@@ -26,7 +26,7 @@ REAL = {
 HELD_OUT = "dsb2018_fluo_520_large"
 SIMULATED = (0.20, 0.20)
 FIELDS = 140
-RECIPE = Recipe(model=FlowViTConfig(width=192, depth=6, heads=3), steps=2800)
+RECIPE = Recipe(model=FlowViTConfig(width=192, depth=6, heads=3), steps=3000)
 LICENCE = "BSD-3-Clause; trained on CC0, MIT and simulated images: free for any use"
 CITATION = (
     "Plateflow default model. Training images: Caicedo et al., Nat. Methods 16, 1247 (2019), BBBC038v1; "

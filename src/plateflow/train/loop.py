@@ -26,7 +26,7 @@ class Recipe:
     seed: int = 0
     batch: int = 16
     crop: int = 128
-    large_from: float = 0.8
+    large_from: float = 0.75
     """Fraction of the steps after which crops have twice the side (and a batch a quarter as many): the tile's size."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
