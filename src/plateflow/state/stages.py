@@ -43,7 +43,14 @@ class Stage:
             yield from map(str, range(getattr(config.parts, self.scope)))
 
 
-READING = ("images/read.py", "images/layout.py", "images/illumination.py", "images/histograms.py")
+READING = (
+    "images/read.py",
+    "images/layout.py",
+    "images/illumination.py",
+    "images/histograms.py",
+    "images/normalise.py",
+)
+"""What decides which pixels a stage is given."""
 STAGES = {
     stage.name: stage
     for stage in (
