@@ -27,11 +27,11 @@ rule screen:
         PLAN.screen("log"),
     benchmark:
         PLAN.screen("benchmark")
-    params:
-        plates=list(PLAN.plates),
     resources:
         mem_mb=1000,
         runtime=30,
+    params:
+        plates=list(PLAN.plates),
     message:
         "the page over all plates"
     script:

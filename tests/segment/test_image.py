@@ -126,3 +126,14 @@ def test_channels_are_normalised_by_their_own_percentiles() -> None:
 @pytest.mark.parametrize(("tiles", "size"), [(1, 1), (4, 4), (9, 3), (25, 5), (16, 8), (7, 7)])
 def test_batches_have_no_empty_places_where_that_can_be(tiles: int, size: int) -> None:
     assert fitting_batch(tiles, largest=8) == size
+
+
+def test_a_channel_without_contrast_keeps_its_place() -> None:
+    """A blank first channel may not push the nuclei into its place: cells would become nuclei."""
+    from plateflow.segment.image import normalised
+
+    image = np.stack([np.full((8, 8), 7), np.arange(64).reshape(8, 8)])
+    made = normalised(image)
+    assert made.shape == image.shape
+    assert not made[0].any()
+    assert made[1].max() > 0.9

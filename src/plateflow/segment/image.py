@@ -32,8 +32,8 @@ def segment_image(
     """Segment the objects of an image.
 
     Each channel is normalised by its own 1st and 99th percentile. A picture YXS of 3 equal samples is taken as one
-    channel; a fourth sample is transparency and left out. Channels without contrast are left out too; an image that has
-    no other gives no objects.
+    channel; a fourth sample is transparency and left out. Channels without contrast are 0; an image that has no other
+    gives no objects.
 
     Args:
         image: YX, CYX, or YXS where S is 3 or 4 and last; any number type.
@@ -53,7 +53,7 @@ def segment_image(
     pixels = normalised(_pick(_as_cyx(np.asarray(image)), channels))
     info = describe_model(str(model))
     grid = grid_of(info, diameter, where="diameter")
-    if not len(pixels):
+    if not pixels.any():
         return np.zeros(np.asarray(image).shape[:2] if _is_yxs(image) else np.shape(image)[-2:], np.uint32)
 
     from plateflow.flows import labels_from_flows
@@ -123,9 +123,10 @@ def _pick(image: NDArray[Any], channels: Sequence[int] | None) -> NDArray[Any]:
 
 
 def normalised(image: NDArray[Any]) -> NDArray[np.float32]:
-    """The channels of a CYX image that have contrast, their 1st and 99th percentile at 0 and 1, not clipped.
+    """A CYX image, each channel's 1st and 99th percentile at 0 and 1, not clipped.
 
-    Where those two are equal (a few bright objects on nothing), the least and the greatest value are taken.
+    Where those two are equal (a few bright objects on nothing), the least and the greatest value are taken; a channel
+    without contrast is 0 throughout, in its place.
 
     Raises:
         PlateflowError: values are NaN or infinite.
@@ -135,11 +136,11 @@ def normalised(image: NDArray[Any]) -> NDArray[np.float32]:
         raise PlateflowError(
             f"the image has {bad} values that are NaN or infinite", remedy="mend them, or choose another channel"
         )
-    kept = []
-    for channel in image:
+    made = np.zeros(image.shape, np.float32)
+    for channel, out in zip(image, made, strict=True):
         low, high = np.percentile(channel, PERCENTILES)
         if not high > low:
             low, high = float(channel.min()), float(channel.max())
         if high > low:
-            kept.append(((channel.astype(np.float32) - np.float32(low)) / np.float32(high - low)).astype(np.float32))
-    return np.stack(kept) if kept else np.zeros((0, *image.shape[1:]), np.float32)
+            out[...] = (channel.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return made

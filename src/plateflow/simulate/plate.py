@@ -209,7 +209,7 @@ def simulate_plate(
 
 
 def _scene(rng: np.random.Generator, canvas: tuple[int, int], plan: WellPlan) -> SimulatedField:
-    """A toxic compound: fewer, larger nuclei, and more of the marker."""
+    """A toxic compound: fewer, larger nuclei, and more of the marker. An empty well holds medium alone."""
     shape = (canvas[0] + 2 * MARGIN_PX, canvas[1] + 2 * MARGIN_PX)
     diameter = DIAMETER_PX * (1 + 0.2 * plan.effect)
     density = 0.19 * (1 - 0.7 * plan.effect) * (diameter / DIAMETER_PX) ** 2
@@ -217,6 +217,7 @@ def _scene(rng: np.random.Generator, canvas: tuple[int, int], plan: WellPlan) ->
         rng,
         shape,
         density=0.0 if plan.role == "empty" else density,
+        debris=0.0 if plan.role == "empty" else 1.0,
         diameter_px=diameter,
         dim_fraction=0.22,
         marker=0.15 + 0.6 * plan.effect,
