@@ -114,8 +114,8 @@ def test_channels_are_normalised_by_their_own_percentiles() -> None:
     rng = np.random.default_rng(1)
     image = np.stack([rng.normal(500, 20, (100, 100)), np.full((100, 100), 3.0), rng.random((100, 100))])
     pixels = normalised(image)
-    assert pixels.shape == (2, 100, 100)
-    for channel in pixels:
+    assert not pixels[1].any()
+    for channel in pixels[[0, 2]]:
         np.testing.assert_allclose(np.percentile(channel, (1, 99)), (0, 1), atol=1e-4)
     assert pixels[0].max() > 1
     spot = np.zeros((1, 100, 100))

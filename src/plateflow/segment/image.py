@@ -32,8 +32,9 @@ def segment_image(
     """Segment the objects of an image.
 
     Each channel is normalised by its own 1st and 99th percentile. A picture YXS of 3 equal samples is taken as one
-    channel; a fourth sample is transparency and left out. Channels without contrast are 0; an image that has no other
-    gives no objects.
+    channel; a fourth sample is transparency and left out. A channel without contrast is passed over (a
+    picture whose nuclei are blue has them in its third), unless `channels` names it: then it keeps its place, as 0. An
+    image that has no other gives no objects.
 
     Args:
         image: YX, CYX, or YXS where S is 3 or 4 and last; any number type.
@@ -51,6 +52,8 @@ def segment_image(
             than three channels, or model or device can't be used.
     """
     pixels = normalised(_pick(_as_cyx(np.asarray(image)), channels))
+    if channels is None:
+        pixels = pixels[pixels.any(axis=(1, 2))]
     info = describe_model(str(model))
     grid = grid_of(info, diameter, where="diameter")
     if not pixels.any():
