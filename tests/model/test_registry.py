@@ -42,7 +42,7 @@ def test_the_default_model_fits_and_is_free_for_any_use() -> None:
     assert info.path == DEFAULT_FILE
     assert DEFAULT_FILE.stat().st_size <= 16 * 2**20
     assert "free for any use" in info.licence
-    assert info.diameter is None
+    assert info.diameter == 24.0
 
 
 def test_published_weights_are_found_where_the_environment_says(

@@ -85,6 +85,10 @@ def find_weights(name_or_path: str | Path) -> Path:
     return path
 
 
+TRAINED_DIAMETER = 24.0
+"""Of models trained here that don't say otherwise: the middle, by ratio, of the 11 to 50 px of `train.augment`."""
+
+
 def model_info(name_or_path: str | Path) -> ModelInfo:
     """Describe a model from its file (hash, metadata) and, for a published one, from what is known of it.
 
@@ -107,7 +111,7 @@ def model_info(name_or_path: str | Path) -> ModelInfo:
             diameter=card.diameter,
         )
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-    diameter = metadata.get("diameter")
+    diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else None)
     return ModelInfo(
         name=metadata.get("name", path.name),
         path=path,
