@@ -32,7 +32,7 @@ def test_a_phenix_plate(test_data, tmp_path):
         (file,) = planes.loc[planes["channel"] == channel["name"], "path"]
         assert np.array_equal(level0[0, number, 0], tifffile.imread(file))
     wells = pd.read_csv(paths.table("wells.csv")).iloc[0]
-    # The well is nearly empty: four nuclei by eye, of which two stand alone, at these places; a round cell on the right.
+    # Nearly empty: four nuclei by eye, two of which stand alone, at these places; the one on the right in a round cell.
     assert 3 <= wells["Count_Nuclei"] <= 12
     assert 1 <= wells["Count_Cells"] <= 12
     nuclei = zarr.open_array(paths.image("A01") / "labels/nuclei/0", mode="r")[0, 0]
