@@ -31,13 +31,14 @@ def check(
     for name in plates or list(project.plates):
         entry, _ = project.target(name)
         paths = project.paths(entry.plate)
+        found = check_plate(entry, project.config, deep=deep)
+        problems += found
         try:
-            problems += check_plate(entry, project.config, deep=deep)
             changed = changed_files(entry, paths)
         except PlateflowError as error:
-            problems.append(
-                Problem(severity="error", plate=entry.plate, what=f"{error.what}: {error.where}", remedy=error.remedy)
-            )
+            if not found:  # else the same fault of the index is told already
+                what = f"{error.what}: {error.where}"
+                problems.append(Problem(severity="error", plate=entry.plate, what=what, remedy=error.remedy))
             continue
         if changed:
             ask(paths, kind="changed", stage="ingest")
