@@ -128,6 +128,9 @@ def test_labels_follow_the_z_mode(tmp_path: Path) -> None:
     make(tmp_path, wells, z_mode="keep")
     assert store.open_image(paths, "B03")["labels/nuclei/0"].shape == (1, 3, 10, 10)
     assert files(paths.image("B03") / "0") == before
+    make(tmp_path, wells)
+    assert store.generation(paths, "B03", "nuclei") == 2, "back at the first shape, but what was in it is gone"
+    assert store.generation(paths, "B03") == 0
 
 
 def test_one_shard_a_level_and_the_fill_is_never_written(tmp_path: Path) -> None:

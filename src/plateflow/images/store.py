@@ -106,9 +106,10 @@ def create_plate(
         _write_group(image / "labels", {"ome": {"version": VERSION, "labels": list(label_sets)}})
 
 
-def generation(paths: PlatePaths, well: str) -> int:
-    """How often the well's image was replaced: what was written into an earlier one is gone."""
-    return int(_own_attributes(paths.image(well)).get("generation", -1))
+def generation(paths: PlatePaths, well: str, label_set: str = "") -> int:
+    """How often the well's image, or a label set of it, was replaced: what was written into an earlier one is gone."""
+    group = paths.image(well) / "labels" / label_set if label_set else paths.image(well)
+    return int(_own_attributes(group).get("generation", -1))
 
 
 def open_image(paths: PlatePaths, well: str) -> Any:
@@ -198,10 +199,10 @@ def _at(level: int, y: int, x: int, block: NDArray[Any]) -> tuple[slice, slice]:
 
 
 def _make_labels(group: Path, layout: WellLayout, levels: int, z_mode: str) -> None:
-    """Make a label set's arrays unless they are there in this very shape."""
+    """Make a label set's arrays unless they are there in this very shape; of new ones the generation rises by one."""
     shape = layout.label_shape(z_mode)
     files = _arrays(shape, "uint32", block_edge(layout, levels), levels, "tzyx")
-    attributes = {
+    attributes: dict[str, Any] = {
         "ome": {
             "version": VERSION,
             "image-label": {"version": VERSION, "source": {"image": "../../"}},
@@ -209,6 +210,8 @@ def _make_labels(group: Path, layout: WellLayout, levels: int, z_mode: str) -> N
         }
     }
     there = all((group / name).is_file() and (group / name).read_bytes() == data for name, data in files.items())
+    old = _own_attributes(group).get("generation", -1)
+    attributes["plateflow"] = {"generation": old if there else old + 1}
     if there:
         _write_group(group, attributes)
     else:

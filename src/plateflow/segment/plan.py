@@ -174,6 +174,8 @@ def follow_units(context: JobContext, wells: list[str]) -> list[Unit]:
 
 def stitch_units(context: JobContext, wells: list[str]) -> list[Unit]:
     """The units of `stitch` in some wells; `data` are the blocks of the well, as `follow` numbers them."""
+    from plateflow.images.store import generation
+
     followed = context.upstream("follow")
     units: dict[Key, Unit] = {}
     parts: dict[Key, list[Unit]] = {}
@@ -185,7 +187,11 @@ def stitch_units(context: JobContext, wells: list[str]) -> list[Unit]:
         units[(well, label_set, -1)] = Unit(
             well=well,
             label_set=label_set,
-            depends={"follow": [entry.fingerprint for entry in entries], "parameters": settings},
+            depends={
+                "follow": [entry.fingerprint for entry in entries],
+                "parameters": settings,
+                "label arrays": generation(context.paths, well, label_set),
+            },
             upstream=upstream_of(entries),
             data=[block.data for block in blocks],
         )
