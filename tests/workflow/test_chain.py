@@ -1,5 +1,8 @@
 """One run of the whole chain: what lies there afterwards, and whether others can read it."""
 
+# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
+# about 25 s on 2 cores, and less would not be the real thing.
+
 import json
 import subprocess
 import sys

@@ -1,5 +1,8 @@
 """Broken files, killed runs, failing jobs, a full disk: what is left, and what the next run does."""
 
+# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
+# about 25 s on 2 cores, and less would not be the real thing.
+
 import os
 import shutil
 import signal

@@ -1,5 +1,8 @@
 """What runs again after a change, and what doesn't: at the level of the well."""
 
+# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
+# about 25 s on 2 cores, and less would not be the real thing.
+
 import os
 import shutil
 import subprocess

@@ -1,5 +1,8 @@
 """Every key of the configuration does something: one run with nearly all of them changed, beside a usual one."""
 
+# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
+# about 25 s on 2 cores, and less would not be the real thing.
+
 import numpy as np
 import pytest
 
