@@ -118,7 +118,8 @@ def test_a_killed_run_goes_on_where_it_was(project, whom, stage):
     assert "Cleared the lock" in output
     project.snakemake()
     assert set(project.sequences().values()) == {1}, "no unit was done twice"
-    assert len(done) < sum(key[0] == stage for key in project.sequences()) or whom == "driver"
+    if whom == "everything" and stage != "infer":  # infer pools the wells: they may all be written within a millisecond
+        assert len(done) < sum(key[0] == stage for key in project.sequences()), "killed in the middle of the part"
     assert project.results() == undisturbed
 
 
