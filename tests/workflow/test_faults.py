@@ -84,10 +84,8 @@ def test_a_rerun_that_fails_in_the_middle_is_made_good_by_a_plain_rerun(project)
     assert project.results() == fresh
 
 
-@pytest.mark.parametrize(
-    ("whom", "stage"),
-    [("everything", "tile"), ("everything", "infer"), ("everything", "stitch"), ("driver", "features")],
-)
+@pytest.mark.parametrize("stage", ["tile", "infer", "stitch", "features"])
+@pytest.mark.parametrize("whom", ["everything", "driver"])
 def test_a_killed_run_goes_on_where_it_was(project, whom, stage):
     # Over 20 s: a whole run from nothing, twice begun.
     undisturbed = project.results()
@@ -118,8 +116,7 @@ def test_a_killed_run_goes_on_where_it_was(project, whom, stage):
     assert "Cleared the lock" in output
     project.snakemake()
     assert set(project.sequences().values()) == {1}, "no unit was done twice"
-    if whom == "everything" and stage != "infer":  # infer pools the wells: they may all be written within a millisecond
-        assert len(done) < sum(key[0] == stage for key in project.sequences()), "killed in the middle of the part"
+    assert len(done) < sum(key[0] == stage for key in project.sequences()) or whom == "driver"
     assert project.results() == undisturbed
 
 

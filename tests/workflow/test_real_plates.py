@@ -37,7 +37,8 @@ def test_a_phenix_plate(test_data, tmp_path):
     assert 1 <= wells["Count_Cells"] <= 12
     nuclei = zarr.open_array(paths.image("A01") / "labels/nuclei/0", mode="r")[0, 0]
     assert nuclei[517, 240] and nuclei[432, 408] and nuclei[517, 240] != nuclei[432, 408]
-    assert 900 < np.count_nonzero(nuclei == nuclei[517, 240]) < 2000
+    # Measured without the pipeline: 1,153 px of the raw plane lie above half way from its background to the plateau.
+    assert abs(np.count_nonzero(nuclei == nuclei[517, 240]) / 1153 - 1) < 0.1
     cells = zarr.open_array(paths.image("A01") / "labels/cells/0", mode="r")[0, 0]
     assert cells[432, 408]
     assert np.mean(nuclei == 0) > 0.98
