@@ -11,8 +11,9 @@ import tifffile
 from plateflow.config import PlateflowError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pixels import PlaneError
-from plateflow.simulate.harmony import NAMESPACE, Record, write_index
+from plateflow.simulate.harmony import NAMESPACE, file_name, write_index
 from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
+from plateflow.simulate.record import About, Record
 
 
 def make_plate(folder: Path, records: list[Record], *, shape: tuple[int, int] = (8, 12)) -> Path:
@@ -20,10 +21,9 @@ def make_plate(folder: Path, records: list[Record], *, shape: tuple[int, int] = 
     images = folder / "Images"
     images.mkdir(parents=True)
     for n, record in enumerate(records):
-        tifffile.imwrite(images / record.file_name, np.full((20, 30), n + 1, np.uint16))
-    write_index(
-        images / "Index.idx.xml", records, plate="p", plate_shape=shape, field_shape=(20, 30), pixel_size_um=0.5
-    )
+        tifffile.imwrite(images / file_name(record), np.full((20, 30), n + 1, np.uint16))
+    about = About(plate="p", plate_shape=shape, field_shape=(20, 30), pixel_size_um=0.5)
+    write_index(images / "Index.idx.xml", [(record, False) for record in records], about)
     return folder
 
 
@@ -203,8 +203,8 @@ def test_units_of_positions(tmp_path: Path, unit: str, text: str) -> None:
 def test_missing_planes_are_rows(tmp_path: Path) -> None:
     records = two_fields()
     folder = make_plate(tmp_path / "p", records[:3])  # no record of field 2, AGP
-    (folder / "Images" / records[1].file_name).unlink()
-    edit(folder, f"<URL>{records[2].file_name}</URL>", "<URL></URL>")
+    (folder / "Images" / file_name(records[1])).unlink()
+    edit(folder, f"<URL>{file_name(records[2])}</URL>", "<URL></URL>")
     planes = open_plate(folder).planes.set_index(["field", "channel"])
     assert planes["reason"].to_dict() == {
         **{("1", "DNA"): "", ("1", "AGP"): "missing", ("2", "DNA"): "no_record", ("2", "AGP"): "no_record"}
@@ -266,7 +266,7 @@ def test_a_field_with_channels_of_different_sizes_is_left_to_its_files(tmp_path:
     assert set(plate.planes["height"]) == {20}
     assert "well B03, field 2: DNA 20 x 30, AGP 10 x 30 px" in plate.info["disagreements"][-1]
     assert plate.read("B03", "2", "AGP").shape == (20, 30)  # the file was right
-    tifffile.imwrite(folder / "Images" / records[3].file_name, np.zeros((10, 30), np.uint16))
+    tifffile.imwrite(folder / "Images" / file_name(records[3]), np.zeros((10, 30), np.uint16))
     with pytest.raises(PlaneError, match="wrong_size"):
         open_plate(folder).read("B03", "2", "AGP")
     assert open_plate(folder).read("B03", "1", "AGP").shape == (20, 30)

@@ -8,83 +8,79 @@ its well, and the stage's y axis points up, against the rows of the image.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from plateflow.simulate.record import LIGHT, About, FaultKind, Record, write_tiff
 
 NAMESPACE = "http://www.perkinelmer.com/PEHH/HarmonyV5"
 START = "2026-03-02T09:30:00.0000000+01:00"
 
-# name in the file, excitation and emission (nm), exposure (s); other channels get the last row's numbers
-_LIGHT = {"DNA": (375, 456, 0.1), "AGP": (561, 599, 0.2), "Marker": (488, 522, 0.2)}
-_PLATE_TYPES = {(8, 12): "96 well", (16, 24): "384 well", (32, 48): "1536 well"}
+
+class HarmonyLayout:
+    """A measurement as Harmony exports it: images and index lie in its `Images`."""
+
+    def __init__(self, out: Path, about: About) -> None:
+        self.about = about
+        self.raw = out / f"{about.plate}__{START[:19].replace(':', '_')}-Measurement 1"
+        (self.raw / "Images").mkdir(parents=True, exist_ok=True)
+        self.records: list[tuple[Record, bool]] = []
+
+    def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:
+        """Write one plane; with the fault `error` the index has it without a file."""
+        self.records.append((record, "error" in faults))
+        write_tiff(self.raw / "Images" / file_name(record), pixels, faults)
+
+    def finish(self) -> None:
+        """Write the index."""
+        write_index(self.raw / "Images" / "Index.idx.xml", self.records, self.about)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One plane of the index: row, column, field and channel from 0, position of the field's centre in um (y down)."""
-
-    row: int
-    column: int
-    field: int
-    channel: int
-    channel_name: str
-    y_um: float
-    x_um: float
-
-    @property
-    def file_name(self) -> str:
-        """The name that Harmony gives the file."""
-        return f"r{self.row + 1:02d}c{self.column + 1:02d}f{self.field + 1:02d}p01-ch{self.channel + 1}sk1fk1fl1.tiff"
-
-    @property
-    def _well(self) -> str:
-        return f"{self.row + 1:02d}{self.column + 1:02d}"
-
-    @property
-    def _id(self) -> str:
-        return f"{self._well}K1F{self.field + 1}P1R{self.channel + 1}"
+def file_name(record: Record) -> str:
+    """The name that Harmony gives the file."""
+    return (
+        f"r{record.row + 1:02d}c{record.column + 1:02d}f{record.field + 1:02d}p{record.z + 1:02d}"
+        f"-ch{record.channel + 1}sk{record.t + 1}fk1fl1.tiff"
+    )
 
 
-def folder_name(plate: str) -> str:
-    """The folder of a measurement, as Harmony exports it; the images and the index lie in its `Images`."""
-    return f"{plate}__{START[:19].replace(':', '_')}-Measurement 1"
+def _well(record: Record) -> str:
+    return f"{record.row + 1:02d}{record.column + 1:02d}"
 
 
-def write_index(
-    path: Path,
-    records: Sequence[Record],
-    *,
-    plate: str,
-    plate_shape: tuple[int, int],
-    field_shape: tuple[int, int],
-    pixel_size_um: float,
-) -> None:
-    """Write `Index.idx.xml` for these planes, whether or not their files exist."""
+def _id(record: Record) -> str:
+    return f"{_well(record)}K{record.t + 1}F{record.field + 1}P{record.z + 1}R{record.channel + 1}"
+
+
+def write_index(path: Path, records: Sequence[tuple[Record, bool]], about: About) -> None:
+    """Write `Index.idx.xml` for these planes, whether or not their files exist; True: without the file's name."""
     root = ET.Element("EvaluationInputData", {"xmlns": NAMESPACE, "Version": "1"})
     _texts(root, User="simulated", InstrumentType="Phenix")
-    about = ET.SubElement(ET.SubElement(root, "Plates"), "Plate")
+    plate = ET.SubElement(ET.SubElement(root, "Plates"), "Plate")
     _texts(
-        about,
-        PlateID=plate,
+        plate,
+        PlateID=about.plate,
         MeasurementID="00000000-0000-4000-8000-000000000001",
         MeasurementStartTime=START,
-        Name=plate,
-        PlateTypeName=_PLATE_TYPES.get(plate_shape, f"{plate_shape[0] * plate_shape[1]} well"),
-        PlateRows=plate_shape[0],
-        PlateColumns=plate_shape[1],
+        Name=about.plate,
+        PlateTypeName=f"{about.plate_shape[0] * about.plate_shape[1]} well",
+        PlateRows=about.plate_shape[0],
+        PlateColumns=about.plate_shape[1],
     )
     wells: dict[str, list[Record]] = {}
-    for record in records:
-        wells.setdefault(record._well, []).append(record)
+    for record, _ in records:
+        wells.setdefault(_well(record), []).append(record)
     listed = ET.SubElement(root, "Wells")
     for name, members in wells.items():
-        ET.SubElement(about, "Well", {"id": name})
+        ET.SubElement(plate, "Well", {"id": name})
         well = ET.SubElement(listed, "Well")
         _texts(well, id=name, Row=members[0].row + 1, Col=members[0].column + 1)
         for record in members:
-            ET.SubElement(well, "Image", {"id": record._id})
-    channels = {record.channel: record.channel_name for record in records}
+            ET.SubElement(well, "Image", {"id": _id(record)})
+    channels = {record.channel: record.channel_name for record, _ in records}
     entries = ET.SubElement(ET.SubElement(root, "Maps"), "Map")
     for channel, name in sorted(channels.items()):
         entry = ET.SubElement(entries, "Entry", {"ChannelID": str(channel + 1)})
@@ -95,25 +91,26 @@ def write_index(
             f"Foreground: {{{flat}}}, Version: Acapella:2013}}",
         )
     images = ET.SubElement(root, "Images")
-    for record in records:
-        _image(images, record, field_shape, pixel_size_um)
+    for record, lost in records:
+        _image(images, record, about, lost=lost)
     ET.indent(root)
     path.write_bytes(b'<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="utf-8") + b"\n")
 
 
-def _image(parent: ET.Element, record: Record, field_shape: tuple[int, int], pixel_size_um: float) -> None:
-    excitation, emission, exposure = _LIGHT.get(record.channel_name, _LIGHT["Marker"])
+def _image(parent: ET.Element, record: Record, about: About, *, lost: bool) -> None:
+    emission, exposure = LIGHT.get(record.channel_name, LIGHT["Marker"])
+    field_shape = about.field_shape
     image = ET.SubElement(parent, "Image", {"Version": "1"})
     _texts(
         image,
-        id=record._id,
+        id=_id(record),
         State="Ok",
-        URL=record.file_name,
+        URL="" if lost else file_name(record),
         Row=record.row + 1,
         Col=record.column + 1,
         FieldID=record.field + 1,
-        PlaneID=1,
-        TimepointID=0,
+        PlaneID=record.z + 1,
+        TimepointID=record.t,
         ChannelID=record.channel + 1,
         FlimID=1,
         ChannelName=record.channel_name,
@@ -122,18 +119,18 @@ def _image(parent: ET.Element, record: Record, field_shape: tuple[int, int], pix
         IlluminationType="Epifluorescence",
         ChannelType="Fluorescence",
     )
-    resolution, metres = repr(pixel_size_um * 1e-6), "m"
+    resolution, metres = repr(about.pixel_size_um * 1e-6), "m"
     _quantity(image, "ImageResolutionX", resolution, metres)
     _quantity(image, "ImageResolutionY", resolution, metres)
     _texts(image, ImageSizeX=field_shape[1], ImageSizeY=field_shape[0], BinningX=2, BinningY=2, MaxIntensity=65535)
     _texts(image, CameraType="Simulated")
     _quantity(image, "PositionX", repr(record.x_um * 1e-6), metres)
     _quantity(image, "PositionY", repr(0.0 - record.y_um * 1e-6), metres)
-    _quantity(image, "PositionZ", "-5E-06", metres)
+    _quantity(image, "PositionZ", repr(record.z_um * 1e-6), metres)
     _quantity(image, "AbsPositionZ", "0.134611905", metres)
     _quantity(image, "MeasurementTimeOffset", "0", "s")
     _texts(image, AbsTime=START)
-    _quantity(image, "MainExcitationWavelength", str(excitation), "nm")
+    _quantity(image, "MainExcitationWavelength", str(emission - 80), "nm")
     _quantity(image, "MainEmissionWavelength", str(emission), "nm")
     _quantity(image, "ObjectiveMagnification", "20", "")
     _quantity(image, "ObjectiveNA", "0.8", "")

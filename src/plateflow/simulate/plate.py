@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from plateflow.paths import parse_well
 from plateflow.simulate.cells import CHANNELS, Float, SimulatedField, camera, illumination_profile, simulate_field
-from plateflow.simulate.harmony import Record, folder_name, write_index
+from plateflow.simulate.layouts import LAYOUTS
+from plateflow.simulate.record import About, FaultKind, Record
 
-FaultKind = Literal["defocus", "truncated", "missing", "32bit", "size", "constant", "nan", "zero-byte"]
 Role = Literal["negative", "positive", "treatment", "empty"]
 
 DIAMETER_PX = 21.0
@@ -105,7 +104,7 @@ def simulate_plate(
     field_shape: tuple[int, int] = (384, 384),
     overlap_px: int = 0,
     channels: Sequence[str] = CHANNELS,
-    layout: Literal["harmony", "pattern"] = "harmony",
+    layout: str = "harmony",
     faults: Sequence[Fault] = (),
     plate: str = "demo",
     plate_shape: tuple[int, int] = (8, 12),
@@ -114,10 +113,9 @@ def simulate_plate(
 ) -> SimulatedPlate:
     """Write a plate, its plate map and its truth below `out`.
 
-    The plate's folder is `<plate>__<time>-Measurement 1` (harmony) or `<plate>` (pattern: `B02_s1_w1.tif`, no
-    positions). The map is `platemap.csv`. `truth/` has, a well, `<well>.npz` with `nuclei` and `cells` (uint32 YX on
-    the well's canvas: the box around its fields), `truth.csv` (one line a well) and `truth.json` (pixel size, each
-    field's top left corner on the canvas in px, faults).
+    The plate's folder is named as the layout has it. The map is `platemap.csv`. `truth/` has, a well, `<well>.npz`
+    with `nuclei` and `cells` (uint32 YX on the well's canvas: the box around its fields), `truth.csv` (one line a
+    well) and `truth.json` (pixel size, each field's top left corner on the canvas in px, faults).
 
     Args:
         out: folder to write to; made where it is missing.
@@ -126,7 +124,7 @@ def simulate_plate(
         field_shape: height and width of a field in px.
         overlap_px: by how much neighbouring fields overlap.
         channels: which of DNA, AGP, Marker, in this order.
-        layout: vendor layout.
+        layout: one of `plateflow.simulate.layouts.LAYOUTS`.
         faults: what goes wrong.
         plate: the plate's name.
         plate_shape: rows and columns of the plate.
@@ -142,17 +140,14 @@ def simulate_plate(
     corners = [(n // across * (height - overlap_px), n % across * (width - overlap_px)) for n in range(fields)]
     canvas = (max(y for y, _ in corners) + height, max(x for _, x in corners) + width)
 
-    raw = out / (folder_name(plate) if layout == "harmony" else plate)
-    images = raw / "Images" if layout == "harmony" else raw
-    truth = out / "truth"
-    for folder in (images, truth):
-        folder.mkdir(parents=True, exist_ok=True)
+    about = About(plate=plate, plate_shape=plate_shape, field_shape=field_shape, pixel_size_um=pixel_size_um)
+    writer, truth = LAYOUTS[layout](out, about), out / "truth"
+    truth.mkdir(parents=True, exist_ok=True)
     falloff = (0.35, 0.25, 0.30)
     light = [
         illumination_profile(np.random.default_rng([seed, 1, n]), field_shape, falloff[n % 3])
         for n in range(len(channels))
     ]
-    records: list[Record] = []
     rows: list[dict[str, object]] = []
     for plan in plans:
         row, column = parse_well(plan.well)
@@ -179,23 +174,13 @@ def simulate_plate(
                     y_um=(top + height / 2 - canvas[0] / 2) * pixel_size_um,
                     x_um=(left + width / 2 - canvas[1] / 2) * pixel_size_um,
                 )
-                records.append(record)
-                file = record.file_name if layout == "harmony" else f"{plan.well}_s{field + 1}_w{channel + 1}.tif"
                 kinds = [f.kind for f in wrong if f.field == field and f.channel in {None, channel}]
-                _write_plane(images / file, stack[channel], kinds)
+                writer.write(record, stack[channel], kinds)
         rows.append(_write_truth(truth, scene, plan, canvas))
-    if layout == "harmony":
-        write_index(
-            images / "Index.idx.xml",
-            records,
-            plate=plate,
-            plate_shape=plate_shape,
-            field_shape=field_shape,
-            pixel_size_um=pixel_size_um,
-        )
+    writer.finish()
     _write_csv(out / "platemap.csv", [{k: row[k] for k in ("well", "role", "treatment", "dose")} for row in rows])
     _write_csv(truth / "truth.csv", rows)
-    about = {
+    described = {
         "plate": plate,
         "pixel_size_um": pixel_size_um,
         "field_shape": list(field_shape),
@@ -204,8 +189,8 @@ def simulate_plate(
         "channels": list(channels),
         "faults": [vars(fault) for fault in faults],
     }
-    (truth / "truth.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return SimulatedPlate(raw=raw, plate_map=out / "platemap.csv", truth=truth)
+    (truth / "truth.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    return SimulatedPlate(raw=writer.raw, plate_map=out / "platemap.csv", truth=truth)
 
 
 def _scene(rng: np.random.Generator, canvas: tuple[int, int], plan: WellPlan) -> SimulatedField:
@@ -243,30 +228,6 @@ def _record_field(
         taken = camera(rng, {name: scene.channels[name][wide]}, illumination=lit, defocus_px=defocus_px)
         planes.append(taken[0][inner])
     return np.stack(planes)
-
-
-def _write_plane(path: Path, plane: NDArray[np.uint16], kinds: Sequence[FaultKind]) -> None:
-    """Write a plane as it should be, or with what is wrong with it."""
-    stored: NDArray[np.generic] = plane
-    for kind in kinds:
-        if kind == "missing":
-            return
-        if kind == "zero-byte":
-            path.write_bytes(b"")
-            return
-        if kind == "32bit":
-            stored = plane.astype(np.uint32)
-        elif kind == "size":
-            stored = plane[: plane.shape[0] // 2]
-        elif kind == "constant":
-            stored = np.full_like(plane, 200)
-        elif kind == "nan":
-            stored = plane.astype(np.float32)
-            stored[::7, ::5] = np.nan
-    tifffile.imwrite(path, stored, compression="lzw", rowsperstrip=stored.shape[0], metadata=None)
-    if "truncated" in kinds:
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
 
 
 def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, canvas: tuple[int, int]) -> dict[str, object]:

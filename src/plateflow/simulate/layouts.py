@@ -1,0 +1,36 @@
+"""The layouts in which a simulated plate can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from plateflow.paths import well_name
+from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.record import About, FaultKind, Layout, Record, write_tiff
+
+
+class PatternLayout:
+    """Names alone, `B02_s1_w1.tif`, with `_t2_z3` where there is a time and a height."""
+
+    def __init__(self, out: Path, about: About) -> None:
+        self.raw = out / about.plate
+        self.raw.mkdir(parents=True, exist_ok=True)
+
+    def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:
+        """Write one plane."""
+        name = f"{well_name(record.row, record.column)}_s{record.field + 1}_w{record.channel + 1}"
+        more = f"_t{record.t + 1}_z{record.z + 1}" if record.t or record.z or record.z_um else ""
+        write_tiff(self.raw / f"{name}{more}.tif", pixels, faults)
+
+    def finish(self) -> None:
+        """There are no metadata."""
+
+
+LAYOUTS: dict[str, type[Layout]] = {
+    "harmony": HarmonyLayout,
+    "pattern": PatternLayout,
+}

@@ -1,0 +1,85 @@
+"""What simulated layouts share: the place of a plane, what is known of its plate, a TIFF with what is wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+FaultKind = Literal["defocus", "truncated", "missing", "error", "32bit", "size", "constant", "nan", "zero-byte"]
+
+# emission (nm) and exposure (s) by the channel's name; other channels get the last row's numbers
+LIGHT = {"DNA": (456, 0.1), "AGP": (599, 0.2), "Marker": (522, 0.2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One plane: row, column, field, channel, t and z from 0, position of the field's centre in um (y down)."""
+
+    row: int
+    column: int
+    field: int
+    channel: int
+    channel_name: str
+    y_um: float
+    x_um: float
+    t: int = 0
+    z: int = 0
+    z_um: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of a simulated plate: name, rows and columns, height and width of its fields in px, pixel size."""
+
+    plate: str
+    plate_shape: tuple[int, int] = (8, 12)
+    field_shape: tuple[int, int] = (384, 384)
+    pixel_size_um: float = 0.6
+
+
+class Layout(Protocol):
+    """Writes a plate as a vendor would: every plane once, then `finish`."""
+
+    raw: Path
+    """The plate's folder."""
+
+    def __init__(self, out: Path, about: About) -> None:
+        """Make the plate's folder below `out`."""
+
+    def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:
+        """Write one plane (height, width), or with `faults` what is wrong with it."""
+
+    def finish(self) -> None:
+        """Write the metadata."""
+
+
+def write_tiff(path: Path, plane: NDArray[Any], faults: Collection[FaultKind] = (), *, description: str = "") -> None:
+    """Write a plane as a TIFF as it should be, or with what is wrong with it."""
+    stored = plane
+    if "missing" in faults or "error" in faults:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "zero-byte" in faults:
+        path.write_bytes(b"")
+        return
+    for fault in faults:
+        if fault == "32bit":
+            stored = plane.astype(np.uint32)
+        elif fault == "size":
+            stored = plane[: plane.shape[0] // 2]
+        elif fault == "constant":
+            stored = np.full_like(plane, 200)
+        elif fault == "nan":
+            stored = plane.astype(np.float32)
+            stored[::7, ::5] = np.nan
+    tags: Any = {"description": description} if description else {}
+    tifffile.imwrite(path, stored, compression="lzw", rowsperstrip=stored.shape[0], metadata=None, **tags)
+    if "truncated" in faults:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
