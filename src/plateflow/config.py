@@ -111,7 +111,7 @@ class Features(Section):
 
 
 class Quality(Section):
-    """When a field or well is flagged. A flag marks; it never leaves anything out."""
+    """When a field or well is flagged; stats.exclude_flags says which flags leave it out of the well tables."""
 
     focus_mad: float = Field(
         6.0, gt=0, description="flag focus: a field's sharpness lies this many MADs below the plate's median"
@@ -122,6 +122,22 @@ class Quality(Section):
     intensity_mad: float = Field(
         6.0, gt=0, description="flag intensity: a well's background or brightness lies this many MADs off the plate's"
     )
+
+
+class Stats(Section):
+    """From cells to wells: what is left out, normalisation, hits."""
+
+    exclude_flags: list[Literal["focus", "saturated", "empty", "intensity"]] = Field(
+        ["focus", "saturated"],
+        description="fields (of intensity: wells) with one of these flags are left out of the well tables",
+    )
+    by_field: bool = Field(False, description="write fields.parquet too: counts and medians of every field")
+    normalise: Literal["negative robust", "negative standard", "plate robust", "plate standard"] = Field(
+        "negative robust",
+        description="what wells are compared with: negative controls, or all wells of the plate but positive controls; "
+        "robust: median and MAD, standard: mean and standard deviation",
+    )
+    fdr: float = Field(0.05, gt=0, lt=1, description="false discovery rate at which a treatment is called a hit")
 
 
 class Config(Section):
@@ -149,6 +165,7 @@ class Config(Section):
     )
     features: Features = Features()
     quality: Quality = Quality()
+    stats: Stats = Stats()
 
     @field_validator("z")
     @classmethod

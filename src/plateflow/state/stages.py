@@ -166,7 +166,11 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
         case "features":
             return {"rows": config.rows, "label_sets": list(config.segmentation)}
         case "aggregate":
-            return {"quality": config.quality.model_dump(), "rows": config.rows}
+            return {
+                "quality": config.quality.model_dump(),
+                "stats": config.stats.model_dump(mode="json"),
+                "rows": config.rows,
+            }
     return {}
 
 
