@@ -14,7 +14,7 @@ define step
 @printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
 endef
 
-.PHONY: demo test check peers config train-default clean
+.PHONY: demo test check config train-default clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -23,8 +23,13 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(call step,set-up 3/3: Plateflow and what it needs,$(BIN)/pip install -c constraints.txt -e .)
 	@touch $@
 
+# Cellpose asks for other versions of torch than ours, so it comes without its dependencies (the extra `peers` has the few
+# that it lacks), and torchvision, built for another torch, is left its pure Python part: the peer needs no more.
+TORCHVISION := $(shell sed -n 's/^torchvision==//p' constraints.txt)
 $(VENV)/.dev: $(VENV)/.core
-	$(call step,set-up for tests: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers]')
+	$(call step,set-up for tests 1/2: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers]')
+	$(call step,set-up for tests 2/2: Cellpose,$(BIN)/pip install -c constraints.txt --no-deps cellpose segment-anything torchvision)
+	@echo "__version__ = '$(TORCHVISION)'" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/torchvision/__init__.py"
 	@touch $@
 
 comma := ,
@@ -41,18 +46,6 @@ check: $(VENV)/.dev
 	$(call step,lint: imports run downwards,$(BIN)/lint-imports)
 	$(call step,lint: types,$(BIN)/mypy)
 
-# Cellpose asks for other versions than ours, and its own dependencies can't be had beside them: an environment apart.
-PEERS := .venv-peers
-$(PEERS)/.done: constraints.txt
-	$(call step,set-up of peers: virtual environment and torch,$(PYTHON) -m venv $(PEERS) && $(PEERS)/bin/pip install $(TORCH_ARGS) '$(TORCH)')
-	$(call step,set-up of peers: what both need,$(PEERS)/bin/pip install -c constraints.txt numpy scipy numba scikit-image zarr pytest hypothesis tifffile imagecodecs tqdm natsort psutil fastremap fill-voids roifile opencv-python-headless)
-	$(call step,set-up of peers: Cellpose,$(PEERS)/bin/pip install --no-deps cellpose==4.2.1.1 segment-anything==1.0 torchvision==0.29.1)
-	@echo '__version__ = "0.29.1"' > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/torchvision/__init__.py"
-	@touch $@
-
-peers: $(PEERS)/.done
-	$(call step,comparison with peers,PYTHONPATH=src $(PEERS)/bin/python -m pytest tests/peers)
-
 config: $(VENV)/.core
 	$(call step,write the default configuration and its schema,$(BIN)/python -m plateflow.cli.defaults)
 
@@ -60,4 +53,4 @@ train-default: $(VENV)/.core
 	$(call step,train the default model,$(BIN)/python -m plateflow.train.default)
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo .snakemake
+	rm -rf $(VENV) demo .snakemake

@@ -1,7 +1,4 @@
-"""Side by side with Cellpose 4.2.1.1, where it is installed (see the Makefile): an independent check.
-
-Runs in an environment of its own, because Cellpose doesn't live with this project's other dependencies.
-"""
+"""Side by side with Cellpose 4.2.1.1, which `make test` installs (see the Makefile): an independent check."""
 
 import sys
 from pathlib import Path
@@ -9,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-dynamics = pytest.importorskip("cellpose.dynamics", reason="Cellpose isn't installed: make peers")
+dynamics = pytest.importorskip("cellpose.dynamics", reason="Cellpose isn't installed: make test installs it")
 peer_metrics = pytest.importorskip("cellpose.metrics")
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
