@@ -21,6 +21,7 @@ def test_the_default_file_loads_as_the_defaults():
         ({"parts": {"cpu": 3, "gpu": 2}}, "must divide"),
         ({"features": {"rows": "spots"}}, "not a label set"),
         ({"z": "median"}, "z must be"),
+        ({"segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}}}, r"nuclei.dimensions is 3.*set z to keep"),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
     ],
 )

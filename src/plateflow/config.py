@@ -100,6 +100,9 @@ class LabelSet(Section):
         0.4, ge=0, description="objects whose mean squared flow error is greater are dropped; 0 keeps all"
     )
     min_size_px: int = Field(15, ge=0, description="objects with fewer pixels are dropped")
+    dimensions: Literal[2, 3] = Field(
+        2, description="3: objects go through the planes of the z stack, which needs z: keep; 2: each plane by itself"
+    )
 
 
 class Features(Section):
@@ -193,6 +196,16 @@ class Config(Section):
             raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({known})")
         return self
 
+    @model_validator(mode="after")
+    def _depth_needs_every_plane(self) -> Config:
+        for name, settings in self.segmentation.items():
+            if settings.dimensions == 3 and self.z != "keep":
+                raise ValueError(
+                    f"segmentation.{name}.dimensions is 3, but z is {self.z!r}: objects can't go through planes that "
+                    "were made one on read; set z to keep, or dimensions to 2"
+                )
+        return self
+
     @property
     def rows(self) -> str:
         """The label set that makes the rows of the cell table."""
@@ -211,6 +224,7 @@ class PlateEntry(Section):
         None, description="for layout pattern: regular expression with the groups well, field, channel, and z, t"
     )
     pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
+    z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")
     plate_map: str | None = Field(None, description="CSV with well, role, treatment, dose and free columns")
 
     @field_validator("plate")

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from plateflow.config import Config, LabelSet, PlateEntry, config_schema, config_yaml
 
-SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tplate_map\n"
+SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tz_step_um\tplate_map\n"
 
 
 def default_files() -> dict[str, str]:

@@ -20,7 +20,7 @@ CELLULAR = tuple(
         r"\ber\b|conca|rna|syto|gfp|488|561|568|647",
     )
 )
-SHEET = ["plate", "path", "layout", "pattern", "pixel_size_um", "plate_map"]
+SHEET = ["plate", "path", "layout", "pattern", "pixel_size_um", "z_step_um", "plate_map"]
 
 
 def init(

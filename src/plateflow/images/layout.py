@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,8 @@ class Canvas:
     Attributes:
         index: its number in the well, over t, z and the place in the image.
         t: time point.
-        z: the z plane of the labels: 0 but where every plane is kept.
+        z: the z plane of the labels, the first of a volume: 0 but where every plane is kept.
+        depth: planes of a volume; None for a canvas of one plane, which has no z axis.
         y, x, height, width: its box in the image, in px.
         fields: in the image's coordinates.
     """
@@ -114,6 +115,18 @@ class Canvas:
     height: int
     width: int
     fields: tuple[FieldBox, ...]
+    depth: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """([z,] y, x) in px."""
+        return (*(() if self.depth is None else (self.depth,)), self.height, self.width)
+
+    def planes(self) -> list[Canvas]:
+        """The planes of a volume, each as a canvas of one plane; the canvas itself if it is one."""
+        if self.depth is None:
+            return [self]
+        return [replace(self, z=self.z + k, depth=None) for k in range(self.depth)]
 
     @property
     def slices(self) -> tuple[slice, slice]:
@@ -212,12 +225,13 @@ def _z_step(planes: pd.DataFrame) -> float:
     return round(step, 6) if step > 0 else 1.0
 
 
-def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str) -> list[Canvas]:
+def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2) -> list[Canvas]:
     """The canvases of a well, numbered in the order of t, z, and the place of their top-left corner.
 
     Args:
         left_out: names of the fields that aren't used.
         z_mode: the configuration's `z`.
+        dimensions: 3 makes one volume of all planes, 2 a canvas of each.
     """
     groups = _groups([box for box in layout.fields if box.name not in left_out])
     boxes = []
@@ -229,10 +243,12 @@ def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str) -> list
     boxes.sort(key=lambda box: box[:2])
     made: list[Canvas] = []
     n_t, n_z, _, _ = layout.label_shape(z_mode)
+    depth = n_z if dimensions == 3 else None
     for t in range(n_t):
-        for z in range(n_z):
+        for z in range(1 if depth else n_z):
             for y, x, height, width, members in boxes:
-                made.append(Canvas(index=len(made), t=t, z=z, y=y, x=x, height=height, width=width, fields=members))
+                place = {"t": t, "z": z, "y": y, "x": x, "height": height, "width": width}
+                made.append(Canvas(index=len(made), **place, fields=members, depth=depth))
     return made
 
 
@@ -269,8 +285,12 @@ def read_layout(paths: PlatePaths, well: str) -> WellLayout:
     return WellLayout.from_json(attributes["plateflow"]["layout"])
 
 
-def well_canvases(paths: PlatePaths, well: str, config: Config) -> list[Canvas]:
-    """The canvases of a well, without the fields that tile left out: the same for every stage that asks."""
+def well_canvases(paths: PlatePaths, well: str, config: Config, label_set: str = "") -> list[Canvas]:
+    """The canvases of a well, without the fields that tile left out: the same for every stage that asks.
+
+    Of a label set in three dimensions they are volumes, and planes where no label set is named.
+    """
     tile = outcomes(paths.journals("tile")).get((well, "", -1))
     left_out = set(tile.fields) if tile is not None else set()
-    return canvases(read_layout(paths, well), left_out, config.z)
+    dimensions = config.segmentation[label_set].dimensions if label_set else 2
+    return canvases(read_layout(paths, well), left_out, config.z, dimensions)

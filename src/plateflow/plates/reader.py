@@ -7,9 +7,10 @@ claimed twice, wells off the plate, the channels' order.
 
 from __future__ import annotations
 
+import codecs
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -74,7 +75,7 @@ class Records:
     Attributes:
         planes: dicts with row, column (from 0), field, t, z (as the vendor counts them), channel (an identifier),
             path (relative to the plate's folder, empty where there is none), and where known page, y_um, x_um
-            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width.
+            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width; where there is no path a reason in one word.
         channels: identifier -> what is known of the channel, in the channels' order; `name` at least.
         format: rows and columns of the plate, where the metadata say so.
         bit_max: the top of the camera's range, where the metadata say so.
@@ -166,6 +167,32 @@ def list_files(folder: Path) -> Listing:
     return Listing(root=root, files=files, outside=frozenset(outside))
 
 
+def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
+    """Names of the first files below a folder, those nearest to it first: enough to recognise a layout by."""
+    pending, seen = deque([""]), 0
+    while pending:
+        prefix = pending.popleft()
+        with os.scandir(folder / prefix) as entries:
+            for item in sorted(entries, key=lambda item: item.name):
+                if item.is_dir(follow_symlinks=False):
+                    pending.append(prefix + item.name + "/")
+                    continue
+                yield prefix + item.name
+                seen += 1
+                if seen == limit:
+                    return
+
+
+def decode(content: bytes) -> str:
+    """Text in whatever encoding instruments and spreadsheets leave: UTF-16 with its mark, UTF-8, else Windows' own."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
 def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: str) -> str:
     """A file name out of metadata, as a path relative to the plate's folder.
 
@@ -223,6 +250,8 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     _refuse_doubled(entry, planes)
     if entry.pixel_size_um is not None:
         planes["dy_um"] = planes["dx_um"] = entry.pixel_size_um
+    if entry.z_step_um is not None:
+        planes["z_um"] = planes["z_um"].fillna(planes["z"] * entry.z_step_um)
     planes = _add_missing(planes)
     _complete_sizes(entry, planes, listing, notes)
     _one_size_a_field(entry, planes, notes)
@@ -231,7 +260,8 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     planes["mtime_ns"] = [time for _, time in stats]
     absent = planes["size_bytes"] < 0
     planes["state"] = np.where(absent, "missing", "ok")
-    planes["reason"] = np.where(absent, np.where(planes["path"] == "", "no_record", "missing"), "")
+    said = planes["reason"].fillna("no_record") if "reason" in planes else "no_record"
+    planes["reason"] = np.where(absent, np.where(planes["path"] == "", said, "missing"), "")
     planes["path"] = [str(listing.root / path) if path else "" for path in planes["path"]]
     planes["plate"] = entry.plate
     order = {name["name"]: n for n, name in enumerate(_channel_list(records.channels))}

@@ -6,7 +6,7 @@ part: the blocks of one canvas are followed by many jobs, and the result knows n
 
 from __future__ import annotations
 
-from plateflow.segment.plan import BlockOf, follow_units, label_set_grid, load_scratch, save_array
+from plateflow.segment.plan import BlockOf, block_edge, follow_units, label_set_grid, load_scratch, save_array
 from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
 
 
@@ -32,7 +32,7 @@ def _follow(context: JobContext, unit: Unit) -> Outcome:
     flow = load_scratch(context.paths.flows(unit.label_set, unit.well, canvas.index), context.entry.plate)
     ends = follow_block(
         flow,
-        plan_blocks((canvas.height, canvas.width), context.config.follow_block_px)[block.number],
+        plan_blocks(canvas.shape, block_edge(canvas.shape, context.config.follow_block_px))[block.number],
         n_steps=label_set_grid(context, unit.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
     )

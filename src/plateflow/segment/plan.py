@@ -134,16 +134,26 @@ class BlockOf:
     number: int
 
 
-def blocks_of_well(context: JobContext, well: str) -> list[BlockOf]:
-    """The blocks of a well, counted on over its canvases: the index is the unit's block number."""
+def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
+    """Edge, in px along every axis, of the blocks in which a canvas of this shape is followed.
+
+    A block of a volume has as many voxels as one of a plane has pixels: all planes of a shallow stack, else a cube.
+    """
+    if len(shape) == 2:
+        return follow_block_px
+    return round(max(follow_block_px ** (2 / 3), follow_block_px / math.sqrt(shape[0])))
+
+
+def blocks_of_well(context: JobContext, well: str, label_set: str) -> list[BlockOf]:
+    """The blocks of a label set of a well, counted on over its canvases: the index is the unit's block number."""
     from plateflow.flows import plan_blocks
     from plateflow.images.layout import well_canvases
 
-    edge = context.config.follow_block_px
+    pixels = context.config.follow_block_px
     return [
         BlockOf(canvas=canvas, number=number)
-        for canvas in well_canvases(context.paths, well, context.config)
-        for number in range(len(plan_blocks((canvas.height, canvas.width), edge)))
+        for canvas in well_canvases(context.paths, well, context.config, label_set)
+        for number in range(len(plan_blocks(canvas.shape, block_edge(canvas.shape, pixels))))
     ]
 
 
@@ -155,8 +165,8 @@ def follow_units(context: JobContext, wells: list[str]) -> list[Unit]:
     inferred = context.upstream("infer")
     units = []
     for well in wells:
-        blocks: list[BlockOf] | None = None
-        for label_set in context.config.segmentation:
+        blocks: dict[int, list[BlockOf]] = {}  # by dimensions: label sets of as many have the same
+        for label_set, of_set in context.config.segmentation.items():
             entry = required(inferred, (well, label_set, -1), stage="infer", plate=context.entry.plate)
             settings = parameters(context.config, "follow", context.entry, label_set)
             # infer removes the end points of earlier flows, so that each of its runs counts, equal ones too
@@ -164,10 +174,11 @@ def follow_units(context: JobContext, wells: list[str]) -> list[Unit]:
             if entry.left_out:
                 units.append(Unit(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
                 continue
-            blocks = blocks_of_well(context, well) if blocks is None else blocks
+            if of_set.dimensions not in blocks:
+                blocks[of_set.dimensions] = blocks_of_well(context, well, label_set)
             units += [
                 Unit(well=well, label_set=label_set, block=index, depends=depends, data=block)
-                for index, block in enumerate(blocks)
+                for index, block in enumerate(blocks[of_set.dimensions])
             ]
     return units
 

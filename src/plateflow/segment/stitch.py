@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from plateflow.segment.infer import units as infer_units_of
 from plateflow.segment.plan import (
+    block_edge,
     follow_units,
     label_set_grid,
     load_scratch,
@@ -75,7 +76,9 @@ def _stitch(context: JobContext, unit: Unit) -> Outcome:
             drawn.append((canvas, labels))
             tables.append(_table(objects, canvas, count))
             count += len(objects.label)
-        write_labels(context.paths, unit.well, unit.label_set, t, z, drawn)
+        for k in range(drawn[0][0].depth or 1):
+            planes = [(canvas, labels if canvas.depth is None else labels[k]) for canvas, labels in drawn]
+            write_labels(context.paths, unit.well, unit.label_set, t, z + k, planes)
     write_atomic(context.paths.objects(unit.label_set, unit.well), _parquet(tables))
     return Outcome(info={"objects": count, "canvases": len(canvases)})
 
@@ -87,8 +90,8 @@ def _labels(context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int]) 
     return labels_from_ends(
         lambda index: load_scratch(paths.ends(unit.label_set, unit.well, canvas.index, blocks[index]), plate),
         load_scratch(paths.flows(unit.label_set, unit.well, canvas.index), plate),
-        shape=(canvas.height, canvas.width),
-        block=context.config.follow_block_px,
+        shape=canvas.shape,
+        block=block_edge(canvas.shape, context.config.follow_block_px),
         n_steps=label_set_grid(context, unit.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
@@ -105,7 +108,7 @@ def _table(objects: Objects, canvas: Canvas, offset: int) -> pa.Table:
         {
             "label": pa.array(np.asarray(objects.label, np.int64) + offset, pa.uint32()),
             "canvas": pa.array(np.full(n, canvas.index), pa.int32()),
-            "seed_z": pa.array(np.full(n, canvas.z), pa.int32()),
+            "seed_z": pa.array(np.full(n, canvas.z) + (seed[:, 0] if canvas.depth else 0), pa.int32()),
             "seed_y": pa.array(seed[:, -2] + canvas.y, pa.int32()),
             "seed_x": pa.array(seed[:, -1] + canvas.x, pa.int32()),
             "area_px": pa.array(objects.area, pa.int64()),

@@ -149,7 +149,7 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
         case "normalise":
             return config.normalise.model_dump(mode="json")
         case "infer":
-            keys = {"channels", "diameter_um"}
+            keys = {"channels", "diameter_um", "dimensions"}
             # not the model's name: its hash is in the fingerprint beside these
             return {name: {**value.model_dump(include=keys), "z": config.z} for name, value in sets.items()}
         case "follow":
