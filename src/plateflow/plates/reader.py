@@ -75,7 +75,7 @@ class Records:
     Attributes:
         planes: dicts with row, column (from 0), field, t, z (as the vendor counts them), channel (an identifier),
             path (relative to the plate's folder, empty where there is none), and where known page, y_um, x_um
-            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width; where there is no path a reason in one word.
+            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width; without a path a reason in one word.
         channels: identifier -> what is known of the channel, in the channels' order; `name` at least.
         format: rows and columns of the plate, where the metadata say so.
         bit_max: the top of the camera's range, where the metadata say so.
@@ -239,7 +239,7 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     planes = pd.DataFrame.from_records(records.planes)
     for column in COLUMNS:
         if column not in planes:
-            planes[column] = np.nan if column.endswith("_um") else 0
+            planes[column] = np.nan if column.endswith("_um") else "" if column in ("path", "reason") else 0
     planes["path"] = planes["path"].fillna("")
     for axis in ("t", "z"):
         planes[axis] = planes[axis].rank(method="dense").astype("int32") - 1
@@ -260,7 +260,7 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     planes["mtime_ns"] = [time for _, time in stats]
     absent = planes["size_bytes"] < 0
     planes["state"] = np.where(absent, "missing", "ok")
-    said = planes["reason"].fillna("no_record") if "reason" in planes else "no_record"
+    said = planes["reason"].replace("", None).fillna("no_record")
     planes["reason"] = np.where(absent, np.where(planes["path"] == "", said, "missing"), "")
     planes["path"] = [str(listing.root / path) if path else "" for path in planes["path"]]
     planes["plate"] = entry.plate

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from plateflow.paths import well_name
 from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.imagexpress import ImageXpressLayout
 from plateflow.simulate.record import About, FaultKind, Layout, Record, write_tiff
 
 
 class PatternLayout:
-    """Names alone, `B02_s1_w1.tif`, with `_t2_z3` where there is a time and a height."""
+    """Names alone, `B02_s1_w1.tif`, with `_t1_z2` where there is a second time or plane."""
 
     def __init__(self, out: Path, about: About) -> None:
         self.raw = out / about.plate
@@ -23,7 +24,7 @@ class PatternLayout:
     def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:
         """Write one plane."""
         name = f"{well_name(record.row, record.column)}_s{record.field + 1}_w{record.channel + 1}"
-        more = f"_t{record.t + 1}_z{record.z + 1}" if record.t or record.z or record.z_um else ""
+        more = f"_t{record.t}_z{record.z}" if record.t or record.z else ""
         write_tiff(self.raw / f"{name}{more}.tif", pixels, faults)
 
     def finish(self) -> None:
@@ -32,5 +33,6 @@ class PatternLayout:
 
 LAYOUTS: dict[str, type[Layout]] = {
     "harmony": HarmonyLayout,
+    "imagexpress": ImageXpressLayout,
     "pattern": PatternLayout,
 }
