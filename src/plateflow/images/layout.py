@@ -57,6 +57,7 @@ class WellLayout:
         z_planes: of each channel the z planes that it has; stacks may differ.
         pixel_um: (z, y, x) in um; 1.0 along an axis of unknown size, see `unit_known`.
         unit_known: whether y and x are known in um.
+        z_known: whether the distance of z planes is known in um.
         placement: "stage" where the fields lie at their positions; "grid" where these are unknown; "stacked" where
             they are in a grid because by the metadata they would lie on each other.
     """
@@ -69,6 +70,7 @@ class WellLayout:
     pixel_um: tuple[float, float, float]
     unit_known: bool
     placement: str
+    z_known: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As the image's `zarr.json` holds it."""
@@ -86,6 +88,7 @@ class WellLayout:
             pixel_um=tuple(value["pixel_um"]),
             unit_known=value["unit_known"],
             placement=value["placement"],
+            z_known=value["z_known"],
         )
 
     def label_shape(self, z_mode: str) -> tuple[int, int, int, int]:
@@ -192,6 +195,7 @@ def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
             remedy="set pixel_size_um in the plate sheet",
         )
     channels = tuple(channel["name"] for channel in info["channels"])
+    z_step = _z_step(planes)
     stacks = {str(name): sorted(set(z.tolist())) for name, z in planes.groupby("channel")["z"]}
     return WellLayout(
         shape=(int(planes["t"].max()) + 1, len(channels), int(planes["z"].max()) + 1, height, width),
@@ -199,9 +203,10 @@ def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
         fields=fields,
         channels=channels,
         z_planes=tuple(tuple(stacks.get(name, ())) for name in channels),
-        pixel_um=(_z_step(planes), float(dy), float(dx)),
+        pixel_um=(z_step or 1.0, float(dy), float(dx)),
         unit_known=size is not None,
         placement=placement,
+        z_known=z_step is not None,
     )
 
 
@@ -217,12 +222,12 @@ def _stacked(corners: NDArray[np.float64], height: int, width: int) -> bool:
     return bool(near.sum() > len(corners))
 
 
-def _z_step(planes: pd.DataFrame) -> float:
-    """The distance of z planes in um, 1.0 where there is one plane, or where it isn't known."""
+def _z_step(planes: pd.DataFrame) -> float | None:
+    """The distance of z planes in um; None where there is one plane, or where it isn't known."""
     heights = planes.groupby("z")["z_um"].first().to_numpy(float)
     steps = np.diff(heights)
     step = float(np.median(np.abs(steps))) if len(steps) else math.nan
-    return round(step, 6) if step > 0 else 1.0
+    return round(step, 6) if step > 0 else None
 
 
 def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2) -> list[Canvas]:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from plateflow.model.registry import ModelInfo
 from plateflow.segment.plan import (
+    anisotropy,
     check_channels,
     describe_model,
     label_set_grid,
     required,
     save_array,
 )
+from plateflow.state.journal import Key
 from plateflow.state.runner import JobContext, Outcome, Unit, run_job, upstream_of
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def run(context: JobContext) -> None:
 
 
 def units(context: JobContext) -> list[Unit]:
-    """The units of a GPU part: every label set of its wells."""
+    """The units of a GPU part: every label set of its wells; `data` is the anisotropy of a volume."""
+    from plateflow.images.layout import read_layout
     from plateflow.images.read import load_window
 
     wells = context.wells()
@@ -63,12 +66,17 @@ def units(context: JobContext) -> list[Unit]:
     for well in wells:
         entry = required(tiled, (well, "", -1), stage="tile", plate=context.entry.plate)
         for label_set, depends in sets.items():
+            ratio = None
+            if context.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
+                where = f"{context.entry.plate}/{well}, label set {label_set}"
+                ratio = anisotropy(read_layout(context.paths, well), where=where)
             found.append(
                 Unit(
                     well=well,
                     label_set=label_set,
                     depends={"tile": entry.fingerprint, **depends},
                     upstream=upstream_of([entry]),
+                    data=ratio,
                 )
             )
     return found
@@ -108,12 +116,12 @@ def _infer(
     model: ModelInfo,
 ) -> Work:
     """Run the units of one model, their tiles pooled; each unit is given once its last canvas is written."""
-    left: dict[tuple[str, str], int] = {}
-    counts: dict[tuple[str, str], list[int]] = {}
-    by_key = {(unit.well, unit.label_set): unit for unit in units}
+    left: dict[Key, int] = {}  # planes, of each unit
+    counts: dict[Key, list[int]] = {}
+    by_key = {unit.key: unit for unit in units}
     names = {"model": model.name, "licence": model.licence, "sha256": model.sha256}
     for result in engine.run(_requests(context, units, start, left)):
-        key = result.key[:2]
+        key = result.key
         count = counts.setdefault(key, [0, 0])
         count[0] += result.tiles
         count[1] += result.skipped
@@ -126,29 +134,45 @@ def _requests(
     context: JobContext,
     units: list[Unit],
     start: Callable[[Unit], None],
-    left: dict[tuple[str, str], int],
+    left: dict[Key, int],
 ) -> Iterator[Request]:
     from plateflow.images.layout import well_canvases
     from plateflow.images.read import load_window
-    from plateflow.segment.engine import Request
+    from plateflow.segment.volume import n_planes
 
     window = load_window(context.paths)
     for unit in units:
-        canvases = well_canvases(context.paths, unit.well, context.config)
+        canvases = well_canvases(context.paths, unit.well, context.config, unit.label_set)
         if not canvases:
             raise RuntimeError(f"{unit} has no canvas, yet tile didn't leave it out")
         start(unit)
         _clear(context, unit)  # of an earlier layout there may be more canvases
-        left[(unit.well, unit.label_set)] = len(canvases)
-        scale = label_set_grid(context, unit.label_set).scale
+        left[unit.key] = sum(n_planes(canvas.shape) for canvas in canvases)
         for canvas in canvases:
-            yield Request(
-                read=partial(_read, context, unit, canvas, window),
-                write=partial(_write, context, unit, canvas),
-                scale=scale,
-                pixels=canvas.height * canvas.width,
-                key=(unit.well, unit.label_set, canvas.index),
-            )
+            yield from _of_canvas(context, unit, canvas, window)
+
+
+def _of_canvas(context: JobContext, unit: Unit, canvas: Canvas, window: Window) -> Iterator[Request]:
+    """What the network runs of a canvas: the canvas, or all planes of a volume."""
+    from plateflow.segment.engine import Request
+    from plateflow.segment.volume import Volume
+
+    scale = label_set_grid(context, unit.label_set).scale
+    reads = [partial(_read, context, unit, plane, window) for plane in canvas.planes()]
+    write = partial(_write, context, unit, canvas)
+    if canvas.depth is None:
+        pixels = canvas.height * canvas.width
+        yield Request(read=reads[0], write=write, scale=scale, pixels=pixels, key=unit.key)
+        return
+    volume = Volume(
+        lambda z: reads[z](),
+        write,
+        shape=(canvas.depth, canvas.height, canvas.width),
+        channels=len(check_channels(context, unit.label_set)),
+        anisotropy=unit.data,
+        folder=context.paths.flows(unit.label_set, unit.well, canvas.index).parent,
+    )
+    yield from volume.requests(scale=scale, key=unit.key)
 
 
 def _read(context: JobContext, unit: Unit, canvas: Canvas, window: Window) -> NDArray[np.float32]:
@@ -163,6 +187,6 @@ def _write(context: JobContext, unit: Unit, canvas: Canvas, flow: NDArray[np.flo
     from plateflow.segment.engine import LOGIT_LIMIT
 
     outside = canvas.owner() < 0  # no object is looked for where no field lies
-    np.copyto(flow[:2], 0, where=outside)
-    np.copyto(flow[2], -LOGIT_LIMIT, where=outside)
+    np.copyto(flow[:-1], 0, where=outside)
+    np.copyto(flow[-1], -LOGIT_LIMIT, where=outside)
     save_array(context.paths.flows(unit.label_set, unit.well, canvas.index), flow)

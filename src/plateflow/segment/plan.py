@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from plateflow.state.runner import JobContext, Unit, upstream_of
 from plateflow.state.stages import parameters
 
 if TYPE_CHECKING:
-    from plateflow.images.layout import Canvas
+    from plateflow.images.layout import Canvas, WellLayout
 
 N_STEPS = 200
 """Steps of a path on the network's grid, as Cellpose follows them."""
@@ -89,6 +90,33 @@ def label_set_grid(context: JobContext, label_set: str) -> Grid:
             remedy="give pixel_size_um in the plate sheet, or leave diameter_um empty",
         )
     return grid_of(describe_model(settings.model), settings.diameter_um / pixel, where=where)
+
+
+def anisotropy(layout: WellLayout, *, where: str) -> float:
+    """The distance of z planes over the size of a pixel; 1 where there is one plane.
+
+    Raises:
+        PlateflowError: either isn't known, or their ratio is beyond 16 in either direction.
+    """
+    if layout.shape[2] == 1:
+        return 1.0
+    if not (layout.unit_known and layout.z_known):
+        raise PlateflowError(
+            "the distance of the z planes isn't known in pixels",
+            where=where,
+            why="the plate's files don't give the size of a pixel and the height of each plane",
+            remedy="give pixel_size_um and z_step_um in the plate sheet, or set dimensions to 2",
+        )
+    dz, dy, dx = layout.pixel_um
+    ratio = 2 * dz / (dy + dx)
+    if not SCALE_RANGE[0] <= ratio <= SCALE_RANGE[1]:
+        raise PlateflowError(
+            f"the z planes are {ratio:g} pixels apart",
+            where=where,
+            why=f"they are {dz:g} um apart and a pixel is {dx:g} um wide; objects can't be followed through them",
+            remedy="check pixel_size_um and z_step_um in the plate sheet, or set dimensions to 2",
+        )
+    return ratio
 
 
 def check_channels(context: JobContext, label_set: str) -> list[str]:
@@ -221,6 +249,15 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array of zeros in a file without a name, which is gone with the array, whatever ends the job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # else a full disk would be met as a bus error, at the first write into it
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def load_scratch(path: Path, plate: str) -> NDArray[Any]:

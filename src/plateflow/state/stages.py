@@ -85,6 +85,7 @@ STAGES = {
             version=1,
             modules=(
                 "segment/infer.py",
+                "segment/volume.py",
                 "segment/plan.py",
                 "segment/tiles.py",
                 "segment/engine.py",

@@ -1,0 +1,156 @@
+"""Flow fields of volumes, by a network that knows planes: it runs over the YX, ZY and ZX planes, and they are averaged.
+
+The pixels of a volume and the sums of its flows lie in files without a name in the scratch, 4 bytes a voxel and channel
+and 16 a voxel. In memory are at most the planes that the engine holds, and in either direction a slab of `SLAB` voxels
+a channel, or of one plane if that is larger; what else the kernel keeps of the files it gives up when asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from plateflow.segment.engine import Request
+from plateflow.segment.plan import scratch_array
+
+PASSES = ((0, (1, 2, 3)), (2, (0, 1, 3)), (1, (0, 2, 3)))
+"""YX, ZY, ZX: the axis along which planes lie, and which of [dz, dy, dx, cell logit] the network's [d row, d column,
+cell logit] are there. Sums are made in this order."""
+SLAB = 2**24
+
+
+def n_planes(shape: tuple[int, ...]) -> int:
+    """How many planes are run of a canvas of `shape`, ([Z,] Y, X)."""
+    return 1 if len(shape) == 2 else sum(shape[axis] for axis, _ in _passes(shape))
+
+
+def _passes(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    return PASSES if shape[0] > 1 else PASSES[:1]  # a single plane has no others across it
+
+
+class Volume:
+    """A volume whose planes are run one by one; its flow field is made once all of them are written.
+
+    Args:
+        read: gives the normalised pixels of the YX plane z, float32 (C, Y, X); called in order, in a thread.
+        save: takes the flow field, float16 (4, Z, Y, X) = [dz, dy, dx, cell logit], steps in voxels; called once.
+        shape: (Z, Y, X).
+        channels: that `read` gives.
+        anisotropy: the distance of planes over the size of a pixel.
+        folder: where the files lie.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], NDArray[np.float32]],
+        save: Callable[[NDArray[np.float16]], None],
+        *,
+        shape: tuple[int, int, int],
+        channels: int,
+        anisotropy: float,
+        folder: Path,
+    ) -> None:
+        self.shape, self.anisotropy, self.folder = shape, anisotropy, folder
+        self._read_plane, self._save = read, save
+        self._pixels = scratch_array(folder, (channels, *shape), np.float32)
+        self._sums = scratch_array(folder, (4, *shape), np.float32)
+        self._filled, self._lock = False, threading.Lock()
+        self._slab: tuple[tuple[int, int], NDArray[np.float32]] | None = None
+        self._waiting: list[NDArray[Any]] = []
+        self._passes = _passes(shape)
+
+    def requests(self, *, scale: float, key: Any) -> Iterator[Request]:
+        """The planes, in the order in which they must be written.
+
+        Args:
+            scale: px on the network's grid for one px of a YX plane.
+            key: of every request.
+        """
+        for axis, components in self._passes:
+            height, width = self._network_rows(axis), self.shape[1 if axis == 2 else 2]
+            for index in range(self.shape[axis]):
+                yield Request(
+                    read=partial(self._read, axis, index),
+                    write=partial(self._write, axis, components, index),
+                    scale=scale,
+                    pixels=height * width,
+                    key=key,
+                )
+
+    def _network_rows(self, axis: int) -> int:
+        """Rows of a plane with square pixels: along z there are more of them, or fewer, than planes."""
+        return self.shape[1] if axis == 0 else max(1, round(self.shape[0] * self.anisotropy))
+
+    def _thickness(self, axis: int) -> int:
+        """Planes of a slab."""
+        return max(1, SLAB * self.shape[axis] // int(np.prod(self.shape)))
+
+    def _read(self, axis: int, index: int) -> NDArray[np.float32]:
+        with self._lock:
+            if not self._filled:
+                for z in range(self.shape[0]):
+                    self._pixels[:, z] = self._read_plane(z)
+                self._filled = True
+            number, k = divmod(index, self._thickness(axis))
+            if self._slab is None or self._slab[0] != (axis, number):
+                self._slab = None
+                start = index - k
+                planes = self._pixels[_along(axis + 1, start, start + self._thickness(axis))]
+                self._slab = (axis, number), np.ascontiguousarray(np.moveaxis(planes, axis + 1, 0))
+            return _with_rows(self._slab[1][k], self._network_rows(axis))
+
+    def _write(self, axis: int, components: tuple[int, ...], index: int, flow: NDArray[np.float16]) -> None:
+        rows = self.shape[1] if axis == 0 else self.shape[0]
+        self._waiting.append(_with_rows(flow, rows))
+        last = index + 1 == self.shape[axis]
+        if last or len(self._waiting) == self._thickness(axis):
+            place = _along(axis, index + 1 - len(self._waiting), index + 1)
+            for k, component in enumerate(components):
+                self._sums[component][place] += np.stack([part[k] for part in self._waiting], axis)
+            self._waiting.clear()
+        if last and axis == self._passes[-1][0]:
+            self._finish()
+
+    def _finish(self) -> None:
+        times = [sum(c in components for _, components in self._passes) for c in range(4)]
+        counts = np.maximum(times, 1).astype(np.float32)[:, None, None]
+        flow = scratch_array(self.folder, (4, *self.shape), np.float16)
+        for z in range(self.shape[0]):
+            mean = (self._sums[:, z] / counts).astype(np.float32, copy=False)
+            mean[:3] = in_voxels(mean[:3], self.anisotropy)
+            flow[:, z] = mean
+        self._save(flow)
+
+
+def in_voxels(flow: NDArray[np.float32], anisotropy: float) -> NDArray[np.float32]:
+    """Turn flows, (3, ...) in px of equal size along all axes, into steps in voxels that lead along the same lines.
+
+    Lengths stay: a flow of the network is as long as a target, and targets are unit vectors in voxels.
+    """
+    steps = flow.copy()
+    steps[0] /= np.float32(anisotropy)
+    before, after = (np.sqrt(np.square(vectors).sum(0)) for vectors in (flow, steps))
+    steps *= np.divide(before, after, out=np.zeros_like(after), where=after > 0)
+    return steps
+
+
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*(slice(None),) * axis, slice(start, stop))
+
+
+def _with_rows(plane: NDArray[Any], rows: int) -> NDArray[Any]:
+    """A plane (C, rows, columns) with another number of rows, float32; as it is if it has them."""
+    if plane.shape[1] == rows:
+        return plane
+    pixels = torch.from_numpy(np.ascontiguousarray(plane, np.float32))[None]
+    size, shrinks = (rows, plane.shape[2]), rows < plane.shape[1]
+    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return resized[0].numpy()
