@@ -14,13 +14,10 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
-
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import iterparse
 
 from plateflow.config import PlateEntry, PlateflowError
-from plateflow.plates.reader import Index, Listing, Records, inside, list_files, make_index, plate_folder, some
+from plateflow.plates.files import Listing, inside, list_files, local, xml_elements
+from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml")
 FILE_NAME = re.compile(
@@ -81,21 +78,13 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
     about: dict[str, str] = {}
     maps: dict[int, Values] = {}
     images: list[Values] = []
-    try:
-        for kind, values in _elements(path):
-            if kind == "Plate":
-                about |= {tag: text for tag, (text, _) in values.items()}
-            elif kind == "Entry":
-                maps.setdefault(int(values.pop("ChannelID")[0]), {}).update(values)
-            else:
-                images.append(values)
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise PlateflowError(
-            "the index of the plate can't be read",
-            where=f"{entry.plate}: {path}",
-            why=f"{type(error).__name__}: {error}",
-            remedy="copy the index from the instrument again; without an index the file names alone are read",
-        ) from error
+    for kind, values in _elements(path, entry.plate):
+        if kind == "Plate":
+            about |= {tag: text for tag, (text, _) in values.items()}
+        elif kind == "Entry":
+            maps.setdefault(_whole(values.pop("ChannelID")[0]), {}).update(values)
+        else:
+            images.append(values)
     disagreements: list[str] = []
     planes: list[dict[str, Any]] = []
     channels: dict[Any, dict[str, Any]] = {}
@@ -146,32 +135,17 @@ def _whole(text: str) -> int:
         return 0
 
 
-def _elements(path: Path) -> Iterator[tuple[str, Values]]:
-    """The Plate, Entry and Image elements of an index, one after another; each is forgotten once it is passed on.
-
-    An Entry has its ChannelID as if it were a tag. Raises what the parser raises.
-    """
-    ancestors: list[Element] = []
-    for event, element in iterparse(path, events=("start", "end"), forbid_dtd=True):
-        if event == "start":
-            ancestors.append(element)
-            continue
-        ancestors.pop()
-        kind, parent = _local(element), _local(ancestors[-1]) if ancestors else ""
-        if (kind, parent) in {("Image", "Images"), ("Entry", "Map"), ("Plate", "Plates")}:
-            values = {
-                tag: ((child.text or "").strip(), child.get("Unit", ""))
-                for child in element
-                if (tag := _local(child)) in _USED or kind == "Plate"
-            }
-            if kind == "Entry":
-                values["ChannelID"] = (element.get("ChannelID", ""), "")
-            yield kind, values
-            ancestors[-1].remove(element)
-
-
-def _local(element: Element) -> str:
-    return element.tag.rpartition("}")[2]
+def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
+    """The Plate, Entry and Image elements of an index; an Entry has its ChannelID as if it were a tag."""
+    for kind, element in xml_elements(path, {("Images", "Image"), ("Map", "Entry"), ("Plates", "Plate")}, plate=plate):
+        values = {
+            tag: ((child.text or "").strip(), child.get("Unit", ""))
+            for child in element
+            if (tag := local(child.tag)) in _USED or kind == "Plate"
+        }
+        if kind == "Entry":
+            values["ChannelID"] = (element.get("ChannelID", ""), "")
+        yield kind, values
 
 
 def _plane(values: Values) -> dict[str, Any]:

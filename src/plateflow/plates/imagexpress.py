@@ -21,17 +21,8 @@ from typing import Any
 
 from plateflow.config import PlateEntry, PlateflowError
 from plateflow.paths import parse_well, well_name
-from plateflow.plates.reader import (
-    Index,
-    Listing,
-    Records,
-    decode,
-    list_files,
-    make_index,
-    peek,
-    plate_folder,
-    some,
-)
+from plateflow.plates.files import Listing, decode, list_files, peek
+from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
 FILE_NAME = re.compile(

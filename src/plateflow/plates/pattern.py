@@ -12,7 +12,8 @@ from typing import Any
 
 from plateflow.config import PlateEntry, PlateflowError
 from plateflow.paths import parse_well
-from plateflow.plates.reader import Index, Records, list_files, make_index, plate_folder, some
+from plateflow.plates.files import list_files
+from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 
 GROUPS = {"well", "row", "column", "field", "channel", "z", "t"}
 EXAMPLE = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)\.tif"

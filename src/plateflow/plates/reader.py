@@ -7,12 +7,10 @@ claimed twice, wells off the plate, the channels' order.
 
 from __future__ import annotations
 
-import codecs
-import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +18,7 @@ import pandas as pd
 
 from plateflow.config import PlateEntry, PlateflowError
 from plateflow.paths import well_name
+from plateflow.plates.files import Listing
 from plateflow.plates.pixels import header
 
 FORMATS = ((8, 12), (16, 24), (32, 48))
@@ -105,25 +104,6 @@ class Reader(Protocol):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The files of a plate's folder.
-
-    Attributes:
-        root: the folder, resolved.
-        files: path relative to root (with slashes) -> size in bytes and modification time in ns.
-        outside: links that lead out of the folder.
-    """
-
-    root: Path
-    files: dict[str, tuple[int, int]]
-    outside: frozenset[str]
-
-    def image_names(self) -> list[str]:
-        """The TIFF files, by name."""
-        return sorted(name for name in self.files if name.lower().endswith((".tif", ".tiff")))
-
-
 def plate_folder(entry: PlateEntry) -> Path:
     """The plate's folder, checked.
 
@@ -144,78 +124,6 @@ def plate_folder(entry: PlateEntry) -> Path:
             remedy="copy the measurement into it, or mend the path in the plate sheet",
         )
     return folder
-
-
-def list_files(folder: Path) -> Listing:
-    """All files below a folder with their size and time; links that lead out of it are set apart, never followed."""
-    root = folder.resolve()
-    files: dict[str, tuple[int, int]] = {}
-    outside: set[str] = set()
-    pending = [""]
-    while pending:
-        prefix = pending.pop()
-        with os.scandir(root / prefix) as entries:
-            for item in entries:
-                name = prefix + item.name
-                if item.is_symlink() and not Path(item.path).resolve().is_relative_to(root):
-                    outside.add(name)
-                elif item.is_dir(follow_symlinks=False):
-                    pending.append(name + "/")
-                elif item.is_file():
-                    stat = item.stat()
-                    files[name] = (stat.st_size, stat.st_mtime_ns)
-    return Listing(root=root, files=files, outside=frozenset(outside))
-
-
-def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
-    """Names of the first files below a folder, those nearest to it first: enough to recognise a layout by."""
-    pending, seen = deque([""]), 0
-    while pending:
-        prefix = pending.popleft()
-        with os.scandir(folder / prefix) as entries:
-            for item in sorted(entries, key=lambda item: item.name):
-                if item.is_dir(follow_symlinks=False):
-                    pending.append(prefix + item.name + "/")
-                    continue
-                yield prefix + item.name
-                seen += 1
-                if seen == limit:
-                    return
-
-
-def decode(content: bytes) -> str:
-    """Text in whatever encoding instruments and spreadsheets leave: UTF-16 with its mark, UTF-8, else Windows' own."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")
-
-
-def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: str) -> str:
-    """A file name out of metadata, as a path relative to the plate's folder.
-
-    Args:
-        name: relative to `base`.
-        base: a folder relative to the plate's.
-        source: the file that gives the name, for the message.
-
-    Raises:
-        PlateflowError: the name leads out of the folder: absolute, with `..`, or through a link.
-    """
-    said = PurePosixPath(name.replace("\\", "/"))
-    path = PurePosixPath(base) / said
-    drive = name[1:2] == ":"
-    linked = listing.outside and any(str(part) in listing.outside for part in (path, *path.parents))
-    if said.is_absolute() or drive or ".." in said.parts or linked:
-        raise PlateflowError(
-            "a file name leads out of the plate's folder",
-            where=f"{plate}: {name!r} in {source}",
-            why="only files inside the plate's folder are read: no absolute path, no '..', no link out of it",
-            remedy="copy the images into the plate's folder, or mend the metadata",
-        )
-    return str(path)
 
 
 def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listing) -> Index:
