@@ -21,7 +21,9 @@ Points = NDArray[np.int32]
 HALO = {2: 64, 3: 24}
 
 
-def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: int = 200) -> Points:
+def follow_flows(
+    flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: int = 200, device: Any = "cpu"
+) -> Points:
     """Follow the flow from every pixel of a mask.
 
     Parameters
@@ -33,6 +35,8 @@ def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: i
         Pixels to start from, ``(*space)``.
     n_steps
         Steps that each path has.
+    device
+        ``"cpu"`` runs compiled code; anything else that torch takes follows the paths there, with equal results.
 
     Returns
     -------
@@ -45,10 +49,18 @@ def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: i
     """
     field = FlowField(flow, np.asarray(cell_mask).astype(np.float16))
     whole = Block(0, tuple(slice(0, size) for size in field.shape))
-    return follow_core(field, whole, n_steps=n_steps, cell_threshold=0.5)
+    return follow_core(field, whole, n_steps=n_steps, cell_threshold=0.5, device=device)
 
 
-def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float, compat: str | None = None) -> Points:
+def follow_block(
+    flow: Any,
+    block: Block,
+    *,
+    n_steps: int,
+    cell_threshold: float,
+    compat: str | None = None,
+    device: Any = "cpu",
+) -> Points:
     """Follow the flow from every cell pixel of one block of a canvas.
 
     Parameters
@@ -61,13 +73,17 @@ def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float
     n_steps, cell_threshold
         Steps a path has; the logit above which a pixel is cell.
     compat
-        ``"cellpose"`` samples the flow as Cellpose 4 does.
+        ``"cellpose"`` samples the flow as Cellpose 4 does, on the CPU alone.
+    device
+        As :func:`follow_flows`.
 
     Returns
     -------
     End pixels in canvas coordinates, int32 ``(D, n)``, in raster order of the cell pixels in the block's core.
     """
-    return follow_core(FlowField(flow), block, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat)
+    return follow_core(
+        FlowField(flow), block, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat, device=device
+    )
 
 
 def follow_core(
@@ -100,7 +116,7 @@ def follow_core(
         if compat == "cellpose":
             found, escaped = follow_cellpose(bits, cells, local, origin, canvas, n_steps)
         elif device != "cpu":
-            from plateflow.flows.on_device import follow_on
+            from plateflow.flows.device import follow_on
 
             found, escaped = follow_on(device, steps, local, limits, n_steps)
         else:

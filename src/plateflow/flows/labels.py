@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,7 +63,8 @@ def labels_from_flows(
     block, workers
         Edge of the blocks in pixels, and threads (default: one a processor). They change no pixel of the result.
     device
-        ``"cpu"`` runs compiled code; anything that torch takes as a device follows the paths there, with equal results.
+        ``"cpu"`` runs compiled code; on anything else that torch takes as a device (one with float64) the canvas is
+        held and worked on as a whole, with equal results: only holes and numbering are left to the CPU.
     n_steps
         Steps of a path.
     cell_threshold
@@ -72,7 +74,8 @@ def labels_from_flows(
     min_size, max_size
         Objects with fewer pixels (holes filled), or more (before), are dropped; ``None`` is no limit.
     compat
-        ``"cellpose"`` follows the conventions of Cellpose 4, dependence on the size of the image included.
+        ``"cellpose"`` follows the conventions of Cellpose 4, dependence on the size of the image included; on the CPU
+        alone.
 
     Returns
     -------
@@ -87,11 +90,15 @@ def labels_from_flows(
     compat = _check_compat(compat)
     blocks = plan_blocks(field.shape, block or _OWN_BLOCK[field.ndim])
     workers = workers or _processors()
+    if device != "cpu":
+        if compat:
+            raise ValueError(f'compat="{compat}" runs on the CPU alone: leave device at "cpu"')
+        return _labels_on(device, field, n_steps, cell_threshold, flow_threshold, min_size, max_size, workers)
 
     def follow(one: Block) -> Points:
-        return follow_core(field, one, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat, device=device)
+        return follow_core(field, one, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat)
 
-    ends = list(each(follow, blocks, workers if device == "cpu" else 1))
+    ends = list(each(follow, blocks, workers))
     labels, _ = _assemble(
         field, blocks, ends.__getitem__, cell_threshold, flow_threshold, min_size, max_size, compat, workers
     )
@@ -166,8 +173,8 @@ def _assemble(
     compat: str | None,
     workers: int,
 ) -> tuple[NDArray[np.uint32], Objects]:
-    """Count, find seeds, label, drop, fill, number: the steps of the design in their order."""
-    canvas, ndim = field.volume, field.ndim
+    """Count, find seeds, label, then finish: the steps of the design in their order."""
+    canvas = field.volume
     cellpose = compat == "cellpose"
     count = each(lambda one: seeds.count_ends(ends(one.index), canvas), blocks, workers)
     counts = seeds.merge_counts(count, canvas)
@@ -198,17 +205,63 @@ def _assemble(
 
     for lowest, part in each(paint, blocks, workers):
         area[lowest : lowest + part.size] += part
-    boxes = find_boxes(labels, seed.size)
 
+    def measure(
+        boxes: NDArray[np.int64], kept: NDArray[np.bool_], check: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        errors, probability = _measure(field, blocks, labels, boxes, kept, check and not cellpose, workers)
+        return errors_cellpose(labels, boxes, kept, field) if check and cellpose else errors, probability
+
+    return _finish(out, seed, area, measure, flow_threshold, min_size, max_size, cellpose, workers)
+
+
+def _labels_on(
+    device: Any,
+    field: FlowField,
+    n_steps: int,
+    cell_threshold: float,
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None,
+    workers: int,
+) -> NDArray[np.uint32]:
+    """Follow, label and measure on a device of torch, then finish on the CPU."""
+    from plateflow.flows.device import label_on, measure
+
+    canvas = label_on(device, field, n_steps=n_steps, cell_threshold=cell_threshold)
+    out = canvas.labels.cpu().numpy().view(np.uint32)
+    labels, _ = _finish(
+        out, canvas.seeds, canvas.area, partial(measure, canvas), flow_threshold, min_size, max_size, False, workers
+    )
+    return labels
+
+
+def _finish(
+    out: NDArray[np.uint32],
+    seed: NDArray[np.int64],
+    area: NDArray[np.int64],
+    measure: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]],
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None,
+    cellpose: bool,
+    workers: int,
+) -> tuple[NDArray[np.uint32], Objects]:
+    """Drop what is too large or wrong, fill holes, drop what is too small, and number, in place.
+
+    ``measure`` gives the flow errors (NaN without the check) and cell probabilities of the objects kept so far, from
+    their boxes.
+    """
+    ndim = out.ndim
+    labels = as_volume(out.view(np.int32))
+    boxes = find_boxes(labels, seed.size)
     if cellpose:
-        max_size = int(_CELLPOSE_LARGEST * np.prod(field.shape))
+        max_size = int(_CELLPOSE_LARGEST * out.size)
     kept = area > 0
     if max_size is not None:
         kept &= area <= max_size
     check = flow_threshold is not None and flow_threshold > 0 and not (cellpose and ndim == 3)
-    errors, probability = _measure(field, blocks, labels, boxes, kept, check and not cellpose, workers)
-    if check and cellpose:
-        errors = errors_cellpose(labels, boxes, kept, field)
+    errors, probability = measure(boxes, kept, check)
     if check:
         kept &= ~(errors > flow_threshold)
     if cellpose:
@@ -222,11 +275,11 @@ def _assemble(
 
     numbers = np.zeros(seed.size + 1, np.int32)
     numbers[1:][kept] = np.arange(1, kept.sum() + 1)
-    slabs = [labels[:, y : y + 256] for y in range(0, canvas[1], 256)]
+    slabs = [labels[:, y : y + 256] for y in range(0, labels.shape[1], 256)]
     list(each(lambda slab: quality.renumber(slab, numbers), slabs, workers))
     return out, Objects(
         label=np.arange(1, kept.sum() + 1, dtype=np.uint32),
-        seed=np.stack(np.unravel_index(seed[kept], canvas), -1)[:, 3 - ndim :],
+        seed=np.stack(np.unravel_index(seed[kept], out.shape), -1),
         area=area[kept],
         flow_error=errors[kept],
         cell_probability=probability[kept],
