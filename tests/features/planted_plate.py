@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import ndimage
 
 from plateflow.config import Config, PlateEntry
 from plateflow.images import ingest, normalise, tile
@@ -76,11 +77,14 @@ class Planted:
             labels[part > 0] = np.searchsorted(seen, part[part > 0]) + 1 + count
             drawn.append((canvas, labels))
             numbers = np.arange(count + 1, count + 1 + len(seen))
+            middle = np.reshape(ndimage.center_of_mass(labels > 0, labels, numbers), (-1, 2)).astype(np.int32)
             tables.append(
                 pa.table(
                     {
                         "label": pa.array(numbers, pa.uint32()),
                         "canvas": pa.array([canvas.index] * len(seen), pa.int32()),
+                        "seed_y": middle[:, 0] + np.int32(canvas.y),
+                        "seed_x": middle[:, 1] + np.int32(canvas.x),
                         "flow_error": numbers / 1000,
                         "cell_probability": 5 - numbers / 1000,
                     }
