@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_WELL = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})")
+_WELL = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})(?:\.([A-Da-d])([1-4]))?")
 
 
 def well_name(row: int, column: int) -> str:
@@ -22,6 +22,8 @@ def row_name(row: int) -> str:
 def parse_well(name: str) -> tuple[int, int]:
     """Row and column, from 0, of a well's name as people write it: A1, a01, A001, AF48.
 
+    1536 wells may be written as a well of 96 and a place in its 4 x 4: B03.a1 is row 4, column 8, E09.
+
     Raises:
         ValueError: it is no well name of a plate of up to 1536 wells.
     """
@@ -29,6 +31,8 @@ def parse_well(name: str) -> tuple[int, int]:
     if match:
         letters, column = match[1].upper(), int(match[2]) - 1
         row = ord(letters[-1]) - 65 + (26 if len(letters) == 2 else 0)
+        if match[3]:
+            row, column = 4 * row + ord(match[3].upper()) - 65, 4 * column + int(match[4]) - 1
         if (len(letters) == 1 or letters[0] == "A") and row < 32 and 0 <= column < 48:
             return row, column
     raise ValueError(f"{name!r} is not a well name (such as B03; up to AF48)")

@@ -145,3 +145,11 @@ def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Ite
 def local(tag: str) -> str:
     """The name of an element or attribute without its namespace."""
     return tag.rpartition("}")[2]
+
+
+def whole(text: str) -> int:
+    """A positive number of which Plateflow can do without: 65535 of "65535.0", 0 of anything else."""
+    try:
+        return max(0, int(float(text)))
+    except (ValueError, OverflowError):
+        return 0

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from plateflow.config import PlateEntry, PlateflowError
-from plateflow.plates.files import Listing, inside, list_files, local, xml_elements
+from plateflow.plates.files import Listing, inside, list_files, local, whole, xml_elements
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml")
@@ -32,7 +32,7 @@ _TO_S = {"s": 1.0, "ms": 1e-3}
 _USED = {
     *("URL", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName", "MaxIntensity"),
     *("ImageResolutionX", "ImageResolutionY", "ImageSizeX", "ImageSizeY", "PositionX", "PositionY", "PositionZ"),
-    *("MainEmissionWavelength", "ExposureTime"),
+    *("MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset"),
 }
 Values = dict[str, tuple[str, str]]
 """Of an image or channel: tag -> (text, unit)."""
@@ -82,7 +82,7 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
         if kind == "Plate":
             about |= {tag: text for tag, (text, _) in values.items()}
         elif kind == "Entry":
-            maps.setdefault(_whole(values.pop("ChannelID")[0]), {}).update(values)
+            maps.setdefault(whole(values.pop("ChannelID")[0]), {}).update(values)
         else:
             images.append(values)
     disagreements: list[str] = []
@@ -116,8 +116,8 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
     unlisted -= {plane["path"] for plane in planes if "path" in plane}
     if unlisted:
         disagreements.append(f"{len(unlisted)} images are not in the index and are not used: {some(unlisted)}")
-    tops = [_whole(image.get("MaxIntensity", ("", ""))[0]) for image in [*maps.values(), *images[:1]]]
-    rows, columns = (_whole(about.get(tag, "")) for tag in ("PlateRows", "PlateColumns"))
+    tops = [whole(image.get("MaxIntensity", ("", ""))[0]) for image in [*maps.values(), *images[:1]]]
+    rows, columns = (whole(about.get(tag, "")) for tag in ("PlateRows", "PlateColumns"))
     return Records(
         planes=planes,
         channels=dict(sorted(channels.items())),
@@ -125,14 +125,6 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
         bit_max=min(max(tops), 65535) or None,
         disagreements=disagreements,
     )
-
-
-def _whole(text: str) -> int:
-    """A positive number of which Plateflow can do without: 65535 of "65535.0", 0 of anything else."""
-    try:
-        return max(0, int(float(text)))
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
@@ -166,7 +158,17 @@ def _plane(values: Values) -> dict[str, Any]:
         "dx_um": dx,
         "height": height,
         "width": width,
+        "time_s": _seconds(values),
     }
+
+
+def _seconds(values: Values) -> float:
+    """When an image was taken, of which Plateflow can do without: NaN where it isn't told, or no number."""
+    text, unit = values.get("MeasurementTimeOffset", ("", ""))
+    try:
+        return float(text) * _TO_S.get(unit or "s", math.nan)
+    except ValueError:
+        return math.nan
 
 
 def _channel(values: Values) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.pixels import PlaneError, read_plane
 from plateflow.plates.reader import Index, Reader, plate_folder
+from plateflow.plates.yokogawa import YokogawaReader
 
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
         HarmonyReader(),
         ImageXpressReader(),
+        YokogawaReader(),
         PatternReader(),
     )
 }

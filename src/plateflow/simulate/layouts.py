@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from plateflow.paths import well_name
+from plateflow.simulate.cv8000 import CV8000Layout
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.imagexpress import ImageXpressLayout
 from plateflow.simulate.record import About, FaultKind, Layout, Record, write_tiff
@@ -34,5 +35,6 @@ class PatternLayout:
 LAYOUTS: dict[str, type[Layout]] = {
     "harmony": HarmonyLayout,
     "imagexpress": ImageXpressLayout,
+    "yokogawa": CV8000Layout,
     "pattern": PatternLayout,
 }
