@@ -94,10 +94,20 @@ class Plan:
             # As a declared input, a map that is gone would stop all plates, and one that was exchanged for an older
             # file would not be noticed.
             plate_map = self.plates[plate].plate_map
-            question += [plate_map, stat_of(plate_map) if plate_map else None]
+            question += [plate_map, self._map_stats(plate_map) if plate_map else None]
         return digest(
             self._settings_digest(stage, plate), STAGES[stage].version, self.config.parts.model_dump(), question
         )
+
+    @cache  # noqa: B019
+    def _map_stats(self, plate_map: str) -> Any:
+        """The stat of a plate map; of a table of barcodes also of the maps and metadata that it leads to."""
+        path = Path(plate_map)
+        if "barcode" not in path.name.lower():
+            return stat_of(plate_map)
+        beside = [*path.parent.glob("*"), *path.parent.glob("platemap/*")]
+        beside += path.parent.parent.parent.glob("external_metadata/*")
+        return [[str(file), stat_of(file)] for file in sorted(beside)]
 
     def _settings(self, stage: str, plate: str) -> dict[str, Any]:
         return parameters(self.config, stage, self.plates[plate])

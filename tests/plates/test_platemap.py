@@ -1,6 +1,9 @@
 import math
+import shutil
+import zipfile
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from plateflow.config import PlateflowError
@@ -28,7 +31,7 @@ def test_a_map_with_free_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-16-be"])
 def test_delimiters_and_encodings(tmp_path: Path, delimiter: str, encoding: str) -> None:
     text = "well,role,treatment\r\nA1,treatment,Ätzung µM\r\n".replace(",", delimiter)
     table = read_plate_map(write(tmp_path, text, encoding))
@@ -68,3 +71,168 @@ def test_a_folder_for_a_map(tmp_path: Path) -> None:
     with pytest.raises(PlateflowError, match="can't be read") as error:
         read_plate_map(tmp_path)
     assert error.value.where == str(tmp_path)
+
+
+def book(path: Path, sheets: dict[str, list[list[object]]]) -> Path:
+    workbook = openpyxl.Workbook()
+    workbook.remove(workbook.active)
+    for title, rows in sheets.items():
+        sheet = workbook.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    workbook.save(path)
+    return path
+
+
+LONG: list[list[object]] = [["Well", "role", "dose", "batch"], ["a1", "negative", 0.5, 3.0], [], ["B02", None, 2, "x"]]
+
+
+def test_a_workbook(tmp_path: Path) -> None:
+    table = read_plate_map(book(tmp_path / "map.xlsx", {"Notes": [["by me"]], "Map": LONG}))
+    assert table.to_dict("list") == {
+        "well": ["A01", "B02"],
+        "role": ["negative", "treatment"],
+        "treatment": ["", ""],
+        "dose": [0.5, 2.0],
+        "batch": ["3", "x"],
+    }
+
+
+def test_a_workbook_with_a_sheet_a_plate(tmp_path: Path) -> None:
+    path = book(tmp_path / "map.xlsx", {"p1": LONG, "p2": [["well", "role"], ["C3", "positive"]]})
+    assert list(read_plate_map(path, "p2")["well"]) == ["C03"]
+    with pytest.raises(PlateflowError, match="none is called p3"):
+        read_plate_map(path, "p3")
+
+
+def test_matrices_on_sheets_and_below_each_other(tmp_path: Path) -> None:
+    roles: list[list[object]] = [["", 1, 2, 3], ["A", "negative", "positive", ""], ["B", "treatment", "", ""]]
+    path = book(tmp_path / "map.xlsx", {"role": roles, "Dose": [["", 1, 2, 3], ["A", 0, 1.5, ""], ["B", 7, "", ""]]})
+    table = read_plate_map(path)
+    assert table[["well", "role", "dose"]].to_numpy().tolist()[:2] == [
+        ["A01", "negative", 0.0],
+        ["A02", "positive", 1.5],
+    ]
+    assert list(table["well"]) == ["A01", "A02", "B01"]
+    text = "role,01,02\nA,negative,positive\nB,,\n\nCell line,,\n,1,2\nA,HeLa,U2OS\nB,HeLa,\n"
+    table = read_plate_map(write(tmp_path, text))
+    assert table[["well", "role", "Cell line"]].to_numpy().tolist() == [
+        ["A01", "negative", "HeLa"],
+        ["A02", "positive", "U2OS"],
+        ["B01", "treatment", "HeLa"],
+    ]
+    table = read_plate_map(write(tmp_path, ",1,2\nA,DMSO,x\n"))
+    assert list(table["treatment"]) == ["DMSO", "x"]
+
+
+@pytest.mark.parametrize("text", ["Row,Column,dose\nB,03,1\n2,4,2\n", "row;col;dose\nb;3;1\n02;04;2\n"])
+def test_rows_and_columns(tmp_path: Path, text: str) -> None:
+    table = read_plate_map(write(tmp_path, text))
+    assert list(table.columns) == ["well", "role", "treatment", "dose"]
+    assert list(table["well"]) == ["B03", "B04"]
+
+
+def test_names_of_columns_and_quotes(tmp_path: Path) -> None:
+    text = 'Metadata_Well,Metadata_treatment,Metadata_Zell Linie,\nA1,"a ""b"", c\nd",Köln,\nA2,,"x\ty",\n'
+    table = read_plate_map(write(tmp_path, text))
+    assert list(table.columns) == ["well", "role", "treatment", "dose", "Zell Linie"]
+    assert table["treatment"][0] == 'a "b", c\nd'
+    assert list(table["Zell Linie"]) == ["Köln", "x\ty"]
+
+
+def test_lines_of_several_plates(tmp_path: Path) -> None:
+    path = write(tmp_path, "plate,well,role\np1,A1,negative\np2,A1,positive\n")
+    assert list(read_plate_map(path, "p2")["role"]) == ["positive"]
+    with pytest.raises(PlateflowError, match="A01 twice"):
+        read_plate_map(path, "p3")
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "roles"),
+    [
+        ("pert_type,control_type", ["trt,NA", "control,negcon", "control,poscon_cp", "empty,"], "tnpe"),
+        ("Metadata_pert_type", ["trt", "negcon", "poscon", "empty"], "tnpe"),
+        ("SBS_Controls,SBS_Doses", ["-1,0", "1,10", "0,3", ","], "npte"),
+        ("broad_sample,solvent", [",DMSO", "BRD-1,DMSO", "DMSO,DMSO", ","], "ntne"),
+        ("role,control_type", ["positive,negcon", ",negcon", ",", "treatment,"], "pnet"),
+    ],
+)
+def test_rules_for_roles(tmp_path: Path, header: str, cells: list[str], roles: str) -> None:
+    lines = [f"A{n},{cell}" for n, cell in enumerate(cells, 1)]
+    table = read_plate_map(write(tmp_path, "\n".join([f"well,{header}", *lines])))
+    assert "".join(role[0] for role in table["role"]) == roles
+
+
+def test_a_real_map_of_lincs_by_its_table_of_barcodes(tmp_path: Path, test_data: Path) -> None:
+    source = test_data / "plates" / "metadata_tables"
+    (tmp_path / "platemap").mkdir()
+    shutil.copy(source / "lincs_barcode_platemap.csv", tmp_path / "barcode_platemap.csv")
+    for number in ("001", "002"):
+        name = f"C-7161-01-LM6-{number}.txt"
+        shutil.copy(source / f"lincs_platemap_{name}", tmp_path / "platemap" / name)
+    lines = (tmp_path / "barcode_platemap.csv").read_text().splitlines()
+    barcode = next(line.split(",")[0] for line in lines if "LM6-002" in line)
+    table = read_plate_map(tmp_path / "barcode_platemap.csv", f"{barcode}__2016-03-22")
+    assert len(table) == 384
+    assert set(table["plate_map_name"]) == {"C-7161-01-LM6-002"}
+    treated = table[table["role"] == "treatment"]
+    assert table["role"].value_counts().to_dict() == {"treatment": len(treated), "negative": 384 - len(treated)}
+    assert treated["treatment"].equals(treated["broad_sample"])
+    assert treated["dose"].notna().all()
+    assert read_plate_map(source / "lincs_barcode_platemap.csv", barcode).equals(table)
+    for plate, message in (("SQ9", "no map"), (lines[1].split(",")[0], "is not there")):
+        with pytest.raises(PlateflowError, match=message):
+            read_plate_map(tmp_path / "barcode_platemap.csv", plate)
+
+
+def test_a_real_map_of_jump_with_its_external_metadata(tmp_path: Path, test_data: Path) -> None:
+    source = test_data / "plates" / "metadata_tables"
+    batch = tmp_path / "metadata" / "platemaps" / "batch"
+    (batch / "platemap").mkdir(parents=True)
+    (tmp_path / "metadata" / "external_metadata").mkdir()
+    (batch / "barcode_platemap.csv").write_text(
+        "Assay_Plate_Barcode,Plate_Map_Name\nBR1,JUMP-Target-1_compound_platemap\n"
+    )
+    shutil.copy(
+        source / "JUMP-Target-1_compound_platemap.tsv", batch / "platemap" / "JUMP-Target-1_compound_platemap.txt"
+    )
+    shutil.copy(source / "JUMP-Target-1_compound_metadata.tsv", tmp_path / "metadata" / "external_metadata")
+    table = read_plate_map(batch / "barcode_platemap.csv", "BR1")
+    assert len(table) == 384
+    assert table.set_index("well").loc["A01", "treatment"] == "gabapentin-enacarbil"
+    assert table.set_index("well").loc["A02", "role"] == "negative"  # DMSO
+    assert set(table["role"]) == {"treatment", "negative", "positive"}
+    assert (table.loc[table["role"] == "positive", "control_type"].str.startswith("poscon")).all()
+
+
+def test_the_dose_table_of_a_real_plate(test_data: Path) -> None:
+    table = read_plate_map(test_data / "plates" / "cellprofiler_sbs_translocation" / "1049_Metadata.csv")
+    assert len(table) == 96
+    wells = table.set_index("well")
+    assert wells.loc["A01", "role"] == "negative"
+    assert wells.loc["A12", ["role", "dose"]].tolist() == ["positive", 10.0]
+    assert wells.loc["A05", ["role", "dose"]].tolist() == ["treatment", 3.0]
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    good = book(tmp_path / "good.xlsx", {"Map": LONG})
+    cut = tmp_path / "cut.xlsx"
+    cut.write_bytes(good.read_bytes()[:-200])
+    old = tmp_path / "old.xls"
+    old.write_bytes(b"\xd0\xcf\x11\xe0" + bytes(100))
+    bomb, big = tmp_path / "bomb.xlsx", tmp_path / "big.xlsx"
+    entities = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+    with zipfile.ZipFile(good) as source:
+        content = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(bomb, "w") as archive:
+        for name, data in content.items():
+            body = data.replace(b"negative", b"&l9;")
+            start = body.index(b"?>") + 2 if body.startswith(b"<?xml") else 0
+            head = f'<!DOCTYPE x [<!ENTITY l0 "lol">{entities}]>'.encode() if body != data else body[:start]
+            archive.writestr(name, head + body[start:])
+    with zipfile.ZipFile(big, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", bytes(60_000_000))
+    for path in (cut, old, bomb, big):
+        with pytest.raises(PlateflowError, match="can't be read") as error:
+            read_plate_map(path)
+        assert str(path) in error.value.where

@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +11,10 @@ import tifffile
 from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
+from plateflow.plates.check_index import check_index
+from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
+from plateflow.plates.reader import Index
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 
 CONFIG = Config(segmentation={"nuclei": LabelSet(channels=["DNA"])})
@@ -44,9 +49,10 @@ def test_every_damaged_file_is_named(tmp_path: Path) -> None:
     assert all(p.severity == "error" and p.remedy and p.plate == "p" for p in problems)
 
 
-def test_deep_decodes(tmp_path: Path) -> None:
+def test_deep_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plateflow.plates.check_pixels.SAMPLED_FIELDS", 1)
     made, entry = simulate(tmp_path)
-    path = sorted((made.raw / "Images").glob("*.tiff"))[0]
+    path = sorted((made.raw / "Images").glob("*.tiff"))[-1]
     content = bytearray(path.read_bytes())
     content[-1500:] = bytes(np.random.default_rng(1).bytes(1500))
     path.write_bytes(bytes(content))
@@ -108,3 +114,129 @@ def test_files_that_changed_since_ingest(tmp_path: Path) -> None:
     changed.touch()
     gone.unlink()
     assert changed_files(entry, paths) == sorted([f"{new}: new", f"{changed}: changed", f"{gone}: gone"])
+
+
+def tables(**columns: Any) -> Index:
+    """An index of two wells of 2 x 2 fields of 100 px that touch, one channel; columns replaced by lists."""
+    rows = [(well, str(field)) for well in ("A01", "A02") for field in range(1, 5)]
+    planes = pd.DataFrame(rows, columns=["well", "field"])
+    planes = planes.assign(plate="p", channel="DNA", t=0, z=0, path=[f"{n}.tif" for n in range(8)], page=0)
+    planes = planes.assign(y_um=[0.0, 0, 50, 50] * 2, x_um=[0.0, 50, 0, 50] * 2, dy_um=0.5, dx_um=0.5)
+    planes = planes.assign(height=100, width=100, dtype="uint16", state="ok", reason="").assign(**columns)
+    return Index(planes=planes, info={"plate": "p", "disagreements": [], "bit_max": 65535})
+
+
+def found(index: Index) -> list[tuple[str, str, str, str]]:
+    return [(p.severity, p.well, p.field, p.what) for p in check_index(index)]
+
+
+def test_positions() -> None:
+    assert found(tables()) == []
+    on_each_other = tables(x_um=[0.0, 10, 0, 50] * 2)
+    assert found(on_each_other) == [
+        ("warning", "", "", "fields overlap, by up to 80% (such as 1 and 2), in 2 wells: A01, A02")
+    ]
+    tiled = tables(x_um=[0.0, 45, 0, 45] * 2)
+    assert found(tiled) == [("note", "", "", "fields overlap, by up to 10% (such as 1 and 2), in 2 wells: A01, A02")]
+    apart = tables(x_um=[0.0, 200, 0, 200] * 2, y_um=[0.0, 0, 150, 150] * 2)
+    assert found(apart) == [("note", "", "", "gaps between fields, of 200 px and more, in 2 wells: A01, A02")]
+    narrow = tables(x_um=[0.0, 52, 0, 52] * 2, y_um=[0.0, 0, 52, 52] * 2)
+    assert found(narrow) == [("warning", "", "", "narrow gaps between fields, of 4 px and more, in 2 wells: A01, A02")]
+    jitter = tables(x_um=[0.0, 50.4, 0, 50, 0, 50, 0.3, 50.2])
+    assert found(jitter) == []
+
+
+def test_a_field_that_strays_or_has_no_position() -> None:
+    places = [(well, field) for well in ("A01", "A02", "A03") for field in "1234"]
+    columns = {
+        "well": [well for well, _ in places],
+        "field": [field for _, field in places],
+        "y_um": [0.0, 0, 50, 50] * 3,
+        "x_um": [0.0, 50, 0, 50] * 2 + [0.0, 50, 0, 50000],
+    }
+    base = pd.concat([tables().planes] * 2).iloc[:12].reset_index(drop=True)
+    index = Index(planes=base.assign(**columns, path=[f"{n}" for n in range(12)]), info=tables().info)
+    strays = [item for item in found(index) if "away from where it is" in item[3]]
+    assert [item[:3] for item in strays] == [("warning", "A03", "4")]
+    (lost,) = found(tables(y_um=[float("nan"), 0, 50, 50, 0, 0, 50, 50]))
+    assert lost[:2] == ("warning", "A01")
+    assert "1 fields have no position: A01 field 1" in lost[3]
+
+
+@pytest.mark.parametrize(
+    ("size", "severity", "what"),
+    [
+        ((500.0, 500.0), "error", "none of a light microscope"),
+        ((0.0005, 0.0005), "error", "none of a light microscope"),
+        ((0.5, 0.6), "warning", "aren't square"),
+        ((float("nan"), float("nan")), "note", "isn't known"),
+    ],
+)
+def test_pixel_sizes(size: tuple[float, float], severity: str, what: str) -> None:
+    first = found(tables(dy_um=size[0], dx_um=size[1]))[0]
+    assert first[0] == severity
+    assert what in first[3]
+
+
+def test_one_file_for_two_planes() -> None:
+    ((severity, well, _, what),) = found(tables(path=["a.tif", "a.tif", *(f"{n}.tif" for n in range(6))]))
+    assert (severity, well) == ("warning", "A01")
+    assert "2 planes" in what
+
+
+def test_clocks_that_run_backwards() -> None:
+    index = tables(t=[0, 1, 2, 3] * 2, field="1")
+    for times, wells in (([0.0, 1, 2, 3] * 2, []), ([0.0, 1, 2, 3, 0, 2, 1, 3], ["A02"])):
+        timed = Index(planes=index.planes, info=index.info, times_s=np.array(times))
+        assert [p.well for p in check_index(timed) if "backwards" in p.what] == wells
+
+
+@pytest.mark.parametrize(("offset", "known"), [("12.5", True), ("soon", False)])
+def test_harmony_tells_when_planes_were_taken(tmp_path: Path, offset: str, known: bool) -> None:
+    made, entry = simulate(tmp_path)
+    index = made.raw / "Images" / "Index.idx.xml"
+    tag = '<MeasurementTimeOffset Unit="s">'
+    index.write_text(index.read_text().replace(f"{tag}0<", f"{tag}{offset}<"))
+    times = index_plate(entry).times_s
+    assert times is not None
+    assert (times == 12.5).all() == known
+
+
+def look(folder: Path, pixels: list[np.ndarray], *, bit_max: int = 65535) -> list[tuple[str, str]]:
+    index = tables(path=[str(folder / f"{n}.tif") for n in range(8)], dtype=str(pixels[0].dtype))
+    for n, plane in enumerate(pixels):
+        tifffile.imwrite(folder / f"{n}.tif", plane)
+    info = index.info | {"bit_max": bit_max}
+    return [(p.well + p.field, p.what) for p in check_pixels(Index(planes=index.planes, info=info), deep=False)]
+
+
+def noise(n: int, low: int = 100, high: int = 4000) -> np.ndarray:
+    return np.random.default_rng(n).integers(low, high, (100, 100), dtype=np.uint16)
+
+
+def test_pixels_that_are_odd(tmp_path: Path) -> None:
+    sound = [noise(n) for n in range(8)]
+    assert look(tmp_path, sound) == []
+    constant = np.full((100, 100), 7, np.uint16)
+    bright = np.where(np.arange(10_000).reshape(100, 100) < 200, 4095, noise(9)).astype(np.uint16)
+    assert look(tmp_path, [constant, bright, sound[2], sound[2], *sound[4:]], bit_max=4095) == [
+        ("A011", "channel DNA: constant: every pixel is 7"),
+        ("A012", "channel DNA: saturated: 2.0% of the pixels are at the top of the range"),
+        ("A014", f"channel DNA: doubled: the same pixels as {tmp_path / '2.tif'}"),
+    ]
+
+
+def test_values_with_an_offset_or_a_spread(tmp_path: Path) -> None:
+    ((_, what),) = look(tmp_path, [noise(n) + np.uint16(32768) for n in range(8)])
+    assert "offset: none is below 32,8" in what
+    ((_, what),) = look(tmp_path, [noise(n, 0, 256) * np.uint16(257) for n in range(8)])
+    assert "multiples of 257 (8 bits spread over 16)" in what
+    ((_, what),) = look(tmp_path, [noise(n) * np.uint16(16) for n in range(8)])
+    assert what.endswith("multiples of 16")
+
+
+def test_wells_of_the_map_that_the_plate_cannot_have(tmp_path: Path) -> None:
+    made, entry = simulate(tmp_path)
+    made.plate_map.write_text("well,role\nB02,negative\nB03,positive\nAF48,positive\n")
+    (problem,) = check_plate(entry, CONFIG)
+    assert problem.what == "1 wells of the plate map lie off the plate of 8 x 12 wells: AF48"

@@ -27,7 +27,7 @@ def init(
     raw: Annotated[Path, typer.Argument(help="folder of a raw plate")],
     directory: Annotated[Path, typer.Option(help="the project's folder: config/ is written there")] = Path(),
     plate: Annotated[str | None, typer.Option(help="plate id; default: made of the folder's name")] = None,
-    plate_map: Annotated[Path | None, typer.Option(help="CSV with well, role, treatment, dose")] = None,
+    plate_map: Annotated[Path | None, typer.Option(help="CSV, TSV or XLSX with well, role, treatment, dose")] = None,
     layout: Annotated[str | None, typer.Option(help="harmony or pattern; default: recognised")] = None,
     pattern: Annotated[str | None, typer.Option(help="regular expression of file names, for layout pattern")] = None,
     pixel_size_um: Annotated[float | None, typer.Option(help="where the layout doesn't say")] = None,

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from plateflow.config import Config, PlateEntry, PlateflowError
-from plateflow.paths import PlatePaths
-from plateflow.plates.pixels import PlaneError
-from plateflow.plates.plate import index_plate, read_row
+from plateflow.paths import PlatePaths, parse_well
+from plateflow.plates.check_index import check_index
+from plateflow.plates.check_pixels import check_pixels
+from plateflow.plates.plate import index_plate
 from plateflow.plates.platemap import read_plate_map
+from plateflow.plates.problem import Problem, as_problem
 from plateflow.plates.reader import some
-
-_REMEDIES = {
-    "missing": "copy the file from the instrument again; without it the field is left out",
-    "wrong_type": "nothing, if the instrument marked the image as invalid so (Harmony: 32 bits); the field is left out",
-}
-_READ_AGAIN = "copy the file from the instrument again; as it is, the field is left out"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something wrong with a raw plate: what, where, and what to do.
-
-    Attributes:
-        severity: error where the plate, or a part of it, can't be used; warning where it goes on.
-        plate, well, field, file: where; empty where it concerns all.
-        what: one sentence.
-        remedy: what the user can do.
-    """
-
-    severity: Literal["error", "warning"]
-    plate: str
-    well: str = ""
-    field: str = ""
-    file: str = ""
-    what: str
-    remedy: str = ""
 
 
 def check_channels(config: Config, info: Mapping[str, Any]) -> None:
@@ -69,24 +43,20 @@ def check_plate(entry: PlateEntry, config: Config, *, deep: bool = False) -> lis
     Args:
         entry: the plate.
         config: for the channels that the label sets name.
-        deep: decode every file; otherwise headers and lengths are looked at.
+        deep: decode every file; otherwise headers and lengths are looked at, and the pixels of a sample.
     """
     try:
         index = index_plate(entry)
     except PlateflowError as error:
-        return [_as_problem(entry, error)]
-    problems = [
-        Problem(severity="warning", plate=entry.plate, what=note, remedy="see whether the metadata are right")
-        for note in index.info["disagreements"]
-    ]
+        return [as_problem(entry, error)]
+    problems = list(check_index(index))
     try:
         check_channels(config, index.info)
     except PlateflowError as error:
-        problems.append(_as_problem(entry, error))
-    problems += _incomplete(entry, index.planes)
-    problems += _damaged(entry, index.planes, deep=deep)
+        problems.append(as_problem(entry, error))
+    problems += check_pixels(index, deep=deep)
     if entry.plate_map is not None:
-        problems += _unmapped(entry, index.info["wells"])
+        problems += _unmapped(entry, index.info)
     return problems
 
 
@@ -114,73 +84,20 @@ def changed_files(entry: PlateEntry, paths: PlatePaths) -> list[str]:
     return [f"{path}: {change}" for path, change in sorted(changes.items())]
 
 
-def _as_problem(entry: PlateEntry, error: PlateflowError) -> Problem:
-    where = error.where.removeprefix(f"{entry.plate}: ")
-    what = ": ".join(part for part in (error.what, where, error.why) if part)
-    return Problem(severity="error", plate=entry.plate, what=what, remedy=error.remedy)
-
-
-def _incomplete(entry: PlateEntry, planes: pd.DataFrame) -> Iterator[Problem]:
-    """Wells with fewer fields than most, and planes that the metadata don't have."""
-    counts = planes.groupby("well", sort=False)["field"].nunique()
-    usual = int(counts.mode().max())
-    for well, count in counts[counts < usual].items():
-        yield Problem(
-            severity="warning",
-            plate=entry.plate,
-            well=str(well),
-            what=f"the well has {count} fields; most have {usual}",
-            remedy="nothing, if the acquisition was planned so",
-        )
-    lacking = planes[planes["reason"] == "no_record"]
-    for (well, field), rows in lacking.groupby(["well", "field"], sort=False):
-        channels = ", ".join(rows["channel"].drop_duplicates())
-        yield Problem(
-            severity="error",
-            plate=entry.plate,
-            well=str(well),
-            field=str(field),
-            what=f"{len(rows)} planes are not in the plate (channels {channels})",
-            remedy="copy the measurement again; as it is, the field is left out",
-        )
-
-
-def _damaged(entry: PlateEntry, planes: pd.DataFrame, *, deep: bool) -> Iterator[Problem]:
-    """Planes that can't be read."""
-
-    def look(row: dict[Any, Any]) -> PlaneError | None:
-        try:
-            read_row(row, decode=deep)
-        except PlaneError as error:
-            return error
-        return None
-
-    rows = planes[planes["path"] != ""].to_dict("records")
-    with ThreadPoolExecutor(4) as pool:
-        for row, error in zip(rows, pool.map(look, rows), strict=True):
-            if error is not None:
-                yield Problem(
-                    severity="error",
-                    plate=entry.plate,
-                    well=row["well"],
-                    field=row["field"],
-                    file=row["path"],
-                    what=f"channel {row['channel']}: {error.reason}: {error.detail}",
-                    remedy=_REMEDIES.get(error.reason, _READ_AGAIN),
-                )
-
-
-def _unmapped(entry: PlateEntry, wells: list[str]) -> Iterator[Problem]:
+def _unmapped(entry: PlateEntry, info: Mapping[str, Any]) -> Iterator[Problem]:
     """A plate map that can't be read, and wells that only one of map and plate has."""
     assert entry.plate_map is not None
     try:
-        mapped = list(read_plate_map(entry.plate_map)["well"])
+        mapped = set(read_plate_map(entry.plate_map, entry.plate)["well"])
     except PlateflowError as error:
-        yield _as_problem(entry, error)
+        yield as_problem(entry, error)
         return
+    wells, (rows, columns) = set(info["wells"]), info["format"]
+    off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (
-        (set(wells) - set(mapped), "wells of the plate are not in the plate map"),
-        (set(mapped) - set(wells), "wells of the plate map are not in the plate"),
+        (wells - mapped, "wells of the plate are not in the plate map"),
+        (mapped - wells - off, "wells of the plate map are not in the plate"),
+        (off, f"wells of the plate map lie off the plate of {rows} x {columns} wells"),
     ):
         if names:
             yield Problem(

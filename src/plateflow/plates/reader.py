@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from plateflow.config import PlateEntry, PlateflowError
 from plateflow.paths import well_name
@@ -61,10 +62,12 @@ class Index:
     Attributes:
         planes: one row a plane, with `COLUMNS`, sorted by row, column, field, channel, t, z.
         info: the content of manifest/plate.json.
+        times_s: when each plane was taken, float64 (n,), NaN where unknown; for preflight alone.
     """
 
     planes: pd.DataFrame
     info: dict[str, Any]
+    times_s: NDArray[np.float64] | None = None
 
 
 @dataclass(kw_only=True)
@@ -74,7 +77,8 @@ class Records:
     Attributes:
         planes: dicts with row, column (from 0), field, t, z (as the vendor counts them), channel (an identifier),
             path (relative to the plate's folder, empty where there is none), and where known page, y_um, x_um
-            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width; without a path a reason in one word.
+            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width, time_s (on any one clock); without a
+            path a reason in one word.
         channels: identifier -> what is known of the channel, in the channels' order; `name` at least.
         format: rows and columns of the plate, where the metadata say so.
         bit_max: the top of the camera's range, where the metadata say so.
@@ -178,9 +182,10 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
         {name: n for n, name in enumerate(sorted(set(planes["field"]), key=_natural))}
     )
     planes = planes.sort_values(["row", "column", "_field", "_channel", "t", "z"], kind="stable")
+    times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
     info = {"plate": entry.plate, "format": list(shape), "layout": layout, **_info(records, planes, notes)}
-    return Index(planes=planes, info=info)
+    return Index(planes=planes, info=info, times_s=times)
 
 
 def _info(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[str, Any]:

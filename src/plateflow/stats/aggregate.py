@@ -45,7 +45,7 @@ def _read_map(context: JobContext) -> tuple[pd.DataFrame | None, str]:
 
     if context.entry.plate_map is None:
         return None, ""
-    table = read_plate_map(context.entry.plate_map)
+    table = read_plate_map(context.entry.plate_map, context.entry.plate)
     return table, digest(table.to_csv(index=False))
 
 

@@ -1,0 +1,111 @@
+"""Small tables that people and instruments write: CSV, TSV or XLSX, in any encoding, as rows of text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from plateflow.config import PlateflowError
+from plateflow.plates.files import decode
+
+LARGEST = 50_000_000
+"""Bytes, unpacked: larger files are no plate maps but something else, or a trap."""
+ROWS = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A table: where it is for a message, its title (XLSX), and of each row that isn't empty its number and cells."""
+
+    where: str
+    title: str
+    rows: list[tuple[int, list[str]]]
+
+
+def read_sheets(path: Path, what: str = "the plate map") -> list[Sheet]:
+    """Read a table; a workbook has several.
+
+    Args:
+        path: XLSX by its content; anything else is text, with comma, semicolon or tab: what the first row has most of.
+        what: the file is, for the messages.
+
+    Raises:
+        PlateflowError: it isn't there, can't be read, or is far too large.
+    """
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= LARGEST else b""
+    except FileNotFoundError:
+        raise PlateflowError(
+            f"{what} is not there", where=str(path), remedy="mend plate_map in the plate sheet"
+        ) from None
+    except OSError as error:
+        raise PlateflowError(
+            f"{what} can't be read",
+            where=str(path),
+            why=error.strerror or str(error),
+            remedy="plate_map in the plate sheet must name a CSV, TSV or XLSX file that you may read",
+        ) from error
+    if size > LARGEST:
+        raise _not_a_table(path, what, f"it has {size:,} bytes; a plate map has a few thousand")
+    if content.startswith(b"PK\3\4"):
+        return list(_workbook(path, what, content))
+    if content.startswith(b"\xd0\xcf\x11\xe0"):
+        raise _not_a_table(path, what, "it is a workbook of old Excel (.xls), or locked by a password")
+    try:
+        rows = list(_text(content))
+    except csv.Error as error:
+        raise _not_a_table(path, what, str(error)) from error
+    return [Sheet(where=str(path), title="", rows=rows)]
+
+
+def _not_a_table(path: Path, what: str, why: str) -> PlateflowError:
+    return PlateflowError(
+        f"{what} can't be read", where=str(path), why=why, remedy="save it as CSV or XLSX, without a password"
+    )
+
+
+def _text(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    text = decode(content)
+    if "\0" in text:  # UTF-16 without its mark
+        text = content.decode("utf-16-be" if content.startswith(b"\0") else "utf-16-le", "replace")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
+    yield from _filled(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+
+
+def _filled(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    for number, row in enumerate(islice(rows, ROWS), 1):
+        cells = [cell.strip() for cell in row]
+        if any(cells):
+            yield number, cells
+
+
+def _workbook(path: Path, what: str, content: bytes) -> Iterator[Sheet]:
+    import openpyxl  # with defusedxml, which openpyxl uses where it is installed
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(item.file_size for item in archive.infolist())
+        if unpacked > LARGEST:
+            raise _not_a_table(path, what, f"unpacked it would have {unpacked:,} bytes")
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        for sheet in book.worksheets:
+            rows = list(_filled([_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)))
+            yield Sheet(where=f"{path}, sheet {sheet.title}", title=sheet.title, rows=rows)
+    except PlateflowError:
+        raise
+    except Exception as error:  # zip, XML, and whatever a broken workbook makes openpyxl raise
+        raise _not_a_table(path, what, f"{type(error).__name__}: {error}") from error
+
+
+def _cell(value: object) -> str:
+    """Numbers as people typed them: a spreadsheet keeps 3 as 3.0."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
