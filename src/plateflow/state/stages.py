@@ -102,7 +102,12 @@ STAGES = {
             modules=("segment/stitch.py", "segment/plan.py", "flows/*.py", "images/store.py", "images/halve.py"),
         ),
         Stage(name="features", scope="cpu", version=1, modules=("features/*.py", *READING)),
-        Stage(name="aggregate", scope="plate", version=1, modules=("stats/*.py", "plates/platemap.py")),
+        Stage(
+            name="aggregate",
+            scope="plate",
+            version=2,
+            modules=("stats/*.py", *(f"plates/{name}.py" for name in ("platemap", "roles", "tables", "barcodes"))),
+        ),
         Stage(name="report", scope="plate", version=1, modules=("report/*.py",)),
     )
 }
