@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import zarr
-from numpy.typing import NDArray
+from segment_project import MODEL, SETS, config_of, labels_of, run
 
-from plateflow.config import Config, PlateEntry, PlateflowError
+from plateflow.config import PlateEntry, PlateflowError
 from plateflow.flows import labels_from_flows
-from plateflow.images import ingest, normalise, tile
 from plateflow.metrics import f1
 from plateflow.paths import PlatePaths
 from plateflow.segment import follow, infer, stitch
@@ -25,43 +22,6 @@ from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.state.requests import ask
 from plateflow.state.runner import JobContext
 from plateflow.state.stages import STAGES
-
-MODEL = Path(__file__).parents[1] / "data" / "tiny.safetensors"
-RUN: dict[str, Callable[[JobContext], None]] = {
-    "ingest": ingest.run,
-    "tile": tile.run,
-    "normalise": normalise.run,
-    "infer": infer.run,
-    "follow": follow.run,
-    "stitch": stitch.run,
-}
-SETS: dict[str, dict[str, Any]] = {
-    "nuclei": {"channels": ["DNA"], "model": str(MODEL)},
-    "cells": {"channels": ["AGP", "DNA"], "model": str(MODEL)},
-}
-
-
-def config_of(folder: Path, **keys: Any) -> Config:
-    settings = {
-        "results": str(folder),
-        "parts": {"cpu": 1, "gpu": 1},
-        "segmentation": SETS,
-        "device": "cpu",
-        "threads": 1,
-        **keys,
-    }
-    return Config.model_validate(settings)
-
-
-def run(config: Config, entry: PlateEntry, *stages: str) -> PlatePaths:
-    for stage in stages:
-        for job in STAGES[stage].jobs(config):
-            RUN[stage](JobContext(config=config, entry=entry, stage=STAGES[stage], job=job))
-    return PlatePaths.of(entry.plate, results=config.results)
-
-
-def labels_of(paths: PlatePaths, well: str, label_set: str, level: int = 0) -> NDArray[np.uint32]:
-    return zarr.open_array(paths.image(well) / "labels" / label_set / str(level), mode="r")[0, 0]  # type: ignore[return-value, index]
 
 
 def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ PASSES = ((0, (1, 2, 3)), (2, (0, 1, 3)), (1, (0, 2, 3)))
 """YX, ZY, ZX: the axis along which planes lie, and which of [dz, dy, dx, cell logit] the network's [d row, d column,
 cell logit] are there. Sums are made in this order."""
 SLAB = 2**24
+TARGET = np.float32(5)
+"""Length of a target in network units."""
 
 
 def n_planes(shape: tuple[int, ...]) -> int:
@@ -105,7 +107,7 @@ class Volume:
                 start = index - k
                 planes = self._pixels[_along(axis + 1, start, start + self._thickness(axis))]
                 self._slab = (axis, number), np.ascontiguousarray(np.moveaxis(planes, axis + 1, 0))
-            return _with_rows(self._slab[1][k], self._network_rows(axis))
+            return _with_rows(self._slab[1][k], self._network_rows(axis), antialias=self.anisotropy < 1)
 
     def _write(self, axis: int, components: tuple[int, ...], index: int, flow: NDArray[np.float16]) -> None:
         rows = self.shape[1] if axis == 0 else self.shape[0]
@@ -133,12 +135,13 @@ class Volume:
 def in_voxels(flow: NDArray[np.float32], anisotropy: float) -> NDArray[np.float32]:
     """Turn flows, (3, ...) in px of equal size along all axes, into steps in voxels that lead along the same lines.
 
-    Lengths stay: a flow of the network is as long as a target, and targets are unit vectors in voxels.
+    Lengths stay, as targets are unit vectors in voxels; but none is longer than a target. Means of planes are, by up to
+    sqrt(3 / 2): a plane's vectors are as long as a target even where the object's centre lies far from the plane.
     """
     steps = flow.copy()
     steps[0] /= np.float32(anisotropy)
     before, after = (np.sqrt(np.square(vectors).sum(0)) for vectors in (flow, steps))
-    steps *= np.divide(before, after, out=np.zeros_like(after), where=after > 0)
+    steps *= np.divide(np.minimum(before, TARGET), after, out=np.zeros_like(after), where=after > 0)
     return steps
 
 
@@ -146,11 +149,10 @@ def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(start, stop))
 
 
-def _with_rows(plane: NDArray[Any], rows: int) -> NDArray[Any]:
+def _with_rows(plane: NDArray[Any], rows: int, *, antialias: bool = False) -> NDArray[Any]:
     """A plane (C, rows, columns) with another number of rows, float32; as it is if it has them."""
     if plane.shape[1] == rows:
         return plane
     pixels = torch.from_numpy(np.ascontiguousarray(plane, np.float32))[None]
-    size, shrinks = (rows, plane.shape[2]), rows < plane.shape[1]
-    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
-    return resized[0].numpy()
+    size = (rows, plane.shape[2])
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=antialias)[0].numpy()
