@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 
+from plateflow.cli.check import report
 from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
 from plateflow.plates.check_index import check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
+from plateflow.plates.problem import Problem
 from plateflow.plates.reader import Index
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 
@@ -240,3 +242,14 @@ def test_wells_of_the_map_that_the_plate_cannot_have(tmp_path: Path) -> None:
     made.plate_map.write_text("well,role\nB02,negative\nB03,positive\nAF48,positive\n")
     (problem,) = check_plate(entry, CONFIG)
     assert problem.what == "1 wells of the plate map lie off the plate of 8 x 12 wells: AF48"
+
+
+def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> None:
+    note = Problem(severity="note", plate="p", what="gaps", remedy="nothing")
+    bad = [
+        Problem(severity="error", plate="p", well=f"A{n:02d}", file="x", what="gone", remedy="copy") for n in range(30)
+    ]
+    lines = list(report([note, *bad]))
+    assert lines[0] == "error: p/A00: gone"
+    assert lines[20:23] == ["  and 20 more such; --json lists all", "  what to do: copy", "note: p: gaps"]
+    assert lines[-1] == "30 errors, 1 notes"

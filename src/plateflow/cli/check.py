@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
 from plateflow.config import PlateflowError
 
+if TYPE_CHECKING:
+    from plateflow.plates.problem import Problem
+
+SHOWN = 10
+
 
 def check(
     plates: Annotated[list[str] | None, typer.Argument(help="plate ids; default: all")] = None,
-    deep: Annotated[bool, typer.Option(help="decode every file instead of looking at it")] = False,
+    deep: Annotated[bool, typer.Option(help="decode every file instead of a sample")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the problems as JSON")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Look at the raw plates: problems with their remedies, and files that are new or changed since ingest.
 
     Changed files are noted, so that the next `snakemake` looks at those wells again. Ends with 2 where a problem is an
-    error, 1 where there are warnings only, 0 where there are none.
+    error, 1 where there are warnings, 0 where there are notes at most.
     """
-    from plateflow.plates.check import Problem, changed_files, check_plate
+    from plateflow.plates.check import changed_files, check_plate
+    from plateflow.plates.problem import Problem
     from plateflow.state.requests import ask
 
     project = Project.load(configfile)
@@ -50,13 +58,34 @@ def check(
     if as_json:
         typer.echo(json.dumps([asdict(problem) for problem in problems], indent=1))
     else:
-        for problem in sorted(problems, key=lambda problem: problem.severity != "error"):
-            place = "/".join(filter(None, (problem.plate, problem.well)))
-            field = f" field {problem.field}" if problem.field else ""
-            file = f"\n  file: {problem.file}" if problem.file else ""
-            remedy = f"\n  what to do: {problem.remedy}" if problem.remedy else ""
-            typer.echo(f"{problem.severity}: {place}{field}: {problem.what}{file}{remedy}")
-        if not problems:
-            typer.echo("No problem found.")
+        for line in report(problems):
+            typer.echo(line)
     severities = {problem.severity for problem in problems}
-    raise typer.Exit(2 if "error" in severities else 1 if severities else 0)
+    raise typer.Exit(2 if "error" in severities else 1 if "warning" in severities else 0)
+
+
+def report(problems: list[Problem]) -> Iterator[str]:
+    """The problems in words, the worst first; of many of one kind on a plate the first `SHOWN`."""
+    from plateflow.plates.problem import SEVERITIES
+
+    if not problems:
+        yield "No problem found."
+        return
+    counts = Counter(problem.severity for problem in problems)
+    for severity in SEVERITIES:
+        alike: dict[tuple[str, str], list[Problem]] = {}
+        for problem in problems:
+            if problem.severity == severity:
+                alike.setdefault((problem.plate, problem.remedy), []).append(problem)
+        for (_, remedy), group in alike.items():
+            for problem in group[:SHOWN]:
+                place = "/".join(filter(None, (problem.plate, problem.well)))
+                field = f" field {problem.field}" if problem.field else ""
+                yield f"{severity}: {place}{field}: {problem.what}"
+                if problem.file:
+                    yield f"  file: {problem.file}"
+            if len(group) > SHOWN:
+                yield f"  and {len(group) - SHOWN} more such; --json lists all"
+            if remedy:
+                yield f"  what to do: {remedy}"
+    yield ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES if counts[severity])
