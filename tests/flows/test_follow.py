@@ -203,21 +203,6 @@ def test_one_plane_is_the_same_in_three_dimensions():
     np.testing.assert_array_equal(follow_flows(deep, logit[None] > 0)[1:], follow_flows(flow, logit > 0))
 
 
-@few
-@given(shapes, seeds, st.sampled_from([1, 40, 200]))
-def test_torch_gives_the_same_integers(shape, seed, n_steps):
-    import torch
-
-    flow, logit = draw_scene(shape, seed)
-    field = blocks.FlowField(flow, logit)
-    for block in plan_blocks(shape, 1 + max(shape) // 2):
-        expected, found = (
-            follow.follow_core(field, block, n_steps=n_steps, cell_threshold=0.0, device=device)
-            for device in ("cpu", torch.device("cpu"))
-        )
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_plan_covers_every_pixel_once_in_order():
     seen = np.zeros((7, 23, 40), int)
     plan = plan_blocks(seen.shape, 9)

@@ -308,16 +308,6 @@ def test_ends_of_something_else_are_refused():
         labels_from_flows(flow, logit, compat="stardist")
 
 
-@settings(parent=few, max_examples=10)
-@given(shapes, seeds)
-def test_the_device_does_not_show(shape, seed):
-    import torch
-
-    flow, logit = draw_scene(shape, seed)
-    expected = labels_from_flows(flow, logit)
-    np.testing.assert_array_equal(labels_from_flows(flow, logit, device=torch.device("cpu"), block=60), expected)
-
-
 @pytest.mark.parametrize("shape", [(400, 400), (32, 100, 100)])
 def test_realistic_labels_come_back(shape):
     labels = draw_cells(shape, 0)

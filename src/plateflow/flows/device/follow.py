@@ -38,7 +38,7 @@ def quantise(values: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     bad = torch.cat([steps == NOT_FINITE, (kind == 2)[None]])
     if bad.any():
         channel, *pixel = bad.nonzero()[0].tolist()
-        raise refuse(channel, pixel, ndim)
+        raise refuse(channel, [0] * (3 - ndim) + pixel, ndim)
     cells = kind == 1
     return steps.mul_(cells), cells
 
@@ -113,7 +113,7 @@ def _interpolate(table: Tensor, space: Sequence[int], position: Tensor) -> Tenso
     values = table.index_select(0, row).T.to(torch.int32, memory_format=torch.contiguous_format)
     for axis in reversed(range(ndim)):
         # Neighbours in this axis are neighbours in the list of corners: the later axes are mixed already.
-        near, far = values.view(-1, 2, ndim, n).unbind(1)
+        near, far = values.view(2**axis, 2, ndim, n).unbind(1)
         values = (far - near).mul_(part[axis]).add_(ONE // 2).bitwise_right_shift_(12).add_(near)
     return values[0]
 
