@@ -3,12 +3,13 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from plateflow.model import model_info, save_model
-from plateflow.model.registry import DEFAULT_FILE
+from plateflow.model.registry import DEFAULT_FILE, PUBLISHED, find_weights, licence_notice
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 
 
@@ -45,25 +46,88 @@ def test_the_default_model_fits_and_is_free_for_any_use() -> None:
     assert info.diameter == 24.0
 
 
-def test_published_weights_are_found_where_the_environment_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PLATEFLOW_WEIGHTS", raising=False)
-    monkeypatch.setenv("CELLPOSE_LOCAL_MODELS_PATH", str(tmp_path))
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders in which weights are looked for, in order; the first is given by hand."""
+    made = [tmp_path / name for name in ("option", "own", "cellpose", "home/.cellpose/models")]
+    for folder in made:
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("PLATEFLOW_WEIGHTS", str(made[1]))
+    monkeypatch.setenv("CELLPOSE_LOCAL_MODELS_PATH", str(made[2]))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with pytest.raises(ValueError, match="PLATEFLOW_WEIGHTS") as error:
-        model_info("cpsam")
-    assert str(tmp_path / "cpsam") in str(error.value)
-    (tmp_path / "cpsam").write_bytes(b"weights")
-    info = model_info("cpsam")
-    assert info.path == tmp_path / "cpsam"
-    assert "CC-BY-NC" in info.licence
-    assert info.diameter == 30.0
+    return made
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The content of a small file that is published as `cpsam`."""
+    content = b"weights that anyone may fetch"
+    card = replace(PUBLISHED["cpsam"], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(PUBLISHED, "cpsam", card)
+    return content
+
+
+def test_folders_are_searched_in_order(folders: list[Path]) -> None:
+    with pytest.raises(ValueError, match="aren't on this machine") as error:
+        find_weights("cpsam", folders[0])
+    for words in (*map(str, folders), "weights fetch cpsam", "weights add FILE --name cpsam", "PLATEFLOW_WEIGHTS"):
+        assert words in str(error.value)
+    for folder in reversed(folders):
+        (folder / "cpsam").touch()
+        assert find_weights("cpsam", folders[0]) == folder / "cpsam"
+    assert find_weights("cpsam") == folders[1] / "cpsam"
+
+
+def test_files_in_the_folders_are_found_by_their_names(folders: list[Path]) -> None:
+    (folders[2] / "mine.safetensors").touch()
+    (folders[3] / "CP_20260101").touch()
+    assert find_weights("mine") == folders[2] / "mine.safetensors"
+    assert find_weights("CP_20260101") == folders[3] / "CP_20260101"
+
+
+def test_a_published_file_is_known_by_its_hash_wherever_it_lies(
+    folders: list[Path], published: bytes, tmp_path: Path
+) -> None:
+    (folders[1] / "cpsam").write_bytes(published)
+    (tmp_path / "renamed.pth").write_bytes(published)
+    for name in ("cpsam", tmp_path / "renamed.pth"):
+        info = model_info(name)
+        assert (info.name, info.diameter) == ("cpsam", 30.0)
+        assert "CC-BY-NC" in info.licence
+    other = published.replace(b"anyone", b"no one")
+    for content, words in ((other, "sha256"), (published[:5], "5 bytes instead of 29")):
+        (folders[1] / "cpsam").write_bytes(content)
+        with pytest.raises(ValueError, match=f"isn't the published 'cpsam': it has {words}"):
+            model_info("cpsam")
+        info = model_info(folders[1] / "cpsam")  # as a file of its own it may be used: nothing is claimed of it
+        assert "unknown" in info.licence
+        assert info.diameter == 30.0  # of Cellpose's layout, as everything that says nothing of itself
+
+
+def test_a_restricted_licence_is_told_once(folders: list[Path], published: bytes) -> None:
+    path = folders[1] / "cpsam"
+    path.write_bytes(published)
+    notice = licence_notice(path)
+    assert notice is not None
+    assert "CC-BY-NC" in notice
+    assert "CC-BY-NC" in (folders[1] / "cpsam.licence.txt").read_text()
+    assert licence_notice(path) is None
+    assert licence_notice(DEFAULT_FILE) is None
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="default, cpsam, cpsam_v2"):
         model_info("cyto3")
+
+
+def test_the_registry_is_complete() -> None:
+    for name, card in PUBLISHED.items():
+        assert card.url.startswith("https://"), name
+        assert card.url.endswith(card.file), name
+        assert len(card.sha256) == 64, name
+        assert card.size > 1e9, name
+        assert card.licence, name
+        assert card.citation, name
 
 
 def test_a_header_cut_short_is_an_error(tmp_path: Path) -> None:

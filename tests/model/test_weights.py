@@ -1,14 +1,18 @@
 """Weights files: what is written is read, what doesn't fit is refused by name, and published layouts open both ways."""
 
 import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from plateflow.model import load_model, save_model
-from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
+from plateflow.model import check_model, load_model, save_model
+from plateflow.model.vit import VIT_L, FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import import_sam, resample_table, to_cellpose
 
 SMALL = FlowViTConfig(width=32, depth=2, heads=2, neck_width=16)
@@ -65,6 +69,9 @@ def test_missing_extra_and_misshapen_tensors_are_named(small: Path) -> None:
     with pytest.raises(ValueError) as error:
         load_model(small)
     message = str(error.value)
+    with pytest.raises(ValueError, match="lacks") as same:
+        check_model(small)
+    assert str(same.value) == message
     assert "lacks blocks.1.attn.qkv.weight" in message
     assert "adds blocks.2.lin1.weight" in message
     assert "cell_head.bias of shape (7,) instead of (4,)" in message
@@ -78,23 +85,74 @@ def test_a_file_cut_short_is_refused(small: Path, length: int) -> None:
 
 
 class Mischief:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (print, ("code in a pickle was run",))
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return (Path.touch, (self.mark,))
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"W2": Mischief()}, tmp_path / "bad.pth")
-    (tmp_path / "worse.pth").write_bytes(pickle.dumps(Mischief()))
-    for name in ("bad.pth", "worse.pth"):
-        with pytest.raises(ValueError, match="can't be read as weights"):
-            load_model(tmp_path / name)
-    assert "was run" not in capsys.readouterr().out
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "code-was-run"
+    torch.save({"W2": Mischief(mark)}, tmp_path / "bad.pth")
+    (tmp_path / "worse.pth").write_bytes(pickle.dumps(Mischief(mark)))
+    torch.save(FlowViT(SMALL), tmp_path / "whole.pth")
+    for name in ("bad.pth", "worse.pth", "whole.pth"):
+        for use in (load_model, check_model):
+            with pytest.raises(ValueError, match="can't be read as weights"):
+                use(tmp_path / name)
+    assert not mark.exists()
+    torch.load(tmp_path / "bad.pth", weights_only=False)
+    assert mark.exists(), "the file does what it is here for"
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="neither a model of Plateflow nor one of Cellpose-SAM"):
         load_model(tmp_path / "other.pth")
+
+
+def test_sams_own_checkpoint_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 8)}, tmp_path / "sam.pth")
+    with pytest.raises(ValueError, match="plateflow weights add"):
+        load_model(tmp_path / "sam.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"encoder.cls_token": (1, 1, 32), "encoder.pos_embed": None}, r"lacks pos_embed; it adds encoder\.cls_token"),
+        ({"encoder.patch_embed.proj.weight": (32, 3, 16, 16)}, r"stem\.proj\.weight of shape \(32, 3, 16, 16\)"),
+        ({"encoder.patch_embed.proj.weight": ()}, "another kind"),
+        ({"encoder.blocks.0.attn.rel_pos_h": (27,)}, "another kind"),
+        ({"encoder.blocks.1.attn.rel_pos_h": (27, 4, 2)}, "other shapes"),
+        ({"encoder.blocks.0.attn.rel_pos_h": (27, 0)}, "another kind"),
+    ],
+)
+def test_a_relative_of_the_published_network_is_refused(
+    tmp_path: Path, change: dict[str, tuple[int, ...] | None], words: str
+) -> None:
+    """Such as Cellpose's with another encoder: it has the tensor W2 too."""
+    state = published(LAYOUT)
+    for name, shape in change.items():
+        if shape is None:
+            del state[name]
+        else:
+            state[name] = torch.zeros(shape)
+    torch.save(state, tmp_path / "relative")
+    with pytest.raises(ValueError, match=words):
+        load_model(tmp_path / "relative")
+
+
+def test_a_configuration_of_another_version_is_refused(small: Path) -> None:
+    from plateflow.model.registry import METADATA_KEY
+
+    for text, words in (('{"config": {"widht": 3}}', "another kind"), ('{"config"', "isn't a safetensors file")):
+        save_file(load_file(small), small, {METADATA_KEY: text})
+        with pytest.raises(ValueError, match=words):
+            load_model(small)
 
 
 def published(config: FlowViTConfig) -> dict[str, torch.Tensor]:
@@ -132,8 +190,6 @@ def published(config: FlowViTConfig) -> dict[str, torch.Tensor]:
 
 
 def test_the_published_layout_has_the_published_size() -> None:
-    from plateflow.model.vit import VIT_L
-
     with torch.device("meta"):
         model = FlowViT(VIT_L)
     # Resampled tables have 63 rows in all blocks; the published ones 27 in twenty and 127 in four.
@@ -154,6 +210,58 @@ def test_a_published_state_dict_opens_and_gives_what_its_layers_say(tmp_path: Pa
     expected = torch.nn.functional.conv_transpose2d(out, state["W2"], stride=8)
     both = torch.cat([model.flow_head(features), model.cell_head(features)], 1)
     torch.testing.assert_close(torch.nn.functional.pixel_shuffle(both, 8), expected)
+
+
+def test_views_into_larger_tensors_load_as_they_are_published(tmp_path: Path) -> None:
+    """Cellpose's files hold every second entry of SAM's tables, and with them the storage of all."""
+    state = published(LAYOUT)
+    expected = {name: state[name] for name in ("encoder.pos_embed", "encoder.patch_embed.proj.weight")}
+    wide = torch.zeros(1, 64, 64, LAYOUT.width)
+    wide[:, ::2, ::2] = state["encoder.pos_embed"]
+    kernel = torch.zeros(LAYOUT.width, 3, 16, 16)
+    kernel[:, :, ::2, ::2] = state["encoder.patch_embed.proj.weight"]
+    state |= {"encoder.pos_embed": wide[:, ::2, ::2], "encoder.patch_embed.proj.weight": kernel[:, :, ::2, ::2]}
+    torch.save(state, tmp_path / "cpsam_small")
+    model = load_model(tmp_path / "cpsam_small")
+    assert torch.equal(model.pos_embed, expected["encoder.pos_embed"])
+    assert model.pos_embed.is_contiguous()
+    assert torch.equal(model.stem.proj.weight, expected["encoder.patch_embed.proj.weight"])
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import torch
+from plateflow.model.weights import load_model
+
+def memory(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+before = memory("VmRSS")
+model = load_model(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+for tensor in model.parameters():
+    tensor.flatten()[::512].sum()  # a value of each page, so that what stays in the map counts
+print(memory("VmHWM") - before, sum(tensor.nbytes for tensor in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read from /proc")
+@pytest.mark.parametrize("suffix", ["", ".safetensors"])
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path, suffix: str) -> None:
+    """Of ViT-L's 24 blocks six: at its full size, 64 MB are a tenth of the weights in bfloat16."""
+    path = tmp_path / f"six{suffix}"
+    state = published(replace(VIT_L, depth=6))
+    if suffix:
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    assert path.stat().st_size > 300e6
+    for dtype in ("bfloat16", "float32"):
+        command = [sys.executable, "-c", MEASURE, str(path), dtype]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peak, weights = map(int, output.split())
+        assert 0.9 * weights <= peak <= weights + 64e6, f"{dtype}: {peak / 1e6:.0f} MB for {weights / 1e6:.0f} MB"
 
 
 def test_a_published_state_dict_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

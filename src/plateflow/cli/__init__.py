@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from plateflow.cli import check, demo, init, retry, segment, status
+from plateflow.cli import check, demo, init, retry, segment, status, weights
 from plateflow.config import PlateflowError
 
 _typer = typer.Typer(
@@ -23,6 +23,7 @@ _typer = typer.Typer(
 )
 for command in (init.init, check.check, status.status, retry.retry, segment.segment, demo.demo):
     _typer.command()(command)
+_typer.add_typer(weights.weights, name="weights")
 
 
 def app() -> None:

@@ -9,9 +9,9 @@ from plateflow.model.registry import ModelInfo, model_info
 
 if TYPE_CHECKING:
     from plateflow.model.vit import FlowViT, FlowViTConfig
-    from plateflow.model.weights import load_model, save_model
+    from plateflow.model.weights import check_model, load_model, save_model
 
-__all__ = ["FlowViT", "FlowViTConfig", "ModelInfo", "load_model", "model_info", "save_model"]
+__all__ = ["FlowViT", "FlowViTConfig", "ModelInfo", "check_model", "load_model", "model_info", "save_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
         from plateflow.model import vit
 
         return getattr(vit, name)
-    if name in {"load_model", "save_model"}:
+    if name in {"check_model", "load_model", "save_model"}:
         from plateflow.model import weights
 
         return getattr(weights, name)

@@ -1,11 +1,12 @@
 """Weights files: strict loading of our own, of Cellpose's published ones, and of SAM's encoder; saving both ways.
 
-Our own files are safetensors that carry the network's configuration in their metadata. Tensors are read one by one from
-the mapped file and converted as they are read, so that loading takes little more memory than the weights.
+Our own files are safetensors that carry the network's configuration in their metadata. Files are mapped: tensors that
+have the type asked for already stay in the map, which all jobs of a machine share; others are converted one by one.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plateflow.model.registry import METADATA_KEY, NORMALISATION, find_weights, read_metadata
+from plateflow.model.registry import (
+    METADATA_KEY,
+    NORMALISATION,
+    PUBLISHED,
+    check_published,
+    find_weights,
+    licence_notice,
+    read_metadata,
+)
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, channels_last
 
+_MAPPED_BYTES = 48 * 2**20
+"""After so many converted bytes a file is mapped anew: the pages read count as this process's memory until then."""
 _FLOW_ROWS = 2 * PATCH**2  # of the 192 rows of the published `out` layer, these are dy and dx
 # blocks of SAM's ViT-L that had global attention when it was trained: their tables know distances up to 64 tokens
 _GLOBAL_BLOCKS = (5, 11, 17, 23)
+_SAM = "image_encoder."
+"""With which the names of the encoder begin in SAM's checkpoints."""
 _LAYER_NAMES = {
     "encoder.pos_embed": "pos_embed",
     "encoder.patch_embed.": "stem.",
@@ -47,21 +60,71 @@ def load_model(
         ValueError: if there is no such file, if it can't be read, or if tensors are missing, too many or of another
             shape; the message names them.
     """
-    path = find_weights(name_or_path)
-    metadata, names, read = _open(path)
-    if "config" in metadata:
-        config = FlowViTConfig(**metadata["config"])
-        state = {name: read(name).to(device, dtype) for name in names}
-    elif any(name.removeprefix("module.") == "W2" for name in names):
-        config = _published_config({name.removeprefix("module."): read(name).shape for name in names})
-        state = {k: v.to(device, dtype) for k, v in from_cellpose(names, read, config)}
-    else:
-        raise ValueError(f"{path} holds neither a model of Plateflow nor one of Cellpose-SAM (it lacks the tensor W2).")
-    with torch.device("meta"):
-        model = FlowViT(config)
-    _check(path, model, state)
+    path = _find(name_or_path)
+    model, tensors = _prepare(path, stays=dtype if torch.device(device).type == "cpu" else None)
+    state = {name: tensor.to(device, dtype).contiguous() for name, tensor in tensors}
     model.load_state_dict(state, assign=True)
+    if notice := licence_notice(path):
+        logging.getLogger("plateflow").warning(notice)
     return channels_last(model).eval().requires_grad_(False)
+
+
+def check_model(name_or_path: str | Path) -> None:
+    """Raise what `load_model` would raise of a model, without reading its weights."""
+    _prepare(_find(name_or_path))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    """The file of a model, which, of a published one, is the one that was published."""
+    path = find_weights(name_or_path)
+    if str(name_or_path) in PUBLISHED:
+        check_published(str(name_or_path), path)
+    return path
+
+
+def _prepare(path: Path, *, stays: torch.dtype | None = None) -> tuple[FlowViT, Iterable[tuple[str, Tensor]]]:
+    """The network of a file, without memory, and an iterator over its tensors, names and shapes checked before."""
+    metadata, names, read = _open(path)
+    shapes = {name.removeprefix("module."): read(name).shape for name in names}
+    cellpose = "config" not in metadata
+    if cellpose and "W2" not in shapes:
+        sam = any(name.startswith(_SAM) for name in shapes)
+        raise ValueError(
+            f"{path} holds neither a model of Plateflow nor one of Cellpose-SAM (it lacks the tensor W2)."
+            + (" It is SAM's checkpoint, an encoder; `plateflow weights add` makes a start for training of it." * sam)
+        )
+    try:
+        config = _published_config(shapes) if cellpose else FlowViTConfig(**metadata["config"])
+        with torch.device("meta"):
+            model = FlowViT(config)
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} describes a network of another kind: {error}") from error
+
+    def tensors(read: Callable[[str], Tensor]) -> Iterable[tuple[str, Tensor]]:
+        return from_cellpose(names, read, config) if cellpose else ((name, read(name)) for name in names)
+
+    try:
+        # shapes suffice, but resampling shapes would take torch a second and 60 MB of imports
+        state = dict(tensors(lambda name: read(name) if "rel_pos" in name else read(name).to("meta")))
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} holds tensors of other shapes: {error}") from error
+    _check(path, model, state)
+    return model, tensors(_remapping(path, read, stays))
+
+
+def _remapping(path: Path, read: Callable[[str], Tensor], stays: torch.dtype | None) -> Callable[[str], Tensor]:
+    """Read tensors through maps that are let go once `_MAPPED_BYTES` were read that don't stay in the map."""
+    seen = 0
+
+    def read_next(name: str) -> Tensor:
+        nonlocal read, seen
+        if seen > _MAPPED_BYTES:
+            read, seen = _open(path)[2], 0
+        tensor = read(name)
+        seen += 0 if tensor.dtype == stays else tensor.nbytes
+        return tensor
+
+    return read_next
 
 
 def save_model(
@@ -154,6 +217,15 @@ def to_cellpose(model: FlowViT) -> dict[str, Tensor]:
     return out
 
 
+def is_sam(path: Path) -> bool:
+    """Whether a file is SAM's checkpoint (of any size).
+
+    Raises:
+        ValueError: if it can't be read as weights.
+    """
+    return any(name.startswith(_SAM) for name in _open(path)[1])
+
+
 def import_sam(path: Path) -> FlowViT:
     """Start a ViT-L from SAM's `sam_vit_l` checkpoint, as Cellpose-SAM does; the heads are random and small.
 
@@ -163,17 +235,17 @@ def import_sam(path: Path) -> FlowViT:
         ValueError: if the checkpoint can't be read or isn't SAM's ViT-L.
     """
     _, names, read = _open(path)
-    prefix = "image_encoder."
-    encoder = {f"encoder.{name.removeprefix(prefix)}": name for name in names if name.startswith(prefix)}
+    encoder = {f"encoder.{name.removeprefix(_SAM)}": name for name in names if name.startswith(_SAM)}
     for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
         if needed not in encoder:
-            raise ValueError(f"{path} isn't SAM's checkpoint: it lacks {prefix}{needed.removeprefix('encoder.')}.")
-    state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), VIT_L))
+            raise ValueError(f"{path} isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}.")
+    config = _published_config({name: read(file).shape for name, file in encoder.items()})
+    state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), config))
     state["stem.proj.weight"] = state["stem.proj.weight"][:, :, ::2, ::2].contiguous()
     state["pos_embed"] = state["pos_embed"][:, ::2, ::2].contiguous()
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
-        model = FlowViT(VIT_L)
+        model = FlowViT(config)
     for key, value in model.state_dict().items():
         if key.startswith(("flow_head", "cell_head")):
             state[key] = 0.01 * torch.randn(value.shape, generator=generator)
@@ -184,6 +256,8 @@ def import_sam(path: Path) -> FlowViT:
 
 def resample_table(table: Tensor, rows: int) -> Tensor:
     """Linearly resample a table of relative positions (rows, dim) as ViTDet does: ends of the outer rows aligned."""
+    if table.ndim != 2:
+        raise ValueError(f"a table of relative positions has two axes, not the shape {tuple(table.shape)}")
     if table.shape[0] == rows:
         return table
     dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
@@ -226,6 +300,8 @@ def _open(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], Tensor
         return read_metadata(path), list(file.keys()), file.get_tensor
     try:
         state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # torch raises many kinds for files that aren't its own
         raise ValueError(unreadable) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
