@@ -105,7 +105,7 @@ STAGES = {
         Stage(
             name="aggregate",
             scope="plate",
-            version=2,
+            version=3,
             modules=("stats/*.py", *(f"plates/{name}.py" for name in ("platemap", "roles", "tables", "barcodes"))),
         ),
         Stage(name="report", scope="plate", version=1, modules=("report/*.py",)),

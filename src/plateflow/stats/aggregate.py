@@ -6,17 +6,21 @@ It reads one well at a time and no image, so a changed plate map costs seconds.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from plateflow.config import Config
 from plateflow.features.feature import Feature
-from plateflow.features.stage import cell_columns, channel_names, compartment
-from plateflow.features.tables import parquet_bytes
+from plateflow.features.stage import cell_columns, channel_names, compartment, nearest_field
+from plateflow.images.layout import well_canvases
 from plateflow.images.read import load_window
 from plateflow.state.journal import Entry, write_atomic
 from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
 from plateflow.state.stages import digest
-from plateflow.stats.wells import OWN
+from plateflow.stats.wells import OWN, SPREADS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,82 +59,137 @@ def run(context: JobContext) -> None:
 
 
 def aggregate(context: JobContext) -> Outcome:
-    """Write wells.parquet, wells.csv, qc.parquet and features.json."""
+    """Write the well table, the quality table, the dictionary, and the tables of statistics."""
     import pandas as pd
 
     from plateflow.stats import quality
     from plateflow.stats.qc import read_quality
-    from plateflow.stats.wells import medians_of, read_cells, row_count, well_table
+    from plateflow.stats.tables import write_statistics, write_table
+    from plateflow.stats.wells import medians_of, read_cells, sites_of, well_table
 
     paths, config, channels = context.paths, context.config, channel_names(context)
-    label_sets = list(config.segmentation)
-    columns = cell_columns(label_sets, channels, config.rows)
+    columns = cell_columns(list(config.segmentation), channels, config.rows)
     medians = medians_of(columns)
     tiled, measured = context.upstream("tile"), context.upstream("features")
     planes = pd.read_parquet(paths.planes, columns=["well", "field"])
     fields = {str(well): list(dict.fromkeys(rows)) for well, rows in planes.groupby("well", sort=False)["field"]}
 
-    rows: dict[str, dict[str, Any]] = {}
     left_out: dict[str, dict[str, tuple[str, str]]] = {}
-    sites: dict[str, dict[str, int]] = {}
     for well in context.wells():
-        entry, tile = measured[well, "", -1], tiled[well, "", -1]
-        left_out[well] = {name: ("quarantined", reason) for name, reason in tile.fields.items()}
-        row: dict[str, Any] = {"Metadata_State": entry.state, "Metadata_Reason": entry.reason}
+        entry = measured[well, "", -1]
+        left_out[well] = {name: ("quarantined", reason) for name, reason in tiled[well, "", -1].fields.items()}
         if entry.left_out:
-            missing = dict.fromkeys(fields[well], (entry.state, entry.reason))
-            left_out[well] = missing | left_out[well]
-        else:
-            cells = read_cells(paths.cells(well), medians)
-            sites[well] = cells.sites
-            counts = {f"Count_{compartment(name)}": row_count(paths.objects(name, well)) for name in label_sets}
-            row |= counts | cells.medians
-        rows[well] = row
-
+            left_out[well] = dict.fromkeys(fields[well], (entry.state, entry.reason)) | left_out[well]
     for path in paths.cells("A01").parent.glob("*.parquet"):
-        if path.stem not in rows:  # of a well that the plate had before
+        if path.stem not in left_out:  # of a well that the plate had before
             path.unlink()
+    there = [well for well in context.wells() if not measured[well, "", -1].left_out]
+    sites = {well: sites_of(paths.cells(well)) for well in there}
     window = load_window(paths)
     found = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
     first = list(dict.fromkeys(item.channels[0] for item in config.segmentation.values()))
     qc = quality.field_flags(found.fields, config.quality, first)
     off = quality.wells_off(found.wells, config.quality)
-    for well, row in rows.items():
-        here = qc[qc["Metadata_Well"] == well]
-        raised = {flag for flags in here["Flags"] for flag in flags.split(",") if flag}
-        out = list(left_out[well])
-        if row["Metadata_State"] not in ("quarantined", "missing"):
+
+    rows: dict[str, dict[str, Any]] = {}
+    by_field: list[dict[str, Any]] = []
+    raised_in = _flags_of_fields(qc)
+    for well in context.wells():
+        entry, out, here = measured[well, "", -1], list(left_out[well]), raised_in.get(well, {})
+        raised = {flag for flags in here.values() for flag in flags}
+        excluded: list[str] = []
+        row: dict[str, Any] = {"Metadata_State": entry.state, "Metadata_Reason": entry.reason}
+        if not entry.left_out:
             raised |= ({"intensity"} if well in off else set()) | ({"fields"} if out else set())
+            excluded = _excluded(here, well in off, [name for name in fields[well] if name not in out], config)
             row["Metadata_State"] = "flagged" if raised else "ok"
+            cells = read_cells(paths.cells(well), medians, without=excluded, by_field=config.stats.by_field)
+            if len(out) + len(excluded) < len(fields[well]):
+                row |= _counts(context, well, cells.rows, excluded) | cells.values
+            place = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
+            by_field += [place | {"Metadata_Site": name} | values for name, values in cells.fields.items()]
         row["Metadata_Flags"] = ",".join(flag for flag in quality.FLAGS if flag in raised)
-        row["Metadata_FieldsUsed"] = len(fields[well]) - len(out)
-        row["Metadata_FieldsLeftOut"] = ",".join(out)
+        row["Metadata_FieldsUsed"] = len(fields[well]) - len(out) - len(excluded)
+        row["Metadata_FieldsLeftOut"], row["Metadata_FieldsExcluded"] = ",".join(out), ",".join(excluded)
+        rows[well] = row
     table = well_table(paths.plate, rows, _read_map(context)[0])
-    table = table[_in_order(table, [f"Count_{compartment(name)}" for name in label_sets], medians)]
+    table = _in_order(table, [f"Count_{compartment(name)}" for name in config.segmentation], medians)
 
-    write_atomic(paths.table("wells.parquet"), parquet_bytes(table))
-    write_atomic(paths.table("wells.csv"), table.to_csv(index=False, float_format="%.7g").encode())
-    write_atomic(paths.table("qc.parquet"), parquet_bytes(qc))
+    write_table(paths, "wells.parquet", table)
+    write_table(paths, "wells.csv", table)
+    write_table(paths, "qc.parquet", qc)
+    if config.stats.by_field:
+        write_table(
+            paths, "fields.parquet", pd.DataFrame(by_field).rename(columns={"": f"Count_{compartment(config.rows)}"})
+        )
+    else:
+        paths.table("fields.parquet").unlink(missing_ok=True)
     write_atomic(paths.table("features.json"), dictionary(columns, medians))
-    return Outcome(
-        info={
-            "window now": {channel: list(now.values()) for channel, now in found.now.items()},
-            "drift": {
-                channel: round(quality.drift(window.ends(channel), list(now.values())), 6)
-                for channel, now in found.now.items()
-            },
-        }
-    )
+    info = {
+        "window now": {channel: list(now.values()) for channel, now in found.now.items()},
+        "drift": {
+            channel: round(quality.drift(window.ends(channel), list(now.values())), 6)
+            for channel, now in found.now.items()
+        },
+    }
+    return Outcome(info=info | write_statistics(paths, table, medians, config.stats, context.info["format"]))
 
 
-def _in_order(table: pd.DataFrame, counts: list[str], medians: list[str]) -> list[str]:
-    """Columns: metadata, counts, medians; those that no well has are there, empty."""
-    for name in [*counts, *medians]:
-        if name not in table:
-            table[name] = float("nan")
-    metadata = [str(name) for name in table if name not in {*counts, *medians}]
+def _flags_of_fields(qc: pd.DataFrame) -> dict[str, dict[str, set[str]]]:
+    """By well and field, the flags that some channel has."""
+    found: dict[str, dict[str, set[str]]] = {}
+    flagged = qc[qc["Flags"] != ""]
+    for well, field, flags in zip(flagged["Metadata_Well"], flagged["Metadata_Site"], flagged["Flags"], strict=True):
+        found.setdefault(well, {}).setdefault(field, set()).update(flags.split(","))
+    return found
+
+
+def _excluded(flags: Mapping[str, set[str]], off: bool, names: list[str], config: Config) -> list[str]:
+    """Of a well's fields, those that the configuration leaves out of the statistics for their flags."""
+    out = set(config.stats.exclude_flags)
+    if off and "intensity" in out:
+        return names
+    return [name for name in names if flags.get(name, set()) & out]
+
+
+def _counts(context: JobContext, well: str, rows: int, excluded: list[str]) -> dict[str, int]:
+    """Objects of each label set, without those in excluded fields: of other sets than the rows' by their seeds."""
+    from plateflow.stats.wells import row_count
+
+    counts = {}
+    for name in context.config.segmentation:
+        path = context.paths.objects(name, well)
+        if name == context.config.rows and excluded:
+            count = rows
+        elif not excluded:
+            count = row_count(path)
+        else:
+            count = _seeds_elsewhere(context, well, name, set(excluded))
+        counts[f"Count_{compartment(name)}"] = count
+    return counts
+
+
+def _seeds_elsewhere(context: JobContext, well: str, label_set: str, excluded: set[str]) -> int:
+    """How many objects of a label set have their seed in another field than these."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(context.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
+    canvas, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
+    count = 0
+    for item in well_canvases(context.paths, well, context.config, label_set):
+        here = canvas == item.index
+        if here.any():
+            sites = nearest_field(item.fields, y[here], x[here])
+            count += int(np.isin(sites.astype(str), list(excluded), invert=True).sum())
+    return count
+
+
+def _in_order(table: pd.DataFrame, counts: list[str], medians: list[str]) -> pd.DataFrame:
+    """Columns: metadata, counts, medians, then what tells the spread; those that no well has are there, empty."""
+    measured = [*counts, *medians, *(f"{name}_{spread}" for spread in SPREADS for name in medians)]
     own = [f"Metadata_{name}" for name in OWN[4:]]
-    return [*(name for name in metadata if name not in own), *own, *counts, *medians]
+    metadata = [name for name in table if str(name).startswith("Metadata_") and name not in own]
+    return table.reindex(columns=[*metadata, *own, *measured])
 
 
 def dictionary(columns: dict[str, Feature], medians: list[str]) -> bytes:

@@ -1,0 +1,269 @@
+"""Treatments against the reference wells: effects, their p-values, false discovery rate, and the ranked list of hits.
+
+A treatment (a name and a dose) is tested in every feature; its p-values become one by Simes' method, and the false
+discovery rate is controlled over treatments. So the list holds for all features at once, and a feature told twice
+under two names costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.stats.normalise import (
+    ROLE,
+    in_use,
+    normalise,
+    reference_wells,
+    well_values,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TREATMENT, DOSE = "Metadata_treatment", "Metadata_dose"
+KEYS = [TREATMENT, DOSE]
+MEDIAN_VARIANCE, MAD_EFFICIENCY = np.pi / 2, 0.37
+"""Of normal values: variance of the median over that of the mean, and efficiency of the MAD as a measure of spread
+(Rousseeuw & Croux, J Am Stat Assoc 88 (1993) 1273)."""
+NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """Treatments by features, in standard deviations of the reference wells.
+
+    Attributes:
+        keys: one row a treatment and dose, with Replicates (wells in use) and what else names it.
+        features: their names.
+        mean: mean difference from the reference's centre.
+        variance: of `mean`, if the treatment does nothing: 1/n + 1/m for n wells and m reference wells.
+        freedom: degrees of freedom of the reference's standard deviation.
+        same_side: whether all replicates lie on the same side of the reference.
+        robust: median of the replicates' robust z; None over several plates.
+        ssmd: strictly standardised mean difference; None over several plates.
+    """
+
+    keys: pd.DataFrame
+    features: list[str]
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    freedom: NDArray[np.float64]
+    same_side: NDArray[np.bool_]
+    robust: NDArray[np.float64] | None = None
+    ssmd: NDArray[np.float64] | None = None
+
+
+def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Adjusted p-values (q): at most q is the expected part of false ones among all with so small a value or smaller.
+
+    Benjamini & Hochberg, J R Stat Soc B 57 (1995) 289, as scipy has it; NaN is passed over.
+    """
+    from scipy.stats import false_discovery_control
+
+    q = np.full(len(p), np.nan)
+    known = ~np.isnan(p)
+    if known.any():
+        q[known] = false_discovery_control(p[known])
+    return q
+
+
+def simes(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One p-value a row, that none of the row's effects is there: the least of n p₍ᵢ₎ / i over its n values.
+
+    Simes, Biometrika 73 (1986) 751. NaN is passed over; a row of NaN is NaN.
+    """
+    ordered = np.sort(p, axis=1)
+    n = np.count_nonzero(~np.isnan(p), axis=1)
+    scaled = ordered * n[:, None] / np.arange(1, p.shape[1] + 1)
+    return np.fmin.reduce(scaled, axis=1, initial=np.nan)
+
+
+def groups_of(wells: pd.DataFrame) -> pd.DataFrame:
+    """The wells with the role treatment: their treatment and dose; one without a name is called by its well."""
+    import pandas as pd
+
+    if ROLE not in wells:
+        return pd.DataFrame({TREATMENT: [], DOSE: []}, index=wells.index[:0])
+    treated = wells[wells[ROLE] == "treatment"]
+    names = treated.get(TREATMENT, pd.Series("", index=treated.index)).fillna("")
+    doses = treated.get(DOSE, pd.Series(np.nan, index=treated.index)).astype(np.float64)
+    return pd.DataFrame({TREATMENT: names.where(names != "", "(" + treated["Metadata_Well"] + ")"), DOSE: doses})
+
+
+def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference: str) -> Effects:
+    """The effect of each treatment and dose of a plate.
+
+    Against negative controls (`reference="negative"`) the centre and spread are their mean and standard deviation,
+    and the test is Student's, with the variance of the negatives for the treatment's wells too: exact where wells
+    vary alike. Against the plate they are its median and MAD, as there are hits among the wells, and the test is
+    Student's with what median and MAD cost.
+
+    SSMD is the mean difference over √(s² + s₀²), the variance of the replicates and of the reference; a treatment
+    with one well has the reference's variance for its own (Zhang, J Biomol Screen 16 (2011) 775).
+    """
+    values = well_values(wells, columns)
+    compared = reference_wells(wells, reference)
+    robust = reference == "plate"
+    z = normalise(values, compared, robust=robust)
+    m = values[compared].count().to_numpy(np.float64)
+    groups = groups_of(wells)
+    coded = groups.groupby(KEYS, dropna=False, sort=True)
+    codes = coded.ngroup()
+    keys = groups.assign(_code=codes).drop_duplicates("_code").sort_values("_code")[KEYS].reset_index(drop=True)
+    used = in_use(wells)
+    keys["Replicates"] = np.bincount(codes[used[groups.index]], minlength=len(keys))
+    names = wells.loc[groups.index, "Metadata_Well"].groupby(codes.to_numpy()).agg(" ".join)
+    keys["Wells"] = names.to_numpy() if len(keys) else []
+
+    by_group = z.loc[groups.index].groupby(codes)
+    n, mean = by_group.count().to_numpy(np.float64), by_group.mean().to_numpy()
+    own = by_group.var(ddof=1).fillna(1.0).to_numpy()
+    with np.errstate(divide="ignore"):
+        variance = 1 / n + (MEDIAN_VARIANCE if robust else 1.0) / m
+    return Effects(
+        keys=keys,
+        features=list(columns),
+        mean=mean,
+        variance=variance,
+        freedom=np.broadcast_to((MAD_EFFICIENCY if robust else 1.0) * (m - 1), n.shape),
+        same_side=((by_group.min() > 0) | (by_group.max() < 0)).to_numpy(),
+        robust=normalise(values, compared, robust=True).loc[groups.index].groupby(codes).median().to_numpy(),
+        ssmd=mean / np.sqrt(1 + own),
+    )
+
+
+def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
+    """The effects of treatments over plates, from the plates' tables of effects: means weighted by replicates.
+
+    Each plate's wells are compared with that plate's own reference, so plates needn't be alike.
+    """
+    coded = tables.groupby(KEYS, dropna=False, sort=True)
+    codes = coded.ngroup().to_numpy()
+    keys = tables[KEYS].assign(_code=codes).drop_duplicates("_code").sort_values("_code")[KEYS].reset_index(drop=True)
+    keys["Replicates"] = tables["Metadata_Replicates"].groupby(codes).sum().to_numpy()
+    keys["Plates"] = tables["Metadata_Plate"].groupby(codes).agg(" ".join).to_numpy()
+    z = tables[list(columns)].astype(np.float64)
+    n = z.notna().mul(tables["Metadata_Replicates"], axis=0)
+    variance = n.pow(2).mul(tables["Metadata_Variance"].where(tables["Metadata_Replicates"] > 0, 0), axis=0)
+    by_group = z.groupby(codes)
+    total = n.groupby(codes).sum().to_numpy(np.float64)
+    with np.errstate(all="ignore"):
+        mean = (z * n).groupby(codes).sum().to_numpy() / total
+        pooled_variance = variance.groupby(codes).sum().to_numpy() / total**2
+    return Effects(
+        keys=keys,
+        features=list(columns),
+        mean=mean,
+        variance=pooled_variance,
+        freedom=z.notna().mul(tables["Metadata_Freedom"], axis=0).groupby(codes).sum().to_numpy(),
+        same_side=((by_group.min() > 0) | (by_group.max() < 0)).to_numpy(),
+    )
+
+
+def effect_table(plate: str, effects: Effects) -> pd.DataFrame:
+    """The effects as a table, for the tables over all plates: one row a treatment and dose, one column a feature.
+
+    Variance and Freedom are those of the features that have a value in every well.
+    """
+    import pandas as pd
+
+    with np.errstate(invalid="ignore"):
+        best = {
+            "Metadata_Variance": np.nanmin(effects.variance, axis=1, initial=np.inf),
+            "Metadata_Freedom": np.nanmax(effects.freedom, axis=1, initial=0),
+        }
+    head = effects.keys.rename(columns={name: f"Metadata_{name}" for name in ("Replicates", "Wells")}).assign(**best)
+    head.insert(0, "Metadata_Plate", plate)
+    return head.join(pd.DataFrame(effects.mean.astype(np.float32), columns=effects.features))
+
+
+def p_values(effects: Effects) -> NDArray[np.float64]:
+    """Two-sided p-values of every treatment and feature."""
+    from scipy.stats import t
+
+    with np.errstate(all="ignore"):
+        return np.asarray(2 * t.sf(np.abs(effects.mean) / np.sqrt(effects.variance), effects.freedom), np.float64)
+
+
+def hit_table(effects: Effects, *, fdr: float) -> pd.DataFrame:
+    """Treatments, the surest first, with what speaks for and against each.
+
+    A hit has a Q of at most `fdr` and all its replicates on one side in its lead feature (the one with the least p).
+    Q is Benjamini and Hochberg's over the treatments' P, which is Simes' over the features. Features is the number of
+    features whose own q over treatments is at most `fdr`.
+
+    Returns:
+        Rank, Hit, treatment, dose, Replicates, P, Q, Feature (the lead), Z, RobustZ, SSMD in it, SameSide, Features,
+        Reasons, and where the effects tell Wells or Plates.
+    """
+    p = p_values(effects)
+    table = effects.keys.copy()
+    columns = np.array(effects.features, object)
+    table["P"] = simes(p) if p.shape[1] else np.nan
+    table["Q"] = benjamini_hochberg(table["P"].to_numpy(np.float64))
+    q = np.column_stack([benjamini_hochberg(column) for column in p.T]) if p.size else p
+    known = table["P"].notna().to_numpy()
+    lead = np.where(np.isnan(p), np.inf, p).argmin(axis=1) if p.size else np.zeros(len(table), int)
+    rows = np.arange(len(table))
+
+    def at_lead(values: NDArray[Any] | None) -> NDArray[Any]:
+        if values is None or not p.size:
+            return np.full(len(table), np.nan)
+        return np.where(known, values[rows, lead], np.nan)
+
+    table["Feature"] = np.where(known, columns[lead], "") if p.size else ""
+    table["Z"], table["RobustZ"], table["SSMD"] = map(at_lead, (effects.mean, effects.robust, effects.ssmd))
+    table["SameSide"] = at_lead(effects.same_side) == 1
+    table["Features"] = (q <= fdr).sum(axis=1) if p.size else 0
+    table["Hit"] = (table["Q"] <= fdr) & table["SameSide"]
+    table["Reasons"] = [
+        _reasons(row, effects.mean[i], q[i], columns, fdr) for i, row in enumerate(table.to_dict("records"))
+    ]
+    order = np.lexsort((-table["Z"].abs().fillna(0), table["P"].fillna(2), table["Q"].fillna(2), ~table["Hit"]))
+    table = table.iloc[order].reset_index(drop=True)
+    first = ["Hit", *KEYS, "Replicates"]
+    table = table[[*first, *(name for name in table if name not in first)]]
+    table.insert(0, "Rank", np.arange(1, len(table) + 1))
+    return table
+
+
+def _reasons(row: dict[Any, Any], z: NDArray[np.float64], q: NDArray[np.float64], names: Any, fdr: float) -> str:
+    """What speaks for a treatment (its surest features) and against it."""
+    if not row["Replicates"]:
+        return "no well of it is in use"
+    if np.isnan(row["P"]):
+        return "it can't be compared: too few reference wells, or no values"
+    order = np.lexsort((-np.abs(z), q))
+    sure = [i for i in order if q[i] <= fdr]
+    said = [f"{names[i]} {z[i]:+.1f} SD (q {q[i]:.1g})" for i in sure[:NAMED]]
+    said += [f"{len(sure) - NAMED} more features"] * (len(sure) > NAMED)
+    said += [f"Q {row['Q']:.2g} is above {fdr:g}"] * (row["Q"] > fdr)
+    said += ["its replicates lie on both sides of the reference"] * (not row["SameSide"])
+    said += ["one well alone"] * (row["Replicates"] == 1)
+    return "; ".join(said)
+
+
+def replicate_agreement(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[float]:
+    """Intraclass correlation of the treatments' replicates, by feature: 1 where replicates are the same, 0 or less
+    where they differ as treatments do.
+
+    ICC(1,1) of Shrout & Fleiss, Psychol Bull 86 (1979) 420, from a one-way analysis of variance; groups of different
+    sizes with n₀ in place of n. NaN where no treatment has two wells, or there is only one that has.
+    """
+    groups = groups_of(wells)
+    values = well_values(wells, columns).loc[groups.index]
+    by_group = values.groupby(groups.groupby(KEYS, dropna=False).ngroup())
+    n = by_group.count()
+    n = n.where(n > 1, 0)
+    total, k = n.sum(), (n > 0).sum()
+    mean = by_group.mean()
+    grand = (mean * n).sum() / total
+    between = (n * (mean - grand) ** 2).sum() / (k - 1)
+    within = (by_group.var(ddof=1) * (n - 1).clip(lower=0)).sum() / (total - k)
+    size = (total - (n**2).sum() / total) / (k - 1)
+    return ((between - within) / (between + (size - 1) * within)).where(k > 1)

@@ -1,0 +1,65 @@
+"""The tables over all plates, put together from each plate's own tables, which are never made again for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from plateflow.paths import PlatePaths
+from plateflow.state.journal import outcomes
+from plateflow.stats.hits import hit_table, pooled
+from plateflow.stats.tables import write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float) -> pd.DataFrame:
+    """Write plates.csv, controls.csv and hits.csv of the screen.
+
+    Treatments are pooled over the plates that have them (`hits.pooled`), so that replicates may lie on different
+    plates. In memory are the effects of all plates: treatments x features x 4 bytes, and a few times that at work.
+
+    Args:
+        screen: where they go.
+        plates: all plates; one without tables yet, or whose tables are of an earlier version, is passed over.
+        fdr: false discovery rate at which a treatment is called a hit.
+
+    Returns:
+        plates.csv: one row a plate with tables: the grade and reasons of its controls, its hits or why it has none,
+        and how many features have position effects.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    controls, effects = [], []
+    for paths in plates:
+        entry = outcomes(paths.journals("aggregate")).get(("", "", -1))
+        if entry is None or "controls" not in entry.info or not paths.table("effects.parquet").is_file():
+            continue
+        info = entry.info
+        rows.append(
+            {
+                "Metadata_Plate": paths.plate,
+                "Controls": info["controls"]["grade"],
+                "ControlReasons": "; ".join(info["controls"]["reasons"]),
+                "Hits": info["hits"]["hits"],
+                "Treatments": info["hits"]["treatments"],
+                "HitReasons": info["hits"]["why none"],
+                **{f"Position_{name}": found for name, (found, _) in info["positions"].items()},
+            }
+        )
+        controls.append(pd.read_csv(paths.table("controls.csv"), keep_default_na=False, na_values=[""]))
+        table = pd.read_parquet(paths.table("effects.parquet"))
+        if len(table):
+            effects.append(table)
+    summary = pd.DataFrame(rows, columns=None if rows else ["Metadata_Plate"])
+    write_table(screen, "plates.csv", summary)
+    write_table(screen, "controls.csv", pd.concat(controls, ignore_index=True) if controls else pd.DataFrame(rows))
+    if effects:
+        together = pd.concat(effects, ignore_index=True)
+        features = [str(name) for name in together if not str(name).startswith("Metadata_")]
+        write_table(screen, "hits.csv", hit_table(pooled(together, features), fdr=fdr))
+    else:
+        screen.table("hits.csv").unlink(missing_ok=True)
+    return summary

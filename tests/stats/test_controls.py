@@ -1,0 +1,90 @@
+"""Z', SSMD and the verdict: by hand, and on plates simulated so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_wells import names_of, well_table
+
+from plateflow.stats.controls import control_table, verdict
+
+
+def hand_made() -> pd.DataFrame:
+    """Negatives 8, 10, 12 (mean 10, SD 2), positives 28, 30, 32, 34 (mean 31, SD √(20/3))."""
+    values = [8.0, 10, 12, 28, 30, 32, 34]
+    return pd.DataFrame(
+        {
+            "Metadata_Plate": "p",
+            "Metadata_Well": [f"A{n:02d}" for n in range(1, 8)],
+            "Metadata_role": ["negative"] * 3 + ["positive"] * 4,
+            "Metadata_treatment": ["DMSO"] * 3 + ["drug"] * 4,
+            "Metadata_FieldsUsed": 1,
+            "F0": values,
+        }
+    )
+
+
+def test_the_statistics_by_hand() -> None:
+    row = control_table(hand_made(), ["F0"]).iloc[0]
+    sd = np.sqrt(20 / 3)
+    assert row[["Negatives", "Positives", "NegativeMean", "NegativeSD", "PositiveMean"]].tolist() == [3, 4, 10, 2, 31]
+    assert row["ZPrime"] == pytest.approx(1 - 3 * (2 + sd) / 21)
+    assert row["SSMD"] == pytest.approx(21 / np.sqrt(4 + 20 / 3))
+    # MADs: median of 2, 0, 2 and of 3, 1, 1, 3, each times 1.4826.
+    assert row["RobustZPrime"] == pytest.approx(1 - 3 * 1.4826 * (2 + 2) / 21)
+    assert row["RobustSSMD"] == pytest.approx(21 / (1.4826 * np.sqrt(8)))
+    assert row["SignalToBackground"] == pytest.approx(3.1)
+    assert row[["NegativeCV", "PositiveCV"]].tolist() == pytest.approx([0.2, sd / 31])
+    assert row["Reason"] == ""
+
+
+@pytest.mark.parametrize(("separation", "grade"), [(20, "good"), (9, "marginal"), (4, "poor"), (0, "poor")])
+def test_the_plate_is_graded_as_simulated(separation: float, grade: str) -> None:
+    """Z' is 1 - 6 / separation: 0.7, 0.33, -0.5."""
+    grades = []
+    for seed in range(5):
+        table = control_table(well_table(seed, separation=separation, features=20), names_of(20))
+        found = verdict(table)
+        grades.append(found["grade"])
+        z = table.loc[table["Feature"] == "F0", ["ZPrime", "RobustZPrime"]].iloc[0]
+        if separation:
+            assert z["ZPrime"] == pytest.approx(1 - 6 / separation, abs=0.6 / separation + 0.1)
+            assert found["best"] == ["F0"]
+            assert "F0 (Z' " in found["reasons"][0]
+        assert (z["ZPrime"] > 0.5) == (grade == "good")
+    assert grades == [grade] * 5
+
+
+def test_too_few_controls_are_said() -> None:
+    table = control_table(well_table(0, negatives=2, positives=4), ["F0"])
+    assert table["ZPrime"].isna().all()
+    assert table["Reason"].tolist() == ["too few wells: 2 negative controls; 3 are needed"]
+    found = verdict(table)
+    assert found["grade"] == "unknown"
+    assert found["reasons"] == ["positive control nocodazole: too few wells: 2 negative controls; 3 are needed"]
+    nothing = verdict(control_table(well_table(0).drop(columns=["Metadata_role", "Metadata_treatment"]), ["F0"]))
+    assert nothing["grade"] == "unknown"
+    assert "0 negative controls and 0 positive controls" in nothing["reasons"][0]
+
+
+def test_each_positive_control_is_judged_and_the_plate_is_the_weakest() -> None:
+    wells = well_table(0)
+    weak = wells.index[wells["Metadata_role"] == "positive"][:10]
+    wells.loc[weak, "Metadata_treatment"] = "wéak, really"
+    wells.loc[weak, "F0"] -= 5 * 11
+    found = verdict(control_table(wells, ["F0"]))
+    assert found["grade"] == "marginal"
+    assert [reason.split(";")[0] for reason in found["reasons"]] == [
+        "positive control nocodazole: good",
+        "positive control wéak, really: marginal",
+    ]
+
+
+def test_wells_out_of_use_and_constant_features_count_for_nothing() -> None:
+    wells = well_table(0, features=2).assign(F1=7.0)
+    out = wells.index[wells["Metadata_role"] == "positive"][:5]
+    wells.loc[out, "Metadata_FieldsUsed"] = 0
+    wells.loc[out, "F0"] = 1e6
+    table = control_table(wells, ["F0", "F1"]).set_index("Feature")
+    assert table.loc["F0", "Positives"] == 27
+    assert table.loc["F0", "ZPrime"] > 0.5
+    assert table.loc["F1", "Reason"] == "values are missing, or all the same"

@@ -1,0 +1,78 @@
+"""Dose response."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_wells import well_table
+
+from plateflow.stats.doses import MIN_DOSES, dose_table, fit_curve, four_parameters
+from plateflow.stats.hits import treatment_effects
+
+DOSES = np.repeat(np.geomspace(0.01, 100, 8), 2)
+
+
+def responses(seed: int, *, ec50: float = 1.0, hill: float = 1.0, height: float = 8.0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 1, len(DOSES))
+    return four_parameters(DOSES, 0.0, height, np.log(ec50), hill) + noise
+
+
+def test_the_curve_by_hand() -> None:
+    at = four_parameters(np.array([0.0, 2.0, 6.0]), 1.0, 5.0, np.log(2.0), 2.0)
+    np.testing.assert_allclose(at, [1, 3, 1 + 4 / (1 + 1 / 9)])
+
+
+@pytest.mark.parametrize(("ec50", "hill", "height"), [(1.0, 1.0, 20.0), (0.3, 1.5, -20.0), (5.0, 2.0, 20.0)])
+def test_ec50_is_within_a_factor_of_one_and_a_half_and_its_interval_holds_it(
+    ec50: float, hill: float, height: float
+) -> None:
+    """Eight doses in duplicate, up to 20 SD of the wells: the distance of controls with Z' 0.7."""
+    curves = [fit_curve(DOSES, responses(seed, ec50=ec50, hill=hill, height=height)) for seed in range(20)]
+    assert max(max(curve.ec50 / ec50, ec50 / curve.ec50) for curve in curves) < 1.5
+    held = [curve.ec50_interval[0] <= ec50 <= curve.ec50_interval[1] for curve in curves]
+    assert sum(held) >= 16
+    assert all(curve.p < 1e-3 and curve.r_squared > 0.9 and not curve.flags for curve in curves)
+
+
+def test_a_weaker_response_has_an_ec50_within_one_and_a_half_in_most_cases() -> None:
+    off = [abs(np.log(fit_curve(DOSES, responses(seed, height=8)).ec50)) for seed in range(40)]
+    assert np.median(off) < np.log(1.5)
+
+
+def test_without_noise_every_parameter_is_found() -> None:
+    curve = fit_curve(DOSES, four_parameters(DOSES, 2.0, -3.0, np.log(0.7), 1.7))
+    assert [curve.bottom, curve.top, curve.ec50, curve.hill] == pytest.approx([2, -3, 0.7, 1.7], rel=1e-3)
+    assert curve.flags == ()
+    assert curve.ec50_interval == pytest.approx((0.7, 0.7), rel=1e-3)
+
+
+def test_bad_fits_are_flagged() -> None:
+    flat = [fit_curve(DOSES, np.random.default_rng(seed).normal(size=len(DOSES))) for seed in range(20)]
+    assert sum("no response" in curve.flags or "not fitted" in curve.flags for curve in flat) >= 18
+    beyond = fit_curve(DOSES, responses(1, ec50=900, height=60))
+    assert "outside the doses" in beyond.flags
+    bell = 8 * np.exp(-(np.log(DOSES) ** 2)) + np.random.default_rng(0).normal(0, 0.5, len(DOSES))
+    assert "another shape" in fit_curve(DOSES, bell).flags
+    assert fit_curve(DOSES[:8], responses(0)[:8]).flags == ("not fitted",)
+    assert fit_curve(DOSES, np.full(len(DOSES), 3.0)).flags == ("not fitted",)
+    assert fit_curve(DOSES, np.full(len(DOSES), np.nan)).flags == ("not fitted",)
+
+
+def test_the_table_has_the_treatments_with_enough_doses_in_their_surest_feature() -> None:
+    wells = well_table(0, treatments=160, hits=0, features=8)
+    treated = wells.index[wells["Metadata_role"] == "treatment"]
+    wells.loc[treated, "Metadata_dose"] = np.nan
+    chosen = treated[: len(DOSES)]
+    wells.loc[chosen, ["Metadata_treatment", "Metadata_dose"]] = pd.DataFrame(
+        {"Metadata_treatment": "größer, besser", "Metadata_dose": DOSES}, index=chosen
+    )
+    wells.loc[chosen, "F3"] = 100 + 5 * responses(0)
+    columns = [f"F{n}" for n in range(8)]
+    table = dose_table(wells, columns, treatment_effects(wells, columns, reference="negative"))
+    assert set(table["Metadata_treatment"]) == {"größer, besser"}
+    assert len(table) == 5
+    first = table.iloc[0]
+    assert (first["Feature"], first["Flags"], first["Doses"], first["Wells"]) == ("F3", "", 8, 16)
+    assert first["EC50"] == pytest.approx(1, rel=0.5)
+    assert first["Bottom"] == pytest.approx(100, abs=5)
+    assert table["Flags"].iloc[1:].str.contains("no response|not fitted").all()
+    assert MIN_DOSES == 5
