@@ -77,13 +77,11 @@ class Volume:
             key: of every request.
         """
         for axis, components in self._passes:
-            height, width = self._network_rows(axis), self.shape[1 if axis == 2 else 2]
             for index in range(self.shape[axis]):
                 yield Request(
                     read=partial(self._read, axis, index),
                     write=partial(self._write, axis, components, index),
                     scale=scale,
-                    pixels=height * width,
                     key=key,
                 )
 
