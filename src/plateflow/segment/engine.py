@@ -312,8 +312,10 @@ def choose_device(device: str) -> torch.device:
     """The device named by auto, cpu or cuda.
 
     Raises:
-        PlateflowError: cuda is asked for and isn't there.
+        PlateflowError: another is named, or cuda is asked for and isn't there.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise PlateflowError(f"there is no device {device!r}", remedy="it is auto, cpu or cuda")
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise PlateflowError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.config import PlateflowError
 from plateflow.model.registry import ModelInfo
 from plateflow.segment.plan import (
     anisotropy,
@@ -91,11 +92,17 @@ def _clear(context: JobContext, unit: Unit) -> None:
 
 
 def _work(context: JobContext, units: list[Unit], start: Callable[[Unit], None], loaded: dict[str, FlowEngine]) -> Work:
+    from plateflow.model import check_model
     from plateflow.segment.engine import FlowEngine
 
     by_model: dict[str, list[Unit]] = {}
     for unit in units:
         by_model.setdefault(context.config.segmentation[unit.label_set].model, []).append(unit)
+    for model in by_model:  # all, before the first tile is run
+        try:
+            check_model(model)
+        except (ValueError, OSError) as error:
+            raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
     for model, group in by_model.items():
         if model not in loaded:
             loaded.clear()
