@@ -22,6 +22,9 @@ def segment(
         str | None, typer.Option(help="numbers of the channels, from 0, as 0,2: the one that shows the object first")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    weights_dir: Annotated[
+        Path | None, typer.Option("--weights-dir", help="folder of weights, looked into before the others")
+    ] = None,
 ) -> None:
     """Segment single images: one label TIFF (uint16, or uint32 above 65,535 objects) an image."""
     import io
@@ -30,7 +33,10 @@ def segment(
     import tifffile
     from rich.progress import track
 
+    from plateflow.model import check_model
+    from plateflow.model.registry import find_weights
     from plateflow.segment import segment_image
+    from plateflow.segment.engine import choose_device
     from plateflow.state.journal import write_atomic
 
     try:
@@ -43,6 +49,13 @@ def segment(
         raise PlateflowError(
             "two images would write the same label file", where=doubled[0], remedy="segment them into two folders"
         )
+    choose_device(device)
+    try:
+        if weights_dir is not None:
+            model = str(find_weights(model, weights_dir))
+        check_model(model)
+    except (ValueError, OSError) as error:
+        raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     for path, name in track(list(zip(images, names, strict=True)), description="segment"):
