@@ -35,12 +35,16 @@ def test_columns_are_the_same_in_every_well_the_empty_one_included(run: Planted)
     assert schemas["B02"].equals(schemas["B05"])
     assert len(run.cells("B06")) == 0
     names = schemas["B02"].names
-    assert names[:6] == [
+    assert names[:10] == [
         "Metadata_Plate",
         "Metadata_Well",
+        "Metadata_Row",
         "Metadata_Site",
+        "Metadata_ObjectID",
+        "Metadata_Column",
         "Metadata_Time",
         "Metadata_Z",
+        "Metadata_Match_Nuclei",
         "ObjectNumber",
     ]
     assert "Nuclei_Intensity_MeanIntensity_DNA" in names
@@ -65,6 +69,14 @@ def test_values_are_those_of_the_labels_and_of_the_corrected_image(run: Planted)
         raw[box.slices] /= light
     assert row["Cells_Intensity_MeanIntensity_Marker"] == pytest.approx(raw[mask].mean() / 65535, rel=1e-5)
     assert row["Cells_Quality_FlowError"] == pytest.approx(row["ObjectNumber"] / 1000)
+    assert row["Metadata_ObjectID"] == f"demo/B02/{row['Metadata_Site']}/{row['ObjectNumber']}"
+    assert (row["Metadata_Row"], row["Metadata_Column"]) == ("B", 2)
+    # the simulated cells have their nucleus inside; the cytoplasm is what is left
+    nuclei = image["labels/nuclei/0"][0, 0]
+    assert row["Cytoplasm_AreaShape_Area"] == (mask & (nuclei == 0)).sum()
+    at_border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    expected = np.isin(table["ObjectNumber"], at_border)
+    np.testing.assert_array_equal(table["Cells_Quality_TouchesBorder"], expected)
     nucleus = row["Nuclei_Number_Object_Number"]
     assert (image["labels/nuclei/0"][0, 0][mask] == nucleus).any()
     assert row["Nuclei_Quality_CellProbability"] == pytest.approx(5 - nucleus / 1000)

@@ -110,27 +110,27 @@ def test_a_nan_pixel_makes_its_objects_intensities_nan_and_no_others() -> None:
 
 def test_an_empty_image_has_every_column_and_no_row() -> None:
     nothing = {"Nuclei": np.zeros((9, 9), np.uint32), "Cells": np.zeros((9, 9), np.uint32)}
-    empty = measure(np.zeros((2, 9, 9)), nothing, channels=["A", "B"], pixel_size_um=1.0)
-    full = measure(
-        np.zeros((2, 9, 9)), {**nothing, "Cells": np.eye(9, dtype=np.uint32)}, channels=["A", "B"], pixel_size_um=1.0
-    )
+    one = {**nothing, "Cells": np.eye(9, dtype=np.uint32)}
+    settings = {"channels": ["A", "B"], "pixel_size_um": 1.0, "families": "full"}
+    empty, full = measure(np.zeros((2, 9, 9)), nothing, **settings), measure(np.zeros((2, 9, 9)), one, **settings)
     assert len(empty) == 0
     assert list(empty.columns) == list(full.columns)
     assert list(empty.dtypes) == list(full.dtypes)
-    expected = column_features(["Nuclei", "Cells"], ["A", "B"], rows="Cells")
-    assert list(empty.columns) == ["ObjectNumber", *expected]
+    expected = column_features(["Nuclei", "Cells"], ["A", "B"], rows="Cells", families="full")
+    assert list(empty.columns) == ["ObjectNumber", "Metadata_Match_Nuclei", *expected]
     assert not full.filter(like="Nuclei_AreaShape").notna().any(axis=None)
 
 
 def test_positions_are_moved_to_the_images_origin() -> None:
     labels = some_objects()
-    image = np.zeros((1, *labels.shape))
+    image = np.random.default_rng(1).random((1, *labels.shape))
     here = measure(image, {"Cells": labels}, channels=["A"], pixel_size_um=1.0)
     there = measure(image, {"Cells": labels}, channels=["A"], pixel_size_um=1.0, origin_px=(100, 7))
     moved = (there - here).iloc[0]
+    assert moved["Cells_Location_CenterMassIntensity_Y_A"] == pytest.approx(100)
     assert moved["Cells_AreaShape_Center_Y"] == 100
     assert moved["Cells_AreaShape_BoundingBoxMaximum_X"] == 7
-    assert moved[[name for name in moved.index if "_Y" not in name and "_X" not in name]].eq(0).all()
+    assert moved[[name for name in moved.index if "_Y" not in name and "_X" not in name]].dropna().eq(0).all()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,8 @@ def test_positions_are_moved_to_the_images_origin() -> None:
         ({"labels": {"Cells": np.zeros((4, 5), np.uint8)}}, "the labels of Cells have the shape"),
         ({"labels": {"Cells": np.zeros((5, 5))}}, "not integers"),
         ({"labels": {}}, "no label image"),
-        ({"families": "zernike"}, "no feature family 'zernike'"),
+        ({"families": "zernikes"}, "no feature family 'zernikes'"),
+        ({"labels": {"Cells": -np.eye(5, dtype=int)}}, "hold negative numbers"),
         ({"rows": "Spots"}, "no labels of 'Spots'"),
     ],
 )

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.config import Config
 from plateflow.features.feature import Feature
-from plateflow.features.measure import column_features, measure
+from plateflow.features.measure import chosen_families, column_features, measure
+from plateflow.features.quality import FROM_SEGMENTATION
 from plateflow.features.tables import parquet_bytes
 from plateflow.images.layout import Canvas, FieldBox, read_layout, well_canvases
 from plateflow.images.read import load_window, read_canvas
 from plateflow.images.store import open_image
+from plateflow.paths import parse_well, row_name
 from plateflow.state.journal import write_atomic
 from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job, upstream_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METADATA = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "Metadata_Z")
-QUALITY = (
-    Feature(
-        name="Quality_FlowError",
-        family="quality",
-        unit="1",
-        definition="mean squared difference between the network's flow and the one that the object's shape implies",
-        source="Plateflow",
-    ),
-    Feature(
-        name="Quality_CellProbability",
-        family="quality",
-        unit="1",
-        definition="mean of the network's logit over the object",
-        source="Plateflow",
-    ),
-)
+_TEXT = ("Metadata_Plate", "Metadata_Well", "Metadata_Row", "Metadata_Site", "Metadata_ObjectID")
+METADATA = (*_TEXT, "Metadata_Column", "Metadata_Time", "Metadata_Z")
 
 
 def compartment(label_set: str) -> str:
@@ -43,11 +32,26 @@ def compartment(label_set: str) -> str:
     return label_set[0].upper() + label_set[1:]
 
 
-def cell_columns(label_sets: list[str], channels: list[str], rows: str) -> dict[str, Feature]:
-    """The feature columns of a plate's cell tables, in order; `rows` is a label set."""
-    names = [compartment(name) for name in label_sets]
-    columns = column_features(names, channels, rows=compartment(rows))
-    return columns | {f"{name}_{feature.name}": feature for name in names for feature in QUALITY}
+def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
+    """The feature columns of a plate's cell tables, in order."""
+    names = [compartment(name) for name in config.segmentation]
+    columns = column_features(
+        names,
+        channels,
+        families=_families(config),
+        rows=compartment(config.rows),
+        ndim=config.segmentation[config.rows].dimensions,
+        texture_scales=config.features.texture_scales,
+    )
+    if "quality" in _families(config):
+        columns |= {f"{name}_{feature.name}": feature for name in names for feature in FROM_SEGMENTATION.values()}
+    return columns
+
+
+def _families(config: Config) -> tuple[str, ...]:
+    """The configured ones, and the location, which tells an object's field."""
+    dimensions = config.segmentation[config.rows].dimensions
+    return ("location", *chosen_families(config.features.families, dimensions))
 
 
 def units(context: JobContext) -> list[Unit]:
@@ -77,9 +81,9 @@ def run(context: JobContext) -> None:
     """Measure the wells of a part."""
 
     def work(unit: Unit) -> Outcome:
-        table = measure_well(context, unit.well)
+        table, orphans = measure_well(context, unit.well)
         write_atomic(context.paths.cells(unit.well), parquet_bytes(table))
-        return Outcome(info={"objects": len(table)})
+        return Outcome(info={"objects": len(table), "without a row": orphans})
 
     run_job(
         context,
@@ -90,59 +94,95 @@ def run(context: JobContext) -> None:
     )
 
 
-def measure_well(context: JobContext, well: str) -> pd.DataFrame:
-    """The cell table of a well: METADATA, ObjectNumber, then `cell_columns`; no row where there is no object.
+def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The cell table of a well, and how many objects of the other label sets have no row.
 
-    Intensities are those of the raw pixels divided by the illumination profile and by the greatest value of the
-    pixel type (65535 for 16 bits), which is how CellProfiler scales them; they can exceed 1 by the correction.
+    The table has METADATA, Metadata_Match_*, ObjectNumber, then `cell_columns`; no row where there is no object.
+    Intensities are those of the raw pixels divided by the illumination profile and by the greatest value of the pixel
+    type (65535 for 16 bits), which is how CellProfiler scales them; they can exceed 1 by the correction. Where the
+    rows' label set goes through the z stack, its canvases are measured as volumes, and so are all label sets.
     """
     import pandas as pd
 
     config, paths = context.config, context.paths
-    label_sets, channels = list(config.segmentation), channel_names(context)
+    label_sets, channels, rows = list(config.segmentation), channel_names(context), compartment(config.rows)
     layout, group = read_layout(paths, well), open_image(paths, well)
-    pixel_um = layout.pixel_um[1:] if layout.unit_known else (np.nan, np.nan)
-    parts = []
-    for canvas in well_canvases(paths, well, config):
+    tops = texture_tops(context, layout.dtype)
+    parts: list[pd.DataFrame] = []
+    orphans: Counter[str] = Counter()
+    for canvas in well_canvases(paths, well, config, config.rows):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         labels = {}
         for name in label_sets:
             labels[compartment(name)] = here = read_labels(group, name, canvas)
-            here[outside] = 0
-        if not labels[compartment(config.rows)].any():
+            here[..., outside] = 0
+        if not any(here.any() for here in labels.values()):
             continue
-        image = read_canvas(paths, well, canvas, channels, z_mode=config.z)
-        image /= _top(layout.dtype)
+        pixel_um = layout.pixel_um[-len(canvas.shape) :]
         part = measure(
-            image,
+            read_pixels(context, well, canvas, channels) / np.float32(_top(layout.dtype)),
             labels,
             channels=channels,
-            pixel_size_um=pixel_um,
-            rows=compartment(config.rows),
-            origin_px=(canvas.y, canvas.x),
+            pixel_size_um=pixel_um if layout.unit_known else np.nan,
+            families=_families(config),
+            rows=rows,
+            origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
+            outside=outside,
+            texture_scales=config.features.texture_scales,
+            texture_tops=tops,
         )
-        prefix = f"{compartment(config.rows)}_AreaShape_Center"
-        sites = nearest_field(canvas.fields, part[f"{prefix}_Y"].to_numpy(), part[f"{prefix}_X"].to_numpy())
-        metadata = dict(zip(METADATA, (paths.plate, well, sites, canvas.t, canvas.z), strict=True))
-        parts.append(pd.DataFrame(metadata, index=part.index).join(part))
-    columns = cell_columns(label_sets, channels, config.rows)
+        orphans.update(part.attrs.pop("orphans"))
+        centre = (part[f"{rows}_Location_Center_{axis}"].to_numpy() for axis in "YX")
+        part.insert(0, "Metadata_Site", nearest_field(canvas.fields, *centre))
+        part.insert(0, "Metadata_Time", canvas.t)
+        part.insert(0, "Metadata_Z", canvas.z)
+        parts.append(part)
+    columns = cell_columns(config, channels)
+    matches = [f"Metadata_Match_{compartment(name)}" for name in label_sets if name != config.rows]
+    order = [*METADATA, *matches, "ObjectNumber", *columns]
+    parts = [part for part in parts if len(part)]
     if not parts:
-        return _empty_table(list(columns))
+        return _typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), dict(orphans)
     table = pd.concat(parts, ignore_index=True).sort_values("ObjectNumber", kind="stable", ignore_index=True)
-    quality = {}
-    for name in label_sets:
-        objects = pd.read_parquet(paths.objects(name, well)).set_index("label")
-        matched = objects.reindex(table[f"{compartment(name)}_Number_Object_Number"])
-        quality[f"{compartment(name)}_Quality_FlowError"] = matched["flow_error"].to_numpy()
-        quality[f"{compartment(name)}_Quality_CellProbability"] = matched["cell_probability"].to_numpy()
-    table = table.join(pd.DataFrame(quality, index=table.index))
-    return _typed(table[[*METADATA, "ObjectNumber", *columns]])
+    row, column = parse_well(well)
+    more: dict[str, Any] = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
+    more |= {"Metadata_Row": row_name(row), "Metadata_Column": column + 1}
+    place = f"{paths.plate}/{well}/"
+    more["Metadata_ObjectID"] = place + table["Metadata_Site"] + "/" + table["ObjectNumber"].astype(str)
+    if "quality" in _families(config):
+        for name in label_sets:
+            objects, prefix = pd.read_parquet(paths.objects(name, well)).set_index("label"), compartment(name)
+            matched = objects.reindex(table[f"{prefix}_Number_Object_Number"])
+            more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
+    table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
+    return _typed(table[order]), dict(orphans)
 
 
 def read_labels(group: Any, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:
-    """The labels YX in a canvas's box, at full size."""
-    labels: NDArray[np.uint32] = group[f"labels/{label_set}/0"][(canvas.t, canvas.z, *canvas.slices)]
+    """The labels ([z,] y, x) in a canvas's box, at full size."""
+    planes = canvas.z if canvas.depth is None else slice(canvas.z, canvas.z + canvas.depth)
+    labels: NDArray[np.uint32] = group[f"labels/{label_set}/0"][(canvas.t, planes, *canvas.slices)]
     return labels
+
+
+def read_pixels(context: JobContext, well: str, canvas: Canvas, channels: list[str]) -> NDArray[np.float32]:
+    """The corrected pixels (channel, [z,] y, x) of a canvas, in units of the raw ones."""
+    pixels = np.empty((len(channels), *canvas.shape), np.float32)
+    for k, plane in enumerate(canvas.planes()):
+        part = read_canvas(context.paths, well, plane, channels, z_mode=context.config.z)
+        pixels[(slice(None), *(() if canvas.depth is None else (k,)))] = part
+    return pixels
+
+
+def texture_tops(context: JobContext, dtype: str) -> list[float]:
+    """By channel the intensity that is the highest grey level of the texture.
+
+    A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is at the power of two
+    above the upper end of the plate's frozen window: the same in all wells.
+    """
+    window, top = load_window(context.paths), _top(dtype)
+    ends = [max(float(window.ends(channel)[1]), 1 / 256) for channel in channel_names(context)]
+    return [min(2.0 ** (np.floor(np.log2(end)) + 1), top + 1) / top for end in ends]
 
 
 def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
@@ -165,14 +205,12 @@ def _top(dtype: str) -> float:
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """Measurements as float32; numbers of objects stay exact."""
-    exact = [name for name in table.columns if name.endswith("Number")]
-    narrow = {name: np.float32 for name in table.columns if name not in (*METADATA, *exact)}
-    return table.astype(narrow | {"ObjectNumber": np.int64, "Metadata_Time": np.int32, "Metadata_Z": np.int32})
-
-
-def _empty_table(columns: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    text = {name: pd.Series([], dtype=object) for name in METADATA[:3]}
-    numbers = {name: np.zeros(0) for name in (*METADATA[3:], "ObjectNumber", *columns)}
-    return _typed(pd.DataFrame(text | numbers))
+    exact = {"ObjectNumber": np.int64, "Metadata_Column": np.int32, "Metadata_Time": np.int32, "Metadata_Z": np.int32}
+    numbers = ("Object_Number", "ObjectNumber_Adjacent")
+    types: dict[str, Any] = {}
+    for name in map(str, table.columns):
+        if name.startswith("Metadata_") or name == "ObjectNumber":
+            types[name] = exact.get(name, object)
+        else:
+            types[name] = np.float64 if name.endswith(numbers) or "_Parent_" in name else np.float32
+    return table.astype(types)

@@ -101,7 +101,7 @@ STAGES = {
             version=1,
             modules=("segment/stitch.py", "segment/plan.py", "flows/*.py", "images/store.py", "images/halve.py"),
         ),
-        Stage(name="features", scope="cpu", version=1, modules=("features/*.py", *READING)),
+        Stage(name="features", scope="cpu", version=2, modules=("features/*.py", *READING)),
         Stage(
             name="aggregate",
             scope="plate",
@@ -170,7 +170,8 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
                 for name, value in sets.items()
             }
         case "features":
-            return {"rows": config.rows, "label_sets": list(config.segmentation)}
+            label_sets = [[name, value.dimensions] for name, value in config.segmentation.items()]
+            return config.features.model_dump() | {"rows": config.rows, "label_sets": label_sets}
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),

@@ -1,0 +1,88 @@
+"""Spatial moments of an object's mask up to order 3, as scikit-image and CellProfiler define them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from plateflow.features.feature import Feature, Regions, Values
+
+_ORDERS = [(p, q) for p in range(4) for q in range(4)]
+_SPATIAL = [(p, q) for p, q in _ORDERS if p < 3]
+_NORMAL = [(p, q) for p, q in _ORDERS if p + q > 1]  # the others are no numbers
+_TABLE = {
+    **{f"SpatialMoment_{p}_{q}": f"sum of y^{p} x^{q} from the box's corner" for p, q in _SPATIAL},
+    **{f"CentralMoment_{p}_{q}": f"sum of y^{p} x^{q} from the centroid" for p, q in _SPATIAL},
+    **{f"NormalizedMoment_{p}_{q}": f"central moment {p}, {q} made independent of size" for p, q in _NORMAL},
+    **{f"HuMoment_{k}": f"invariant {k + 1} of Hu (1962): independent of place, size and angle" for k in range(7)},
+    **{f"InertiaTensor_{i}_{j}": f"entry {i}, {j} of the inertia tensor" for i in range(2) for j in range(2)},
+    **{f"InertiaTensorEigenvalues_{k}": f"{('greater', 'smaller')[k]} eigenvalue of it" for k in range(2)},
+}
+
+
+def features(channels: Sequence[str], ndim: int) -> list[Feature]:
+    """See `Family.features`."""
+    unit = {"S": "px^n", "C": "px^n", "I": "px²"}
+    return [
+        Feature(name=f"AreaShape_{name}", family="moments", unit=unit.get(name[0], "1"), definition=text)
+        for name, text in _TABLE.items()
+    ]
+
+
+def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+    """See `Family.measure`."""
+    return [_derived(regions.each(_moments, 32).reshape(-1, 2, 4, 4)) for regions in sets]
+
+
+def _derived(raw: NDArray[np.float64]) -> Values:
+    spatial, central = raw[:, 0], raw[:, 1]
+    area = central[:, 0, 0]
+    nu = {(p, q): central[:, p, q] / area ** ((p + q) / 2 + 1) for p, q in _NORMAL}
+    a, b = nu[3, 0] + nu[1, 2], nu[2, 1] + nu[0, 3]
+    c, d, e = nu[3, 0] - 3 * nu[1, 2], 3 * nu[2, 1] - nu[0, 3], nu[2, 0] - nu[0, 2]
+    hu = [
+        nu[2, 0] + nu[0, 2],
+        e**2 + 4 * nu[1, 1] ** 2,
+        c**2 + d**2,
+        a**2 + b**2,
+        c * a * (a**2 - 3 * b**2) + d * b * (3 * a**2 - b**2),
+        e * (a**2 - b**2) + 4 * nu[1, 1] * a * b,
+        d * a * (a**2 - 3 * b**2) - c * b * (3 * a**2 - b**2),
+    ]
+    yy, yx, xx = central[:, 2, 0] / area, central[:, 1, 1] / area, central[:, 0, 2] / area
+    middle, spread = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
+    columns = [spatial[:, p, q] for p, q in _SPATIAL] + [central[:, p, q] for p, q in _SPATIAL]
+    columns += [nu[order] for order in _NORMAL] + hu
+    return np.column_stack([*columns, xx, -yx, -yx, yy, middle + spread, np.maximum(middle - spread, 0)])
+
+
+@njit(cache=True, nogil=True)
+def _moments(
+    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
+) -> None:
+    _, height, width = volume.shape
+    for index in range(len(out)):
+        mine = pixels[starts[index] : starts[index + 1]]
+        top, left, sum_y, sum_x = height, width, 0, 0
+        for pixel in mine:
+            top, left = min(top, pixel // width), min(left, pixel % width)
+            sum_y += pixel // width
+            sum_x += pixel % width
+        found = np.zeros((2, 4, 4))
+        for kind in range(2):
+            y0 = top + (sum_y / len(mine) - top if kind else 0.0)
+            x0 = left + (sum_x / len(mine) - left if kind else 0.0)
+            for pixel in mine:
+                y, x = pixel // width - y0, pixel % width - x0
+                power = 1.0
+                for p in range(4):
+                    term = power
+                    for q in range(4):
+                        found[kind, p, q] += term
+                        term *= x
+                    power *= y
+        out[index] = found.ravel()
