@@ -28,7 +28,7 @@ def test_pixel_for_pixel_and_position_for_position(
 ) -> None:
     raw = layouts_plate.write(tmp_path, layout, wells=wells, shape=shape)
     if layout != "pattern":
-        assert recognise(raw) == layout
+        assert recognise(raw) == layout.removesuffix(" 0.5")
     plate = opened(raw, layout)
     assert plate.info["format"] == list(shape)
     assert set(plate.info["wells"]) == set(wells)
@@ -41,6 +41,8 @@ def test_pixel_for_pixel_and_position_for_position(
     for plane in layouts_plate.planes(wells):
         record = plane.record
         well, field, channel = well_name(record.row, record.column), str(record.field + 1), names[record.channel]
+        # a Zarr array has one type, so that a whole field has 32 bits
+        wide = "32bit" in plane.faults or (layout[:7] == "omezarr" and (well, field) == (wells[0], "2"))
         if layout == "pattern" and record.field == 2 and plane.faults:
             continue  # a field without any file is unknown to names alone
         row = index.loc[well, field, channel, record.t, record.z]
@@ -52,10 +54,10 @@ def test_pixel_for_pixel_and_position_for_position(
             assert row["x_um"] == pytest.approx(record.x_um - 40 * 0.5 / 2, abs=1e-6)
             assert lacks or row["z_um"] == pytest.approx(record.z_um, abs=1e-6)
         place = {"t": record.t, "z": record.z}
-        if plane.faults:
+        if lacks or wide:
             with pytest.raises(PlaneError) as error:
                 plate.read(well, field, channel, **place)
-            assert error.value.reason == ("wrong_type" if "32bit" in plane.faults else "missing")
+            assert error.value.reason == ("missing" if lacks else "wrong_type")
         else:
             np.testing.assert_array_equal(plate.read(well, field, channel, **place), plane.pixels)
         seen += 1

@@ -18,7 +18,7 @@ def edit(raw: Path, name: str, change: str, to: str, *, count: int = 0) -> None:
 
 
 def test_a_real_cv8000(test_data: Path) -> None:
-    """By hand from .mlf, .mrf and .mes: 20x, 0.325 um, 2000 px, steps of 3 um, four fields in a square, 649.9 um apart."""
+    """By hand from its files: 0.325 um, 2000 px, steps of 3 um, four fields in a square, 649.9 um apart."""
     plate = open_plate(test_data / "plates" / "yokogawa_cv8000")
     assert plate.info["layout"] == "yokogawa"
     assert plate.info["format"] == [8, 12]

@@ -30,10 +30,13 @@ class PlaneError(Exception):
 
 
 def header(path: Path) -> tuple[int, int, str] | None:
-    """Height, width and pixel type of a TIFF's first page; None where its header can't be read."""
+    """Height, width and pixel type of a TIFF's first page, or of a Zarr array; None where its header can't be read."""
     import tifffile
 
     try:
+        if path.is_dir():
+            array = _open_array(path)
+            return int(array.shape[-2]), int(array.shape[-1]), str(array.dtype)
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
             return int(page.shape[0]), int(page.shape[1]), str(page.dtype)
@@ -47,8 +50,8 @@ def read_plane(
     """Read one plane.
 
     Args:
-        path: a TIFF file.
-        page: the page in it, from 0.
+        path: a TIFF file, or the folder of a Zarr array (..., y, x).
+        page: the page in it, from 0; of an array its planes, counted over all axes but the last two.
         height, width: the size that it must have, in px.
         dtype: the pixel type that it must have: uint8 or uint16.
         decode: False looks at the headers and the file's length alone, and returns an empty array.
@@ -74,6 +77,8 @@ def read_plane(
     if size == 0:
         raise PlaneError("empty_file", f"{path} has no content")
     try:
+        if path.is_dir():
+            return _read_array(path, page, (height, width), dtype, decode=decode)
         with tifffile.TiffFile(path) as file:
             if page >= len(file.pages):
                 raise PlaneError("truncated", f"{path} has {len(file.pages)} pages; page {page + 1} is asked for")
@@ -96,6 +101,22 @@ def read_plane(
             raise
         reason = "truncated" if _directory_is_cut(path, size) else "unreadable"
         raise PlaneError(reason, f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _open_array(path: Path) -> Any:
+    import zarr
+
+    return zarr.open_array(path, mode="r")
+
+
+def _read_array(path: Path, page: int, size: tuple[int, int], dtype: str, *, decode: bool) -> NDArray[Any]:
+    array = _open_array(path)
+    if array.shape[-2:] != size:
+        raise PlaneError("wrong_size", f"{path} is {' x '.join(map(str, array.shape))} px, not {size[0]} x {size[1]}")
+    if array.dtype != np.dtype(dtype):
+        raise PlaneError("wrong_type", f"{path} has {array.dtype} pixels, not {dtype}")
+    index = np.unravel_index(page, array.shape[:-2]) if array.ndim > 2 else ()
+    return np.asarray(array[tuple(int(n) for n in index)]) if decode else np.empty((0, 0), dtype)
 
 
 def _directory_is_cut(path: Path, size: int) -> bool:

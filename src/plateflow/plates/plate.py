@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plateflow.config import SAFE_NAME, PlateEntry, PlateflowError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
+from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.pixels import PlaneError, read_plane
 from plateflow.plates.reader import Index, Reader, plate_folder
@@ -24,6 +25,7 @@ READERS: dict[str, Reader] = {
         HarmonyReader(),
         ImageXpressReader(),
         YokogawaReader(),
+        OmeZarrReader(),
         PatternReader(),
     )
 }
