@@ -152,7 +152,7 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
     for column in COLUMNS:
         if column not in planes:
             planes[column] = np.nan if column.endswith("_um") else "" if column in ("path", "reason") else 0
-    planes["path"] = planes["path"].fillna("")
+    planes = planes.fillna({"path": "", "page": 0})
     for axis in ("t", "z"):
         planes[axis] = planes[axis].rank(method="dense").astype("int32") - 1
     planes["channel"] = planes["channel"].map(_channel_names(records.channels, notes))
@@ -264,13 +264,15 @@ def _refuse_doubled(entry: PlateEntry, planes: pd.DataFrame) -> None:
 
 
 def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
-    """Rows for the planes that a field lacks: of each time point it has, all channels and all their z planes.
+    """Rows for planes that a field lacks: of each time point up to its well's last, all channels and their z planes.
 
     A channel's z planes are those that it has anywhere on the plate, so that stacks may differ between channels.
     """
     stacks = planes[["channel", "z"]].drop_duplicates()
-    fields = planes[["row", "column", "well", "field", "t"]].drop_duplicates()
-    whole = fields.merge(stacks, how="cross")
+    fields = planes[["row", "column", "well", "field"]].drop_duplicates()
+    last = planes.groupby("well", sort=False)["t"].max()
+    times = pd.DataFrame([(well, t) for well, n in last.items() for t in range(n + 1)], columns=["well", "t"])
+    whole = fields.merge(times, on="well").merge(stacks, how="cross")
     if len(whole) == len(planes):
         return planes
     known = pd.MultiIndex.from_frame(planes[PLACE])
