@@ -101,6 +101,17 @@ def test_seeds_and_basins_of_crowds(device, shape, seed):
     check_seeds_and_basins(device, ends, shape)
 
 
+@on_devices
+def test_seeds_of_a_large_canvas(device):
+    """Counts times pixels beyond 32 bits: which of two seeds that share a basin is greater must not suffer."""
+    random = np.random.default_rng(0)
+    middle = random.integers(20, 2980, (2, 60)).repeat(2, 1) + np.array([[0, 0] * 60, [0, 4] * 60])
+    counts = random.integers(300, 6000, 120)
+    bridge = np.concatenate([middle[:, ::2] + [[0], [x]] for x in (1, 2, 3)], 1)
+    ends = np.concatenate([middle.repeat(counts, 1), bridge.repeat(3, 1)], 1).astype(np.int32)
+    check_seeds_and_basins(device, ends, (3000, 3000))
+
+
 def check_seeds_and_basins(device: torch.device, ends: np.ndarray, shape: tuple[int, ...]) -> None:
     volume = (1,) * (3 - len(shape)) + shape
     counts = seeding.merge_counts([seeding.count_ends(ends, volume)], volume)

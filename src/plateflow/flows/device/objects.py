@@ -70,44 +70,34 @@ def find_objects(ends: Tensor, space: Sequence[int]) -> tuple[Tensor, NDArray[np
 
     Returns the numbers, int32 ``(n,)``, and the seeds 1, 2, ... as flat pixels of the canvas in ascending order.
     """
+    flat, count = count_ends(ends, space)
+    seeds = find_seeds(count, space)
+    numbers = find_basins(count, seeds, space)[flat]
+    pixels = np.array(np.unravel_index(seeds.cpu().numpy(), _wide(space))) - REACH
+    return numbers, np.ravel_multi_index(tuple(pixels), tuple(space)).astype(np.int64)
+
+
+def _wide(space: Sequence[int]) -> list[int]:
+    """With a border as wide as a basin no window reaches beyond the canvas, and raster order stays what it is."""
+    return [size + 2 * REACH for size in space]
+
+
+def count_ends(ends: Tensor, space: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return where the ends lie in the widened canvas, flat, and how many end at each of its pixels (int32)."""
     import torch
 
-    # With a border as wide as a basin no window reaches beyond the canvas, and raster order stays what it is.
-    wide = [size + 2 * REACH for size in space]
     flat = torch.zeros_like(ends[0], dtype=torch.int64)
-    for axis, size in enumerate(wide):
+    for axis, size in enumerate(_wide(space)):
         flat.mul_(size).add_(ends[axis]).add_(REACH)
-    count = torch.zeros(prod(wide), dtype=torch.int32, device=ends.device)
-    count.scatter_add_(0, flat, torch.ones_like(flat, dtype=torch.int32))
-
-    seeds = _find_seeds(count, wide)
-    # Ascending: fewer end points first, and of equally many the pixel that comes later in raster order.
-    order = (count[seeds] * count.numel() - seeds).argsort()
-    rank = torch.empty_like(order, dtype=torch.int32)
-    rank[order] = torch.arange(1, len(order) + 1, dtype=torch.int32, device=rank.device)
-    owner = _find_basins(count, wide, seeds, rank)
-    numbers = torch.zeros(len(order) + 1, dtype=torch.int32, device=rank.device)
-    numbers[1:] = order + 1
-    pixel = np.array(np.unravel_index(seeds.cpu().numpy(), wide)) - REACH
-    return numbers[owner[flat]], np.ravel_multi_index(tuple(pixel), tuple(space)).astype(np.int64)
+    count = torch.zeros(prod(_wide(space)), dtype=torch.int32, device=ends.device)
+    return flat, count.scatter_add_(0, flat, torch.ones_like(ends[0]))
 
 
-def _offsets(wide: Sequence[int], reach: int, like: Tensor) -> Tensor:
-    """Where the pixels of a window lie from its middle, int64, an axis of ``2 * reach + 1`` for each of the canvas."""
-    import torch
-
-    steps = torch.arange(-reach, reach + 1, device=like.device)
-    offsets = torch.zeros((), dtype=torch.int64, device=like.device)
-    for size in wide:
-        offsets = offsets[..., None] * size + steps
-    return offsets
-
-
-def _find_seeds(count: Tensor, wide: Sequence[int]) -> Tensor:
+def find_seeds(count: Tensor, space: Sequence[int]) -> Tensor:
     """List the pixels with enough end points that are the greatest of their window, ascending."""
     import torch
 
-    offsets = _offsets(wide, 2, count).view(-1, 1)
+    offsets = _offsets(space, 2, count).view(-1, 1)
     found = []
     for some in (count > SEED_COUNT).nonzero()[:, 0].split(_WINDOWS // len(offsets)):
         mine, others = count[some], count[some + offsets]
@@ -117,24 +107,42 @@ def _find_seeds(count: Tensor, wide: Sequence[int]) -> Tensor:
     return torch.cat(found)
 
 
-def _find_basins(count: Tensor, wide: Sequence[int], seeds: Tensor, rank: Tensor) -> Tensor:
-    """Let every seed claim its basin; a pixel has the greatest rank of those that claim it."""
+def find_basins(count: Tensor, seeds: Tensor, space: Sequence[int]) -> Tensor:
+    """Give each pixel of the widened canvas the number (1, 2, ... in raster order) of the greatest seed that claims it.
+
+    Every seed dilates by itself, in its own window; where claims meet the greatest rank stays, in whatever order.
+    """
     import torch
 
+    # Ascending: fewer end points first, and of equally many the pixel that comes later in raster order.
+    order = (count[seeds].long() * count.numel() - seeds).argsort()
+    rank = torch.empty_like(order, dtype=torch.int32)
+    rank[order] = torch.arange(1, len(order) + 1, dtype=torch.int32, device=rank.device)
     owner = torch.zeros_like(count)
-    offsets = _offsets(wide, REACH, count)
-    middle = (REACH,) * len(wide)
+    offsets = _offsets(space, REACH, count)
     for some, ranks in zip(*(s.split(_WINDOWS // offsets.numel()) for s in (seeds, rank)), strict=True):
         window = offsets[..., None] + some
         enough = count[window] > BASIN_COUNT
         basin = torch.zeros_like(enough)
-        basin[middle] = True
+        basin[(REACH,) * len(space)] = True
         for _ in range(REACH):
-            for axis in range(len(wide)):
-                last = basin.shape[axis] - 1
-                before = basin.clone()
+            for axis in range(len(space)):
+                before, last = basin.clone(), basin.shape[axis] - 1
                 basin.narrow(axis, 1, last).logical_or_(before.narrow(axis, 0, last))
                 basin.narrow(axis, 0, last).logical_or_(before.narrow(axis, 1, last))
             basin &= enough
         owner.scatter_reduce_(0, window.flatten(), (basin * ranks).flatten(), "amax")
-    return owner
+    numbers = torch.zeros(len(order) + 1, dtype=torch.int32, device=rank.device)
+    numbers[1:] = order + 1
+    return numbers[owner]
+
+
+def _offsets(space: Sequence[int], reach: int, like: Tensor) -> Tensor:
+    """Where the pixels of a window lie from its middle, int64, an axis of ``2 * reach + 1`` for each of the canvas."""
+    import torch
+
+    steps = torch.arange(-reach, reach + 1, device=like.device)
+    offsets = torch.zeros((), dtype=torch.int64, device=like.device)
+    for size in _wide(space):
+        offsets = offsets[..., None] * size + steps
+    return offsets
