@@ -1,0 +1,70 @@
+"""Exactness in three dimensions, on volumes of several blocks along every axis."""
+
+import numpy as np
+import pytest
+from flow_scenes import draw_cells, draw_flow, slow_labels
+
+from plateflow.flows import follow, follow_block, follow_flows, labels_from_ends, labels_from_flows, plan_blocks
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells with noisy flows, and the labels in one piece."""
+    flow, logit = draw_flow(draw_cells((44, 90, 100), 4), 4)
+    whole = labels_from_flows(flow, logit, block=200, workers=1)
+    assert whole.max() >= 20
+    return flow, logit, whole
+
+
+def test_a_volume_is_as_its_definition_says():
+    flow, logit = draw_flow(draw_cells((30, 44, 40), 1, count=12), 1)
+    found = labels_from_flows(flow, logit, block=16)
+    assert found.max() >= 5
+    np.testing.assert_array_equal(found, slow_labels(flow, logit))
+
+
+@pytest.mark.parametrize("block", [15, 24, 33, 64, 1000])
+def test_neither_blocks_nor_order_nor_workers_nor_slices_show(scene, block):
+    flow, logit, whole = scene
+    for workers in (1, 2, 5, 8):
+        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
+    field, plan = np.concatenate([flow, logit[None]]), plan_blocks(logit.shape, block)
+    options = {"cell_threshold": 0.0, "n_steps": 200}
+    for slices in (1, 2, 6):
+        stored = {}
+        for part in reversed(range(slices)):
+            for k in np.random.default_rng(slices).permutation(plan[part::slices]):
+                stored[k.index] = follow_block(field, k, **options)
+        labels, objects = labels_from_ends(
+            stored.__getitem__, field, shape=logit.shape, block=block, flow_threshold=0.4, min_size=15, **options
+        )
+        np.testing.assert_array_equal(labels, whole)
+        assert objects.seed.shape == (whole.max(), 3)
+        np.testing.assert_array_equal(objects.area, np.bincount(whole.ravel())[1:])
+
+
+def test_an_object_larger_than_its_blocks():
+    labels = np.zeros((50, 70, 80), np.int32)
+    labels[5:46, 8:60, 10:75] = 1
+    middle = np.array([25, 34, 42])[:, None, None, None]
+    away = middle - np.indices(labels.shape)
+    flow = (5 * away / np.maximum(np.sqrt((away**2).sum(0)), 1) * (labels > 0)).astype(np.float16)
+    logit = np.where(labels > 0, 5, -5).astype(np.float16)
+    whole = labels_from_flows(flow, logit, flow_threshold=0)
+    np.testing.assert_array_equal(whole, labels)
+    np.testing.assert_array_equal(labels_from_flows(flow, logit, flow_threshold=0, block=16, workers=3), whole)
+
+
+def test_a_helix_leaves_every_halo(monkeypatch):
+    """Round and up through the whole volume: a path of some 900 px, far beyond its block."""
+    monkeypatch.setattr(follow, "HALO", {2: 3, 3: 3})
+    shape = (36, 36, 36)
+    _, y, x = np.indices(shape) - 17.5
+    radius = np.hypot(y, x) + 1e-6
+    flow = 4.5 * np.stack([0 * x + 0.05, (x - 0.01 * y) / radius, (-y - 0.01 * x) / radius])
+    field = np.concatenate([flow, np.ones((1, *shape))]).astype(np.float16)
+    whole = follow_flows(field[:3], field[3] > 0, n_steps=1000).reshape(3, *shape)
+    assert (whole[0] == 35).all(), "up to the last plane"
+    for block in plan_blocks(shape, 12)[::4]:
+        ends = follow_block(field, block, n_steps=1000, cell_threshold=0.0)
+        np.testing.assert_array_equal(ends, whole[(slice(None), *block.core)].reshape(3, -1))
