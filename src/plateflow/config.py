@@ -104,6 +104,14 @@ class LabelSet(Section):
         2, description="3: objects go through the planes of the z stack, which needs z: keep; 2: each plane by itself"
     )
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > 3:
+            names = ", ".join(map(str, value))
+            raise ValueError(f"{len(value)} channels ({names}) are too many: the network takes 1 to 3")
+        return value
+
 
 FAMILIES = (
     "location",
