@@ -34,7 +34,6 @@ def segment(
     from rich.progress import track
 
     from plateflow.model import check_model
-    from plateflow.model.registry import find_weights
     from plateflow.segment import segment_image
     from plateflow.segment.engine import choose_device
     from plateflow.state.journal import write_atomic
@@ -51,9 +50,7 @@ def segment(
         )
     choose_device(device)
     try:
-        if weights_dir is not None:
-            model = str(find_weights(model, weights_dir))
-        check_model(model)
+        model = str(check_model(model, weights_dir))
     except (ValueError, OSError) as error:
         raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
     output.mkdir(parents=True, exist_ok=True)

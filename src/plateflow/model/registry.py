@@ -150,6 +150,18 @@ def check_published(name: str, path: Path) -> None:
     )
 
 
+def right_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> Path:
+    """Return the file of a model, as `find_weights` does, but refuse one that only has the name of a published one.
+
+    Raises:
+        ValueError: if there is no such file, or its size or hash isn't the published one.
+    """
+    path = find_weights(name_or_path, weights_dir)
+    if str(name_or_path) in PUBLISHED:
+        check_published(str(name_or_path), path)
+    return path
+
+
 TRAINED_DIAMETER = 24.0
 """Of models trained here that don't say otherwise: the middle, by ratio, of the 11 to 50 px of `train.augment`."""
 
@@ -162,9 +174,7 @@ def model_info(name_or_path: str | Path) -> ModelInfo:
     Raises:
         ValueError: if there is no such model, if its file is cut short, or isn't the one that was published.
     """
-    path = find_weights(name_or_path)
-    if str(name_or_path) in PUBLISHED:
-        check_published(str(name_or_path), path)
+    path = right_weights(name_or_path)
     return ModelInfo(path=path, sha256=hash_of(path), **terms(path))
 
 

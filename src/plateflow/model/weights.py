@@ -20,11 +20,9 @@ from torch import Tensor
 from plateflow.model.registry import (
     METADATA_KEY,
     NORMALISATION,
-    PUBLISHED,
-    check_published,
-    find_weights,
     licence_notice,
     read_metadata,
+    right_weights,
 )
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, channels_last
 
@@ -60,7 +58,7 @@ def load_model(
         ValueError: if there is no such file, if it can't be read, or if tensors are missing, too many or of another
             shape; the message names them.
     """
-    path = _find(name_or_path)
+    path = right_weights(name_or_path)
     model, tensors = _prepare(path, stays=dtype if torch.device(device).type == "cpu" else None)
     state = {name: tensor.to(device, dtype).contiguous() for name, tensor in tensors}
     model.load_state_dict(state, assign=True)
@@ -69,16 +67,15 @@ def load_model(
     return channels_last(model).eval().requires_grad_(False)
 
 
-def check_model(name_or_path: str | Path) -> None:
-    """Raise what `load_model` would raise of a model, without reading its weights."""
-    _prepare(_find(name_or_path))
+def check_model(name_or_path: str | Path, weights_dir: Path | None = None) -> Path:
+    """Raise what `load_model` would raise of a model, without reading its weights; else return its file.
 
-
-def _find(name_or_path: str | Path) -> Path:
-    """The file of a model, which, of a published one, is the one that was published."""
-    path = find_weights(name_or_path)
-    if str(name_or_path) in PUBLISHED:
-        check_published(str(name_or_path), path)
+    Args:
+        name_or_path: as in `load_model`.
+        weights_dir: a folder to look into before the others.
+    """
+    path = right_weights(name_or_path, weights_dir)
+    _prepare(path)
     return path
 
 
