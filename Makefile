@@ -14,7 +14,7 @@ define step
 @printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
 endef
 
-.PHONY: demo test check config train-default clean
+.PHONY: demo test test-slurm check config train-default clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -39,6 +39,16 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.dev check
 	$(call step,tests,$(BIN)/python -m pytest -n 2 --dist loadfile)
+
+# SLURM's packages, and a daemon's rights to start by hand alone. Needs root and apt, and says so.
+SLURM_PACKAGES := munge slurmctld slurmd slurm-client slurmdbd mariadb-server
+$(VENV)/.slurm: $(VENV)/.dev
+	$(call step,set-up of SLURM 1/2: its packages,dpkg -s $(SLURM_PACKAGES) >/dev/null 2>&1 || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null))
+	$(call step,set-up of SLURM 2/2: the plugin,$(BIN)/pip install -c constraints.txt -e '.[slurm]')
+	@touch $@
+
+test-slurm: $(VENV)/.slurm
+	$(call step,tests on a real SLURM,$(BIN)/python -m pytest tests/slurm)
 
 check: $(VENV)/.dev
 	$(call step,lint: ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)

@@ -12,28 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workflow_project import REPOSITORY, Project
-
-TINY = REPOSITORY / "tests" / "data" / "tiny.safetensors"
-
-
-def make_project(folder: Path, *, plate: str = "micro", seed: int = 0, **kwargs) -> Project:
-    """A project with one simulated plate, as `plateflow init` writes it, for the tiny model."""
-    from plateflow.simulate.plate import micro_wells, simulate_plate
-
-    kwargs = {"wells": micro_wells(), "fields": 1, "field_shape": (192, 192), "channels": ("DNA", "AGP")} | kwargs
-    made = simulate_plate(folder / "raw", plate=plate, seed=seed, **kwargs)
-    project = Project(folder)
-    project.plateflow("init", str(made.raw), "--plate", plate, "--plate-map", str(made.plate_map))
-
-    def small(config: dict) -> None:
-        config["parts"] = {"cpu": 2, "gpu": 1}
-        config["threads"] = 1
-        for label_set in config["segmentation"].values():
-            label_set["model"] = str(TINY)
-
-    project.configure(small)
-    return project
+from workflow_project import Project, make_project
 
 
 @pytest.fixture(scope="module")
