@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plateflow.config import SAFE_NAME, PlateEntry, PlateflowError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
+from plateflow.plates.load_data import LoadDataReader
 from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.pixels import PlaneError, read_plane
@@ -26,6 +27,7 @@ READERS: dict[str, Reader] = {
         ImageXpressReader(),
         YokogawaReader(),
         OmeZarrReader(),
+        LoadDataReader(),
         PatternReader(),
     )
 }

@@ -12,6 +12,7 @@ from plateflow.paths import well_name
 from plateflow.simulate.cv8000 import CV8000Layout
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.imagexpress import ImageXpressLayout
+from plateflow.simulate.load_data import LoadDataLayout
 from plateflow.simulate.omezarr import OmeZarr05Layout, OmeZarrLayout
 from plateflow.simulate.record import About, FaultKind, Layout, Record, write_tiff
 
@@ -39,5 +40,6 @@ LAYOUTS: dict[str, type[Layout]] = {
     "yokogawa": CV8000Layout,
     "omezarr": OmeZarrLayout,
     "omezarr 0.5": OmeZarr05Layout,
+    "load_data": LoadDataLayout,
     "pattern": PatternLayout,
 }
