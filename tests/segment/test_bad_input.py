@@ -1,4 +1,4 @@
-"""What a user may get wrong: one clear error before any tile is run, in Python, on the command line, in the pipeline."""
+"""What a user may get wrong: one clear error before any tile is run; in Python, as a command, and in the pipeline."""
 
 from collections.abc import Callable
 from pathlib import Path
