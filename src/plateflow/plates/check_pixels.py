@@ -102,7 +102,7 @@ def _problem(row: dict[Any, Any], severity: Any, what: str, remedy: str) -> Prob
         well=row["well"],
         field=row["field"],
         file=row["path"],
-        what=f"channel {row['channel']}: {what}",
+        what=f"channel {row['channel']}: {what.replace(row['path'], 'the file')}",
         remedy=remedy,
     )
 

@@ -46,7 +46,7 @@ def list_files(folder: Path) -> Listing:
         with os.scandir(root / prefix) as entries:
             for item in entries:
                 name = prefix + item.name
-                if item.is_symlink() and not Path(item.path).resolve().is_relative_to(root):
+                if item.is_symlink() and not Path(os.path.realpath(item.path)).is_relative_to(root):  # links in circles, too
                     outside.add(name)
                 elif item.is_dir(follow_symlinks=False):
                     pending.append(name + "/")
