@@ -49,6 +49,11 @@ include: "rules/aggregate.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    for notice in PLAN.licence_notices():
+        print(notice, file=sys.stderr)
+
+
 onsuccess:
     left_out = PLAN.left_out()
     if left_out:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
-from plateflow.model.registry import find_weights, model_info
+from plateflow.model.registry import find_weights, licence_notice, model_info
 from plateflow.paths import PlatePaths
 from plateflow.state.left_out import left_out_lines
 from plateflow.state.requests import asked, stat_of
@@ -123,6 +123,16 @@ class Plan:
         digests = {stage: digest(parameters(self.config, stage, entry)) for stage in STAGES}
         models = [_model_stamp(label_set.model) for label_set in self.config.segmentation.values()]
         return digests | {"infer": digest(digests["infer"], models)}
+
+    def licence_notices(self) -> list[str]:
+        """What to tell, once, of the models whose licence is restricted."""
+        notices = []
+        for model in dict.fromkeys(label_set.model for label_set in self.config.segmentation.values()):
+            try:
+                notices.append(licence_notice(find_weights(model)))
+            except (ValueError, OSError):
+                continue  # infer says what is wrong with it
+        return [notice for notice in notices if notice]
 
     def left_out(self) -> list[str]:
         """What was left out of the plates, one line each, from the receipts."""

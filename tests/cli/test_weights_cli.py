@@ -1,6 +1,8 @@
 """`plateflow weights`: what is here, what can be fetched, what is wrong; and how an added model is used."""
 
 import hashlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
@@ -20,7 +23,9 @@ from plateflow.model import fetch, load_model, model_info, save_model
 from plateflow.model.registry import PUBLISHED
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import to_cellpose
+from plateflow.plan import Plan
 
+SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 # the published layout in a small size
 LAYOUT = FlowViTConfig(
@@ -188,3 +193,21 @@ def test_a_restricted_licence_is_told_once_however_many_jobs_use_it(
     for _ in range(3):
         load_model("tuned")
     assert [record.getMessage() for record in caplog.records] == ["Model tuned: licence CC-BY-NC-4.0. Cite: them."]
+
+
+def test_a_run_of_the_pipeline_shows_a_restricted_licence_once(folder: Path, tmp_path: Path) -> None:
+    """Snakemake itself runs, which takes some seconds; the plate isn't there, so it fails at once."""
+    model = init_weights(FlowViT(FlowViTConfig(width=32, depth=1, heads=1, neck_width=16)), 0)
+    save_model(model, folder / "tuned.safetensors", name="tuned", licence="CC-BY-NC-4.0", citation="them")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/plates.tsv").write_text(f"plate\tpath\np1\t{tmp_path / 'none'}\n")
+    label_set = {"channels": ["DNA"], "model": "tuned"}
+    (tmp_path / "config/config.yaml").write_text(
+        yaml.safe_dump({"segmentation": {"nuclei": label_set, "cells": label_set}})
+    )
+    command = [sys.executable, "-m", "snakemake", "-s", str(SNAKEFILE), "--cores", "1"]
+    result = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert result.stderr.count("Model tuned: licence CC-BY-NC-4.0. Cite: them.") == 1, result.stderr
+    assert (
+        Plan({"plates": str(tmp_path / "config/plates.tsv"), "segmentation": {"n": label_set}}).licence_notices() == []
+    )
