@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
+import layouts_plate
 import numpy as np
 import pytest
 import tifffile
@@ -355,3 +356,20 @@ def test_one_bad_file_does_not_decide_the_pixel_type(tmp_path: Path) -> None:
         tmp_path, wells=micro_wells(), field_shape=(48, 48), faults=[Fault(kind="32bit", well="B02", channel=0)]
     )
     assert set(open_plate(made.raw).planes["dtype"]) == {"uint16"}
+
+
+def test_columbus_pages_of_flex_files_and_heights_of_the_stage_alone(tmp_path: Path) -> None:
+    raw = layouts_plate.write(tmp_path, "columbus", wells=("B02",), times=1)
+    expected = open_plate(raw).planes
+    (tiff,) = (raw / "Images").glob("*.tif")
+    tiff.rename(tiff.with_suffix(".flex"))
+    index = raw / "Images" / "ImageIndex.ColumbusIDX.xml"
+    text = index.read_text().replace("-1.tif<", "-1.flex<")
+    index.write_text(re.sub(r"(?s)<PositionZ.*?</PositionZ>", "", text))
+    plate = open_plate(raw)
+    assert set(plate.planes["z_um"].dropna()) == {134611.905}
+    same = ["well", "field", "channel", "z", "page", "y_um", "x_um", "state"]
+    assert plate.planes[same].equals(expected[same])
+    assert plate.planes["page"].max() == 7  # two fields of four planes
+    pixels = next(p.pixels for p in layouts_plate.planes(("B02",), times=1) if p.record.field and p.record.z == 2)
+    np.testing.assert_array_equal(plate.read("B02", "2", "DNA", z=2), pixels)

@@ -1,9 +1,10 @@
-"""PerkinElmer and Revvity Harmony (Opera Phenix, Operetta), V4 to V7: an index in XML beside one TIFF a plane.
+"""PerkinElmer and Revvity Harmony (Opera Phenix, Operetta), V4 to V7, and Columbus: an index in XML beside TIFFs.
 
 Facts as real exports have them (docs/plate-layouts): rows, columns, fields, planes and channels count from 1; lengths
 are in metres unless their `Unit` says otherwise; a position is the centre of a field relative to the centre of its
 well, with the stage's y axis pointing up, so that image y = -PositionY. From V6 on what belongs to a channel stands
-once, in Maps/Map/Entry, and an image's own value wins. Namespaces differ from version to version: local names count.
+once, in Maps/Map/Entry, and an image's own value wins. Harmony writes one TIFF a plane, Columbus many pages into one
+(TIFF or .flex, which is one too). Namespaces differ from version to version: local names count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from plateflow.config import PlateEntry, PlateflowError
 from plateflow.plates.files import Listing, inside, list_files, local, whole, xml_elements
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 
-INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml")
+INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
 FILE_NAME = re.compile(
     r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:sk(?P<t>\d+)|t(?P<t7>\d+))?"
     r"(?:fk\d+)?(?:fl\d+)?\.tiff?",
@@ -35,7 +36,7 @@ _USED = {
     *("MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset"),
 }
 Values = dict[str, tuple[str, str]]
-"""Of an image or channel: tag -> (text, unit)."""
+"""Of an image or channel: tag -> (text, unit); the URL's unit is its `BufferNo`, the page in the file, from 0."""
 
 
 class HarmonyReader:
@@ -101,8 +102,9 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
                 why=f"{type(error).__name__}: {error}",
                 remedy="copy the index from the instrument again",
             ) from error
-        url = image.get("URL", ("", ""))[0]
+        url, page = image.get("URL", ("", ""))
         if url:
+            plane["page"] = whole(page)
             plane["path"] = inside(listing, url, base=base, plate=entry.plate, source=source)
             if _name_differs(url, plane):
                 differing.append(url)
@@ -131,7 +133,7 @@ def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
     """The Plate, Entry and Image elements of an index; an Entry has its ChannelID as if it were a tag."""
     for kind, element in xml_elements(path, {("Images", "Image"), ("Map", "Entry"), ("Plates", "Plate")}, plate=plate):
         values = {
-            tag: ((child.text or "").strip(), child.get("Unit", ""))
+            tag: ((child.text or "").strip(), child.get("Unit") or child.get("BufferNo") or "")
             for child in element
             if (tag := local(child.tag)) in _USED or kind == "Plate"
         }
@@ -153,7 +155,7 @@ def _plane(values: Values) -> dict[str, Any]:
         "channel": int(values["ChannelID"][0]),
         "y_um": -_length(values, "PositionY") - height * dy / 2,
         "x_um": _length(values, "PositionX") - width * dx / 2,
-        "z_um": _length(values, "PositionZ"),
+        "z_um": _length(values, "PositionZ" if "PositionZ" in values else "AbsPositionZ"),
         "dy_um": dy,
         "dx_um": dx,
         "height": height,

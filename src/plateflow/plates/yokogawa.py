@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -142,6 +143,7 @@ def _plane(values: Values, settings: dict[int, Values]) -> dict[str, Any]:
         "y_um": -float(values.get("Y", "nan")) - height * dy / 2,
         "x_um": float(values.get("X", "nan")) - width * dx / 2,
         "z_um": float(values.get("Z", "nan")),
+        "time_s": datetime.fromisoformat(values["Time"]).timestamp() if "Time" in values else math.nan,
         "dy_um": dy,
         "dx_um": dx,
         "height": height,
@@ -186,6 +188,7 @@ def _lost(planes: list[dict[str, Any]], errors: list[tuple[Values, str]], notes:
                 "y_um": -y - model["height"] * model["dy_um"] / 2,
                 "x_um": x - model["width"] * model["dx_um"] / 2,
                 "z_um": math.nan,
+                "time_s": math.nan,
             }
             lost.append(model | of | at | {"z": z, "action": action, "path": "", "reason": "instrument_error"})
             known.add((*of.values(), channel, z, action))

@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from plateflow.simulate.record import LIGHT, About, FaultKind, Record, write_tiff
@@ -37,6 +39,42 @@ class HarmonyLayout:
     def finish(self) -> None:
         """Write the index."""
         write_index(self.raw / "Images" / "Index.idx.xml", self.records, self.about)
+
+
+class ColumbusLayout(HarmonyLayout):
+    """The same measurement as Columbus exports it: a TIFF a well with many pages, and its own name of the index."""
+
+    def __init__(self, out: Path, about: About) -> None:
+        super().__init__(out, about)
+        self.pages: dict[tuple[int, int], list[NDArray[Any]]] = {}
+        self.buffers: dict[Record, int] = {}
+
+    def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:
+        """Keep one plane until its well's file is written; a missing one is in the index without a file."""
+        lost = bool({"missing", "error"} & set(faults))
+        self.records.append((record, lost))
+        if not lost:
+            pages = self.pages.setdefault((record.row, record.column), [])
+            self.buffers[record] = len(pages)
+            pages.append(pixels.astype(np.uint32) if "32bit" in faults else pixels)
+
+    def finish(self) -> None:
+        """Write the wells' files and the index."""
+        for (row, column), pages in self.pages.items():
+            with tifffile.TiffWriter(self.raw / "Images" / f"{row + 1:03d}{column + 1:03d}-1.tif") as file:
+                for page in pages:
+                    file.write(page, compression="lzw", metadata=None)
+        path = self.raw / "Images" / "ImageIndex.ColumbusIDX.xml"
+        write_index(path, self.records, self.about)
+        tree = ET.parse(path)
+        urls = [image.find(f"{{{NAMESPACE}}}URL") for image in tree.getroot().findall(f"{{{NAMESPACE}}}Images/*")]
+        for (record, lost), url in zip(self.records, urls, strict=True):
+            if url is not None and not lost:
+                url.text = f"{record.row + 1:03d}{record.column + 1:03d}-1.tif"
+                url.set("BufferNo", str(self.buffers[record]))
+        ET.register_namespace("", NAMESPACE)
+        tree.write(path)
+        path.write_text(path.read_text().replace(NAMESPACE, "http://www.perkinelmer.com/Columbus"))
 
 
 def file_name(record: Record) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from plateflow.paths import well_name
 from plateflow.simulate.cv8000 import CV8000Layout
-from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.harmony import ColumbusLayout, HarmonyLayout
 from plateflow.simulate.imagexpress import ImageXpressLayout
 from plateflow.simulate.load_data import LoadDataLayout
 from plateflow.simulate.omezarr import OmeZarr05Layout, OmeZarrLayout
@@ -36,6 +36,7 @@ class PatternLayout:
 
 LAYOUTS: dict[str, type[Layout]] = {
     "harmony": HarmonyLayout,
+    "columbus": ColumbusLayout,
     "imagexpress": ImageXpressLayout,
     "yokogawa": CV8000Layout,
     "omezarr": OmeZarrLayout,
