@@ -9,6 +9,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pandas as pd
 import pytest
 from planted_plate import Planted
 from scipy import ndimage
@@ -38,7 +39,7 @@ def test_the_verdict_comes_first_and_says_what_is_wrong(page: str) -> None:
     text = text_of(page)
     assert "Complete, but left out: 1 well and 1 field; flagged to look at: 3 wells." in text
     assert "wells measured 6 / 7" in text
-    assert "fields used 11 / 14" in text
+    assert "fields used 10 / 14" in text
 
 
 def test_what_was_left_out_is_named_with_file_reason_and_remedy(page: str) -> None:
@@ -60,6 +61,16 @@ def test_flags_windows_models_and_versions_are_shown(page: str) -> None:
     assert "scikit-image" in text
     assert "Illumination profile" in text
     assert "nuclei.flow_threshold" in text
+
+
+def test_what_can_not_be_said_of_controls_and_hits_is_said(page: str) -> None:
+    text = text_of(page)
+    assert "Unknown positive controls: too few wells: 2 negative controls and 0 positive controls; 3 are needed" in text
+    assert "No hits can be called: too few wells to compare with: 2 negative controls in use, 3 are needed." in text
+    assert "Left out of the statistics for their flags: B03 (field 2: focus" in text
+    assert "Edge: not tested; Row: not tested; Column: not tested." in text
+    assert "Those with focus or saturated are left out of the tables of wells" in text
+    assert "could not be made" not in text
 
 
 def pictures_of(page: str) -> dict[str, np.ndarray]:
@@ -221,5 +232,8 @@ def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
     assert 'href="../demo/report.html"' in first
     assert "demo/B05 field 1: quarantined at tile: truncated" in text
     assert "later no tables yet" in text
-    cells = sum(len(measured.cells(well)) for well in ("B02", "B03", "B04", "B05", "B06", "C03"))
-    assert f"cells {cells}" in text
+    cells = pd.read_parquet(measured.paths.table("wells.parquet"))["Count_Cells"].sum()
+    assert f"cells {cells:.0f}" in text
+    assert "unknown 0 / 2" in text  # controls, hits
+    statistics = pd.read_csv(path.with_name("plates.csv"))
+    assert statistics["Metadata_Plate"].tolist() == ["demo"]

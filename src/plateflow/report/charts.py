@@ -60,7 +60,7 @@ def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, s
         .add_params(alt.param(name="metric", value="m0"))
         .properties(width=alt.Step(edge), height=alt.Step(edge))
     )
-    return _spec(chart)
+    return vega(chart)
 
 
 def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | None:
@@ -75,7 +75,7 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
         if item["role"] == item["treatment"] == "":
             continue
         label = " ".join(part for part in (item["treatment"] or item["role"], item["dose"]) if part not in ("", "0"))
-        rank = _ROLES.index(item["role"]) if item["role"] in _ROLES else 1
+        rank = ROLES.index(item["role"]) if item["role"] in ROLES else 1
         order[label] = (rank, item["treatment"], row.get("Metadata_dose") or 0.0)
         data.append(item | {"group": label})
     if not 1 < len(order) <= MAX_GROUPS:
@@ -84,19 +84,19 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
     base = base.transform_filter("isValid(datum.value)")
-    roles = alt.Color("role:N", scale=alt.Scale(domain=_ROLES, range=_ROLE_COLOURS), legend=alt.Legend(title=None))
+    roles = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=alt.Legend(title=None))
     points = base.mark_circle(size=70, opacity=0.75, cursor="pointer").encode(
         x=x, y=y, color=roles, tooltip=["well:N", "group:N", "value:Q"]
     )
     middle = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
     width = min(max(280, 44 * len(order)), 520)
-    return _spec(
+    return vega(
         alt.layer(points, middle).add_params(alt.param(name="metric", value="m0")).properties(width=width, height=230)
     )
 
 
-_ROLES = ["negative", "treatment", "positive", "empty"]
-_ROLE_COLOURS = ["#4263eb", "#495057", "#e8590c", "#adb5bd"]
+ROLES = ["negative", "treatment", "positive", "empty"]
+ROLE_COLOURS = ["#4263eb", "#495057", "#e8590c", "#adb5bd"]
 
 
 def _fields(shown: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -116,10 +116,10 @@ def _well_item(row: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, An
     return item | {"mark": "×" if left_out else "•" if item["flags"] else ""}
 
 
-def _spec(chart: Any) -> dict[str, Any]:
+def vega(chart: Any) -> dict[str, Any]:
     """The specification, without names from altair's counters, so that the same plate gives the same page."""
     spec: dict[str, Any] = chart.to_dict()
-    for view in [spec, *spec.get("layer", [])]:
+    for view in [spec, *spec.get("layer", []), *spec.get("hconcat", [])]:
         view.pop("name", None)
     spec["padding"] = {"left": 16, "right": 16, "top": 5, "bottom": 5}  # a browser's font may be wider than Vega thinks
     spec["config"] = {"view": {"stroke": None}, "font": FONT, "axis": {"labelColor": "#616e7c", "grid": False}}

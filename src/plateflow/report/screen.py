@@ -1,4 +1,4 @@
-"""One page over all plates: what is complete, what was left out, and where each plate's page is."""
+"""One page over all plates, and the tables over all plates: what is complete, what was left out, what was found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.features.tables import records
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes, write_atomic
 from plateflow.state.left_out import left_out_lines
@@ -15,6 +16,7 @@ from plateflow.state.script import logged
 from plateflow.state.stages import digest
 from plateflow.stats.wells import NOT_ACQUIRED
 
+HITS = 50
 SHOWN = 200
 """Lines of what was left out that are written; the plates' own pages have all."""
 
@@ -29,10 +31,14 @@ def run_screen(snakemake: Any) -> None:
 
 
 def write_screen(config: Config, plates: dict[str, PlateEntry]) -> str:
-    """Write screen/report.html, and return it; the same tables give the same page."""
+    """Write the tables over all plates and screen/report.html, and return that; the same tables give the same page."""
     from plateflow.report.page import render
+    from plateflow.stats.screen import write_screen_tables
 
     paths = [PlatePaths.of(plate, results=config.results, scratch=config.scratch) for plate in plates]
+    screen = PlatePaths.of("screen", results=config.results)
+    statistics = write_screen_tables(screen, paths, fdr=config.stats.fdr)
+    judged = {row["Metadata_Plate"]: row for row in records(statistics)}
     items = [_plate(path) for path in paths]
     left_out = [line for path in paths for line in left_out_lines(path)]
     done = [item for item in items if item["wells"]]
@@ -50,12 +56,24 @@ def write_screen(config: Config, plates: dict[str, PlateEntry]) -> str:
     page = render(
         "screen.html.j2",
         verdict={"level": level, "line": line, "cards": cards},
-        plates=items,
+        plates=[item | {"statistics": judged.get(item["plate"])} for item in items],
+        hits=_hits(screen),
         counts=counts,
         left_out=left_out,
     )
-    write_atomic(PlatePaths.of("screen", results=config.results).table("report.html"), page.encode())
+    write_atomic(screen.table("report.html"), page.encode())
     return page
+
+
+def _hits(screen: PlatePaths) -> list[dict[str, Any]]:
+    """The first hits over all plates."""
+    import pandas as pd
+
+    path = screen.table("hits.csv")
+    if not path.is_file():
+        return []
+    table = pd.read_csv(path, dtype={"Metadata_treatment": str, "Plates": str})
+    return records(table[table["Hit"]].head(HITS))
 
 
 def _plate(paths: PlatePaths) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from plateflow.features.stage import channel_names, compartment
 from plateflow.features.tables import records
-from plateflow.report import charts, thumbnails
+from plateflow.report import charts, screening, thumbnails
 from plateflow.report.page import render
 from plateflow.state.journal import LEFT_OUT, Entry
 from plateflow.state.runner import JobContext
@@ -32,6 +32,10 @@ REMEDIES = {
 RECOPY = "copy the file again from the microscope; the next run of snakemake redoes this well alone"
 NAMED = 48
 """Wells that weren't acquired are named up to this many."""
+TABLES = (
+    *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
+    *("effects.parquet", "qc.parquet", "features.json", "cells/", "plate.zarr/"),
+)
 PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 
 
@@ -128,6 +132,8 @@ def verdict(view: View) -> dict[str, Any]:
     middle = float(wells[view.counts[0]].dropna().median())
     if np.isfinite(middle):
         cards.append((f"{middle:,.0f}", f"{view.rows.lower()} a well (median)"))
+    cards.append((view.aggregate.info["controls"]["grade"], "controls"))
+    cards.append((str(view.aggregate.info["hits"]["hits"]), "hits"))
     info = view.context.info
     rows, columns = info["format"]
     facts = [
@@ -191,6 +197,7 @@ def _facts(view: View, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name.removeprefix("Metadata_"), _text(value)
     yield "fields used", _text(row["Metadata_FieldsUsed"])
     yield "fields left out", (row["Metadata_FieldsLeftOut"] or "").replace(",", ", ")
+    yield "fields out of the statistics", (row["Metadata_FieldsExcluded"] or "").replace(",", ", ")
     for column, title in view.shown.items():
         yield title, _text(row[column])
 
@@ -223,7 +230,10 @@ def flags(view: View) -> dict[str, Any]:
             own = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
             names = f" (field {', '.join(dict.fromkeys(own))})" if own else ""
             found.setdefault(flag, []).append(well + names)
-    return {"flags": [(flag, meaning, found[flag]) for flag, meaning in FLAGS.items() if flag in found]}
+    return {
+        "flags": [(flag, meaning, found[flag]) for flag, meaning in FLAGS.items() if flag in found],
+        "excluding": view.context.config.stats.exclude_flags,
+    }
 
 
 def intensity(view: View) -> dict[str, Any]:
@@ -257,7 +267,7 @@ def methods(view: View) -> dict[str, Any]:
         "models": sorted(models.items()),
         "versions": [(name, _version(name)) for name in PACKAGES],
         "settings": [(stage, list(_flat(value))) for stage, value in settings.items() if value],
-        "tables": ["wells.csv", "wells.parquet", "qc.parquet", "features.json", "cells/", "plate.zarr/"],
+        "tables": TABLES,
     }
 
 
@@ -278,6 +288,9 @@ def _version(name: str) -> str:
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("plate", "Plate", plate),
+    ("controls", "Controls", screening.controls),
+    ("hits", "Hits", screening.hits),
+    ("positions", "Position effects", screening.positions),
     ("wells", "Wells", wells),
     ("left_out", "Left out", left_out),
     ("flags", "Flags", flags),

@@ -20,9 +20,10 @@
     figure.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
   });
   for (const source of document.querySelectorAll("script[data-chart]")) {
-    const result = await window.vegaEmbed("#" + source.dataset.chart, JSON.parse(source.textContent), { actions: false, renderer: "svg" });
+    const spec = JSON.parse(source.textContent);
+    const result = await window.vegaEmbed("#" + source.dataset.chart, spec, { actions: false, renderer: "svg" });
     result.view.addEventListener("click", (event, item) => { if (item && item.datum && item.datum.well) show(item.datum.well); });
-    views.push(result.view);
+    if ((spec.params || []).some((param) => param.name === "metric")) views.push(result.view);
   }
   const metric = document.getElementById("metric");
   if (metric) metric.addEventListener("change", () => views.forEach((view) => view.signal("metric", metric.value).runAsync()));

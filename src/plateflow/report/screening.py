@@ -1,0 +1,164 @@
+"""The sections on controls, hits and position effects, with their charts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plateflow.features.tables import records
+from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, vega
+from plateflow.stats.doses import four_parameters
+from plateflow.stats.normalise import has_role, in_use, well_values
+from plateflow.stats.positions import EFFECTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from plateflow.report.sections import View
+
+LISTED, CURVES = 20, 6
+LEVELS = {"good": "good", "marginal": "warn", "poor": "bad", "unknown": "warn"}
+HIT, OTHER = "#d9480f", "#adb5bd"
+
+
+def read_table(view: View, name: str) -> pd.DataFrame:
+    """A table of the plate; text columns without a value are empty text."""
+    import pandas as pd
+
+    table = pd.read_csv(view.context.paths.table(name))
+    text = [column for column in table if table[column].dtype == object or table[column].isna().all()]
+    named = {"Feature", "Reason", "Reasons", "Flags", "Wells", "Positive", "Metadata_treatment"}
+    return table.fillna(dict.fromkeys(set(text) & named, ""))
+
+
+def controls(view: View) -> dict[str, Any]:
+    """The verdict with its reasons, the features that separate the controls best, and the wells in the best of them."""
+    table, found = read_table(view, "controls.csv"), view.aggregate.info["controls"]
+    best = table[table["ZPrime"].notna()].sort_values("ZPrime", ascending=False).head(LISTED // 2)
+    values = well_values(view.wells, found["best"])
+    shown = has_role(view.wells, *ROLES)
+    charts = [_strip(view.wells[shown], values.loc[shown, name], name) for name in found["best"]]
+    return {"level": LEVELS[found["grade"]], **found, "rows": records(best), "charts": charts}
+
+
+def hits(view: View) -> dict[str, Any]:
+    """How many treatments are hits or why none is, the list, what was left out of the statistics, and curves."""
+    table, found = read_table(view, "hits.csv"), view.aggregate.info["hits"]
+    curves = read_table(view, "doses.csv")
+    usable = curves[curves["Flags"] == ""].drop_duplicates("Metadata_treatment").head(CURVES)
+    excluded = view.wells[view.wells["Metadata_FieldsExcluded"].fillna("") != ""]
+    return {
+        "summary": found,
+        "fdr": view.context.config.stats.fdr,
+        "reference": view.context.config.stats.normalise.split()[0],
+        "rows": records(table.head(LISTED)),
+        "more": max(len(table) - LISTED, 0),
+        "excluded": [
+            (row["Metadata_Well"], row["Metadata_FieldsExcluded"].split(","), row["Metadata_Flags"].split(","))
+            for row in records(excluded)
+        ],
+        "rank": _rank(table),
+        "curves": [(row, _curve(view.wells, row)) for row in records(usable)],
+        "bad_curves": records(curves[curves["Flags"] != ""].head(LISTED)),
+    }
+
+
+def positions(view: View) -> dict[str, Any]:
+    """How many features differ by edge, row or column, the strongest, and what the first of them looks like."""
+    table = read_table(view, "positions.csv")
+    found = table[table["Found"]].sort_values("Share", ascending=False)
+    counts = [(effect, *view.aggregate.info["positions"][effect]) for effect in EFFECTS]
+    reasons = list(dict.fromkeys(reason for reason in table["Reason"] if reason))
+    chart = _lines(view.wells, found["Feature"].iloc[0]) if len(found) else None
+    return {"counts": counts, "rows": records(found.head(LISTED // 2)), "reasons": reasons, "chart_spec": chart}
+
+
+def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str, Any]:
+    """One dot a well, by role."""
+    import altair as alt
+
+    data = _data(zip(wells["Metadata_Well"], wells["Metadata_role"], values, strict=True), "well role value")
+    colour = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=None)
+    chart = alt.Chart(data).mark_circle(size=60, opacity=0.7, cursor="pointer")
+    chart = chart.transform_calculate(jitter="random() - 0.5").encode(
+        x=alt.X("role:N", title=None, sort=ROLES, axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
+        y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
+        color=colour,
+        tooltip=["well:N", "role:N", "value:Q"],
+    )
+    return vega(chart.properties(width=360, height=230))
+
+
+def _rank(table: pd.DataFrame) -> dict[str, Any] | None:
+    """Effect and false discovery rate of every treatment."""
+    import altair as alt
+
+    table = table[table["Q"].notna() & table["Z"].notna()]
+    if table.empty:
+        return None
+    sure = -np.log10(table["Q"].clip(lower=1e-12))
+    names = table["Metadata_treatment"].astype(str), table["Metadata_dose"], table["Feature"]
+    data = _data(zip(*names, table["Z"], sure, table["Hit"], strict=True), "treatment dose feature z q hit")
+    colour = alt.Color(
+        "hit:N", scale=alt.Scale(domain=[True, False], range=[HIT, OTHER]), legend=alt.Legend(title="hit")
+    )
+    chart = alt.Chart(data).mark_circle(size=60, opacity=0.75)
+    chart = chart.encode(
+        x=alt.X("z:Q", title="effect in its lead feature (SD of the reference)"),
+        y=alt.Y("q:Q", title="-log₁₀ Q"),
+        color=colour,
+        tooltip=[f"{name}:N" for name in ("treatment", "dose", "feature", "z")],
+    )
+    return vega(chart.properties(width=420, height=250))
+
+
+def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
+    """A treatment's wells over the dose, with the fitted curve."""
+    import altair as alt
+
+    mine = in_use(wells) & (wells["Metadata_treatment"] == row["Metadata_treatment"]).to_numpy()
+    doses = wells.loc[mine, "Metadata_dose"].astype(float)
+    dose = doses[doses > 0]
+    values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]]
+    fine = np.geomspace(dose.min(), dose.max(), 60)
+    fitted = four_parameters(fine, row["Bottom"], row["Top"], np.log(row["EC50"]), row["Hill"])
+    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title="dose")
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    points = alt.Chart(_data(zip(wells.loc[dose.index, "Metadata_Well"], dose, values, strict=True), "well dose value"))
+    line = alt.Chart(_data(zip(fine, fitted, strict=True), "dose value")).mark_line(color=ACCENT)
+    chart = line.encode(x=x, y=y) + points.mark_circle(size=60, color=INK, cursor="pointer").encode(
+        x=x, y=y, tooltip=["well:N", "dose:Q", "value:Q"]
+    )
+    return vega(chart.properties(width=260, height=170))
+
+
+def _lines(wells: pd.DataFrame, feature: str) -> dict[str, Any]:
+    """Medians of the rows and of the columns of a feature, without positive controls and empty wells."""
+    import altair as alt
+
+    table = wells[in_use(wells) & ~has_role(wells, "positive", "empty")]
+    values = well_values(table, [feature])[feature]
+    panels = []
+    for kind in ("Row", "Column"):
+        by_line = values.groupby(table[f"Metadata_{kind}"], sort=kind == "Column").median().dropna()  # AA is after Z
+        chart = alt.Chart(_data(zip(by_line.index, by_line, strict=True), "line value"))
+        x = alt.X("line:O", sort=None, title=kind.lower(), axis=alt.Axis(labelAngle=0))
+        y = alt.Y("value:Q", title=f"median of {feature}" if kind == "Row" else None, scale=alt.Scale(zero=False))
+        panels.append(chart.mark_line(point=True, color=ACCENT).encode(x=x, y=y).properties(width=360, height=170))
+    return vega(alt.hconcat(*panels))
+
+
+def _data(rows: Iterable[tuple[Any, ...]], names: str) -> Any:
+    """Rows as Vega's data: rounded numbers, and nothing that isn't one."""
+    import altair as alt
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float | np.floating):
+            return float(f"{value:.6g}") if np.isfinite(value) else None
+        return value.item() if isinstance(value, np.generic) else value
+
+    keys = names.split()
+    return alt.Data(values=[dict(zip(keys, map(plain, row), strict=True)) for row in rows])

@@ -1,0 +1,104 @@
+"""The sections on controls, hits and position effects, on a plate with known effects."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "stats"))
+
+from simulated_wells import SHAPE, well_table
+
+from plateflow.config import Config, Stats
+from plateflow.paths import PlatePaths, parse_well, row_name
+from plateflow.report import screening
+from plateflow.report.page import render
+from plateflow.report.sections import View
+from plateflow.state.journal import Entry
+from plateflow.stats.doses import four_parameters
+from plateflow.stats.tables import write_statistics
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> View:
+    """Controls 20 SD apart, 32 hits of 4 SD, a compound in eight doses, an edge 3 SD brighter in F1."""
+    wells = well_table(0, positives=16, features=2).assign(Metadata_FieldsExcluded="")
+    places = [parse_well(well) for well in wells["Metadata_Well"]]
+    wells["Metadata_Row"] = [row_name(row) for row, _ in places]
+    wells["Metadata_Column"] = [column + 1 for _, column in places]
+    edge = [row in (0, SHAPE[0] - 1) or column in (0, SHAPE[1] - 1) for row, column in places]
+    wells["F1"] += 15 * np.array(edge)
+    empty = wells.index[wells["Metadata_role"] == "empty"][:16]
+    dose = np.repeat(np.geomspace(0.01, 100, 8), 2)
+    wells.loc[empty, "Metadata_role"] = "treatment"
+    wells.loc[empty, "Metadata_treatment"] = "<b>Säure, 5 %</b>"
+    wells.loc[empty, "Metadata_dose"] = dose
+    wells.loc[empty, "F0"] += four_parameters(dose, 0, 100, 0.0, 1.0)
+    wells.loc[3, ["Metadata_FieldsExcluded", "Metadata_Flags"]] = ["2,4", "focus"]
+    paths = PlatePaths.of("p1", results=tmp_path_factory.mktemp("results"))
+    info = write_statistics(paths, wells, ["F0", "F1"], Stats(), SHAPE)
+    context: Any = SimpleNamespace(paths=paths, config=Config())
+    entry = Entry(well="", label_set="", fingerprint="x", info=info)
+    return View(context=context, wells=wells, not_acquired=[], qc=pd.DataFrame(), aggregate=entry)
+
+
+DOT = 'aria-roledescription="circle"'
+
+
+def drawn(spec: dict[str, Any]) -> str:
+    """The chart as the library draws it."""
+    return vl_convert.vegalite_to_svg(spec)
+
+
+def test_controls_with_verdict_table_and_a_dot_a_well(view: View) -> None:
+    made = screening.controls(view)
+    html = render("controls.html.j2", **made)
+    assert '<p class="verdict good">Good</p>' in html
+    assert "positive control nocodazole: good; 1 of 2 features have Z" in html
+    assert html.index("<b>F0</b>") < html.index("<b>F1</b>")
+    assert len(made["charts"]) == 1
+    svg = drawn(made["charts"][0])
+    assert svg.count(DOT) == 384
+    assert "negative" in svg
+
+
+def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
+    made = screening.hits(view)
+    html = render("hits.html.j2", **made)
+    assert f"{made['summary']['hits']} of 168 treatments are hits" in html
+    assert 32 <= made["summary"]["hits"] <= 44
+    assert "<b>Säure" not in html
+    assert "&lt;b&gt;Säure, 5 %&lt;/b&gt;" in html
+    assert f"{view.wells.loc[3, 'Metadata_Well']} (field 2, 4: focus)" in html
+    assert "148 more in <code>hits.csv</code>" in html
+    assert drawn(made["rank"]).count(DOT) == 168
+    ((row, curve),) = made["curves"]
+    assert row["EC50"] == pytest.approx(1, rel=0.5)
+    assert drawn(curve).count(DOT) == 16
+
+
+def test_the_edge_is_named_and_drawn(view: View) -> None:
+    made = screening.positions(view)
+    html = render("positions.html.j2", **made)
+    assert "Edge: 1 of 2 features differ; Row: 0 of 2 features differ; Column: 0 of 2 features differ." in html
+    assert "<b>F1</b></td><td>edge</td>" in html
+    assert "median of F1" in drawn(made["chart_spec"])
+
+
+def test_without_a_reference_or_an_effect_the_sections_say_so(view: View, tmp_path: Path) -> None:
+    wells = view.wells.drop(columns=["Metadata_role", "Metadata_treatment", "Metadata_dose"]).assign(F1=5.0)
+    paths = PlatePaths.of("p2", results=tmp_path)
+    info = write_statistics(paths, wells, ["F1"], Stats(), SHAPE)
+    context: Any = SimpleNamespace(paths=paths, config=Config())
+    entry = Entry(well="", label_set="", fingerprint="x", info=info)
+    bare = View(context=context, wells=wells, not_acquired=[], qc=pd.DataFrame(), aggregate=entry)
+    assert "0 negative controls and 0 positive controls" in render("controls.html.j2", **screening.controls(bare))
+    hits = render("hits.html.j2", **screening.hits(bare))
+    assert "No hits can be called: the plate has no plate map." in hits
+    assert "data-chart" not in hits
+    assert "Edge: not tested" in render("positions.html.j2", **screening.positions(bare))
