@@ -1,5 +1,6 @@
 """What a user may get wrong: one clear error before any tile is run; in Python, as a command, and in the pipeline."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
@@ -195,7 +197,8 @@ def test_no_contrast_gives_no_objects(tmp_path: Path) -> None:
     [
         (np.concatenate([IMAGE, IMAGE[:1]]), [], r"4 channels are too many[\s\S]*the image has 4: 0, 1, 2, 3"),
         (IMAGE, ["--channels", "0,5"], r"no channel 5[\s\S]*the image has 3: 0, 1, 2"),
-        (IMAGE, ["--channels", "DNA"], "'DNA' is not a list of numbers"),
+        (IMAGE, ["--channels", "DNA"], r"no channel 'DNA'[\s\S]*doesn't name its channels"),
+        (IMAGE, ["--channels", "0,-1"], "no channel '-1'"),
         (np.where(IMAGE[0] > 3900, np.nan, IMAGE[0].astype(np.float32)), [], r"\d+ values that are NaN"),
         (IMAGE, ["--diameter", "-3"], "can't be resized"),
     ],
@@ -203,6 +206,37 @@ def test_no_contrast_gives_no_objects(tmp_path: Path) -> None:
 def test_images_that_cannot_be_segmented(tmp_path: Path, image: np.ndarray, options: list[str], words: str) -> None:
     with pytest.raises(PlateflowError, match=words):
         segment(tmp_path, image, *options)
+
+
+def ome_image(folder: Path, kind: str) -> Path:
+    """An image of four named channels; the third one is seen best."""
+    names = ["DNA", "ER", "RNA", "AGP"]
+    pixels = np.concatenate([IMAGE, IMAGE[:1]])
+    if kind == "tiff":
+        path = folder / "image.ome.tif"
+        tifffile.imwrite(path, pixels, metadata={"axes": "CYX", "Channel": {"Name": names}}, photometric="minisblack")
+        return path
+    path = folder / "image.ome.zarr"
+    group = zarr.create_group(path)
+    group.create_array("0", data=pixels[None])
+    axes = [{"name": name} for name in "tcyx"]
+    multiscales = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    group.attrs["ome"] = {"multiscales": multiscales, "omero": {"channels": [{"label": name} for name in names]}}
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tiff", "zarr"])
+def test_channels_of_ome_images_are_chosen_by_name(tmp_path: Path, kind: str) -> None:
+    path, expected = ome_image(tmp_path, kind), segment(tmp_path, IMAGE[[2, 0]])
+    command = ["segment", str(path), "-o", str(tmp_path / "out"), "--model", str(TINY)]
+    assert CliRunner().invoke(_typer, [*command, "--channels", "RNA,DNA"]).exception is None
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "image_labels.tif"), expected)
+    for options, words in (
+        ([], r"4 channels are too many[\s\S]*channels are DNA, ER, RNA, AGP[\s\S]*--channels"),
+        (["--channels", "RNA,Mito"], r"no channel 'Mito'[\s\S]*channels are DNA, ER, RNA, AGP"),
+    ):
+        result = CliRunner().invoke(_typer, [*command, *options])
+        assert re.search(words, str(result.exception)), result.exception
 
 
 def test_a_label_set_of_too_many_channels_is_told_with_their_names() -> None:

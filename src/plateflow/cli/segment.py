@@ -12,6 +12,8 @@ from plateflow.config import PlateflowError
 if TYPE_CHECKING:
     import numpy as np
 
+IN_CHANNELS = 3
+
 
 def segment(
     images: Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr images")],
@@ -19,7 +21,8 @@ def segment(
     model: Annotated[str, typer.Option(help="a registered model, or a path to a weights file")] = "default",
     diameter: Annotated[float | None, typer.Option(help="typical diameter in pixels; default: no resizing")] = None,
     channels: Annotated[
-        str | None, typer.Option(help="numbers of the channels, from 0, as 0,2: the one that shows the object first")
+        str | None,
+        typer.Option(help="numbers from 0, or names where an OME image has them, as 0,2: the objects' channel first"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     weights_dir: Annotated[
@@ -38,10 +41,6 @@ def segment(
     from plateflow.segment.engine import choose_device
     from plateflow.state.journal import write_atomic
 
-    try:
-        chosen = [int(number) for number in channels.split(",")] if channels else None
-    except ValueError:
-        raise PlateflowError(f"--channels {channels!r} is not a list of numbers such as 0,2") from None
     names = [f"{_stem(path)}_labels.tif" for path in images]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -57,7 +56,9 @@ def segment(
     failed = []
     for path, name in track(list(zip(images, names, strict=True)), description="segment"):
         try:
-            labels = segment_image(read_image(path), model=model, channels=chosen, diameter=diameter, device=device)
+            pixels = read_image(path)
+            chosen = _numbers(channels, channel_names(path))
+            labels = segment_image(pixels, model=model, channels=chosen, diameter=diameter, device=device)
             narrow = labels.max(initial=0) < 2**16
             file = io.BytesIO()
             tifffile.imwrite(file, labels.astype(np.uint16 if narrow else np.uint32), compression="zlib")
@@ -108,6 +109,50 @@ def read_image(path: Path) -> np.ndarray:
             why=f"{type(error).__name__}: {error}",
             remedy="TIFF, PNG and OME-Zarr images are read; is the file whole?",
         ) from error
+
+
+def channel_names(path: Path) -> list[str]:
+    """The names of an image's channels, in order, as an OME-TIFF or OME-Zarr gives them; none for others."""
+    if path.is_dir():
+        import zarr
+
+        attributes: dict[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
+        channels = attributes.get("ome", attributes).get("omero", {}).get("channels", [])
+        return [str(channel.get("label", "")) for channel in channels]
+    if path.suffix.lower() == ".png":
+        return []
+
+    import tifffile
+    from defusedxml.ElementTree import fromstring
+
+    with tifffile.TiffFile(path) as file:
+        xml = file.ome_metadata
+    pixels = fromstring(xml.encode()).find("{*}Image/{*}Pixels") if xml else None
+    return [] if pixels is None else [channel.get("Name", "") for channel in pixels.findall("{*}Channel")]
+
+
+def _numbers(wanted: str | None, names: list[str]) -> list[int] | None:
+    """The numbers of the channels asked for, which may be numbers or names.
+
+    Raises:
+        PlateflowError: no channel has such a name, or none is asked for and there are too many.
+    """
+    named = [name for name in names if name]
+    has = f"the image's channels are {', '.join(named)}" if named else "the image doesn't name its channels"
+    if wanted is None:
+        if len(named) > IN_CHANNELS:
+            raise PlateflowError(
+                f"{len(names)} channels are too many: the network takes 1 to {IN_CHANNELS}",
+                why=has,
+                remedy="choose them with --channels, the one in which the objects are seen first",
+            )
+        return None
+    unknown = [name for name in wanted.split(",") if name not in named and not name.isdecimal()]
+    if unknown:
+        raise PlateflowError(
+            f"there is no channel {', '.join(map(repr, unknown))}", why=has, remedy="numbers, from 0, do in any case"
+        )
+    return [names.index(name) if name in named else int(name) for name in wanted.split(",")]
 
 
 def _read_zarr(path: Path) -> np.ndarray:
