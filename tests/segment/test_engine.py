@@ -1,6 +1,11 @@
 """The engine with small random networks: same bits, blending, batches, blank tiles, threads."""
 
+import copy
+import os
+import signal
 import threading
+import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +16,8 @@ from torch import Tensor
 
 from plateflow.config import PlateflowError
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
-from plateflow.segment.engine import AHEAD, BEHIND, LARGE_PX, FlowEngine, Request, choose_device
-from plateflow.segment.tiles import FRAME, TILE, ramp, tile_plan
+from plateflow.segment.engine import AHEAD, FlowEngine, Request, choose_device
+from plateflow.segment.tiles import FRAME, TILE, Tiling, plan_tiles
 
 Flow = NDArray[np.float16]
 
@@ -27,8 +32,8 @@ def network() -> FlowViT:
     return model.eval()
 
 
-def engine_of(network, batch_size: int = 4) -> FlowEngine:
-    return FlowEngine(network, device=torch.device("cpu"), dtype=torch.float32, batch_size=batch_size)
+def engine_of(network, batch_size: int = 4, dtype: torch.dtype = torch.float32, **keywords: Any) -> FlowEngine:
+    return FlowEngine(network, device=torch.device("cpu"), dtype=dtype, batch_size=batch_size, **keywords)
 
 
 def run(engine: FlowEngine, images: list[NDArray[np.float32]], *, scale: float = 1.0) -> list[Flow]:
@@ -45,13 +50,15 @@ def picture(seed: int, *shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).random(shape, np.float32)
 
 
-def test_a_tile_has_the_same_bits_at_any_place_with_any_companions(network: FlowViT) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tile_has_the_same_bits_at_any_place_with_any_companions(network: FlowViT, dtype: torch.dtype) -> None:
     wanted = picture(0, 2, 256, 256)
-    alone = run(engine_of(network), [wanted])[0]
+    model = copy.deepcopy(network).to(dtype)
+    alone = run(engine_of(model, dtype=dtype), [wanted])[0]
     assert np.abs(alone.astype(np.float32)).max() > 0.1
     for before in range(1, 5):
         others = [picture(seed, 2, 256, 256) for seed in range(1, 7)]
-        flows = run(engine_of(network), [*others[:before], wanted, *others[before:]])
+        flows = run(engine_of(model, dtype=dtype), [*others[:before], wanted, *others[before:]])
         assert np.array_equal(flows[before].view(np.uint16), alone.view(np.uint16))
 
 
@@ -62,27 +69,32 @@ def test_a_canvas_has_the_same_bits_with_any_companions(network: FlowViT) -> Non
     assert np.array_equal(pooled.view(np.uint16), alone.view(np.uint16))
 
 
-def test_a_large_canvas_has_the_same_bits(network: FlowViT) -> None:
-    images = [picture(seed, 1, 300, 300) for seed in range(3)]
-    flows: list[Flow] = []
-    requests = [Request(read=lambda image=image: image, write=flows.append, pixels=LARGE_PX + 1) for image in images]
-    list(engine_of(network).run(requests))
-    for flow, expected in zip(flows, run(engine_of(network), images), strict=True):
-        assert np.array_equal(flow.view(np.uint16), expected.view(np.uint16))
-
-
-def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT) -> None:
-    image = picture(3, 3, 400, 500)
-    weight = np.outer(ramp(), ramp())
-    framed = np.pad(image, ((0, 0), (FRAME, FRAME), (FRAME, FRAME)))
+@pytest.mark.parametrize("tiling", ["plateflow", "cellpose"])
+@pytest.mark.parametrize("augment", [False, True])
+def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT, tiling: Tiling, augment: bool) -> None:
+    image = picture(3, 3, 300, 500)
+    plan = plan_tiles((300, 500), tiling=tiling, augment=augment)
+    weight = np.outer(plan.y.weights, plan.x.weights)
+    framed = np.pad(image, ((0, 0), plan.y.zeros, plan.x.zeros))
+    assert framed.shape[1:] == plan.shape
     total, weights = np.zeros(framed.shape), np.zeros(framed.shape[1:])
     with torch.inference_mode():
-        for y, x in tile_plan(framed.shape[1:]):
-            tile = torch.from_numpy(framed[:, y : y + TILE, x : x + TILE])[None]
-            total[:, y : y + TILE, x : x + TILE] += weight * network(tile)[0].double().numpy()
+        for number, (y, x) in enumerate(plan.corners):
+            row, column = divmod(number, len(plan.x.starts))
+            upside_down, mirrored = augment and column % 2 == 1, augment and row % 2 == 1
+            tile = framed[:, y : y + TILE, x : x + TILE]
+            tile = tile[:, ::-1] if upside_down else tile
+            tile = tile[:, :, ::-1] if mirrored else tile
+            out = network(torch.from_numpy(tile.copy())[None])[0].double().numpy()
+            if upside_down:
+                out = out[:, ::-1] * np.array([-1, 1, 1])[:, None, None]
+            if mirrored:
+                out = out[:, :, ::-1] * np.array([1, -1, 1])[:, None, None]
+            total[:, y : y + TILE, x : x + TILE] += weight * out
             weights[y : y + TILE, x : x + TILE] += weight
-    expected = (total / weights)[:, FRAME:-FRAME, FRAME:-FRAME]
-    got = run(engine_of(network), [image])[0]
+    top, left = plan.y.before, plan.x.before
+    expected = (total / weights)[:, top : top + 300, left : left + 500]
+    got = run(engine_of(network, tiling=tiling, augment=augment), [image])[0]
     assert got.dtype == np.float16
     np.testing.assert_allclose(got, expected, rtol=2**-10, atol=1e-4)
 
@@ -154,22 +166,25 @@ def test_blank_tiles_are_skipped_and_counted() -> None:
     assert (blank[1][2] == 1).all()
 
 
-def test_too_little_memory_halves_the_batch_and_goes_on(network: FlowViT, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("first", "fits"), [(8, 2), (7, 3)])
+def test_too_little_memory_halves_the_batch_and_goes_on(
+    network: FlowViT, capsys: pytest.CaptureFixture[str], first: int, fits: int
+) -> None:
     shapes: list[int] = []
 
     def small_device(x: Tensor) -> Tensor:
-        if len(x) > 2:
+        if len(x) > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         shapes.append(len(x))
         return network(x)
 
     images = [picture(seed, 1, 300, 300) for seed in range(2)]
-    engine = engine_of(small_device, batch_size=8)
+    engine = engine_of(small_device, batch_size=first)
     flows = run(engine, images)
-    assert engine.info["batch"] == 2
-    assert set(shapes) == {2}
-    assert "batches of 2" in capsys.readouterr().out
-    for flow, expected in zip(flows, run(engine_of(network, batch_size=2), images), strict=True):
+    assert engine.info["batch"] == fits
+    assert set(shapes) == {fits}
+    assert f"batches of {fits}" in capsys.readouterr().out
+    for flow, expected in zip(flows, run(engine_of(network, batch_size=fits), images), strict=True):
         assert np.array_equal(flow.view(np.uint16), expected.view(np.uint16))
 
 
@@ -181,32 +196,85 @@ def test_other_errors_of_the_device_are_not_hidden() -> None:
         run(engine_of(broken), [picture(9, 1, 30, 30)])
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_memory_is_bounded_by_few_canvases(large: bool) -> None:
-    """However slow reading or writing is, only a few canvases are read and not yet written."""
+@pytest.mark.parametrize("slow", ["network", "write", "the caller"])
+def test_memory_is_bounded(slow: str) -> None:
+    """However slow a part is, only a few canvases are read and not yet written."""
     held, most = 0, 0
     lock = threading.Lock()
+
+    def wait(part: str) -> None:
+        time.sleep(0.03 if part == slow else 0)
 
     def read() -> NDArray[np.float32]:
         nonlocal held, most
         with lock:
             held += 1
             most = max(most, held)
-        return picture(10, 1, 256, 256)
+        return picture(10, 1, 600, 600)  # 9 tiles
 
     def write(_: Flow) -> None:
         nonlocal held
-        threading.Event().wait(0.01)
+        wait("write")
         with lock:
             held -= 1
 
-    pixels = LARGE_PX + 1 if large else 0
-    requests = [Request(read=read, write=write, key=number, pixels=pixels) for number in range(30)]
-    batch_size = 2
-    assert len(list(engine_of(lambda x: x, batch_size=batch_size).run(requests))) == 30
+    def network(x: Tensor) -> Tensor:
+        wait("network")
+        return x
+
+    requests = [Request(read=read, write=write, key=number) for number in range(60)]
+    for _ in engine_of(network, batch_size=8).run(requests):
+        wait("the caller")
     assert held == 0
-    # large ones: one waits, one is in work, one is written
-    assert most <= (3 if large else AHEAD + batch_size + BEHIND)
+    assert most <= 2 * (AHEAD // 9 + 1) + 6, "48 tiles on either side, and what each thread has in hand"
+
+
+def test_reading_running_and_writing_overlap() -> None:
+    def wait(value: Any) -> Any:
+        time.sleep(0.05)
+        return value
+
+    image = picture(10, 1, 64, 64)
+    requests = [Request(read=lambda: wait(image), write=wait) for _ in range(12)]
+    start = time.perf_counter()
+    list(engine_of(wait, batch_size=1).run(requests))
+    assert time.perf_counter() - start < 0.75 * 3 * 12 * 0.05
+
+
+@pytest.mark.parametrize("where", ["between results", "in the network"])
+def test_whoever_leaves_early_is_not_held_up(network: FlowViT, where: str) -> None:
+    """A job that is told to stop: the rest isn't read, the network stops between two layers, no thread stays."""
+    before, read = threading.active_count(), []
+
+    class Slow(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(100):
+                x = layer(x)
+            return x
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.05)
+            return x
+
+    layer = Layer()
+    slow = Slow()
+    slow.layer = layer
+    image = picture(10, 1, 64, 64)
+    request = Request(read=lambda: read.append(0) or image, write=lambda flow: None)  # type: ignore[func-returns-value]
+    run = engine_of(network if where == "between results" else slow).run([request] * 500)
+    start = time.perf_counter()
+    if where == "between results":
+        next(run)
+        run.close()
+    else:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(run)
+    assert time.perf_counter() - start < 3
+    assert len(read) < 200
+    assert threading.active_count() == before
+    assert not any(module._forward_pre_hooks for module in (slow, layer, network))
 
 
 @pytest.mark.parametrize("fault", ["read", "write", "network"])

@@ -1,65 +1,79 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plateflow.segment.tiles import FRAME, OVERLAP, TILE, frame, network_shape, ramp, tile_plan, tile_starts, weight_sum
+from plateflow.segment.tiles import FRAME, OVERLAP, TILE, network_shape, plan_tiles
+
+TILINGS = st.sampled_from(["plateflow", "cellpose"])
 
 
-@pytest.mark.parametrize(("edge", "tiles"), [(1, 1), (200, 1), (256, 1), (257, 4), (472, 4), (473, 9), (1080, 25)])
-def test_the_plan_wastes_no_tile(edge: int, tiles: int) -> None:
-    assert len(tile_plan((edge, edge))) == tiles
+@pytest.mark.parametrize(
+    ("edge", "tiles", "peer"),
+    [(1, 1, 1), (200, 1, 1), (256, 1, 4), (257, 4, 4), (472, 4, 9), (1024, 25, 25), (1080, 25, 36), (2160, 100, 121)],
+)
+def test_the_plan_wastes_no_tile(edge: int, tiles: int, peer: int) -> None:
+    """Tiles of Cellpose: as counted when it ran, see the reference."""
+    assert len(plan_tiles((edge, edge))) == tiles
+    assert len(plan_tiles((edge, edge), tiling="cellpose")) == peer
 
 
 @given(length=st.integers(1, 12000))
-def test_starts_cover_the_axis_evenly_with_enough_overlap(length: int) -> None:
-    starts = tile_starts(length)
-    assert starts[0] == 0
-    assert starts[-1] + TILE == max(length, TILE)
-    steps = np.diff(starts)
+def test_tiles_cover_the_axis_evenly_with_enough_overlap(length: int) -> None:
+    axis = plan_tiles((length, 1)).y
+    padded = axis.before + length + axis.zeros[1] + axis.mirrored[1]
+    assert axis.starts[0] == 0
+    assert axis.starts[-1] + TILE == padded
+    assert padded == max(TILE, length + 2 * axis.zeros[0])
+    steps = np.diff(axis.starts)
     assert (steps <= TILE - OVERLAP).all()
     assert (steps > 0).all()
-    if len(starts) > 1:
+    if len(axis.starts) > 1:
         assert steps.max() - steps.min() <= 1
-        one_less = (TILE - OVERLAP) * (len(starts) - 2) + TILE
-        assert one_less < length, "fewer tiles would have done"
+        one_less = (TILE - OVERLAP) * (len(axis.starts) - 2) + TILE
+        assert one_less < length, "fewer tiles would have done: the frame costs none"
 
 
-@given(height=st.integers(1, 900), width=st.integers(1, 900))
-def test_the_plan_is_in_raster_order(height: int, width: int) -> None:
-    plan = tile_plan((height, width))
-    assert plan == sorted(set(plan))
+@given(length=st.integers(1, 12000))
+def test_the_frame_is_as_wide_as_costs_no_tile(length: int) -> None:
+    axis = plan_tiles((length, 1)).y
+    width, after = axis.zeros
+    assert width == after
+    assert 0 <= width <= FRAME
+    if width < FRAME:
+        room = TILE + (len(axis.starts) - 1) * (TILE - OVERLAP) - length
+        assert width == room // 2
 
 
-@given(length=st.integers(1, 3000))
-def test_weights_are_positive_everywhere(length: int) -> None:
-    total = weight_sum(length)
-    assert len(total) == max(length, TILE)
+def test_usual_fields_have_a_frame() -> None:
+    assert [plan_tiles((edge, 1)).y.zeros[0] for edge in (200, 256, 1080, 2048, 2160)] == [8, 0, 8, 8, 8]
+
+
+@settings(max_examples=40)
+@given(height=st.integers(1, 900), width=st.integers(1, 900), tiling=TILINGS, augment=st.booleans())
+def test_weights_and_places_of_any_plan(height: int, width: int, tiling: str, augment: bool) -> None:
+    plan = plan_tiles((height, width), tiling=tiling, augment=augment)  # type: ignore[arg-type]
+    assert plan.corners == [(y, x) for y in sorted(plan.y.starts) for x in sorted(plan.x.starts)], "in raster order"
+    assert len(plan.corners) == len(plan)
+    assert plan.shape[0] >= plan.y.before + height
+    assert plan.shape[1] >= plan.x.before + width
+    total = np.zeros(plan.shape)
+    for y, x in plan.corners:
+        total[y : y + TILE, x : x + TILE] += np.outer(plan.y.weights, plan.x.weights)
     assert total.min() > 0
-    assert (ramp() > 0).all()
+    np.testing.assert_allclose(np.outer(plan.y.sums(), plan.x.sums()), total, rtol=1e-12)
 
 
-def test_the_sum_of_weights_is_the_sum_over_all_tiles() -> None:
-    shape = (300, 700)
-    total = np.zeros(shape)
-    for y, x in tile_plan(shape):
-        total[y : y + TILE, x : x + TILE] += np.outer(ramp(), ramp())
-    np.testing.assert_allclose(np.outer(weight_sum(300), weight_sum(700)), total, rtol=1e-12)
+def test_augmented_tiles_overlap_by_half_and_are_mirrored_in_turn() -> None:
+    plan = plan_tiles((600, 300), augment=True)
+    assert max(np.diff(plan.y.starts)) <= TILE // 2
+    columns = len(plan.x.starts)
+    assert [plan.flips(n) for n in (0, 1, columns, columns + 1)] == [[], [-2], [-1], [-2, -1]]
+    small = plan_tiles((256, 100), augment=True)
+    assert small.corners == [(0, 0)] * 4, "a canvas of one tile is seen in all four ways"
+    assert not any(plan_tiles((600, 300)).flips(n) for n in range(6))
 
 
 def test_the_networks_grid_follows_the_scale() -> None:
     assert network_shape((1080, 540), 0.5) == (540, 270)
     assert network_shape((3, 1), 0.1) == (1, 1)
-
-
-@given(length=st.integers(1, 12000))
-def test_the_frame_costs_no_tile(length: int) -> None:
-    width = frame(length)
-    assert 0 <= width <= FRAME
-    assert len(tile_starts(length + 2 * width)) == len(tile_starts(length))
-    if width < FRAME:
-        assert len(tile_starts(length + 2 * width + 2)) > len(tile_starts(length))
-
-
-def test_usual_fields_have_a_frame() -> None:
-    assert [frame(edge) for edge in (200, 256, 1080, 2048, 2160)] == [8, 0, 8, 8, 8]

@@ -1,35 +1,38 @@
 """The inference engine: canvases in, flow fields out.
 
-Tiles of all canvases are pooled into batches of one fixed shape, so that a tile's output has the same bits whatever its
-companions are. One thread reads ahead, one writes behind, and both queues are bounded: at most `AHEAD` canvases wait to
-be run and `BEHIND` to be written; of large ones, one each. A canvas is blended on the device in float32, in ascending
-order of its tiles.
+Three threads work at once, so that the device seldom waits: one reads canvases and cuts their tiles into batches, one
+runs the network, one blends and writes. Whoever asks for the results is a fourth, so that what is done with them holds
+nothing up. Between them are at most `AHEAD` tiles (or two batches, if those are larger), so that memory holds a canvas
+being cut, a canvas being blended, and these.
+
+Tiles of all canvases are pooled into batches of one fixed shape: so a tile's output has the same bits whatever its
+companions are. A canvas is blended on the device in float32, in ascending order of its tiles.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from plateflow.config import PlateflowError
-from plateflow.segment.tiles import TILE, frame, network_shape, ramp, tile_plan, weight_sum
+from plateflow.segment.tiles import TILE, TilePlan, Tiling, network_shape, plan_tiles
 
 IN_CHANNELS = 3
 LOGIT_LIMIT = 30.0
-AHEAD = 2
-BEHIND = 2
-LARGE_PX = 25_000_000
-"""Above so many px of the network's grid a canvas takes more than half a gigabyte, and time enough for the next one to
-be read: one waits at either side, and no batch is shared, so that only one is in work."""
+AHEAD = 48
+"""Tiles that wait to be run, and as many to be blended: about two fields of 1080 px, 40 MB on either side."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +43,13 @@ class Request:
         read: gives the normalised pixels, float32 (C, Y, X), 1 to 3 channels, the object's first. Called in a thread.
         write: takes the flow field, float16 (3, Y, X) = [dy, dx, cell logit]. Called in a thread, in order of requests.
         scale: px on the network's grid for one px of the canvas.
-        pixels: of the canvas (height x width), by which memory is bounded before it is read; 0 for a small one.
         key: whatever the caller wants to know it by.
     """
 
     read: Callable[[], NDArray[np.float32]]
     write: Callable[[NDArray[np.float16]], None]
     scale: float = 1.0
-    pixels: int = 0
     key: Any = None
-
-    @property
-    def large(self) -> bool:
-        """Whether few such canvases fit into memory."""
-        return self.pixels * max(1.0, self.scale) ** 2 > LARGE_PX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +68,35 @@ class FlowEngine:
         device: where it runs.
         dtype: of weights and activations.
         batch_size: tiles in one call; halved, for good, when the device's memory doesn't suffice.
+        tiling: how canvases are cut into tiles.
+        augment: whether every second tile is shown to the network mirrored, at half a tile's distance.
     """
 
     def __init__(
-        self, network: Callable[[Tensor], Tensor], *, device: torch.device, dtype: torch.dtype, batch_size: int
+        self,
+        network: Callable[[Tensor], Tensor],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+        tiling: Tiling = "plateflow",
+        augment: bool = False,
     ) -> None:
         self.network, self.device, self.dtype, self.batch_size = network, device, dtype, batch_size
-        edge = torch.from_numpy(ramp())
+        self.tiling, self.augment = tiling, augment
+        edge = torch.from_numpy(plan_tiles((TILE, TILE), tiling=tiling).y.weights)
         self._weight = (edge[:, None] * edge[None, :]).float().to(device)
 
     @classmethod
     def load(
-        cls, model: str, *, device: str = "auto", batch_size: int | None = None, threads: int | None = None
+        cls,
+        model: str,
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        tiling: Tiling = "plateflow",
+        augment: bool = False,
     ) -> FlowEngine:
         """Load a model onto a device, ready to run.
 
@@ -92,6 +105,8 @@ class FlowEngine:
             device: auto (CUDA where there is one), cpu or cuda.
             batch_size: tiles in one call; 4 where not given, 32 on CUDA.
             threads: CPU threads of the network; torch's choice where not given.
+            tiling: `plateflow`, or as Cellpose does it: `cellpose`.
+            augment: show every second tile mirrored, at half a tile's distance.
 
         Raises:
             PlateflowError: no such device, or no such or no usable model.
@@ -107,7 +122,7 @@ class FlowEngine:
         except ValueError as error:
             raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
         size = batch_size or (32 if chosen.type == "cuda" else 4)
-        return cls(network, device=chosen, dtype=dtype, batch_size=size)
+        return cls(network, device=chosen, dtype=dtype, batch_size=size, tiling=tiling, augment=augment)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -123,102 +138,130 @@ class FlowEngine:
         """Run canvases in order; each result is given once it is written.
 
         Args:
-            requests: taken one by one, in this thread, up to `AHEAD` canvases before they are needed.
+            requests: taken one by one, in a thread, ahead of the results.
 
         Raises:
             ValueError: a canvas has more than three channels.
             RuntimeError: the network's output isn't finite.
         """
-        reader, writer = ThreadPoolExecutor(1, "read-ahead"), ThreadPoolExecutor(1, "write-behind")
-        opened: deque[_Canvas] = deque()  # in work, in order
-        behind: deque[tuple[_Canvas, Future[None]]] = deque()
-        batch: list[tuple[_Canvas, int]] = []
-        try:
-            for canvas in _read_ahead(requests, reader):
-                opened.append(canvas)
-                for index in canvas.wanted:
-                    batch.append((canvas, index))
-                    if len(batch) >= self.batch_size:
-                        self._step(batch)
-                        batch = []
-                        self._hand_over(opened, behind, writer)
-                if batch and canvas.request.large:
-                    self._step(batch)
-                    batch = []
-                self._hand_over(opened, behind, writer)
-                while behind and (len(behind) > BEHIND or behind[0][1].done()):
-                    yield _written(*behind.popleft())
-            if batch:
-                self._step(batch)
-            self._hand_over(opened, behind, writer)
-            while behind:
-                yield _written(*behind.popleft())
-        finally:
-            reader.shutdown(cancel_futures=True)
-            writer.shutdown(cancel_futures=True)
+        depth, stopped = max(2, AHEAD // self.batch_size), threading.Event()
+        batches = in_thread(self._cut(requests, self.batch_size), depth)
+        outputs = in_thread(self._forward(batches), depth)
+        results = in_thread(self._blend(outputs), depth, left=stopped)
+        with _stoppable(self.network, stopped), closing(batches), closing(outputs), closing(results):
+            yield from results
 
-    def _hand_over(
-        self,
-        opened: deque[_Canvas],
-        behind: deque[tuple[_Canvas, Future[None]]],
-        writer: ThreadPoolExecutor,
-    ) -> None:
-        """Give the canvases whose tiles are all run to the writer; wait if it lags, so that few are held."""
-        while opened and not opened[0].left:
-            canvas = opened.popleft()
-            limit = 1 if canvas.request.large else BEHIND
-            if len(behind) >= limit:
-                behind[-limit][1].result()
-            behind.append((canvas, writer.submit(_write, canvas.request, self._blend(canvas))))
-            canvas.release()
+    def _cut(self, requests: Iterable[Request], size: int) -> Iterator[_Batch]:
+        """Read canvases and cut them into batches of `size` tiles."""
+        batch = _Batch()
+        for request in requests:
+            canvas, pixels = self._read(request)
+            for index, (y, x) in enumerate(canvas.plan.corners):
+                tile = pixels[:, y : y + TILE, x : x + TILE]
+                if not tile.any():
+                    canvas.blank.append(index)
+                    continue
+                if not batch.filled:
+                    batch.tiles = self._empty(size)
+                batch.tiles[batch.filled] = tile.flip(canvas.plan.flips(index))
+                batch.filled += 1
+                batch.parts.append((canvas, index))
+                if batch.filled == size:
+                    yield batch
+                    batch = _Batch()
+            batch.parts.append((canvas, None))
+            if not batch.filled:
+                yield batch
+                batch = _Batch()
+        if batch.filled:
+            batch.tiles[batch.filled :] = 0
+            yield batch
+
+    def _read(self, request: Request) -> tuple[_Canvas, Tensor]:
+        """A canvas, and its pixels on the network's grid with what the plan lays around them, (3, Y, X)."""
+        pixels = torch.from_numpy(np.ascontiguousarray(request.read(), dtype=np.float32))
+        channels, height, width = pixels.shape
+        if channels > IN_CHANNELS:
+            raise ValueError(f"The network takes {IN_CHANNELS} channels, not {channels}.")
+        grid = network_shape((height, width), request.scale)
+        if grid != (height, width):
+            shrinks = request.scale < 1
+            pixels = F.interpolate(pixels[None], size=grid, mode="bilinear", align_corners=False, antialias=shrinks)[0]
+        plan = plan_tiles(grid, tiling=self.tiling, augment=self.augment)
+        return _Canvas(request=request, shape=(height, width), grid=grid, plan=plan), _padded(pixels, plan)
+
+    def _empty(self, size: int) -> Tensor:
+        """Room for a batch of tiles, where the device can fetch it from."""
+        shape = (size, TILE, TILE, IN_CHANNELS)  # channels last
+        return torch.empty(shape, dtype=self.dtype, pin_memory=self.device.type == "cuda").permute(0, 3, 1, 2)
 
     @torch.inference_mode()
-    def _step(self, batch: list[tuple[_Canvas, int]]) -> None:
-        """Run one batch and add its outputs to their canvases, in order."""
-        outputs = self._forward([canvas.tile(index) for canvas, index in batch])
-        for (canvas, index), output in zip(batch, outputs, strict=True):
-            if canvas.sum is None:
-                canvas.sum = torch.zeros(canvas.pixels.shape, device=self.device)
-            y, x = canvas.tiles[index]
-            canvas.sum[:, y : y + TILE, x : x + TILE].addcmul_(output, self._weight)
-            canvas.left -= 1
-
-    def _forward(self, tiles: list[Tensor]) -> list[Tensor]:
-        """The network's output for each tile, (3, TILE, TILE) float32, always in calls of the full batch."""
-        outputs: list[Tensor] = []
-        while len(outputs) < len(tiles):
-            part = tiles[len(outputs) : len(outputs) + self.batch_size]
-            x = torch.zeros(self.batch_size, IN_CHANNELS, TILE, TILE)
-            for slot, tile in enumerate(part):
-                x[slot] = tile
-            if self.device.type == "cuda":
-                x = x.pin_memory()
-            try:
-                x = x.to(self.device, non_blocking=True).to(self.dtype, memory_format=torch.channels_last)
-                outputs.extend(self.network(x).float()[: len(part)])
-            except (RuntimeError, MemoryError) as error:
-                if self.batch_size == 1 or not _out_of_memory(error):
-                    raise
+    def _forward(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        """Add to each batch the network's outputs, (3, TILE, TILE) float32 on the device."""
+        torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this number for each thread by itself
+        for batch in batches:
+            while len(batch.outputs) < batch.filled:
+                try:
+                    batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
+                    continue
+                except (RuntimeError, MemoryError) as error:
+                    if self.batch_size == 1 or not _out_of_memory(error):
+                        raise
                 self.batch_size //= 2
                 print(f"memory of the device doesn't suffice; going on with batches of {self.batch_size}", flush=True)
-            else:
-                continue
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        return outputs
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            yield batch
+
+    def _call(self, tiles: Tensor, start: int) -> Tensor:
+        """One call of the network, for the tiles from `start` on: always with a full batch."""
+        part = tiles[start : start + self.batch_size]
+        x = part.to(self.device, non_blocking=True)
+        if len(part) < self.batch_size:  # a batch that was halved need not divide the first one
+            x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(part)))
+        return self.network(x.contiguous(memory_format=torch.channels_last)).float()[: len(part)]
 
     @torch.inference_mode()
-    def _blend(self, canvas: _Canvas) -> Tensor:
-        """The flow field of a canvas on its own grid, float16 (3, Y, X), on the device."""
-        _, height, width = canvas.pixels.shape
-        total = torch.zeros(canvas.pixels.shape, device=self.device) if canvas.sum is None else canvas.sum
+    def _blend(self, batches: Iterator[_Batch]) -> Iterator[Result]:
+        """Add outputs to the sum of their canvas, in order; after its last tile, the canvas is written."""
+        total: Tensor | None = None
+        for batch in batches:
+            outputs = iter(batch.outputs)
+            for canvas, index in batch.parts:
+                if total is None:
+                    total = torch.zeros(IN_CHANNELS, *canvas.plan.shape, device=self.device)
+                if index is not None:
+                    self._add(total, canvas.plan, index, next(outputs))
+                    continue
+                flow = self._finish(total, canvas)
+                total = None
+                if not bool(torch.isfinite(flow).all()):
+                    raise RuntimeError(
+                        f"the network's output for {canvas.request.key} holds values that are no numbers"
+                    )
+                canvas.request.write(flow.cpu().numpy())
+                yield Result(key=canvas.request.key, tiles=len(canvas.plan), skipped=len(canvas.blank))
+
+    def _add(self, total: Tensor, plan: TilePlan, index: int, output: Tensor) -> None:
+        """Add a tile's output, turned back, to the sum of its canvas (3, Y, X)."""
+        flips = plan.flips(index)
+        if flips:
+            output = output.flip(flips)
+            for axis in flips:
+                output[axis + 2].neg_()  # the vector's component along that axis: dy of -2, dx of -1
+        y, x = plan.corners[index]
+        total[:, y : y + TILE, x : x + TILE].addcmul_(output, self._weight)
+
+    def _finish(self, total: Tensor, canvas: _Canvas) -> Tensor:
+        """The flow field of a canvas on its own grid, float16 (3, Y, X); changes `total`, the sum of its tiles."""
+        plan = canvas.plan
         for index in canvas.blank:
-            y, x = canvas.tiles[index]
+            y, x = plan.corners[index]
             total[2, y : y + TILE, x : x + TILE].sub_(self._weight, alpha=LOGIT_LIMIT)
-        rows, columns = (torch.from_numpy(weight_sum(n)).to(self.device) for n in (height, width))
-        for y in range(0, height, TILE):  # their product over the whole canvas would be as large as two channels
+        rows, columns = (torch.from_numpy(axis.sums()).to(self.device) for axis in (plan.y, plan.x))
+        for y in range(0, len(rows), TILE):  # their product over the whole canvas would be as large as two channels
             total[:, y : y + TILE].div_((rows[y : y + TILE, None] * columns).float())
-        top, left = canvas.padding
+        top, left = plan.y.before, plan.x.before
         flow = total[:, top : top + canvas.grid[0], left : left + canvas.grid[1]]
         if canvas.grid != canvas.shape:
             flow = F.interpolate(flow[None], size=canvas.shape, mode="bilinear", align_corners=False)[0]
@@ -226,82 +269,101 @@ class FlowEngine:
         return flow.to(torch.float16)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Canvas:
-    """A canvas in work: its pixels on the network's grid, at least one tile large, and the sum of its tiles."""
+    """A canvas in work: its own shape, that on the network's grid, its tiles, and which of these are blank.
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        pixels = torch.from_numpy(np.ascontiguousarray(request.read(), dtype=np.float32))
-        channels, *shape = pixels.shape
-        if channels > IN_CHANNELS:
-            raise ValueError(f"The network takes {IN_CHANNELS} channels, not {channels}.")
-        self.shape = (shape[0], shape[1])
-        self.grid = network_shape(self.shape, request.scale)
-        if self.grid != self.shape:
-            shrinks = request.scale < 1
-            pixels = F.interpolate(
-                pixels[None], size=self.grid, mode="bilinear", align_corners=False, antialias=shrinks
-            )[0]
-        self.pixels, self.padding = _framed(pixels)
-        self.tiles = tile_plan((self.pixels.shape[1], self.pixels.shape[2]))
-        # A tile of zeros alone is fill: no field lies there, or no channel has contrast.
-        self.blank = [index for index in range(len(self.tiles)) if not self.tile(index).any()]
-        self.wanted = [index for index in range(len(self.tiles)) if index not in set(self.blank)]
-        self.left = len(self.wanted)
-        self.sum: Tensor | None = None
-
-    def tile(self, index: int) -> Tensor:
-        """The pixels of a tile, (3, TILE, TILE)."""
-        y, x = self.tiles[index]
-        return self.pixels[:, y : y + TILE, x : x + TILE]
-
-    def release(self) -> None:
-        """Let go of the pixels: the canvas only waits to be written."""
-        self.pixels, self.sum = torch.empty(0), None
-
-
-def _framed(pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Pixels (C, Y, X) as the network sees them, (3, >= TILE, >= TILE), and where the canvas lies in them (top, left).
-
-    A black frame tells the network that an object ends at the border: without one it guesses centres beyond it, and the
-    object is lost. Where no tile has room for a frame, the outermost pixels are blacked instead. What a small canvas
-    still lacks to a tile is filled with its mirror image, which looks like more of the same.
+    A tile of zeros alone is blank: no field lies there, or no channel has contrast.
     """
-    channels, height, width = pixels.shape
-    frames = [frame(n) for n in (height, width)]
-    y, x = frames
-    pixels = F.pad(pixels, (x, x, y, y, 0, IN_CHANNELS - channels))
-    if not y:
+
+    request: Request
+    shape: tuple[int, int]
+    grid: tuple[int, int]
+    plan: TilePlan
+    blank: list[int] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """Tiles that are run in one call, (size, 3, TILE, TILE), of which `filled` are in use; with their outputs later.
+
+    `parts` are the tiles in order, as canvas and index; (canvas, None) stands where a canvas ends.
+    """
+
+    tiles: Tensor = field(default_factory=lambda: torch.empty(0))
+    filled: int = 0
+    parts: list[tuple[_Canvas, int | None]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+def _padded(pixels: Tensor, plan: TilePlan) -> Tensor:
+    """Pixels (C, Y, X) as the network sees them, (3, Y, X) of the plan's shape."""
+    (top, bottom), (left, right) = plan.y.zeros, plan.x.zeros
+    pixels = F.pad(pixels, (left, right, top, bottom, 0, IN_CHANNELS - len(pixels)))
+    if not top:  # no room for a frame: the outermost pixels are black instead
         pixels[:, [0, -1]] = 0
-    if not x:
+    if not left:
         pixels[:, :, [0, -1]] = 0
-    lacking = [max(0, TILE - n) for n in pixels.shape[1:]]
-    sides = [(n // 2, n - n // 2) for n in lacking]
-    if any(lacking):
-        pixels = torch.from_numpy(np.pad(pixels.numpy(), [(0, 0), *sides], mode="symmetric"))
-    return pixels, (sides[0][0] + y, sides[1][0] + x)
+    sides = [(0, 0), plan.y.mirrored, plan.x.mirrored]
+    if np.any(sides):
+        pixels = torch.from_numpy(np.pad(pixels.numpy(), sides, mode="symmetric"))
+    return pixels
 
 
-def _read_ahead(requests: Iterable[Request], reader: ThreadPoolExecutor) -> Iterator[_Canvas]:
-    waiting: deque[Future[_Canvas]] = deque()
-    for request in requests:
-        ready = waiting.popleft().result() if len(waiting) >= (1 if request.large else AHEAD) else None
-        waiting.append(reader.submit(_Canvas, request))
-        if ready is not None:
-            yield ready
-    while waiting:
-        yield waiting.popleft().result()
+def in_thread(items: Iterator[T], depth: int, left: threading.Event | None = None) -> Generator[T]:
+    """What an iterator gives, taken from it in a thread of its own, up to `depth` ahead; its exceptions come along.
+
+    Args:
+        items: taken until the end, or until whoever takes them here leaves (closes this generator).
+        depth: items that may wait to be taken.
+        left: set when the taker leaves early.
+    """
+    gone = left or threading.Event()
+    ready: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    free = threading.Semaphore(depth)
+
+    def work() -> None:
+        try:
+            for item in items:
+                free.acquire()
+                if gone.is_set():
+                    return
+                ready.put(("item", item))
+            ready.put(("end", None))
+        except BaseException as error:
+            ready.put(("error", error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (taken := ready.get())[0] == "item":
+            free.release()
+            yield taken[1]
+        if taken[0] == "error":
+            raise taken[1]
+    except BaseException:
+        gone.set()
+        raise
+    finally:
+        free.release()
+        thread.join()
 
 
-def _write(request: Request, flow: Tensor) -> None:
-    if not bool(torch.isfinite(flow).all()):
-        raise RuntimeError(f"the network's output for {request.key} holds values that are no numbers")
-    request.write(flow.cpu().numpy())
+@contextmanager
+def _stoppable(network: Callable[[Tensor], Tensor], stopped: threading.Event) -> Iterator[None]:
+    """Let the network stop between two layers: a batch may take longer than a scheduler waits for a job's end."""
 
+    def check(*_: object) -> None:
+        if stopped.is_set():
+            raise RuntimeError("the network was stopped")
 
-def _written(canvas: _Canvas, future: Future[None]) -> Result:
-    future.result()
-    return Result(key=canvas.request.key, tiles=len(canvas.tiles), skipped=len(canvas.blank))
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    hooks = [module.register_forward_pre_hook(check) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _out_of_memory(error: BaseException) -> bool:

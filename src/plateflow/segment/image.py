@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from plateflow.config import PlateflowError
 from plateflow.segment.plan import describe_model, grid_of
-from plateflow.segment.tiles import network_shape, tile_plan
+from plateflow.segment.tiles import network_shape, plan_tiles
 
 if TYPE_CHECKING:
     from plateflow.segment.engine import FlowEngine
@@ -64,7 +64,7 @@ def segment_image(
 
     flows: list[NDArray[np.float16]] = []
     loaded = _engine(str(model), info.sha256, device)
-    tiles = len(tile_plan(network_shape((pixels.shape[1], pixels.shape[2]), grid.scale)))
+    tiles = len(plan_tiles(network_shape((pixels.shape[1], pixels.shape[2]), grid.scale)))
     size = fitting_batch(tiles, largest=2 * loaded.batch_size)
     engine = FlowEngine(loaded.network, device=loaded.device, dtype=loaded.dtype, batch_size=size)
     request = Request(read=lambda: pixels, write=flows.append, scale=grid.scale, key="the image")

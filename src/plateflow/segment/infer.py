@@ -168,8 +168,7 @@ def _of_canvas(context: JobContext, unit: Unit, canvas: Canvas, window: Window) 
     reads = [partial(_read, context, unit, plane, window) for plane in canvas.planes()]
     write = partial(_write, context, unit, canvas)
     if canvas.depth is None:
-        pixels = canvas.height * canvas.width
-        yield Request(read=reads[0], write=write, scale=scale, pixels=pixels, key=unit.key)
+        yield Request(read=reads[0], write=write, scale=scale, key=unit.key)
         return
     volume = Volume(
         lambda z: reads[z](),

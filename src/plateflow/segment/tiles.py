@@ -1,11 +1,16 @@
 """The tile plan: which 256 px squares of a canvas the network sees, and how their outputs are weighed.
 
-A pure function of the shape: computed where it is needed, stored nowhere.
+A pure function of the shape: computed where it is needed, stored nowhere. Two ways to tile: `plateflow`, with as few
+tiles as cover the canvas, and `cellpose`, as Cellpose 4 pads, tiles and tapers (`transforms.get_pad_yx`, `make_tiles`,
+`average_tiles`). Either can be augmented: tiles then overlap by half, and every second one is shown to the network
+upside down, left to right, or both.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +20,7 @@ OVERLAP = 40
 """Least overlap of neighbouring tiles, px: 1080 px with their frame are five tiles in a row."""
 FRAME = 8
 """Width of the black frame around a canvas, px, where its tiles have room for it."""
+Tiling = Literal["plateflow", "cellpose"]
 
 
 def network_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -22,40 +28,112 @@ def network_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def frame(length: int) -> int:
-    """Pixels of black frame on either side of an axis: up to `FRAME`, and never so many that they cost a tile."""
-    steps = len(tile_starts(length)) - 1
-    room = TILE + steps * (TILE - OVERLAP) - length
-    return min(FRAME, room // 2)
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """The tiles along one axis.
+
+    Attributes:
+        zeros: px of black before and after the canvas.
+        mirrored: px before and after these that are filled with a mirror image.
+        starts: first px of each tile, in the padded canvas.
+        weights: of a tile's px, (TILE,): above 0, small at its ends.
+    """
+
+    zeros: tuple[int, int]
+    mirrored: tuple[int, int]
+    starts: tuple[int, ...]
+    weights: NDArray[np.float64]
+
+    @property
+    def before(self) -> int:
+        """Px before the canvas."""
+        return self.zeros[0] + self.mirrored[0]
+
+    def sums(self) -> NDArray[np.float64]:
+        """Sum of the tiles' weights at each px of the padded canvas."""
+        total = np.zeros(self.starts[-1] + TILE)
+        for start in self.starts:
+            total[start : start + TILE] += self.weights
+        return total
 
 
-def tile_starts(length: int) -> list[int]:
-    """First pixels of the fewest tiles that cover `length` px with `OVERLAP` or more, evenly spread; one if it fits."""
-    if length <= TILE:
-        return [0]
-    steps = -(-(length - TILE) // (TILE - OVERLAP))
-    return [(2 * i * (length - TILE) + steps) // (2 * steps) for i in range(steps + 1)]
+@dataclass(frozen=True, kw_only=True)
+class TilePlan:
+    """The tiles of a canvas: one at each pair of starts. A tile's weights are the product of those of its axes."""
+
+    y: Axis
+    x: Axis
+    augment: bool
+
+    def __len__(self) -> int:
+        return len(self.y.starts) * len(self.x.starts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the padded canvas, px."""
+        return self.y.starts[-1] + TILE, self.x.starts[-1] + TILE
+
+    @cached_property
+    def corners(self) -> list[tuple[int, int]]:
+        """Top left corners (y, x) of the tiles in the padded canvas, in raster order."""
+        return [(y, x) for y in self.y.starts for x in self.x.starts]
+
+    def flips(self, index: int) -> list[int]:
+        """Along which axes of (..., y, x), counted from the end, the network sees tile `index` mirrored."""
+        row, column = divmod(index, len(self.x.starts))
+        return [axis for axis, odd in ((-2, column % 2), (-1, row % 2)) if self.augment and odd]
 
 
-def tile_plan(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top left corners (y, x) of the tiles of a canvas of `shape` px on the network's grid, in raster order."""
-    return [(y, x) for y in tile_starts(shape[0]) for x in tile_starts(shape[1])]
+def plan_tiles(shape: tuple[int, int], *, tiling: Tiling = "plateflow", augment: bool = False) -> TilePlan:
+    """The tiles of a canvas of `shape` px on the network's grid."""
+    axis = _axis if tiling == "plateflow" else _cellpose_axis
+    return TilePlan(y=axis(shape[0], augment), x=axis(shape[1], augment), augment=augment)
+
+
+def _axis(length: int, augment: bool) -> Axis:
+    """The fewest tiles, evenly spread.
+
+    A black frame tells the network that an object ends at the border: without one it guesses centres beyond it, and the
+    object is lost. It is as wide as costs no tile, up to `FRAME`. What a small canvas still lacks to a tile is its
+    mirror image, which looks like more of the same.
+    """
+    step = TILE // 2 if augment else TILE - OVERLAP
+    steps = max(0, -(-(length - TILE) // step))
+    frame = min(FRAME, (TILE + steps * step - length) // 2)
+    lacking = max(0, TILE - length - 2 * frame)
+    starts = _spread(length + 2 * frame + lacking, max(steps + 1, 2 if augment else 1))
+    sides = (lacking // 2, lacking - lacking // 2)
+    return Axis(zeros=(frame, frame), mirrored=sides, starts=starts, weights=_sine())
+
+
+def _spread(length: int, n: int) -> tuple[int, ...]:
+    """First px of n tiles, evenly spread over `length` px."""
+    gaps = max(1, n - 1)
+    return tuple((2 * i * (length - TILE) + gaps) // (2 * gaps) for i in range(n))
+
+
+def _cellpose_axis(length: int, augment: bool) -> Axis:
+    """Padding to a multiple of 16 px with 16 px to spare, and overlaps of a tenth, or of a half if augmented."""
+    lacking = -length % 16 if length >= TILE else max(0, TILE - 16 - length)
+    padded = length + 16 + lacking
+    if augment:
+        n = max(2, int(np.ceil(2 * padded / TILE)))
+    else:
+        n = 1 if padded <= TILE else int(np.ceil(1.2 * padded / TILE))
+    starts = tuple(np.linspace(0, padded - TILE, n).astype(int).tolist())
+    zeros = (8 + lacking // 2, 8 + lacking - lacking // 2)
+    return Axis(zeros=zeros, mirrored=(0, 0), starts=starts, weights=_sigmoid())
 
 
 @cache
-def ramp() -> NDArray[np.float64]:
-    """Weights along one edge of a tile, (TILE,): 1 inside, falling as a squared sine over the overlap, above 0."""
+def _sine() -> NDArray[np.float64]:
+    """1 inside, falling as a squared sine over the overlap."""
     distance = np.minimum(np.arange(TILE), np.arange(TILE)[::-1]) + 0.5
     return np.sin(np.pi / 2 * np.minimum(distance / OVERLAP, 1.0)) ** 2
 
 
-def weight_sum(length: int) -> NDArray[np.float64]:
-    """Sum over the tiles of `ramp` along one axis of a canvas, (max(length, TILE),).
-
-    The weight of a tile is the product of its ramps, and tiles lie in rows and columns: so the sum over all tiles is
-    the product of the sums along the axes.
-    """
-    total = np.zeros(max(length, TILE))
-    for start in tile_starts(length):
-        total[start : start + TILE] += ramp()
-    return total
+@cache
+def _sigmoid() -> NDArray[np.float64]:
+    """Cellpose's taper: a half 20 px from the end."""
+    from_middle = np.abs(np.arange(TILE) - (TILE - 1) / 2)
+    return 1 / (1 + np.exp((from_middle - (TILE / 2 - 20)) / 7.5))
