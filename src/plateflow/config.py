@@ -157,7 +157,9 @@ class Features(Section):
         for name in names:
             if name not in FAMILIES:
                 near = difflib.get_close_matches(name, [*FAMILY_PRESETS, *FAMILIES], n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join([*FAMILY_PRESETS, *FAMILIES])}"
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"choose from {', '.join([*FAMILY_PRESETS, *FAMILIES])}"
+                )
                 raise ValueError(f"there is no feature family {name!r}; {hint}")
         return names
 
@@ -207,6 +209,15 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the network; part of the promise of equal bits")
     batch_size: int = Field(4, ge=1, le=512, description="tiles in one network call")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic of the network; auto: bfloat16 on CUDA, float32 on CPU"
+    )
+    tiling: Literal["plateflow", "cellpose"] = Field(
+        "plateflow", description="how canvases are cut into tiles: in as few as possible, or as Cellpose does"
+    )
+    augment: bool = Field(
+        False, description="show the network overlapping tiles mirrored in turn; about 3 times slower"
+    )
     levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
     z: str = Field("max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep")
     normalise: Normalise = Normalise()
@@ -268,13 +279,19 @@ class PlateEntry(Section):
 
     plate: str = Field(description="plate id: letters, digits, . _ + -; names the folder of its results")
     path: str = Field(description="folder of the raw plate")
-    layout: str = Field("harmony", description="reader: harmony or pattern")
+    layout: str = Field(
+        "harmony", description="reader: harmony, imagexpress, yokogawa, omezarr, load_data or pattern; `init` knows it"
+    )
     pattern: str | None = Field(
-        None, description="for layout pattern: regular expression with the groups well, field, channel, and z, t"
+        None,
+        description="for layout pattern: scanr, cytation, cellomics, embl; or a regular expression with the groups "
+        "well, field, channel, z, t; or a CSV or TSV with these columns and path",
     )
     pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
     z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")
-    plate_map: str | None = Field(None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns")
+    plate_map: str | None = Field(
+        None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns"
+    )
 
     @field_validator("plate")
     @classmethod

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from plateflow.config import PlateflowError
-from plateflow.plates import open_plate
+from plateflow.plates import open_plate, recognise
 from plateflow.plates.pattern import EXAMPLE
 from plateflow.simulate.plate import micro_wells, simulate_plate
 
@@ -98,3 +98,83 @@ def test_names_with_spaces_quotes_and_umlauts(tmp_path: Path) -> None:
     folder = write(tmp_path / "Größe 'x' \"y\"", "B03 ü's_s1_w1.tif")
     plate = open_plate(folder, pattern=r"(?P<well>[A-P]\d\d).*_s(?P<field>\d)_w(?P<channel>\d)")
     assert plate.read("B03", "1", "1").shape == (8, 9)
+
+
+def test_real_names_of_cytation(test_data: Path) -> None:
+    """By hand: three wells, one field each (of other numbers), three channels, time 001."""
+    folder = test_data / "plates" / "cytation_nf1_cellpainting"
+    assert recognise(folder / "Plate_2_images") == recognise(folder) == "pattern"
+    plate = open_plate(folder)
+    assert plate.info["wells"] == ["D06", "F07", "H12"]
+    assert [channel["name"] for channel in plate.info["channels"]] == ["DAPI", "GFP", "RFP"]
+    assert plate.planes.groupby("well")["field"].unique().map(list).to_dict() == {
+        "D06": ["2"],
+        "F07": ["2"],
+        "H12": ["1"],
+    }
+    assert set(zip(plate.planes["height"], plate.planes["width"], strict=True)) == {(904, 1224)}
+    assert plate.info["disagreements"][0].startswith("9 images don't match the pattern")  # the masks
+    expected = tifffile.imread(folder / "Plate_2_images" / "F7_01_3_2_RFP_001.tif")
+    np.testing.assert_array_equal(plate.read("F07", "2", "RFP"), expected)
+
+
+def test_real_names_of_cellomics_and_embl(test_data: Path) -> None:
+    plate = open_plate(test_data / "plates" / "cellomics_bbbc008_examplehuman")
+    assert (plate.info["wells"], plate.info["bit_max"]) == (["D03"], 255)
+    assert [channel["name"] for channel in plate.info["channels"]] == ["0", "1", "2"]
+    plate = open_plate(test_data / "plates" / "almf_embl_zerobased")
+    assert plate.info["wells"] == ["B09"]
+    assert plate.planes[["field", "channel", "t", "z"]].to_numpy().tolist() == [["0", "00", 0, 0], ["0", "01", 0, 0]]
+    assert plate.read("B09", "0", "00").shape == (1608, 1608)
+
+
+def test_names_of_scanr_and_a_ready_pattern_by_its_name(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path, *(f"data/H12--W00096--P0000{f}--Z0000{z}--T00000--DAPI.tif" for f in (1, 2) for z in (0, 1))
+    )
+    assert recognise(folder) == "pattern"
+    plate = open_plate(folder)
+    assert (plate.info["wells"], plate.info["fields"], plate.info["z"]) == (["H12"], 2, 2)
+    assert open_plate(folder, pattern="ScanR").planes.equals(plate.planes)
+    with pytest.raises(PlateflowError, match="no image matches"):
+        open_plate(folder, pattern="embl")
+
+
+def test_a_table_of_paths(tmp_path: Path) -> None:
+    folder = write(tmp_path, "x/one.tif", "x/two.tif", "three.tif")
+    lines = [
+        "path,well,field,channel,y_um,x_um,pixel_size_um",
+        "x/one.tif,a1,7,DNA,0,0,0.5",
+        "x/two.tif,A1,8,DNA,0,4.5,0.5",
+    ]
+    (folder / "files.csv").write_text("\n".join([*lines, "three.tif,AF48,7,DNA,,,0.5", ",AF48,8,DNA,,,0.5"]) + "\n")
+    plate = open_plate(folder, pattern="files.csv")
+    assert plate.info["wells"] == ["A01", "AF48"]
+    assert plate.info["pixel_size_um"] == [0.5, 0.5]
+    assert plate.planes["x_um"].tolist()[:2] == [0.0, 4.5]
+    assert plate.planes["reason"].tolist() == ["", "", "", "no_record"]
+    assert plate.read("AF48", "7", "DNA")[0, 0] == 2
+    tsv = tmp_path.parent / "files.tsv"  # need not lie in the plate's folder
+    tsv.write_text("row\tcolumn\tpath\nB\t12\tthree.tif\n")
+    assert open_plate(folder, pattern=str(tsv)).info["wells"] == ["B12"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,site\nx.tif,1\n", "lacks a column"),
+        ("", "lacks a column"),
+        ("path,well\n../x.tif,A1\n", "leads out"),
+        ("path,well\nx.tif,Q77\n", "can't be understood"),
+        ("path,well,y_um\nx.tif,A1,left\n", "can't be understood"),
+        ("path,well\nx.tif,A1\ny.tif,A01\n", "two planes claim"),
+        (None, "can't be read"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str | None, message: str) -> None:
+    write(tmp_path, "x.tif", "y.tif")
+    if text is not None:
+        (tmp_path / "files.csv").write_text(text)
+    with pytest.raises(PlateflowError, match=message) as error:
+        open_plate(tmp_path, pattern="files.csv")
+    assert error.value.remedy

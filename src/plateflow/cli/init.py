@@ -11,7 +11,7 @@ import typer
 
 from plateflow.config import Config, LabelSet, Parts, PlateEntry, PlateflowError, config_yaml, load_config, load_plates
 
-NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342", re.IGNORECASE)
+NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342|^405\b", re.IGNORECASE)
 TRANSMITTED = re.compile(r"bright|phase|trans", re.IGNORECASE)
 CELLULAR = tuple(
     re.compile(words, re.IGNORECASE)
@@ -28,8 +28,10 @@ def init(
     directory: Annotated[Path, typer.Option(help="the project's folder: config/ is written there")] = Path(),
     plate: Annotated[str | None, typer.Option(help="plate id; default: made of the folder's name")] = None,
     plate_map: Annotated[Path | None, typer.Option(help="CSV, TSV or XLSX with well, role, treatment, dose")] = None,
-    layout: Annotated[str | None, typer.Option(help="harmony or pattern; default: recognised")] = None,
-    pattern: Annotated[str | None, typer.Option(help="regular expression of file names, for layout pattern")] = None,
+    layout: Annotated[str | None, typer.Option(help="reader, where it isn't recognised")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="for other names: a regular expression, a ready pattern, or a CSV of paths")
+    ] = None,
     pixel_size_um: Annotated[float | None, typer.Option(help="where the layout doesn't say")] = None,
 ) -> None:
     """Recognise a raw plate, list what is in it, and write config/config.yaml and config/plates.tsv.

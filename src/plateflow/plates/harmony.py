@@ -33,7 +33,7 @@ _TO_S = {"s": 1.0, "ms": 1e-3}
 _USED = {
     *("URL", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName", "MaxIntensity"),
     *("ImageResolutionX", "ImageResolutionY", "ImageSizeX", "ImageSizeY", "PositionX", "PositionY", "PositionZ"),
-    *("MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset"),
+    *("AbsPositionZ", "MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset"),
 }
 Values = dict[str, tuple[str, str]]
 """Of an image or channel: tag -> (text, unit); the URL's unit is its `BufferNo`, the page in the file, from 0."""
@@ -124,7 +124,7 @@ def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
         planes=planes,
         channels=dict(sorted(channels.items())),
         format=(rows, columns) if rows > 0 and columns > 0 else None,
-        bit_max=min(max(tops), 65535) or None,
+        bit_max=min(max(tops, default=0), 65535) or None,
         disagreements=disagreements,
     )
 
