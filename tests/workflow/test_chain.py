@@ -108,6 +108,7 @@ def test_status_is_complete(project):
     output = project.plateflow("status", status=0)
     assert "to do" not in output
     assert "stitch" in project.plateflow("status", "micro/B02")
+    assert "features: B02" in project.plateflow("status", "micro/B02", "--log"), "the job that did the well last"
 
 
 def test_a_flat_folder_by_pattern_gives_the_same_pixels(project, tmp_path):

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,9 @@ Stale = dict[tuple[str, Key], list[str]]
 def status(
     target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; default: all plates")] = None,
     watch: Annotated[bool, typer.Option(help="follow a run: look again every few seconds")] = False,
+    log: Annotated[
+        bool, typer.Option("--log", help="with PLATE/WELL: the log of the job that did the well last")
+    ] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Show what is done, stale, flagged and left out, from the journals alone.
@@ -34,7 +38,10 @@ def status(
     project = Project.load(configfile)
     if target and "/" in target:
         entry, well = project.target(target)
-        explain(project, entry, well)
+        if log:
+            _print_log(project, entry, well)
+        else:
+            explain(project, entry, well)
         left_out = any(item.well == well and item.left_out for _, item in _entries(project, entry))
     else:
         chosen = [project.target(target)[0]] if target else list(project.plates.values())
@@ -173,6 +180,22 @@ def explain(project: Project, entry: PlateEntry, well: str) -> None:
             _last_words(project, entry, name, well, info["format"][1])
     if note:
         typer.echo(f"  {note}")
+
+
+def _print_log(project: Project, entry: PlateEntry, well: str) -> None:
+    """Print the log of the job that worked on a well last, whether it ended well or not."""
+    paths = project.paths(entry.plate)
+    known = [path for stage in STAGES for path in paths.journals(stage) if _mentions(path, well)]
+    if not known:
+        raise PlateflowError("no job has worked on this well yet", where=f"{entry.plate}/{well}")
+    stage, _, job = max(known, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")
+    file = paths.log(stage, job)
+    typer.echo(f"{file}:")
+    typer.echo(file.read_text(errors="replace") if file.is_file() else "(gone)")
+
+
+def _mentions(journal: Path, well: str) -> bool:
+    return any(well in (line.get("well"), line.get("key", [None])[0]) for line in read_lines(journal))
 
 
 def _last_words(project: Project, entry: PlateEntry, stage: str, well: str, n_columns: int) -> None:
