@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,10 @@ def test_the_default_file_loads_as_the_defaults():
         ({"parts": {"cpu": 3, "gpu": 2}}, "must divide"),
         ({"features": {"rows": "spots"}}, "not a label set"),
         ({"z": "median"}, "z must be"),
-        ({"segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}}}, r"nuclei.dimensions is 3.*set z to keep"),
+        (
+            {"segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}}},
+            r"nuclei.dimensions is 3.*set z to keep",
+        ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
     ],
 )
@@ -63,5 +67,7 @@ def test_the_generated_files_are_up_to_date():
 
 
 def test_there_are_at_most_40_keys():
-    lines = config_yaml().splitlines()
-    assert sum(":" in line and not line.lstrip().startswith("#") for line in lines) <= 40
+    lines = [line for line in config_yaml().splitlines() if ":" in line and not line.lstrip().startswith("#")]
+    depths = [len(line) - len(line.lstrip()) for line in lines]
+    headings = sum(below > depth for depth, below in pairwise(depths))  # of sections; they are no keys
+    assert len(lines) - headings <= 40

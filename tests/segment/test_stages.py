@@ -111,6 +111,25 @@ def test_parts_slices_and_blocks_change_no_byte(
         assert len(journal(paths, "follow")) == 2 * 2 * 18
 
 
+@pytest.mark.parametrize(
+    ("key", "tiles", "redone"),
+    [({"tiling": "cellpose"}, 2, True), ({"augment": True}, 4, True), ({"dtype": "bfloat16"}, 2, False)],
+)
+def test_keys_of_inference_change_its_results(
+    whole: PlatePaths, copied: tuple[PlateEntry, Path], key: dict[str, Any], tiles: int, redone: bool
+) -> None:
+    """What decides where and how fast asks for no well again, the dtype too: the journal keeps it."""
+    config = config_of(copied[1], segmentation={"nuclei": SETS["nuclei"]}, **key)
+    paths = run(config, copied[0], "infer")
+    flow, expected = (np.load(p.flows("nuclei", "B02", 0)).astype(np.float32) for p in (paths, whole))
+    assert 0 < np.linalg.norm(flow - expected) < (0.5 if redone else 0.05) * np.linalg.norm(expected)
+    run(config_of(copied[1], segmentation={"nuclei": SETS["nuclei"]}), copied[0], "infer")
+    entries = journal(paths, "infer")
+    assert len(entries) == (4 if redone else 2)
+    assert entries[0]["info"]["tiles"] == tiles
+    assert entries[0]["info"]["dtype"] == key.get("dtype", "float32")
+
+
 def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
     made = simulate_plate(
         tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), layout="pattern", plate="apart"

@@ -95,6 +95,7 @@ class FlowEngine:
         device: str = "auto",
         batch_size: int | None = None,
         threads: int | None = None,
+        dtype: str = "auto",
         tiling: Tiling = "plateflow",
         augment: bool = False,
     ) -> FlowEngine:
@@ -105,6 +106,7 @@ class FlowEngine:
             device: auto (CUDA where there is one), cpu or cuda.
             batch_size: tiles in one call; 4 where not given, 32 on CUDA.
             threads: CPU threads of the network; torch's choice where not given.
+            dtype: auto (bfloat16 on CUDA, float32 on a CPU), float32 or bfloat16.
             tiling: `plateflow`, or as Cellpose does it: `cellpose`.
             augment: show every second tile mirrored, at half a tile's distance.
 
@@ -116,13 +118,14 @@ class FlowEngine:
         chosen = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        dtype = torch.bfloat16 if chosen.type == "cuda" else torch.float32
+        half = dtype == "bfloat16" or (dtype == "auto" and chosen.type == "cuda")
+        kind = torch.bfloat16 if half else torch.float32
         try:
-            network = load_model(model, device=chosen, dtype=dtype)
+            network = load_model(model, device=chosen, dtype=kind)
         except ValueError as error:
             raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
         size = batch_size or (32 if chosen.type == "cuda" else 4)
-        return cls(network, device=chosen, dtype=dtype, batch_size=size, tiling=tiling, augment=augment)
+        return cls(network, device=chosen, dtype=kind, batch_size=size, tiling=tiling, augment=augment)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -111,6 +111,9 @@ def _work(context: JobContext, units: list[Unit], start: Callable[[Unit], None],
                 device=context.config.device,
                 batch_size=context.config.batch_size,
                 threads=context.config.threads,
+                dtype=context.config.dtype,
+                tiling=context.config.tiling,
+                augment=context.config.augment,
             )
         yield from _infer(context, loaded[model], group, start, describe_model(model))
 

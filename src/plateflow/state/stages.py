@@ -142,7 +142,7 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
     """The parameters that decide a stage's results, for one label set or for all.
 
     They are the rule's `params` (all label sets), and part of the fingerprint of a unit (its own label set). What only
-    decides how fast or where something is computed isn't here: parts, slices, device, batch size, threads.
+    decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size, threads.
     """
     sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
     match stage:
@@ -156,8 +156,9 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
             return config.normalise.model_dump(mode="json")
         case "infer":
             keys = {"channels", "diameter_um", "dimensions"}
+            common = {"z": config.z, "tiling": config.tiling, "augment": config.augment}
             # not the model's name: its hash is in the fingerprint beside these
-            return {name: {**value.model_dump(include=keys), "z": config.z} for name, value in sets.items()}
+            return {name: {**value.model_dump(include=keys), **common} for name, value in sets.items()}
         case "follow":
             keys = {"cell_threshold", "diameter_um"}
             return {
