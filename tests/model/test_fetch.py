@@ -132,6 +132,19 @@ def test_other_bytes_never_get_the_name(server: Server, tmp_path: Path, content:
     assert contents(tmp_path) == {}
 
 
+def test_other_bytes_in_pieces_are_given_up_too(server: Server, tmp_path: Path) -> None:
+    server.content, server.breaks = OTHER, [1_000_000] * 2 + [2_000_000] + [1_000_000] * 9
+    with pytest.raises(ValueError, match="sends something else"):
+        fetch("cpsam", tmp_path)
+    assert contents(tmp_path) == {}
+    assert server.starts.count(0) == 2
+
+
+def test_a_whole_part_that_is_wrong_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cpsam.part").write_bytes(OTHER)
+    assert fetch("cpsam", tmp_path).read_bytes() == CONTENT
+
+
 def test_a_part_longer_than_the_servers_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cpsam.part").write_bytes(CONTENT[:2_000_000])
     server.content = CONTENT[:1_000_000]

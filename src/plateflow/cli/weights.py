@@ -54,7 +54,7 @@ def fetch(
             raise PlateflowError(f"there is nothing to fetch for {name!r}", remedy=f"known are {', '.join(PUBLISHED)}")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     for name in names:
-        with _clearly(name), Progress(*columns, TimeRemainingColumn()) as bar:
+        with _clearly(name, "fetched"), Progress(*columns, TimeRemainingColumn()) as bar:
             task = bar.add_task(name, total=PUBLISHED[name].size)
 
             def show(done: int, bar: Progress = bar, task: object = task) -> None:
@@ -187,9 +187,9 @@ def _is_model(path: Path) -> bool:
 
 
 @contextmanager
-def _clearly(where: str) -> Iterator[None]:
+def _clearly(where: str, done: str = "used") -> Iterator[None]:
     """Turn what the model package raises into an error for a user."""
     try:
         yield
     except (ValueError, OSError) as error:
-        raise PlateflowError("the weights can't be used", where=where, why=str(error)) from error
+        raise PlateflowError(f"the weights can't be {done}", where=where, why=str(error)) from error

@@ -46,14 +46,15 @@ def fetch(name: str, folder: Path, *, progress: Callable[[int], None] = lambda d
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{card.file}.part"
-    joined = _bring(name, part, progress)
-    try:
-        check_published(name, part)
-    except ValueError:
-        _discard(part)
-        if joined:  # of two files, perhaps: once more, whole
-            return fetch(name, folder, progress=progress)
-        raise _not_published(name) from None
+    for last in (False, True):
+        joined = _bring(name, part, progress)
+        try:
+            check_published(name, part)
+            break
+        except ValueError:
+            _discard(part)
+            if last or not joined:  # else these may have been pieces of two files: once more
+                raise _not_published(name) from None
     part.replace(target)
     _discard(part)
     return target
@@ -61,7 +62,7 @@ def fetch(name: str, folder: Path, *, progress: Callable[[int], None] = lambda d
 
 def _bring(name: str, part: Path, progress: Callable[[int], None]) -> bool:
     """Download until the part has the published size, in as many pieces as it takes; whether there were several."""
-    card, idle, joined = PUBLISHED[name], 0, False
+    card, idle, joined = PUBLISHED[name], 0, part.exists()
     while (before := _size(part)) < card.size:
         why = "the connection broke off"
         try:
