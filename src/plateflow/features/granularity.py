@@ -75,13 +75,11 @@ class _Means:
 def _steps(plane: NDArray[Any]) -> Iterator[Values]:
     """The small plane after each erosion, restored as far as what is left of a grain allows."""
     from scipy.ndimage import map_coordinates
-    from skimage.morphology import dilation, disk, erosion
 
     height, width = plane.shape[0] // _EVERY, plane.shape[1] // _EVERY
     small = plane[::_EVERY, ::_EVERY][:height, :width].astype(np.float64)
     # The background: an opening, at a quarter of the quarter, with CellProfiler's arithmetic of sizes.
-    ground = small[::_EVERY, ::_EVERY]
-    ground = dilation(erosion(ground, disk(_RADIUS, dtype=bool)), disk(_RADIUS, dtype=bool))
+    ground = -_least(-_least(np.ascontiguousarray(small[::_EVERY, ::_EVERY])))
     y, x = np.mgrid[0:height, 0:width].astype(float)
     y *= (height / _EVERY - 1) / (height - 1)
     x *= (width / _EVERY - 1) / (width - 1)
@@ -99,6 +97,22 @@ def _mean(
 ) -> None:
     for index in range(len(out)):
         out[index, 0] = values[0, starts[index] : starts[index + 1]].mean()
+
+
+@njit(cache=True, nogil=True)
+def _least(image: Values) -> Values:
+    """Minimum in a disk around each pixel; what lies outside of the image doesn't count."""
+    height, width = image.shape
+    out = np.empty((height, width))
+    for y in range(height):
+        for x in range(width):
+            low = np.inf
+            for v in range(max(y - _RADIUS, 0), min(y + _RADIUS + 1, height)):
+                reach = int(np.sqrt(_RADIUS * _RADIUS - (v - y) ** 2))
+                for u in range(max(x - reach, 0), min(x + reach + 1, width)):
+                    low = min(low, image[v, u])
+            out[y, x] = low
+    return out
 
 
 @njit(cache=True, nogil=True)
