@@ -1,10 +1,15 @@
 """Which nucleus belongs to which cell."""
 
+import time
+
 import numpy as np
+from feature_scenes import odd_labels
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plateflow.features import measure
 from plateflow.features.feature import Regions
-from plateflow.features.objects import match
+from plateflow.features.objects import kinds, match
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -72,3 +77,100 @@ def test_rows_can_be_any_label_set() -> None:
     )
     assert table["ObjectNumber"].tolist() == [5, 7, 8]
     assert table["Cells_Number_Object_Number"].fillna(-1).tolist() == [2, 2, -1]
+
+
+def test_kinds_and_scores_tell_one_to_one_multinucleate_anucleate_and_orphan() -> None:
+    cells, nuclei = scene()
+    found = match(regions(cells), regions(nuclei))
+    assert kinds(found, "Cells", "Nuclei").tolist() == ["multinucleate", "anucleate", "anucleate"]
+    assert found.orphans == 1
+    np.testing.assert_array_equal(found.score, [1, np.nan, np.nan])
+    back = match(regions(nuclei), regions(cells))
+    assert kinds(back, "Nuclei", "Cells").tolist() == ["multinucleate", "multinucleate", "orphan"]
+    np.testing.assert_allclose(back.score, [1, 4 / 6, np.nan])
+    assert (back.siblings.tolist(), back.orphans) == ([2, 2, 0], 2)
+    nuclei[nuclei == 7] = 0
+    assert kinds(match(regions(cells), regions(nuclei)), "Cells", "Nuclei")[0] == "one_to_one"
+    assert kinds(match(regions(nuclei), regions(cells)), "Nuclei", "Cells").tolist() == ["one_to_one", "orphan"]
+    assert kinds(back, "Spots", "Cells").tolist() == ["several", "several", "none"]
+
+
+def by_pairs(rows: np.ndarray, others: np.ndarray) -> list[tuple]:
+    """Index, score, children and siblings of each row, by a loop over all pairs."""
+    area = [{n: int((x == n).sum()) for n in np.unique(x[x > 0]).tolist()} for x in (rows, others)]
+    shared = {(r, o): int(((rows == r) & (others == o)).sum()) for r in area[0] for o in area[1]}
+    parent_of_other, parent_of_row = {}, {}
+    for r in area[0]:
+        for o in area[1]:
+            if not shared[r, o]:
+                continue
+            if area[1][o] <= area[0][r]:
+                if all((shared[r, o], -r) >= (shared[k, o], -k) for k in area[0]):
+                    parent_of_other[o] = r
+            elif all((shared[r, o], -o) >= (shared[r, k], -k) for k in area[1]):
+                parent_of_row[r] = o
+    found = []
+    for r in area[0]:
+        kept = [o for o in area[1] if parent_of_other.get(o) == r or parent_of_row.get(r) == o]
+        best = max(kept, key=lambda o, r=r: (shared[r, o], -o), default=None)
+        score = shared[r, best] / min(area[0][r], area[1][best]) if best else np.nan
+        siblings = sum(p == parent_of_row.get(r) for p in parent_of_row.values()) if r in parent_of_row else 0
+        found.append((best or 0, score, sum(p == r for p in parent_of_other.values()), siblings))
+    return found
+
+
+@given(rows=odd_labels(), others=odd_labels(), shift=st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_any_two_sets_are_matched_as_a_loop_over_all_pairs_does(
+    rows: np.ndarray, others: np.ndarray, shift: int
+) -> None:
+    height, width = min(rows.shape[0], others.shape[0]), min(rows.shape[1], others.shape[1])
+    rows, others = rows[:height, :width], np.roll(others[:height, :width], shift, 1)
+    found, expected = match(regions(rows), regions(others)), by_pairs(rows, others)
+    assert matched(rows, others) == [item[0] for item in expected]
+    np.testing.assert_allclose(found.score, [item[1] for item in expected])
+    assert found.children.tolist() == [item[2] for item in expected]
+    assert found.siblings.tolist() == [item[3] for item in expected]
+
+
+def test_80_000_cells_are_matched_in_seconds() -> None:
+    pattern = np.arange(1, 80_001, dtype=np.int32).reshape(250, 320)
+    cells = np.kron(pattern, np.pad(np.ones((17, 17), np.int32), 1))
+    nuclei = np.kron(pattern, np.pad(np.ones((7, 7), np.int32), 6))
+    start = time.process_time()
+    found = match(regions(cells), regions(nuclei))
+    assert time.process_time() - start < 5
+    np.testing.assert_array_equal(found.index, np.arange(80_000))
+    assert (found.score == 1).all()
+
+
+def test_the_cytoplasm_is_the_cell_without_any_nucleus() -> None:
+    cells, nuclei = scene()
+    nuclei[:, 19:24] = 9  # covers cell 9: no cytoplasm is left
+    table = measure(np.ones((1, 10, 30)), {"Nuclei": nuclei, "Cells": cells}, channels=["A"], pixel_size_um=1.0)
+    area = table["Cytoplasm_AreaShape_Area"]
+    assert area.fillna(-1).tolist() == [100 - 9 - 4, 80 - 2, -1]
+    assert table["Cytoplasm_Number_Object_Number"].fillna(-1).tolist() == [2, 4, -1]
+    assert not table.columns.str.contains("Cytoplasm_(?:Neighbors|Quality)").any()
+    of_nuclei = measure(
+        np.ones((1, 10, 30)), {"Nuclei": nuclei, "Cells": cells}, channels=["A"], pixel_size_um=1.0, rows="Nuclei"
+    )
+    assert of_nuclei["Cytoplasm_AreaShape_Area"].fillna(-1).tolist() == [87, 87, -1, -1]
+    # Of two objects of the same size the row's is the parent.
+    assert of_nuclei["Nuclei_Parent_Cells"].fillna(-1).tolist() == [2, 2, -1, -1]
+    assert of_nuclei["Metadata_Match_Cells"].tolist() == ["multinucleate", "multinucleate", "orphan", "one_to_one"]
+
+
+def test_three_sets_of_any_names_work_alike() -> None:
+    cells, nuclei = scene()
+    spots = np.zeros_like(cells)
+    spots[0, 0:6:2] = [3, 4, 5]
+    table = measure(
+        np.ones((1, 10, 30)), {"Spots": spots, "Nuclei": nuclei, "Cells": cells}, channels=["A"], pixel_size_um=1.0
+    )
+    assert table["Cells_Children_Spots_Count"].tolist() == [3, 0, 0]
+    assert table["Metadata_Match_Spots"].tolist() == ["several", "none", "none"]
+    assert table.attrs["orphans"] == {"Spots": 0, "Nuclei": 1}
+    alone = measure(np.ones((1, 10, 30)), {"Nuclei": nuclei}, channels=["A"], pixel_size_um=1.0)
+    assert alone["ObjectNumber"].tolist() == [5, 7, 8]
+    assert not alone.columns.str.startswith("Metadata").any()
