@@ -46,11 +46,11 @@ def list_files(folder: Path) -> Listing:
         with os.scandir(root / prefix) as entries:
             for item in entries:
                 name = prefix + item.name
-                if item.is_symlink() and not Path(os.path.realpath(item.path)).is_relative_to(root):  # links in circles, too
+                if item.is_symlink() and not Path(os.path.realpath(item.path)).is_relative_to(root):
                     outside.add(name)
                 elif item.is_dir(follow_symlinks=False):
                     pending.append(name + "/")
-                elif item.is_file():
+                elif item.is_file(follow_symlinks=False) or Path(item.path).is_file():  # no link in a circle
                     stat = item.stat()
                     files[name] = (stat.st_size, stat.st_mtime_ns)
     return Listing(root=root, files=files, outside=frozenset(outside))
@@ -133,7 +133,7 @@ def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Ite
                 yield name, element
                 if ancestors:
                     ancestors[-1].remove(element)
-    except (ParseError, DefusedXmlException, ValueError) as error:
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # an encoding that nobody knows
         raise PlateflowError(
             "the index of the plate can't be read",
             where=f"{plate}: {path}",

@@ -65,6 +65,8 @@ class ImageXpressReader:
         heads = Headers(listing)
         planes = _without_copies(_stacks(planes, notes), heads, notes)
         htd = _read_htd(listing)
+        if htd and not ("EndFile" in htd and _number(htd, "YWells")):
+            notes.append("the HTD file is damaged, or ends early: what was planned and isn't there goes unseen")
         channels, sizes = _channels(planes, heads, htd, notes)
         heights = _heights(planes, heads)
         places = _positions(planes, heads, sizes, notes)
@@ -101,9 +103,11 @@ class Headers:
         return self.read[name]
 
     def first(self, planes: list[Plane]) -> Head:
-        """Of the first of a few planes that has any."""
+        """Of the first of a few planes that has the size that most of them have: one bad file decides nothing."""
         step = max(1, len(planes) // 5)
-        return next((head for plane in planes[::step] if plane.get("path") and (head := self.of(plane))), {})
+        heads = [head for plane in planes[::step] if plane.get("path") and (head := self.of(plane))]
+        sizes = Counter((head["height"], head["width"]) for head in heads)
+        return next((head for head in heads if (head["height"], head["width"]) == sizes.most_common(1)[0][0]), {})
 
 
 def _head(path: Path) -> Head:
@@ -307,17 +311,17 @@ def _read_htd(listing: Listing) -> dict[str, list[str]]:
     if not names:
         return {}
     name = min(names, key=lambda name: (name.count("/"), name))
-    htd: dict[str, list[str]] = {}
+    htd: dict[str, list[str]] = {"file": [name]}
     for line in decode((listing.root / name).read_bytes()).splitlines():
         key, *values = (part.strip().strip('"') for part in line.split(","))
-        if values:
+        if values or key == "EndFile":
             htd[key] = values
     return htd
 
 
 def _number(htd: Mapping[str, list[str]], key: str) -> int:
     text = htd.get(key, [""])[0]
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) < 5 else 0  # no plate has more of anything
 
 
 def _real(head: Head, key: str) -> float:

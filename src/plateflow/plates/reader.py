@@ -231,7 +231,8 @@ def _plate_format(
 ) -> tuple[int, int]:
     lowest = int(min(planes["row"].min(), planes["column"].min()))
     rows, columns = int(planes["row"].max()) + 1, int(planes["column"].max()) + 1
-    if said is not None and rows <= said[0] and columns <= said[1] and lowest >= 0:
+    largest = FORMATS[-1]
+    if said is not None and rows <= said[0] <= largest[0] and columns <= said[1] <= largest[1] and lowest >= 0:
         return said
     fitting = [shape for shape in FORMATS if shape[0] >= rows and shape[1] >= columns]
     if not fitting or lowest < 0:

@@ -1,0 +1,135 @@
+"""Damaged plates: a message, or a field that is set aside; never a traceback, never a gap that nobody is told of."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
+
+from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError
+from plateflow.plates import PlaneError, index_plate, recognise
+from plateflow.plates.check import check_plate
+from plateflow.plates.plate import read_row
+from plateflow.simulate.layouts import LAYOUTS
+
+PATTERN = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t\d+_z(?P<z>\d+))?\.tif"
+PLACE = ["well", "field", "channel", "t", "z"]
+CASES = [(layout, damage) for layout in LAYOUTS for damage in kinds(layout)]
+
+
+def entry_of(raw: Path, layout: str, plate_map: Path) -> PlateEntry:
+    name = layout.removesuffix(" 0.5")
+    pattern = {"pattern": PATTERN, "pixel_size_um": PIXEL_UM} if name == "pattern" else {}
+    return PlateEntry(plate="p", path=str(raw), layout=name, plate_map=str(plate_map), **pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a plate gives: its planes by place, their pixels or the reason why there are none, what preflight says."""
+
+    planes: pd.DataFrame
+    pixels: dict[tuple[object, ...], np.ndarray | str]
+    says: list[str]
+    channels: list[str]
+
+
+Good = Callable[[str], tuple[Path, Read]]
+
+
+def read(entry: PlateEntry) -> Read:
+    """Raises PlateflowError, and nothing else."""
+    index = index_plate(entry)
+    config = Config(segmentation={"nuclei": LabelSet(channels=["1" if entry.layout == "pattern" else "DNA"])})
+    pixels: dict[tuple[object, ...], np.ndarray | str] = {}
+    for row in index.planes.to_dict("records"):
+        place = tuple(row[name] for name in PLACE)
+        try:
+            pixels[place] = read_row(row)
+        except PlaneError as error:
+            pixels[place] = error.reason
+    problems = check_plate(entry, config, deep=True)
+    says = [f"{p.well}/{p.field} {p.what}" for p in problems]
+    names = [channel["name"] for channel in index.info["channels"]]
+    return Read(planes=index.planes.set_index(PLACE), pixels=pixels, says=says, channels=names)
+
+
+def differences(good: Read, now: Read) -> Iterator[str]:
+    """What a user gets otherwise than from the good plate."""
+    if now.channels != good.channels:
+        yield "channels"
+    for place, pixels in good.pixels.items():
+        found = now.pixels.get(place, "no row")
+        if isinstance(found, str) or not np.array_equal(found, pixels):
+            yield f"pixels of {place}"
+    for well, rows in good.planes.groupby("well"):
+        of_well = now.planes[now.planes.index.get_level_values("well") == well]
+        for columns in (["y_um", "x_um"], ["dy_um", "dx_um"]):
+            old, new = (table.groupby("field")[columns].first() for table in (rows, of_well))
+            old, new = old.align(new, join="inner")
+            if columns[0] == "y_um":
+                old, new = old - old.min(), new - new.min()
+            if not np.allclose(old, new, atol=1e-6, equal_nan=True):
+                yield f"{columns} of {well}"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
+    """Makes the good plate of a layout, once."""
+
+    @cache
+    def make(layout: str) -> tuple[Path, Read]:
+        raw = write_good(tmp_path_factory.mktemp("good"), layout)
+        (raw.parent / "map.csv").write_text("\n".join(["well,role", *(f"{well},treatment" for well in WELLS)]))
+        found = read(entry_of(raw, layout, raw.parent / "map.csv"))
+        assert not any(isinstance(pixels, str) for pixels in found.pixels.values())
+        return raw, found
+
+    return make
+
+
+def test_there_are_forty_kinds_at_least_in_every_layout() -> None:
+    for layout in LAYOUTS:
+        names = [damage.name for damage in kinds(layout)]
+        assert len(names) == len(set(names))
+        assert len(names) >= 25 + 15 * (layout != "pattern"), (layout, len(names))
+
+
+@pytest.mark.parametrize(("layout", "damage"), CASES, ids=[f"{layout}-{damage.name}" for layout, damage in CASES])
+def test_damage_is_told(good: Good, tmp_path: Path, layout: str, damage: Damage) -> None:
+    raw, sound = good(layout)
+    copy = Raw(root=tmp_path / "copy" / raw.name, layout=layout)
+    shutil.copytree(raw, copy.root)
+    damage.make(copy)
+    try:
+        if copy.root.is_dir():
+            recognise(copy.root)
+    except PlateflowError as error:
+        assert error.where and error.remedy
+    try:
+        now = read(entry_of(copy.root, layout, raw.parent / "map.csv"))
+    except PlateflowError as error:
+        assert error.where and (error.remedy or error.why)
+        said = [str(error)]
+    else:
+        said = [line for line in now.says if line not in sound.says]
+        changed = list(differences(sound, now))
+        assert said or not changed, f"a silent gap: {changed[:3]}"
+        if damage.harmless and not changed:
+            return
+    assert said, "nothing is said"
+    if damage.says and not damage.harmless:
+        assert any(re.search(damage.says, line) for line in said), said
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_odd_names_of_folders_do_no_harm(good: Good, tmp_path: Path, layout: str) -> None:
+    raw, sound = good(layout)
+    copy = tmp_path / 'Plätte "1" of John\'s; $(rm) %20' / raw.name
+    shutil.copytree(raw, copy)
+    assert list(differences(sound, read(entry_of(copy, layout, raw.parent / "map.csv")))) == []
