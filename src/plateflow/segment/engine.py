@@ -236,7 +236,7 @@ class FlowEngine:
                 if index is not None:
                     self._add(total, canvas.plan, index, next(outputs))
                     continue
-                flow = self._finish(total, canvas)
+                flow = self._finish(total, canvas).to(torch.float16)  # the one rounding
                 total = None
                 if not bool(torch.isfinite(flow).all()):
                     raise RuntimeError(
@@ -256,7 +256,7 @@ class FlowEngine:
         total[:, y : y + TILE, x : x + TILE].addcmul_(output, self._weight)
 
     def _finish(self, total: Tensor, canvas: _Canvas) -> Tensor:
-        """The flow field of a canvas on its own grid, float16 (3, Y, X); changes `total`, the sum of its tiles."""
+        """The flow field of a canvas on its own grid, float32 (3, Y, X); changes `total`, the sum of its tiles."""
         plan = canvas.plan
         for index in canvas.blank:
             y, x = plan.corners[index]
@@ -269,7 +269,7 @@ class FlowEngine:
         if canvas.grid != canvas.shape:
             flow = F.interpolate(flow[None], size=canvas.shape, mode="bilinear", align_corners=False)[0]
         flow[2].clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
-        return flow.to(torch.float16)
+        return flow
 
 
 @dataclass(frozen=True, kw_only=True)

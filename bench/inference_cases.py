@@ -1,0 +1,81 @@
+"""What inference is measured with: fields, a plate of them, and a network of Cellpose's with random weights."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+
+from plateflow.config import Config, PlateEntry
+from plateflow.images import ingest, normalise, tile
+from plateflow.paths import well_name
+from plateflow.simulate.cells import camera, simulate_field
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import STAGES
+
+PATTERN = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
+
+
+def draw_field(edge: int, seed: int = 0) -> NDArray[np.uint16]:
+    """The DNA channel of a simulated field, edge x edge px."""
+    random = np.random.default_rng(seed)
+    scene = simulate_field(random, (edge, edge))
+    return camera(random, {"DNA": scene.channels["DNA"]})[0]
+
+
+def cellpose_network(path: Path, *, size: str = "vit_l", seed: int = 0) -> Any:
+    """Cellpose's own network with random weights, float32, which are also written to `path` as it publishes them.
+
+    Args:
+        size: vit_l, or small: two blocks, 128 wide.
+
+    Returns:
+        A `cellpose.vit.CPSAM`. Needs Cellpose.
+    """
+    from cellpose import vit
+    from segment_anything.build_sam import _build_sam
+
+    full = vit.sam_model_registry["vit_l"]
+    small = {"encoder_embed_dim": 128, "encoder_depth": 2, "encoder_num_heads": 2, "encoder_global_attn_indexes": [1]}
+    try:
+        if size == "small":
+            vit.sam_model_registry["vit_l"] = lambda checkpoint: _build_sam(**small, checkpoint=checkpoint)
+        network = vit.CPSAM().eval().requires_grad_(False)
+    finally:
+        vit.sam_model_registry["vit_l"] = full
+    random = torch.Generator().manual_seed(seed)
+    for name, weights in network.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:  # zero until trained, as are most biases
+            weights.normal_(0, 0.3, generator=random)
+        elif weights.ndim > 1 and name != "W2":
+            torch.nn.init.trunc_normal_(weights, std=weights[0].numel() ** -0.5, generator=random)
+        elif name.endswith("bias"):
+            weights.normal_(0, 0.1, generator=random)
+    torch.save(network.state_dict(), path)
+    return network
+
+
+@contextmanager
+def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateEntry]]:
+    """A plate of wells with one field each, ingested, tiled and normalised: all that `infer` needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder, "raw")
+        raw.mkdir()
+        field = draw_field(edge)
+        for n in range(fields):
+            shifted = np.roll(field, (97 * n, 61 * n), (0, 1))
+            tifffile.imwrite(raw / f"{well_name(n // 24, n % 24)}_s1_w1.tif", shifted)
+        entry = PlateEntry(plate="bench", path=str(raw), layout="pattern", pattern=PATTERN)
+        sets = {"nuclei": {"channels": ["1"]}}
+        config = Config.model_validate(
+            {"results": f"{folder}/results", "parts": {"cpu": 1, "gpu": 1}, "segmentation": sets, "device": "cpu"}
+        )
+        for name, stage in (("ingest", ingest), ("tile", tile), ("normalise", normalise)):
+            for job in STAGES[name].jobs(config):
+                stage.run(JobContext(config=config, entry=entry, stage=STAGES[name], job=job))
+        yield config, entry
