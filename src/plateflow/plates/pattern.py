@@ -100,7 +100,7 @@ def _from_table(entry: PlateEntry, listing: Listing) -> Records:
         raise PlateflowError(
             "the table of images lacks a column",
             where=f"{entry.plate}: {path}",
-            why=f"it has {', '.join(sorted(map(str, columns))) or 'no line'}; path and well (row and column) are needed",
+            why=f"it has {', '.join(sorted(map(str, columns))) or 'no line'}; path and well (row and column) needed",
             remedy=f"further columns: {', '.join(sorted(GROUPS - {'well'}))}, page, {', '.join(_NUMBERS)}",
         )
     planes = []
