@@ -1,6 +1,6 @@
 """Flows and labels side by side with Cellpose 4.2.1.1: one process, the same arrays, the same threads.
 
-    python bench/flows.py [--cases NAME ...] [--sizes 1024:500 ...] [--threads 2] [--repeat 3] [--device cuda]
+    python bench/flows.py [--cases NAME ...] [--sizes 1024:500 ...] [--threads 2] [--repeat 3]
 
 Prints one JSON line a measurement: seconds of both sides (median and all runs; wall, and processor time of all threads,
 which says more on a machine that others use too) and their ratio; a first line about the machine. A run of more than
@@ -92,12 +92,10 @@ def peer_targets(labels: Any) -> Callable[[], Any]:
     return lambda: dynamics.masks_to_flows_gpu(labels)
 
 
-def peer_labels(flow: Any, logit: Any, threshold: float, device: str = "cpu") -> Callable[[], Any]:
-    import torch
+def peer_labels(flow: Any, logit: Any, threshold: float) -> Callable[[], Any]:
     from cellpose import dynamics
 
-    where = torch.device(device)
-    return lambda: dynamics.resize_and_compute_masks(flow.copy(), logit.copy(), flow_threshold=threshold, device=where)
+    return lambda: dynamics.resize_and_compute_masks(flow.copy(), logit.copy(), flow_threshold=threshold)
 
 
 def targets(args: argparse.Namespace) -> None:
@@ -216,44 +214,6 @@ def zarr_canvas(args: argparse.Namespace) -> None:
              objects=len(objects.label), foreground=float((found[::7] > 0).mean()), peak_mb=rss())  # fmt: skip
 
 
-def device(args: argparse.Namespace) -> None:
-    """Follow, seeds, labels and quality one by one on a device, beside the peer's on the same."""
-    import torch
-
-    from plateflow.flows import quality, seeds
-    from plateflow.flows.blocks import Block, FlowField
-    from plateflow.flows.follow import follow_core
-    from plateflow.flows.targets import as_volume, find_boxes
-
-    where = torch.device(args.device)
-    for size in ("1024:500", "2048:5000"):
-        labels_, flow, logit = scene(size)
-        field = FlowField(flow, logit)
-        whole = Block(0, tuple(slice(0, n) for n in field.shape))
-        follow = lambda f=field, b=whole: follow_core(f, b, n_steps=200, cell_threshold=0.0, device=where)  # noqa: E731
-        ends = follow()
-        counts = seeds.merge_counts([seeds.count_ends(ends, field.volume)], field.volume)
-        chosen = seeds.find_seeds(counts)
-        owner = seeds.find_basins(counts, chosen)
-        compare(f"{args.device}: follow", size, follow, None, args.repeat)
-        compare(f"{args.device}: seeds", size, lambda e=ends, f=field: seeds.find_seeds(
-            seeds.merge_counts([seeds.count_ends(e, f.volume)], f.volume)), None, args.repeat)  # fmt: skip
-        compare(f"{args.device}: labels", size, lambda e=ends, c=counts, s=chosen, o=owner: (
-            seeds.find_basins(c, s), seeds.look_up(e, c, c.rows(), o)), None, args.repeat)  # fmt: skip
-        volume = as_volume(labels_)
-        compare(f"{args.device}: quality", size, lambda i=labels_, f=flow: flow_error(i, f), None, args.repeat)
-        compare(f"{args.device}: holes", size, lambda v=volume: quality.fill_holes(
-            v.copy(), find_boxes(v, int(v.max())), np.arange(int(v.max())), 2, False,
-            np.bincount(v.ravel())[1:]), None, args.repeat)  # fmt: skip
-        compare(
-            f"{args.device}: all",
-            size,
-            lambda f=flow, g=logit: labels_from_flows(f, g, device=where, workers=args.threads),
-            (PEER and peer_labels(flow, logit, 0.4, args.device)) or None,
-            args.repeat,
-        )
-
-
 def rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -305,17 +265,16 @@ def peak(args: argparse.Namespace) -> None:
 
 CASES = {
     "targets": targets, "labels": labels, "large": large_object, "linear": linear, "steps": steps,
-    "matching": matching, "peak": peak, "zarr": zarr_canvas, "device": device,
+    "matching": matching, "peak": peak, "zarr": zarr_canvas,
 }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=[c for c in CASES if c != "device"])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="for the cases targets and labels")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="for the case device: anything torch takes")
     args = parser.parse_args()
     start = time.perf_counter()
     labels_from_flows(*draw_flow(np.ones((9, 9), np.int32), flows_from_labels(np.ones((9, 9), np.int32))))
