@@ -72,12 +72,10 @@ DEMO_FAULTS = (
 
 
 def demo_wells() -> list[WellPlan]:
-    """Eighteen wells: five negative and two positive controls, five doses in duplicate, one without cells."""
-    negative = [
-        WellPlan(well=w, role="negative", treatment="DMSO", dose=0.0) for w in ("B02", "C02", "D02", "B07", "C07")
-    ]
+    """Eighteen wells: four negative and three positive controls, five doses in duplicate, one without cells."""
+    negative = [WellPlan(well=w, role="negative", treatment="DMSO", dose=0.0) for w in ("B02", "C02", "B07", "C07")]
     positive = [
-        WellPlan(well=w, role="positive", treatment="nocodazole", dose=1.0, effect=0.95) for w in ("B06", "C06")
+        WellPlan(well=w, role="positive", treatment="nocodazole", dose=1.0, effect=0.95) for w in ("B06", "C06", "D02")
     ]
     doses = np.repeat([0.1, 0.3, 1.0, 3.0, 10.0], 2)
     wells = ("B03", "C04", "C03", "B05", "D03", "B04", "D04", "C05", "D05", "D06")
