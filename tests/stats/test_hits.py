@@ -145,6 +145,15 @@ def test_too_few_negatives_are_said_and_no_treatment_is_called() -> None:
     assert not len(called(well_table(0).drop(columns=["Metadata_role", "Metadata_treatment"])))
 
 
+def test_a_feature_that_hardly_ever_varies_calls_no_hit() -> None:
+    wells = well_table(0, hits=0, features=2)
+    rare = np.random.default_rng(0).random(len(wells)) < 0.1
+    wells["F1"] = np.where(rare, 1e-3, 0.0)  # in the negatives a tiny spread, made of a few wells
+    wells.loc[wells["Metadata_treatment"] == "c005", "F1"] = 1.0
+    table = called(wells, 2)
+    assert not (table["Feature"] == "F1").any()
+
+
 def test_plates_are_pooled_by_their_replicates() -> None:
     plates = [well_table(seed, replicates=n, effect=2.5, plate=f"p{n}") for seed, n in ((1, 1), (2, 2))]
     effects = [treatment_effects(table, ["F0"], reference="negative") for table in plates]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import kruskal
 from simulated_wells import SHAPE, names_of, well_table
 
-from plateflow.stats.positions import median_polish, position_effects
+from plateflow.stats.positions import _compare, median_polish, position_effects
 
 
 def test_median_polish_of_the_published_example() -> None:
@@ -24,6 +25,22 @@ def test_a_missing_well_leaves_an_additive_plate_as_it_is() -> None:
     np.testing.assert_allclose(found_rows[:, 0], rows - np.median(rows))
     np.testing.assert_allclose(found_columns[:, 0], columns - np.median(columns))
     assert np.nanmax(np.abs(residual)) < 1e-9
+
+
+def test_the_test_is_scipys_with_ties_and_missing_values() -> None:
+    rng = np.random.default_rng(0)
+    values, lines = rng.integers(0, 6, (90, 4)).astype(float), rng.integers(0, 5, 90)
+    values[rng.random(90) < 0.2, 1] = np.nan
+    values[:, 2] += lines
+    values[:, 3] = 7
+    found = _compare(values, lines)
+    for number in range(3):
+        known = ~np.isnan(values[:, number])
+        groups = [values[known & (lines == line), number] for line in range(5)]
+        expected = kruskal(*groups)
+        assert found["P"][number] == pytest.approx(expected.pvalue)
+        assert found["Share"][number] == pytest.approx(max((expected.statistic - 4) / (known.sum() - 5), 0))
+    assert np.isnan(found["P"][3])
 
 
 def test_nothing_is_invented_on_a_flat_plate_with_hits() -> None:

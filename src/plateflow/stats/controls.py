@@ -104,7 +104,7 @@ def verdict(controls: pd.DataFrame) -> dict[str, Any]:
         table = controls[controls["Positive"] == name]
         title = f"positive control {name}" if name else "positive controls"
         told = table["Reason"].iloc[0] if len(table) else ""
-        sure = table[(table["Q"] <= LEVEL) & table["ZPrime"].notna()]
+        sure = table[(table["Q"] <= LEVEL) & table["ZPrime"].notna() & table["RobustZPrime"].notna()]
         if table["ZPrime"].isna().all():
             reasons.append(f"{title}: {told}")
             continue

@@ -18,8 +18,8 @@ Values = NDArray[np.float64]
 
 MIN_DOSES = 5
 """Doses that a curve of four parameters needs to be more than a line through its points."""
-FEATURES = 5
-"""Features a treatment that are fitted: those in which one of its doses is surest."""
+FEATURES = 10
+"""Features a treatment that are fitted, at most: of each compartment's families the one in which a dose is surest."""
 HILL = (0.1, 10.0)
 WIDE = 10.0
 """An EC50 whose interval is wider than this factor to either side isn't known."""
@@ -136,7 +136,7 @@ def fit_curve(dose: Values, response: Values) -> Curve:
 
 
 def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.DataFrame:
-    """Curves of every treatment that has MIN_DOSES doses, in the features in which it is surest.
+    """Curves of every treatment that has MIN_DOSES doses, in the features in which it is surest, one a family.
 
     The negative controls of the plate are each treatment's dose 0.
 
@@ -155,7 +155,9 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
         n_doses = len(np.unique(doses[doses > 0]))
         if n_doses < MIN_DOSES:
             continue
-        for feature in least.loc[[name]].iloc[0].dropna().nsmallest(FEATURES).index:
+        surest = least.loc[[name]].iloc[0].dropna().sort_values(kind="stable")
+        families = ["_".join(str(feature).split("_")[:2]) for feature in surest.index]
+        for feature in surest[~pd.Index(families).duplicated()].index[:FEATURES]:
             response = np.concatenate([negatives[feature], values.loc[treated.index, feature]])
             curve = fit_curve(np.concatenate([np.zeros(len(negatives)), doses]), response)
             rows.append(

@@ -103,13 +103,17 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     vary alike. Against the plate they are its median and MAD, as there are hits among the wells, and the test is
     Student's with what median and MAD cost.
 
+    A feature that has one and the same value in half of the reference wells (a MAD of 0) is left out: it isn't nearly
+    normal, and a standard deviation made of the few others says nothing.
+
     SSMD is the mean difference over √(s² + s₀²), the variance of the replicates and of the reference; a treatment
     with one well has the reference's variance for its own (Zhang, J Biomol Screen 16 (2011) 775).
     """
     values = well_values(wells, columns)
     compared = reference_wells(wells, reference)
     robust = reference == "plate"
-    z = normalise(values, compared, robust=robust)
+    robust_z = normalise(values, compared, robust=True)
+    z = robust_z if robust else normalise(values, compared, robust=False).where(robust_z.notna())
     m = values[compared].count().to_numpy(np.float64)
     groups = groups_of(wells)
     coded = groups.groupby(KEYS, dropna=False, sort=True)
@@ -132,7 +136,7 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
         variance=variance,
         freedom=np.broadcast_to((MAD_EFFICIENCY if robust else 1.0) * (m - 1), n.shape),
         same_side=((by_group.min() > 0) | (by_group.max() < 0)).to_numpy(),
-        robust=normalise(values, compared, robust=True).loc[groups.index].groupby(codes).median().to_numpy(),
+        robust=robust_z.loc[groups.index].groupby(codes).median().to_numpy(),
         ssmd=mean / np.sqrt(1 + own),
     )
 
