@@ -5,12 +5,16 @@ import pandas as pd
 import pytest
 from planted_plate import Planted, plant
 
-from plateflow.features.stage import nearest_field
+from plateflow.config import Config, PlateEntry, PlateflowError, load_config
+from plateflow.features.stage import nearest_field, texture_tops
 from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox, read_layout, well_canvases
 from plateflow.images.read import load_window
-from plateflow.images.store import open_image
+from plateflow.images.store import open_image, write_labels
+from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.plate import Fault, WellPlan
+from plateflow.simulate.record import About, Record
+from plateflow.state.journal import Entry, append_outcome
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +160,97 @@ def test_an_object_inside_the_box_of_another_canvas_is_measured_once(tmp_path) -
     assert (in_corner == (table["Metadata_Site"] == "3")).all()
     assert (table["Cells_Intensity_MeanIntensity_AGP"] > 0).all()
     assert (table["Cells_AreaShape_Area"] == np.bincount(labels.ravel())[table["ObjectNumber"]]).all()
+
+
+def test_families_and_scales_are_chosen_and_the_location_is_always_there(planted: Planted, tmp_path) -> None:
+    plate = planted.copy(tmp_path, features={"families": ["texture", "colocalisation"], "texture_scales": [2, 5]})
+    plate.run("features")
+    columns = plate.cells("B02").columns
+    families = {name.split("_")[1] for name in columns if not name.startswith("Metadata") and "_" in name}
+    assert families == {"Number", "Children", "Match", "Parent", "Location", "Texture", "Correlation"}
+    assert {name.split("_")[-3] for name in columns if "Texture" in name} == {"2", "5"}
+    assert set(plate.cells("B02")["Metadata_Site"]) == {"1", "2"}
+    pd.testing.assert_index_equal(columns, plate.cells("B06").columns)
+
+
+def test_texture_uses_the_grey_levels_that_the_plate_uses(run: Planted) -> None:
+    ends = load_window(run.paths).ends("DNA")
+    (top, *_) = texture_tops(run.job("features"), "uint16")
+    assert ends[1] < top * 65535 <= 2 * ends[1]
+    assert run.cells("B02")["Nuclei_Texture_Entropy_DNA_3_00_256"].median() > 3
+
+
+def test_another_family_or_scale_redoes_the_wells(run: Planted, tmp_path) -> None:
+    plate = run.copy(tmp_path, features={"families": "minimal"})
+    done = len(plate.journal("features"))
+    plate.run("features")
+    assert set(plate.journal("features")[done:]) == set(plate.job("features").wells())
+    assert len(plate.cells("B02").columns) < len(run.cells("B02").columns) / 3
+
+
+def test_pycytominer_reads_and_works_on_the_tables_as_they_are(run: Planted) -> None:
+    from pycytominer import aggregate, feature_select, normalize
+    from pycytominer.cyto_utils import infer_cp_features, load_profiles
+
+    cells = pd.concat([load_profiles(run.paths.cells(well)) for well in ("B02", "B03", "B04", "B05", "C03")])
+    features = infer_cp_features(cells)
+    assert len(features) > 1000
+    assert set(infer_cp_features(cells, metadata=True)) == {c for c in cells.columns if c.startswith("Metadata_")}
+    wells = aggregate(cells.rename(columns={"ObjectNumber": "Metadata_ObjectNumber"}), compute_object_count=True)
+    assert len(wells) == 5
+    never = cells.columns[cells.isna().all()].tolist()
+    assert never == ["Cells_Parent_Nuclei"], "no cell lies in a nucleus"
+    expected = run.cells("B02")["Cells_Intensity_MeanIntensity_Marker"].median()
+    b02 = wells[wells["Metadata_Well"] == "B02"].iloc[0]
+    assert b02["Cells_Intensity_MeanIntensity_Marker"] == pytest.approx(expected)
+    assert b02["Metadata_Object_Count"] == len(run.cells("B02"))
+    scaled = normalize(wells, samples="Metadata_Well in ['B02', 'B03']", method="standardize")
+    assert scaled.loc[scaled["Metadata_Well"] == "B02", "Cells_AreaShape_Area"].abs().iloc[0] == pytest.approx(1)
+    chosen = feature_select(scaled, operation=["drop_na_columns", "variance_threshold", "correlation_threshold"])
+    kept = infer_cp_features(chosen)
+    assert 3 < len(kept) < len(features)
+
+
+def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path) -> None:
+    depth, shape = 3, (40, 48)
+    writer = HarmonyLayout(tmp_path / "raw", About(plate="p", field_shape=shape, pixel_size_um=0.5))
+    noise = np.random.default_rng(0).integers(100, 4000, (depth, *shape)).astype(np.uint16)
+    for z, plane in enumerate(noise):
+        place = Record(row=1, column=1, field=0, channel=0, channel_name="DNA", y_um=0, x_um=0, z=z, z_um=2.0 * z)
+        writer.write(place, plane)
+    writer.finish()
+    settings = {
+        "results": str(tmp_path / "results"),
+        "parts": {"cpu": 1, "gpu": 1},
+        "z": "keep",
+        "normalise": {"illumination": False},
+        "segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}},
+    }
+    entry = PlateEntry(plate="p", path=str(writer.raw))
+    plate = Planted(root=tmp_path, config=Config.model_validate(settings), entry=entry, truth=tmp_path)
+    plate.run("ingest", "tile", "normalise")
+    labels = np.zeros(noise.shape, np.uint32)
+    labels[:, 5:15, 5:15], labels[1, 20:30, 20:40] = 1, 2
+    (canvas,) = well_canvases(plate.paths, "B02", plate.config, "nuclei")
+    for z, plane in enumerate(canvas.planes()):
+        write_labels(plate.paths, "B02", "nuclei", 0, z, [(plane, labels[z])])
+    objects = pd.DataFrame({"label": [1, 2], "flow_error": [0.1, 0.2], "cell_probability": [1.0, 2.0]})
+    plate.paths.objects("nuclei", "B02").parent.mkdir(parents=True)
+    objects.to_parquet(plate.paths.objects("nuclei", "B02"))
+    append_outcome(plate.paths.journal("stitch", "0"), Entry(well="B02", label_set="nuclei", fingerprint="1"))
+    plate.run("features")
+    table = plate.cells("B02")
+    assert table["Nuclei_AreaShape_Volume"].tolist() == [300, 200]
+    assert table["Nuclei_AreaShape_Volume_um3"].tolist() == [300 * 0.5, 200 * 0.5]
+    assert table["Nuclei_Location_Center_Z"].tolist() == [1, 1]
+    mean = noise[labels == 1].mean() / 65535
+    assert table["Nuclei_Intensity_MeanIntensity_DNA"].iloc[0] == pytest.approx(mean, rel=1e-6)
+    assert table["Nuclei_Quality_FlowError"].tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(PlateflowError, match="no feature family 'zernikes'; did you mean 'zernike'"):
+        load_config({"features": {"families": ["intensity", "zernikes"]}})
+    with pytest.raises(PlateflowError, match="choose from minimal, standard, full, location"):
+        load_config({"features": {"families": "everything"}})
+    assert load_config({"features": {"families": "texture"}}).features.families == ["texture"]
