@@ -71,16 +71,17 @@ def walk(
         raise ValueError(f"a window of {len(table)} pixels is too large for a device: cut it into blocks")
     low, high, known = torch.from_numpy(limits.astype(np.int32)).to(table.device).T[:, :, None].contiguous()
     first = low.clamp(min=0)
+    half = torch.full((1,), ONE // 2, dtype=torch.int32, device=table.device)
     whole = (limits[:, 0] >= 0).all() and (limits[:, 2] >= limits[:, 1]).all()
 
     def advance(position: Tensor, steps: int) -> Tensor:
         for _ in range(steps):
             if whole:
-                position = (position + _interpolate(table, space, position)).clamp_(low, high)
+                position = (position + _interpolate(table, space, position, half)).clamp_(low, high)
             else:
                 # A path that has left stays where it came out, and is known by that.
                 at = position.clamp(first, known)
-                step = _interpolate(table, space, at).masked_fill_((at != position).any(0), 0)
+                step = _interpolate(table, space, at, half).masked_fill_((at != position).any(0), 0)
                 position = (position + step).clamp_(low, high)
         return position
 
@@ -101,8 +102,8 @@ def walk(
     return (ends + ONE // 2) >> 12, gone
 
 
-def _interpolate(table: Tensor, space: Sequence[int], position: Tensor) -> Tensor:
-    """Mix the steps around each position ``(D, n)``, along x first, then y, then z."""
+def _interpolate(table: Tensor, space: Sequence[int], position: Tensor, half: Tensor) -> Tensor:
+    """Mix the steps around each position ``(D, n)``, along x first, then y, then z; ``half`` is 2048, on the device."""
     import torch
 
     ndim, n = position.shape
@@ -111,10 +112,12 @@ def _interpolate(table: Tensor, space: Sequence[int], position: Tensor) -> Tenso
     for axis in range(1, ndim):
         row = torch.add(pixel[axis], row, alpha=space[axis])
     values = table.index_select(0, row).T.to(torch.int32, memory_format=torch.contiguous_format)
+    rest = ONE - part
     for axis in reversed(range(ndim)):
-        # Neighbours in this axis are neighbours in the list of corners: the later axes are mixed already.
+        # Neighbours in this axis are neighbours in the list of corners: the later axes are mixed already. This is
+        # a + (((b - a) * f + 2048) >> 12), in three operations.
         near, far = values.view(2**axis, 2, ndim, n).unbind(1)
-        values = (far - near).mul_(part[axis]).add_(ONE // 2).bitwise_right_shift_(12).add_(near)
+        values = torch.addcmul(half, near, rest[axis]).addcmul_(far, part[axis]).bitwise_right_shift_(12)
     return values[0]
 
 
