@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, PlateflowError
 from plateflow.paths import PlatePaths
+from plateflow.state import usage
 from plateflow.state.journal import (
     Entry,
     Key,
@@ -180,7 +180,10 @@ def run_job(
     """
     stage, job, paths = context.stage, context.job, context.paths
     with Lease(paths.lease(stage.name, job), what=f"{paths.plate}: {stage.name} {job}") as lease, _signals():
+        began = usage.begun()
         run = _Run(context, units(), crashed=lease.inherited, results=results)
+        if busy := bool(run.blocked or run.batches):
+            run.event("begin", **began)
         for unit in run.blocked:
             run.start(unit)
             if clear is not None:
@@ -193,11 +196,13 @@ def run_job(
                     if lease.orphaned.is_set():
                         raise Interrupted("the driver of this job is gone; the job stops between two wells")
         except Interrupted:
-            run.event("interrupted")
+            run.event("interrupted", **usage.used())
             raise
         except Exception as error:
-            run.event("failed", error=f"{type(error).__name__}: {error}")
+            run.event("failed", error=f"{type(error).__name__}: {error}", **usage.used())
             raise
+        if busy:
+            run.event("end", done=run.n_done, **usage.used())
         entries = [run.latest[unit.key] for unit in run.units]
         if finish is not None:
             finish(entries)
@@ -301,7 +306,7 @@ class _Run:
             watch=list(outcome.set_aside),
             sequence=self._next(unit),
             seconds=round(now - max(self._last, self._started.pop(unit.key, now)), 3),
-            finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            finished=usage.now(),
         )
         append_outcome(self.journal, entry)
         self.latest[unit.key] = entry
@@ -313,7 +318,7 @@ class _Run:
         known = self.latest.get(unit.key)
         return known.sequence + 1 if known else 1
 
-    def event(self, name: str, **details: str) -> None:
+    def event(self, name: str, **details: Any) -> None:
         append_line(self.journal, {"event": name, **details})
 
 
