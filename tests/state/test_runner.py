@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -203,7 +204,7 @@ def test_an_orphan_stops_between_two_wells(context):
     """The driver is gone: the job does no further well, so that the next run finds nobody in its way."""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    environment = {**os.environ, "PLATEFLOW_DRIVER": f"{gone.pid}:1"}
+    environment = {**os.environ, "PLATEFLOW_DRIVER": f"{gone.pid}:1:{socket.gethostname()}"}
     assert child(context, "time.sleep(3)", env=environment) != 0
     assert run(context, units()) == ["A03"]
 
@@ -224,7 +225,7 @@ def test_a_death_with_the_driver_is_no_crash(context, monkeypatch):
     """The next driver finds the lease of a job that died under another: nobody knows what killed it."""
     die = "os.kill(os.getpid(), signal.SIGKILL)"
     for number in range(3):
-        environment = {**os.environ, "PLATEFLOW_DRIVER": f"{os.getpid()}:{number}"}
+        environment = {**os.environ, "PLATEFLOW_DRIVER": f"{os.getpid()}:{number}:another"}
         monkeypatch.setenv("PLATEFLOW_DRIVER", environment["PLATEFLOW_DRIVER"])
         assert child(context, die, env=environment) == -signal.SIGKILL
     states = {key[0]: entry.state for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}

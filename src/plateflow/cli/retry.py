@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
 from plateflow.config import PlateflowError
 from plateflow.paths import PlatePaths
+from plateflow.state import slurm
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import STALE_S, clear, read_owner
 from plateflow.state.requests import ask
@@ -21,13 +23,17 @@ from plateflow.state.stages import STAGES
 def retry(
     target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; without it: tidy up only")] = None,
     stage: Annotated[str | None, typer.Option(help="the stage to begin from; default: the first that isn't ok")] = None,
+    cancel: Annotated[bool, typer.Option(help="cancel the SLURM jobs of a driver that is gone; default: wait")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Clear what a killed run left behind; with a target, also ask for its wells again.
 
-    Without a target nothing that is done is recomputed. Run `snakemake` afterwards.
+    Without a target nothing that is done is recomputed. Run `snakemake` afterwards. SLURM jobs whose driver is gone go
+    on: they are waited for, so that no two jobs do the same wells.
     """
     project = Project.load(configfile)
+    if not _drivers_here():
+        _wait_for_orphans(cancel)
     _clear_lock([project.paths(plate).root / "leases" for plate in (*project.plates, "screen")])
     for plate in (*project.plates, "screen"):
         _clear_leases(project.paths(plate).root / "leases", plate)
@@ -62,6 +68,25 @@ def _clear_lock(leases: list[Path]) -> None:
     for lock in locks:
         lock.unlink(missing_ok=True)
     typer.echo("Cleared the lock of a driver that is gone.")
+
+
+def _wait_for_orphans(cancel: bool) -> None:
+    """Wait until no job of this folder is in SLURM's queue, or cancel them."""
+    told = 0.0
+    while jobs := slurm.jobs_of(Path.cwd()):
+        if not told:
+            names = ", ".join(f"{job.number} ({job.rule}, {job.state.lower()})" for job in jobs)
+            typer.echo(f"No snakemake runs here, but SLURM still has {len(jobs)} jobs of this folder: {names}.")
+            typer.echo(
+                "Cancelling them." if cancel else "Waiting for them; Ctrl-C and `plateflow retry --cancel` ends them."
+            )
+            if cancel:
+                slurm.cancel([job.number for job in jobs])
+            told = time.monotonic()
+        elif time.monotonic() - told > 60:
+            typer.echo(f"... {len(jobs)} left")
+            told = time.monotonic()
+        time.sleep(2)
 
 
 def _drivers_here() -> list[int]:

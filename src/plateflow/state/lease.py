@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plateflow.config import PlateflowError
+from plateflow.state.slurm import is_queued
 
 HEARTBEAT_S = 2.0
 STALE_S = 600.0
@@ -35,10 +36,14 @@ class Owner:
     beat: float = 0.0
 
     def alive(self) -> bool | None:
-        """Whether the owner still runs; None where that can't be seen from this host."""
-        if self.host != socket.gethostname():
-            return None if time.time() - self.beat < STALE_S else False
-        return process_start(self.pid) == self.started
+        """Whether the owner still runs; None where that can't be told: another host, and no queue to ask."""
+        if self.host == socket.gethostname():
+            return process_start(self.pid) == self.started
+        # After a node has vanished, the next attempt comes long before the lease is old: SLURM knows.
+        queued = is_queued(self.slurm_job) if self.slurm_job else None
+        if queued is None and time.time() - self.beat >= STALE_S:
+            return False
+        return queued
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
@@ -56,14 +61,19 @@ def process_start(pid: int) -> int | None:
 
 
 def announce_driver() -> None:
-    """Let the jobs that this process starts notice when it dies."""
-    os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}"
+    """Let the jobs that this process starts notice when it dies.
+
+    A job of a cluster reads the Snakefile too, in a process of its own that is no driver: it keeps what it was given.
+    """
+    if "SLURM_JOB_ID" not in os.environ or DRIVER_VARIABLE not in os.environ:
+        os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}:{socket.gethostname()}"
 
 
 def driver_alive() -> bool:
-    """Whether the driver that started this job still runs; true where no driver was announced."""
-    pid, _, started = os.environ.get(DRIVER_VARIABLE, "").partition(":")
-    return not pid or str(process_start(int(pid))) == started
+    """Whether the driver that started this job still runs; true where none was announced, or it is on another host."""
+    pid, _, rest = os.environ.get(DRIVER_VARIABLE, "").partition(":")
+    started, _, host = rest.partition(":")
+    return not pid or host != socket.gethostname() or str(process_start(int(pid))) == started
 
 
 def read_owner(lease: Path) -> Owner | None:
