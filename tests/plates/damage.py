@@ -139,7 +139,7 @@ VALUES: dict[str, dict[str, str]] = {
         "record": r"<bts:MeasurementRecord .*?</bts:MeasurementRecord>",
     },
     "omezarr": {
-        "pixel": r"(?P<v>\b0\.5\b)",
+        "pixel": r'(?<![\d."-])(?P<v>0\.5)(?=\s*[,\]])',
         "position": r'"translation": \[\s*0\.0,\s*0\.0,\s*0\.0,\s*(?P<v>[-\d.]+)',
         "row": r'"path": "(?P<v>B)/02"',
         "size": r'"shape": ?\[(?:\s*\d+,)+\s*(?P<v>\d+)',
@@ -389,6 +389,7 @@ def _texts() -> Iterator[Damage]:
         "null": lambda b: b"null",
         "a list": lambda b: b"[[]]",
         "an empty object": lambda b: b"{}",
+        "lists in lists": lambda b: b"[" * 100_000,
         "nested deeply": lambda b: b"<a>" * 50_000 + b"[" * 50_000,
     }.items():
         # a layout may have a metadata file of which it can do without (flat fields, logs)
@@ -490,6 +491,8 @@ def _values(layout: str, what: str, pattern: str) -> Iterator[Damage]:
                 yield Damage(name=f"a row {name}", make=put(value, 1))
         case "size":
             for name, value in {"huge": "1000000000", "zero": "0", "negative": "-5", "halved": "12"}.items():
+                if layout.startswith("omezarr") and name == "halved":
+                    continue  # an array may end within its last chunk
                 # the files have their size
                 yield Damage(name=f"sizes {name}", make=put(value), harmless=name in ("zero", "negative"))
                 yield Damage(name=f"a size {name}", make=put(value, 1))

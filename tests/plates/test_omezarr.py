@@ -148,9 +148,6 @@ def test_a_damaged_chunk_is_a_bad_plane(tmp_path: Path) -> None:
         ("zarr.json", '"B/02"', '"../B/02"', "leads out"),
         ("zarr.json", '"rows"', '"lines"', "can't be understood"),
         ("B/02/zarr.json", '"path": "1"', '"path": "/etc"', "leads out"),
-        ("B/02/1/zarr.json", '"name": "y"', '"name": "q"', "y and x must be its last"),
-        ("B/02/1/zarr.json", '"datasets"', '"levels"', "can't be understood"),
-        ("B/02/1/zarr.json", '"scale": \\[', '"scale": [3,', "can't be understood"),
     ],
 )
 def test_bad_metadata_are_one_clear_error(tmp_path: Path, file: str, change: str, to: str, message: str) -> None:
@@ -164,6 +161,25 @@ def test_bad_metadata_are_one_clear_error(tmp_path: Path, file: str, change: str
         open_plate(raw)
     assert message in str(error.value)
     assert error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "message"),
+    [
+        ('"name": "y"', '"name": "q"', "y and x must be its last"),
+        ('"datasets"', '"levels"', "KeyError"),
+        ('"scale": [', '"scale": [3,', "can't be understood"),
+    ],
+)
+def test_a_bad_image_leaves_its_field_out(tmp_path: Path, change: str, to: str, message: str) -> None:
+    raw = layouts_plate.write(tmp_path, "omezarr 0.5", wells=("C05", "B02"), times=1)
+    path = raw / "B/02/1/zarr.json"
+    assert change in path.read_text()
+    path.write_text(path.read_text().replace(change, to))
+    plate = open_plate(raw)
+    assert message in "\n".join(plate.info["disagreements"])
+    states = plate.planes[plate.planes["well"] == "B02"].groupby("field")["state"].unique()
+    assert [list(of) for of in states] == [["missing"], ["ok"], ["ok"]]
 
 
 def test_a_single_image_is_no_plate(test_data: Path) -> None:

@@ -179,13 +179,13 @@ def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[
             if serious
             else "nothing: where fields overlap the first is used, and a cell is counted once",
         )
-    apart = np.maximum(gap.max(axis=-1), 0)
-    np.fill_diagonal(apart, np.inf)
-    nearest = apart.min(axis=1)
-    lonely = nearest > TOUCH_PX
-    if len(names) > 1 and lonely.any():
-        distance, side = float(nearest[lonely].min()), float(sides.min())
-        narrow = distance < side / 10
+    group = np.arange(len(names))  # of fields that touch, by the least number in it
+    touch = gap.max(axis=-1) <= TOUCH_PX
+    for _ in names:
+        group = np.where(touch, group[None], len(names)).min(axis=1)
+    if (group != group[0]).any():
+        distance = float(gap.max(axis=-1)[group[:, None] != group[None]].min())
+        narrow = distance < sides.min() / 10
         yield (
             "warning" if narrow else "note",
             f"{'narrow gaps' if narrow else 'gaps'} between fields, of {distance:.0f} px and more",

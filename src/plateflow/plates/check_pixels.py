@@ -108,7 +108,7 @@ def _problem(row: dict[Any, Any], severity: Any, what: str, remedy: str) -> Prob
 
 
 def _odd_planes(known: list[tuple[dict[Any, Any], _Facts]]) -> Iterator[Problem]:
-    first: dict[tuple[int, int, int], str] = {}
+    first: dict[tuple[int, int, int], dict[Any, Any]] = {}
     for row, facts in known:
         if facts.values == 1:
             yield _problem(
@@ -126,11 +126,13 @@ def _odd_planes(known: list[tuple[dict[Any, Any], _Facts]]) -> Iterator[Problem]
                 "lower the exposure next time; intensities of bright cells are too low",
             )
         key = facts.crc, facts.low, facts.high
-        if first.setdefault(key, row["path"]) != row["path"]:
+        other = first.setdefault(key, row)
+        if (other["path"], other["page"]) != (row["path"], row["page"]):
             yield _problem(
                 row,
                 "warning",
-                f"doubled: the same pixels as {first[key]}",
+                f"doubled: the same pixels as those of well {other['well']}, field {other['field']}, channel "
+                f"{other['channel']}, t {other['t']}, z {other['z']}",
                 "see whether a file was copied under another name, or a projection stands for its planes",
             )
 

@@ -38,6 +38,14 @@ PLATES = {(2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48)}
 _CHUNK = re.compile(r"(?:c[/.])?(\d+(?:[/.]\d+)*)")
 
 
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What metadata raise that aren't as they should be."""
+
+
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What metadata raise that aren't as they should be."""
+
+
 class OmeZarrReader:
     """Reads the groups' metadata and the names of the chunks."""
 
@@ -75,10 +83,11 @@ def _attributes(group: Path) -> dict[str, Any]:
     for name in ("zarr.json", ".zattrs"):
         try:
             found = json.loads((group / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = found.get("attributes", {}) if name == "zarr.json" else found
+            found = found.get("ome", found)
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
-        found = found.get("attributes", {}) if name == "zarr.json" else found
-        return found.get("ome", found) if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) else {}
     return {}
 
 
@@ -100,8 +109,12 @@ class _Plate:
         try:
             for row, column, path in self._wells():
                 planes += self._well(row, column, path)
+            if not self.channels:
+                raise ValueError("; ".join(self.notes) or "it has no image")
+            if not self.channels:
+                raise ValueError("; ".join(self.notes) or "it has no image")
             shape = len(self.about["rows"]), len(self.about["columns"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except _BROKEN as error:
             raise PlateflowError(
                 "the metadata of the plate can't be understood",
                 where=f"{self.entry.plate}: {self.root}",
@@ -142,13 +155,26 @@ class _Plate:
             acquisition = image.get("acquisition", 0)
             number = counts[acquisition] = counts.get(acquisition, -1) + 1
             place = {"row": row, "column": column, "field": str(number if several else image["path"])}
-            yield from self._image(self._inside(str(image["path"]), base=path), place, acquisition if several else None)
+            image_path, of = self._inside(str(image["path"]), base=path), acquisition if several else None
+            try:
+                yield from list(self._image(image_path, place, of))
+            except (*_BROKEN, OSError) as error:  # one bad image leaves its field out, not the plate
+                self.notes.append(f"the image {image_path} can't be understood: {type(error).__name__}: {error}")
+                yield self._unread(place, of)
+        listed = {self._inside(str(image["path"]), base=path) for image in images}
+        lying = {array.rpartition("/")[0] for array in self.chunks if array.startswith(f"{path}/")}
+        if extra := {group for group in lying - listed if group.count("/") == path.count("/") + 1}:
+            self.notes.append(f"{len(extra)} images are not in their well's metadata and are not used: {some(extra)}")
+
+    def _unread(self, place: dict[str, Any], acquisition: int | None) -> dict[str, Any]:
+        """A plane that stands for an image without metadata; the plate's other images say which planes it lacks."""
+        channel = next((key for key in self.channels if key[0] == (acquisition or 0)), (acquisition or 0, 0))
+        return {**place, "t": 0, "z": 0, "channel": channel, "path": "", "reason": "unreadable"}
 
     def _image(self, path: str, place: dict[str, Any], acquisition: int | None) -> Iterator[dict[str, Any]]:
         about = _attributes(self.root / path)
         if "multiscales" not in about:
-            yield {**place, "t": 0, "z": 0, "channel": (acquisition or 0, 0), "path": f"{path}/0"}
-            return
+            raise ValueError("it has no multiscales")
         multiscale = about["multiscales"][0]
         first = multiscale["datasets"][0]
         array = self._inside(str(first["path"]), base=path)
@@ -198,9 +224,13 @@ def _grid(array: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of an array, and of its chunks, or of its shards where it has such."""
     if (array / "zarr.json").is_file():
         about = json.loads((array / "zarr.json").read_text())
-        return tuple(about["shape"]), tuple(about["chunk_grid"]["configuration"]["chunk_shape"])
-    about = json.loads((array / ".zarray").read_text())
-    return tuple(about["shape"]), tuple(about["chunks"])
+        shape, chunk = about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"]
+    else:
+        about = json.loads((array / ".zarray").read_text())
+        shape, chunk = about["shape"], about["chunks"]
+    if min(*shape, *chunk) < 1:
+        raise ValueError(f"{array.name} has the shape {shape} in chunks of {chunk}")
+    return tuple(int(n) for n in shape), tuple(int(n) for n in chunk)
 
 
 def _present(shape: tuple[int, ...], chunk: tuple[int, ...], places: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

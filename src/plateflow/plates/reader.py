@@ -53,6 +53,8 @@ COLUMNS = {
 
 PLACE = ["well", "field", "channel", "t", "z"]
 HEADERS_READ = 5
+LARGEST_PX = 2**32
+"""Pixels of the largest image that is believed: more is a mistake in the metadata, or a trap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,13 +291,15 @@ def _complete_sizes(entry: PlateEntry, planes: pd.DataFrame, listing: Listing, n
     """Height, width and pixel type: what most of a few headers say, so that one bad file doesn't decide."""
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
     step = max(1, len(present) // HEADERS_READ)
-    votes = Counter(
-        found for path in present[::step][:HEADERS_READ] if (found := header(listing.root / path)) is not None
-    )
+    heads = (header(listing.root / path) for path in present[::step][:HEADERS_READ])
+    votes = Counter(head for head in heads if head is not None and 0 < head[0] * head[1] <= LARGEST_PX)
     height, width, dtype = votes.most_common(1)[0][0] if votes else (0, 0, "uint16")
     # Anything but uint8 and uint16 is set aside when it is read: 32-bit planes are how Harmony marks invalid images.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
-    said = planes["height"] > 0
+    sides = planes[["height", "width"]].astype(float)
+    said = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
+    if odd := int(((sides != 0).any(axis=1) & ~said).sum()):
+        notes.append(f"the metadata give {odd} planes a size that no image has; the usual size is expected of them")
     if said.any() and votes:
         first = planes[said].iloc[0]
         if (first["height"], first["width"]) != (height, width):
