@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM with fake GPUs: where jobs go, and what becomes of labels, tables and queue after faults.
+"""The workflow on a real SLURM with fake GPUs: where jobs go, and what becomes of results and queue after faults.
 
 A job takes 4 s beside its work and is noticed some 10 s after its end, so a chain of nine stages takes two minutes:
 every test here is long. They share one project, which each leaves complete, and faults of one kind share a run.
