@@ -274,6 +274,10 @@ class Config(Section):
         return "cells" if "cells" in self.segmentation else next(iter(self.segmentation))
 
 
+PLATE_SIZES = ("wells", "fields", "channels", "z", "t", "field_mpx", "canvas_mpx", "image_mpx")
+"""The columns of the plate sheet that say how large a plate is: jobs are sized by them, no result depends on them."""
+
+
 class PlateEntry(Section):
     """One line of the plate sheet."""
 
@@ -292,6 +296,14 @@ class PlateEntry(Section):
     plate_map: str | None = Field(
         None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns"
     )
+    wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next seven")
+    fields: int | None = Field(None, ge=1, description="fields a well, at most")
+    channels: int | None = Field(None, ge=1, description="channels")
+    z: int | None = Field(None, ge=1, description="z planes")
+    t: int | None = Field(None, ge=1, description="time points")
+    field_mpx: float | None = Field(None, gt=0, description="size of the largest field, in million pixels")
+    canvas_mpx: float | None = Field(None, gt=0, description="size of the largest group of fields that touch")
+    image_mpx: float | None = Field(None, gt=0, description="size of the largest well's image")
 
     @field_validator("plate")
     @classmethod

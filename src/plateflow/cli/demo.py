@@ -44,7 +44,7 @@ def demo(
     typer.echo("Simulating a plate of 18 wells, 2 fields, 3 channels ...")
     plate = simulate_plate(output / "raw", faults=DEMO_FAULTS)
     entry = make_entry(plate.raw, plate_map=plate.plate_map)
-    for line in write_project(output, entry, open_plate(entry).info):
+    for line in write_project(output, entry, open_plate(entry)):
         typer.echo(f"  {line}")
 
     typer.echo("Running Snakemake on it ...")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from plateflow.config import Config, LabelSet, Parts, PlateEntry, PlateflowError, config_yaml, load_config, load_plates
+
+if TYPE_CHECKING:
+    from plateflow.plates import Plate
 
 NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342|^405\b", re.IGNORECASE)
 TRANSMITTED = re.compile(r"bright|phase|trans", re.IGNORECASE)
@@ -20,7 +23,6 @@ CELLULAR = tuple(
         r"\ber\b|conca|rna|syto|gfp|488|561|568|647",
     )
 )
-SHEET = ["plate", "path", "layout", "pattern", "pixel_size_um", "z_step_um", "plate_map"]
 
 
 def init(
@@ -41,7 +43,8 @@ def init(
     entry = make_entry(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
     from plateflow.plates import open_plate
 
-    info = open_plate(entry).info
+    opened = open_plate(entry)
+    info = opened.info
     channels = [channel["name"] for channel in info["channels"]]
     rows, columns = info["format"]
     size = info["pixel_size_um"]
@@ -52,7 +55,7 @@ def init(
     typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
     for line in info["disagreements"]:
         typer.echo(f"  note: {line}")
-    for line in write_project(directory, entry, info):
+    for line in write_project(directory, entry, opened):
         typer.echo(line)
 
 
@@ -111,13 +114,34 @@ def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
     return sets or {"nuclei": LabelSet(channels=channels[:1])}
 
 
-def write_project(directory: Path, entry: PlateEntry, info: dict[str, Any]) -> list[str]:
+def plate_sizes(plate: Plate) -> dict[str, Any]:
+    """The columns of the plate sheet that say how large a plate is; of the well with the most fields."""
+    from plateflow.images.layout import canvases, well_layout
+
+    planes, info = plate.planes, plate.info
+    fields = planes.groupby("well", sort=False)["field"].nunique()
+    layout = well_layout(planes[planes["well"] == fields.idxmax()], info)
+    areas = [canvas.height * canvas.width for canvas in canvases(layout, (), "max")]
+    return {
+        "wells": len(info["wells"]),
+        "fields": int(fields.max()),
+        "channels": len(info["channels"]),
+        "z": info["z"],
+        "t": info["t"],
+        "field_mpx": round(max(box.height * box.width for box in layout.fields) / 1e6, 3),
+        "canvas_mpx": round(max(areas) / 1e6, 3),
+        "image_mpx": round(layout.shape[-2] * layout.shape[-1] / 1e6, 3),
+    }
+
+
+def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]:
     """Write or extend the configuration of a project for a plate; returns what was done, for people.
 
     Raises:
         PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
             channel that the plate lacks.
     """
+    info = plate.info
     channels = [channel["name"] for channel in info["channels"]]
     path, sheet = directory / "config" / "config.yaml", directory / "config" / "plates.tsv"
     said = []
@@ -144,10 +168,10 @@ def write_project(directory: Path, entry: PlateEntry, info: dict[str, Any]) -> l
             why=plates[entry.plate].path,
             remedy="give this plate its own id with --plate",
         )
-    plates[entry.plate] = entry
+    plates[entry.plate] = entry.model_copy(update=plate_sizes(plate))
     partial = sheet.with_suffix(".partial")
     with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, SHEET, delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {key: value for key, value in item.model_dump().items() if value is not None} for item in plates.values()

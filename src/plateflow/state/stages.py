@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plateflow.config import Config, PlateEntry
+from plateflow.config import PLATE_SIZES, Config, PlateEntry
 from plateflow.paths import parse_well
 
 
@@ -147,7 +147,7 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
     sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
     match stage:
         case "ingest":
-            raw = entry.model_dump(exclude={"plate", "plate_map"})
+            raw = entry.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
             z_kept = config.z == "keep"  # labels have one z plane, or all
             return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
         case "tile":
