@@ -23,14 +23,12 @@ def box_mask(pixels: NDArray[np.int32], height: int, width: int, pad: int) -> tu
         y, x = pixel // width, pixel % width
         y0, y1, x0, x1 = min(y0, y), max(y1, y), min(x0, x), max(x1, x)
     mask = np.zeros((y1 - y0 + 3, x1 - x0 + 3), np.uint8)
-    if y0 == 0:
-        mask[0] = pad
-    if y1 == height - 1:
-        mask[-1] = pad
-    if x0 == 0:
-        mask[:, 0] = pad
-    if x1 == width - 1:
-        mask[:, -1] = pad
+    for y in range(mask.shape[0]):
+        mask[y, 0] = pad if x0 == 0 else 0
+        mask[y, -1] = pad if x1 == width - 1 else 0
+    for x in range(mask.shape[1]):
+        mask[0, x] = pad if y0 == 0 else mask[0, x]
+        mask[-1, x] = pad if y1 == height - 1 else mask[-1, x]
     for pixel in pixels:
         mask[pixel // width - y0 + 1, pixel % width - x0 + 1] = 1
     return mask, y0 - 1, x0 - 1
@@ -139,8 +137,8 @@ def hull(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]
     for row in lefts:
         corners[n, 0], corners[n, 1] = row, low[row]
         n += 1
-    for row in rights[::-1]:
-        x = high[row]
+    for k in range(len(rights) - 1, -1, -1):
+        row, x = rights[k], high[rights[k]]
         if (corners[n - 1, 0] == row and corners[n - 1, 1] == x) or (corners[0, 0] == row and corners[0, 1] == x):
             continue
         corners[n, 0], corners[n, 1] = row, x
@@ -154,11 +152,12 @@ def feret(corners: NDArray[np.float64]) -> tuple[float, float]:
     n = len(corners)
     longest, shortest = 0.0, np.inf
     for i in range(n):
-        dy, dx = corners[(i + 1) % n] - corners[i]
+        k = (i + 1) % n
+        dy, dx = corners[k, 0] - corners[i, 0], corners[k, 1] - corners[i, 1]
         length = np.sqrt(dy * dy + dx * dx)
         width = 0.0
         for j in range(n):
-            ey, ex = corners[j] - corners[i]
+            ey, ex = corners[j, 0] - corners[i, 0], corners[j, 1] - corners[i, 1]
             longest = max(longest, ey * ey + ex * ex)
             width = max(width, abs(dy * ex - dx * ey))
         if length > 0:
@@ -177,7 +176,7 @@ def enclosing_circle(corners: NDArray[np.float64]) -> tuple[float, float, float]
         for j in range(i):
             if _within(corners[j], y, x, radius):
                 continue
-            y, x = (corners[i] + corners[j]) / 2
+            y, x = (corners[i, 0] + corners[j, 0]) / 2, (corners[i, 1] + corners[j, 1]) / 2
             radius = np.sqrt((corners[i, 0] - y) ** 2 + (corners[i, 1] - x) ** 2)
             for k in range(j):
                 if not _within(corners[k], y, x, radius):
@@ -192,7 +191,7 @@ def _within(point: NDArray[np.float64], y: float, x: float, radius: float) -> An
 
 @njit(cache=True, nogil=True)
 def _through(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]) -> tuple[float, float, float]:
-    (by, bx), (cy, cx) = b - a, c - a
+    by, bx, cy, cx = b[0] - a[0], b[1] - a[1], c[0] - a[0], c[1] - a[1]
     cross = 2 * (by * cx - bx * cy)
     bb, cc = by * by + bx * bx, cy * cy + cx * cx
     y, x = (bb * cx - cc * bx) / cross, (cc * by - bb * cy) / cross

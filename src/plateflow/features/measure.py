@@ -22,7 +22,7 @@ from plateflow.features import (
     moments,
     neighbours,
     quality,
-    radial,
+    radial_distribution,
     radial_zernike,
     texture,
     zernike,
@@ -33,26 +33,20 @@ from plateflow.features.objects import Matches, kinds, match
 if TYPE_CHECKING:
     import pandas as pd
 
-MODULES: dict[str, ModuleType] = dict(
-    zip(
-        FAMILIES,
-        (
-            location,
-            area_shape,
-            moments,
-            zernike,
-            intensity,
-            texture,
-            granularity,
-            radial,
-            radial_zernike,
-            colocalisation,
-            neighbours,
-            quality,
-        ),
-        strict=True,
-    )
-)
+MODULES: dict[str, ModuleType] = {
+    "location": location,
+    "area_shape": area_shape,
+    "moments": moments,
+    "zernike": zernike,
+    "intensity": intensity,
+    "texture": texture,
+    "granularity": granularity,
+    "radial_distribution": radial_distribution,
+    "radial_zernike": radial_zernike,
+    "colocalisation": colocalisation,
+    "neighbours": neighbours,
+    "quality": quality,
+}
 IN_3D = ("location", "area_shape", "intensity", "quality")
 CYTOPLASM = "Cytoplasm"
 _OF_WHOLE_OBJECTS = ("neighbours", "quality")

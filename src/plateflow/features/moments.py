@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.features.area_shape import axes
 from plateflow.features.feature import Feature, Regions, Values
 
 _ORDERS = [(p, q) for p in range(4) for q in range(4)]
@@ -54,10 +55,10 @@ def _derived(raw: NDArray[np.float64]) -> Values:
         d * a * (a**2 - 3 * b**2) - c * b * (3 * a**2 - b**2),
     ]
     yy, yx, xx = central[:, 2, 0] / area, central[:, 1, 1] / area, central[:, 0, 2] / area
-    middle, spread = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
+    greater, smaller, _ = axes(yy, yx, xx)
     columns = [spatial[:, p, q] for p, q in _SPATIAL] + [central[:, p, q] for p, q in _SPATIAL]
     columns += [nu[order] for order in _NORMAL] + hu
-    return np.column_stack([*columns, xx, -yx, -yx, yy, middle + spread, np.maximum(middle - spread, 0)])
+    return np.column_stack([*columns, xx, -yx, -yx, yy, greater, smaller])
 
 
 @njit(cache=True, nogil=True)
@@ -72,7 +73,7 @@ def _moments(
             top, left = min(top, pixel // width), min(left, pixel % width)
             sum_y += pixel // width
             sum_x += pixel % width
-        found = np.zeros((2, 4, 4))
+        out[index] = 0
         for kind in range(2):
             y0 = top + (sum_y / len(mine) - top if kind else 0.0)
             x0 = left + (sum_x / len(mine) - left if kind else 0.0)
@@ -82,7 +83,6 @@ def _moments(
                 for p in range(4):
                     term = power
                     for q in range(4):
-                        found[kind, p, q] += term
+                        out[index, 16 * kind + 4 * p + q] += term
                         term *= x
                     power *= y
-        out[index] = found.ravel()

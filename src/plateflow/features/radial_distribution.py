@@ -141,12 +141,22 @@ def _radial(
                     sums[place[k] // 8, place[k] % 8] += values[channel, first + k]
             total = sums.sum()
             for ring in range(RINGS):
+                inside = n_ring = mean = squares = 0.0
+                wedges = 0
+                for wedge in range(8):
+                    inside += sums[ring, wedge]
+                    n_ring += counts[ring, wedge]
+                    if counts[ring, wedge]:
+                        mean += sums[ring, wedge] / counts[ring, wedge]
+                        wedges += 1
                 if total != 0:
-                    found[channel, 0, ring] = sums[ring].sum() / total
-                n_ring = counts[ring].sum()
-                if n_ring:
-                    found[channel, 1, ring] = found[channel, 0, ring] / (n_ring / counts.sum())
-                    there = counts[ring] > 0
-                    means = sums[ring][there] / counts[ring][there]
-                    if means.mean() != 0:
-                        found[channel, 2, ring] = means.std() / means.mean()
+                    found[channel, 0, ring] = inside / total
+                if not wedges:
+                    continue
+                found[channel, 1, ring] = found[channel, 0, ring] / (n_ring / counts.sum())
+                mean /= wedges
+                for wedge in range(8):
+                    if counts[ring, wedge]:
+                        squares += (sums[ring, wedge] / counts[ring, wedge] - mean) ** 2
+                if mean != 0:
+                    found[channel, 2, ring] = np.sqrt(squares / wedges) / mean
