@@ -123,6 +123,36 @@ def test_the_results_are_those_of_the_local_profile(finished, tmp_path: Path) ->
     assert [name for name in expected if expected[name] != found[name]] == []
 
 
+def test_the_cluster_is_tried_before_a_run(finished, cluster: Cluster, tmp_path: Path) -> None:
+    """A GPU that torch doesn't see (here: a fake one), a partition that isn't there; and nothing wrong."""
+    project, _ = finished
+    profile = tmp_path / "profile"
+    shutil.copytree(REPOSITORY / "profiles" / "slurm", profile)
+    command = [sys.executable, "-c", "from plateflow.cli import app; app()", "check", "--cluster", "--profile", profile]
+
+    def check() -> tuple[int, str]:
+        done = subprocess.run(
+            command, cwd=project.folder, env=cluster.environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    config = project.folder / "config" / "config.yaml"
+    old = config.read_text()
+    project.configure(lambda keys: keys.update(device="cpu"))
+    status, output = check()
+    assert (status, output.strip()) == (0, "No problem found.")
+    project.configure(lambda keys: keys.update(device="cuda"))
+    text = (profile / "config.v8+.yaml").read_text()
+    (profile / "config.v8+.yaml").write_text(text.replace("slurm_partition: cpu", "slurm_partition: night"))
+    status, output = check()
+    config.write_text(old)
+    assert status == 2
+    assert "sees no GPU (CUDA_VISIBLE_DEVICES is '0')" in output
+    assert "night" in output
+    assert "SLURM refuses the job" in output
+    assert not list((project.folder / "results").glob(".check*"))
+
+
 def test_a_cancelled_job_is_noticed_and_done_again(finished, cluster: Cluster) -> None:
     with asked_again(finished, "report") as project:
         driver = Driver(project, cluster)
@@ -220,6 +250,7 @@ def test_deaths_memory_time_and_a_broken_plate_in_one_run(finished, cluster: Clu
     project = make_project(tmp_path, plate="dies")
     for plate in ("slow", "broken"):
         make_project(tmp_path, plate=plate)
+    project.configure(lambda keys: keys.update(parts={"cpu": 1, "gpu": 1}))
     (index,) = project.folder.glob("raw/broken__*/Images/Index.idx.xml")
     whole = index.read_text()
     index.write_text(whole[: len(whole) // 2])

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from plateflow.plates.problem import Problem
 
 SHOWN = 10
+PROFILE = Path("profiles/slurm")
 
 
 def check(
     plates: Annotated[list[str] | None, typer.Argument(help="plate ids; default: all")] = None,
     deep: Annotated[bool, typer.Option(help="decode every file instead of a sample")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the problems as JSON")] = False,
+    cluster: Annotated[bool, typer.Option(help="instead: try with small jobs what a run on SLURM will need")] = False,
+    profile: Annotated[Path, typer.Option(help="with --cluster: the profile whose partitions are tried")] = PROFILE,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Look at the raw plates: problems with their remedies, and files that are new or changed since ingest.
@@ -36,7 +40,11 @@ def check(
 
     project = Project.load(configfile)
     problems: list[Problem] = []
-    for name in plates or list(project.plates):
+    if cluster:
+        from plateflow.cli.cluster import check_cluster
+
+        problems = check_cluster(project, configfile, profile)
+    for name in [] if cluster else plates or list(project.plates):
         entry, _ = project.target(name)
         paths = project.paths(entry.plate)
         found = check_plate(entry, project.config, deep=deep)
