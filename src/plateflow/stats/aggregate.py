@@ -68,7 +68,7 @@ def aggregate(context: JobContext) -> Outcome:
     from plateflow.stats.wells import medians_of, read_cells, sites_of, well_table
 
     paths, config, channels = context.paths, context.config, channel_names(context)
-    columns = cell_columns(list(config.segmentation), channels, config.rows)
+    columns = cell_columns(config, channels)
     medians = medians_of(columns)
     tiled, measured = context.upstream("tile"), context.upstream("features")
     planes = pd.read_parquet(paths.planes, columns=["well", "field"])

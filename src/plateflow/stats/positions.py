@@ -91,14 +91,14 @@ def position_effects(wells: pd.DataFrame, columns: Sequence[str], shape: tuple[i
     spread[spread == 0] = np.nan
 
     tests = {
-        "edge": (values, edge.astype(int), nan_median(values[edge], axis=0) - nan_median(inner, axis=0)),
-        "row": (inner - cols[where[:, 1]], where[:, 0], _range(rows, where[:, 0])),
-        "column": (inner - rows[where[:, 0]], where[:, 1], _range(cols, where[:, 1])),
+        "edge": (values, edge.astype(int), nan_median(values[edge], axis=0) - nan_median(inner, axis=0), 0),
+        "row": (inner - cols[where[:, 1]], where[:, 0], _range(rows, where[:, 0]), _others(where[:, 1])),
+        "column": (inner - rows[where[:, 0]], where[:, 1], _range(cols, where[:, 1]), _others(where[:, 0])),
     }
     found = []
     for effect in EFFECTS:
-        compared, lines, size = tests[effect]
-        result = _compare(compared, lines)
+        compared, lines, size, other = tests[effect]
+        result = _compare(compared, lines, taken_off=other)
         found.append(pd.DataFrame({"Feature": list(columns), "Effect": effect, **result, "Size": size / spread}))
     result_table = pd.concat(found, ignore_index=True)
     untested = result_table["P"].isna()
@@ -115,10 +115,17 @@ def _range(effects: Values, lines: NDArray[np.int_]) -> Values:
     return np.ptp(there, axis=0) if len(there) else np.full(effects.shape[1], np.nan)
 
 
-def _compare(values: Values, lines: NDArray[np.int_]) -> dict[str, Any]:
+def _others(lines: NDArray[np.int_]) -> int:
+    """The degrees of freedom that went into taking off the effects of these lines."""
+    return max(len(np.unique(lines)) - 1, 0)
+
+
+def _compare(values: Values, lines: NDArray[np.int_], *, taken_off: int = 0) -> dict[str, Any]:
     """Kruskal and Wallis' test of the wells' values (wells, features) by their line, all features at once.
 
     H is (n - 1) times the part of the ranks' sum of squares that lies between groups, which holds with ties, too.
+    Values that other effects were taken off vary less than n - 1 of them should, and their H would be too large: the
+    degrees of freedom that this took are taken off n - 1.
     """
     from scipy.stats import chi2, rankdata
 
@@ -132,7 +139,7 @@ def _compare(values: Values, lines: NDArray[np.int_]) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         off = np.where(known, ranks - (total + 1) / 2, 0.0)
         between = np.nansum((groups @ off) ** 2 / size, axis=0)
-        h = (total - 1) * between / (off**2).sum(axis=0)
+        h = (total - 1 - taken_off) * between / (off**2).sum(axis=0)
         h[k < 2] = np.nan
         share = np.maximum((h - k + 1) / (total - k), 0)
     return {"Groups": k, "Wells": total, "Share": share, "P": chi2.sf(h, k - 1)}

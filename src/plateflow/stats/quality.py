@@ -1,4 +1,5 @@
-"""Flags of fields and wells. A flag marks what to look at; it never leaves anything out.
+"""Flags of fields and wells. A flag marks what to look at; `stats.exclude_flags` says which leave a field out of the
+well tables.
 
 `focus`, `saturated` and `empty` belong to a field, `intensity` to a well; a well bears the flags of its fields, and
 `fields` where some of them were left out. Everything is compared with the plate itself, by medians and MADs, so that
