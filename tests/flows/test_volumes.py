@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from flow_scenes import draw_cells, draw_flow, slow_labels
+from flow_scenes import draw_cells, draw_flow, draw_labels, slow_labels
 
-from plateflow.flows import follow, follow_block, follow_flows, labels_from_ends, labels_from_flows, plan_blocks
+from plateflow.flows import finish, follow, follow_block, follow_flows, labels_from_ends, labels_from_flows, plan_blocks
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,28 @@ def test_neither_blocks_nor_order_nor_workers_nor_slices_show(scene, block):
         np.testing.assert_array_equal(labels, whole)
         assert objects.seed.shape == (whole.max(), 3)
         np.testing.assert_array_equal(objects.area, np.bincount(whole.ravel())[1:])
+
+
+@pytest.mark.parametrize("shape", [(44, 90, 100), (300, 400)])
+def test_labels_in_a_file_are_the_same(tmp_path, shape, monkeypatch):
+    """Of a file only a few pages are in memory at a time; here bands are small, so that there are many of them."""
+    flow, logit = draw_flow(draw_labels(shape, 5), 5)
+    field = np.concatenate([flow, logit[None]])
+    np.save(tmp_path / "flow.npy", field)
+    options = {"n_steps": 200, "cell_threshold": 0.0}
+    ends = [follow_block(field, one, **options) for one in plan_blocks(shape, 50)]
+    options |= {"shape": shape, "block": 50, "flow_threshold": 0.4, "min_size": 15}
+    expected, objects = labels_from_ends(ends, field, **options)
+    assert expected.max() > 10
+    monkeypatch.setattr(finish, "_BAND", 30 * shape[-1])
+    out = np.memmap(tmp_path / "labels", np.uint32, "w+", shape=shape)
+    stored = np.load(tmp_path / "flow.npy", mmap_mode="r")
+    labels, again = labels_from_ends(ends, stored, out=out, first=1001, workers=2, **options)
+    assert labels is out
+    np.testing.assert_array_equal(np.asarray(labels), np.where(expected > 0, expected + 1000, 0))
+    np.testing.assert_array_equal(again.label, objects.label + 1000)
+    for name in ("seed", "area", "flow_error", "cell_probability"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(objects, name))
 
 
 def test_an_object_larger_than_its_blocks():

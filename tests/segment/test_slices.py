@@ -8,6 +8,8 @@ import pytest
 from segment_project import MODEL, config_of, run, volume_of
 
 from plateflow.config import PlateEntry
+from plateflow.images import store
+from plateflow.segment import stitch
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.simulate.stack import simulate_stack_plate
 
@@ -20,7 +22,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_slices_change_no_byte_of_the_store(tmp_path: Path, dimensions: int) -> None:
+def test_slices_change_no_byte_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int) -> None:
     if dimensions == 2:
         raw = simulate_plate(tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), plate="p").raw
     else:
@@ -31,21 +33,31 @@ def test_slices_change_no_byte_of_the_store(tmp_path: Path, dimensions: int) -> 
         "z": "keep",
         "follow_block_px": 64,
     }
-    run(config_of(tmp_path / "inferred", **keys), entry, "ingest", "tile", "normalise", "infer")
+    inferred = run(config_of(tmp_path / "inferred", **keys), entry, "ingest", "tile", "normalise", "infer")
     stores, blocks = [], []
-    for slices, size in ((1, 64), (6, 64), (1, 4096)):
-        folder = tmp_path / f"{slices}-{size}"
-        shutil.copytree(tmp_path / "inferred", folder)
-        config = config_of(folder, **{**keys, "follow_slices": slices, "follow_block_px": size})
-        paths = run(config, entry, "follow", "stitch")
+
+    def follow_and_stitch(name: str, **changed: Any) -> None:
+        shutil.copytree(inferred.root.parent, tmp_path / name)
+        paths = run(config_of(tmp_path / name, **{**keys, **changed}), entry, "follow", "stitch")
         assert volume_of(paths, "B02", "nuclei").max() >= 6
         blocks.append(len(list(paths.scratch.glob("ends/nuclei/B02/*.npy"))))
-        assert len(list(paths.root.glob("receipts/follow/*.json"))) == slices
+        assert len(list(paths.root.glob("receipts/follow/*.json"))) == changed.get("follow_slices", 1)
+        assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".npy"}
         stores.append(files_of(paths.root))
-    assert blocks[0] == blocks[1] > 6
+
+    follow_and_stitch("one")
+    follow_and_stitch("six", follow_slices=6)
+    follow_and_stitch("whole", follow_block_px=4096)
+    # As with canvases that are too large for the memory: labels in a file, written in bands of rows.
+    monkeypatch.setattr(stitch, "IN_MEMORY_PX", 0)
+    monkeypatch.setattr(store, "BAND_PX", 80 * 28)
+    follow_and_stitch("in a file")
+    monkeypatch.undo()
+
+    assert blocks[0] == blocks[1] == blocks[3] > 6
     assert blocks[2] == 1
     assert any("/labels/nuclei/0/c/" in name for name in stores[0])
-    # The blocks are in the fingerprints of the receipts, their number isn't in any result.
-    assert stores[0] == stores[1]
-    of_whole = {name: data for name, data in stores[2].items() if "receipts" not in name}
-    assert of_whole == {name: data for name, data in stores[0].items() if "receipts" not in name}
+    assert stores[0] == stores[1] == stores[3]
+    # The size of blocks is in the fingerprints, and so in the receipts; it is in no result.
+    without = [{name: data for name, data in found.items() if "receipts" not in name} for found in stores]
+    assert without[0] == without[2]

@@ -1,8 +1,9 @@
 """Flow fields to labels and back: exact, in two and three dimensions, on arrays; knows nothing of plates."""
 
-from plateflow.flows.blocks import Block, plan_blocks
+from plateflow.flows.blocks import Block, let_go, plan_blocks
+from plateflow.flows.finish import Objects
 from plateflow.flows.follow import follow_block, follow_flows
-from plateflow.flows.labels import Objects, labels_from_ends, labels_from_flows
+from plateflow.flows.labels import labels_from_ends, labels_from_flows
 from plateflow.flows.quality import flow_error
 from plateflow.flows.targets import flows_from_labels
 
@@ -15,5 +16,6 @@ __all__ = [
     "follow_flows",
     "labels_from_ends",
     "labels_from_flows",
+    "let_go",
     "plan_blocks",
 ]

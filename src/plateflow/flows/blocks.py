@@ -1,5 +1,6 @@
 """How a canvas is cut into blocks, and how windows of its flow field are read, whatever holds it."""
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -73,11 +74,13 @@ class FlowField:
         flow = self._bits(self._flow[(slice(None), *box)])
         if self._logit is not None:
             flow = np.concatenate([flow, self._bits(self._logit[box])[None]])
+        let_go(self._flow)
         return flow if self.ndim == 3 else flow[:, None]
 
     def read_logit(self, box: Box) -> Bits:
         """Read the cell logits of a window."""
         logit = self._bits(self._flow[(self.ndim, *box)] if self._logit is None else self._logit[box])
+        let_go(self._flow)
         return logit if self.ndim == 3 else logit[None]
 
     @classmethod
@@ -94,6 +97,16 @@ class FlowField:
                 half = np.where(np.isfinite(values), np.clip(values, -60000, 60000), values).astype(np.float16)
             values = half
         return values
+
+
+def let_go(array: Any) -> None:
+    """Take the pages of a mapped file out of this process's memory: they lie in the file, what was written too.
+
+    Anything else than a ``np.memmap`` stays as it is.
+    """
+    base = array.base if isinstance(array, np.memmap) and array.mode != "c" else None
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def refuse(channel: int, pixel: Sequence[int], ndim: int) -> ValueError:

@@ -1,42 +1,34 @@
 """From end pixels to labels: the same labels however the canvas was cut into blocks, and the work among threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.flows import quality, seeds
-from plateflow.flows.blocks import Bits, Block, FlowField, cell_table, half_values, plan_blocks, probability_table
+from plateflow.flows.blocks import (
+    Bits,
+    Block,
+    FlowField,
+    cell_table,
+    half_values,
+    let_go,
+    plan_blocks,
+    probability_table,
+)
+from plateflow.flows.finish import Objects, as_labels, each, finish
 from plateflow.flows.follow import Points, follow_core
 from plateflow.flows.peer import errors_cellpose
-from plateflow.flows.targets import Labels, as_volume, find_boxes
+from plateflow.flows.targets import Labels
 
-__all__ = ["Objects", "labels_from_ends", "labels_from_flows"]
+__all__ = ["labels_from_ends", "labels_from_flows"]
 
 # Blocks that labels_from_flows cuts for itself: small enough to stay in cache and to keep every thread busy.
 _OWN_BLOCK = {2: 512, 3: 96}
-# What Cellpose takes for too large, as a share of the canvas.
-_CELLPOSE_LARGEST = 0.4
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objects:
-    """The objects of a canvas in the order of their labels 1..n; arrays with an entry for each."""
-
-    label: NDArray[np.uint32]
-    seed: NDArray[np.int64]  # (n, D), canvas coordinates
-    area: NDArray[np.int64]  # pixels, filled holes among them
-    flow_error: NDArray[np.float64]  # NaN if the check is off
-    cell_probability: NDArray[np.float64]  # mean over the pixels that lead to the seed
 
 
 def labels_from_flows(
@@ -100,7 +92,16 @@ def labels_from_flows(
 
     ends = list(each(follow, blocks, workers))
     labels, _ = _assemble(
-        field, blocks, ends.__getitem__, cell_threshold, flow_threshold, min_size, max_size, compat, workers
+        field,
+        blocks,
+        ends.__getitem__,
+        cell_threshold,
+        flow_threshold,
+        min_size,
+        max_size,
+        compat,
+        workers,
+        np.zeros(field.shape, np.uint32),
     )
     return labels
 
@@ -118,8 +119,13 @@ def labels_from_ends(
     max_size: int | None = None,
     compat: str | None = None,
     workers: int = 1,
+    first: int = 1,
+    out: NDArray[np.uint32] | None = None,
 ) -> tuple[NDArray[np.uint32], Objects]:
-    """Make the labels of a canvas from the end pixels of its blocks, one block in memory at a time.
+    """Make the labels of a canvas from the end pixels of its blocks.
+
+    Without ``out`` the labels are held in memory, 4 bytes a pixel. With a memmap only a block of them is, or as much as
+    the largest object's box, and of ends, flows and objects what blocks and objects need.
 
     Parameters
     ----------
@@ -134,10 +140,14 @@ def labels_from_ends(
         As :func:`labels_from_flows`.
     workers
         Threads; they change nothing in the result.
+    first
+        Label of the first object.
+    out
+        Where to make the labels, uint32 ``shape``, full of 0.
 
     Returns
     -------
-    Labels 1..n (uint32, ``shape``), and what is known of each object.
+    Labels 1..n (uint32, ``shape``), or from ``first`` on, and what is known of each object.
 
     Raises
     ------
@@ -159,7 +169,10 @@ def labels_from_ends(
             raise ValueError(f"the end pixels of block {index} can't be reached from it: follow this canvas again")
         return points
 
-    return _assemble(field, blocks, read, cell_threshold, flow_threshold, min_size, max_size, compat, workers)
+    out = np.zeros(field.shape, np.uint32) if out is None else out
+    return _assemble(
+        field, blocks, read, cell_threshold, flow_threshold, min_size, max_size, compat, workers, out, first
+    )
 
 
 def _assemble(
@@ -172,6 +185,8 @@ def _assemble(
     max_size: int | None,
     compat: str | None,
     workers: int,
+    out: NDArray[np.uint32],
+    first: int = 1,
 ) -> tuple[NDArray[np.uint32], Objects]:
     """Count, find seeds, label, then finish: the steps of the design in their order."""
     canvas = field.volume
@@ -187,8 +202,7 @@ def _assemble(
     owner = numbers[owner]
     seed = counts.pixels[chosen[order]]
 
-    out = np.zeros(field.shape, np.uint32)
-    labels = as_volume(out.view(np.int32))
+    labels = as_labels(out)
     rows = counts.rows()
     above = cell_table(float(cell_threshold))
     area = np.zeros(seed.size, np.int64)
@@ -198,6 +212,7 @@ def _assemble(
         core = labels[_with_z(one.core)]
         if _paint(field.read_logit(one.core), above, values, core) != values.size:
             raise ValueError(f"block {one.index} has not one end pixel for each cell pixel: follow this canvas again")
+        let_go(out)
         # Objects of a block have numbers not far apart: count from the lowest on, not all of the canvas's.
         painted = values[values > 0] - 1
         lowest = int(painted.min(initial=seed.size))
@@ -209,10 +224,10 @@ def _assemble(
     def measure(
         boxes: NDArray[np.int64], kept: NDArray[np.bool_], check: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        errors, probability = _measure(field, blocks, labels, boxes, kept, check and not cellpose, workers)
+        errors, probability = _measure(field, blocks, out, boxes, kept, check and not cellpose, workers)
         return errors_cellpose(labels, boxes, kept, field) if check and cellpose else errors, probability
 
-    return _finish(out, seed, area, measure, flow_threshold, min_size, max_size, cellpose, workers)
+    return finish(out, seed, area, measure, flow_threshold, min_size, max_size, cellpose, workers, first)
 
 
 def _labels_on(
@@ -230,66 +245,16 @@ def _labels_on(
 
     canvas = label_on(device, field, n_steps=n_steps, cell_threshold=cell_threshold)
     out = canvas.labels.cpu().numpy().view(np.uint32)
-    labels, _ = _finish(
+    labels, _ = finish(
         out, canvas.seeds, canvas.area, partial(measure, canvas), flow_threshold, min_size, max_size, False, workers
     )
     return labels
 
 
-def _finish(
-    out: NDArray[np.uint32],
-    seed: NDArray[np.int64],
-    area: NDArray[np.int64],
-    measure: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]],
-    flow_threshold: float,
-    min_size: int,
-    max_size: int | None,
-    cellpose: bool,
-    workers: int,
-) -> tuple[NDArray[np.uint32], Objects]:
-    """Drop what is too large or wrong, fill holes, drop what is too small, and number, in place.
-
-    ``measure`` gives the flow errors (NaN without the check) and cell probabilities of the objects kept so far, from
-    their boxes.
-    """
-    ndim = out.ndim
-    labels = as_volume(out.view(np.int32))
-    boxes = find_boxes(labels, seed.size)
-    if cellpose:
-        max_size = int(_CELLPOSE_LARGEST * out.size)
-    kept = area > 0
-    if max_size is not None:
-        kept &= area <= max_size
-    check = flow_threshold is not None and flow_threshold > 0 and not (cellpose and ndim == 3)
-    errors, probability = measure(boxes, kept, check)
-    if check:
-        kept &= ~(errors > flow_threshold)
-    if cellpose:
-        kept &= area >= min_size
-    quality.clear(labels, boxes, np.flatnonzero(~kept & (area > 0)))
-    remaining = np.flatnonzero(kept)
-    # Where holes lie in each other the smallest object wins, then the first in raster order: it comes last.
-    in_order = remaining if cellpose else remaining[np.lexsort((-remaining, -area[remaining]))]
-    quality.fill_holes(labels, boxes, in_order, ndim, cellpose, area)
-    kept &= area >= max(min_size, 1)
-
-    numbers = np.zeros(seed.size + 1, np.int32)
-    numbers[1:][kept] = np.arange(1, kept.sum() + 1)
-    slabs = [labels[:, y : y + 256] for y in range(0, labels.shape[1], 256)]
-    list(each(lambda slab: quality.renumber(slab, numbers), slabs, workers))
-    return out, Objects(
-        label=np.arange(1, kept.sum() + 1, dtype=np.uint32),
-        seed=np.stack(np.unravel_index(seed[kept], out.shape), -1),
-        area=area[kept],
-        flow_error=errors[kept],
-        cell_probability=probability[kept],
-    )
-
-
 def _measure(
     field: FlowField,
     blocks: list[Block],
-    labels: Labels,
+    out: NDArray[np.uint32],
     boxes: NDArray[np.int64],
     kept: NDArray[np.bool_],
     check: bool,
@@ -300,7 +265,7 @@ def _measure(
     Objects are taken with the block that holds the first corner of their box, so that each window is read once.
     """
     errors, probability = np.full((2, len(boxes)), np.nan)
-    ndim = field.ndim
+    ndim, labels = field.ndim, as_labels(out)
     edge = [c.stop - c.start for c in _with_z(blocks[0].core)]
     across = [-(-n // e) for n, e in zip(field.volume, edge, strict=True)]
     home = np.ravel_multi_index(tuple(boxes[:, 2 * a] // edge[a] for a in range(3)), tuple(across))
@@ -325,6 +290,7 @@ def _measure(
         found = np.empty(group.size)
         quality.mean_probability(view, local, group + 1, logit, probability_table(), found)
         probability[group] = found
+        let_go(out)
 
     list(each(measure, groups, workers))
     return errors, probability
@@ -342,16 +308,6 @@ def _paint(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], lab
                         labels[z, y, x] = values[i]
                     i += 1
     return i
-
-
-def each(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yield ``work`` of each item in order, from threads if there are several workers."""
-    items = list(items)
-    if workers <= 1 or len(items) < 2:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work, items)
 
 
 def _with_z(core: tuple[slice, ...]) -> tuple[slice, ...]:

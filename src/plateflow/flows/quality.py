@@ -108,47 +108,14 @@ def fill_holes(
     A filled pixel gets the label's negative: so it stays known as unlabelled for the objects that come after. With
     ``over``, pixels of other objects in a hole are taken too, as Cellpose does.
     """
-    largest = 0
-    for i in order:
-        z0, z1, y0, y1, x0, x1 = boxes[i]
-        largest = max(largest, (z1 - z0 + 2) * (y1 - y0 + 2) * (x1 - x0 + 2))
-    memory = np.empty(largest, np.bool_)
-    stack = np.empty(largest, np.int64)
+    known, stack = _flood_memory(boxes, order)
     for i in order:
         label = np.int32(i + 1)
         z0, z1, y0, y1, x0, x1 = boxes[i]
-        size = (z1 - z0) * (y1 - y0) * (x1 - x0)
-        if size == area[i]:
+        if not _flood(labels, label, boxes[i], ndim, area[i], known, stack):
             continue
-        # The box with a border of one pixel. Known is what is the object, or reached from the rim of the box.
         row = x1 - x0 + 2
         plane = (y1 - y0 + 2) * row
-        known = memory[: (z1 - z0 + 2) * plane]
-        known[:] = True
-        reached, top = area[i], 0
-        for z in range(z0, z1):
-            for y in range(y0, y1):
-                p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
-                rim = y == y0 or y == y1 - 1 or (ndim == 3 and (z == z0 or z == z1 - 1))
-                for x in range(x0, x1):
-                    if labels[z, y, x] != label:
-                        if rim or x == x0 or x == x1 - 1:
-                            stack[top] = p
-                            top += 1
-                        else:
-                            known[p] = False
-                    p += 1
-        while top > 0:
-            top -= 1
-            p = stack[top]
-            reached += 1
-            for q in (p - 1, p + 1, p - row, p + row, p - plane, p + plane):
-                if not known[q]:
-                    known[q] = True
-                    stack[top] = q
-                    top += 1
-        if reached == size:
-            continue
         for z in range(z0, z1):
             for y in range(y0, y1):
                 p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
@@ -160,6 +127,72 @@ def fill_holes(
                         if old != 0:
                             area[abs(old) - 1] -= 1
                     p += 1
+
+
+@njit(cache=True, nogil=True)
+def have_holes(
+    labels: Labels, boxes: Boxes, some: NDArray[np.int64], ndim: int, area: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Say which of some objects, given by their indices, have holes; what was filled in others changes nothing."""
+    known, stack = _flood_memory(boxes, some)
+    found = np.empty(some.size, np.bool_)
+    for k in range(some.size):
+        i = some[k]
+        found[k] = _flood(labels, np.int32(i + 1), boxes[i], ndim, area[i], known, stack)
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _flood_memory(boxes: Boxes, some: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    largest = 0
+    for i in some:
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        largest = max(largest, (z1 - z0 + 2) * (y1 - y0 + 2) * (x1 - x0 + 2))
+    return np.empty(largest, np.bool_), np.empty(largest, np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _flood(
+    labels: Labels,
+    label: np.int32,
+    box: NDArray[np.int64],
+    ndim: int,
+    area: int,
+    known: NDArray[np.bool_],
+    stack: NDArray[np.int64],
+) -> bool:
+    """Whether an object has holes. In its box with a border of one pixel, flat, ``known`` is False in them then."""
+    z0, z1, y0, y1, x0, x1 = box
+    size = (z1 - z0) * (y1 - y0) * (x1 - x0)
+    if size == area:
+        return False
+    # Known is what is the object, or reached from the rim of the box.
+    row = x1 - x0 + 2
+    plane = (y1 - y0 + 2) * row
+    known[: (z1 - z0 + 2) * plane] = True
+    reached, top = area, 0
+    for z in range(z0, z1):
+        for y in range(y0, y1):
+            p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
+            rim = y == y0 or y == y1 - 1 or (ndim == 3 and (z == z0 or z == z1 - 1))
+            for x in range(x0, x1):
+                if labels[z, y, x] != label:
+                    if rim or x == x0 or x == x1 - 1:
+                        stack[top] = p
+                        top += 1
+                    else:
+                        known[p] = False
+                p += 1
+    while top > 0:
+        top -= 1
+        p = stack[top]
+        reached += 1
+        for q in (p - 1, p + 1, p - row, p + row, p - plane, p + plane):
+            if not known[q]:
+                known[q] = True
+                stack[top] = q
+                top += 1
+    return reached != size
 
 
 @njit(cache=True, nogil=True)

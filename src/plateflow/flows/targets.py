@@ -78,23 +78,29 @@ def compact_labels(labels: NDArray[Any]) -> tuple[Labels, NDArray[np.int64]]:
 @njit(cache=True, nogil=True)
 def find_boxes(labels: Labels, top: int) -> NDArray[np.int64]:
     """Find the box of each label 1..top: ``z0, z1, y0, y1, x0, x1``, ends exclusive; all 0 where there is none."""
-    depth, height, width = labels.shape
     boxes = np.zeros((top, 6), np.int64)
-    for z in range(depth):
-        for y in range(height):
-            for x in range(width):
+    grow_boxes(labels, 0, labels.shape[1], boxes)
+    return boxes
+
+
+@njit(cache=True, nogil=True)
+def grow_boxes(labels: Labels, first: int, last: int, boxes: NDArray[np.int64]) -> None:
+    """Grow boxes so that they hold what rows ``first..last`` have of the labels."""
+    for z in range(labels.shape[0]):
+        for y in range(first, last):
+            for x in range(labels.shape[2]):
                 label = labels[z, y, x]
                 if label > 0:
                     box = boxes[label - 1]
                     if box[1] == 0:
                         box[0], box[1], box[2], box[3], box[4], box[5] = z, z + 1, y, y + 1, x, x + 1
                     else:
-                        box[1] = z + 1
+                        box[0] = min(box[0], z)
+                        box[1] = max(box[1], z + 1)
                         box[2] = min(box[2], y)
                         box[3] = max(box[3], y + 1)
                         box[4] = min(box[4], x)
                         box[5] = max(box[5], x + 1)
-    return boxes
 
 
 @njit(cache=True, nogil=True)

@@ -1,6 +1,7 @@
 """The plate store: OME-Zarr 0.5, one image a well, sharded arrays; groups and arrays by ingest alone.
 
-Every other stage writes whole shards of its own wells. A shard holds all channels of a level, for one t and z; where a
+Every other stage writes shards of its own wells: whole ones, or, of labels above `BAND_PX`, a band of rows at a time. A
+shard holds all channels of a level, for one t and z; where a
 level would make a shard of more than `SHARD_BYTES` it is cut into equal blocks, the same blocks at every level, so
 that memory stays bounded and a block without a field is never written. Nothing is consolidated.
 """
@@ -26,6 +27,7 @@ from plateflow.state.journal import write_atomic
 
 CHUNK_PX = 512
 SHARD_BYTES = 2**30
+BAND_PX = 2**24
 VERSION = "0.5"
 
 
@@ -140,19 +142,19 @@ def write_image_block(image: Any, t: int, z: int, y: int, x: int, pixels: NDArra
 
 
 def write_labels(
-    paths: PlatePaths, well: str, label_set: str, t: int, z: int, labels: Iterable[tuple[Canvas, NDArray[np.uint32]]]
+    paths: PlatePaths, well: str, label_set: str, t: int, z: int, labels: Iterable[tuple[Canvas, Any]]
 ) -> None:
     """Write all labels of one t and z of a well, and their pyramid; what isn't covered by a canvas becomes 0.
 
     Args:
-        labels: canvases of this t and z with their labels, uint32 (y, x). Where the boxes of two canvases overlap
-            (their fields don't) labels win over 0.
+        labels: canvases of this t and z with their labels, uint32 (y, x), or what gives windows of them. Where the
+            boxes of two canvases overlap (their fields don't) labels win over 0.
     """
     image = open_image(paths, well)
     arrays = image[f"labels/{label_set}"]
     canvases = list(labels)
     mine = _own_attributes(paths.image(well))
-    for ys, xs in blocks(WellLayout.from_json(mine["layout"]), mine["levels"]):
+    for ys, xs in _bands(WellLayout.from_json(mine["layout"]), mine["levels"]):
         block = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.uint32)
         for canvas, values in canvases:
             top, bottom = max(ys.start, canvas.y), min(ys.stop, canvas.y + canvas.height)
@@ -165,6 +167,15 @@ def write_labels(
             rows, columns = _at(level, ys.start, xs.start, block)
             arrays[str(level)][t : t + 1, z : z + 1, rows, columns] = block[None, None]
             block = halve_labels(block)
+
+
+def _bands(layout: WellLayout, levels: int) -> Iterator[tuple[slice, slice]]:
+    """The blocks of level 0, those of more than `BAND_PX` px in bands of rows that no pixel of any level crosses."""
+    unit = 2 ** (levels - 1)
+    for ys, xs in blocks(layout, levels):
+        rows = max(unit, BAND_PX // (xs.stop - xs.start) // unit * unit)
+        for y in range(ys.start, ys.stop, rows):
+            yield slice(y, min(y + rows, ys.stop)), xs
 
 
 def clear_image(paths: PlatePaths, well: str) -> None:

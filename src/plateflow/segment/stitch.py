@@ -7,8 +7,9 @@ of the whole canvas, whatever the blocks were.
 from __future__ import annotations
 
 import io
+import math
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from plateflow.segment.plan import (
     follow_units,
     label_set_grid,
     load_scratch,
+    scratch_array,
     stitch_units,
 )
 from plateflow.state.journal import write_atomic
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
     from plateflow.flows import Objects
     from plateflow.images.layout import Canvas
+
+
+IN_MEMORY_PX = 2**24
+"""Labels of more pixels, of the canvases of one t and z, lie in a file of the scratch while they are made."""
 
 
 def run(context: JobContext) -> None:
@@ -68,26 +74,48 @@ def _stitch(context: JobContext, unit: Unit) -> Outcome:
         blocks.setdefault(block.canvas.index, []).append(number)
     tables: list[pa.Table] = []
     count = 0
+    folder = context.paths.ends(unit.label_set, unit.well, 0, 0).parent
     for (t, z), group in groupby(canvases.values(), key=lambda canvas: (canvas.t, canvas.z)):
-        drawn = []
-        for canvas in group:
-            labels, objects = _labels(context, unit, canvas, blocks[canvas.index])
-            labels[labels > 0] += np.uint32(count)
-            drawn.append((canvas, labels))
-            tables.append(_table(objects, canvas, count))
+        members, drawn = list(group), []
+        in_file = sum(math.prod(canvas.shape) for canvas in members) > IN_MEMORY_PX
+        for canvas in members:
+            out = scratch_array(folder, canvas.shape, np.uint32) if in_file else np.zeros(canvas.shape, np.uint32)
+            objects = _label(context, unit, canvas, blocks[canvas.index], out, count + 1)
+            drawn.append((canvas, out))
+            tables.append(_table(objects, canvas))
             count += len(objects.label)
-        for k in range(drawn[0][0].depth or 1):
-            planes = [(canvas, labels if canvas.depth is None else labels[k]) for canvas, labels in drawn]
+        for k in range(members[0].depth or 1):
+            planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
             write_labels(context.paths, unit.well, unit.label_set, t, z + k, planes)
     write_atomic(context.paths.objects(unit.label_set, unit.well), _parquet(tables))
     return Outcome(info={"objects": count, "canvases": len(canvases)})
 
 
-def _labels(context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int]) -> tuple[NDArray[np.uint32], Objects]:
+@dataclass(frozen=True)
+class _Plane:
+    """A plane of labels that is read in windows; of a file nothing stays in memory."""
+
+    labels: NDArray[np.uint32]
+    z: int
+
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.uint32]:
+        from plateflow.flows import let_go
+
+        part = (self.labels if self.labels.ndim == 2 else self.labels[self.z])[window]
+        if isinstance(part, np.memmap):
+            part = np.array(part)
+            let_go(self.labels)
+        return part
+
+
+def _label(
+    context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int], out: NDArray[np.uint32], first: int
+) -> Objects:
+    """Make the labels of a canvas in `out`."""
     from plateflow.flows import labels_from_ends
 
     paths, settings, plate = context.paths, context.config.segmentation[unit.label_set], context.entry.plate
-    return labels_from_ends(
+    _, objects = labels_from_ends(
         lambda index: load_scratch(paths.ends(unit.label_set, unit.well, canvas.index, blocks[index]), plate),
         load_scratch(paths.flows(unit.label_set, unit.well, canvas.index), plate),
         shape=canvas.shape,
@@ -96,17 +124,20 @@ def _labels(context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int]) 
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
         min_size=settings.min_size_px,
+        first=first,
+        out=out,
     )
+    return objects
 
 
-def _table(objects: Objects, canvas: Canvas, offset: int) -> pa.Table:
+def _table(objects: Objects, canvas: Canvas) -> pa.Table:
     import pyarrow as pa
 
     n = len(objects.label)
     seed = np.asarray(objects.seed)
     return pa.table(
         {
-            "label": pa.array(np.asarray(objects.label, np.int64) + offset, pa.uint32()),
+            "label": pa.array(objects.label, pa.uint32()),
             "canvas": pa.array(np.full(n, canvas.index), pa.int32()),
             "seed_z": pa.array(np.full(n, canvas.z) + (seed[:, 0] if canvas.depth else 0), pa.int32()),
             "seed_y": pa.array(seed[:, -2] + canvas.y, pa.int32()),
