@@ -67,12 +67,8 @@ class PatternReader:
                 remedy="mend the pattern in the plate sheet",
             )
         notes = [f"{len(other)} images don't match the pattern and are not used: {some(other)}"] if other else []
-        return make_index(entry, self.name, _records(planes, notes), listing)
-
-
-def _records(planes: list[dict[str, Any]], notes: list[str]) -> Records:
-    channels = {name: {"name": name} for name in sorted({plane["channel"] for plane in planes})}
-    return Records(planes=planes, channels=channels, disagreements=notes)
+        channels = {name: {"name": name} for name in sorted({plane["channel"] for plane in planes})}
+        return make_index(entry, self.name, Records(planes=planes, channels=channels, disagreements=notes), listing)
 
 
 def _ready(names: list[str]) -> str | None:
@@ -121,7 +117,7 @@ def _from_table(entry: PlateEntry, listing: Listing) -> Records:
         if line["path"]:
             plane["path"] = inside(listing, line["path"], plate=entry.plate, source=path.name)
         planes.append(plane | known)
-    return _records(planes, [])
+    return Records(planes=planes, channels={plane["channel"]: {"name": plane["channel"]} for plane in planes})
 
 
 def _compile(entry: PlateEntry, listing: Listing) -> re.Pattern[str]:
