@@ -1,5 +1,6 @@
 """What inference is measured with: fields, a plate of them, and a network of Cellpose's with random weights."""
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from plateflow.config import Config, PlateEntry
 from plateflow.images import ingest, normalise, tile
 from plateflow.paths import well_name
+from plateflow.segment.tiles import TILE, plan_tiles
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.state.runner import JobContext
 from plateflow.state.stages import STAGES
@@ -79,3 +81,40 @@ def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateEntry
             for job in STAGES[name].jobs(config):
                 stage.run(JobContext(config=config, entry=entry, stage=STAGES[name], job=job))
         yield config, entry
+
+
+def seam_ratios(fields: list[dict[str, NDArray[np.float16]]]) -> dict[str, float]:
+    """Flow differences of neighbouring pixels across tile borders over those inside, for both tilings.
+
+    The plain ratio is the mean across borders over the mean of all other pairs. What lies at a border is chance, and
+    weighs as much as the seam; so `paired` compares pairs across a border with the same pairs in the other tiling,
+    where nearly all of them are inside.
+
+    Args:
+        fields: flow fields by tiling, of whole canvases at scale 1, (3, Y, X); dy and dx are looked at.
+    """
+    sums = dict.fromkeys(itertools.product(("plateflow", "cellpose"), ("across", "inside", "other")), 0.0)
+    counts = sums.copy()
+    for flows in fields:
+        for axis in (1, 2):
+            steps = {t: np.abs(np.diff(f[:2].astype(np.float64), axis=axis)).mean(axis=0) for t, f in flows.items()}
+            for tiling, other in (("plateflow", "cellpose"), ("cellpose", "plateflow")):
+                shape = flows[tiling].shape[1:]
+                plan = plan_tiles((shape[0], shape[1]), tiling=tiling)
+                tiles = plan.y if axis == 1 else plan.x
+                ends = {edge - tiles.before for start in tiles.starts for edge in (start, start + TILE)}
+                border = np.array([n + 1 in ends for n in range(shape[axis - 1] - 1)])
+                for name, which, whose in (
+                    ("across", border, tiling),
+                    ("inside", ~border, tiling),
+                    ("other", border, other),
+                ):
+                    chosen = np.compress(which, steps[whose], axis - 1)
+                    sums[tiling, name] += chosen.sum()
+                    counts[tiling, name] += chosen.size
+    mean = {key: sums[key] / max(1, counts[key]) for key in sums}
+    return {
+        f"{tiling}{kind}": mean[tiling, "across"] / mean[tiling, against]
+        for tiling in ("plateflow", "cellpose")
+        for kind, against in (("", "inside"), ("_paired", "other"))
+    }

@@ -24,12 +24,12 @@ def test_tiles_cover_the_axis_evenly_with_enough_overlap(length: int) -> None:
     padded = axis.before + length + axis.zeros[1] + axis.mirrored[1]
     assert axis.starts[0] == 0
     assert axis.starts[-1] + TILE == padded
-    assert padded == max(TILE, length + 2 * axis.zeros[0])
+    assert padded == max(TILE, length + sum(axis.zeros))
     steps = np.diff(axis.starts)
-    assert (steps <= TILE - OVERLAP).all()
+    assert (steps <= TILE - OVERLAP + 1).all()
     assert (steps > 0).all()
     if len(axis.starts) > 1:
-        assert steps.max() - steps.min() <= 1
+        assert steps.max() - steps.min() <= 3
         one_less = (TILE - OVERLAP) * (len(axis.starts) - 2) + TILE
         assert one_less < length, "fewer tiles would have done: the frame costs none"
 
@@ -38,11 +38,18 @@ def test_tiles_cover_the_axis_evenly_with_enough_overlap(length: int) -> None:
 def test_the_frame_is_as_wide_as_costs_no_tile(length: int) -> None:
     axis = plan_tiles((length, 1)).y
     width, after = axis.zeros
-    assert width == after
+    assert width - after in ((0, 1) if len(axis.starts) > 1 else (0,))
     assert 0 <= width <= FRAME
     if width < FRAME:
         room = TILE + (len(axis.starts) - 1) * (TILE - OVERLAP) - length
         assert width == room // 2
+
+
+@given(length=st.integers(1, 12000))
+def test_the_grids_of_neighbouring_tiles_do_not_coincide(length: int) -> None:
+    axis = plan_tiles((length, 1)).y
+    starts = axis.starts if axis.zeros[0] else axis.starts[:-1]  # without a frame the last tile is where it must be
+    assert [start % 2 for start in starts] == [n % 2 for n in range(len(starts))]
 
 
 def test_usual_fields_have_a_frame() -> None:

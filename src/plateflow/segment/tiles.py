@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 TILE = 256
 OVERLAP = 40
-"""Least overlap of neighbouring tiles, px: 1080 px with their frame are five tiles in a row."""
+"""Least overlap of neighbouring tiles, to within a px: 1080 px with their frame are five tiles in a row."""
 FRAME = 8
 """Width of the black frame around a canvas, px, where its tiles have room for it."""
 Tiling = Literal["plateflow", "cellpose"]
@@ -96,20 +96,25 @@ def _axis(length: int, augment: bool) -> Axis:
     A black frame tells the network that an object ends at the border: without one it guesses centres beyond it, and the
     object is lost. It is as wide as costs no tile, up to `FRAME`. What a small canvas still lacks to a tile is its
     mirror image, which looks like more of the same.
+
+    A network answers in patches, whose grid shows in its flows. Every second tile begins at an odd px, so that the
+    grids of neighbours don't coincide where they are blended, and no tile ends at a line of its neighbour's grid.
     """
     step = TILE // 2 if augment else TILE - OVERLAP
     steps = max(0, -(-(length - TILE) // step))
     frame = min(FRAME, (TILE + steps * step - length) // 2)
     lacking = max(0, TILE - length - 2 * frame)
-    starts = _spread(length + 2 * frame + lacking, max(steps + 1, 2 if augment else 1))
+    odd = (length - TILE - steps) % 2 if steps and frame else 0  # then a px less puts the last tile right
     sides = (lacking // 2, lacking - lacking // 2)
-    return Axis(zeros=(frame, frame), mirrored=sides, starts=starts, weights=_sine())
+    starts = _spread(length + 2 * frame + lacking - odd, max(steps + 1, 2 if augment else 1))
+    return Axis(zeros=(frame, frame - odd), mirrored=sides, starts=starts, weights=_sine())
 
 
 def _spread(length: int, n: int) -> tuple[int, ...]:
-    """First px of n tiles, evenly spread over `length` px."""
+    """First px of n tiles, evenly spread over `length` px, to within a px: of every second one odd."""
     gaps = max(1, n - 1)
-    return tuple((2 * i * (length - TILE) + gaps) // (2 * gaps) for i in range(n))
+    starts = [(2 * i * (length - TILE) + gaps) // (2 * gaps) for i in range(n)]
+    return tuple(start - (start + i) % 2 if 0 < i < gaps else start for i, start in enumerate(starts))
 
 
 def _cellpose_axis(length: int, augment: bool) -> Axis:

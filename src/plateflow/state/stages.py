@@ -82,7 +82,7 @@ STAGES = {
         Stage(
             name="infer",
             scope="gpu",
-            version=1,
+            version=2,
             modules=(
                 "segment/infer.py",
                 "segment/volume.py",
