@@ -40,6 +40,7 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
     wells.loc[empty, "Metadata_dose"] = dose
     wells.loc[empty, "F0"] += four_parameters(dose, 0, 100, 0.0, 1.0)
     wells.loc[3, ["Metadata_FieldsExcluded", "Metadata_Flags"]] = ["2,4", "focus"]
+    wells["Metadata_treatment"] = wells["Metadata_treatment"].replace({"c000": "101", "c001": "NA"})
     paths = PlatePaths.of("p1", results=tmp_path_factory.mktemp("results"))
     info = write_statistics(paths, wells, ["F0", "F1"], Stats(), SHAPE)
     context: Any = SimpleNamespace(paths=paths, config=Config())
@@ -75,6 +76,8 @@ def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
     assert "<b>Säure" not in html
     assert "&lt;b&gt;Säure, 5 %&lt;/b&gt;" in html
     assert f"{view.wells.loc[3, 'Metadata_Well']} (field 2, 4: focus)" in html
+    names = screening.read_table(view.context.paths.table("hits.csv"))["Metadata_treatment"]
+    assert {"101", "NA"} <= set(names)
     assert "148 more in <code>hits.csv</code>" in html
     assert drawn(made["rank"]).count(DOT) == 168
     ((row, curve),) = made["curves"]

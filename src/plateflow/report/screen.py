@@ -67,12 +67,12 @@ def write_screen(config: Config, plates: dict[str, PlateEntry]) -> str:
 
 def _hits(screen: PlatePaths) -> list[dict[str, Any]]:
     """The first hits over all plates."""
-    import pandas as pd
+    from plateflow.report.screening import read_table
 
     path = screen.table("hits.csv")
     if not path.is_file():
         return []
-    table = pd.read_csv(path, dtype={"Metadata_treatment": str, "Plates": str})
+    table = read_table(path)
     return records(table[table["Hit"]].head(HITS))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,23 +20,22 @@ if TYPE_CHECKING:
     from plateflow.report.sections import View
 
 LISTED, CURVES = 20, 6
+TEXT = ("Metadata_treatment", "Positive", "Feature", "Wells", "Plates", "Reason", "Reasons", "Flags")
 LEVELS = {"good": "good", "marginal": "warn", "poor": "bad", "unknown": "warn"}
 HIT, OTHER = "#d9480f", "#adb5bd"
 
 
-def read_table(view: View, name: str) -> pd.DataFrame:
-    """A table of the plate; text columns without a value are empty text."""
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of statistics as it was written: a treatment may be called 101 or NA; text that isn't there is empty."""
     import pandas as pd
 
-    table = pd.read_csv(view.context.paths.table(name))
-    text = [column for column in table if table[column].dtype == object or table[column].isna().all()]
-    named = {"Feature", "Reason", "Reasons", "Flags", "Wells", "Positive", "Metadata_treatment"}
-    return table.fillna(dict.fromkeys(set(text) & named, ""))
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    return table.fillna({name: "" for name in TEXT if name in table})
 
 
 def controls(view: View) -> dict[str, Any]:
     """The verdict with its reasons, the features that separate the controls best, and the wells in the best of them."""
-    table, found = read_table(view, "controls.csv"), view.aggregate.info["controls"]
+    table, found = read_table(view.context.paths.table("controls.csv")), view.aggregate.info["controls"]
     best = table[table["ZPrime"].notna()].sort_values("ZPrime", ascending=False).head(LISTED // 2)
     values = well_values(view.wells, found["best"])
     shown = has_role(view.wells, *ROLES)
@@ -45,8 +45,8 @@ def controls(view: View) -> dict[str, Any]:
 
 def hits(view: View) -> dict[str, Any]:
     """How many treatments are hits or why none is, the list, what was left out of the statistics, and curves."""
-    table, found = read_table(view, "hits.csv"), view.aggregate.info["hits"]
-    curves = read_table(view, "doses.csv")
+    table, found = read_table(view.context.paths.table("hits.csv")), view.aggregate.info["hits"]
+    curves = read_table(view.context.paths.table("doses.csv"))
     usable = curves[curves["Flags"] == ""].drop_duplicates("Metadata_treatment").head(CURVES)
     excluded = view.wells[view.wells["Metadata_FieldsExcluded"].fillna("") != ""]
     return {
@@ -67,7 +67,7 @@ def hits(view: View) -> dict[str, Any]:
 
 def positions(view: View) -> dict[str, Any]:
     """How many features differ by edge, row or column, the strongest, and what the first of them looks like."""
-    table = read_table(view, "positions.csv")
+    table = read_table(view.context.paths.table("positions.csv"))
     found = table[table["Found"]].sort_values("Share", ascending=False)
     counts = [(effect, *view.aggregate.info["positions"][effect]) for effect in EFFECTS]
     reasons = list(dict.fromkeys(reason for reason in table["Reason"] if reason))

@@ -49,7 +49,8 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
                 **{f"Position_{name}": found for name, (found, _) in info["positions"].items()},
             }
         )
-        controls.append(pd.read_csv(paths.table("controls.csv"), keep_default_na=False, na_values=[""]))
+        # As text: a number isn't rounded again, and a treatment may be called 101 or NA.
+        controls.append(pd.read_csv(paths.table("controls.csv"), keep_default_na=False, dtype=str))
         table = pd.read_parquet(paths.table("effects.parquet"))
         if len(table):
             effects.append(table)
