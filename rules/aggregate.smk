@@ -8,8 +8,7 @@ rule aggregate:
     benchmark:
         PLAN.pattern("benchmark", "aggregate")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        **PLAN.resources("aggregate"),
     params:
         settings=lambda wc: PLAN.params("aggregate", wc.plate),
     message:

@@ -8,8 +8,7 @@ rule features:
     benchmark:
         PLAN.pattern("benchmark", "features")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        **PLAN.resources("features"),
     params:
         settings=lambda wc: PLAN.params("features", wc.plate, wc.part),
     message:

@@ -8,8 +8,7 @@ rule follow:
     benchmark:
         PLAN.pattern("benchmark", "follow")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        **PLAN.resources("follow"),
     params:
         settings=lambda wc: PLAN.params("follow", wc.plate, f"{wc.part}-{wc.slice}"),
     message:

@@ -9,8 +9,7 @@ rule infer:
         PLAN.pattern("benchmark", "infer")
     threads: PLAN.config.threads
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        **PLAN.resources("infer"),
         gpu=1,
     params:
         settings=lambda wc: PLAN.params("infer", wc.plate, wc.part),

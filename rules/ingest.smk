@@ -6,8 +6,7 @@ rule ingest:
     benchmark:
         PLAN.pattern("benchmark", "ingest")
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        **PLAN.resources("ingest"),
     params:
         settings=lambda wc: PLAN.params("ingest", wc.plate),
     message:

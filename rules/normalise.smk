@@ -8,8 +8,7 @@ rule normalise:
     benchmark:
         PLAN.pattern("benchmark", "normalise")
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        **PLAN.resources("normalise"),
     params:
         settings=lambda wc: PLAN.params("normalise", wc.plate),
     message:

@@ -8,8 +8,7 @@ rule report:
     benchmark:
         PLAN.pattern("benchmark", "report")
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        **PLAN.resources("report"),
     params:
         settings=lambda wc: PLAN.params("report", wc.plate),
     message:

@@ -8,8 +8,7 @@ rule stitch:
     benchmark:
         PLAN.pattern("benchmark", "stitch")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        **PLAN.resources("stitch"),
     params:
         settings=lambda wc: PLAN.params("stitch", wc.plate, wc.part),
     message:

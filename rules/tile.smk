@@ -8,8 +8,7 @@ rule tile:
     benchmark:
         PLAN.pattern("benchmark", "tile")
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        **PLAN.resources("tile"),
     params:
         settings=lambda wc: PLAN.params("tile", wc.plate, wc.part),
     message:

@@ -107,6 +107,11 @@ class PlatePaths:
         """What the command line asked for: one line a request."""
         return self.root / "requests.jsonl"
 
+    @property
+    def rates(self) -> Path:
+        """Of the screen: what jobs needed so far, for estimates."""
+        return self.root / "rates.json"
+
     def log(self, stage: str, job: str) -> Path:
         """The log of a job."""
         return self.root / "logs" / stage / f"{job}.log"

@@ -7,11 +7,13 @@ long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.estimate import Estimate, estimates_of
 from plateflow.model.registry import find_weights, licence_notice, model_info
 from plateflow.paths import PlatePaths
 from plateflow.state.left_out import left_out_lines
@@ -20,6 +22,18 @@ from plateflow.state.stages import STAGES, digest, parameters, window_is_frozen
 
 SMALL_MODEL = 2**26
 """Bytes up to which a model is hashed while the Snakefile is parsed: a twentieth of a second."""
+UNSIZED = {
+    "ingest": (2000, 60),
+    "tile": (2000, 60),
+    "normalise": (2000, 30),
+    "infer": (4000, 120),
+    "follow": (4000, 60),
+    "stitch": (4000, 60),
+    "features": (4000, 60),
+    "aggregate": (4000, 60),
+    "report": (2000, 30),
+}
+"""Memory (MB) and time (minutes) of a stage's jobs in plates whose sizes the plate sheet doesn't give."""
 
 
 class Plan:
@@ -108,6 +122,26 @@ class Plan:
         beside = [*path.parent.glob("*"), *path.parent.glob("platemap/*")]
         beside += path.parent.parent.parent.glob("external_metadata/*")
         return [[str(file), stat_of(file)] for file in sorted(beside)]
+
+    def resources(self, stage: str) -> dict[str, Callable[..., int]]:
+        """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""
+
+        def memory(wildcards: Any, attempt: int) -> int:
+            return self._requests(stage, wildcards.plate)["mem_mb"] * attempt
+
+        def minutes(wildcards: Any, attempt: int) -> int:
+            return self._requests(stage, wildcards.plate)["runtime"] * attempt
+
+        return {"mem_mb": memory, "runtime": minutes}
+
+    @cache  # noqa: B019
+    def _requests(self, stage: str, plate: str) -> dict[str, int]:
+        estimate = self._estimates.get(plate)
+        return estimate.request(stage) if estimate else dict(zip(("mem_mb", "runtime"), UNSIZED[stage], strict=True))
+
+    @cached_property
+    def _estimates(self) -> dict[str, Estimate]:
+        return estimates_of(self.config, self.plates)
 
     def _settings(self, stage: str, plate: str) -> dict[str, Any]:
         return parameters(self.config, stage, self.plates[plate])

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from plateflow.cli import check, demo, init, retry, segment, status, weights
+from plateflow.cli import check, demo, init, plan, retry, segment, status, weights
 from plateflow.config import PlateflowError
 
 _typer = typer.Typer(
@@ -21,7 +21,7 @@ _typer = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init.init, check.check, status.status, retry.retry, segment.segment, demo.demo):
+for command in (init.init, check.check, plan.plan, status.status, retry.retry, segment.segment, demo.demo):
     _typer.command()(command)
 _typer.add_typer(weights.weights, name="weights")
 

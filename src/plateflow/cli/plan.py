@@ -1,0 +1,139 @@
+"""`plateflow plan`: what a run will take, before anything is submitted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
+from plateflow.config import PlateflowError
+from plateflow.estimate import estimates_of, refine
+from plateflow.state.ledger import attempts
+from plateflow.state.stages import STAGES
+
+START_S = 60.0
+"""Seconds from one job's end to the next one's start on a cluster: it is noticed at a poll, then queued and started."""
+
+
+def plan(
+    profile: Annotated[Path | None, typer.Option(help="folder of the Snakemake profile; default: one machine")] = None,
+    jobs: Annotated[int | None, typer.Option(help="jobs at a time; default: as the profile says")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs at a time; default: the profile's, else all jobs")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print all figures as JSON")] = False,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Print jobs, GPU and CPU hours, wall time, memory, storage and file counts of all plates, as if none was done.
+
+    Estimates start from the sizes that `plateflow init` wrote into the plate sheet and from rates that were measured
+    once; the ledger of what has run already refines them, here and for the memory and time that the rules ask for.
+    """
+    project = Project.load(configfile)
+    rows = [row for plate in project.plates for row in attempts(project.paths(plate))]
+    refine(project.config, project.plates, rows)
+    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus))
+    if as_json:
+        typer.echo(json.dumps(figures, indent=1))
+        return
+    for line in _lines(figures):
+        typer.echo(line)
+
+
+def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[str, int]:
+    """How many jobs and GPUs a profile lets run at a time; what is given by hand wins.
+
+    Raises:
+        PlateflowError: there is no such profile.
+    """
+    import os
+
+    import yaml
+
+    known: dict[str, Any] = {"jobs": os.cpu_count() or 1, "resources": {"gpu": 1}}
+    if profile is not None:
+        files = sorted(profile.glob("config*.yaml"))
+        if not files:
+            raise PlateflowError("there is no profile", where=str(profile), remedy="name a folder with config.yaml")
+        known = yaml.safe_load(files[-1].read_text())
+    n_jobs = jobs or known.get("jobs") or os.cpu_count() or 1
+    return {"jobs": int(n_jobs), "gpus": int(gpus or (known.get("resources") or {}).get("gpu") or n_jobs)}
+
+
+def plan_figures(project: Project, limit: dict[str, int]) -> dict[str, Any]:
+    """All figures: stages, totals, storage, proposal of parts.
+
+    Raises:
+        PlateflowError: the plate sheet gives no plate's size.
+    """
+    estimates = estimates_of(project.config, project.plates)
+    if not estimates:
+        raise PlateflowError(
+            "the plate sheet doesn't say how large the plates are",
+            where=project.config.plates,
+            remedy="run `plateflow init RAW_FOLDER` for each plate again; it writes that and keeps what you changed",
+        )
+    stages: dict[str, dict[str, float]] = {}
+    storage: dict[str, float] = {}
+    for estimate in estimates.values():
+        for name in STAGES:
+            stage = stages.setdefault(name, {"jobs": 0, "hours": 0.0, "longest_min": 0.0, "mem_mb": 0})
+            seconds, number = estimate.seconds(name), estimate.jobs(name)
+            stage["jobs"] += number
+            stage["hours"] += seconds * number / 3600
+            stage["longest_min"] = max(stage["longest_min"], seconds / 60)
+            stage["mem_mb"] = max(stage["mem_mb"], estimate.request(name)["mem_mb"])
+        for kind, amount in estimate.storage().items():
+            storage[kind] = storage.get(kind, 0.0) + amount
+    largest = max(estimates.values(), key=lambda estimate: estimate.work("infer"))
+    cpu = sum(stage["hours"] for name, stage in stages.items() if name != "infer")
+    gpu = stages["infer"]["hours"]
+    all_jobs = int(sum(stage["jobs"] for stage in stages.values()))
+    start_h = START_S / 3600 if limit["gpus"] > 1 else 1 / 3600
+    path = sum(largest.seconds(name) for name in STAGES) / 3600 + len(STAGES) * start_h
+    wall = path + max(
+        (gpu + stages["infer"]["jobs"] * start_h) / limit["gpus"], (cpu + gpu + all_jobs * start_h) / limit["jobs"]
+    )
+    return {
+        "plates": len(estimates),
+        "plates_without_sizes": sorted(project.plates.keys() - estimates.keys()),
+        "device": largest.device,
+        "limits": limit,
+        "stages": stages,
+        "jobs": all_jobs,
+        "gpu_hours": gpu if largest.device == "cuda" else 0.0,
+        "cpu_hours": cpu + (gpu if largest.device == "cpu" else 0.0),
+        "wall_hours": wall,
+        "storage": storage,
+        "parts": project.config.parts.model_dump(),
+        "proposed_parts": largest.propose(),
+        "learnt": sorted(largest.learnt),
+    }
+
+
+def _lines(figures: dict[str, Any]) -> list[str]:
+    lines = [f"{figures['plates']} plates, as if nothing was done yet.", ""]
+    lines.append(f"{'stage':10} {'jobs':>7} {'hours':>9} {'longest job':>12} {'memory a job':>13}")
+    for name, stage in figures["stages"].items():
+        minutes, memory = f"{stage['longest_min']:.1f} min", f"{stage['mem_mb']:,.0f} MB"
+        lines.append(f"{name:10} {stage['jobs']:7,} {stage['hours']:9,.1f} {minutes:>12} {memory:>13}")
+    limit, storage = figures["limits"], figures["storage"]
+    where = "GPU" if figures["device"] == "cuda" else "CPU"
+    lines += [
+        "",
+        f"jobs: {figures['jobs']:,}; GPU hours: {figures['gpu_hours']:,.1f}; CPU hours: {figures['cpu_hours']:,.1f} "
+        f"(infer on the {where})",
+        f"wall time with {limit['jobs']} jobs and {limit['gpus']} GPUs at a time: about {figures['wall_hours']:,.1f} h",
+        f"results: {storage['result_gb']:,.1f} GB in {storage['result_files']:,.0f} files; "
+        f"scratch: {storage['scratch_gb']:,.1f} GB in {storage['scratch_files']:,.0f} files; "
+        f"raw: {storage['raw_gb']:,.1f} GB",
+    ]
+    proposed, parts = figures["proposed_parts"], figures["parts"]
+    text = f"parts: {{cpu: {proposed['cpu']}, gpu: {proposed['gpu']}}}"
+    lines.append(f"{text} is as configured" if proposed == parts else f"proposed: {text} (now {parts})")
+    if figures["learnt"]:
+        lines.append(f"rates of {', '.join(figures['learnt'])} are of earlier jobs; the others of the table's machine")
+    if figures["plates_without_sizes"]:
+        lines.append(f"not counted, as their sizes aren't known: {', '.join(figures['plates_without_sizes'][:10])}")
+    return lines

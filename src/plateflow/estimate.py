@@ -1,0 +1,287 @@
+"""What a job will need: processor time, memory, storage; from a plate's sizes and a small table of measured rates.
+
+Every estimate is a line: so much for a job, whatever it does, and so much for a unit of its work (time) or of what it
+holds at once (memory). `work` and `held` say what a unit is. The table was measured with the default model on plates of
+0.3 to 10.5 Mpx a canvas (docs/scale.md); `learn` refines it from the ledger of real runs. Loaded while the Snakefile is
+parsed: imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from plateflow.config import PLATE_SIZES, Config, PlateEntry
+from plateflow.model.registry import find_weights
+from plateflow.paths import PlatePaths
+from plateflow.state.journal import write_atomic
+from plateflow.state.stages import STAGES
+
+TILE_PX, OVERLAP_PX = 256, 26
+SNAKEMAKE_MB = 260
+"""Snakemake's own two processes in a job of a cluster."""
+MARGIN = 1.5
+"""Memory asked for over memory expected; the next attempt gets as much again."""
+BLOCK_MPX = 537
+"""Values of an image block of 1 GiB: the most that `tile` holds of a level."""
+CELLS_PER_MPX = 500.0
+DEFAULT_MODEL_MB = 6.0
+"""Size of the default model's weights file, with which the table was measured."""
+LEARN_MB = 100.0
+"""Only jobs whose memory grows by so much with what they hold say how much that is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """The rates of a stage: processor seconds and MB (10^6 bytes) of a job, and of a unit of its work."""
+
+    seconds: float
+    per_unit: float
+    memory_mb: float
+    memory_per_unit: float = 0.0
+
+
+# Measured; see docs/scale.md. "infer cuda" is the 300 tiles a second that issue 7 takes as given, until a run tells.
+RATES = {
+    "ingest": Rate(seconds=1.0, per_unit=0.0005, memory_mb=210, memory_per_unit=0.003),
+    "tile": Rate(seconds=1.1, per_unit=0.035, memory_mb=290, memory_per_unit=10),
+    "normalise": Rate(seconds=0.4, per_unit=0.004, memory_mb=120, memory_per_unit=0.001),
+    "infer cpu": Rate(seconds=3.0, per_unit=0.11, memory_mb=560, memory_per_unit=20),
+    "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=1500, memory_per_unit=20),
+    "follow": Rate(seconds=1.3, per_unit=0.1, memory_mb=260, memory_per_unit=20),
+    "stitch": Rate(seconds=1.3, per_unit=0.1, memory_mb=285, memory_per_unit=20),
+    "features": Rate(seconds=2.0, per_unit=0.6, memory_mb=340, memory_per_unit=25),
+    "aggregate": Rate(seconds=2.0, per_unit=0.001, memory_mb=290, memory_per_unit=0.001),
+    "report": Rate(seconds=4.0, per_unit=0.3, memory_mb=500, memory_per_unit=0.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a plate is; see `PlateEntry`."""
+
+    wells: int
+    fields: int
+    channels: int
+    z: int
+    t: int
+    field_mpx: float
+    canvas_mpx: float
+    image_mpx: float
+
+    @classmethod
+    def of(cls, entry: PlateEntry) -> Size | None:
+        """The sizes of a line of the plate sheet; None where `init` wrote none."""
+        values = entry.model_dump(include=set(PLATE_SIZES))
+        return None if None in values.values() else cls(**values)
+
+    @property
+    def raw_mpx(self) -> float:
+        """Raw pixels of a well, in millions, over all channels, z and t."""
+        return self.fields * self.field_mpx * self.channels * self.z * self.t
+
+
+class Estimate:
+    """What the jobs of a plate need under a configuration."""
+
+    def __init__(
+        self,
+        size: Size,
+        config: Config,
+        learnt: Mapping[str, Rate] | None = None,
+        *,
+        model_mb: float = DEFAULT_MODEL_MB,
+    ) -> None:
+        self.size, self.config, self.model_mb = size, config, model_mb
+        self.learnt = dict(learnt or {})
+        self.rates = RATES | dict(learnt)
+        cpu_alone = "infer cpu" in self.learnt and "infer cuda" not in self.learnt
+        self.device = "cpu" if config.device == "cpu" or (config.device == "auto" and cpu_alone) else "cuda"
+
+    @cached_property
+    def _planes(self) -> int:
+        """Planes in which a well is segmented."""
+        return self.size.t * (self.size.z if self.config.z == "keep" else 1)
+
+    @property
+    def label_mpx(self) -> float:
+        """Pixels of all label sets of a well, in millions."""
+        return self._planes * self.size.fields * self.size.field_mpx * len(self.config.segmentation)
+
+    @cached_property
+    def tiles(self) -> int:
+        """Tiles of a well, over its label sets; a volume is run along three axes. Canvases are taken as squares that
+        aren't resized: with `diameter_um` only a run tells, by `learn`."""
+        edge = 1000 * math.sqrt(self.size.canvas_mpx)
+        of_canvas = max(1, math.ceil((edge - OVERLAP_PX) / (TILE_PX - OVERLAP_PX))) ** 2
+        canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
+        axes = sum(3 if label_set.dimensions == 3 else 1 for label_set in self.config.segmentation.values())
+        return math.ceil(of_canvas * canvases * self._planes * axes)
+
+    @property
+    def cells(self) -> float:
+        """Rows of the plate's cell tables."""
+        return self.size.wells * self.label_mpx / len(self.config.segmentation) * CELLS_PER_MPX
+
+    def work(self, stage: str) -> float:
+        """The work of a plate in a stage: in planes (ingest, normalise), raw Mpx (tile), tiles (infer), Mpx of labels
+        (follow, stitch), that by channel (features), thousand cells by channel (aggregate), wells (report)."""
+        size = self.size
+        match stage:
+            case "ingest" | "normalise":
+                return size.wells * size.fields * size.channels * size.z * size.t
+            case "tile":
+                return size.wells * size.raw_mpx
+            case "infer":
+                # On a CPU a tile costs in proportion to the weights; on a GPU the rate is of the largest model.
+                cost = max(1.0, self.model_mb / DEFAULT_MODEL_MB) if self.device == "cpu" else 1.0
+                return size.wells * self.tiles * cost
+            case "follow" | "stitch":
+                return size.wells * self.label_mpx
+            case "features":
+                return size.wells * self.label_mpx * size.channels
+            case "aggregate":
+                return self.cells / 1000 * size.channels * len(self.config.segmentation)
+        return size.wells
+
+    def held(self, stage: str) -> float:
+        """What a job holds at once: Mpx of a canvas, by channel (and label set) where it holds these; of the stages of
+        a plate their work."""
+        canvas = self.size.canvas_mpx
+        depth = self._planes / self.size.t if any(s.dimensions == 3 for s in self.config.segmentation.values()) else 1
+        match stage:
+            case "tile":
+                return min(self.size.image_mpx * self.size.channels, BLOCK_MPX)
+            case "infer" | "stitch":
+                return canvas * depth
+            case "follow":
+                return min(canvas * depth, self.config.follow_block_px**2 / 1e6)
+            case "features":
+                return canvas * depth * (self.size.channels + len(self.config.segmentation))
+        return self.work(stage)
+
+    def rate(self, stage: str) -> Rate:
+        """The rates of a stage; of infer those of the device, where `auto` is CUDA until only CPUs were seen."""
+        return self.rates[f"infer {self.device}" if stage == "infer" else stage]
+
+    def jobs(self, stage: str) -> int:
+        """Jobs of a stage in a plate."""
+        return len(list(STAGES[stage].jobs(self.config)))
+
+    def seconds(self, stage: str) -> float:
+        """Seconds that a job of a stage takes: of one processor, or of the GPU."""
+        rate = self.rate(stage)
+        return rate.seconds + rate.per_unit * self.work(stage) / self.jobs(stage)
+
+    def memory_mb(self, stage: str) -> float:
+        """Peak memory of a job of a stage, MB, without Snakemake's own."""
+        rate = self.rate(stage)
+        weights = 2.5 * (self.model_mb - DEFAULT_MODEL_MB) if stage == "infer" else 0.0  # the file, and the network
+        return rate.memory_mb + rate.memory_per_unit * self.held(stage) + weights
+
+    def request(self, stage: str) -> dict[str, int]:
+        """What a job of a stage asks for the first time: mem_mb, and runtime in minutes.
+
+        Time has a margin of 3 and 15 minutes: nodes, file systems and neighbours differ more than memory does.
+        """
+        memory = 100 * math.ceil(MARGIN * (self.memory_mb(stage) + SNAKEMAKE_MB) / 100)
+        return {"mem_mb": memory, "runtime": 15 + math.ceil(3 * self.seconds(stage) / 60)}
+
+    def storage(self) -> dict[str, float]:
+        """GB (10^9 bytes) and files of a plate's results and scratch; pixels compress as noisy 12-bit images do."""
+        size, sets, levels = self.size, len(self.config.segmentation), self.config.levels
+        pyramid = sum(4.0**-level for level in range(levels))
+        planes = size.t * size.z
+        shards = levels * (planes + sets * self._planes) * math.ceil(size.image_mpx * size.channels / BLOCK_MPX)
+        jobs = sum(self.jobs(stage) for stage in STAGES)
+        blocks = math.ceil(math.sqrt(size.canvas_mpx) * 1000 / self.config.follow_block_px) ** 2
+        canvases = max(1.0, size.fields * size.field_mpx / size.canvas_mpx) * self._planes * sets
+        labels = size.wells * self.label_mpx
+        tables = self.cells * size.channels * sets * 150
+        return {
+            "result_gb": (size.wells * size.raw_mpx * 1.4e6 * pyramid + labels * 0.1e6 * pyramid + tables) / 1e9,
+            "result_files": size.wells * (6 + levels + sets * (1 + levels) + shards + 2 + sets) + 4 * jobs,
+            "scratch_gb": labels * 1e6 * (6 + 8 * 0.5) / 1e9,
+            "scratch_files": size.wells * canvases * (1 + blocks),
+            "raw_gb": size.wells * size.raw_mpx * 2e6 / 1e9,
+        }
+
+    def propose(self) -> dict[str, int]:
+        """`parts` with which a GPU job lasts 5 to 30 minutes, or does a whole plate where that is shorter, and no job
+        of a CPU stage more than 30."""
+        rate = self.rate("infer")
+        gpu = max(1, math.ceil(rate.per_unit * self.work("infer") / (1800 - rate.seconds)))
+        longest = max(
+            self.rate(stage).per_unit * self.work(stage) for stage in ("tile", "follow", "stitch", "features")
+        )
+        gpu = min(gpu, self.size.wells, 384)
+        return {"cpu": min(gpu * max(1, math.ceil(longest / 1800 / gpu)), 384 // gpu * gpu), "gpu": gpu}
+
+
+def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) -> dict[str, Rate]:
+    """The table, refined by what jobs used.
+
+    Args:
+        rows: of the ledger, one an attempt (state/ledger.py).
+        estimates: of the plates, by id; attempts at other plates say nothing.
+
+    Returns:
+        the rates of the stages of which enough was seen: time for a unit is the mean over all work that was done,
+        memory for a unit the most that was seen, as too little of it kills a job.
+    """
+    sums: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
+    for row in rows:
+        stage, estimate = row["stage"], estimates.get(row["plate"])
+        if estimate is None or row["state"] != "ok" or not row["share"]:
+            continue
+        name = f"infer {'cuda' if row['gpus'] else 'cpu'}" if stage == "infer" else stage
+        rate, work = RATES[name], estimate.work(stage) * row["share"]
+        spent = row["seconds"] if name == "infer cuda" else row["cpu_s"]
+        total = sums.setdefault(name, [0.0, 0.0])
+        total[0] += max(0.0, spent - rate.seconds)
+        total[1] += work
+        held = estimate.held(stage)
+        if row["peak_mb"] and rate.memory_per_unit * held > LEARN_MB:
+            memory[name] = max(memory.get(name, 0.0), (row["peak_mb"] - rate.memory_mb) / held)
+    learnt: dict[str, Rate] = {}
+    for name, (spent, work) in sums.items():
+        if spent > 5 * RATES[name].seconds:  # else it is the start of the jobs that was measured
+            learnt[name] = replace(RATES[name], per_unit=spent / work)
+    for name, per_unit in memory.items():
+        learnt[name] = replace(learnt.get(name, RATES[name]), memory_per_unit=max(0.0, per_unit))
+    return learnt
+
+
+def estimates_of(config: Config, plates: Mapping[str, PlateEntry]) -> dict[str, Estimate]:
+    """What the plates need, by id, with the rates that earlier runs told; without plates of unknown size."""
+    model_mb = DEFAULT_MODEL_MB
+    for label_set in config.segmentation.values():
+        try:
+            model_mb = max(model_mb, find_weights(label_set.model).stat().st_size / 1e6)
+        except (ValueError, OSError):
+            continue  # infer says what is wrong with it
+    try:
+        values = json.loads(_rates_file(config).read_text())
+        learnt = {name: Rate(**value) for name, value in values.items()}
+    except (OSError, ValueError, TypeError):
+        learnt = {}
+    sizes = {plate: Size.of(entry) for plate, entry in plates.items()}
+    return {plate: Estimate(size, config, learnt, model_mb=model_mb) for plate, size in sizes.items() if size}
+
+
+def refine(config: Config, plates: Mapping[str, PlateEntry], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Learn from the ledger's rows, for the plan and the requests of the next run."""
+    learnt = learn(rows, estimates_of(config, plates))
+    if learnt:
+        content = {name: asdict(rate) for name, rate in sorted(learnt.items())}
+        write_atomic(_rates_file(config), json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _rates_file(config: Config) -> Path:
+    return PlatePaths.of("screen", results=config.results).rates
