@@ -18,19 +18,19 @@ from plateflow.paths import parse_well
 from plateflow.simulate.layouts import LAYOUTS
 from plateflow.simulate.record import About, Record
 
-WELLS, SIZE, PIXEL_UM = ("B02", "C05"), (24, 40), 0.5
+WELLS, FIELDS, SIZE, PIXEL_UM = ("B02", "C05"), 2, (24, 40), 0.5
 CHANNELS = {"DNA": 2, "AGP": 1}
 """Channel and its z planes."""
 
 
 def write_good(out: Path, layout: str) -> Path:
-    """Two wells of 2 x 2 fields that touch, of noise; returns the plate's folder."""
+    """Two wells of two fields that touch, of noise; returns the plate's folder."""
     rng = np.random.default_rng(3)
     writer = LAYOUTS[layout](out, About(plate="p", plate_shape=(8, 12), field_shape=SIZE, pixel_size_um=PIXEL_UM))
     for well in WELLS:
         row, column = parse_well(well)
-        for field in range(4):
-            y, x = ((at - 0.5) * side * PIXEL_UM for at, side in zip(divmod(field, 2), SIZE, strict=True))
+        for field in range(FIELDS):
+            y, x = 4.0, (field - 0.5) * SIZE[1] * PIXEL_UM
             for channel, (name, depth) in enumerate(CHANNELS.items()):
                 for z in range(depth):
                     place = {"row": row, "column": column, "field": field, "channel": channel, "channel_name": name}
@@ -140,7 +140,7 @@ VALUES: dict[str, dict[str, str]] = {
     },
     "omezarr": {
         "pixel": r'(?<![\d."-])(?P<v>0\.5)(?=\s*[,\]])',
-        "position": r'"translation": \[\s*0\.0,\s*0\.0,\s*0\.0,\s*(?P<v>[-\d.]+)',
+        "position": r'"translation": \[(?:\s*[-\d.]+,){4}\s*(?P<v>[-\d.]+)',
         "row": r'"path": "(?P<v>B)/02"',
         "size": r'"shape": ?\[(?:\s*\d+,)+\s*(?P<v>\d+)',
         "file": r'"datasets": \[\s*\{\s*"path": "(?P<v>0)"',
@@ -230,7 +230,7 @@ def _files() -> Iterator[Damage]:
     yield Damage(name="all images deleted", make=_every(Path.unlink))
     yield Damage(name="all images empty", make=_every(lambda p: p.write_bytes(b"")))
     yield Damage(name="all images cut", make=_every(_cut(lambda n: n // 2)))
-    half = len(WELLS) * 4 * sum(CHANNELS.values()) // 2
+    half = FIELDS * sum(CHANNELS.values())
     yield Damage(
         name="a well's images deleted", make=_every(Path.unlink, lambda files: sorted(files, key=_well_of)[:half])
     )
@@ -317,12 +317,12 @@ def _tiffs(layout: str) -> Iterator[Damage]:
         "floats": (lambda a: a.astype(np.float32), "wrong_type"),
         "floats with NaN": (lambda a: np.where(a > 2000, nan, a.astype(np.float32)), "nan"),
         "8 bits": (lambda a: (a >> 4).astype(np.uint8), "wrong_type"),
-        "a row more": (lambda a: np.vstack([a, a[:1]]), "wrong_size"),
-        "turned": (lambda a: a.T, "wrong_size"),
+        "a row more": (lambda a: np.concatenate([a, a[..., :1, :]], -2), "wrong_size"),
+        "turned": (lambda a: a.swapaxes(-1, -2), "wrong_size"),
         "colour": (lambda a: np.stack([(a >> 4).astype(np.uint8)] * 3, -1), "wrong_size"),
         "constant": (lambda a: np.full_like(a, 300), "constant"),
         "saturated": (lambda a: np.where(a > 3000, 65535, a).astype(np.uint16), "saturated"),
-        "a dot": (lambda a: a[:1, :1], "wrong_size"),
+        "a dot": (lambda a: a[..., :1, :1], "wrong_size"),
     }
     for name, (change, says) in one.items():
         yield Damage(name=f"image {name}", make=_one(_rewritten(change)), says=says)
@@ -330,7 +330,7 @@ def _tiffs(layout: str) -> Iterator[Damage]:
         "offset": (lambda a: a + np.uint16(32768), "offset"),
         "spread": (lambda a: (a >> 4) * np.uint16(257), "multiples of 257"),
         "all floats": (lambda a: a.astype(np.float32), "wrong_type"),
-        "all turned": (lambda a: a.T, ""),
+        "all turned": (lambda a: a.swapaxes(-1, -2), ""),
         "all constant": (lambda a: np.full_like(a, 0), "constant"),
     }
     if layout == "pattern":

@@ -13,20 +13,31 @@ import pytest
 from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
 
 from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError
+from plateflow.images import ingest, tile
+from plateflow.images.layout import read_layout
+from plateflow.images.store import open_image
 from plateflow.plates import PlaneError, index_plate, recognise
 from plateflow.plates.check import check_plate
 from plateflow.plates.plate import read_row
 from plateflow.simulate.layouts import LAYOUTS
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import STAGES
 
 PATTERN = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t\d+_z(?P<z>\d+))?\.tif"
 PLACE = ["well", "field", "channel", "t", "z"]
 CASES = [(layout, damage) for layout in LAYOUTS for damage in kinds(layout)]
 
 
-def entry_of(raw: Path, layout: str, plate_map: Path) -> PlateEntry:
-    name = layout.removesuffix(" 0.5")
-    pattern = {"pattern": PATTERN, "pixel_size_um": PIXEL_UM} if name == "pattern" else {}
-    return PlateEntry(plate="p", path=str(raw), layout=name, plate_map=str(plate_map), **pattern)
+@cache
+def reader_of(layout: str, good: Path) -> str:
+    return "pattern" if layout == "pattern" else recognise(good)
+
+
+def entry_of(raw: Path, layout: str, good: Path) -> PlateEntry:
+    """The line of the plate sheet of a plate, or of a damaged copy of it; the map lies beside the good plate."""
+    pattern = {"pattern": PATTERN, "pixel_size_um": PIXEL_UM} if layout == "pattern" else {}
+    plate_map = str(good.parent / "map.csv")
+    return PlateEntry(plate="p", path=str(raw), layout=reader_of(layout, good), plate_map=plate_map, **pattern)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +97,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     def make(layout: str) -> tuple[Path, Read]:
         raw = write_good(tmp_path_factory.mktemp("good"), layout)
         (raw.parent / "map.csv").write_text("\n".join(["well,role", *(f"{well},treatment" for well in WELLS)]))
-        found = read(entry_of(raw, layout, raw.parent / "map.csv"))
+        found = read(entry_of(raw, layout, raw))
         assert not any(isinstance(pixels, str) for pixels in found.pixels.values())
         return raw, found
 
@@ -112,7 +123,7 @@ def test_damage_is_told(good: Good, tmp_path: Path, layout: str, damage: Damage)
     except PlateflowError as error:
         assert error.where and error.remedy
     try:
-        now = read(entry_of(copy.root, layout, raw.parent / "map.csv"))
+        now = read(entry_of(copy.root, layout, raw))
     except PlateflowError as error:
         assert error.where and (error.remedy or error.why)
         said = [str(error)]
@@ -132,4 +143,50 @@ def test_odd_names_of_folders_do_no_harm(good: Good, tmp_path: Path, layout: str
     raw, sound = good(layout)
     copy = tmp_path / 'Plätte "1" of John\'s; $(rm) %20' / raw.name
     shutil.copytree(raw, copy)
-    assert list(differences(sound, read(entry_of(copy, layout, raw.parent / "map.csv")))) == []
+    assert list(differences(sound, read(entry_of(copy, layout, raw)))) == []
+
+
+SET_ASIDE = ("image deleted", "image empty", "image cut in the middle", "image scrambled", "image is a folder")
+OF_TIFFS = ("image floats with NaN", "image claims 4e9 rows and columns")
+
+
+@pytest.mark.parametrize(
+    ("layout", "damage"),
+    [
+        pytest.param(layout, damage, id=f"{layout}-{damage.name}")
+        for layout, names in (("harmony", SET_ASIDE + OF_TIFFS), ("omezarr", SET_ASIDE))
+        for damage in kinds(layout)
+        if damage.name in names
+    ],
+)
+def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, layout: str, damage: Damage) -> None:
+    """Through ingest and tile: of the other fields every pixel is in the store."""
+    raw, sound = good(layout)
+    copy = Raw(root=tmp_path / "copy" / raw.name, layout=layout)
+    shutil.copytree(raw, copy.root)
+    damage.make(copy)
+    entry = entry_of(copy.root, layout, raw)
+    bad = {place[:2] for place, pixels in read(entry).pixels.items() if isinstance(pixels, str)}
+    assert len(bad) == 1
+    config = Config(
+        results=str(tmp_path / "results"),
+        parts={"cpu": 1, "gpu": 1},
+        segmentation={"nuclei": LabelSet(channels=["DNA"])},
+        z="keep",
+    )
+    contexts = [
+        JobContext(config=config, entry=entry, stage=STAGES[stage], job=job)
+        for stage, job in (("ingest", "plate"), ("tile", "0"))
+    ]
+    ingest.run(contexts[0])
+    tile.run(contexts[1])
+    tiled = contexts[1].upstream("tile")
+    assert {(well, field) for well in WELLS for field in tiled[well, "", -1].fields} == bad
+    for well in WELLS:
+        layout_of_well = read_layout(contexts[1].paths, well)
+        image = open_image(contexts[1].paths, well)["0"]
+        for box in layout_of_well.fields:
+            for c, channel in enumerate(layout_of_well.channels):
+                for z in layout_of_well.z_planes[c]:
+                    expected = 0 if (well, box.name) in bad else sound.pixels[well, box.name, channel, 0, z]
+                    assert (image[(0, c, z, *box.slices)] == expected).all()
