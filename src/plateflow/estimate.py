@@ -99,7 +99,7 @@ class Estimate:
     ) -> None:
         self.size, self.config, self.model_mb = size, config, model_mb
         self.learnt = dict(learnt or {})
-        self.rates = RATES | dict(learnt)
+        self.rates = RATES | self.learnt
         cpu_alone = "infer cpu" in self.learnt and "infer cuda" not in self.learnt
         self.device = "cpu" if config.device == "cpu" or (config.device == "auto" and cpu_alone) else "cuda"
 
