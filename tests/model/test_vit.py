@@ -24,8 +24,12 @@ def test_crops_of_other_sizes_work_without_position_tables() -> None:
         assert model(torch.randn(1, 3, 64, 136)).shape == (1, 3, 64, 136)
 
 
-def test_relative_positions_are_the_decomposed_bias() -> None:
-    """Against the formula written out: softmax(q k / sqrt(d) + q.Rh[yi - yj] + q.Rw[xi - xj]) v."""
+@pytest.mark.parametrize("training", [False, True])
+def test_relative_positions_are_the_decomposed_bias(training: bool) -> None:
+    """Against the formula written out: softmax(q k / sqrt(d) + q.Rh[yi - yj] + q.Rw[xi - xj]) v.
+
+    Head by head, as on a CPU, and by the fused kernel, as on a GPU and in training.
+    """
     torch.manual_seed(0)
     h, w, reach = 5, 4, 3  # distances of 3 and 4 share the entry of 2
     config = FlowViTConfig(width=16, heads=2, rel_pos=reach)
@@ -45,7 +49,21 @@ def test_relative_positions_are_the_decomposed_bias() -> None:
         weights = torch.stack(scores, -1).softmax(-1)  # (B, heads, N)
         expected[:, :, i] = (weights[..., None] * v).sum(2)
     expected = attention.proj(expected.transpose(1, 2).reshape(2, h, w, 16))
-    torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reach", [0, 32])
+def test_attention_in_bfloat16_is_that_in_float32(reach: int) -> None:
+    torch.manual_seed(0)
+    attention = Attention(FlowViTConfig(width=64, heads=2, rel_pos=reach))
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 32, 32, 64)
+    exact = attention(x)
+    half = attention.bfloat16()(x.bfloat16()).float()
+    assert 0 < (half - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
