@@ -1,6 +1,6 @@
 """What tests of the stages share: a configuration with a tiny network, and the stages as Snakemake would run them."""
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,11 @@ import zarr
 from numpy.typing import NDArray
 
 from plateflow.config import Config, PlateEntry
-from plateflow.features import stage as features
-from plateflow.images import ingest, normalise, tile
 from plateflow.paths import PlatePaths
-from plateflow.segment import follow, infer, stitch
 from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.state.stages import MODULES, STAGES
 
 MODEL = Path(__file__).parents[1] / "data" / "tiny.safetensors"
-RUN: dict[str, Callable[[JobContext], None]] = {
-    "ingest": ingest.run,
-    "tile": tile.run,
-    "normalise": normalise.run,
-    "infer": infer.run,
-    "follow": follow.run,
-    "stitch": stitch.run,
-    "features": features.run,
-}
 SETS: dict[str, dict[str, Any]] = {
     "nuclei": {"channels": ["DNA"], "model": str(MODEL)},
     "cells": {"channels": ["AGP", "DNA"], "model": str(MODEL)},
@@ -47,7 +35,8 @@ def config_of(folder: Path, **keys: Any) -> Config:
 def run(config: Config, entry: PlateEntry, *stages: str) -> PlatePaths:
     for stage in stages:
         for job in STAGES[stage].jobs(config):
-            RUN[stage](JobContext(config=config, entry=entry, stage=STAGES[stage], job=job))
+            module = importlib.import_module(MODULES[stage])
+            module.run(JobContext(config=config, entry=entry, stage=STAGES[stage], job=job))
     return PlatePaths.of(entry.plate, results=config.results)
 
 

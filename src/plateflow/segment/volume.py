@@ -2,7 +2,7 @@
 
 The pixels of a volume and the sums of its flows lie in files without a name in the scratch, 4 bytes a voxel and channel
 and 16 a voxel. In memory are at most the planes that the engine holds, and in either direction a slab of `SLAB` voxels
-a channel, or of one plane if that is larger; what else the kernel keeps of the files it gives up when asked.
+a channel, or of one plane if that is larger; whatever else the kernel keeps of files it gives up when asked.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from plateflow.flows import let_go
 from plateflow.segment.engine import Request
 from plateflow.segment.plan import scratch_array
 
 PASSES = ((0, (1, 2, 3)), (2, (0, 1, 3)), (1, (0, 2, 3)))
 """YX, ZY, ZX: the axis along which planes lie, and which of [dz, dy, dx, cell logit] the network's [d row, d column,
 cell logit] are there. Sums are made in this order."""
-SLAB = 2**24
+SLAB = 2**22
 TARGET = np.float32(5)
 """Length of a target in network units."""
 
@@ -98,13 +99,15 @@ class Volume:
             if not self._filled:
                 for z in range(self.shape[0]):
                     self._pixels[:, z] = self._read_plane(z)
+                    let_go(self._pixels)
                 self._filled = True
             number, k = divmod(index, self._thickness(axis))
             if self._slab is None or self._slab[0] != (axis, number):
                 self._slab = None
                 start = index - k
                 planes = self._pixels[_along(axis + 1, start, start + self._thickness(axis))]
-                self._slab = (axis, number), np.ascontiguousarray(np.moveaxis(planes, axis + 1, 0))
+                self._slab = (axis, number), np.array(np.moveaxis(planes, axis + 1, 0), order="C")
+                let_go(self._pixels)
             return _with_rows(self._slab[1][k], self._network_rows(axis), antialias=self.anisotropy < 1)
 
     def _write(self, axis: int, components: tuple[int, ...], index: int, flow: NDArray[np.float16]) -> None:
@@ -116,6 +119,7 @@ class Volume:
             for k, component in enumerate(components):
                 self._sums[component][place] += np.stack([part[k] for part in self._waiting], axis)
             self._waiting.clear()
+            let_go(self._sums)
         if last and axis == self._passes[-1][0]:
             self._finish()
 
@@ -127,6 +131,8 @@ class Volume:
             mean = (self._sums[:, z] / counts).astype(np.float32, copy=False)
             mean[:3] = in_voxels(mean[:3], self.anisotropy)
             flow[:, z] = mean
+            let_go(self._sums)
+            let_go(flow)
         self._save(flow)
 
 
