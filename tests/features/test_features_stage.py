@@ -1,12 +1,14 @@
 """The stage on a small plate whose objects are the simulated truth."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from planted_plate import Planted, plant
 
 from plateflow.config import Config, PlateEntry, PlateflowError, load_config
-from plateflow.features.stage import nearest_field, texture_tops
+from plateflow.features.stage import cell_columns, nearest_field, texture_tops
 from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox, read_layout, well_canvases
 from plateflow.images.read import load_window
@@ -254,3 +256,15 @@ def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(PlateflowError, match="choose from minimal, standard, full, location"):
         load_config({"features": {"families": "everything"}})
     assert load_config({"features": {"families": "texture"}}).features.families == ["texture"]
+
+
+def test_the_documented_counts_of_columns_are_true() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
+    for names, label in ((["nuclei"], "nuclei"), (["nuclei", "cells"], "nuclei, cells, cytoplasm")):
+        for channels in (3, 5):
+            counts = []
+            for preset in ("minimal", "standard", "full"):
+                sets = {name: {"channels": ["DNA"]} for name in names}
+                config = Config.model_validate({"segmentation": sets, "features": {"families": preset}})
+                counts.append(str(len(cell_columns(config, [f"C{k}" for k in range(channels)]))))
+            assert f"| {label} | {channels} | {' | '.join(counts)} |" in text

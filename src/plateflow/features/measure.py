@@ -229,8 +229,7 @@ def measure(
 
 
 def _related(matches: Matches, name: str, others: Regions) -> dict[str, Values]:
-    parent = np.append(others.numbers, 0)[matches.index].astype(np.float64)
-    parent[matches.siblings == 0] = np.nan
+    parent = np.append(others.numbers.astype(np.float64), np.nan)[matches.parent]
     return {
         f"Children_{name}_Count": matches.children.astype(np.float64),
         f"Match_{name}_Overlap": matches.score,

@@ -19,6 +19,7 @@ class Matches:
         index: which of the other objects is its match, counted in rising order of their labels; -1 without one.
         score: pixels that it shares with its match, over the pixels of the smaller of the two; NaN without one.
         children: how many of the other objects have it as their parent.
+        parent: which of the other objects is its parent; -1 without one.
         siblings: how many row objects have the same parent, itself included; 0 without a parent.
         orphans: how many of the other objects have neither parent nor child among the rows.
     """
@@ -26,6 +27,7 @@ class Matches:
     index: NDArray[np.int64]
     score: Values
     children: NDArray[np.int64]
+    parent: NDArray[np.int64]
     siblings: NDArray[np.int64]
     orphans: int
 
@@ -49,14 +51,15 @@ def match(rows: Regions, others: Regions) -> Matches:
     index[row[best]] = other[best]
     score = np.full(len(index), np.nan)
     score[row[best]] = shared[best] / np.minimum(rows.areas[row[best]], others.areas[other[best]])
-    families = np.bincount(other[~other_is_child], minlength=len(others.numbers))
-    siblings = np.zeros(len(index), np.int64)
-    siblings[row[~other_is_child]] = families[other[~other_is_child]]
+    parent = np.full(len(index), -1, np.int64)
+    parent[row[~other_is_child]] = other[~other_is_child]
+    families = np.bincount(parent[parent >= 0], minlength=len(others.numbers))
     return Matches(
         index=index,
         score=score,
         children=np.bincount(row[other_is_child], minlength=len(index)),
-        siblings=siblings,
+        parent=parent,
+        siblings=np.where(parent >= 0, np.append(families, 0)[parent], 0),
         orphans=len(others.numbers) - len(np.unique(other)),
     )
 

@@ -119,8 +119,10 @@ def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str
         if not any(here.any() for here in labels.values()):
             continue
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
+        image = read_pixels(context, well, canvas, channels)
+        image /= _top(layout.dtype)
         part = measure(
-            read_pixels(context, well, canvas, channels) / np.float32(_top(layout.dtype)),
+            image,
             labels,
             channels=channels,
             pixel_size_um=pixel_um if layout.unit_known else np.nan,
@@ -167,22 +169,25 @@ def read_labels(group: Any, label_set: str, canvas: Canvas) -> NDArray[np.uint32
 
 def read_pixels(context: JobContext, well: str, canvas: Canvas, channels: list[str]) -> NDArray[np.float32]:
     """The corrected pixels (channel, [z,] y, x) of a canvas, in units of the raw ones."""
+    paths, z_mode = context.paths, context.config.z
+    if canvas.depth is None:
+        return read_canvas(paths, well, canvas, channels, z_mode=z_mode)
     pixels = np.empty((len(channels), *canvas.shape), np.float32)
     for k, plane in enumerate(canvas.planes()):
-        part = read_canvas(context.paths, well, plane, channels, z_mode=context.config.z)
-        pixels[(slice(None), *(() if canvas.depth is None else (k,)))] = part
+        pixels[:, k] = read_canvas(paths, well, plane, channels, z_mode=z_mode)
     return pixels
 
 
 def texture_tops(context: JobContext, dtype: str) -> list[float]:
     """By channel the intensity that is the highest grey level of the texture.
 
-    A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is at the power of two
-    above the upper end of the plate's frozen window: the same in all wells.
+    A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is the last value of the
+    bits that hold the upper end of the plate's frozen window, such as 4095: the same in all wells.
     """
     window, top = load_window(context.paths), _top(dtype)
     ends = [max(float(window.ends(channel)[1]), 1 / 256) for channel in channel_names(context)]
-    return [min(2.0 ** (np.floor(np.log2(end)) + 1), top + 1) / top for end in ends]
+    tops = [2.0 ** (np.floor(np.log2(end)) + 1) for end in ends]
+    return [min(found - 1, top) / top if np.issubdtype(dtype, np.integer) else found for found in tops]
 
 
 def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
