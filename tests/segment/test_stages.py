@@ -111,6 +111,29 @@ def test_parts_slices_and_blocks_change_no_byte(
         assert len(journal(paths, "follow")) == 2 * 2 * 18
 
 
+def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
+    whole: PlatePaths, copied: tuple[PlateEntry, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, written, write = config_of(copied[1]), [], infer._write
+
+    def breaks_off(*arguments: Any) -> None:
+        if len(written) == 2:
+            raise OSError("the node went away")
+        written.append(arguments)
+        write(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(infer, "_write", breaks_off)
+        with pytest.raises(OSError, match="went away"):
+            run(config, copied[0], "infer")
+    paths = run(config, copied[0], "infer")
+    assert len(journal(paths, "infer")) == 4, "what was written before stays done"
+    for label_set in SETS:
+        for well in ("B02", "B03"):
+            path = paths.flows(label_set, well, 0)
+            assert path.read_bytes() == (whole.root / path.relative_to(paths.root)).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("key", "tiles", "redone"),
     [({"tiling": "cellpose"}, 2, True), ({"augment": True}, 4, True), ({"dtype": "bfloat16"}, 2, False)],
