@@ -1,9 +1,167 @@
-"""Real plates through the whole chain, as a user would run them: init, check, snakemake, status."""
+"""Real plates through the whole chain to labels, tables and report.
 
+One as a user runs it: init, check, snakemake, status. The others in one process, stage after stage with the same jobs,
+as a process a job would take most of the time.
+"""
+
+import importlib
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from workflow_project import Project
+
+from plateflow.cli.init import make_entry, write_project
+from plateflow.config import Config, load_config
+from plateflow.paths import PlatePaths
+from plateflow.plates import open_plate
+from plateflow.plates.check import check_plate
+from plateflow.state.runner import JobContext
+from plateflow.state.stages import MODULES, STAGES
+
+
+def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, **options: Any) -> PlatePaths:
+    """A plate through all stages, with the configuration that init writes but for the label sets given."""
+    entry = make_entry(raw, **options)
+    write_project(folder, entry, open_plate(entry))
+    settings = load_config(folder / "config" / "config.yaml").model_dump()
+    settings |= {"results": str(folder / "results"), "device": "cpu", "threads": 2, "parts": {"cpu": 1, "gpu": 1}}
+    config = Config.model_validate(settings | ({"segmentation": segmentation} if segmentation else {}))
+    assert not [problem for problem in check_plate(entry, config) if problem.severity == "error"]
+    for name, stage in STAGES.items():
+        for job in stage.jobs(config):
+            context = JobContext(config=config, entry=entry, stage=stage, job=job)
+            importlib.import_module(MODULES[name]).run(context)
+    paths = PlatePaths.of(entry.plate, results=config.results)
+    assert paths.table("report.html").stat().st_size > 10_000
+    return paths
+
+
+def pixels(paths: PlatePaths, well: str) -> NDArray[Any]:
+    """Level 0 of a well's image, t c z y x."""
+    import zarr
+
+    return zarr.open_array(paths.image(well) / "0", mode="r")[...]
+
+
+def nuclei(paths: PlatePaths, well: str) -> NDArray[np.uint32]:
+    """The labels of a well's nuclei, t z y x."""
+    import zarr
+
+    return zarr.open_array(paths.image(well) / "labels/nuclei/0", mode="r")[...]
+
+
+def wells(paths: PlatePaths) -> Any:
+    """The well table, by well, of the wells with images."""
+    import pandas as pd
+
+    table = pd.read_csv(paths.table("wells.csv")).set_index("Metadata_Well")
+    return table[table["Metadata_State"] != "not_acquired"]
+
+
+def test_an_imagexpress_plate(test_data, tmp_path):
+    """Two wells of two fields that touch, two z steps. By eye: lone nuclei at these places, and a clump at the top."""
+    import tifffile
+
+    raw = test_data / "plates" / "imagexpress_singlechannel"
+    paths = chain(tmp_path, raw)
+    image = pixels(paths, "E07")
+    assert image.shape == (1, 1, 2, 512, 1024)
+    for field, x in ((1, 0), (2, 512)):
+        (file,) = raw.rglob(f"ZStep_2/Projection-Mix_E07_s{field}[0-9A-F]*.tif")
+        np.testing.assert_array_equal(image[0, 0, 1, :, x : x + 512], tifffile.imread(file))
+    labels = nuclei(paths, "E07")[0, 0]
+    lone = [labels[place] for place in ((112, 340), (181, 562), (422, 650), (127, 875))]
+    assert all(lone) and len(set(lone)) == 4
+    assert 15 <= labels.max() <= 60
+    assert wells(paths)["Count_Nuclei"].between(15, 80).all()
+
+
+def test_time_points_of_an_imagexpress_plate(test_data, tmp_path):
+    """One well at 4x with two fields above each other and nothing in them. By eye: the well's rim is an arc whose top
+    lies in the first field, at row 22, and whose bottom lies in the second, at row 469."""
+    paths = chain(tmp_path, test_data / "plates" / "imagexpress_1well_3C_2S_Zmix_T")
+    image = pixels(paths, "C07")
+    assert image.shape == (2, 3, 1, 512, 256)
+    rows = image[0, 0, 0, :, 125:145].mean(1)
+    assert abs(np.argmax(rows[:60] - np.linspace(rows[0], rows[59], 60)) - 24) < 8
+    assert abs(np.argmax(rows[440:] - np.linspace(rows[440], rows[511], 72)) + 440 - 468) < 8
+    assert nuclei(paths, "C07").shape == (2, 1, 512, 256)
+    assert wells(paths)["Count_Nuclei"].tolist() == [nuclei(paths, "C07").max()]
+
+
+def test_a_cytation_plate(test_data, tmp_path):
+    """Three wells, names alone; nuclei are about 70 px wide. Beside the images lie CellProfiler's masks, without the
+    nuclei that touch the border."""
+    import tifffile
+    from skimage.segmentation import clear_border
+
+    raw = test_data / "plates" / "cytation_nf1_cellpainting"
+    sets = {"nuclei": {"channels": ["DAPI"], "diameter_um": 70.0}}
+    paths = chain(tmp_path, raw, sets, pixel_size=1.0)  # unknown: so in px
+    assert json.loads(paths.info.read_text())["wells"] == ["D06", "F07", "H12"]
+    for well, name in (("D06", "D6_01_1_2_DAPI_001"), ("F07", "F7_01_1_2_DAPI_001")):
+        np.testing.assert_array_equal(
+            pixels(paths, well)[0, 0, 0], tifffile.imread(raw / "Plate_2_images" / f"{name}.tif")
+        )
+        mask = tifffile.imread(raw / "Plate_2_masks" / f"{name}_MaskNuclei.tiff") > 0
+        ours = clear_border(nuclei(paths, well)[0, 0]) > 0
+        assert (mask & ours).sum() / (mask | ours).sum() > 0.9
+    assert wells(paths)["Count_Nuclei"].between(20, 40).all()
+
+
+def test_a_plate_of_cellprofiler_with_its_doses(test_data, tmp_path):
+    """Seven wells of BBBC013's kind: with the dose a protein (channel 1) moves into the nuclei (channel 2)."""
+    raw = test_data / "plates" / "cellprofiler_sbs_translocation"
+    pattern = r"(?P<channel>Channel\d)-\d+-(?P<row>[A-P])-(?P<column>\d+)\.tif"
+    sets = {"nuclei": {"channels": ["Channel2"]}}
+    paths = chain(tmp_path, raw, sets, pattern=pattern, plate_map=raw / "1049_Metadata.csv")
+    table = wells(paths)
+    assert table.index.tolist() == ["A01", "A02", "A03", "A04", "A06", "A08", "A12"]
+    assert table["Metadata_dose"].tolist() == [0, 0, 1, 2, 4, 6, 10]
+    assert (table.loc["A01", "Metadata_role"], table.loc["A12", "Metadata_role"]) == ("negative", "positive")
+    assert table["Count_Nuclei"].between(100, 450).all()
+    share = table["Nuclei_Intensity_MeanIntensity_Channel1"] / [
+        pixels(paths, well)[0, 0].mean() / 255 for well in table.index
+    ]
+    assert share.loc["A12"] > 1.2 * share.loc["A01"]
+
+
+def test_an_omezarr_plate_tiled_again(test_data, tmp_path):
+    """Two wells, of beads: by eye one at row 28, column 324 and another at (182, 333) of E08, and few in E07."""
+    import zarr
+
+    raw = test_data / "plates" / "omezarr_hcs_mobie" / "single-plane-hcs.zarr"
+    paths = chain(tmp_path, raw)
+    for well in ("E07", "E08"):
+        source = zarr.open_array(raw / "E" / well[1:] / "0" / "0", mode="r")[...]
+        np.testing.assert_array_equal(pixels(paths, well)[0, :, 0], source)
+    labels = nuclei(paths, "E08")[0, 0]
+    assert labels[28, 324] and labels[182, 333]
+    assert 25 <= labels.max() <= 90
+    assert nuclei(paths, "E07").max() < 15
+    attributes = json.loads((paths.image("E08") / "zarr.json").read_text())["attributes"]["ome"]
+    scale = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+    assert scale[-2:] == [2.7336, 2.7336]
+
+
+def test_a_blank_cv8000_plate_ends_flagged_empty(test_data, tmp_path):
+    """Three wells of four fields of 2000 px that touch, four z planes; every pixel is 0."""
+    import pandas as pd
+
+    sets = {"nuclei": {"channels": ["405"]}}
+    paths = chain(tmp_path, test_data / "plates" / "yokogawa_cv8000", sets)
+    image = json.loads((paths.image("D08") / "0" / "zarr.json").read_text())
+    assert image["shape"] == [1, 2, 4, 4000, 4000]
+    table = wells(paths)
+    assert table["Metadata_State"].tolist() == ["flagged"] * 3
+    assert table["Metadata_Flags"].tolist() == ["empty"] * 3
+    assert table["Count_Nuclei"].tolist() == [0] * 3
+    fields = pd.read_parquet(paths.table("qc.parquet"))
+    assert len(fields) == 3 * 4 * 2
+    assert set(fields["Flags"]) == {"empty"}
 
 
 def test_a_phenix_plate(test_data, tmp_path):
