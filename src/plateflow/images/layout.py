@@ -25,6 +25,8 @@ GRID_GAP_PX = 32
 TOUCH_PX = 2
 """Fields with a gap of so many px touch: stages jitter, and positions are rounded to whole pixels. Cells across such a
 line would be cut in two, so it is filled on read with what lies at the field's edge beside it (`Canvas.reach`)."""
+PREVIEW_PX = 1024
+"""Height and width at most of the image in the store where the pixels stay in the raw plate."""
 SPARSE = 400
 """An image may have this many times the pixels of its fields; more is a wrong pixel size, not a sparse well."""
 
@@ -60,6 +62,7 @@ class WellLayout:
         z_known: whether the distance of z planes is known in um.
         placement: "stage" where the fields lie at their positions; "grid" where these are unknown; "stacked" where
             they are in a grid because by the metadata they would lie on each other.
+        preview: where the pixels stay in the raw plate, how often its image in the store is halved; else None.
     """
 
     shape: tuple[int, int, int, int, int]
@@ -71,6 +74,7 @@ class WellLayout:
     unit_known: bool
     placement: str
     z_known: bool = False
+    preview: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the image's `zarr.json` holds it."""
@@ -89,6 +93,7 @@ class WellLayout:
             unit_known=value["unit_known"],
             placement=value["placement"],
             z_known=value["z_known"],
+            preview=value.get("preview"),
         )
 
     def label_shape(self, z_mode: str) -> tuple[int, int, int, int]:
@@ -207,6 +212,7 @@ def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
         unit_known=size is not None,
         placement=placement,
         z_known=z_step is not None,
+        preview=math.ceil(math.log2(max(1.0, max(height, width) / PREVIEW_PX))) if info.get("in_place") else None,
     )
 
 

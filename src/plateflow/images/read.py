@@ -124,6 +124,7 @@ def read_canvas(
         PlateflowError: the plate has no such channel, or normalise hasn't run.
     """
     layout, image, window = read_layout(paths, well), open_image(paths, well), load_window(paths)
+    level0 = image["0"] if layout.preview is None else _InPlace(paths, well, layout, canvas)
     owner = canvas.owner()
     pixels = np.zeros((len(channels), canvas.height, canvas.width), np.float32)
     for c, channel in enumerate(channels):
@@ -134,7 +135,7 @@ def read_canvas(
                 why=f"its channels are {', '.join(layout.channels)}",
                 remedy="name one of these in the configuration",
             )
-        _project(image["0"], layout, canvas, layout.channels.index(channel), z_mode, pixels[c])
+        _project(level0, layout, canvas, layout.channels.index(channel), z_mode, pixels[c])
         for number, box in enumerate(canvas.fields):
             ys, xs = slice(box.y - canvas.y, box.y - canvas.y + box.height), slice(box.x - canvas.x, None)
             xs = slice(xs.start, xs.start + box.width)
@@ -150,6 +151,34 @@ def read_canvas(
             np.copyto(pixels[:, ys, xs], pixels[edge], where=owner[ys, xs] == number)
     np.copyto(pixels, 0, where=owner < 0)
     return pixels
+
+
+class _InPlace:
+    """Level 0 of a well whose pixels stay in the raw plate: given to `_project` instead of the array."""
+
+    def __init__(self, paths: PlatePaths, well: str, layout: WellLayout, canvas: Canvas) -> None:
+        import pandas as pd
+
+        columns = ["field", "channel", "t", "z", "path", "page"]
+        rows = pd.read_parquet(paths.planes, columns=columns, filters=[("well", "==", well)])
+        self.places = {tuple(row[:4]): (row[4], row[5]) for row in rows.itertuples(index=False)}
+        self.layout, self.canvas, self.arrays = layout, canvas, dict[str, Any]()
+
+    def __getitem__(self, at: tuple[int, int, int, slice, slice]) -> NDArray[Any]:
+        import zarr
+
+        t, c, z, ys, xs = at
+        plane = np.zeros((ys.stop - ys.start, xs.stop - xs.start), self.layout.dtype)
+        for box in reversed(self.canvas.fields):  # where fields overlap the first wins
+            path, page = self.places.get((box.name, self.layout.channels[c], t, z), ("", 0))
+            if path:
+                if path not in self.arrays:
+                    self.arrays[path] = zarr.open_array(path, mode="r")
+                array = self.arrays[path]
+                index = tuple(int(n) for n in np.unravel_index(page, array.shape[:-2])) if array.ndim > 2 else ()
+                part = (slice(box.y - ys.start, None), slice(box.x - xs.start, None))
+                plane[part][: box.height, : box.width] = array[index]
+        return plane
 
 
 def _project(

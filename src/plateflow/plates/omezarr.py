@@ -42,18 +42,18 @@ _BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, Overflow
 """What metadata raise that aren't as they should be."""
 
 
-_BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
-"""What metadata raise that aren't as they should be."""
-
-
 class OmeZarrReader:
-    """Reads the groups' metadata and the names of the chunks."""
+    """Reads the groups' metadata and the names of the chunks.
 
-    name = "omezarr"
+    Under the name `omezarr_in_place` the pixels stay where they are: the plate's store then has a preview alone.
+    """
+
+    def __init__(self, *, in_place: bool = False) -> None:
+        self.name, self.in_place = "omezarr_in_place" if in_place else "omezarr", in_place
 
     def recognise(self, folder: Path) -> bool:
         """A group with the attribute `plate`: the folder, or the one folder below it that is a Zarr group."""
-        return _plate_group(folder) is not None
+        return not self.in_place and _plate_group(folder) is not None
 
     def read(self, entry: PlateEntry) -> Index:
         """Index an OME-Zarr plate (see `Reader.read`)."""
@@ -67,7 +67,10 @@ class OmeZarrReader:
                 remedy="give the plate's own group, the folder that holds the rows; single images are no plate",
             )
         plate = _Plate(entry, list_files(root))
-        return make_index(entry, self.name, plate.records(), plate.listing)
+        index = make_index(entry, self.name, plate.records(), plate.listing)
+        if self.in_place:
+            index.info["in_place"] = True
+        return index
 
 
 def _plate_group(folder: Path) -> Path | None:

@@ -27,6 +27,7 @@ READERS: dict[str, Reader] = {
         ImageXpressReader(),
         YokogawaReader(),
         OmeZarrReader(),
+        OmeZarrReader(in_place=True),
         LoadDataReader(),
         PatternReader(),
     )

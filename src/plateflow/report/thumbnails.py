@@ -45,7 +45,13 @@ def thumbnail(paths: PlatePaths, config: Config, well: str, window: Window, *, e
     from skimage.transform import resize
 
     layout, image = read_layout(paths, well), open_image(paths, well)
-    level = pyramid_level(max(layout.shape[-2:]), int(image.attrs["plateflow"]["levels"]), edge)
+    levels = int(image.attrs["plateflow"]["levels"])
+    if layout.preview is None:
+        level = pyramid_level(max(layout.shape[-2:]), levels, edge)
+        pyramid = image[str(level)]
+    else:
+        level = min(layout.preview, levels - 1)
+        pyramid = _Enlarged(image["0"], layout.preview - level)
     labels = {name: image[f"labels/{name}/{level}"] for name in (config.rows, *config.segmentation)}
     z = labels[config.rows].shape[1] // 2
     fields = [
@@ -58,7 +64,7 @@ def thumbnail(paths: PlatePaths, config: Config, well: str, window: Window, *, e
         ys, xs = _at(box.y, box.height, level), _at(box.x, box.width, level)
         picture[ys, xs] = 0
         for channel, tint in tints.items():
-            pixels = _project(image[str(level)], layout, channel, config.z, z, (ys, xs))
+            pixels = _project(pyramid, layout, channel, config.z, z, (ys, xs))
             low, high = window.ends(channel)
             pixels = (pixels / profile(window.profiles[channel], *pixels.shape) - low) / (high - low)
             picture[ys, xs] += np.clip(pixels, 0, 1)[..., None] ** GAMMA * np.array(tint, np.float32)
@@ -110,6 +116,20 @@ def _project(
     stack = np.stack([array[(0, number, plane, *place)] for plane in planes])
     projected: NDArray[np.float32] = (stack.mean(axis=0) if z_mode == "mean" else stack.max(axis=0)).astype(np.float32)
     return projected
+
+
+class _Enlarged:
+    """A preview, with each pixel 2^steps px high and wide: labels may not go so far down."""
+
+    def __init__(self, array: Any, steps: int) -> None:
+        self.array, self.steps = array, steps
+
+    def __getitem__(self, at: tuple[int, int, int, slice, slice]) -> NDArray[Any]:
+        *place, ys, xs = at
+        rows, columns = (np.arange(s.start, s.stop) >> self.steps for s in (ys, xs))
+        plane = self.array[tuple(place)]
+        last = np.array(plane.shape) - 1
+        return plane[np.ix_(np.minimum(rows, last[0]), np.minimum(columns, last[1]))]
 
 
 def _outlines(labels: NDArray[np.uint32]) -> NDArray[np.bool_]:
