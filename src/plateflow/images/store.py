@@ -101,11 +101,20 @@ def create_plate(
         if same:
             _write_group(image, attributes)
         else:
-            files = _arrays(layout.shape, layout.dtype, block_edge(layout, levels), levels, "tczyx")
+            shape, edge, kept = _kept(layout, levels)
+            files = _arrays(shape, layout.dtype, edge, kept, "tczyx")
             _put_tree(image, {"zarr.json": _group(attributes), **files, **_field_table(layout)})
         for name in label_sets:
             _make_labels(image / "labels" / name, layout, levels, z_mode)
         _write_group(image / "labels", {"ome": {"version": VERSION, "labels": list(label_sets)}})
+
+
+def _kept(layout: WellLayout, levels: int) -> tuple[tuple[int, ...], tuple[int, int], int]:
+    """Shape, height and width of a shard, and levels of a well's image: where the pixels stay in the raw plate, one."""
+    if layout.preview is None:
+        return layout.shape, block_edge(layout, levels), levels
+    height, width = (math.ceil(size / 2**layout.preview) for size in layout.shape[-2:])
+    return (*layout.shape[:3], height, width), (height, width), 1
 
 
 def generation(paths: PlatePaths, well: str, label_set: str = "") -> int:
@@ -132,6 +141,12 @@ def write_image_block(image: Any, t: int, z: int, y: int, x: int, pixels: NDArra
     """
     import zarr
 
+    preview = image.attrs["plateflow"]["layout"].get("preview")
+    if preview is not None:
+        for _ in range(preview):
+            pixels = halve_mean(pixels)
+        image["0"][(slice(t, t + 1), slice(None), slice(z, z + 1), *_at(preview, y, x, pixels))] = pixels[None, :, None]
+        return
     # Comparing each chunk with the fill takes half as long as compressing it; a block has a field, so it is written.
     with zarr.config.set({"array.write_empty_chunks": True}):
         arrays = [image[str(level)] for level in _levels(image)]
@@ -236,7 +251,9 @@ def _image_attributes(layout: WellLayout, info: Mapping[str, Any], levels: int) 
         {"label": channel["name"], "color": _colour(channel, number), "active": number < 3, "window": limits}
         for number, channel in enumerate(info["channels"])
     ]
-    ome = {"version": VERSION, "multiscales": _multiscales("image", layout, levels, "tczyx")}
+    kept = _kept(layout, levels)[-1]
+    multiscales = _multiscales("image", layout, kept, "tczyx", halved=layout.preview or 0)
+    ome = {"version": VERSION, "multiscales": multiscales}
     return {"ome": {**ome, "omero": {"channels": channels}}}
 
 
@@ -251,7 +268,7 @@ def _colour(channel: Mapping[str, Any], number: int) -> str:
     return "FF00FF"
 
 
-def _multiscales(name: str, layout: WellLayout, levels: int, axes: str) -> list[dict[str, Any]]:
+def _multiscales(name: str, layout: WellLayout, levels: int, axes: str, *, halved: int = 0) -> list[dict[str, Any]]:
     kinds: dict[str, dict[str, str]] = {
         "t": {"type": "time"},
         "c": {"type": "channel"},
@@ -260,7 +277,7 @@ def _multiscales(name: str, layout: WellLayout, levels: int, axes: str) -> list[
     step = dict(zip("zyx", layout.pixel_um, strict=True))
     datasets = []
     for level in range(levels):
-        factor = {"y": 2**level, "x": 2**level}
+        factor = {"y": 2 ** (level + halved), "x": 2 ** (level + halved)}
         scale = [float(step.get(axis, 1.0) * factor.get(axis, 1)) for axis in axes]
         datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
     return [{"name": name, "axes": [{"name": axis, **kinds[axis]} for axis in axes], "datasets": datasets}]
