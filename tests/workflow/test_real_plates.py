@@ -129,7 +129,7 @@ def test_a_plate_of_cellprofiler_with_its_doses(test_data, tmp_path):
     assert share.loc["A12"] > 1.2 * share.loc["A01"]
 
 
-def test_an_omezarr_plate_tiled_again(test_data, tmp_path):
+def test_an_omezarr_plate_tiled_again_and_in_place(test_data, tmp_path):
     """Two wells, of beads: by eye one at row 28, column 324 and another at (182, 333) of E08, and few in E07."""
     import zarr
 
@@ -145,6 +145,11 @@ def test_an_omezarr_plate_tiled_again(test_data, tmp_path):
     attributes = json.loads((paths.image("E08") / "zarr.json").read_text())["attributes"]["ome"]
     scale = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
     assert scale[-2:] == [2.7336, 2.7336]
+    there = chain(tmp_path / "there", raw, layout="omezarr_in_place")
+    for well in ("E07", "E08"):
+        np.testing.assert_array_equal(nuclei(there, well), nuclei(paths, well))
+        assert there.cells(well).read_bytes() == paths.cells(well).read_bytes()
+        assert [path.name for path in there.image(well).glob("[0-9]")] == ["0"]  # the preview alone
 
 
 def test_a_blank_cv8000_plate_ends_flagged_empty(test_data, tmp_path):
