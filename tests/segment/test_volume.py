@@ -19,6 +19,7 @@ from plateflow.config import PlateEntry, PlateflowError
 from plateflow.flows import flow_error, flows_from_labels, labels_from_flows
 from plateflow.images.layout import read_layout, well_canvases
 from plateflow.metrics import average_precision, f1
+from plateflow.plates.plate import index_plate
 from plateflow.segment import infer, volume
 from plateflow.segment.plan import anisotropy, block_edge, save_array
 from plateflow.segment.volume import Volume, in_voxels, n_planes
@@ -271,6 +272,9 @@ def test_the_distance_of_planes_must_be_known(tmp_path: Path) -> None:
     assert [unit.data for unit in infer.units(context)] == [pytest.approx(2.5)]
     with pytest.raises(PlateflowError, match="planes are 500 pixels apart"):
         anisotropy(replace(layout, pixel_um=(300.0, 0.6, 0.6)), where="")
+    says_itself = stack_plate(tmp_path, np.ones((3, 32, 32), np.uint16), z_um=0.5)
+    planes = index_plate(says_itself.model_copy(update={"z_step_um": 9.0})).planes
+    assert sorted(planes["z_um"]) == pytest.approx([0, 0.5, 1.0])
 
 
 def test_blocks_of_a_volume_have_as_many_voxels_as_those_of_a_plane_have_pixels() -> None:
