@@ -284,7 +284,9 @@ class PlateEntry(Section):
     plate: str = Field(description="plate id: letters, digits, . _ + -; names the folder of its results")
     path: str = Field(description="folder of the raw plate")
     layout: str = Field(
-        "harmony", description="reader: harmony, imagexpress, yokogawa, omezarr, load_data or pattern; `init` knows it"
+        "harmony",
+        description="reader: harmony, imagexpress, yokogawa, omezarr, omezarr_in_place (no copy of the pixels), "
+        "load_data or pattern; `init` recognises it",
     )
     pattern: str | None = Field(
         None,

@@ -145,3 +145,9 @@ def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((8, 8), np.uint16))
     with pytest.raises(PlateflowError, match="not a CellVoyager measurement"):
         open_plate(tmp_path, layout="yokogawa")
+
+
+def test_several_measurements_in_one_folder(test_data: Path) -> None:
+    with pytest.raises(PlateflowError, match="several measurements") as error:
+        open_plate(test_data / "plates" / "yokogawa_cv7000_metadata_only")
+    assert "CV7000-example" in error.value.where

@@ -4,24 +4,21 @@ Facts as real exports have them (docs/plate-layouts): a file is `<name>_<well>[_
 `TimePoint_<t>` where there are time points and `ZStep_<z>` where there are stacks; beside or above the steps, or in
 `ZStep_0`, lies the projection, and files with `_thumb` are previews. Of a channel that has a stack the stack is used,
 of one that has a projection alone the projection. The exporting software copies the single plane of a channel without a
-stack into every step; the `Z Step` in the headers tells. Stage positions are in um, of a field's centre, and y points
-down, as the rows of the image (seen: fields above each other continue so). They stand in the headers alone, and sites
-lie alike in all wells, so three wells a site are looked at, and all of them only where these three differ.
+stack into every step; the `Z Step` in the headers tells. Positions stand in the headers alone: see `metaseries`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from statistics import median
 from typing import Any
 
 from plateflow.config import PlateEntry, PlateflowError
 from plateflow.paths import parse_well, well_name
 from plateflow.plates.files import Listing, decode, list_files, peek
+from plateflow.plates.metaseries import WELLS_SAMPLED, Headers, Plane, heights_of, positions_of, real
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
@@ -32,9 +29,6 @@ FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 FOLDER = re.compile(r"(?:^|/)(TimePoint|ZStep)_(\d+)(?=/)", re.IGNORECASE)
-WELLS_SAMPLED = 3
-Plane = dict[str, Any]
-Head = Mapping[str, str]
 
 
 class ImageXpressReader:
@@ -68,8 +62,8 @@ class ImageXpressReader:
         if htd and not ("EndFile" in htd and _number(htd, "YWells")):
             notes.append("the HTD file is damaged, or ends early: what was planned and isn't there goes unseen")
         channels, sizes = _channels(planes, heads, htd, notes)
-        heights = _heights(planes, heads)
-        places = _positions(planes, heads, sizes, notes)
+        heights = heights_of(planes, heads)
+        places = positions_of(planes, heads, sizes, notes)
         for plane in planes:
             plane.update(sizes[plane["channel"]])
             plane["z_um"] = heights.get((plane["channel"], plane["z"]), math.nan)
@@ -78,7 +72,7 @@ class ImageXpressReader:
             plane["y_um"] = centre[0] - plane["height"] * plane["dy_um"] / 2
             plane["x_um"] = centre[1] - plane["width"] * plane["dx_um"] / 2
         planes += _planned(planes, htd, notes)
-        bits = _real(heads.first(planes), "Camera Bit Depth")
+        bits = real(heads.first(planes), "Camera Bit Depth")
         records = Records(
             planes=planes,
             channels=channels,
@@ -87,42 +81,6 @@ class ImageXpressReader:
             disagreements=notes,
         )
         return make_index(entry, self.name, records, listing)
-
-
-class Headers:
-    """The metadata in the TIFFs' headers, each read once: property -> text, `height` and `width` of the image too."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing, self.read = listing, dict[str, Head]()
-
-    def of(self, plane: Plane) -> Head:
-        """Of one plane; empty where the file has none, or can't be read."""
-        name = plane["path"]
-        if name not in self.read:
-            self.read[name] = _head(self.listing.root / name)
-        return self.read[name]
-
-    def first(self, planes: list[Plane]) -> Head:
-        """Of the first of a few planes that has the size that most of them have: one bad file decides nothing."""
-        step = max(1, len(planes) // 5)
-        heads = [head for plane in planes[::step] if plane.get("path") and (head := self.of(plane))]
-        sizes = Counter((head["height"], head["width"]) for head in heads)
-        return next((head for head in heads if (head["height"], head["width"]) == sizes.most_common(1)[0][0]), {})
-
-
-def _head(path: Path) -> Head:
-    import tifffile
-    from defusedxml.ElementTree import fromstring
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            size = {"height": str(page.shape[0]), "width": str(page.shape[1])}
-            text = page.description
-            found = fromstring(text).iter() if text.startswith("<MetaData") else ()  # prop and custom-prop
-            return {str(item.get("id")): str(item.get("value")) for item in found} | size
-    except Exception:
-        return {}
 
 
 def _from_names(listing: Listing, notes: list[str]) -> list[Plane]:
@@ -197,7 +155,7 @@ def _channels(
         about: dict[str, Any] = {"name": planned or taken or f"w{number}"}
         if planned and taken and planned != taken:
             notes.append(f"channel {number} is {planned} in the HTD file, which is followed, and {taken} in the images")
-        if (wavelength := _real(head, "wavelength")) > 0:
+        if (wavelength := real(head, "wavelength")) > 0:
             about["wavelength_nm"] = wavelength
         if match := re.fullmatch(r"([\d.]+) (m?s)", head.get("Exposure Time", "").strip()):
             about["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
@@ -206,72 +164,14 @@ def _channels(
         sizes[number] = {
             "height": int(head.get("height", "0")),
             "width": int(head.get("width", "0")),
-            "dy_um": _real(head, "spatial-calibration-y") if known else math.nan,
-            "dx_um": _real(head, "spatial-calibration-x") if known else math.nan,
+            "dy_um": real(head, "spatial-calibration-y") if known else math.nan,
+            "dx_um": real(head, "spatial-calibration-x") if known else math.nan,
         }
     if len(channels) < _number(htd, "NWavelengths"):
         notes.append(
             f"the HTD file speaks of {_number(htd, 'NWavelengths')} channels; images of {len(channels)} are there"
         )
     return channels, sizes
-
-
-def _heights(planes: list[Plane], heads: Headers) -> dict[tuple[int, int], float]:
-    """Of each channel and step the height in um above the plate's lowest step, as one field has it."""
-    first, place = planes[0], ("row", "column", "field", "t")
-    field = [plane for plane in planes if all(plane[key] == first[key] for key in place)]
-    stacks = Counter(plane["channel"] for plane in field)
-    heights = {
-        (p["channel"], p["z"]): _real(heads.of(p), "z-position")
-        for p in sorted(field, key=lambda p: (-stacks[p["channel"]], p["channel"], p["z"]))
-    }
-    lowest = next(iter(heights.values()))
-    return {key: round(height - lowest, 3) for key, height in heights.items()}
-
-
-def _positions(
-    planes: list[Plane], heads: Headers, sizes: Mapping[int, Mapping[str, Any]], notes: list[str]
-) -> dict[Any, tuple[float, float]]:
-    """Of each site, or where they differ of each well's site, its centre (y, x) in um from the centre of the well.
-
-    Without that offset in the headers, from the lowest site.
-    """
-    by_site: dict[int, dict[tuple[int, int], Plane]] = {}
-    for plane in planes:
-        by_site.setdefault(plane["field"], {}).setdefault((plane["row"], plane["column"]), plane)
-    counts = Counter(well for wells in by_site.values() for well in wells)
-    anchor = min(by_site)
-
-    def offset(plane: Plane) -> tuple[float, float] | None:
-        head = heads.of(plane)
-        if "OffsetFromWellCenterUmX" in head:
-            y, x = (_real(head, f"OffsetFromWellCenterUm{axis}") for axis in "YX")
-        else:
-            lowest = by_site[anchor].get((plane["row"], plane["column"]))
-            base = heads.of(lowest) if lowest else {}
-            y, x = (_real(head, f"stage-position-{a}") - _real(base, f"stage-position-{a}") for a in "yx")
-        return None if math.isnan(y + x) else (y, x)
-
-    found: dict[Any, tuple[float, float]] = {}
-    wrong: list[str] = []
-    pixel = next(iter(sizes.values()))["dx_um"]
-    for site, wells in by_site.items():
-        usual = sorted(wells, key=lambda well: (-counts[well], well))
-        sample = [wells[usual[n * (len(usual) - 1) // (WELLS_SAMPLED - 1)]] for n in range(WELLS_SAMPLED)]
-        for plane in sample:
-            label = heads.of(plane).get("stage-label", "").partition(" : ")[0].strip()
-            if label and label != well_name(plane["row"], plane["column"]):
-                wrong.append(f"{plane['path']} ({label})")
-        known = [place for plane in sample if (place := offset(plane)) is not None]
-        if not known:
-            continue
-        y, x = (median(place[axis] for place in known) for axis in (0, 1))
-        if any(max(abs(place[0] - y), abs(place[1] - x)) > 2 * pixel for place in known):
-            found |= {(*well, site): place for well, p in wells.items() if (place := offset(p)) is not None}
-        found[site] = y, x
-    if wrong:
-        notes.append(f"images say another well than their names, which are followed: {some(set(wrong))}")
-    return found
 
 
 def _planned(planes: list[Plane], htd: Mapping[str, list[str]], notes: list[str]) -> list[Plane]:
@@ -322,11 +222,3 @@ def _read_htd(listing: Listing) -> dict[str, list[str]]:
 def _number(htd: Mapping[str, list[str]], key: str) -> int:
     text = htd.get(key, [""])[0]
     return int(text) if text.isdecimal() and len(text) < 5 else 0  # no plate has more of anything
-
-
-def _real(head: Head, key: str) -> float:
-    """A number of a header, NaN where there is none."""
-    try:
-        return float(head.get(key, "nan"))
-    except ValueError:
-        return math.nan

@@ -42,6 +42,13 @@ class YokogawaReader:
         """Index a CellVoyager measurement (see `Reader.read`)."""
         listing = list_files(plate_folder(entry))
         source = _nearest(listing, ".mlf")
+        if len(several := [name for name in listing.files if name.lower().endswith(".mlf")]) > 1:
+            raise PlateflowError(
+                "several measurements lie in the folder",
+                where=f"{entry.plate}: {some(several)}",
+                why="a plate is one measurement",
+                remedy="make a plate of each folder that holds a MeasurementData.mlf",
+            )
         records = _from_names(entry, listing) if source is None else _from_records(entry, listing, source)
         return make_index(entry, self.name, records, listing)
 
