@@ -1,12 +1,16 @@
 """Families on hand-worked objects, and equality with scikit-image where that is the definition."""
 
+import tracemalloc
+
 import numpy as np
+import pandas as pd
 import pytest
+from feature_scenes import cells
 from skimage.draw import disk, ellipse
 from skimage.measure import regionprops_table
 
 from plateflow.config import PlateflowError
-from plateflow.features import column_features, measure
+from plateflow.features import column_features, feature, measure
 
 
 def some_objects() -> np.ndarray:
@@ -150,3 +154,27 @@ def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
     call = right | change
     with pytest.raises(PlateflowError, match=message):
         measure(call.pop("image"), call.pop("labels"), channels=["A"], pixel_size_um=1.0, **call)
+
+
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 1_000_000), (2, 300), (3, 1)])
+def test_threads_and_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch, threads: int, chunk: int) -> None:
+    labels, image = cells(count=12)
+    settings = {"channels": ["A", "B", "C"], "pixel_size_um": 1.0, "families": "full"}
+    first = measure(image, {"Cells": labels}, **settings)
+    monkeypatch.setattr(feature, "THREADS", threads)
+    monkeypatch.setattr(feature, "_CHUNK_PX", chunk)
+    pd.testing.assert_frame_equal(measure(image, {"Cells": labels}, **settings), first, check_exact=True)
+
+
+def test_memory_is_that_of_the_image() -> None:
+    labels, image = cells(size=900, count=400)
+    image = image.astype(np.float32)
+    settings = {"channels": ["A", "B", "C"], "pixel_size_um": 1.0}
+    measure(image[:, :99, :99], {"Cells": labels[:99, :99]}, **settings)
+    tracemalloc.start()
+    try:
+        measure(image, {"Cells": labels}, **settings)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * image.nbytes

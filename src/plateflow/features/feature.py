@@ -108,6 +108,18 @@ class Regions:
         """Pixels of each object."""
         return np.diff(self.starts)
 
+    def mean(self, values: NDArray[Any]) -> Values:
+        """Mean over each object of values that are given for `pixels`."""
+        if not len(self.numbers):
+            return np.zeros(0)
+        total: Values = np.add.reduceat(values, self.starts[:-1])
+        return total / self.areas
+
+    def centres(self) -> Values:
+        """Centroids (object, axis) in the array."""
+        places = np.unravel_index(self.pixels, self.volume.shape)
+        return np.column_stack([self.mean(place) for place in places[-self.ndim :]])
+
     def each(self, kernel: Kernel, columns: int, image: NDArray[Any] | None = None, *args: Any) -> Values:
         """Call a compiled function for every object, in threads.
 

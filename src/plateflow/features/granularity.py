@@ -43,11 +43,12 @@ def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
         means = [_Means(regions, size) for regions in sets]
 
         def work(channel: int) -> None:
-            last = [regions.each(_mean, 1, image[channel : channel + 1])[:, 0] for regions in sets]
+            plane = image[channel].ravel()
+            last = [regions.mean(plane[regions.pixels].astype(np.float64)) for regions in sets]
             start = [np.where(mean > 0, mean, np.nan) for mean in last]
-            for step, plane in enumerate(_steps(image[channel])):
-                for table, mean, which in zip(tables, means, range(len(sets)), strict=True):
-                    now = mean(plane)
+            for step, restored in enumerate(_steps(image[channel])):
+                for which, (table, mean) in enumerate(zip(tables, means, strict=True)):
+                    now = mean(restored)
                     table[:, channel, step] = (last[which] - now) * 100 / start[which]
                     last[which] = now
 
@@ -89,14 +90,6 @@ def _steps(plane: NDArray[Any]) -> Iterator[Values]:
         eroded = _erode(eroded)
         restored = _reconstruct(eroded, restored)
         yield restored
-
-
-@njit(cache=True, nogil=True)
-def _mean(
-    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
-) -> None:
-    for index in range(len(out)):
-        out[index, 0] = values[0, starts[index] : starts[index + 1]].mean()
 
 
 @njit(cache=True, nogil=True)

@@ -45,12 +45,12 @@ def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
 def _neighbours(regions: Regions) -> Values:
     from scipy.spatial import KDTree
 
-    found = regions.each(_touching, 4)
+    found = regions.each(_touching, 2)
     out = np.full((len(found), len(_TABLE)), np.nan)
-    out[:, 0], out[:, 1] = found[:, 0], found[:, 1]
+    out[:, :2] = found
     if len(found) < 2:
         return out
-    centres = found[:, 2:]
+    centres = regions.centres()
     distance, index = KDTree(centres).query(centres, k=min(3, len(found)))
     # Of objects with the same centroid each may come first; what is left is the others.
     own = index == np.arange(len(found))[:, np.newaxis]
@@ -71,17 +71,15 @@ def _neighbours(regions: Regions) -> Values:
 def _touching(
     values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
 ) -> None:
-    """Number of neighbours, percentage of the outline that touches them, centroid y, x."""
+    """Number of neighbours, percentage of the outline that touches them."""
     _, height, width = volume.shape
     for index in range(len(out)):
         mine = pixels[starts[index] : starts[index + 1]]
         label = volume[0, mine[0] // width, mine[0] % width]
         others = np.empty(8, np.int64)
-        n = outline = touching = sum_y = sum_x = 0
+        n = outline = touching = 0
         for pixel in mine:
             y, x = pixel // width, pixel % width
-            sum_y += y
-            sum_x += x
             on_outline, touches = y == 0 or x == 0 or y == height - 1 or x == width - 1, False
             for dy in range(-1, 2):
                 for dx in range(-1, 2):
@@ -100,4 +98,3 @@ def _touching(
             outline += on_outline
             touching += touches
         out[index, 0], out[index, 1] = n, 100 * touching / outline if outline else np.nan
-        out[index, 2], out[index, 3] = sum_y / len(mine), sum_x / len(mine)
