@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ from plateflow.state.journal import write_atomic
 
 BINS = 32
 """Height and width of the grid of binned means."""
+_COUNTS = numcodecs.Blosc("lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
+"""Zip takes longer to compress the counts of a plane than it takes to make them."""
 _BLOCK = 16
 _NOISE = 3.0
 
@@ -118,29 +121,37 @@ def _count(
 
 @numba.njit(cache=True, nogil=True)
 def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean energy a coefficient of the details between 1 and 2, 2 and 4, 4 and 8, 8 and 16 px."""
+    """Mean energy a coefficient of the details between 1 and 2, 2 and 4, 4 and 8, 8 and 16 px.
+
+    In integers: with S the sum of four values, the sum of their squared distances from the mean is sum(a^2) - S^2 / 4.
+    """
+    half, across = _BLOCK // 2, pixels.shape[1] // _BLOCK
     energy = np.zeros(4)
-    level = np.empty((_BLOCK, _BLOCK))
-    blocks = 0
+    sums = np.empty((half, across * half), np.int64)
+    detail = np.empty((half, across * half), np.int64)
     for top in range(0, pixels.shape[0] - _BLOCK + 1, _BLOCK):
-        for left in range(0, pixels.shape[1] - _BLOCK + 1, _BLOCK):
-            for y in range(_BLOCK):
-                for x in range(_BLOCK):
-                    level[y, x] = pixels[top + y, left + x]
-            size = _BLOCK
-            for step in range(4):
+        for y in range(half):  # of a whole row of blocks, so that it is compiled to vectors
+            up, low = pixels[top + 2 * y], pixels[top + 2 * y + 1]
+            for x in range(across * half):
+                a, b = np.int64(up[2 * x]), np.int64(up[2 * x + 1])
+                c, d = np.int64(low[2 * x]), np.int64(low[2 * x + 1])
+                sums[y, x] = a + b + c + d
+                detail[y, x] = 4 * (a * a + b * b + c * c + d * d) - sums[y, x] ** 2
+        for left in range(0, across * half, half):
+            energy[0] += detail[:, left : left + half].sum() / (16.0 * half * half)
+            size, scale = half, 16.0
+            for step in range(1, 4):
                 size //= 2
-                total = 0.0
+                scale *= 16.0
+                total = np.int64(0)
                 for y in range(size):
-                    for x in range(size):
-                        a, b = level[2 * y, 2 * x], level[2 * y, 2 * x + 1]
-                        c, d = level[2 * y + 1, 2 * x], level[2 * y + 1, 2 * x + 1]
-                        mean = (a + b + c + d) / 4
-                        total += ((a - mean) ** 2 + (b - mean) ** 2 + (c - mean) ** 2 + (d - mean) ** 2) / 4
-                        level[y, x] = mean
-                energy[step] += total / (size * size)
-            blocks += 1
-    return energy / blocks
+                    for x in range(left, left + size):
+                        a, b = sums[2 * y, 2 * x - left], sums[2 * y, 2 * x - left + 1]
+                        c, d = sums[2 * y + 1, 2 * x - left], sums[2 * y + 1, 2 * x - left + 1]
+                        sums[y, x] = a + b + c + d
+                        total += 4 * (a * a + b * b + c * c + d * d) - sums[y, x] ** 2
+                energy[step] += total / (scale * size * size)
+    return energy / (pixels.shape[0] // _BLOCK * across)
 
 
 def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channels: Sequence[str], bit_max: int) -> None:
@@ -154,8 +165,8 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
     spans, values = [], []
     flat = [channel for statistics in well.values() for channel in statistics]
     for channel in flat:
-        used = np.flatnonzero(channel.counts)
-        low, high = int(used[0]), int(used[-1]) + 1
+        used = channel.counts > 0
+        low, high = int(used.argmax()), len(used) - int(used[::-1].argmax())
         spans.append((low, high))
         values.append(channel.counts[low:high].astype(np.uint32))
     shape = (len(well), len(channels))
@@ -165,7 +176,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         channels=np.array(list(channels), dtype=str),
         depth=np.array(len(flat[0].counts)),
         spans=np.array(spans, np.int32).reshape(*shape, 2),
-        counts=np.concatenate(values),
+        counts=np.frombuffer(_COUNTS.encode(np.concatenate(values)), np.uint8),
         binned=np.array([c.binned / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         sharpness=np.array([c.sharpness for c in flat], np.float64).reshape(shape),
         saturated=np.array([c.counts[bit_max:].sum() / c.counts.sum() for c in flat]).reshape(shape),
@@ -177,12 +188,13 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
     found = {}
     with np.load(paths.histogram(well)) as file:
         content = {name: file[name] for name in file.files}
+    counted = np.frombuffer(_COUNTS.decode(content["counts"]), np.uint32)
     start = 0
     for f, name in enumerate(content["fields"].tolist()):
         for c, channel in enumerate(content["channels"].tolist()):
             low, high = content["spans"][f, c].tolist()
             counts = np.zeros(int(content["depth"]), np.int64)
-            counts[low:high] = content["counts"][start : start + high - low]
+            counts[low:high] = counted[start : start + high - low]
             start += high - low
             found[name, channel] = FieldHistogram(
                 counts=counts,

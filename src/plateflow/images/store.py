@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from plateflow.images.halve import halve_labels, halve_mean
 from plateflow.images.layout import Canvas, WellLayout
+from plateflow.images.shards import Level, Map, write_shards
 from plateflow.paths import PlatePaths, parse_well, row_name
 from plateflow.state.journal import write_atomic
 
@@ -130,7 +131,7 @@ def open_image(paths: PlatePaths, well: str) -> Any:
     return zarr.open_group(paths.image(well), mode="r+", zarr_format=3, use_consolidated=False)
 
 
-def write_image_block(image: Any, t: int, z: int, y: int, x: int, pixels: NDArray[Any]) -> None:
+def write_image_block(image: Any, t: int, z: int, y: int, x: int, pixels: NDArray[Any], run: Map = map) -> None:
     """Write a block of an image and its pyramid: whole shards, one a level.
 
     Args:
@@ -138,22 +139,17 @@ def write_image_block(image: Any, t: int, z: int, y: int, x: int, pixels: NDArra
         t, z: the plane.
         y, x: the block's corner at level 0, one of `blocks`.
         pixels: (c, y, x), the block.
+        run: how the channels are compressed, such as a pool's `map`.
     """
-    import zarr
-
     preview = image.attrs["plateflow"]["layout"].get("preview")
     if preview is not None:
         for _ in range(preview):
             pixels = halve_mean(pixels)
         image["0"][(slice(t, t + 1), slice(None), slice(z, z + 1), *_at(preview, y, x, pixels))] = pixels[None, :, None]
         return
-    # Comparing each chunk with the fill takes half as long as compressing it; a block has a field, so it is written.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        arrays = [image[str(level)] for level in _levels(image)]
-    for level, array in enumerate(arrays):
-        ys, xs = _at(level, y, x, pixels)
-        array[t : t + 1, :, z : z + 1, ys, xs] = pixels[None, :, None]  # slices: with numbers zarr copies every chunk
-        pixels = halve_mean(pixels)
+    folder = Path(image.store.root) / image.path
+    levels = [Level.of(folder / str(level), image[str(level)]) for level in _levels(image)]
+    write_shards(levels, t, z, (y, x), pixels, run)
 
 
 def write_labels(
@@ -293,7 +289,7 @@ def _arrays(shape: tuple[int, ...], dtype: str, edge: tuple[int, int], levels: i
     group = zarr.create_group(zarr.storage.MemoryStore(kept), zarr_format=3)
     inner = (1, shape[1] if axes[1] == "c" else 1, 1) if len(axes) == 5 else (1, 1)
     whole = edge == tuple(shape[-2:])
-    codec = ZstdCodec(level=3) if dtype == "uint32" else BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
+    codec = ZstdCodec(level=3) if dtype == "uint32" else BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
     for level in range(levels):
         space = [math.ceil(size / 2**level) for size in shape[-2:]]
         parts = [_even_chunk(size) if whole else CHUNK_PX for size in space]

@@ -1,14 +1,16 @@
 """The stage `tile`: raw planes into level 0 and its pyramid, with their statistics; one well after another.
 
 Level 0 keeps the raw values. A plane that can't be used sets its whole field aside, with its reason; the well goes on
-with the other fields. Memory holds one block of one image (`images.store.blocks`) and the planes that lie in it.
+with the other fields. Memory holds one block of one image (`images.store.blocks`), used again for the next, and the
+planes that blocks to come need.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from plateflow.images.histograms import PlaneStatistics
     from plateflow.plates.pixels import PlaneError
 
-READERS = 2
-"""Threads that decode planes: decoding and counting run outside of Python's lock."""
+THREADS = 2
+"""Decode planes, then compress channels: both run outside of Python's lock."""
 
 
 def units(context: JobContext) -> list[Unit]:
@@ -39,7 +41,8 @@ def units(context: JobContext) -> list[Unit]:
 
 def run(context: JobContext) -> None:
     """Tile the wells of a part."""
-    run_job(context, lambda: units(context), one_by_one(lambda unit: tile_well(context, unit)))
+    memory = _Memory()
+    run_job(context, lambda: units(context), one_by_one(lambda unit: tile_well(context, unit, memory)))
 
 
 def _planes(context: JobContext) -> pd.DataFrame:
@@ -75,7 +78,26 @@ class _Pass:
     written: set[str] = field(default_factory=set)
 
 
-def tile_well(context: JobContext, unit: Unit) -> Outcome:
+class _Memory:
+    """Memory of the last block: the system takes longer to give new pages than a block takes to be filled."""
+
+    def __init__(self) -> None:
+        self.pixels: NDArray[Any] | None = None
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """Like numpy's, where the last such array isn't in use any more."""
+        import numpy as np
+
+        size = math.prod(shape)
+        if self.pixels is None or self.pixels.dtype != dtype or self.pixels.size < size:
+            self.pixels = None  # before there is a second one
+            self.pixels = np.empty(size, dtype)
+        block = self.pixels[:size].reshape(shape)
+        block[...] = 0
+        return block
+
+
+def tile_well(context: JobContext, unit: Unit, memory: _Memory) -> Outcome:
     """Write a well's image and statistics, and say which fields are left out."""
     from plateflow.images.histograms import write_histograms
     from plateflow.images.store import clear_image, sweep
@@ -88,13 +110,14 @@ def tile_well(context: JobContext, unit: Unit) -> Outcome:
     left_out: dict[str, PlaneError] = {}
     files: set[str] = set()
     while True:
-        found = _write(context, unit, layout, left_out)
+        found = _write(context, unit, layout, left_out, memory)
         left_out |= found.bad
         files |= found.files
         if not found.written & set(found.bad):
             break
         # A field turned out bad after a block of it was written, at another t, z or block: once more without it.
         clear_image(paths, well)
+    left_out = {box.name: left_out[box.name] for box in layout.fields if box.name in left_out}
     used = [box.name for box in layout.fields if box.name not in left_out]
     if not used:
         clear_image(paths, well)
@@ -127,49 +150,62 @@ def _all_left_out(left_out: dict[str, PlaneError], set_aside: list[tuple[str, li
     )
 
 
-def _write(context: JobContext, unit: Unit, layout: WellLayout, left_out: dict[str, PlaneError]) -> _Pass:
+def _write(
+    context: JobContext, unit: Unit, layout: WellLayout, left_out: dict[str, PlaneError], memory: _Memory
+) -> _Pass:
     """Read all planes of a well but those of fields known to be bad, and write its image block by block."""
-    import numpy as np
-
     from plateflow.images.store import blocks, open_image, write_image_block
 
     image = open_image(context.paths, unit.well)
-    levels = context.config.levels
     rows = {(row["field"], row["channel"], row["t"], row["z"]): row for row in unit.data.to_dict("records")}
+    parts = list(blocks(layout, context.config.levels))
     found = _Pass()
-    for t in range(layout.shape[0]):
-        for z in range(layout.shape[2]):
-            if not any(at[2:] == (t, z) for at in rows):
-                continue
-            held: dict[tuple[str, str], NDArray[np.generic]] = {}
-            parts = list(blocks(layout, levels))
-            for number, (ys, xs) in enumerate(parts):
-                boxes = [box for box in layout.fields if box.name not in left_out and _meet(box, ys, xs)]
-                wanted = [
-                    rows[box.name, channel, t, z]
-                    for box in boxes
-                    for channel in layout.channels
-                    if (box.name, channel, t, z) in rows and (box.name, channel) not in held
-                ]
-                for row, pixels in _read(wanted, found):
-                    held[row["field"], row["channel"]] = pixels
-                boxes = [box for box in boxes if box.name not in found.bad]
-                if not boxes:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for t in range(layout.shape[0]):
+            for z in range(layout.shape[2]):
+                if not any(at[2:] == (t, z) for at in rows):
                     continue
-                block = np.zeros((len(layout.channels), ys.stop - ys.start, xs.stop - xs.start), layout.dtype)
-                for box in reversed(boxes):  # where fields overlap the first is written last
-                    for c, channel in enumerate(layout.channels):
-                        if (box.name, channel) in held:
-                            _place(block[c], held[box.name, channel], box, ys, xs)
-                write_image_block(image, t, z, ys.start, xs.start, block)
-                found.written.update(box.name for box in boxes)
-                later = {box.name for box in layout.fields if any(_meet(box, *part) for part in parts[number + 1 :])}
-                held = {key: pixels for key, pixels in held.items() if key[0] in later}
+                held: dict[tuple[str, str], NDArray[np.generic]] = {}  # what later blocks need, too
+                for number, (ys, xs) in enumerate(parts):
+                    boxes = [box for box in layout.fields if box.name not in left_out and _meet(box, ys, xs)]
+                    boxes.reverse()  # where fields overlap the first is written last
+                    places = [(box, c) for box in boxes for c in range(len(layout.channels))]
+                    places = [(box, c) for box, c in places if (box.name, layout.channels[c], t, z) in rows]
+                    keys = [(box.name, layout.channels[c]) for box, c in places]
+                    read = _read([rows[*key, t, z] for key in keys if key not in held], found, pool)
+                    later = {box.name for box in boxes if any(_meet(box, *part) for part in parts[number + 1 :])}
+                    block = memory.zeros((len(layout.channels), ys.stop - ys.start, xs.stop - xs.start), layout.dtype)
+                    for (box, c), key in zip(places, keys, strict=True):
+                        pixels = held.pop(key) if key in held else next(read)
+                        if pixels is None:
+                            continue
+                        target, source = _shared(box, ys, xs)
+                        block[(c, *target)] = pixels[source]
+                        if box.name in later:
+                            held[key] = pixels
+                    if _take_out(block, boxes, found, ys, xs):
+                        write_image_block(image, t, z, ys.start, xs.start, block, pool.map)
     return found
 
 
-def _read(wanted: list[dict[str, Any]], found: _Pass) -> Iterator[tuple[dict[str, Any], NDArray[np.generic]]]:
-    """Decode planes in threads, in order; adds their statistics to `found`, and what is wrong with them."""
+def _take_out(block: NDArray[Any], boxes: list[FieldBox], found: _Pass, ys: slice, xs: slice) -> bool:
+    """Remove from a block what bad fields have left in it; whether a field is left.
+
+    Where a bad field overlaps a good one it counts as written, so that the well is done once more without it.
+    """
+    good = [box for box in boxes if box.name not in found.bad]
+    for box in boxes:
+        if box.name in found.bad:
+            target, _ = _shared(box, ys, xs)
+            block[(slice(None), *target)] = 0
+            if any(_meet(box, *other.slices) for other in good):
+                found.written.add(box.name)
+    found.written.update(box.name for box in good)
+    return bool(good)
+
+
+def _read(wanted: list[dict[str, Any]], found: _Pass, pool: Executor) -> Iterator[NDArray[np.generic] | None]:
+    """Decode planes in threads, in order; adds their statistics to `found`, or what is wrong with them: then None."""
     from plateflow.images.histograms import plane_statistics
     from plateflow.plates.pixels import PlaneError
     from plateflow.plates.plate import read_row
@@ -181,30 +217,31 @@ def _read(wanted: list[dict[str, Any]], found: _Pass) -> Iterator[tuple[dict[str
             return error
         return pixels, plane_statistics(pixels)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for row, result in zip(wanted, pool.map(read, wanted), strict=True):
-            if isinstance(result, PlaneError):
-                found.bad.setdefault(row["field"], result)
-                if row["path"]:
-                    found.files.add(row["path"])
-                continue
-            pixels, statistics = result
-            key = row["field"], row["channel"]
-            if key in found.statistics:
-                found.statistics[key].add(statistics)
-            else:
-                found.statistics[key] = statistics
-            yield row, pixels
+    for row, result in zip(wanted, pool.map(read, wanted), strict=True):
+        if isinstance(result, PlaneError):
+            found.bad.setdefault(row["field"], result)
+            if row["path"]:
+                found.files.add(row["path"])
+            yield None
+            continue
+        pixels, statistics = result
+        key = row["field"], row["channel"]
+        if key in found.statistics:
+            found.statistics[key].add(statistics)
+        else:
+            found.statistics[key] = statistics
+        yield pixels
 
 
 def _meet(box: FieldBox, ys: slice, xs: slice) -> bool:
     return box.y < ys.stop and box.y + box.height > ys.start and box.x < xs.stop and box.x + box.width > xs.start
 
 
-def _place(block: NDArray[Any], plane: NDArray[Any], box: FieldBox, ys: slice, xs: slice) -> None:
-    """Write the part of a field that lies in a block."""
+def _shared(box: FieldBox, ys: slice, xs: slice) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """What a field and a block share: as slices (y, x) of the block, and of the field."""
     top, bottom = max(ys.start, box.y), min(ys.stop, box.y + box.height)
     left, right = max(xs.start, box.x), min(xs.stop, box.x + box.width)
-    block[top - ys.start : bottom - ys.start, left - xs.start : right - xs.start] = plane[
-        top - box.y : bottom - box.y, left - box.x : right - box.x
-    ]
+    of_block, of_field = (
+        (slice(top - y, bottom - y), slice(left - x, right - x)) for y, x in ((ys.start, xs.start), (box.y, box.x))
+    )
+    return of_block, of_field
