@@ -112,13 +112,15 @@ class Regions:
         """Mean over each object of values that are given for `pixels`."""
         if not len(self.numbers):
             return np.zeros(0)
-        total: Values = np.add.reduceat(values, self.starts[:-1])
+        total: Values = np.add.reduceat(values, self.starts[:-1], dtype=np.float64)
         return total / self.areas
 
     def centres(self) -> Values:
         """Centroids (object, axis) in the array."""
-        places = np.unravel_index(self.pixels, self.volume.shape)
-        return np.column_stack([self.mean(place) for place in places[-self.ndim :]])
+        _, height, width = self.volume.shape
+        strides = (height * width, width, 1)[-self.ndim :]
+        lengths = self.volume.shape[-self.ndim :]
+        return np.column_stack([self.mean(self.pixels // s % n) for s, n in zip(strides, lengths, strict=True)])
 
     def each(self, kernel: Kernel, columns: int, image: NDArray[Any] | None = None, *args: Any) -> Values:
         """Call a compiled function for every object, in threads.

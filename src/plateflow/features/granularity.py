@@ -44,7 +44,7 @@ def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
 
         def work(channel: int) -> None:
             plane = image[channel].ravel()
-            last = [regions.mean(plane[regions.pixels].astype(np.float64)) for regions in sets]
+            last = [regions.mean(plane[regions.pixels]) for regions in sets]
             start = [np.where(mean > 0, mean, np.nan) for mean in last]
             for step, restored in enumerate(_steps(image[channel])):
                 for which, (table, mean) in enumerate(zip(tables, means, strict=True)):
