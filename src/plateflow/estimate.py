@@ -22,14 +22,14 @@ from plateflow.paths import PlatePaths
 from plateflow.state.journal import write_atomic
 from plateflow.state.stages import STAGES
 
-TILE_PX, OVERLAP_PX = 256, 26
+TILE_PX, OVERLAP_PX = 256, 32
 SNAKEMAKE_MB = 260
 """Snakemake's own two processes in a job of a cluster."""
 MARGIN = 1.5
 """Memory asked for over memory expected; the next attempt gets as much again."""
 BLOCK_MPX = 537
 """Values of an image block of 1 GiB: the most that `tile` holds of a level."""
-CELLS_PER_MPX = 500.0
+CELLS_PER_MPX = 470.0
 DEFAULT_MODEL_MB = 6.0
 """Size of the default model's weights file, with which the table was measured."""
 LEARN_MB = 100.0
@@ -48,16 +48,16 @@ class Rate:
 
 # Measured; see docs/scale.md. "infer cuda" is the 300 tiles a second that issue 7 takes as given, until a run tells.
 RATES = {
-    "ingest": Rate(seconds=1.0, per_unit=0.0005, memory_mb=210, memory_per_unit=0.003),
-    "tile": Rate(seconds=1.1, per_unit=0.035, memory_mb=290, memory_per_unit=10),
-    "normalise": Rate(seconds=0.4, per_unit=0.004, memory_mb=120, memory_per_unit=0.001),
-    "infer cpu": Rate(seconds=3.0, per_unit=0.11, memory_mb=560, memory_per_unit=20),
-    "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=1500, memory_per_unit=20),
-    "follow": Rate(seconds=1.3, per_unit=0.1, memory_mb=260, memory_per_unit=20),
-    "stitch": Rate(seconds=1.3, per_unit=0.1, memory_mb=285, memory_per_unit=20),
-    "features": Rate(seconds=2.0, per_unit=0.6, memory_mb=340, memory_per_unit=25),
-    "aggregate": Rate(seconds=2.0, per_unit=0.001, memory_mb=290, memory_per_unit=0.001),
-    "report": Rate(seconds=4.0, per_unit=0.3, memory_mb=500, memory_per_unit=0.5),
+    "ingest": Rate(seconds=1.0, per_unit=0.00025, memory_mb=215, memory_per_unit=0.01),
+    "tile": Rate(seconds=1.2, per_unit=0.037, memory_mb=295, memory_per_unit=8),
+    "normalise": Rate(seconds=0.4, per_unit=0.008, memory_mb=120, memory_per_unit=0.005),
+    "infer cpu": Rate(seconds=2.0, per_unit=0.17, memory_mb=570, memory_per_unit=75),
+    "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=3000, memory_per_unit=75),
+    "follow": Rate(seconds=1.0, per_unit=0.3, memory_mb=250, memory_per_unit=62),
+    "stitch": Rate(seconds=1.4, per_unit=0.12, memory_mb=290, memory_per_unit=22),
+    "features": Rate(seconds=2.2, per_unit=0.29, memory_mb=331, memory_per_unit=16),
+    "aggregate": Rate(seconds=2.4, per_unit=0.013, memory_mb=295, memory_per_unit=0.02),
+    "report": Rate(seconds=5.0, per_unit=0.1, memory_mb=540, memory_per_unit=0.5),
 }
 
 
@@ -118,7 +118,8 @@ class Estimate:
         """Tiles of a well, over its label sets; a volume is run along three axes. Canvases are taken as squares that
         aren't resized: with `diameter_um` only a run tells, by `learn`."""
         edge = 1000 * math.sqrt(self.size.canvas_mpx)
-        of_canvas = max(1, math.ceil((edge - OVERLAP_PX) / (TILE_PX - OVERLAP_PX))) ** 2
+        overlap = TILE_PX // 2 if self.config.augment else OVERLAP_PX
+        of_canvas = max(1, math.ceil((edge - overlap) / (TILE_PX - overlap))) ** 2
         canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
         axes = sum(3 if label_set.dimensions == 3 else 1 for label_set in self.config.segmentation.values())
         return math.ceil(of_canvas * canvases * self._planes * axes)
@@ -202,11 +203,11 @@ class Estimate:
         blocks = math.ceil(math.sqrt(size.canvas_mpx) * 1000 / self.config.follow_block_px) ** 2
         canvases = max(1.0, size.fields * size.field_mpx / size.canvas_mpx) * self._planes * sets
         labels = size.wells * self.label_mpx
-        tables = self.cells * size.channels * sets * 150
+        tables = self.cells * size.channels * sets * 650
         return {
-            "result_gb": (size.wells * size.raw_mpx * 1.4e6 * pyramid + labels * 0.1e6 * pyramid + tables) / 1e9,
+            "result_gb": (size.wells * size.raw_mpx * 1.2e6 * pyramid + labels * 0.1e6 * pyramid + tables) / 1e9,
             "result_files": size.wells * (6 + levels + sets * (1 + levels) + shards + 2 + sets) + 4 * jobs,
-            "scratch_gb": labels * 1e6 * (6 + 8 * 0.5) / 1e9,
+            "scratch_gb": labels * 1e6 * (6 + 8 * 0.37) / 1e9,
             "scratch_files": size.wells * canvases * (1 + blocks),
             "raw_gb": size.wells * size.raw_mpx * 2e6 / 1e9,
         }

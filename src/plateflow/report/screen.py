@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.estimate import refine
 from plateflow.features.tables import records
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes, write_atomic
+from plateflow.state.ledger import write_screen_ledger
 from plateflow.state.left_out import left_out_lines
 from plateflow.state.script import logged
 from plateflow.state.stages import digest
@@ -25,7 +27,10 @@ def run_screen(snakemake: Any) -> None:
     """Write the page over all plates, and its receipt."""
     with logged(Path(snakemake.log[0]), "screen: report"):
         config = load_config(snakemake.config)
-        page = write_screen(config, load_plates(Path(config.plates)))
+        plates = load_plates(Path(config.plates))
+        page = write_screen(config, plates)
+        screen, *paths = (PlatePaths.of(name, results=config.results) for name in ("screen", *plates))
+        refine(config, plates, write_screen_ledger(screen, paths))
         receipt = json.dumps({"stage": "screen", "work": digest(page)}, indent=1) + "\n"
         write_atomic(Path(snakemake.output[0]), receipt.encode())
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from plateflow.features.stage import channel_names, compartment
 from plateflow.features.tables import records
-from plateflow.report import charts, screening, thumbnails
+from plateflow.report import charts, costs, screening, thumbnails
 from plateflow.report.page import render
 from plateflow.state.journal import LEFT_OUT, Entry
 from plateflow.state.runner import JobContext
@@ -34,7 +34,7 @@ NAMED = 48
 """Wells that weren't acquired are named up to this many."""
 TABLES = (
     *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
-    *("effects.parquet", "qc.parquet", "features.json", "cells/", "plate.zarr/"),
+    *("effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
 )
 PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 
@@ -296,6 +296,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("flags", "Flags", flags),
     ("intensity", "Intensity and illumination", intensity),
     ("methods", "How it was made", methods),
+    ("costs", "What it cost", costs.costs),
 )
 
 

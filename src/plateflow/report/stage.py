@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plateflow.images.read import load_window
 from plateflow.state.journal import write_atomic
+from plateflow.state.ledger import write_ledger
 from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
 
 
@@ -49,5 +50,6 @@ def report(context: JobContext) -> Outcome:
         library=chart_library(),
     )
     write_atomic(paths.table("report.html"), page.encode())
+    write_ledger(paths)
     failed = [section["name"] for section in made if section["error"]]
     return Outcome(info={"bytes": len(page)} | ({"failed sections": failed} if failed else {}))

@@ -87,7 +87,7 @@ def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterat
                 "slurm_job": line.get("slurm_job", ""),
             }
             row |= dict.fromkeys(USED)
-        elif row and event == "done":
+        elif row and event == "done" and not row["ended"]:
             done.append(line)
         elif row and event in ENDS:
             row |= {"state": ENDS[event], "ended": line.get("at", "")} | {key: line.get(key) for key in USED}

@@ -108,7 +108,7 @@ STAGES = {
             version=3,
             modules=("stats/*.py", *(f"plates/{name}.py" for name in ("platemap", "roles", "tables", "barcodes"))),
         ),
-        Stage(name="report", scope="plate", version=2, modules=("report/*.py",)),
+        Stage(name="report", scope="plate", version=3, modules=("report/*.py",)),
     )
 }
 
