@@ -1,7 +1,9 @@
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -129,3 +131,37 @@ def test_trouble_of_the_machine_is_no_damaged_plane(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
     with pytest.raises(OSError, match="Input/output"):
         read(tmp_path / "a.tif")
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(imagecodecs.png_encode(pixels))
+
+
+def test_a_png(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_png(path, PIXELS)
+    assert header(path) == (64, 48, "uint16")
+    np.testing.assert_array_equal(read(path), PIXELS)
+    assert read(path, decode=False).size == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: write_png(path, PIXELS[:60]), "wrong_size"),
+        (lambda path: write_png(path, np.zeros((64, 48, 3), np.uint8)), "wrong_size"),
+        (lambda path: write_png(path, PIXELS.astype(np.uint8)), "wrong_type"),
+        (lambda path: cut(path, 0.6), "truncated"),
+        (lambda path: path.write_bytes(path.read_bytes()[:20]), "unreadable"),
+        (lambda path: path.write_bytes(b"GIF89a" + bytes(200)), "unreadable"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60] + bytes(200) + path.read_bytes()[260:]), "unreadable"),
+        (lambda path: path.write_bytes(b""), "empty_file"),
+    ],
+)
+def test_damaged_pngs_have_a_reason(tmp_path: Path, change: Callable[[Path], Any], reason: str) -> None:
+    path = tmp_path / "a.png"
+    write_png(path, np.random.default_rng(0).integers(0, 4000, (64, 48)).astype(np.uint16))
+    change(path)
+    with pytest.raises(PlaneError) as error:
+        read(path)
+    assert error.value.reason == reason

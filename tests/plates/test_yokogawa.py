@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import imagecodecs
 import layouts_plate
 import numpy as np
 import pytest
@@ -151,3 +152,20 @@ def test_several_measurements_in_one_folder(test_data: Path) -> None:
     with pytest.raises(PlateflowError, match="several measurements") as error:
         open_plate(test_data / "plates" / "yokogawa_cv7000_metadata_only")
     assert "CV7000-example" in error.value.where
+
+
+def test_images_stored_as_png(tmp_path: Path) -> None:
+    raw = layouts_plate.write(tmp_path, "yokogawa", wells=("C05", "B02"), times=1)
+    expected = open_plate(raw)
+    for path in raw.glob("p_B02*.tif"):
+        path.with_suffix(".png").write_bytes(imagecodecs.png_encode(tifffile.imread(path)))
+        path.unlink()
+    plate = open_plate(raw)
+    assert plate.planes["state"].equals(expected.planes["state"])
+    np.testing.assert_array_equal(plate.read("B02", "1", "DNA", z=1), expected_pixels())
+
+
+def expected_pixels() -> np.ndarray:
+    """Of the first field's DNA, the second plane."""
+    found = (p for p in layouts_plate.planes(("C05", "B02"), times=1) if p.record.column == 1)
+    return next(p.pixels for p in found if p.record.z == 1)

@@ -31,8 +31,8 @@ class Listing:
     outside: frozenset[str]
 
     def image_names(self) -> list[str]:
-        """The TIFF files, by name."""
-        return sorted(name for name in self.files if name.lower().endswith((".tif", ".tiff")))
+        """The TIFF and PNG files, by name."""
+        return sorted(name for name in self.files if name.lower().endswith((".tif", ".tiff", ".png")))
 
 
 def list_files(folder: Path) -> Listing:

@@ -7,6 +7,7 @@ reason that a machine can read.
 from __future__ import annotations
 
 import errno
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ class PlaneError(Exception):
 
 
 def header(path: Path) -> tuple[int, int, str] | None:
-    """Height, width and pixel type of a TIFF's first page, or of a Zarr array; None where its header can't be read."""
+    """Height, width and pixel type of a TIFF's first page, a PNG, or a Zarr array; None where it can't be read."""
     import tifffile
 
     try:
+        if path.suffix.lower() == ".png":
+            with path.open("rb") as png:
+                shape, dtype = _png_header(png.read(26))
+            return shape[0], shape[1], dtype
         if path.is_dir():
             array = _open_array(path)
             return int(array.shape[-2]), int(array.shape[-1]), str(array.dtype)
@@ -50,8 +55,8 @@ def read_plane(
     """Read one plane.
 
     Args:
-        path: a TIFF file, or the folder of a Zarr array (..., y, x).
-        page: the page in it, from 0; of an array its planes, counted over all axes but the last two.
+        path: a TIFF or PNG file, or the folder of a Zarr array (..., y, x).
+        page: the page in a TIFF, from 0; of an array its planes, counted over all axes but the last two.
         height, width: the size that it must have, in px.
         dtype: the pixel type that it must have: uint8 or uint16.
         decode: False looks at the headers and the file's length alone, and returns an empty array.
@@ -79,6 +84,8 @@ def read_plane(
     try:
         if path.is_dir():
             return _read_array(path, page, (height, width), dtype, decode=decode)
+        if path.suffix.lower() == ".png":
+            return _read_png(path, (height, width), dtype, decode=decode)
         with tifffile.TiffFile(path) as file:
             if page >= len(file.pages):
                 raise PlaneError("truncated", f"{path} has {len(file.pages)} pages; page {page + 1} is asked for")
@@ -101,6 +108,29 @@ def read_plane(
             raise
         reason = "truncated" if _directory_is_cut(path, size) else "unreadable"
         raise PlaneError(reason, f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _png_header(start: bytes) -> tuple[tuple[int, ...], str]:
+    """Shape and pixel type from the first 26 bytes of a PNG: grey, or a number of colours."""
+    signature, _, kind, width, height, bits, colour = struct.unpack(">8s4s4sIIBB", start)
+    if signature != b"\x89PNG\r\n\x1a\n" or kind != b"IHDR":
+        raise ValueError("it is no PNG")
+    samples = {0: (), 3: (), 4: (2,), 2: (3,), 6: (4,)}[colour]
+    return (height, width, *samples), f"uint{bits}" if colour != 3 else "palette"
+
+
+def _read_png(path: Path, size: tuple[int, int], dtype: str, *, decode: bool) -> NDArray[Any]:
+    import imagecodecs
+
+    content = path.read_bytes()
+    shape, found = _png_header(content[:26])
+    if shape != size:
+        raise PlaneError("wrong_size", f"{path} is {' x '.join(map(str, shape))} px, not {size[0]} x {size[1]}")
+    if found != dtype:
+        raise PlaneError("wrong_type", f"{path} has {found} pixels, not {dtype}")
+    if b"IEND" not in content[-12:]:
+        raise PlaneError("truncated", f"{path} has no end")
+    return np.asarray(imagecodecs.png_decode(content)) if decode else np.empty((0, 0), dtype)
 
 
 def _open_array(path: Path) -> Any:

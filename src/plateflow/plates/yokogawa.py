@@ -22,7 +22,7 @@ from plateflow.plates.reader import Index, Records, make_index, plate_folder, so
 
 FILE_NAME = re.compile(
     r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
-    r"_T(?P<t>\d+)F(?P<field>\d+)L(?P<line>\d+)A(?P<action>\d+)Z(?P<z>\d+)C(?P<channel>\d+)\.tiff?",
+    r"_T(?P<t>\d+)F(?P<field>\d+)L(?P<line>\d+)A(?P<action>\d+)Z(?P<z>\d+)C(?P<channel>\d+)\.(?:tiff?|png)",
     re.IGNORECASE,
 )
 Values = dict[str, str]
@@ -82,7 +82,9 @@ def _from_records(entry: PlateEntry, listing: Listing, source: str) -> Records:
                 remedy="copy the measurement from the instrument again",
             ) from error
         if text:
-            plane["path"] = inside(listing, text, base=base, plate=entry.plate, source=source)
+            path = inside(listing, text, base=base, plate=entry.plate, source=source)
+            png = str(PurePosixPath(path).with_suffix(".png"))  # what some systems store, whatever the records say
+            plane["path"] = png if path not in listing.files and png in listing.files else path
             if _name_differs(text, plane):
                 differing.append(text)
         planes.append(plane)
