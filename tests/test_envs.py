@@ -11,7 +11,9 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 PINS = dict(
-    line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if re.match(r"[\w.-]+==", line)
+    line.split("==")
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    if re.match(r"[\w.-]+==", line)
 )
 
 

@@ -22,7 +22,7 @@ from plateflow.paths import PlatePaths
 from plateflow.state.journal import write_atomic
 from plateflow.state.stages import STAGES
 
-TILE_PX, OVERLAP_PX = 256, 32
+TILE_PX, OVERLAP_PX = 256, 40
 SNAKEMAKE_MB = 260
 """Snakemake's own two processes in a job of a cluster."""
 MARGIN = 1.5
@@ -248,7 +248,7 @@ def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) 
         total[0] += max(0.0, spent - rate.seconds)
         total[1] += work
         held = estimate.held(stage)
-        if row["peak_mb"] and rate.memory_per_unit * held > LEARN_MB:
+        if row["peak_mb"] and rate.memory_per_unit * held > LEARN_MB:  # what it holds, not its start, was measured
             memory[name] = max(memory.get(name, 0.0), (row["peak_mb"] - rate.memory_mb) / held)
     learnt: dict[str, Rate] = {}
     for name, (spent, work) in sums.items():
