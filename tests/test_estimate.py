@@ -84,11 +84,17 @@ def test_the_proposed_parts_keep_their_promise(wells: int, fields: int, px: int,
     size = Size(
         wells=wells, fields=fields, channels=4, z=1, t=1, field_mpx=mpx, canvas_mpx=canvas, image_mpx=fields * mpx
     )
-    parts = Estimate(size, config()).propose()
+    parts = Estimate(size, config(parts=Parts(cpu=4, gpu=4))).propose()
     proposed = Estimate(size, config(parts=Parts(**parts)))  # gpu divides cpu, or this fails
     minutes = proposed.seconds("infer") / 60
     assert minutes <= 30 or parts["gpu"] == wells
     assert minutes >= 5 or parts["gpu"] == 1
+
+
+def test_parts_that_do_well_are_left_as_they_are() -> None:
+    assert Estimate(HEADLINE, config()).propose() == {"cpu": 8, "gpu": 2}
+    assert Estimate(HEADLINE, config(parts=Parts(cpu=8, gpu=4))).propose()["gpu"] == 1  # 2.6 minutes each
+    assert Estimate(HEADLINE, config(parts=Parts(cpu=2, gpu=1))).propose()["cpu"] > 2  # two hours each
 
 
 def rows(rates: dict[str, Rate], estimate: Estimate, share: float = 0.25) -> list[dict]:

@@ -214,14 +214,15 @@ class Estimate:
 
     def propose(self) -> dict[str, int]:
         """`parts` with which a GPU job lasts 5 to 30 minutes, or does a whole plate where that is shorter, and no job
-        of a CPU stage more than 30."""
-        rate = self.rate("infer")
-        gpu = max(1, math.ceil(rate.per_unit * self.work("infer") / (1800 - rate.seconds)))
-        longest = max(
-            self.rate(stage).per_unit * self.work(stage) for stage in ("tile", "follow", "stitch", "features")
-        )
-        gpu = min(gpu, self.size.wells, 384)
-        return {"cpu": min(gpu * max(1, math.ceil(longest / 1800 / gpu)), 384 // gpu * gpu), "gpu": gpu}
+        of a CPU stage more than 30; those of the configuration where they do."""
+        rate, parts = self.rate("infer"), self.config.parts
+        stages = ("tile", "follow", "stitch", "features")
+        enough = self.seconds("infer") >= 300 or parts.gpu == 1
+        if enough and max(self.seconds(stage) for stage in ("infer", *stages)) <= 1800:
+            return parts.model_dump()
+        gpu = min(max(1, math.ceil(rate.per_unit * self.work("infer") / (1800 - rate.seconds))), self.size.wells, 384)
+        longest = max(self.rate(stage).per_unit * self.work(stage) for stage in stages)
+        return {"cpu": min(gpu * max(1, math.ceil(longest / 1790 / gpu)), 384 // gpu * gpu), "gpu": gpu}
 
 
 def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) -> dict[str, Rate]:

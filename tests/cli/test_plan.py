@@ -1,0 +1,78 @@
+"""`plateflow plan`: figures before anything is submitted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from plateflow.cli import _typer
+from plateflow.cli.plan import limits
+from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError, config_yaml
+from plateflow.estimate import Estimate, Size
+
+SIZE = {"wells": 384, "fields": 9, "channels": 5, "z": 1, "t": 1}
+SIZE |= {"field_mpx": 1.1664, "canvas_mpx": 10.4976, "image_mpx": 10.4976}
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch) -> Path:
+    """Three large plates, and one of which nothing is known."""
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
+    Path("config/config.yaml").write_text(config_yaml(Config(segmentation=sets)))
+    with Path("config/plates.tsv").open("w", newline="") as file:
+        sheet = csv.DictWriter(file, list(PlateEntry.model_fields), delimiter="\t")
+        sheet.writeheader()
+        sheet.writerows({"plate": f"p{n}", "path": "raw", **SIZE} for n in range(3))
+        sheet.writerow({"plate": "old", "path": "raw"})
+    return tmp_path
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(_typer, ["plan", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_all_figures_as_json(project: Path) -> None:
+    found = json.loads(run("--json", "--jobs", "100", "--gpus", "4"))
+    assert found["plates"] == 3
+    assert found["plates_without_sizes"] == ["old"]
+    assert found["jobs"] == 3 * (4 + 2 + 4 * 8)
+    sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
+    alone = Estimate(Size(**SIZE), Config(segmentation=sets))
+    assert found["gpu_hours"] == pytest.approx(3 * 2 * alone.seconds("infer") / 3600)
+    assert found["stages"]["features"]["mem_mb"] == alone.request("features")["mem_mb"]
+    assert found["storage"]["result_files"] == 3 * alone.storage()["result_files"]
+    assert found["proposed_parts"] == alone.propose()
+    assert found["wall_hours"] > found["cpu_hours"] / 100
+    slow = json.loads(run("--json", "--jobs", "10", "--gpus", "1"))
+    assert slow["wall_hours"] > found["wall_hours"]
+
+
+def test_the_words_say_the_same(project: Path) -> None:
+    text = run("--profile", str(REPOSITORY / "profiles" / "slurm"))
+    assert "GPU hours: 0.5" in text
+    assert "jobs and" in text
+    assert "parts: {cpu: 8, gpu: 2} is as configured" in text
+    assert "not counted, as their sizes aren't known: old" in text
+
+
+def test_the_limits_are_those_of_the_profile_or_given() -> None:
+    assert limits(REPOSITORY / "profiles" / "default", jobs=None, gpus=None)["gpus"] == 1
+    assert limits(REPOSITORY / "profiles" / "slurm", jobs=None, gpus=6)["gpus"] == 6
+    assert limits(REPOSITORY / "profiles" / "slurm", jobs=7, gpus=None) == {"jobs": 7, "gpus": 7}
+    with pytest.raises(PlateflowError, match="no profile"):
+        limits(REPOSITORY / "profiles" / "none", jobs=None, gpus=None)
+
+
+def test_a_sheet_without_sizes_is_told(project: Path) -> None:
+    Path("config/plates.tsv").write_text("plate\tpath\np\traw\n")
+    with pytest.raises(PlateflowError, match="how large"):
+        CliRunner().invoke(_typer, ["plan"], catch_exceptions=False)
