@@ -23,8 +23,8 @@ from plateflow.state.journal import write_atomic
 
 BINS = 32
 """Height and width of the grid of binned means."""
-_COUNTS = numcodecs.Blosc("lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
-"""Zip takes longer to compress the counts of a plane than it takes to make them."""
+_COUNTS = numcodecs.Blosc("zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
+"""Zip would take longer to compress the counts of a plane than it takes to make them."""
 _BLOCK = 16
 _NOISE = 3.0
 
@@ -217,5 +217,6 @@ def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
             np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
             # the date of the epoch of zip files: no clock in the content
             entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            file.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED, 1)
+            packed = array.dtype == np.uint8  # as the counts are
+            file.writestr(entry, content.getvalue(), zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED, 1)
     write_atomic(path, buffer.getvalue())

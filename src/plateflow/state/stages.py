@@ -63,9 +63,10 @@ STAGES = {
         Stage(
             name="tile",
             scope="cpu",
-            version=1,
+            version=2,
             modules=(
                 "images/tile.py",
+                "images/shards.py",
                 "images/histograms.py",
                 "images/halve.py",
                 "images/store.py",
