@@ -127,15 +127,16 @@ class Plan:
         """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""
 
         def memory(wildcards: Any, attempt: int) -> int:
-            return self._requests(stage, wildcards.plate)["mem_mb"] * attempt
+            return self.request(stage, wildcards.plate)["mem_mb"] * attempt
 
         def minutes(wildcards: Any, attempt: int) -> int:
-            return self._requests(stage, wildcards.plate)["runtime"] * attempt
+            return self.request(stage, wildcards.plate)["runtime"] * attempt
 
         return {"mem_mb": memory, "runtime": minutes}
 
     @cache  # noqa: B019
-    def _requests(self, stage: str, plate: str) -> dict[str, int]:
+    def request(self, stage: str, plate: str) -> dict[str, int]:
+        """What a job of a stage asks for the first time: mem_mb, and runtime in minutes."""
         estimate = self._estimates.get(plate)
         return estimate.request(stage) if estimate else dict(zip(("mem_mb", "runtime"), UNSIZED[stage], strict=True))
 

@@ -65,9 +65,11 @@ def test_the_words_say_the_same(project: Path) -> None:
 
 
 def test_the_limits_are_those_of_the_profile_or_given() -> None:
-    assert limits(REPOSITORY / "profiles" / "default", jobs=None, gpus=None)["gpus"] == 1
+    default = limits(REPOSITORY / "profiles" / "default", jobs=None, gpus=None)
+    assert default["gpus"] == 1
+    assert default["start_s"] < 10
     assert limits(REPOSITORY / "profiles" / "slurm", jobs=None, gpus=6)["gpus"] == 6
-    assert limits(REPOSITORY / "profiles" / "slurm", jobs=7, gpus=None) == {"jobs": 7, "gpus": 7}
+    assert limits(REPOSITORY / "profiles" / "slurm", jobs=7, gpus=None) == {"jobs": 7, "gpus": 7, "start_s": 60}
     with pytest.raises(PlateflowError, match="no profile"):
         limits(REPOSITORY / "profiles" / "none", jobs=None, gpus=None)
 
@@ -76,3 +78,32 @@ def test_a_sheet_without_sizes_is_told(project: Path) -> None:
     Path("config/plates.tsv").write_text("plate\tpath\np\traw\n")
     with pytest.raises(PlateflowError, match="how large"):
         CliRunner().invoke(_typer, ["plan"], catch_exceptions=False)
+
+
+def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatch) -> None:
+    from plateflow.cli.init import make_entry, write_project
+    from plateflow.config import PLATE_SIZES, load_plates
+    from plateflow.plates import open_plate
+    from plateflow.simulate.plate import micro_wells, simulate_plate
+
+    made = simulate_plate(tmp_path / "raw", wells=micro_wells(), fields=4, field_shape=(96, 128), channels=("DNA",))
+    entry = make_entry(made.raw, plate_map=made.plate_map)
+    write_project(tmp_path, entry, open_plate(entry))
+    sheet = tmp_path / "config" / "plates.tsv"
+    (plate,) = load_plates(sheet).values()
+    sizes = plate.model_dump(include=set(PLATE_SIZES))
+    assert sizes == {
+        "wells": 2,
+        "fields": 4,
+        "channels": 1,
+        "z": 1,
+        "t": 1,
+        "field_mpx": 0.012,
+        "canvas_mpx": 0.049,
+        "image_mpx": 0.049,
+    }
+    header, line = sheet.read_text().splitlines()
+    sheet.write_text("\n".join("\t".join(text.split("\t")[:7]) for text in (header, line)) + "\n")  # as it was before
+    again = make_entry(made.raw)
+    write_project(tmp_path, again, open_plate(again))
+    assert load_plates(sheet) == {plate.plate: plate}

@@ -52,7 +52,7 @@ def check_requests(project: Project, lines: list[str], folder: Path) -> None:
     config["plates"] = str(folder / config["plates"])
     config["results"] = str(folder / "results2")  # where nothing was learnt yet
     plan = Plan(config)
-    asked = {stage: plan._requests(stage, "micro") for stage in STAGES}
+    asked = {stage: plan.request(stage, "micro") for stage in STAGES}
     wanted = sorted(f"h_vmem={request['mem_mb']}M" for request in asked.values())
     assert sorted(word for line in lines for word in line.split() if word.startswith("h_vmem")) == wanted
     used = pd.read_parquet(project.path("screen").table("ledger.parquet")).groupby("stage")["peak_mb"].max()

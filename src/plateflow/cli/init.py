@@ -168,7 +168,8 @@ def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]
             why=plates[entry.plate].path,
             remedy="give this plate its own id with --plate",
         )
-    plates[entry.plate] = entry.model_copy(update=plate_sizes(plate))
+    known = plates.get(entry.plate, entry)  # what someone added to its line stays
+    plates[entry.plate] = known.model_copy(update=entry.model_dump(exclude_none=True) | plate_sizes(plate))
     partial = sheet.with_suffix(".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")

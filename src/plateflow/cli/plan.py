@@ -14,8 +14,8 @@ from plateflow.estimate import estimates_of, refine
 from plateflow.state.ledger import attempts
 from plateflow.state.stages import STAGES
 
-START_S = 60.0
-"""Seconds from one job's end to the next one's start on a cluster: it is noticed at a poll, then queued and started."""
+START_S = {"cluster": 60.0, "machine": 4.0}
+"""Seconds from one job's end to the next one's work: on a cluster it is noticed at a poll, then queued and started."""
 
 
 def plan(
@@ -41,8 +41,8 @@ def plan(
         typer.echo(line)
 
 
-def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[str, int]:
-    """How many jobs and GPUs a profile lets run at a time; what is given by hand wins.
+def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[str, Any]:
+    """How many jobs and GPUs a profile lets run at a time, and what a start takes; what is given by hand wins.
 
     Raises:
         PlateflowError: there is no such profile.
@@ -58,10 +58,15 @@ def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[
             raise PlateflowError("there is no profile", where=str(profile), remedy="name a folder with config.yaml")
         known = yaml.safe_load(files[-1].read_text())
     n_jobs = jobs or known.get("jobs") or os.cpu_count() or 1
-    return {"jobs": int(n_jobs), "gpus": int(gpus or (known.get("resources") or {}).get("gpu") or n_jobs)}
+    n_gpus = gpus or (known.get("resources") or {}).get("gpu") or n_jobs
+    return {
+        "jobs": int(n_jobs),
+        "gpus": int(n_gpus),
+        "start_s": START_S["cluster" if "executor" in known else "machine"],
+    }
 
 
-def plan_figures(project: Project, limit: dict[str, int]) -> dict[str, Any]:
+def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     """All figures: stages, totals, storage, proposal of parts.
 
     Raises:
@@ -90,7 +95,7 @@ def plan_figures(project: Project, limit: dict[str, int]) -> dict[str, Any]:
     cpu = sum(stage["hours"] for name, stage in stages.items() if name != "infer")
     gpu = stages["infer"]["hours"]
     all_jobs = int(sum(stage["jobs"] for stage in stages.values()))
-    start_h = START_S / 3600 if limit["gpus"] > 1 else 1 / 3600
+    start_h = limit["start_s"] / 3600
     path = sum(largest.seconds(name) for name in STAGES) / 3600 + len(STAGES) * start_h
     wall = path + max(
         (gpu + stages["infer"]["jobs"] * start_h) / limit["gpus"], (cpu + gpu + all_jobs * start_h) / limit["jobs"]
