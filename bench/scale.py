@@ -39,7 +39,7 @@ class Case:
     start_s: float = 20.0
     load_s: float = 15.0
     """Start of the program and of the model, in a GPU job."""
-    jobs: int = 1000
+    jobs: int = 200
     """Jobs in the queue at a time, as the profile's `jobs`."""
     flows: str = "as is"
     """How often flows go through the storage: "as is", written once and read twice, end points too; "fused",
@@ -70,7 +70,7 @@ class Cluster:
     def traffic_gb(self, stage: str) -> float:
         """What a job reads and writes: raw, store, flows, end points, labels, as the stages do."""
         sizes = self.estimate.storage()
-        image, labels = sizes["raw_gb"] * 0.6, sizes["raw_gb"] * 0.02
+        image, labels = sizes["raw_gb"] * 0.67, sizes["raw_gb"] * 0.02
         flows = self.estimate.size.wells * self.estimate.label_mpx * 6e-3
         ends = sizes["scratch_gb"] - flows
         if self.case.flows == "fused":
@@ -186,21 +186,24 @@ WHAT_IF = {
     "parts {cpu: 4, gpu: 1}": replace(HEAD, parts=(4, 1)),
     "parts {cpu: 16, gpu: 2}": replace(HEAD, parts=(16, 2)),
     "100 jobs in the queue": replace(HEAD, jobs=100),
-    "200 jobs in the queue": replace(HEAD, jobs=200),
     "300 jobs in the queue": replace(HEAD, jobs=300),
     "4 GPUs": replace(HEAD, gpus=4),
     "4 GPUs, parts {cpu: 8, gpu: 1}": replace(HEAD, gpus=4, parts=(8, 1)),
     "100 cores": replace(HEAD, cores=100),
-    "400 cores": replace(HEAD, cores=400),
+    "400 cores": replace(HEAD, cores=400, jobs=500),
     "4 GB/s": replace(HEAD, storage_gb_s=4.0),
     "8 GB/s": replace(HEAD, storage_gb_s=8.0),
-    "12 GB/s, 800 cores": replace(HEAD, storage_gb_s=12.0, cores=800),
-    "12 GB/s, 800 cores, parts {cpu: 16, gpu: 1}": replace(HEAD, storage_gb_s=12.0, cores=800, parts=(16, 1)),
+    "12 GB/s, 800 cores": replace(HEAD, storage_gb_s=12.0, cores=800, jobs=1000),
+    "12 GB/s, 800 cores, parts {cpu: 16, gpu: 1}": replace(
+        HEAD, storage_gb_s=12.0, cores=800, parts=(16, 1), jobs=1000
+    ),
     "12 GB/s, 800 cores, parts {cpu: 16, gpu: 1}, 400 plates": replace(
-        HEAD, plates=400, storage_gb_s=12.0, cores=800, parts=(16, 1)
+        HEAD, plates=400, storage_gb_s=12.0, cores=800, parts=(16, 1), jobs=1000
     ),
     "flows read once, no end points": replace(HEAD, flows="fused"),
-    "flows read once, no end points, 4 GB/s, 400 cores": replace(HEAD, flows="fused", storage_gb_s=4.0, cores=400),
+    "flows read once, no end points, 4 GB/s, 400 cores": replace(
+        HEAD, flows="fused", storage_gb_s=4.0, cores=400, jobs=500
+    ),
     "longest waiting first": replace(HEAD, order="fifo"),
     "no failures": replace(HEAD, failures=0.0),
     "polling 5 s, start 2 s": replace(HEAD, poll_s=5.0, start_s=2.0),

@@ -49,7 +49,7 @@ class Rate:
 # Measured; see docs/scale.md. "infer cuda" is the 300 tiles a second that issue 7 takes as given, until a run tells.
 RATES = {
     "ingest": Rate(seconds=1.0, per_unit=0.00025, memory_mb=215, memory_per_unit=0.01),
-    "tile": Rate(seconds=1.2, per_unit=0.037, memory_mb=295, memory_per_unit=8),
+    "tile": Rate(seconds=1.25, per_unit=0.019, memory_mb=297, memory_per_unit=5),
     "normalise": Rate(seconds=0.4, per_unit=0.008, memory_mb=120, memory_per_unit=0.005),
     "infer cpu": Rate(seconds=2.0, per_unit=0.17, memory_mb=570, memory_per_unit=75),
     "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=3000, memory_per_unit=75),
@@ -205,7 +205,7 @@ class Estimate:
         labels = size.wells * self.label_mpx
         tables = self.cells * size.channels * sets * 650
         return {
-            "result_gb": (size.wells * size.raw_mpx * 1.2e6 * pyramid + labels * 0.1e6 * pyramid + tables) / 1e9,
+            "result_gb": (size.wells * size.raw_mpx * 1.35e6 * pyramid + labels * 0.1e6 * pyramid + tables) / 1e9,
             "result_files": size.wells * (6 + levels + sets * (1 + levels) + shards + 2 + sets) + 4 * jobs,
             "scratch_gb": labels * 1e6 * (6 + 8 * 0.37) / 1e9,
             "scratch_files": size.wells * canvases * (1 + blocks),
