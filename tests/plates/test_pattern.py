@@ -178,3 +178,9 @@ def test_bad_tables(tmp_path: Path, text: str | None, message: str) -> None:
     with pytest.raises(PlateflowError, match=message) as error:
         open_plate(tmp_path, pattern="files.csv")
     assert error.value.remedy
+
+
+def test_names_of_cytation_with_planes_and_stitched_ones(tmp_path: Path) -> None:
+    folder = write(tmp_path, *(f"A1_-1_1_1Z{z}_Bright Field_00{t}.tif" for z in (0, 1) for t in (1, 2)))
+    plate = open_plate(folder)
+    assert (plate.info["z"], plate.info["t"], plate.info["channels"]) == (2, 2, [{"name": "Bright Field"}])

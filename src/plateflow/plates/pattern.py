@@ -25,8 +25,9 @@ EXAMPLE = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)\.tif"
 READY = {
     # A1--W00001--P00001--Z00000--T00000--DAPI.tif
     "scanr": r"(?:^|/)(?P<well>[A-P]\d+)--W\d+--P(?P<field>\d+)--Z(?P<z>\d+)--T(?P<t>\d+)--(?P<channel>[^/.]+)\.tif",
-    # B7_01_1_3_DAPI_001.tif: well, reading, number of the channel, field, channel, time
-    "cytation": r"(?:^|/)(?P<well>[A-P]\d+)_\d+_\d+_(?P<field>\d+)_(?P<channel>[^/_]+)_(?P<t>\d+)\.tif",
+    # B7_01_1_3_DAPI_001.tif: well, reading, number of the channel, field (and plane: 3Z2), channel, time
+    "cytation": r"(?:^|/)(?P<well>[A-P]\d+)_-?\d+_\d+_(?P<field>\d+)(?:Z(?P<z>\d+))?_(?P<channel>[^/_]+)"
+    r"_(?P<t>\d+)\.tif",
     # AS_09125_050116030001_D03f00d1.tif
     "cellomics": r"_(?P<well>[A-P]\d\d)f(?P<field>\d+)d(?P<channel>\d+)\.tif",
     # 20180807_Dapi--B9--empty--W0021--P000--T0000--Z000--C00.ome.tif
