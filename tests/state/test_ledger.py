@@ -93,6 +93,15 @@ def test_the_accounting_knows_what_a_killed_job_cost(paths: PlatePaths, tmp_path
     assert rows[3]["gpu_s"] == 110
 
 
+def test_an_attempt_that_still_runs_is_no_failure(paths: PlatePaths) -> None:
+    from plateflow.state.lease import Lease
+
+    append_line(paths.journal("tile", "0"), {"event": "begin", "at": at(0)})
+    with Lease(paths.lease("tile", "0"), what="tile"):
+        assert attempts(paths) == []
+    assert [row["state"] for row in attempts(paths)] == ["killed"]
+
+
 def test_lines_of_an_earlier_release_and_of_a_plate_without_manifest_count_nothing(paths: PlatePaths) -> None:
     append_outcome(paths.journal("tile", "0"), done("B02", 20))
     assert attempts(paths) == []

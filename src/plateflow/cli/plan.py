@@ -11,11 +11,14 @@ import typer
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
 from plateflow.config import PlateflowError
 from plateflow.estimate import estimates_of, refine
+from plateflow.paths import PlatePaths
 from plateflow.state.ledger import attempts
 from plateflow.state.stages import STAGES
 
 START_S = {"cluster": 60.0, "machine": 4.0}
 """Seconds from one job's end to the next one's work: on a cluster it is noticed at a poll, then queued and started."""
+
+LEARN_FROM = 20
 
 
 def plan(
@@ -31,14 +34,19 @@ def plan(
     once; the ledger of what has run already refines them, here and for the memory and time that the rules ask for.
     """
     project = Project.load(configfile)
-    rows = [row for plate in project.plates for row in attempts(project.paths(plate))]
-    refine(project.config, project.plates, rows)
+    refine(project.config, project.plates, [row for paths in _newest(project) for row in attempts(paths)])
     figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus))
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return
     for line in _lines(figures):
         typer.echo(line)
+
+
+def _newest(project: Project) -> list[PlatePaths]:
+    """The plates that were worked on last: enough to learn from, and read in a second or two."""
+    begun = [paths for plate in project.plates if (paths := project.paths(plate)).info.is_file()]
+    return sorted(begun, key=lambda paths: (paths.root / "journal").stat().st_mtime)[-LEARN_FROM:]
 
 
 def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import read_lines, write_atomic
+from plateflow.state.lease import read_owner
 from plateflow.state.stages import STAGES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ USED = ("cpu_s", "peak_mb", "read_mb", "written_mb")
 
 
 def attempts(paths: PlatePaths) -> list[dict[str, Any]]:
-    """All attempts at the jobs of a plate.
+    """All attempts at the jobs of a plate, but those that still run.
 
     Returns:
         dicts with `plate, stage, job, attempt` (from 1), `began` (ISO 8601), `state` (ok | failed | interrupted |
@@ -73,10 +74,12 @@ def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterat
     row: dict[str, Any] = {}
     done: list[dict[str, Any]] = []
     number = 0
-    for line in [*read_lines(path), {"event": "begin"}]:
+    lines = list(read_lines(path))
+    begun = sum(line.get("event") == "begin" for line in lines)
+    for line in [*lines, {"event": "begin"}]:
         event = line.get("event")
         if event == "begin":
-            if row:
+            if row and not (row["state"] == "killed" and number == begun and _runs(paths, stage, job)):
                 yield _closed(row, done, wells)
             number, done = number + 1, []
             row = {"plate": paths.plate, "stage": stage, "job": job, "attempt": number, "began": line.get("at", "")}
@@ -92,6 +95,12 @@ def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterat
         elif row and event in ENDS:
             row |= {"state": ENDS[event], "ended": line.get("at", "")} | {key: line.get(key) for key in USED}
             row["seconds"] = _benchmark(paths.benchmark(stage, job), line.get("at", ""))
+
+
+def _runs(paths: PlatePaths, stage: str, job: str) -> bool:
+    """Whether a job's lease is held: its last attempt isn't over, then."""
+    owner = read_owner(paths.lease(stage, job))
+    return owner is not None and owner.alive() is not False
 
 
 def _closed(row: dict[str, Any], done: list[dict[str, Any]], wells: int) -> dict[str, Any]:
