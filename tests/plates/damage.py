@@ -117,9 +117,9 @@ VALUES: dict[str, dict[str, str]] = {
     "harmony": {
         "pixel": r"<ImageResolution[XY][^>]*>(?P<v>[^<]*)",
         "position": r"<Position[XY][^>]*>(?P<v>[^<]*)",
-        "row": r"<Images>.*?<Row>(?P<v>[^<]*)",
+        "row": r"</URL>\s*<Row>(?P<v>[^<]*)",
         "size": r"<ImageSize[XY]>(?P<v>[^<]*)",
-        "file": r"<URL>(?P<v>[^<]*)",
+        "file": r"<URL[^>]*>(?P<v>[^<]*)",
         "channel": r"<ChannelName>(?P<v>[^<]*)",
         "record": r"    <Image Version.*?</Image>\s*",
     },
@@ -149,6 +149,16 @@ VALUES: dict[str, dict[str, str]] = {
     },
 }
 VALUES["omezarr 0.5"] = VALUES["omezarr"]
+VALUES["columbus"] = VALUES["harmony"]
+VALUES["load_data"] = {
+    "pixel": r"(?P<v>\b5e-07)",
+    "position": r",(?P<v>-?9\.999999999999999e-06)",
+    "row": r",p,(?P<v>B02),",
+    "size": r",(?P<v>40),24,",
+    "file": r"(?P<v>[BC]0\d-\d-0-0-DNA\.tif)",
+    "channel": r"FileName_Orig(?P<v>[A-Z]+)",
+    "record": r"[BC]0\d-\d-0-0-DNA[^\n]*\n",
+}
 
 
 def kinds(layout: str) -> Iterator[Damage]:
@@ -507,7 +517,8 @@ def _values(layout: str, what: str, pattern: str) -> Iterator[Damage]:
                 "not there": "no-such-image.tif",
                 "very long": "x" * 5000,
             }.items():
-                says = "out of the plate's folder" if name in ("up and out", "absolute") else ""
+                out = name == "up and out" or (name == "absolute" and layout != "load_data")  # whose paths are absolute
+                says = "out of the plate's folder" if out else ""
                 yield Damage(name=f"a file name {name}", make=put(value, 1), says=says)
             yield Damage(name="a file name empty", make=put("", 1))
             first: list[bytes] = []
@@ -520,10 +531,11 @@ def _values(layout: str, what: str, pattern: str) -> Iterator[Damage]:
                 yield Damage(
                     name="two records name one file",
                     make=lambda raw: (first.clear(), raw.edit(pattern, same, count=2))[1],
+                    harmless=layout == "columbus",  # whose files hold several planes
                 )
         case "channel":
             # channels are told apart by a number
-            yield Damage(name="channels all of one name", make=put("x"), harmless=False)
+            yield Damage(name="channels all of one name", make=put("x"))
             yield Damage(name="channels without a name", make=put(""), harmless=layout == "imagexpress")
             yield Damage(name="channels with odd names", make=put("a/../b é"))
         case "record":

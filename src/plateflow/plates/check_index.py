@@ -104,6 +104,13 @@ def _positions(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
     fields = planes.groupby(["well", "field"], sort=False).first().reset_index()
     known = fields[["y_um", "x_um", "dy_um", "dx_um"]].notna().all(axis=1)
     if not known.any():
+        if planes["field"].nunique() > 1:
+            yield Problem(
+                severity="note",
+                plate=plate,
+                what="the fields' positions aren't known: they are laid out in a grid",
+                remedy="nothing, if they don't touch: cells at the fields' borders are cut",
+            )
         return
     if not known.all():
         lost = fields[~known]

@@ -100,7 +100,11 @@ def _records(entry: PlateEntry, listing: Listing, source: str) -> Records:
                 height = _real(line, f"PositionZ_{channel}") * 1e6 if "dy_um" in place else math.nan
                 more = {"path": path, "page": whole(line.get(f"Frame_{channel}") or ""), "z_um": height}
                 planes.append({**place, **more, "channel": channel})
-    return Records(planes=planes, channels=channels, disagreements=finder.notes())
+    notes = finder.notes()
+    other = sorted(set(listing.image_names()) - {plane["path"] for plane in planes})
+    if other and len({line.get("Metadata_Plate") for line in _lines(listing.root / source)}) < 2:
+        notes.append(f"{len(other)} images are not in the table and are not used: {some(other)}")
+    return Records(planes=planes, channels=channels, disagreements=notes)
 
 
 def _of_plate(entry: PlateEntry, lines: list[Line], source: str) -> list[Line]:
