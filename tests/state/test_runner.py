@@ -170,14 +170,19 @@ CHILD = textwrap.dedent(
         if unit.well == "A02":
             {action}
         return Outcome()
-    run_job(context, units(), one_by_one(work))
+    run_job(context, units(), one_by_one(work), clear=lambda unit: print("cleared", unit.well))
     """
 )
 
 
 def child(context: JobContext, action: str, **kwargs) -> int:
+    return child_that_says(context, action, **kwargs)[0]
+
+
+def child_that_says(context: JobContext, action: str, **kwargs) -> tuple[int, str]:
     code = CHILD.format(tests=str(Path(__file__).parent), results=context.config.results, action=action)
-    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, **kwargs).returncode
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, **kwargs)
+    return done.returncode, done.stdout
 
 
 def test_a_well_that_kills_its_job_twice_alone_is_quarantined(context):
@@ -187,7 +192,9 @@ def test_a_well_that_kills_its_job_twice_alone_is_quarantined(context):
     assert child(context, die) == -signal.SIGKILL
     states = {key[0]: entry.state for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
     assert states == {"A01": "ok", "A03": "ok"}, "the suspect comes last, so that the others are done"
-    assert child(context, die) == 0
+    status, said = child_that_says(context, die)
+    assert status == 0
+    assert "cleared A02" in said, "what it left in the middle, and earlier results, go away"
     entry = outcomes([context.paths.journal("tile", "0")])[("A02", "", -1)]
     assert (entry.state, entry.reason) == ("quarantined", "crash")
     assert "plateflow retry p/A02" in entry.detail

@@ -170,7 +170,8 @@ def run_job(
         units: makes the job's units; called once the lease is held, so that nothing changes under it.
         work: does a batch: calls its second argument when it takes a unit up, yields each with its outcome. It is
             called only if there is something to do, so it is the place to import torch.
-        clear: removes earlier results of a unit that is now left out because an earlier stage left it out.
+        clear: removes earlier or half-made results of a unit that is now left out without work: an earlier stage left
+            it out, or it killed its job twice.
         results: the file that a unit's work leaves; a unit that wasn't left out and lacks it is done again.
         finish: called with the outcomes of all units before the receipt is written, done now or before.
 
@@ -182,13 +183,13 @@ def run_job(
     with Lease(paths.lease(stage.name, job), what=f"{paths.plate}: {stage.name} {job}") as lease, _signals():
         began = usage.begun()
         run = _Run(context, units(), crashed=lease.inherited, results=results)
-        if busy := bool(run.blocked or run.batches):
+        if busy := bool(run.left_out or run.batches):
             run.event("begin", **began)
-        for unit in run.blocked:
+        for unit, outcome in run.left_out:
             run.start(unit)
             if clear is not None:
                 clear(unit)
-            run.done(unit, run.blocked_outcome(unit))
+            run.done(unit, outcome)
         try:
             for batch in run.batches:
                 for unit, outcome in work(batch, run.start):
@@ -248,7 +249,7 @@ def changes(context: JobContext, unit: Unit, known: Entry | None) -> list[str]:
 
 
 class _Run:
-    """The units of one job, sorted into done, blocked and batches to do."""
+    """The units of one job, sorted into done, left out without work, and batches to do."""
 
     def __init__(
         self, context: JobContext, units: list[Unit], *, crashed: bool, results: Callable[[Unit], Path] | None
@@ -265,12 +266,11 @@ class _Run:
         if crashed:
             append_line(self.journal, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
         stale = [unit for unit in units if self._stale(unit)]
-        self.blocked = [unit for unit in stale if unit.upstream is not None]
+        self.left_out = [(unit, _passed_on(unit.upstream)) for unit in stale if unit.upstream is not None]
         todo = [unit for unit in stale if unit.upstream is None]
         for unit in [unit for unit in todo if alone[unit.key] >= 2]:
             todo.remove(unit)
-            self.start(unit)
-            self.done(unit, _crash_outcome(context, unit))
+            self.left_out.append((unit, _crash_outcome(context, unit)))
         suspect = {tuple(key) for key in suspects} | {key for key, count in alone.items() if count}
         rest = [unit for unit in todo if unit.key not in suspect]
         self.batches = ([rest] if rest else []) + [[unit] for unit in todo if unit.key in suspect]
@@ -280,10 +280,6 @@ class _Run:
         if known is None or known.fingerprint != self.fingerprints[unit.key]:
             return True
         return self.results is not None and not known.left_out and not self.results(unit).exists()
-
-    def blocked_outcome(self, unit: Unit) -> Outcome:
-        assert unit.upstream is not None
-        return Outcome(state=unit.upstream.state, reason=unit.upstream.reason, detail=unit.upstream.detail)
 
     def start(self, unit: Unit) -> None:
         self._started[unit.key] = time.monotonic()
@@ -347,6 +343,10 @@ def _in_work(lines: list[dict[str, Any]], *, crashed: bool) -> tuple[list[list[A
     if len(suspects) == 1:
         alone[next(iter(open_keys))] += 1
     return suspects, alone
+
+
+def _passed_on(upstream: Entry) -> Outcome:
+    return Outcome(state=upstream.state, reason=upstream.reason, detail=upstream.detail)
 
 
 def _crash_outcome(context: JobContext, unit: Unit) -> Outcome:
