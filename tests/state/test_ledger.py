@@ -37,15 +37,15 @@ def infer(paths: PlatePaths) -> Path:
     """A GPU job that was killed, then stopped, then failed, then done: four attempts."""
     journal = paths.journal("infer", "0")
     append_line(journal, {"event": "begin", "at": at(0), "host": "g1", "slurm_job": "11"})
-    append_outcome(journal, done("B02", 60, "nuclei", tiles=9, device="cuda NVIDIA"))
+    append_outcome(journal, done("B02", 60, "nuclei", tiles=9, device="NVIDIA A100-SXM4-40GB"))
     append_line(journal, {"event": "start", "key": ["B03", "nuclei", -1], "sequence": 1})
     append_line(journal, {"event": "begin", "at": at(100), "host": "g1", "slurm_job": "12"})
     append_line(journal, {"event": "interrupted", "at": at(110), **USED})
     append_line(journal, {"event": "begin", "at": at(200), "host": "g2", "slurm_job": "13"})
     append_line(journal, {"event": "failed", "error": "CUDA", "at": at(220), **USED})
     append_line(journal, {"event": "begin", "at": at(300), "host": "g2", "slurm_job": "14"})
-    append_outcome(journal, done("B03", 320, "nuclei", tiles=9, device="cuda NVIDIA"))
-    append_outcome(journal, done("B04", 330, "nuclei", tiles=18, device="cuda NVIDIA"))
+    append_outcome(journal, done("B03", 320, "nuclei", tiles=9, device="NVIDIA A100-SXM4-40GB"))
+    append_outcome(journal, done("B04", 330, "nuclei", tiles=18, device="NVIDIA A100-SXM4-40GB"))
     append_line(journal, {"event": "end", "done": 2, "at": at(340), **USED})
     return journal
 

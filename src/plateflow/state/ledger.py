@@ -112,7 +112,7 @@ def _closed(row: dict[str, Any], done: list[dict[str, Any]], wells: int) -> dict
     units = {(line["well"], line["label_set"]) for line in done}
     whole = not any(line["well"] for line in done)
     first = min(done, key=lambda line: line["finished"], default=None)
-    on_gpu = row["stage"] == "infer" and any(str(info.get("device", "")).startswith("cuda") for info in infos)
+    on_gpu = row["stage"] == "infer" and any(info.get("device", "cpu") != "cpu" for info in infos)
     return row | {
         "units": len(done),
         "share": (1.0 if whole else len(units) / (wells * len(sets))) if done else 0.0,
