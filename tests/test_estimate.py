@@ -34,6 +34,10 @@ def test_the_headline_plate_by_hand() -> None:
         45 < storage["scratch_gb"] / 1.49 < 55
     )  # the design's 24 GB of flows a label set; end points are half as much
     assert storage["result_files"] < 20_000
+    traffic = estimate.traffic_gb()
+    assert traffic["tile"] > storage["raw_gb"]
+    assert traffic["follow"] == pytest.approx(storage["scratch_gb"])
+    assert traffic["infer"] > 48
 
 
 def test_tiles_are_counted_as_the_network_lays_them() -> None:

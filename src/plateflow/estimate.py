@@ -52,7 +52,7 @@ RATES = {
     "tile": Rate(seconds=1.25, per_unit=0.019, memory_mb=297, memory_per_unit=5),
     "normalise": Rate(seconds=0.4, per_unit=0.008, memory_mb=120, memory_per_unit=0.005),
     "infer cpu": Rate(seconds=2.0, per_unit=0.17, memory_mb=570, memory_per_unit=75),
-    "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=3000, memory_per_unit=75),
+    "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=2200, memory_per_unit=75),
     "follow": Rate(seconds=1.0, per_unit=0.3, memory_mb=250, memory_per_unit=62),
     "stitch": Rate(seconds=1.4, per_unit=0.12, memory_mb=290, memory_per_unit=22),
     "features": Rate(seconds=2.2, per_unit=0.29, memory_mb=331, memory_per_unit=16),
@@ -210,6 +210,23 @@ class Estimate:
             "scratch_gb": labels * 1e6 * (6 + 8 * 0.37) / 1e9,
             "scratch_files": size.wells * canvases * (1 + blocks),
             "raw_gb": size.wells * size.raw_mpx * 2e6 / 1e9,
+        }
+
+    def traffic_gb(self) -> dict[str, float]:
+        """GB that a plate's jobs read and write, by stage; what is below 1 % isn't here. Flows are written once and
+        read twice, end points written and read once; of images `infer` reads three channels at most."""
+        sizes, labels = self.storage(), 1e-4 * self.size.wells * self.label_mpx
+        image = sizes["raw_gb"] * 0.67  # level 0 as it is stored
+        flows = self.size.wells * self.label_mpx * 6e-3
+        ends = sizes["scratch_gb"] - flows
+        tables = sizes["result_gb"] - 1.3 * (image + labels)
+        return {
+            "tile": sizes["raw_gb"] + 1.3 * image,
+            "infer": image * min(1.0, 3 / self.size.channels) + flows,
+            "follow": flows + ends,
+            "stitch": flows + ends + 1.3 * labels,
+            "features": image + labels + tables,
+            "aggregate": tables,
         }
 
     def propose(self) -> dict[str, int]:

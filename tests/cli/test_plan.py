@@ -50,6 +50,7 @@ def test_all_figures_as_json(project: Path) -> None:
     assert found["gpu_hours"] == pytest.approx(3 * 2 * alone.seconds("infer") / 3600)
     assert found["stages"]["features"]["mem_mb"] == alone.request("features")["mem_mb"]
     assert found["storage"]["result_files"] == 3 * alone.storage()["result_files"]
+    assert found["storage"]["moved_gb"] == pytest.approx(3 * sum(alone.traffic_gb().values()))
     assert found["proposed_parts"] == alone.propose()
     assert found["wall_hours"] > found["cpu_hours"] / 100
     slow = json.loads(run("--json", "--jobs", "10", "--gpus", "1"))

@@ -97,7 +97,8 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
             stage["hours"] += seconds * number / 3600
             stage["longest_min"] = max(stage["longest_min"], seconds / 60)
             stage["mem_mb"] = max(stage["mem_mb"], estimate.request(name)["mem_mb"])
-        for kind, amount in estimate.storage().items():
+        sizes = estimate.storage() | {"moved_gb": sum(estimate.traffic_gb().values())}
+        for kind, amount in sizes.items():
             storage[kind] = storage.get(kind, 0.0) + amount
     largest = max(estimates.values(), key=lambda estimate: estimate.work("infer"))
     cpu = sum(stage["hours"] for name, stage in stages.items() if name != "infer")
@@ -141,6 +142,8 @@ def _lines(figures: dict[str, Any]) -> list[str]:
         f"results: {storage['result_gb']:,.1f} GB in {storage['result_files']:,.0f} files; "
         f"scratch: {storage['scratch_gb']:,.1f} GB in {storage['scratch_files']:,.0f} files; "
         f"raw: {storage['raw_gb']:,.1f} GB",
+        f"jobs read and write {storage['moved_gb']:,.0f} GB in all: at 1 GB/s of shared storage that alone takes "
+        f"{storage['moved_gb'] / 3600:,.1f} h",
     ]
     proposed, parts = figures["proposed_parts"], figures["parts"]
     text = f"parts: {{cpu: {proposed['cpu']}, gpu: {proposed['gpu']}}}"
