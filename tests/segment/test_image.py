@@ -128,6 +128,18 @@ def test_batches_have_no_empty_places_where_that_can_be(tiles: int, size: int) -
     assert fitting_batch(tiles, largest=8) == size
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(1, 1e9), (1e36, 0), (1e-50, 0)])
+def test_contrast_is_kept_whatever_the_range_of_values(factor: float, offset: float) -> None:
+    image = np.random.default_rng(3).random((1, 40, 40))
+    np.testing.assert_allclose(normalised(image * factor + offset), normalised(image), atol=1e-5)
+
+
+def test_a_mask_is_an_image_of_two_values() -> None:
+    mask = np.zeros((1, 40, 40), bool)
+    mask[0, 10:20, 10:20] = True
+    assert np.array_equal(normalised(mask), mask)
+
+
 def test_a_channel_without_contrast_keeps_its_place() -> None:
     """A blank first channel may not push the nuclei into its place: cells would become nuclei."""
     from plateflow.segment.image import normalised

@@ -141,9 +141,10 @@ def normalised(image: NDArray[Any]) -> NDArray[np.float32]:
         )
     made = np.zeros(image.shape, np.float32)
     for channel, out in zip(image, made, strict=True):
-        low, high = np.percentile(channel, PERCENTILES)
+        values = channel.astype(np.float64)  # in float32, little contrast on a large offset would be lost
+        low, high = np.percentile(values, PERCENTILES)
         if not high > low:
-            low, high = float(channel.min()), float(channel.max())
+            low, high = values.min(), values.max()
         if high > low:
-            out[...] = (channel.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+            out[...] = (values - low) / (high - low)
     return made
