@@ -137,6 +137,18 @@ def test_the_network_sees_a_black_frame_and_a_small_image_mirrored_beyond_it() -
     assert np.array_equal(image, kept), "the caller's pixels stay as they are"
 
 
+def test_all_borders_are_black_where_a_frame_has_room_on_one_side_alone() -> None:
+    assert plan_tiles((470, 470)).y.zeros == (1, 0)
+    seen: list[Tensor] = []
+    run(engine_of(lambda x: seen.append(x.clone()) or x, batch_size=4), [picture(5, 1, 470, 470) + 1])
+    tiles = seen[0][:, 0].numpy()
+    assert (tiles[:2, 0] == 0).all(), "the frame"
+    assert (tiles[[0, 2], :, 0] == 0).all()
+    assert (tiles[2:, -1] == 0).all(), "the outermost pixels, as there is no frame"
+    assert (tiles[[1, 3], :, -1] == 0).all()
+    assert (tiles[3, :-1, :-1] > 0).all()
+
+
 def test_the_logit_is_clipped_and_vectors_are_not() -> None:
     flow = run(engine_of(lambda x: torch.full_like(x, 100.0)), [picture(6, 1, 40, 40)])[0]
     assert (flow[:2] == 100).all()

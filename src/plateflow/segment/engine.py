@@ -303,10 +303,10 @@ def _padded(pixels: Tensor, plan: TilePlan) -> Tensor:
     """Pixels (C, Y, X) as the network sees them, (3, Y, X) of the plan's shape."""
     (top, bottom), (left, right) = plan.y.zeros, plan.x.zeros
     pixels = F.pad(pixels, (left, right, top, bottom, 0, IN_CHANNELS - len(pixels)))
-    if not top:  # no room for a frame: the outermost pixels are black instead
-        pixels[:, [0, -1]] = 0
-    if not left:
-        pixels[:, :, [0, -1]] = 0
+    for axis, frame in ((1, (top, bottom)), (2, (left, right))):
+        for width, edge in zip(frame, (0, -1), strict=True):
+            if not width:  # no room for a frame: the outermost pixels are black instead
+                pixels.select(axis, edge).zero_()
     sides = [(0, 0), plan.y.mirrored, plan.x.mirrored]
     if np.any(sides):
         pixels = torch.from_numpy(np.pad(pixels.numpy(), sides, mode="symmetric"))

@@ -83,7 +83,7 @@ STAGES = {
         Stage(
             name="infer",
             scope="gpu",
-            version=2,
+            version=3,
             modules=(
                 "segment/infer.py",
                 "segment/volume.py",
@@ -92,6 +92,7 @@ STAGES = {
                 "segment/engine.py",
                 "model/vit.py",
                 "model/weights.py",
+                "model/registry.py",  # a model's diameter, and so the network's grid
                 *READING,
             ),
         ),
