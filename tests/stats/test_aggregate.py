@@ -105,6 +105,8 @@ def test_medians_by_field_are_written_on_request(measured: Planted, tmp_path: Pa
     fields = pd.read_parquet(plate.paths.table("fields.parquet")).set_index(["Metadata_Well", "Metadata_Site"])
     assert ("B03", "1") in fields.index
     assert not {("B03", "2"), ("B05", "1")} & set(fields.index)
+    assert fields.loc["B06", "Count_Cells"].tolist() == [0, 0]  # nothing was found there, which is a result
+    assert fields.loc["B06", "Cells_AreaShape_Area"].isna().all()
     cells = measured.cells("C03")
     for site, rows in cells.groupby("Metadata_Site"):
         row = fields.loc[("C03", site)]

@@ -79,6 +79,16 @@ def test_each_positive_control_is_judged_and_the_plate_is_the_weakest() -> None:
     ]
 
 
+def test_a_positive_control_of_which_nothing_is_left_is_named() -> None:
+    wells = well_table(0)
+    gone = wells.index[wells["Metadata_role"] == "positive"][:10]
+    wells.loc[gone, "Metadata_treatment"] = "taxol"
+    wells.loc[gone, "Metadata_FieldsUsed"] = 0
+    found = verdict(control_table(wells, ["F0"]))
+    assert found["grade"] == "good"
+    assert found["reasons"][1] == "positive control taxol: too few wells: 0 positive controls; 3 are needed"
+
+
 def test_wells_out_of_use_and_constant_features_count_for_nothing() -> None:
     wells = well_table(0, features=2).assign(F1=7.0)
     out = wells.index[wells["Metadata_role"] == "positive"][:5]

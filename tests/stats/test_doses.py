@@ -76,4 +76,10 @@ def test_the_table_has_the_treatments_with_enough_doses_in_the_surest_feature_of
     assert first["EC50Low"] < 1 < first["EC50High"]
     assert first["Bottom"] == pytest.approx(100, abs=5)
     assert "no response" in table["Flags"].iloc[1]
+    # Doses below 0 are no amounts: one doesn't spoil the others, and logarithms have no curve.
+    wells.loc[chosen[0], "Metadata_dose"] = -666.0
+    less = dose_table(wells, columns, treatment_effects(wells, columns, reference="negative")).iloc[0]
+    assert (less["Flags"], less["Wells"]) == ("", 15)
+    wells.loc[chosen, "Metadata_dose"] = np.log10(DOSES / DOSES.max()) - 1
+    assert not len(dose_table(wells, columns, treatment_effects(wells, columns, reference="negative")))
     assert MIN_DOSES == 5

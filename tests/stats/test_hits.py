@@ -168,3 +168,25 @@ def test_plates_are_pooled_by_their_replicates() -> None:
     assert both.loc[both["Hit"], "Metadata_treatment"].lt("c032").mean() > 0.9
     # A plate alone is what it is on its own.
     np.testing.assert_allclose(p_values(pooled(tables[1], ["F0"])), p_values(effects[1]), rtol=1e-4)
+
+
+def test_over_plates_sides_missing_values_and_names_are_those_of_the_wells() -> None:
+    wells = well_table(3, features=2)
+    mine = {name: wells.index[wells["Metadata_treatment"] == name] for name in ("c000", "c001", "c002")}
+    wells.loc[mine["c000"], "F0"] = [90.0, 200.0]  # far off, but on both sides
+    wells.loc[mine["c001"][0], "F1"] = np.nan  # a well without a cell has counts alone
+    wells.loc[mine["c002"], "Metadata_treatment"] = ""
+    effects = treatment_effects(wells, ["F0", "F1"], reference="negative")
+    table = effect_table("p1", effects)
+    again = pooled(table, ["F0", "F1"])
+    np.testing.assert_allclose(p_values(again), p_values(effects), rtol=1e-4)
+    hits = hit_table(again, fdr=0.05).set_index("Metadata_treatment")
+    assert not hits.loc["c000", ["SameSide", "Hit"]].any()
+    assert hits.loc["c000", "Q"] < 0.05
+    # Treatments without a name are wells: another plate has others there.
+    both = pooled(pd.concat([table, effect_table("p2", effects)], ignore_index=True), ["F0", "F1"]).keys
+    unnamed = both[both["Metadata_treatment"].str.startswith("(")]
+    assert unnamed["Metadata_treatment"].tolist() == [
+        f"({plate}/{well})" for plate in ("p1", "p2") for well in sorted(wells.loc[mine["c002"], "Metadata_Well"])
+    ]
+    assert unnamed["Replicates"].eq(1).all()

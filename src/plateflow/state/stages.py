@@ -107,7 +107,7 @@ STAGES = {
         Stage(
             name="aggregate",
             scope="plate",
-            version=3,
+            version=4,
             modules=("stats/*.py", *(f"plates/{name}.py" for name in ("platemap", "roles", "tables", "barcodes"))),
         ),
         Stage(name="report", scope="plate", version=3, modules=("report/*.py",)),

@@ -107,7 +107,8 @@ def aggregate(context: JobContext) -> Outcome:
             if len(out) + len(excluded) < len(fields[well]):
                 row |= _counts(context, well, cells.rows, excluded) | cells.values
             place = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
-            by_field += [place | {"Metadata_Site": name} | values for name, values in cells.fields.items()]
+            used = [name for name in fields[well] if name not in {*out, *excluded}] if config.stats.by_field else []
+            by_field += [place | {"Metadata_Site": name} | cells.fields.get(name, {"": 0}) for name in used]
         row["Metadata_Flags"] = ",".join(flag for flag in quality.FLAGS if flag in raised)
         row["Metadata_FieldsUsed"] = len(fields[well]) - len(out) - len(excluded)
         row["Metadata_FieldsLeftOut"], row["Metadata_FieldsExcluded"] = ",".join(out), ",".join(excluded)

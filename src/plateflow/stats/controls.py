@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.stats.hits import TREATMENT, benjamini_hochberg, replicate_agreement
-from plateflow.stats.normalise import MIN_WELLS, centre_and_spread, has_role, well_values
+from plateflow.stats.normalise import MIN_WELLS, ROLE, centre_and_spread, has_role, well_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,8 @@ def ssmd(negative: tuple[Any, Any], positive: tuple[Any, Any]) -> Any:
 def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Statistics of the controls: one row a feature and treatment among the positive controls.
 
-    Without positive controls there is one row a feature, of the negatives alone. ReplicateICC is `replicate_agreement`
+    Without positive controls there is one row a feature, of the negatives alone; one whose wells are all out of use has
+    its rows, with the Reason. ReplicateICC is `replicate_agreement`
     of the treatments. What can't be computed is NaN, with the Reason.
     """
     import pandas as pd
@@ -50,7 +51,8 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     negatives = values[has_role(wells, "negative")]
     is_positive = has_role(wells, "positive")
     agreement = replicate_agreement(wells, columns)
-    names = wells.loc[is_positive, TREATMENT] if TREATMENT in wells else pd.Series(dtype=object)
+    named = TREATMENT in wells and ROLE in wells
+    names = wells.loc[wells[ROLE] == "positive", TREATMENT] if named else pd.Series(dtype=object)
     found = []
     for name in sorted(names.unique()) or [""]:
         positives = values[is_positive & (wells[TREATMENT] == name)] if len(names) else values.iloc[:0]

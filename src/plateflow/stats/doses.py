@@ -138,7 +138,8 @@ def fit_curve(dose: Values, response: Values) -> Curve:
 def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.DataFrame:
     """Curves of every treatment that has MIN_DOSES doses, in the features in which it is surest, one a family.
 
-    The negative controls of the plate are each treatment's dose 0.
+    The negative controls of the plate are each treatment's dose 0. Wells whose dose is below 0 are in no curve: it is
+    a logarithm, or stands for none (LINCS writes -666).
 
     Returns:
         one row a treatment and feature: Doses, Wells, EC50, EC50Low, EC50High, Bottom, Top, Hill, RSquared, P, Flags.
@@ -150,7 +151,7 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     negatives = values[has_role(wells, "negative")]
     least = pd.DataFrame(p_values(effects), columns=columns).groupby(effects.keys[TREATMENT].to_numpy()).min()
     rows: list[dict[str, Any]] = []
-    for name, treated in groups.groupby(TREATMENT, sort=True):
+    for name, treated in groups[~(groups[DOSE] < 0)].groupby(TREATMENT, sort=True):
         doses = treated[DOSE].to_numpy(np.float64)
         n_doses = len(np.unique(doses[doses > 0]))
         if n_doses < MIN_DOSES:

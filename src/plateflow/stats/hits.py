@@ -31,6 +31,8 @@ MEDIAN_VARIANCE, MAD_EFFICIENCY = np.pi / 2, 0.37
 """Of normal values: variance of the median over that of the mean, and efficiency of the MAD as a measure of spread
 (Rousseeuw & Croux, J Am Stat Assoc 88 (1993) 1273)."""
 NAMED = 3
+SIDES = "_Sides"
+"""Ending of the columns of `effect_table` that tell how many replicates there are, and whether on one side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Effects:
     Attributes:
         keys: one row a treatment and dose, with Replicates (wells in use) and what else names it.
         features: their names.
+        wells: how many replicates have a value.
         mean: mean difference from the reference's centre.
         variance: of `mean`, if the treatment does nothing: 1/n + 1/m for n wells and m reference wells.
         freedom: degrees of freedom of the reference's standard deviation.
@@ -50,6 +53,7 @@ class Effects:
 
     keys: pd.DataFrame
     features: list[str]
+    wells: NDArray[np.float64]
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
     freedom: NDArray[np.float64]
@@ -132,6 +136,7 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     return Effects(
         keys=keys,
         features=list(columns),
+        wells=n,
         mean=mean,
         variance=variance,
         freedom=np.broadcast_to((MAD_EFFICIENCY if robust else 1.0) * (m - 1), n.shape),
@@ -145,6 +150,10 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     """The effects of treatments over plates, from the plates' tables of effects: means weighted by replicates.
 
     Each plate's wells are compared with that plate's own reference, so plates needn't be alike.
+
+    Args:
+        tables: `effect_table` of the plates, below each other.
+        columns: features.
     """
     coded = tables.groupby(KEYS, dropna=False, sort=True)
     codes = coded.ngroup().to_numpy()
@@ -152,9 +161,11 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     keys["Replicates"] = tables["Metadata_Replicates"].groupby(codes).sum().to_numpy()
     keys["Plates"] = tables["Metadata_Plate"].groupby(codes).agg(" ".join).to_numpy()
     z = tables[list(columns)].astype(np.float64)
-    n = z.notna().mul(tables["Metadata_Replicates"], axis=0)
-    variance = n.pow(2).mul(tables["Metadata_Variance"].where(tables["Metadata_Replicates"] > 0, 0), axis=0)
-    by_group = z.groupby(codes)
+    sides = tables[[f"{name}{SIDES}" for name in columns]].set_axis(list(columns), axis=1).fillna(0).astype(np.float64)
+    n = sides.abs()
+    of_reference = tables["Metadata_ReferenceVariance"]
+    variance = n + n.pow(2).mul(of_reference.where(np.isfinite(of_reference), 0), axis=0)
+    one_side = (z * sides.gt(0)).where(n > 0).groupby(codes)  # 0 where a plate's replicates lie on both sides
     total = n.groupby(codes).sum().to_numpy(np.float64)
     with np.errstate(all="ignore"):
         mean = (z * n).groupby(codes).sum().to_numpy() / total
@@ -162,28 +173,36 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     return Effects(
         keys=keys,
         features=list(columns),
+        wells=total,
         mean=mean,
         variance=pooled_variance,
         freedom=z.notna().mul(tables["Metadata_Freedom"], axis=0).groupby(codes).sum().to_numpy(),
-        same_side=((by_group.min() > 0) | (by_group.max() < 0)).to_numpy(),
+        same_side=((one_side.min() > 0) | (one_side.max() < 0)).to_numpy(),
     )
 
 
 def effect_table(plate: str, effects: Effects) -> pd.DataFrame:
-    """The effects as a table, for the tables over all plates: one row a treatment and dose, one column a feature.
+    """The effects as a table, for the tables over all plates: one row a treatment and dose, two columns a feature.
 
-    Variance and Freedom are those of the features that have a value in every well.
+    The one with the feature's name is the mean; the other, with SIDES, how many replicates have a value, negative where
+    they don't all lie on one side. ReferenceVariance (of the mean: the part that the reference wells have in it) and
+    Freedom are those of the features that have a value in every well of the reference. Treatments without a name are
+    called by plate and well: those of another plate aren't the same.
     """
     import pandas as pd
 
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         best = {
-            "Metadata_Variance": np.nanmin(effects.variance, axis=1, initial=np.inf),
+            "Metadata_ReferenceVariance": np.nanmin(effects.variance - 1 / effects.wells, axis=1, initial=np.inf),
             "Metadata_Freedom": np.nanmax(effects.freedom, axis=1, initial=0),
         }
     head = effects.keys.rename(columns={name: f"Metadata_{name}" for name in ("Replicates", "Wells")}).assign(**best)
     head.insert(0, "Metadata_Plate", plate)
-    return head.join(pd.DataFrame(effects.mean.astype(np.float32), columns=effects.features))
+    wells = head["Metadata_Wells"].astype(str)
+    head[TREATMENT] = head[TREATMENT].where(head[TREATMENT] != "(" + wells + ")", f"({plate}/" + wells + ")")
+    sides = np.where(effects.same_side, effects.wells, -effects.wells).astype(np.int16)
+    mean = pd.DataFrame(effects.mean.astype(np.float32), columns=effects.features)
+    return head.join(mean).join(pd.DataFrame(sides, columns=[f"{name}{SIDES}" for name in effects.features]))
 
 
 def p_values(effects: Effects) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
-from plateflow.stats.hits import hit_table, pooled
+from plateflow.stats.hits import SIDES, hit_table, pooled
 from plateflow.stats.tables import write_table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
     """Write plates.csv, controls.csv and hits.csv of the screen.
 
     Treatments are pooled over the plates that have them (`hits.pooled`), so that replicates may lie on different
-    plates. In memory are the effects of all plates: treatments x features x 4 bytes, and a few times that at work.
+    plates. In memory are the effects of all plates: treatments x features x 6 bytes, and a few times that at work.
 
     Args:
         screen: where they go.
@@ -60,6 +60,7 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
     if effects:
         together = pd.concat(effects, ignore_index=True)
         features = [str(name) for name in together if not str(name).startswith("Metadata_")]
+        features = [name for name in features if not name.endswith(SIDES)]
         write_table(screen, "hits.csv", hit_table(pooled(together, features), fdr=fdr))
     else:
         screen.table("hits.csv").unlink(missing_ok=True)
