@@ -7,6 +7,7 @@ import openpyxl
 import pytest
 
 from plateflow.config import PlateflowError
+from plateflow.plan import Plan
 from plateflow.plates.platemap import read_plate_map
 
 
@@ -236,3 +237,21 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
         with pytest.raises(PlateflowError, match="can't be read") as error:
             read_plate_map(path)
         assert str(path) in error.value.where
+
+
+def test_a_changed_map_of_a_table_of_barcodes_is_noticed(tmp_path: Path) -> None:
+    """Aggregate's parameters, by which Snakemake runs it again."""
+    table, own = tmp_path / "maps" / "b" / "barcode_platemap.csv", tmp_path / "maps" / "b" / "platemap" / "m1.txt"
+    external = tmp_path / "external_metadata" / "compounds.tsv"
+    for path in (table, own, external):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    sheet = tmp_path / "plates.tsv"
+    sheet.write_text(f"plate\tpath\tplate_map\np\t{tmp_path}\t{table}\n")
+    seen = set()
+    for path in (None, own, external, table):
+        if path is not None:
+            path.write_text("longer")
+        plan = Plan({"plates": str(sheet), "results": str(tmp_path / "results")})
+        seen.add(plan.params("aggregate", "p"))
+    assert len(seen) == 4
