@@ -19,7 +19,10 @@ FROM_SEGMENTATION = {
     "flow_error": _feature(
         "FlowError", "mean squared difference between the network's flow and the one that the object's shape implies"
     ),
-    "cell_probability": _feature("CellProbability", "mean of the network's logit over the object"),
+    "cell_probability": _feature(
+        "CellProbability",
+        "mean over the object, filled holes left out, of the logistic function of the network's logit",
+    ),
 }
 """What the stage takes from the tables of objects, by their column."""
 
