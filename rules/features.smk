@@ -7,6 +7,7 @@ rule features:
         PLAN.pattern("log", "features"),
     benchmark:
         PLAN.pattern("benchmark", "features")
+    threads: 2
     resources:
         **PLAN.resources("features"),
     params:

@@ -7,6 +7,7 @@ rule tile:
         PLAN.pattern("log", "tile"),
     benchmark:
         PLAN.pattern("benchmark", "tile")
+    threads: 2
     resources:
         **PLAN.resources("tile"),
     params:
