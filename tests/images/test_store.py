@@ -120,6 +120,26 @@ def test_an_image_whose_layout_changed_is_replaced_whole(tmp_path: Path) -> None
     assert [path.name for path in paths.image("C11").parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_an_ingest_killed_while_it_removes_an_image_loses_no_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make(tmp_path)
+    rmtree = store.shutil.rmtree
+
+    def killed(folder: Path, **options: Any) -> None:
+        if folder.name.endswith(".old"):
+            raise KeyboardInterrupt
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(store.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, {"B03": layout_of((0, 0))})
+    monkeypatch.undo()
+    make(tmp_path)
+    assert store.generation(paths, "B03") == 2, "tile must not take the first, whose pixels are gone, for this one"
+    assert not list(paths.store.rglob("*.old"))
+
+
 def test_labels_follow_the_z_mode(tmp_path: Path) -> None:
     wells = {"B03": layout_of((0, 0), z=3)}
     paths = make(tmp_path, wells)

@@ -91,6 +91,8 @@ def create_plate(
         _write_group(paths.store / row_name(row), {})
     for well, layout in layouts.items():
         image = paths.image(well)
+        for left in (*image.parent.glob(f".{image.name}.*"), *image.glob("labels/.*.*")):
+            shutil.rmtree(left, ignore_errors=True)  # by an ingest that was killed
         _write_group(
             image.parent, {"ome": {"version": VERSION, "well": {"version": VERSION, "images": [{"path": "0"}]}}}
         )
@@ -366,10 +368,10 @@ def _put_tree(folder: Path, files: Mapping[str, bytes]) -> None:
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             folder.rename(old)
-            shutil.rmtree(old)
-        new.rename(folder)
+        new.rename(folder)  # first: to be killed between them would lose the generation, and removal takes long
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
