@@ -183,8 +183,12 @@ WHAT_IF = {
     "parts {cpu: 16, gpu: 2}": replace(HEAD, parts=(16, 2)),
     "100 jobs in the queue": replace(HEAD, jobs=100),
     "300 jobs in the queue": replace(HEAD, jobs=300),
+    "2 GPUs, parts {cpu: 8, gpu: 1}": replace(HEAD, gpus=2, parts=(8, 1)),
     "4 GPUs": replace(HEAD, gpus=4),
     "4 GPUs, parts {cpu: 8, gpu: 1}": replace(HEAD, gpus=4, parts=(8, 1)),
+    "4 GPUs, 4 GB/s, 400 cores, parts {cpu: 16, gpu: 1}": replace(
+        HEAD, gpus=4, storage_gb_s=4.0, cores=400, parts=(16, 1), jobs=500
+    ),
     "100 cores": replace(HEAD, cores=100),
     "400 cores": replace(HEAD, cores=400, jobs=500),
     "4 GB/s": replace(HEAD, storage_gb_s=4.0),
@@ -195,6 +199,9 @@ WHAT_IF = {
     ),
     "12 GB/s, 800 cores, parts {cpu: 16, gpu: 1}, 400 plates": replace(
         HEAD, plates=400, storage_gb_s=12.0, cores=800, parts=(16, 1), jobs=1000
+    ),
+    "20 GB/s, 1,600 cores, parts {cpu: 48, gpu: 2}, polling and start 5 s": replace(
+        HEAD, storage_gb_s=20.0, cores=1600, parts=(48, 2), jobs=3000, poll_s=5.0, start_s=5.0
     ),
     "flows read once, no end points": replace(HEAD, flows="fused"),
     "flows read once, no end points, 4 GB/s, 400 cores": replace(
