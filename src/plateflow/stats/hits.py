@@ -44,22 +44,24 @@ class Effects:
         features: their names.
         wells: how many replicates have a value.
         mean: mean difference from the reference's centre.
-        variance: of `mean`, if the treatment does nothing: 1/n + 1/m for n wells and m reference wells.
-        freedom: degrees of freedom of the reference's standard deviation.
+        statistic: `mean` over its standard error: if the treatment does nothing, Student's t with `freedom`.
+        freedom: degrees of freedom of the reference's standard deviation; infinite over several plates.
         same_side: whether all replicates lie on the same side of the reference.
         robust: median of the replicates' robust z; None over several plates.
         ssmd: strictly standardised mean difference; None over several plates.
+        reference: by feature, the variance that the reference's centre has; None over several plates.
     """
 
     keys: pd.DataFrame
     features: list[str]
     wells: NDArray[np.float64]
     mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    statistic: NDArray[np.float64]
     freedom: NDArray[np.float64]
     same_side: NDArray[np.bool_]
     robust: NDArray[np.float64] | None = None
     ssmd: NDArray[np.float64] | None = None
+    reference: NDArray[np.float64] | None = None
 
 
 def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,25 +133,30 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     by_group = z.loc[groups.index].groupby(codes)
     n, mean = by_group.count().to_numpy(np.float64), by_group.mean().to_numpy()
     own = by_group.var(ddof=1).fillna(1.0).to_numpy()
-    with np.errstate(divide="ignore"):
-        variance = 1 / n + (MEDIAN_VARIANCE if robust else 1.0) / m
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_reference = (MEDIAN_VARIANCE if robust else 1.0) / m
+        statistic = mean / np.sqrt(1 / n + of_reference)
     return Effects(
         keys=keys,
         features=list(columns),
         wells=n,
         mean=mean,
-        variance=variance,
+        statistic=statistic,
         freedom=np.broadcast_to((MAD_EFFICIENCY if robust else 1.0) * (m - 1), n.shape),
         same_side=((by_group.min() > 0) | (by_group.max() < 0)).to_numpy(),
         robust=robust_z.loc[groups.index].groupby(codes).median().to_numpy(),
         ssmd=mean / np.sqrt(1 + own),
+        reference=of_reference,
     )
 
 
 def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     """The effects of treatments over plates, from the plates' tables of effects: means weighted by replicates.
 
-    Each plate's wells are compared with that plate's own reference, so plates needn't be alike.
+    Each plate's wells are compared with that plate's own reference, so plates needn't be alike. The statistic is
+    Stouffer's: each plate's t becomes the normal score of its p-value, and they are added with the inverse standard
+    errors for weights (Lipták, Magyar Tud Akad Mat Kutató Int Közl 3 (1958) 171). A t of the mean would call far too
+    much where plates have few reference wells: each plate's spread is off by its own amount.
 
     Args:
         tables: `effect_table` of the plates, below each other.
@@ -163,22 +170,30 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     z = tables[list(columns)].astype(np.float64)
     sides = tables[[f"{name}{SIDES}" for name in columns]].set_axis(list(columns), axis=1).fillna(0).astype(np.float64)
     n = sides.abs()
-    of_reference = tables["Metadata_ReferenceVariance"]
-    variance = n + n.pow(2).mul(of_reference.where(np.isfinite(of_reference), 0), axis=0)
     one_side = (z * sides.gt(0)).where(n > 0).groupby(codes)  # 0 where a plate's replicates lie on both sides
     total = n.groupby(codes).sum().to_numpy(np.float64)
     with np.errstate(all="ignore"):
         mean = (z * n).groupby(codes).sum().to_numpy() / total
-        pooled_variance = variance.groupby(codes).sum().to_numpy() / total**2
+        error = (1 / n).add(tables["Metadata_ReferenceVariance"], axis=0).pow(0.5)
+        score = _normal_scores((z / error).to_numpy(), tables["Metadata_Freedom"].to_numpy(np.float64)[:, None])
+        weight = (1 / error).where(z.notna())
+        statistic = (weight * score).groupby(codes).sum() / np.sqrt(weight.pow(2).groupby(codes).sum())
     return Effects(
         keys=keys,
         features=list(columns),
         wells=total,
         mean=mean,
-        variance=pooled_variance,
-        freedom=z.notna().mul(tables["Metadata_Freedom"], axis=0).groupby(codes).sum().to_numpy(),
+        statistic=np.asarray(statistic),
+        freedom=np.full(mean.shape, np.inf),
         same_side=((one_side.min() > 0) | (one_side.max() < 0)).to_numpy(),
     )
+
+
+def _normal_scores(statistic: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The normal values that are as far out as these of Student's t."""
+    from scipy.special import ndtri, stdtr
+
+    return -np.sign(statistic) * ndtri(np.maximum(stdtr(freedom, -np.abs(statistic)), 1e-300))
 
 
 def effect_table(plate: str, effects: Effects) -> pd.DataFrame:
@@ -191,11 +206,11 @@ def effect_table(plate: str, effects: Effects) -> pd.DataFrame:
     """
     import pandas as pd
 
-    with np.errstate(invalid="ignore", divide="ignore"):
-        best = {
-            "Metadata_ReferenceVariance": np.nanmin(effects.variance - 1 / effects.wells, axis=1, initial=np.inf),
-            "Metadata_Freedom": np.nanmax(effects.freedom, axis=1, initial=0),
-        }
+    known = [np.inf] if effects.reference is None else effects.reference
+    best = {
+        "Metadata_ReferenceVariance": np.min(known, initial=np.inf),
+        "Metadata_Freedom": np.max(effects.freedom, initial=0),
+    }
     head = effects.keys.rename(columns={name: f"Metadata_{name}" for name in ("Replicates", "Wells")}).assign(**best)
     head.insert(0, "Metadata_Plate", plate)
     wells = head["Metadata_Wells"].astype(str)
@@ -210,7 +225,7 @@ def p_values(effects: Effects) -> NDArray[np.float64]:
     from scipy.stats import t
 
     with np.errstate(all="ignore"):
-        return np.asarray(2 * t.sf(np.abs(effects.mean) / np.sqrt(effects.variance), effects.freedom), np.float64)
+        return np.asarray(2 * t.sf(np.abs(effects.statistic), effects.freedom), np.float64)
 
 
 def hit_table(effects: Effects, *, fdr: float) -> pd.DataFrame:
