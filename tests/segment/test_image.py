@@ -51,6 +51,7 @@ def test_all_shapes_and_types_of_one_image_give_the_same_labels(
     for other in others:
         assert np.array_equal(segment_image(other, model=TINY), expected)
     assert np.array_equal(segment_image(field[0][::-1], model=TINY, channels=[1]), expected)
+    assert np.array_equal(segment_image(np.stack([image] * 3, axis=-1), model=TINY, channels=[2]), expected)
 
 
 def test_the_first_channel_is_the_objects(field: tuple[NDArray[np.uint16], NDArray[np.uint32]]) -> None:

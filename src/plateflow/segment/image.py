@@ -32,9 +32,9 @@ def segment_image(
     """Segment the objects of an image.
 
     Each channel is normalised by its own 1st and 99th percentile. A picture YXS of 3 equal samples is taken as one
-    channel; a fourth sample is transparency and left out. A channel without contrast is passed over (a
-    picture whose nuclei are blue has them in its third), unless `channels` names it: then it keeps its place, as 0. An
-    image that has no other gives no objects.
+    channel, unless `channels` chooses among them; a fourth sample is transparency and left out. A channel without
+    contrast is passed over (a picture whose nuclei are blue has them in its third), unless `channels` names it: then it
+    keeps its place, as 0. An image that has no other gives no objects.
 
     Args:
         image: YX, CYX, or YXS where S is 3 or 4 and last; any number type.
@@ -51,7 +51,7 @@ def segment_image(
         PlateflowError: the shape isn't one of these, values are NaN or infinite, a channel isn't there, there are more
             than three channels, or model or device can't be used.
     """
-    pixels = normalised(_pick(_as_cyx(np.asarray(image)), channels))
+    pixels = normalised(_pick(_as_cyx(np.asarray(image), merge=channels is None), channels))
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
     info = describe_model(str(model))
@@ -91,7 +91,8 @@ def _is_yxs(image: NDArray[Any]) -> bool:
     return len(shape) == 3 and shape[-1] in (3, 4) and shape[0] > 4
 
 
-def _as_cyx(image: NDArray[Any]) -> NDArray[Any]:
+def _as_cyx(image: NDArray[Any], *, merge: bool) -> NDArray[Any]:
+    """The channels of an image; `merge`: equal samples of a picture are one."""
     if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "biuf":
         raise PlateflowError(
             f"an image of shape {image.shape} and type {image.dtype} can't be segmented",
@@ -103,7 +104,7 @@ def _as_cyx(image: NDArray[Any]) -> NDArray[Any]:
     if not _is_yxs(image):
         return image
     samples = np.moveaxis(image[..., :3], -1, 0)
-    grey = (samples == samples[:1]).all()
+    grey = merge and (samples == samples[:1]).all()
     return samples[:1] if grey else samples
 
 
