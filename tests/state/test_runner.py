@@ -137,6 +137,8 @@ def test_a_unit_left_in_the_middle_is_done_again_whatever_the_parameters_are(con
     run(context, units())
     with pytest.raises(OSError, match="No space"):
         run(context, units(A02=2), fail="A02")
+    known = outcomes([context.paths.journal("tile", "0")])["A02", "", -1]
+    assert changes(context, units()()[1], known) == ["left in the middle"], "and not the files"
     assert run(context, units()) == ["A02"]
     assert run(context, units()) == []
 

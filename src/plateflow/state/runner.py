@@ -244,6 +244,8 @@ def changes(context: JobContext, unit: Unit, known: Entry | None) -> list[str]:
     """What has changed since a unit was done; empty where it is up to date."""
     if known is None:
         return ["never done"]
+    if not known.fingerprint:
+        return list(known.depends)  # left in the middle: what it depends on needn't have changed
     now = depends(context, unit)
     return [name for name in {**known.depends, **now} if known.depends.get(name) != now.get(name)]
 
