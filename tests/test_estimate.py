@@ -49,6 +49,16 @@ def test_tiles_are_counted_as_the_network_lays_them() -> None:
         assert Estimate(size, config()).tiles == 2 * len(plan.y.starts) * len(plan.x.starts), edge
 
 
+def test_tiles_are_of_the_grid_on_which_objects_have_the_models_diameter() -> None:
+    sets = {"nuclei": LabelSet(channels=["DNA"], diameter_um=9.0)}
+    size = replace(HEADLINE, pixel_um=0.6)  # 15 px, where the model wants 30: twice the edge
+    estimate = Estimate(size, Config(segmentation=sets), diameters={"nuclei": 30.0})
+    assert (
+        estimate.tiles == Estimate(replace(size, field_mpx=4.6656, canvas_mpx=41.9904), Config(segmentation=sets)).tiles
+    )
+    assert Estimate(replace(size, pixel_um=None), Config(segmentation=sets), diameters={"nuclei": 30.0}).tiles == 15**2
+
+
 def test_a_plate_without_sizes_has_no_estimate_and_one_with_them_has() -> None:
     plates = {"p": entry(HEADLINE), "q": PlateEntry(plate="q", path="raw", wells=3)}
     assert list(estimates_of(config(), plates)) == ["p"]

@@ -274,7 +274,7 @@ class Config(Section):
         return "cells" if "cells" in self.segmentation else next(iter(self.segmentation))
 
 
-PLATE_SIZES = ("wells", "fields", "channels", "z", "t", "field_mpx", "canvas_mpx", "image_mpx")
+PLATE_SIZES = ("wells", "fields", "channels", "z", "t", "field_mpx", "canvas_mpx", "image_mpx", "pixel_um")
 """The columns of the plate sheet that say how large a plate is: jobs are sized by them, no result depends on them."""
 
 
@@ -298,7 +298,7 @@ class PlateEntry(Section):
     plate_map: str | None = Field(
         None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns"
     )
-    wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next seven")
+    wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next eight")
     fields: int | None = Field(None, ge=1, description="fields a well, at most")
     channels: int | None = Field(None, ge=1, description="channels")
     z: int | None = Field(None, ge=1, description="z planes")
@@ -306,6 +306,7 @@ class PlateEntry(Section):
     field_mpx: float | None = Field(None, gt=0, description="size of the largest field, in million pixels")
     canvas_mpx: float | None = Field(None, gt=0, description="size of the largest group of fields that touch")
     image_mpx: float | None = Field(None, gt=0, description="size of the largest well's image")
+    pixel_um: float | None = Field(None, gt=0, description="pixel size as read, where it is known")
 
     @field_validator("plate")
     @classmethod

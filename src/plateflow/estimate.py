@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.config import PLATE_SIZES, Config, PlateEntry
-from plateflow.model.registry import find_weights
+from plateflow.model.registry import find_weights, model_info
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import write_atomic
 from plateflow.state.stages import STAGES
@@ -73,12 +73,13 @@ class Size:
     field_mpx: float
     canvas_mpx: float
     image_mpx: float
+    pixel_um: float | None = None
 
     @classmethod
     def of(cls, entry: PlateEntry) -> Size | None:
         """The sizes of a line of the plate sheet; None where `init` wrote none."""
         values = entry.model_dump(include=set(PLATE_SIZES))
-        return None if None in values.values() else cls(**values)
+        return None if None in [values[key] for key in values if key != "pixel_um"] else cls(**values)
 
     @property
     def raw_mpx(self) -> float:
@@ -96,7 +97,9 @@ class Estimate:
         learnt: Mapping[str, Rate] | None = None,
         *,
         model_mb: float = DEFAULT_MODEL_MB,
+        diameters: Mapping[str, float | None] | None = None,
     ) -> None:
+        self.diameters = diameters or {}
         self.size, self.config, self.model_mb = size, config, model_mb
         self.learnt = dict(learnt or {})
         self.rates = RATES | self.learnt
@@ -115,14 +118,22 @@ class Estimate:
 
     @cached_property
     def tiles(self) -> int:
-        """Tiles of a well, over its label sets; a volume is run along three axes. Canvases are taken as squares that
-        aren't resized: with `diameter_um` only a run tells, by `learn`."""
-        edge = 1000 * math.sqrt(self.size.canvas_mpx)
+        """Tiles of a well, over its label sets; a volume is run along three axes. Canvases are taken as squares."""
         overlap = TILE_PX // 2 if self.config.augment else OVERLAP_PX
-        of_canvas = max(1, math.ceil((edge - overlap) / (TILE_PX - overlap))) ** 2
         canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
-        axes = sum(3 if label_set.dimensions == 3 else 1 for label_set in self.config.segmentation.values())
-        return math.ceil(of_canvas * canvases * self._planes * axes)
+        tiles = 0
+        for name, label_set in self.config.segmentation.items():
+            edge = 1000 * math.sqrt(self.size.canvas_mpx) * self._scale(name)
+            of_canvas = max(1, math.ceil((edge - overlap) / (TILE_PX - overlap))) ** 2
+            tiles += of_canvas * (3 if label_set.dimensions == 3 else 1)
+        return math.ceil(tiles * canvases * self._planes)
+
+    def _scale(self, name: str) -> float:
+        """Px of the network's grid for one px of the canvas; 1 where the pixel size or the model's diameter isn't
+        known, as then only a run tells."""
+        wanted, pixel = self.config.segmentation[name].diameter_um, self.size.pixel_um
+        model = self.diameters.get(name)
+        return model * pixel / wanted if wanted and pixel and model else 1.0
 
     @property
     def cells(self) -> float:
@@ -279,10 +290,11 @@ def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) 
 
 def estimates_of(config: Config, plates: Mapping[str, PlateEntry]) -> dict[str, Estimate]:
     """What the plates need, by id, with the rates that earlier runs told; without plates of unknown size."""
-    model_mb = DEFAULT_MODEL_MB
-    for label_set in config.segmentation.values():
+    model_mb, diameters = DEFAULT_MODEL_MB, {}
+    for name, label_set in config.segmentation.items():
         try:
             model_mb = max(model_mb, find_weights(label_set.model).stat().st_size / 1e6)
+            diameters[name] = model_info(label_set.model).diameter if label_set.diameter_um else None
         except (ValueError, OSError):
             continue  # infer says what is wrong with it
     try:
@@ -291,7 +303,11 @@ def estimates_of(config: Config, plates: Mapping[str, PlateEntry]) -> dict[str, 
     except (OSError, ValueError, TypeError):
         learnt = {}
     sizes = {plate: Size.of(entry) for plate, entry in plates.items()}
-    return {plate: Estimate(size, config, learnt, model_mb=model_mb) for plate, size in sizes.items() if size}
+    return {
+        plate: Estimate(size, config, learnt, model_mb=model_mb, diameters=diameters)
+        for plate, size in sizes.items()
+        if size
+    }
 
 
 def refine(config: Config, plates: Mapping[str, PlateEntry], rows: Iterable[Mapping[str, Any]]) -> None:

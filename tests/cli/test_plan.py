@@ -102,6 +102,7 @@ def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatc
         "field_mpx": 0.012,
         "canvas_mpx": 0.049,
         "image_mpx": 0.049,
+        "pixel_um": 0.6,
     }
     header, line = sheet.read_text().splitlines()
     sheet.write_text("\n".join("\t".join(text.split("\t")[:7]) for text in (header, line)) + "\n")  # as it was before

@@ -131,6 +131,7 @@ def plate_sizes(plate: Plate) -> dict[str, Any]:
         "field_mpx": round(max(box.height * box.width for box in layout.fields) / 1e6, 3),
         "canvas_mpx": round(max(areas) / 1e6, 3),
         "image_mpx": round(layout.shape[-2] * layout.shape[-1] / 1e6, 3),
+        "pixel_um": round(sum(layout.pixel_um[1:]) / 2, 6) if layout.unit_known else None,
     }
 
 
