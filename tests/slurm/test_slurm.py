@@ -254,7 +254,8 @@ def test_deaths_memory_time_and_a_broken_plate_in_one_run(finished, cluster: Clu
     (index,) = project.folder.glob("raw/broken__*/Images/Index.idx.xml")
     whole = index.read_text()
     index.write_text(whole[: len(whole) // 2])
-    resources = ["infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt"]
+    site = ["infer:slurm_partition=gpu", "infer:gres='gpu:1'", "infer:gpu=0"]  # else the profile's are gone
+    resources = [*site, "infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt"]
     driver = Driver(project, cluster, "--retries", "2", "--set-resources", *resources)
 
     def after_one(plate: str, number: signal.Signals) -> set:

@@ -90,7 +90,7 @@ def _wait_for_orphans(cancel: bool) -> None:
 
 
 def _drivers_here() -> list[int]:
-    """Processes that run Snakemake's command in this folder."""
+    """Processes that run Snakemake's command in this folder; not those that do a driver's job for it, on SLURM."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -99,7 +99,7 @@ def _drivers_here() -> list[int]:
         except OSError:
             continue
         driver = any(Path(word).name == "snakemake" for word in words[:2]) or words[1:3] == ["-m", "snakemake"]
-        if driver and here and int(process.name) != os.getpid():
+        if driver and here and "--target-jobs" not in words and int(process.name) != os.getpid():
             found.append(int(process.name))
     return sorted(found)
 
