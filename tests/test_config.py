@@ -27,6 +27,7 @@ def test_the_default_file_loads_as_the_defaults():
             r"nuclei.dimensions is 3.*set z to keep",
         ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
+        ({"segmentation": {"count": {"channels": ["DNA"]}}}, "begins other columns"),
     ],
 )
 def test_a_wrong_key_or_value_names_the_right_one(given, hint):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED_PLATES = {"screen"}
+RESERVED_LABEL_SETS = {"children", "count", "image", "match", "metadata", "parent"}
 
 
 class PlateflowError(Exception):
@@ -243,6 +244,8 @@ class Config(Section):
         for name in value:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
                 raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
+            if name.lower() in RESERVED_LABEL_SETS:
+                raise ValueError(f"the label set name {name!r} begins other columns of the tables; choose another")
         if len({name[0].upper() + name[1:] for name in value}) < len(value):
             raise ValueError(
                 "two label sets differ in their first letter's case alone: their columns would be the same"
