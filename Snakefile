@@ -1,5 +1,6 @@
 """Plateflow: raw plates in, segmented OME-Zarr plates and tables out."""
 
+import atexit
 import sys
 
 from plateflow.plan import Plan
@@ -49,12 +50,20 @@ include: "rules/aggregate.smk"
 include: "rules/report.smk"
 
 
+def last_words():
+    """Why a run ended without success; at the very end, below Snakemake's own messages, and should it crash itself."""
+    print("\nThe run didn't end well:", *PLAN.failures(), sep="\n", file=sys.stderr)
+    print("Mend it and run `snakemake` again: what is done stays done.", file=sys.stderr)
+
+
 onstart:
+    atexit.register(last_words)
     for notice in PLAN.licence_notices():
         print(notice, file=sys.stderr)
 
 
 onsuccess:
+    atexit.unregister(last_words)
     left_out = PLAN.left_out()
     if left_out:
         print(
@@ -64,10 +73,3 @@ onsuccess:
             file=sys.stderr,
         )
         sys.exit(3)
-
-
-onerror:
-    print(
-        "\nSome jobs failed; the messages above say why. Mend it and run `snakemake` again: what is done stays done.",
-        file=sys.stderr,
-    )

@@ -173,6 +173,12 @@ class Plan:
         """What was left out of the plates, one line each, from the receipts."""
         return [line for plate in self.plates for line in left_out_lines(self.paths(plate))]
 
+    def failures(self) -> list[str]:
+        """Which jobs failed, and why, from what they left: a paragraph each."""
+        from plateflow.state.progress import failure_lines
+
+        return failure_lines(self.config, [self.paths(plate) for plate in self.plates])
+
 
 def _model_stamp(name: str) -> Any:
     """What shows that a model's file is another one: the hash of a small file, size and time of a large one."""

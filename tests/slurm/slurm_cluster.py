@@ -122,9 +122,9 @@ class Cluster:
         self._wait(self.nodes_are_up, "the nodes don't come up", 60)
 
     def start_node(self, node: str) -> None:
-        """Start the daemon of a node."""
+        """Start the daemon of a node, under the node's own host name: leases tell hosts apart by that."""
         (self.lab / "spool" / node).mkdir(parents=True, exist_ok=True)
-        self._daemon("slurmd", "-N", node)
+        self._check(["unshare", "--uts", "sh", "-c", f"hostname {node} && exec /usr/sbin/slurmd -N {node}"])
 
     def kill_node(self, node: str) -> None:
         """Let a node vanish: its daemon, its jobs' keepers and all that they started die at once."""

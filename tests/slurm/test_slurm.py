@@ -258,15 +258,20 @@ def test_deaths_memory_time_and_a_broken_plate_in_one_run(finished, cluster: Clu
     resources = [*site, "infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt"]
     driver = Driver(project, cluster, "--retries", "2", "--set-resources", *resources)
 
-    def after_one(plate: str, number: signal.Signals) -> set:
-        journal = project.path(plate).journal("infer", "0")
-        driver.until(lambda: bool(outcomes([journal])), 200)
-        owner = read_owner(project.path(plate).lease("infer", "0"))
-        assert owner is not None
-        os.kill(owner.pid, number)
-        return set(outcomes([journal]))
+    first: dict[str, set] = {}
 
-    first = {"dies": after_one("dies", signal.SIGKILL), "slow": after_one("slow", signal.SIGSTOP)}
+    def both_hit() -> bool:
+        """Whether each of both plates has a well done and was then hit; they run side by side."""
+        for plate, number in {"dies": signal.SIGKILL, "slow": signal.SIGSTOP}.items():
+            journal = project.path(plate).journal("infer", "0")
+            if plate not in first and outcomes([journal]):
+                owner = read_owner(project.path(plate).lease("infer", "0"))
+                assert owner is not None, f"{plate}: over before it was hit"
+                os.kill(owner.pid, number)
+                first[plate] = set(outcomes([journal]))
+        return len(first) == 2
+
+    driver.until(both_hit, 240)
     output = driver.end(1)
     assert "broken: ingest plate:" in output
     assert "Index.idx.xml" in output

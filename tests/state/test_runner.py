@@ -81,7 +81,7 @@ def test_another_job_of_the_stage_counts_what_is_done(context):
 
 
 def test_a_failed_job_keeps_the_wells_that_are_done_and_writes_no_receipt(context):
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PlateflowError, match="No space"):
         run(context, units(), fail="A02")
     assert not context.paths.receipt("tile", "0").exists()
     assert not context.paths.lease("tile", "0").exists()
@@ -135,7 +135,7 @@ def test_a_left_out_unit_is_passed_on_and_its_results_are_removed(context):
 def test_a_unit_left_in_the_middle_is_done_again_whatever_the_parameters_are(context):
     """Parameters are changed, the job dies within a well, the parameters are changed back: half is of the others."""
     run(context, units())
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PlateflowError, match="No space"):
         run(context, units(A02=2), fail="A02")
     known = outcomes([context.paths.journal("tile", "0")])["A02", "", -1]
     assert changes(context, units()()[1], known) == ["left in the middle"], "and not the files"

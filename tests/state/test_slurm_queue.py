@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -62,6 +63,45 @@ def test_a_lease_of_another_node_is_what_the_queue_says(queue, tmp_path, monkeyp
     assert is_queued("7") is False
     with Lease(tmp_path / "a", what="p: tile 0") as lease:
         assert not lease.inherited
+
+
+def test_a_job_that_slurm_calls_completed_is_waited_for_while_it_beats(queue, tmp_path, monkeypatch):
+    """As when the daemon of its node has died: SLURM says COMPLETED, and the work goes on."""
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(leases, "SILENT_S", 0.5)
+    queue(["7|COMPLETED"])
+    owner_elsewhere(tmp_path / "a", "7")
+    began, beats = time.monotonic(), 0
+    stopped = threading.Event()
+
+    def beat() -> None:
+        nonlocal beats
+        while not stopped.wait(0.1) and beats < 10:
+            os.utime(tmp_path / "a" / "owner.json")
+            beats += 1
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with Lease(tmp_path / "a", what="p: tile 0"):
+            waited = time.monotonic() - began
+    finally:
+        stopped.set()
+        beating.join()
+    assert beats == 10
+    assert waited > 1.4, "ten beats, and half a second of silence"
+
+
+def test_who_was_taken_for_dead_stops_and_leaves_the_other_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
+    with Lease(tmp_path / "a", what="p: tile 0") as lease:
+        assert not lease.lost.wait(0.2)
+        leases.clear(tmp_path / "a")
+        owner_elsewhere(tmp_path / "a", "8")
+        assert lease.lost.wait(5)
+    owner = leases.read_owner(tmp_path / "a")
+    assert owner is not None
+    assert owner.host == "another"
 
 
 def test_without_an_answer_a_lease_ages(queue, tmp_path):

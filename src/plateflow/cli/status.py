@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ Stale = dict[tuple[str, Key], list[str]]
 
 def status(
     target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; default: all plates")] = None,
-    watch: Annotated[bool, typer.Option(help="follow a run: look again every few seconds")] = False,
+    watch: Annotated[bool, typer.Option(help="follow a run until all plates are complete, from any host")] = False,
     log: Annotated[
         bool, typer.Option("--log", help="with PLATE/WELL: the log of the job that did the well last")
     ] = False,
@@ -45,11 +44,12 @@ def status(
         left_out = any(item.well == well and item.left_out for _, item in _entries(project, entry))
     else:
         chosen = [project.target(target)[0]] if target else list(project.plates.values())
-        while True:
+        if watch:
+            from plateflow.cli.watch import watch as follow
+
+            follow(project, chosen)
+        else:
             overview(project, chosen)
-            if not watch:
-                break
-            time.sleep(5)
         left_out = _list_left_out(project, chosen)
     raise typer.Exit(3 if left_out else 0)
 

@@ -243,7 +243,9 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array))
+            array = np.ascontiguousarray(array)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)  # not through tofile, which doesn't say that the disk is full
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -13,6 +13,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from plateflow.state.slurm import is_queued
 
 HEARTBEAT_S = 2.0
 STALE_S = 600.0
+"""A lease without a sign of life for so long is nobody's, where there is no queue to ask."""
+SILENT_S = 20.0
+"""The same where SLURM says that the owner's job is over."""
 DRIVER_VARIABLE = "PLATEFLOW_DRIVER"
 
 
@@ -36,14 +40,17 @@ class Owner:
     beat: float = 0.0
 
     def alive(self) -> bool | None:
-        """Whether the owner still runs; None where that can't be told: another host, and no queue to ask."""
+        """Whether the owner still runs; None where that can't be told yet: it was on another host, and alive lately.
+
+        SLURM knows when a node has vanished, but it also calls jobs ended, even completed, whose processes go on after
+        the death of their node's daemon: only a job that is over and silent is dead.
+        """
         if self.host == socket.gethostname():
             return process_start(self.pid) == self.started
-        # After a node has vanished, the next attempt comes long before the lease is old: SLURM knows.
         queued = is_queued(self.slurm_job) if self.slurm_job else None
-        if queued is None and time.time() - self.beat >= STALE_S:
-            return False
-        return queued
+        if queued:
+            return True
+        return None if time.time() - self.beat < (STALE_S if queued is None else SILENT_S) else False
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
@@ -102,12 +109,14 @@ class Lease:
     Attributes:
         inherited: an earlier owner died while its driver, which is also this job's, went on.
         orphaned: set by the heartbeat when the driver that started this job is gone.
+        lost: set by the heartbeat when another job has taken over, after this one gave no sign of life for long.
     """
 
     def __init__(self, path: Path, *, what: str) -> None:
         self.path, self.what = path, what
         self.inherited = False
         self.orphaned = threading.Event()
+        self.lost = threading.Event()
         self._stop = threading.Event()
 
     def __enter__(self) -> Lease:
@@ -121,7 +130,7 @@ class Lease:
         else:
             raise PlateflowError(f"the lease of {self.what} can't be taken", where=str(self.path))
         me = os.getpid()
-        owner = Owner(
+        self.owner = Owner(
             host=socket.gethostname(),
             pid=me,
             started=process_start(me) or 0,
@@ -129,7 +138,7 @@ class Lease:
             driver=os.environ.get(DRIVER_VARIABLE, ""),
         )
         self._file = self.path / "owner.json"
-        self._file.write_text(json.dumps(asdict(owner)))
+        self._file.write_text(json.dumps(asdict(self.owner)))
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -139,23 +148,37 @@ class Lease:
             # Made a moment ago, or cut off between mkdir and write: give its maker time, then it is dead.
             time.sleep(0.5)
             owner = read_owner(self.path)
-        if owner is not None and owner.alive() is not False:
-            raise PlateflowError(
-                f"{self.what} is already in work",
-                where=str(self.path),
-                why=f"held by {owner}",
-                remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
-            )
+        told = False
+        while owner is not None and (alive := owner.alive()) is not False:
+            if alive and not (owner.slurm_job and is_queued(owner.slurm_job) is False):
+                raise PlateflowError(
+                    f"{self.what} is already in work",
+                    where=str(self.path),
+                    why=f"held by {owner}",
+                    remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
+                )
+            if not told:
+                print(f"{self.what}: {owner} may still be at it: waiting until it ends or is silent", flush=True)
+                told = True
+            time.sleep(HEARTBEAT_S)
+            owner = read_owner(self.path)
         if clear(self.path):
             # Only under a driver that went on is it the job that died; else it may have died with its driver.
             self.inherited = owner is not None and owner.driver == os.environ.get(DRIVER_VARIABLE, "")
 
+    def _is_mine(self) -> bool:
+        try:
+            return json.loads(self._file.read_text()) == asdict(self.owner)
+        except (FileNotFoundError, ValueError):
+            return False
+
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
+                if not self._is_mine():
+                    self.lost.set()
+                    return
                 os.utime(self._file)
-            except FileNotFoundError:
-                return
             except OSError:
                 pass  # a file system that is away for a moment; the next beat tries again
             if not driver_alive():
@@ -163,4 +186,6 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        clear(self.path)
+        with suppress(OSError):
+            if self._is_mine():
+                clear(self.path)

@@ -6,11 +6,15 @@ Everything else is here, the same for every stage: lease, journal, fingerprints,
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -181,35 +185,63 @@ def run_job(
     """
     stage, job, paths = context.stage, context.job, context.paths
     with Lease(paths.lease(stage.name, job), what=f"{paths.plate}: {stage.name} {job}") as lease, _signals():
-        began = usage.begun()
-        run = _Run(context, units(), crashed=lease.inherited, results=results)
-        if busy := bool(run.left_out or run.batches):
-            run.event("begin", **began)
-        for unit, outcome in run.left_out:
-            run.start(unit)
-            if clear is not None:
-                clear(unit)
-            run.done(unit, outcome)
+        began, busy = usage.begun(), False
+        journal = paths.journal(stage.name, job)
         try:
+            run = _Run(context, units(), crashed=lease.inherited, results=results)
+            if busy := bool(run.left_out or run.batches):
+                append_line(journal, {"event": "begin", **began})
+            for unit, outcome in run.left_out:
+                run.start(unit)
+                if clear is not None:
+                    clear(unit)
+                run.done(unit, outcome)
             for batch in run.batches:
                 for unit, outcome in work(batch, run.start):
+                    if lease.lost.is_set():
+                        raise Interrupted("another job has taken over, after this one had given no sign of life")
                     run.done(unit, outcome)
                     if lease.orphaned.is_set():
                         raise Interrupted("the driver of this job is gone; the job stops between two wells")
-        except Interrupted:
-            run.event("interrupted", **usage.used())
-            raise
-        except Exception as error:
-            run.event("failed", error=f"{type(error).__name__}: {error}", **usage.used())
-            raise
+            entries = [run.latest[unit.key] for unit in run.units]
+            if finish is not None:
+                finish(entries)
+        except (Exception, Interrupted) as error:
+            told = explained(error, paths)
+            if not lease.lost.is_set():
+                _tell(journal, told, None if busy else began)
+            if told is error:
+                raise
+            raise told from error
         if busy:
-            run.event("end", done=run.n_done, **usage.used())
-        entries = [run.latest[unit.key] for unit in run.units]
-        if finish is not None:
-            finish(entries)
+            append_line(journal, {"event": "end", "done": run.n_done, **usage.used()})
         watch(paths, stage.name, job, [(file, stat) for entry in entries for file, stat in entry.watch])
         write_atomic(paths.receipt(stage.name, job), receipt(context, entries))
         print(f"{stage.name} {job}: {run.n_done} done, {len(run.units) - run.n_done} already done")
+
+
+def _tell(journal: Path, error: BaseException, began: dict[str, Any] | None) -> None:
+    """Let the journal say why an attempt ended, if the journal can still be written."""
+    why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
+    event = "interrupted" if isinstance(error, Interrupted) else "failed"
+    with suppress(OSError):  # the job's own error matters, and goes to the driver
+        if began is not None:
+            append_line(journal, {"event": "begin", **began})
+        append_line(journal, {"event": event, "error": why, **usage.used()})
+
+
+def explained(error: BaseException, paths: PlatePaths) -> BaseException:
+    """What a user can do about a full or read-only disk; any other error as it is."""
+    if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+        return error
+    folders = ("results", paths.root), ("scratch", paths.scratch)
+    free = [f"{name} {f} has {shutil.disk_usage(f).free / 1e6:.0f} MB free" for name, f in folders if f.is_dir()]
+    return PlateflowError(
+        f"can't write: {os.strerror(error.errno)}",
+        where=str(error.filename or f"a file of {paths.plate}"),
+        why="; ".join(free),
+        remedy="make the folder writable again, with room in it (`plateflow plan` says how much), and run `snakemake`",
+    )
 
 
 def receipt(context: JobContext, entries: list[Entry]) -> bytes:
@@ -315,9 +347,6 @@ class _Run:
     def _next(self, unit: Unit) -> int:
         known = self.latest.get(unit.key)
         return known.sequence + 1 if known else 1
-
-    def event(self, name: str, **details: Any) -> None:
-        append_line(self.journal, {"event": name, **details})
 
 
 def _in_work(lines: list[dict[str, Any]], *, crashed: bool) -> tuple[list[list[Any]], Counter[Key]]:

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from plateflow.config import PlateflowError
-from plateflow.state.runner import Interrupted, JobContext, job_context
+from plateflow.state.runner import Interrupted, JobContext, explained, job_context
 
 
 def run_stage(snakemake: Any, stage: str, run: Callable[[JobContext], None]) -> None:
@@ -20,17 +20,25 @@ def run_stage(snakemake: Any, stage: str, run: Callable[[JobContext], None]) -> 
     job = "plate" if part is None else part if number is None else f"{part}-{number}"
     plate = snakemake.wildcards.get("plate", "screen")
     with logged(Path(snakemake.log[0]), f"{plate}: {stage} {job}"):
-        run(job_context(snakemake.config, plate, stage, job))
+        context = job_context(snakemake.config, plate, stage, job)
+        try:
+            run(context)
+        except OSError as error:  # of the lease: what comes later is explained already
+            raise explained(error, context.paths) from error
 
 
 @contextmanager
 def logged(log: Path, what: str) -> Iterator[None]:
     """Send all output to a log; a failure is told in full there and in its own words to the driver's output."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists():
-        log.replace(log.with_suffix(".previous.log"))
     console = os.fdopen(os.dup(2), "w")
-    with log.open("w") as file:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():
+            log.replace(log.with_suffix(".previous.log"))
+        file = log.open("w")
+    except OSError as error:
+        _fail(console, f"{what}: can't write its log: {os.strerror(error.errno or 0)}\n  where: {log}")
+    with file:
         sys.stdout.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -43,7 +51,7 @@ def logged(log: Path, what: str) -> Iterator[None]:
             _fail(console, f"{what}: {type(error).__name__}: {error}\n  log: {log}")
 
 
-def _fail(console: TextIO, message: str) -> None:
+def _fail(console: TextIO, message: str) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
     print(f"plateflow: {message}", file=console, flush=True)
     sys.exit(1)

@@ -1,0 +1,95 @@
+"""`plateflow status --watch`: plates x stages while they run, from the files alone, so from any host."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from plateflow.cli.common import Project
+from plateflow.config import PlateEntry
+from plateflow.state.progress import JobProgress, Progress
+from plateflow.state.stages import STAGES
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+SECONDS = 5.0
+ROWS = 30
+"""Plates shown at a time; a screen's other plates are counted."""
+
+
+def watch(project: Project, plates: list[PlateEntry]) -> None:
+    """Show what runs, again and again, until all plates are complete; Ctrl-C leaves the run alone.
+
+    On a terminal the picture is renewed in its place; else it is printed again whenever it has changed.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    console, progress, shown = Console(), Progress(project.config), ""
+    console.width = max(console.width, 24 + 11 * len(STAGES))
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            jobs = {entry.plate: progress.of(project.paths(entry.plate)) for entry in plates}
+            picture = _picture(jobs)
+            if console.is_terminal:
+                live.update(picture, refresh=True)
+            else:
+                with console.capture() as capture:
+                    console.print(picture)
+                if capture.get() != shown:
+                    shown = capture.get()
+                    print(shown, flush=True)
+            if all(job.state == "done" for mine in jobs.values() for job in mine):
+                return
+            time.sleep(SECONDS)
+
+
+def _picture(jobs: dict[str, list[JobProgress]]) -> Group:
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="jobs done, and wells finished by those that run", title_justify="left")
+    table.add_column("plate")
+    for name in STAGES:
+        table.add_column(name, justify="right")
+    rest: Counter[str] = Counter()
+    failures = []
+    for plate, mine in jobs.items():
+        states = {job.state for job in mine}
+        word = "complete" if states == {"done"} else "waiting" if states <= {"done", "waits"} else ""
+        if len(jobs) > 1 and (word == "complete" or table.row_count >= ROWS or (word and len(jobs) > ROWS)):
+            rest[word or "at work or failed"] += 1
+        else:
+            table.add_row(plate, *(_cell([job for job in mine if job.stage == name]) for name in STAGES))
+        failures += [_failure(plate, job) for job in mine if job.failures or job.state == "silent"]
+    more = [f"and {count} {word}" for word, count in rest.items()]
+    return Group(table, *more, *(escape(line) for line in failures))
+
+
+def _cell(jobs: list[JobProgress]) -> str:
+    states = Counter(job.state for job in jobs)
+    if states["done"] == len(jobs):
+        return "[green]done[/]"
+    if states["waits"] == len(jobs):
+        return "-"
+    lines = [f"{states['done']}/{len(jobs)}"]
+    if states["runs"]:
+        lines.append(f"{states['runs']} run: {sum(job.wells for job in jobs if job.state == 'runs')} w")
+    lines += [f"[red]{states[state]} {state}[/]" for state in ("failed", "silent") if states[state]]
+    return "\n".join(lines)
+
+
+def _failure(plate: str, job: JobProgress) -> str:
+    now = {
+        "runs": "runs again",
+        "silent": "no sign of life for 20 s; `plateflow retry` tidies up if its run is gone",
+        "failed": "waits to be tried again, or was given up",
+    }
+    attempts = f"{job.failures} failed" if job.failures else "1 running"
+    lines = [f"{plate}: {job.stage} {job.job}: {attempts}; {now.get(job.state, job.state)}", *job.error.split("\n")]
+    if line := job.last_line():
+        lines.append(f"last line of {job.log}: {line}")
+    return "\n    ".join(lines)

@@ -1,0 +1,144 @@
+"""What jobs are at, from the files that they leave: for `status --watch`, and for the last lines of a failed run.
+
+Nothing here asks for a process or a queue, so that any host that sees the results can tell.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from plateflow.config import Config
+from plateflow.paths import PlatePaths
+from plateflow.state.journal import read_lines
+from plateflow.state.lease import SILENT_S
+from plateflow.state.stages import STAGES
+
+KILLED = "killed: over its memory or its time limit, or its node is gone"
+
+
+State = Literal["waits", "runs", "silent", "failed", "done"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgress:
+    """A job of a plate.
+
+    Attributes:
+        state: waits; runs; silent: no sign of life for 20 s; failed: to be tried again, or given up; done.
+        wells: finished in the present attempt, or the last.
+        failures: attempts that failed since the job last came to its end.
+        error: why the last of them failed.
+        log: of the last attempt that failed.
+    """
+
+    stage: str
+    job: str
+    state: State
+    wells: int
+    failures: int
+    error: str
+    log: Path
+
+    def last_line(self) -> str:
+        """The last line of the log, as far as there is one."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                lines = file.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Progress:
+    """Looks at jobs again and again; reads again only the journals that grew."""
+
+    def __init__(self, config: Config) -> None:
+        self._jobs = {name: [*stage.jobs(config)] for name, stage in STAGES.items()}
+        self._known: dict[Path, tuple[tuple[int, int], _History]] = {}
+
+    def of(self, paths: PlatePaths) -> list[JobProgress]:
+        """All jobs of a plate, stage by stage."""
+        return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
+
+    def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
+        history, log = self._history(paths.journal(stage, job)), paths.log(stage, job)
+        done = paths.receipt(stage, job).exists() and history.last in {"", "end"}
+        failures, error = history.failures, history.error
+        state: State
+        try:
+            silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
+            state = "silent" if silent else "runs"
+            if not silent and failures:
+                log = log.with_suffix(".previous.log")
+        except OSError:  # no lease, so nobody works on it
+            if done:
+                state, failures = "done", 0
+            elif history.last == "end" or (history.last == "" and not log.exists()):
+                state = "waits"
+            else:
+                state = "failed"
+                if not error:
+                    failures, error = failures + 1, KILLED if history.last else ""
+        return JobProgress(
+            stage=stage, job=job, state=state, wells=history.wells, failures=failures, error=error, log=log
+        )
+
+    def _history(self, journal: Path) -> _History:
+        try:
+            stat = journal.stat()
+        except OSError:
+            return _History()
+        stamp, known = (stat.st_size, stat.st_mtime_ns), self._known.get(journal)
+        if known is None or known[0] != stamp:
+            known = self._known[journal] = (stamp, _History.read(journal))
+        return known[1]
+
+
+@dataclass(frozen=True)
+class _History:
+    """What a journal says since the job last came to its end."""
+
+    last: str = ""
+    wells: int = 0
+    failures: int = 0
+    error: str = ""
+
+    @classmethod
+    def read(cls, journal: Path) -> _History:
+        last, wells, failures, error = "", set[str](), 0, ""
+        for line in read_lines(journal):
+            event = line.get("event", "")
+            if event == "done":
+                wells.add(line["well"])
+            elif event == "end":
+                failures, error = 0, ""
+            elif event in {"failed", "interrupted"}:
+                failures, error = failures + 1, line.get("error", "")
+            elif event == "begin":
+                wells = set()
+                if last in {"begin", "start", "done"}:
+                    failures, error = failures + 1, KILLED
+            if event != "crashed":  # said by the attempt that comes after, before it begins
+                last = event
+        return cls(last, len(wells - {""}), failures, error)
+
+
+def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
+    """What can't go on, one paragraph each: jobs that failed or died, and folders that can't be written."""
+    found = []
+    progress = Progress(config)
+    for paths in plates:
+        for folder in {paths.root, paths.scratch}:
+            if folder.is_dir() and not os.access(folder, os.W_OK):
+                found.append(f"{paths.plate}: {folder} can't be written: read-only, or not yours")
+        for job in progress.of(paths):
+            if job.state in {"failed", "silent"}:
+                why = job.error or job.last_line() or "no word of why"
+                tries = f" ({job.failures} attempts)" if job.failures > 1 else ""
+                found.append(f"{paths.plate}: {job.stage} {job.job}{tries}: {why}\n  log: {job.log}")
+    return found
