@@ -1,7 +1,9 @@
 """The workflow on a real SLURM with fake GPUs: where jobs go, and what becomes of results and queue after faults.
 
-A job takes 4 s beside its work and is noticed some 10 s after its end, so a chain of nine stages takes two minutes:
-every test here is long. They share one project, which each leaves complete, and faults of one kind share a run.
+A job takes 4 s beside its work and is noticed some 10 s after its end, so a chain of nine stages takes two minutes.
+So that all fits into twelve, the tests are one story of four plates, told in order (run the whole file): five faults
+share the first run, the second does the plate that is mended, and what is asked for again then passes through
+everything that can befall a driver. At the end all is as it was, and nothing was done twice.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,7 @@ from workflow_project import REPOSITORY, Project, make_project
 
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import Owner, read_owner
+from plateflow.state.stages import STAGES
 
 # The profile as it is shipped, but for the site's names and the waiting times.
 OPTIONS = [
@@ -29,11 +34,8 @@ OPTIONS = [
     "--default-resources", "slurm_partition=cpu", "slurm_account=lab", "mem_mb=600",
     "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
 ]  # fmt: skip
-
-
-def on_slurm(project: Project, cluster: Cluster, *arguments: str, status: int | None = 0) -> str:
-    """Run the workflow to its end; returns the driver's output."""
-    return project.snakemake(*OPTIONS, *arguments, status=status, env=cluster.environment)
+SITE = ["infer:slurm_partition=gpu", "infer:gres='gpu:1'", "infer:gpu=0"]  # what `--set-resources` takes the place of
+CLI = "from plateflow.cli import app; app()"
 
 
 class Driver:
@@ -48,7 +50,7 @@ class Driver:
                 cwd=project.folder, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def held(self, stage: str, job: str, plate: str = "micro") -> Owner:
+    def held(self, stage: str, job: str, plate: str) -> Owner:
         """Wait until a job holds its lease, and stop its process there."""
         lease = self.project.path(plate).lease(stage, job)
         self.until(lambda: read_owner(lease) is not None)
@@ -73,62 +75,160 @@ class Driver:
         return output
 
 
+@dataclass
+class Screen:
+    """Four plates after the first run.
+
+    Attributes:
+        output: of its driver.
+        done: of the plates that were hit, what was done in infer before.
+        index: the index file of the broken plate, and its text before it was cut.
+        watching: `plateflow status --watch` on another host.
+    """
+
+    project: Project
+    output: str
+    done: dict[str, set]
+    index: Path
+    whole: str
+    watching: subprocess.Popen[str]
+
+
+PLATES = ("whole", "dies", "slow", "broken")
+
+
 @pytest.fixture(scope="module")
-def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, bytes]]:
-    """The micro plate, run through SLURM, and its results."""
+def screen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
+    """The first run: of four plates one's GPU job dies, one's reaches its time limit, one can't be read.
+
+    Of the fourth, which is whole, a job is cancelled, and a node vanishes under another; and every `aggregate` asks for
+    too little memory at first. SLURM notices the node after 20 to 45 s, and the next attempt goes to another one.
+    """
     folder = tmp_path_factory.mktemp("slurm") / "project"
     folder.mkdir()
-    project = make_project(folder)
-    print(on_slurm(project, cluster))
-    return project, project.results()
+    for plate in PLATES:
+        project = make_project(folder, plate=plate)
+    project.configure(lambda keys: keys.update(parts={"cpu": 1, "gpu": 1}))
+    (index,) = folder.glob("raw/broken__*/Images/Index.idx.xml")
+    whole = index.read_text()
+    index.write_text(whole[: len(whole) // 2])
+    with (folder / "watch.log").open("w") as log:
+        watching = subprocess.Popen(
+            ["unshare", "--uts", "sh", "-c", f'hostname login2; exec "{sys.executable}" -c "{CLI}" status --watch'],
+            cwd=folder, stdout=log, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    resources = [*SITE, "infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt"]
+    driver = Driver(project, cluster, "--retries", "2", "--set-resources", *resources)
+    done: dict[str, set] = {}
+
+    def both_hit() -> bool:
+        """Whether each of both plates has a well done and was then hit; they run side by side."""
+        for plate, number in {"dies": signal.SIGKILL, "slow": signal.SIGSTOP}.items():
+            journal = project.path(plate).journal("infer", "0")
+            if plate not in done and outcomes([journal]):
+                owner = read_owner(project.path(plate).lease("infer", "0"))
+                assert owner is not None, f"{plate}: over before it was hit"
+                os.kill(owner.pid, number)
+                done[plate] = set(outcomes([journal]))
+        return len(done) == 2
+
+    cluster.run("scancel", driver.held("tile", "0", "whole").slurm_job)
+    driver.until(both_hit, 240)
+    node = driver.held("features", "0", "whole").host
+    cluster.kill_node(node)
+    output = driver.end(1)
+    cluster.start_node(node)
+    yield Screen(project, output, done, index, whole, watching)
+    watching.kill()
+    watching.wait()
 
 
-@contextmanager
-def asked_again(finished: tuple[Project, dict[str, bytes]], stage: str) -> Iterator[Project]:
-    """Ask for a stage again; afterwards all is as before, and each unit of it was done once more, no other."""
-    project, results = finished
-    before = project.sequences()
-    project.plateflow("retry", "micro", "--stage", stage)
-    yield project
-    assert project.results() == results
-    changed = {key: number - before[key] for key, number in project.sequences().items() if number != before[key]}
-    assert changed, "nothing was done"
-    assert set(changed.values()) == {1}, f"done twice: {changed}"
-    assert not list((project.path().root / "leases").glob("[!.]*"))
+@pytest.fixture(scope="module")
+def mending(screen: Screen, cluster: Cluster) -> Driver:
+    """The second run begins, once the broken plate is mended; meanwhile other tests can go on."""
+    screen.index.write_text(screen.whole)
+    return Driver(screen.project, cluster)
 
 
-def states(cluster: Cluster, rule: str) -> list[tuple[str, str]]:
+Results = tuple[dict[str, dict[str, bytes]], dict[str, dict]]
+
+
+@pytest.fixture(scope="module")
+def mended(screen: Screen, mending: Driver) -> Results:
+    """The second run is over: the results and the sequences of all plates."""
+    mending.end(0)
+    project = screen.project
+    return {p: project.results(p) for p in PLATES}, {p: project.sequences(p) for p in PLATES}
+
+
+def jobs(cluster: Cluster, rule: str, plate: str = "") -> list[tuple[str, str]]:
     """State and requested resources of the jobs of a rule, in order."""
-    jobs = cluster.accounting("JobID", "State", "ReqTRES", "Comment")
-    return [(job["State"].split()[0], job["ReqTRES"]) for job in jobs if job["Comment"].startswith(f"rule_{rule}_")]
+    rows = cluster.accounting("JobID", "State", "ReqTRES", "Comment")
+    comment = f"rule_{rule}_wildcards_{plate}"
+    return [(row["State"].split()[0], row["ReqTRES"]) for row in rows if row["Comment"].startswith(comment)]
 
 
-def test_gpu_stages_get_their_gpu_and_cpu_stages_none(finished, cluster: Cluster) -> None:
-    jobs = cluster.accounting("JobID", "State", "Partition", "ReqTRES", "Comment")
-    mine = {job["Comment"].split("_wildcards_")[0].removeprefix("rule_"): job for job in jobs}
-    assert {"ingest", "tile", "normalise", "infer", "follow", "stitch", "features", "aggregate", "report"} <= {*mine}
-    for rule, job in mine.items():
-        assert job["State"] == "COMPLETED"
-        assert job["Partition"] == ("gpu" if rule == "infer" else "cpu")
-        assert ("gres/gpu=1" in job["ReqTRES"]) == (rule == "infer")
+def test_gpu_stages_get_their_gpu_and_cpu_stages_none(screen: Screen, cluster: Cluster) -> None:
+    rows = cluster.accounting("JobID", "State", "Partition", "ReqTRES", "Comment")
+    mine = [(row["Comment"].split("_wildcards_")[0].removeprefix("rule_"), row) for row in rows]
+    assert {*STAGES} <= {rule for rule, _ in mine}
+    for rule, row in mine:
+        assert row["Partition"] == ("gpu" if rule == "infer" else "cpu")
+        assert ("gres/gpu=1" in row["ReqTRES"]) == (rule == "infer")
+    assert [state for state, _ in jobs(cluster, "infer", "whole")] == ["COMPLETED"]
 
 
-def test_the_results_are_those_of_the_local_profile(finished, tmp_path: Path) -> None:
-    """Byte for byte, but for the paths and times of raw files, which the manifest holds."""
-    local = make_project(tmp_path)
-    local.snakemake()
-    manifest = "manifest/planes.parquet"
-    expected, found = ({k: v for k, v in r.items() if k != manifest} for r in (local.results(), finished[1]))
-    assert expected.keys() == found.keys()
-    assert [name for name in expected if expected[name] != found[name]] == []
+def test_a_death_a_time_limit_and_too_little_memory_are_tried_again_with_more(screen: Screen, cluster: Cluster) -> None:
+    """What was done before the fault stays done: the next attempt goes on from the finished wells."""
+    assert ("FAILED", True) in [(state, "mem=1200M" in request) for state, request in jobs(cluster, "infer", "dies")]
+    assert ("COMPLETED", True) in [(state, "mem=2400M" in request) for state, request in jobs(cluster, "infer", "dies")]
+    assert [state for state, _ in jobs(cluster, "infer", "slow")] == ["TIMEOUT", "COMPLETED"]
+    for plate in PLATES[:3]:
+        aggregated = jobs(cluster, "aggregate", plate)
+        assert [aggregated[0][0], aggregated[-1][0]] == ["FAILED", "COMPLETED"]
+        assert ["mem=300M" in aggregated[0][1], "mem=600M" in aggregated[1][1]] == [True, True]
+        assert {*screen.project.sequences(plate).values()} == {1}
+    for plate, done in screen.done.items():
+        assert done
+        assert done < {*outcomes(screen.project.path(plate).journals("infer"))}
 
 
-def test_the_cluster_is_tried_before_a_run(finished, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_broken_plate_is_named_while_the_others_complete(screen: Screen) -> None:
+    summary = screen.output.rpartition("The run didn't end well")[2]
+    assert "broken: ingest plate (3 attempts): " in summary
+    assert str(screen.index.name) in summary
+    assert not any(f"{plate}: " in summary for plate in PLATES[:3])
+    for plate in PLATES[:3]:
+        assert screen.project.path(plate).table("wells.csv").is_file()
+
+
+def test_a_cancelled_job_and_a_vanished_node_are_noticed(screen: Screen, cluster: Cluster) -> None:
+    assert [state for state, _ in jobs(cluster, "tile", "whole")] == ["CANCELLED", "COMPLETED"]
+    assert [state for state, _ in jobs(cluster, "features", "whole")] == ["NODE_FAIL", "COMPLETED"]
+
+
+def test_the_results_are_those_of_the_local_profile(screen: Screen, mending: Driver, tmp_path: Path) -> None:
+    """Byte for byte, but for the paths and times of raw files, which the manifest holds; of all plates the labels."""
+    local = make_project(tmp_path, plate="whole")
+    local.snakemake("--cores", "2")
+    expected = local.results("whole")
+    for plate in PLATES[:3]:
+        found = screen.project.results(plate)
+        alike = {
+            name for name in expected if name != "manifest/planes.parquet" if plate == "whole" or "/labels/" in name
+        }
+        assert alike
+        assert alike <= found.keys()
+        assert plate != "whole" or expected.keys() == found.keys()
+        assert [name for name in alike if expected[name] != found[name]] == []
+
+
+def test_the_cluster_is_tried_before_a_run(screen: Screen, cluster: Cluster, tmp_path: Path) -> None:
     """A GPU that torch doesn't see (here: a fake one), a partition that isn't there; and nothing wrong."""
-    project, _ = finished
+    project = screen.project
     profile = tmp_path / "profile"
     shutil.copytree(REPOSITORY / "profiles" / "slurm", profile)
-    command = [sys.executable, "-c", "from plateflow.cli import app; app()", "check", "--cluster", "--profile", profile]
+    command = [sys.executable, "-c", CLI, "check", "--cluster", "--profile", profile]
 
     def check() -> tuple[int, str]:
         done = subprocess.run(
@@ -153,143 +253,172 @@ def test_the_cluster_is_tried_before_a_run(finished, cluster: Cluster, tmp_path:
     assert not list((project.folder / "results").glob(".check*"))
 
 
-def test_a_cancelled_job_is_noticed_and_done_again(finished, cluster: Cluster) -> None:
-    with asked_again(finished, "report") as project:
-        driver = Driver(project, cluster)
-        owner = driver.held("report", "plate")
-        cluster.run("scancel", owner.slurm_job)
-        driver.end(0)
-    assert [state for state, _ in states(cluster, "report")][-2:] == ["CANCELLED", "COMPLETED"]
+def test_a_rerun_does_the_mended_plate_alone(screen: Screen, mended: Results) -> None:
+    results, sequences = mended
+    for plate in PLATES:
+        assert {*sequences[plate].values()} == {1}, "everything was done once in two runs and all their attempts"
+    labels = {name for name in results["whole"] if "/labels/" in name}
+    assert [name for name in labels if results["broken"][name] != results["whole"][name]] == []
+
+
+def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) -> None:
+    """Failures with the last lines of their logs; it ends by itself once all is complete, and says that all is well."""
+    assert screen.watching.wait(30) == 0
+    text = " ".join((screen.project.folder / "watch.log").read_text().split())
+    assert "broken: ingest plate: 3 failed; waits to be tried again, or was given up the index of the plate" in text
+    assert "slow: infer 0: no sign of life for 20 s" in text
+    log = screen.project.path("slow").log("infer", "0").relative_to(screen.project.folder)
+    assert f"last line of {log}: infer: " in text
+    assert "1 run: 1 w" in text
+
+
+def test_the_log_of_the_job_that_did_a_well(screen: Screen, mended: Results) -> None:
+    assert "report plate: 1 done" in screen.project.plateflow("status", "whole/B02", "--log")
+
+
+def test_weights_that_are_not_on_the_node(screen: Screen, mended: Results, cluster: Cluster, tmp_path: Path) -> None:
+    project, weights = screen.project, tmp_path / "weights.safetensors"
+    shutil.copy(REPOSITORY / "tests" / "data" / "tiny.safetensors", weights)
+    project.plateflow("retry", "dies", "--stage", "infer")
+    config = project.folder / "config" / "config.yaml"
+    old = config.read_text()
+    project.configure(
+        lambda keys: [label_set.update(model=str(weights)) for label_set in keys["segmentation"].values()]
+    )
+    driver = Driver(project, cluster, "--retries", "0", "results/dies/receipts/infer/0.json")
+    driver.until(lambda: "SLURM jobid" in driver.log.read_text())
+    weights.rename(tmp_path / "away")
+    summary = driver.end(1).rpartition("The run didn't end well")[2]
+    config.write_text(old)
+    assert "dies: infer 0: " in summary
+    assert "the model can't be used" in summary or "no such model" in summary
+    assert str(weights) in summary
+
+
+def test_a_full_scratch_and_results_that_turn_read_only(screen: Screen, mended: Results, cluster: Cluster) -> None:
+    """Each on a plate of its own, in one run; the driver's last words say what, where, and what to do."""
+    project = screen.project
+    scratch, results = project.path("dies").scratch, project.path("slow").root
+    project.plateflow("retry", "slow", "--stage", "report")
+    mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", scratch)
+    targets = ["results/dies/receipts/infer/0.json", "results/slow/receipts/report/plate.json"]
+    try:
+        driver = Driver(project, cluster, "--retries", "0", *targets)
+        owner = driver.held("report", "plate", "slow")
+        mount("--bind", results, results)
+        try:
+            mount("-o", "remount,ro,bind", results)
+            os.kill(owner.pid, signal.SIGCONT)
+            output = driver.end(1)
+        finally:
+            subprocess.run(["umount", results], check=True)
+    finally:
+        subprocess.run(["umount", scratch], check=True)
+    summary = output.rpartition("The run didn't end well")[2]
+    full, _, locked = summary.partition("slow: ")
+    assert "dies: infer 0" in full
+    assert "can't write: No space left on device" in full
+    assert "make the folder writable again, with room in it" in full
+    assert "results/slow can't be written: read-only" in locked
+    assert "slow: report plate: can't write: Read-only file system" in output, "the job's own words"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_driver_that_is_told_to_stop(finished, cluster: Cluster, number: signal.Signals) -> None:
-    """SIGINT cancels the running jobs, SIGTERM lets them end; after both a plain run does what is left."""
-    with asked_again(finished, "report") as project:
-        driver = Driver(project, cluster)
-        owner = driver.held("report", "plate")
-        driver.process.send_signal(number)
-        if number == signal.SIGTERM:
-            time.sleep(1)
-            os.kill(owner.pid, signal.SIGCONT)
-        assert driver.process.wait(120) != 0
-        assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
-        on_slurm(project, cluster)
+def test_a_driver_that_is_told_to_stop(
+    screen: Screen, mended: Results, cluster: Cluster, number: signal.Signals
+) -> None:
+    """SIGINT cancels the running jobs, SIGTERM lets them end."""
+    project = screen.project
+    if number == signal.SIGINT:
+        project.plateflow("retry", "whole", "--stage", "features")
+    driver = Driver(project, cluster)
+    owner = driver.held("features", "0", "whole")
+    driver.process.send_signal(number)
+    if number == signal.SIGTERM:
+        time.sleep(1)
+        os.kill(owner.pid, signal.SIGCONT)
+    assert driver.process.wait(120) != 0
+    assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
+    assert project.path("whole").receipt("features", "0").exists() == (number == signal.SIGTERM)
 
 
-@pytest.mark.parametrize("cancel", [False, True])
-def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(finished, cluster: Cluster, cancel: bool) -> None:
-    with asked_again(finished, "features") as project:
-        driver = Driver(project, cluster)
-        owner = driver.held("features", "0")
-        driver.process.kill()
-        driver.process.wait()
-        command = [sys.executable, "-c", "from plateflow.cli import app; app()", "retry", *(["--cancel"] * cancel)]
-        retry = subprocess.Popen(
-            command, cwd=project.folder, env=cluster.environment, stdout=subprocess.PIPE, text=True
-        )
-        if not cancel:
-            time.sleep(5)
-            assert retry.poll() is None, "it waits for the orphans"
-            os.kill(owner.pid, signal.SIGCONT)
-        output, _ = retry.communicate(timeout=120)
-        assert retry.returncode == 0
-        assert "SLURM still has" in output
-        assert "Cleared the lock" in output
-        assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
-        on_slurm(project, cluster)
+@pytest.mark.parametrize("stage", ["aggregate", "report"])
+def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(
+    screen: Screen, mended: Results, cluster: Cluster, stage
+) -> None:
+    """Those of `aggregate` are waited for, those of `report` cancelled."""
+    project, cancel = screen.project, stage == "report"
+    driver = Driver(project, cluster)
+    owner = driver.held(stage, "plate", "whole")
+    driver.process.kill()
+    driver.process.wait()
+    command = [sys.executable, "-c", CLI, "retry", *(["--cancel"] * cancel)]
+    retry = subprocess.Popen(command, cwd=project.folder, env=cluster.environment, stdout=subprocess.PIPE, text=True)
+    if not cancel:
+        time.sleep(5)
+        assert retry.poll() is None, "it waits for the orphans"
+        os.kill(owner.pid, signal.SIGCONT)
+    output, _ = retry.communicate(timeout=120)
+    assert retry.returncode == 0
+    assert "SLURM still has" in output
+    assert "Cleared the lock" in output
+    assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
+    assert project.path("whole").receipt(stage, "plate").exists() != cancel
 
 
-def test_a_node_that_vanishes(finished, cluster: Cluster) -> None:
-    """Its job is lost with it; SLURM says so after 20 to 45 s, and the next attempt goes to another node."""
-    with asked_again(finished, "report") as project:
-        driver = Driver(project, cluster)
-        owner = driver.held("report", "plate")
-        node = cluster.run("squeue", "-h", "-j", owner.slurm_job, "-o", "%N").stdout.strip()
-        cluster.kill_node(node)
-        driver.end(0)
-        cluster.start_node(node)
-    assert [state for state, _ in states(cluster, "report")][-2:] == ["NODE_FAIL", "COMPLETED"]
+def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended: Results, cluster: Cluster) -> None:
+    """The daemon of its node dies while the step is over its memory: srun gives up, with status 0.
 
-
-def test_what_a_job_lacks_is_said_by_the_driver(finished, cluster: Cluster, tmp_path: Path) -> None:
-    """Weights that aren't on the node, a full scratch: the driver's own output says what, where, and what to do."""
-    with asked_again(finished, "infer") as project:
-        weights, scratch = tmp_path / "weights.safetensors", project.path().scratch
-        shutil.copy(REPOSITORY / "tests" / "data" / "tiny.safetensors", weights)
-
-        def use(config: dict) -> None:
-            for label_set in config["segmentation"].values():
-                label_set["model"] = str(weights)
-
-        old = (project.folder / "config" / "config.yaml").read_text()
-        project.configure(use)
-        driver = Driver(project, cluster, "--retries", "0")
-        driver.until(lambda: "SLURM jobid" in driver.log.read_text())
-        weights.rename(tmp_path / "away")
-        output = driver.end(1)
-        assert "the model can't be used" in output or "no such model" in output
-        assert str(weights) in output
-        (project.folder / "config" / "config.yaml").write_text(old)
-
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(scratch)], check=True)
-        try:
-            output = on_slurm(project, cluster, "--retries", "0", status=1)
-        finally:
-            subprocess.run(["umount", str(scratch)], check=True)
-        assert "No space left on device" in output
-        on_slurm(project, cluster)
-
-
-def test_deaths_memory_time_and_a_broken_plate_in_one_run(finished, cluster: Cluster, tmp_path: Path) -> None:
-    """Of three plates one's GPU job dies, one's reaches its time limit, and one can't be read.
-
-    And every `aggregate` asks for too little memory at first. Two plates complete with the labels of an undisturbed
-    run; the third is named, and once it is mended a plain run does it alone.
+    The batch job's own Snakemake then misses the receipt, so that SLURM says FAILED here; without that check it says
+    COMPLETED. Meanwhile the work goes on: the next attempt, on another node, waits for it, and does nothing itself.
+    Then nothing is left of all faults: results as before, everything that was asked for done once, no lease, no lock.
     """
-    project = make_project(tmp_path, plate="dies")
-    for plate in ("slow", "broken"):
-        make_project(tmp_path, plate=plate)
-    project.configure(lambda keys: keys.update(parts={"cpu": 1, "gpu": 1}))
-    (index,) = project.folder.glob("raw/broken__*/Images/Index.idx.xml")
-    whole = index.read_text()
-    index.write_text(whole[: len(whole) // 2])
-    site = ["infer:slurm_partition=gpu", "infer:gres='gpu:1'", "infer:gpu=0"]  # else the profile's are gone
-    resources = [*site, "infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt"]
-    driver = Driver(project, cluster, "--retries", "2", "--set-resources", *resources)
+    project, (results, sequences) = screen.project, mended
+    driver = Driver(project, cluster, "--set-resources", "report:mem_mb=300*attempt", *SITE)
+    owner = driver.held("report", "plate", "whole")
+    os.kill(int((cluster.lab / f"slurmd.{owner.host}.pid").read_text()), signal.SIGKILL)
+    path = project.path("whole")
+    with crawling(owner.pid):
+        driver.until(lambda: [state for state, _ in jobs(cluster, "report", "whole")][-2:-1] == ["FAILED"], 120)
+        previous = path.log("report", "plate").with_suffix(".previous.log")
+        driver.until(lambda: "waiting until it ends or is silent" in path.log("report", "plate").read_text(), 60)
+        assert read_owner(path.lease("report", "plate")) is not None
+    driver.end(0)
+    cluster.start_node(owner.host)
+    assert "report plate: 1 done" in previous.read_text()
+    assert "report plate: 0 done, 1 already done" in path.log("report", "plate").read_text()
 
-    first: dict[str, set] = {}
+    asked = {"whole": "features", "dies": "infer", "slow": "report"}
+    for plate in PLATES:
+        assert project.results(plate) == results[plate]
+        again = [*STAGES][[*STAGES].index(asked[plate]) :] if plate in asked else []
+        expected = {key: number + (key[0] in again) for key, number in sequences[plate].items()}
+        assert project.sequences(plate) == expected
+        assert not list((project.path(plate).root / "leases").glob("[!.]*"))
+    assert not list((project.folder / ".snakemake" / "locks").glob("*"))
 
-    def both_hit() -> bool:
-        """Whether each of both plates has a well done and was then hit; they run side by side."""
-        for plate, number in {"dies": signal.SIGKILL, "slow": signal.SIGSTOP}.items():
-            journal = project.path(plate).journal("infer", "0")
-            if plate not in first and outcomes([journal]):
-                owner = read_owner(project.path(plate).lease("infer", "0"))
-                assert owner is not None, f"{plate}: over before it was hit"
-                os.kill(owner.pid, number)
-                first[plate] = set(outcomes([journal]))
-        return len(first) == 2
 
-    driver.until(both_hit, 240)
-    output = driver.end(1)
-    assert "broken: ingest plate:" in output
-    assert "Index.idx.xml" in output
-    labels = {name: data for name, data in finished[1].items() if "/labels/" in name}
-    for plate, done in first.items():
-        mine = project.results(plate)
-        assert {name: data for name, data in mine.items() if "/labels/" in name} == labels
-        sequences = {key[1:]: number for key, number in project.sequences(plate).items() if key[0] == "infer"}
-        assert done
-        assert {sequences[key] for key in done} == {1}, "what was done before the fault stays done"
-    inferred, aggregated = states(cluster, "infer"), states(cluster, "aggregate")
-    assert {"FAILED", "TIMEOUT"} <= {state for state, _ in inferred}
-    assert ("COMPLETED", True) in [(state, "mem=2400M" in request) for state, request in inferred]
-    assert ("FAILED", True) in [(state, "mem=300M" in request) for state, request in aggregated]
-    assert ("COMPLETED", True) in [(state, "mem=600M" in request) for state, request in aggregated]
+def mount(*arguments: object) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True)
 
-    before = {plate: project.sequences(plate) for plate in first}
-    index.write_text(whole)
-    on_slurm(project, cluster)
-    assert {plate: project.sequences(plate) for plate in first} == before
-    assert project.path("broken").table("wells.csv").is_file()
+
+@contextmanager
+def crawling(pid: int) -> Iterator[None]:
+    """Let a process run for 10 ms of every 500, and freely afterwards: it gives signs of life, but gets nowhere."""
+    stop = threading.Event()
+
+    def crawl() -> None:
+        while not stop.is_set():
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.01)
+            os.kill(pid, signal.SIGSTOP)
+            stop.wait(0.5)
+        os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=crawl)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

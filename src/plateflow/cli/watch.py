@@ -84,12 +84,12 @@ def _cell(jobs: list[JobProgress]) -> str:
 
 def _failure(plate: str, job: JobProgress) -> str:
     now = {
-        "runs": "runs again",
+        "runs": f"{job.failures} failed; runs again",
         "silent": "no sign of life for 20 s; `plateflow retry` tidies up if its run is gone",
-        "failed": "waits to be tried again, or was given up",
+        "failed": f"{job.failures} failed; waits to be tried again, or was given up",
     }
-    attempts = f"{job.failures} failed" if job.failures else "1 running"
-    lines = [f"{plate}: {job.stage} {job.job}: {attempts}; {now.get(job.state, job.state)}", *job.error.split("\n")]
-    if line := job.last_line():
+    lines = [f"{plate}: {job.stage} {job.job}: {now[job.state]}", *filter(None, job.error.split("\n"))]
+    line = job.last_line()
+    if line and line not in job.error:
         lines.append(f"last line of {job.log}: {line}")
     return "\n    ".join(lines)

@@ -77,9 +77,9 @@ class Progress:
                 log = log.with_suffix(".previous.log")
         except OSError:  # no lease, so nobody works on it
             if done:
-                state, failures = "done", 0
+                state = "done"
             elif history.last == "end" or (history.last == "" and not log.exists()):
-                state = "waits"
+                state = "waits"  # for both the failures are 0
             else:
                 state = "failed"
                 if not error:

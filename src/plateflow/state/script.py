@@ -45,13 +45,13 @@ def logged(log: Path, what: str) -> Iterator[None]:
         try:
             yield
         except (PlateflowError, Interrupted) as error:
-            _fail(console, f"{what}: {error}\n  log: {log}")
+            _fail(console, f"{what}: {error}", log)
         except Exception as error:
             traceback.print_exc()
-            _fail(console, f"{what}: {type(error).__name__}: {error}\n  log: {log}")
+            _fail(console, f"{what}: {type(error).__name__}: {error}", log)
 
 
-def _fail(console: TextIO, message: str) -> NoReturn:
+def _fail(console: TextIO, message: str, log: Path | None = None) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
-    print(f"plateflow: {message}", file=console, flush=True)
+    print(f"plateflow: {message}", *([f"  log: {log}"] if log else []), sep="\n", file=console, flush=True)
     sys.exit(1)
