@@ -273,7 +273,7 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
 
 
 def test_the_log_of_the_job_that_did_a_well(screen: Screen, mended: Results) -> None:
-    assert "report plate: 1 done" in screen.project.plateflow("status", "whole/B02", "--log")
+    assert "features 0: 2 done" in screen.project.plateflow("status", "whole/B02", "--log")
 
 
 def test_weights_that_are_not_on_the_node(screen: Screen, mended: Results, cluster: Cluster, tmp_path: Path) -> None:

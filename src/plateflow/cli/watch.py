@@ -65,8 +65,8 @@ def _picture(jobs: dict[str, list[JobProgress]]) -> Group:
         else:
             table.add_row(plate, *(_cell([job for job in mine if job.stage == name]) for name in STAGES))
         failures += [_failure(plate, job) for job in mine if job.failures or job.state == "silent"]
-    more = [f"and {count} {word}" for word, count in rest.items()]
-    return Group(table, *more, *(escape(line) for line in failures))
+    more = [f"{count} plates {word}" for word, count in rest.items()]
+    return Group(*([table] if table.row_count else []), *more, *(escape(line) for line in failures))
 
 
 def _cell(jobs: list[JobProgress]) -> str:
