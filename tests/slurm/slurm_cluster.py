@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
@@ -21,9 +21,10 @@ PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "slurmdbd", "mariadb
 NODES = {"c1": 17001, "c2": 17002, "g1": 17003, "g2": 17004}
 GPUS = {"g1": 1, "g2": 2}
 SITE = Path("/etc/slurm")
+NAME = "throwaway"
 
 SLURM_CONF = """\
-ClusterName=throwaway
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
@@ -130,18 +131,12 @@ class Cluster:
         """Let a node vanish: its daemon, its jobs' keepers and all that they started die at once."""
         doomed = self._pids(f"slurmd.{node}.pid")
         jobs = self.run("squeue", "-h", "-w", node, "-o", "%A").stdout.split()
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (process / "cmdline").read_bytes().decode(errors="replace")
-                variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-            except OSError:
-                continue
+        for pid, words, variables in _processes():
             keeper = any(words.startswith(f"slurmstepd: [{job}.") for job in jobs)
             if keeper or any(f"SLURM_JOB_ID={job}" in variables for job in jobs):
-                doomed.append(int(process.name))
-        for pid in doomed:
-            if _alive(pid):
-                os.kill(pid, signal.SIGKILL)
+                doomed.append(pid)
+        for pid in filter(_alive, doomed):
+            os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Cancel all jobs, end all daemons, remove the link; leaves the folder with its logs."""
@@ -153,6 +148,9 @@ class Cluster:
                 for pid in filter(_alive, pids):
                     os.kill(pid, number)
                 self._wait(lambda pids=pids: not any(map(_alive, pids)), None, 15)
+        for pid, _, variables in _processes():  # of jobs that outlived their node
+            if any(variable.startswith(f"SLURM_WORKING_CLUSTER={NAME}:") for variable in variables):
+                os.kill(pid, signal.SIGKILL)
         for name in ("slurm.conf", "gres.conf"):
             if (SITE / name).is_symlink():
                 (SITE / name).unlink()
@@ -196,7 +194,7 @@ class Cluster:
                     os.mknod(device, 0o666 | 0o020000, os.makedev(1, 3))
                 gpus.append(f"NodeName={node} Name=gpu Type=fake File={device}")
                 count += 1
-        values = {"lab": self.lab, "host": host, "nodes": "\n".join(nodes)}
+        values = {"name": NAME, "lab": self.lab, "host": host, "nodes": "\n".join(nodes)}
         (self.lab / "slurm.conf").write_text(SLURM_CONF.format_map(values))
         (self.lab / "gres.conf").write_text("\n".join(gpus) + "\n")
         (self.lab / "slurmdbd.conf").write_text(DBD_CONF.format_map(values))
@@ -244,7 +242,7 @@ class Cluster:
         self._daemon("slurmdbd")
         show = ("sacctmgr", "-n", "show", "cluster")
         self._wait(lambda: self.run(*show, check=False).returncode == 0, "slurmdbd doesn't come up", 30)
-        for what in (("cluster", "throwaway"), ("account", "lab"), ("user", "root", "Account=lab")):
+        for what in (("cluster", NAME), ("account", "lab"), ("user", "root", "Account=lab")):
             self.run("sacctmgr", "-i", "add", *what)
 
     def _daemon(self, name: str, *arguments: str) -> None:
@@ -267,6 +265,16 @@ class Cluster:
                 logs = "\n".join(f"{p}:\n{p.read_text(errors='replace')[-600:]}" for p in self.lab.glob("*.log"))
                 raise SlurmMissing(f"{what}\n{logs}")
             time.sleep(0.1)
+
+
+def _processes() -> Iterator[tuple[int, str, list[str]]]:
+    """Number, command and environment of all processes."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            yield int(process.name), words, (process / "environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
 
 
 def _alive(pid: int) -> bool:
