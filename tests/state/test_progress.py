@@ -69,6 +69,10 @@ def test_a_job_waits_runs_dies_fails_and_ends(paths: PlatePaths) -> None:
     receipt.parent.mkdir(parents=True)
     receipt.touch()
     assert (at(paths, progress).state, at(paths, progress).failures) == ("done", 0)
+    tell(paths, BEGIN, failed := {"event": "failed", "error": "the disk is full"})
+    assert at(paths, progress).state == "done", "the attempt after the one that failed had nothing left to do"
+    receipt.unlink()
+    assert (at(paths, progress).state, at(paths, progress).error) == ("failed", failed["error"])
 
 
 def test_failures_name_job_attempts_cause_and_log(paths: PlatePaths) -> None:

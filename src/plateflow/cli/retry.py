@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from plateflow.config import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.state import slurm
 from plateflow.state.journal import outcomes
-from plateflow.state.lease import STALE_S, clear, read_owner
+from plateflow.state.lease import HEARTBEAT_S, SILENT_S, STALE_S, Owner, clear, read_owner
 from plateflow.state.requests import ask
 from plateflow.state.stages import STAGES
 
@@ -55,19 +56,28 @@ def _clear_lock(leases: list[Path]) -> None:
             why=f"process {numbers}",
             remedy="wait for it, or stop it with Ctrl-C, then run `plateflow retry` again",
         )
-    for folder in leases:
-        for lease in folder.glob("[!.]*"):
-            owner = read_owner(lease)
-            if owner is not None and owner.alive() is None:
-                raise PlateflowError(
-                    "a job of this run may still be alive on another host",
-                    where=str(lease),
-                    why=f"{owner}; its last sign of life is less than {STALE_S / 60:.0f} minutes old",
-                    remedy="wait for it, or run `plateflow retry` on the host where snakemake ran",
-                )
+    # Of a job that SLURM killed a moment ago it takes a while to know that it is silent.
+    end = time.monotonic() + SILENT_S + HEARTBEAT_S
+    while doubtful := {lease: owner for lease, owner in _owners(leases) if owner.alive() is None}:
+        if time.monotonic() > end:
+            lease, owner = next(iter(doubtful.items()))
+            raise PlateflowError(
+                "a job of this run may still be alive on another host",
+                where=str(lease),
+                why=f"{owner}; its last sign of life is less than {STALE_S / 60:.0f} minutes old",
+                remedy="wait for it, or run `plateflow retry` on the host where snakemake ran",
+            )
+        time.sleep(HEARTBEAT_S)
     for lock in locks:
         lock.unlink(missing_ok=True)
     typer.echo("Cleared the lock of a driver that is gone.")
+
+
+def _owners(folders: list[Path]) -> Iterator[tuple[Path, Owner]]:
+    for lease in (lease for folder in folders for lease in sorted(folder.glob("[!.]*"))):
+        owner = read_owner(lease)
+        if owner is not None:
+            yield lease, owner
 
 
 def _wait_for_orphans(cancel: bool) -> None:

@@ -18,8 +18,6 @@ from plateflow.state.lease import SILENT_S
 from plateflow.state.stages import STAGES
 
 KILLED = "killed: over its memory or its time limit, or its node is gone"
-
-
 State = Literal["waits", "runs", "silent", "failed", "done"]
 
 
@@ -67,7 +65,6 @@ class Progress:
 
     def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
         history, log = self._history(paths.journal(stage, job)), paths.log(stage, job)
-        done = paths.receipt(stage, job).exists() and history.last in {"", "end"}
         failures, error = history.failures, history.error
         state: State
         try:
@@ -76,8 +73,8 @@ class Progress:
             if not silent and failures:
                 log = log.with_suffix(".previous.log")
         except OSError:  # no lease, so nobody works on it
-            if done:
-                state = "done"
+            if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
+                state, failures, error = "done", 0, ""
             elif history.last == "end" or (history.last == "" and not log.exists()):
                 state = "waits"  # for both the failures are 0
             else:
@@ -130,12 +127,14 @@ class _History:
 
 def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
     """What can't go on, one paragraph each: jobs that failed or died, and folders that can't be written."""
-    found = []
+    found: list[str] = []
     progress = Progress(config)
     for paths in plates:
-        for folder in {paths.root, paths.scratch}:
-            if folder.is_dir() and not os.access(folder, os.W_OK):
-                found.append(f"{paths.plate}: {folder} can't be written: read-only, or not yours")
+        found += [
+            f"{paths.plate}: {folder} can't be written: read-only, or not yours"
+            for folder in (paths.root, paths.scratch)
+            if folder.is_dir() and not os.access(folder, os.W_OK)
+        ]
         for job in progress.of(paths):
             if job.state in {"failed", "silent"}:
                 why = job.error or job.last_line() or "no word of why"
