@@ -32,12 +32,12 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             jobs = {entry.plate: progress.of(project.paths(entry.plate)) for entry in plates}
-            picture = _picture(jobs)
+            look = picture(jobs)
             if console.is_terminal:
-                live.update(picture, refresh=True)
+                live.update(look, refresh=True)
             else:
                 with console.capture() as capture:
-                    console.print(picture)
+                    console.print(look)
                 if capture.get() != shown:
                     shown = capture.get()
                     print(shown, flush=True)
@@ -46,7 +46,8 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
             time.sleep(SECONDS)
 
 
-def _picture(jobs: dict[str, list[JobProgress]]) -> Group:
+def picture(jobs: dict[str, list[JobProgress]]) -> Group:
+    """One look at all plates: those that run or failed in a table, the others counted, and what failed below."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
