@@ -52,8 +52,11 @@ include: "rules/report.smk"
 
 def last_words():
     """Why a run ended without success; at the very end, below Snakemake's own messages, and should it crash itself."""
-    print("\nThe run didn't end well:", *PLAN.failures(), sep="\n", file=sys.stderr)
-    print("Mend it and run `snakemake` again: what is done stays done.", file=sys.stderr)
+    failures = PLAN.failures() or ["Snakemake's messages above say why."]
+    print("\nThe run didn't end well:", *failures, sep="\n", file=sys.stderr)
+    print(
+        "Mend it and run `snakemake` again: what is done stays done.", file=sys.stderr
+    )
 
 
 onstart:

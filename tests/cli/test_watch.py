@@ -54,7 +54,7 @@ def test_failures_are_told_with_the_last_line_of_their_log(tmp_path: Path) -> No
     text = shown({"p1": plate("failed", failures=2, error="killed [/red]", log=log), "p2": plate("silent", log=log)})
     words = " ".join(text.split())
     assert "p1: infer 0: 2 failed; waits to be tried again, or was given up killed [/red]" in words
-    assert "p2: infer 0: no sign of life for 20 s" in words
+    assert "p2: infer 0: no sign of life for 30 s" in words
     assert words.count("[bold]not markup[/]") == 2
     assert "1 failed" in text
     assert "1 silent" in text

@@ -266,7 +266,7 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
     assert screen.watching.wait(30) == 0
     text = " ".join((screen.project.folder / "watch.log").read_text().split())
     assert "broken: ingest plate: 3 failed; waits to be tried again, or was given up the index of the plate" in text
-    assert "slow: infer 0: no sign of life for 20 s" in text
+    assert "slow: infer 0: no sign of life for 30 s" in text
     log = screen.project.path("slow").log("infer", "0").relative_to(screen.project.folder)
     assert f"last line of {log}: infer: " in text
     assert "1 run: 1 w" in text
@@ -381,12 +381,10 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
     with crawling(owner.pid):
         driver.until(lambda: [state for state, _ in jobs(cluster, "report", "whole")][-2:-1] == ["FAILED"], 120)
         log = path.log("report", "plate")
-        previous = log.with_suffix(".previous.log")
         driver.until(lambda: log.exists() and "waiting until it ends or is silent" in log.read_text(), 60)
         assert read_owner(path.lease("report", "plate")) is not None
     driver.end(0)
     cluster.start_node(owner.host)
-    assert "report plate: 1 done" in previous.read_text()
     assert "report plate: 0 done, 1 already done" in log.read_text()
 
     asked = {"whole": "features", "dies": "infer", "slow": "report"}
@@ -405,13 +403,13 @@ def mount(*arguments: object) -> None:
 
 @contextmanager
 def crawling(pid: int) -> Iterator[None]:
-    """Let a process run for 10 ms of every 500, and freely afterwards: it gives signs of life, but gets nowhere."""
+    """Let a process run for 20 ms of every 500, and freely afterwards: it gives signs of life, but gets nowhere."""
     stop = threading.Event()
 
     def crawl() -> None:
         while not stop.is_set():
             os.kill(pid, signal.SIGCONT)
-            time.sleep(0.01)
+            time.sleep(0.02)
             os.kill(pid, signal.SIGSTOP)
             stop.wait(0.5)
         os.kill(pid, signal.SIGCONT)

@@ -51,12 +51,12 @@ def test_a_job_waits_runs_dies_fails_and_ends(paths: PlatePaths) -> None:
     assert (at(paths, progress).state, at(paths, progress).error) == ("failed", KILLED)
     log = paths.log("tile", "0")
     log.parent.mkdir(parents=True)
-    log.with_suffix(".previous.log").write_text("reading B03\nKilled\n\n")
+    log.write_text("reading B03\nB04 next\n\n")
     hold(paths)
     tell(paths, {"event": "crashed", "keys": [], "alone": False}, BEGIN)
     again = at(paths, progress)
     assert (again.state, again.wells, again.failures, again.error) == ("runs", 0, 1, KILLED)
-    assert again.last_line() == "Killed"
+    assert again.last_line() == "B04 next"
     owner.unlink()
     log.write_text("x" * 9000 + "\nlast words\n")
     tell(paths, {"event": "failed", "error": "the index can't be read\n  where: Index.idx.xml"})

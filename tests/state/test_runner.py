@@ -257,3 +257,35 @@ def test_a_unit_whose_file_is_gone_is_done_again(context, tmp_path):
     assert made["A02"].exists()
     sequences = {key[0]: entry.sequence for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
     assert sequences == {"A01": 1, "A02": 2, "A03": 1}
+
+
+def test_a_job_that_was_taken_over_touches_nothing_more(context):
+    """Not even the units that a pooled stage takes up ahead, whose results the other may have made by then."""
+    from plateflow.state.lease import clear
+
+    touched = []
+
+    def pooled(todo, start):
+        for unit in todo:
+            if unit.well == "A02":
+                clear(context.paths.lease("tile", "0"))  # as the next attempt does, after this one was silent for long
+            start(unit)
+            touched.append(unit.well)
+            yield unit, Outcome()
+
+    with pytest.raises(Interrupted, match="taken over"):
+        run_job(context, units(), pooled)
+    assert touched == ["A01"]
+    assert {key[0] for key in outcomes(context.paths.journals("tile"))} == {"A01"}
+    assert not context.paths.receipt("tile", "0").exists()
+
+
+def test_the_one_job_of_a_plate_is_never_left_out_for_dying(context):
+    """Twice over its memory: the third attempt asks for more, and does it."""
+    journal = context.paths.journal("tile", "0")
+    for _ in range(2):
+        append_line(journal, {"event": "start", "key": ["", "", -1], "sequence": 1})
+        append_line(journal, {"event": "crashed", "keys": [["", "", -1]], "alone": True})
+    run_job(context, lambda: [Unit()], one_by_one(lambda _: Outcome()))
+    (entry,) = outcomes([journal]).values()
+    assert entry.state == "ok"

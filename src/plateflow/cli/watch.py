@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 ROWS = 30
 """Plates shown at a time; a screen's other plates are counted."""
+FAILURES = 10
 
 
 def watch(project: Project, plates: list[PlateEntry]) -> None:
@@ -28,8 +29,9 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
     from rich.live import Live
 
     console, progress, shown = Console(), Progress(project.config), ""
-    console.width = max(console.width, 24 + 11 * len(STAGES))
-    with Live(console=console, auto_refresh=False) as live:
+    if not console.is_terminal:
+        console.width = max(console.width, 24 + 11 * len(STAGES))
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             jobs = {entry.plate: progress.of(project.paths(entry.plate)) for entry in plates}
             look = picture(jobs)
@@ -47,7 +49,7 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
 
 
 def picture(jobs: dict[str, list[JobProgress]]) -> Group:
-    """One look at all plates: those that run or failed in a table, the others counted, and what failed below."""
+    """One look at all plates: what failed, the plates that wait or are complete counted, the others in a table."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
@@ -67,7 +69,9 @@ def picture(jobs: dict[str, list[JobProgress]]) -> Group:
             table.add_row(plate, *(_cell([job for job in mine if job.stage == name]) for name in STAGES))
         failures += [_failure(plate, job) for job in mine if job.failures or job.state == "silent"]
     more = [f"{count} plates {word}" for word, count in rest.items()]
-    return Group(*([table] if table.row_count else []), *more, *(escape(line) for line in failures))
+    if len(failures) > FAILURES:
+        failures[FAILURES:] = [f"and {len(failures) - FAILURES} more jobs failed"]
+    return Group(*(escape(line) for line in failures), *more, *([table] if table.row_count else []))
 
 
 def _cell(jobs: list[JobProgress]) -> str:
@@ -86,7 +90,7 @@ def _cell(jobs: list[JobProgress]) -> str:
 def _failure(plate: str, job: JobProgress) -> str:
     now = {
         "runs": f"{job.failures} failed; runs again",
-        "silent": "no sign of life for 20 s; `plateflow retry` tidies up if its run is gone",
+        "silent": "no sign of life for 30 s; `plateflow retry` tidies up if its run is gone",
         "failed": f"{job.failures} failed; waits to be tried again, or was given up",
     }
     lines = [f"{plate}: {job.stage} {job.job}: {now[job.state]}", *filter(None, job.error.split("\n"))]

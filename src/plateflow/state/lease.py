@@ -23,7 +23,7 @@ from plateflow.state.slurm import is_queued
 HEARTBEAT_S = 2.0
 STALE_S = 600.0
 """A lease without a sign of life for so long is nobody's, where there is no queue to ask."""
-SILENT_S = 20.0
+SILENT_S = 30.0
 """The same where SLURM says that the owner's job is over."""
 DRIVER_VARIABLE = "PLATEFLOW_DRIVER"
 
@@ -47,10 +47,11 @@ class Owner:
         """
         if self.host == socket.gethostname():
             return process_start(self.pid) == self.started
+        age = time.time() - self.beat  # before the queue is asked, which may take its time
         queued = is_queued(self.slurm_job) if self.slurm_job else None
         if queued:
             return True
-        return None if time.time() - self.beat < (STALE_S if queued is None else SILENT_S) else False
+        return None if age < (STALE_S if queued is None else SILENT_S) else False
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
@@ -143,11 +144,7 @@ class Lease:
         return self
 
     def _take_over(self) -> None:
-        owner = read_owner(self.path)
-        if owner is None:
-            # Made a moment ago, or cut off between mkdir and write: give its maker time, then it is dead.
-            time.sleep(0.5)
-            owner = read_owner(self.path)
+        owner = self._look()
         told = False
         while owner is not None and (alive := owner.alive()) is not False:
             if alive and not (owner.slurm_job and is_queued(owner.slurm_job) is False):
@@ -161,10 +158,29 @@ class Lease:
                 print(f"{self.what}: {owner} may still be at it: waiting until it ends or is silent", flush=True)
                 told = True
             time.sleep(HEARTBEAT_S)
-            owner = read_owner(self.path)
+            owner = self._look()
         if clear(self.path):
             # Only under a driver that went on is it the job that died; else it may have died with its driver.
             self.inherited = owner is not None and owner.driver == os.environ.get(DRIVER_VARIABLE, "")
+
+    def _look(self) -> Owner | None:
+        """The owner of the folder; None where it is gone, or was cut off between mkdir and write.
+
+        It may be made just now, or the file system be away for a moment: nobody is dead before a third look.
+        """
+        for _ in range(3):
+            owner = read_owner(self.path)
+            if owner is not None or not self.path.exists():
+                return owner
+            time.sleep(0.5)
+        return None
+
+    def held(self) -> bool:
+        """Whether the lease is still this job's; looks, so that nothing is written after another has taken over."""
+        try:
+            return not self.lost.is_set() and self._is_mine()
+        except OSError:
+            return True  # a file system that is away for a moment
 
     def _is_mine(self) -> bool:
         try:

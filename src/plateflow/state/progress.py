@@ -1,12 +1,14 @@
 """What jobs are at, from the files that they leave: for `status --watch`, and for the last lines of a failed run.
 
-Nothing here asks for a process or a queue, so that any host that sees the results can tell.
+Progress asks for no process and no queue, so that any host that sees the results can tell.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +16,7 @@ from typing import Literal
 from plateflow.config import Config
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import read_lines
-from plateflow.state.lease import SILENT_S
+from plateflow.state.lease import SILENT_S, read_owner
 from plateflow.state.stages import STAGES
 
 KILLED = "killed: over its memory or its time limit, or its node is gone"
@@ -26,11 +28,11 @@ class JobProgress:
     """A job of a plate.
 
     Attributes:
-        state: waits; runs; silent: no sign of life for 20 s; failed: to be tried again, or given up; done.
+        state: waits; runs; silent: no sign of life for 30 s; failed: to be tried again, or given up; done.
         wells: finished in the present attempt, or the last.
         failures: attempts that failed since the job last came to its end.
         error: why the last of them failed.
-        log: of the last attempt that failed.
+        log: of the last attempt; Snakemake removes it when another begins.
     """
 
     stage: str
@@ -70,8 +72,6 @@ class Progress:
         try:
             silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
             state = "silent" if silent else "runs"
-            if not silent and failures:
-                log = log.with_suffix(".previous.log")
         except OSError:  # no lease, so nobody works on it
             if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
                 state, failures, error = "done", 0, ""
@@ -126,18 +126,40 @@ class _History:
 
 
 def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
-    """What can't go on, one paragraph each: jobs that failed or died, and folders that can't be written."""
-    found: list[str] = []
+    """What can't go on, one paragraph each: jobs that failed or died, and folders that can't be written.
+
+    For the end of a run, when no job should run any more.
+    """
     progress = Progress(config)
+    found: list[str] = []
     for paths in plates:
-        found += [
-            f"{paths.plate}: {folder} can't be written: read-only, or not yours"
-            for folder in (paths.root, paths.scratch)
-            if folder.is_dir() and not os.access(folder, os.W_OK)
-        ]
-        for job in progress.of(paths):
-            if job.state in {"failed", "silent"}:
-                why = job.error or job.last_line() or "no word of why"
-                tries = f" ({job.failures} attempts)" if job.failures > 1 else ""
-                found.append(f"{paths.plate}: {job.stage} {job.job}{tries}: {why}\n  log: {job.log}")
+        try:
+            found += _folder_lines(paths)
+            found += [line for job in progress.of(paths) for line in _job_lines(paths, job)]
+        except OSError as error:
+            found.append(f"{paths.plate}: can't be looked at: {error}")
     return found
+
+
+def _folder_lines(paths: PlatePaths) -> Iterator[str]:
+    for folder in (paths.root, paths.scratch):
+        if folder.is_dir():
+            if not os.access(folder, os.W_OK):
+                yield f"{paths.plate}: {folder} can't be written: read-only, or not yours"
+            elif shutil.disk_usage(folder).free < 1e6:
+                yield f"{paths.plate}: {folder} is full"
+
+
+def _job_lines(paths: PlatePaths, job: JobProgress) -> Iterator[str]:
+    why = job.error or job.last_line() or "no word of why"
+    if job.state == "runs":
+        owner = read_owner(paths.lease(job.stage, job.job))
+        if owner is not None and owner.alive() is True:
+            return
+        why = f"{KILLED}; or still at it ({owner})"
+    elif job.state == "silent":
+        why = KILLED
+    elif job.state != "failed":
+        return
+    tries = f" ({job.failures} attempts)" if job.failures > 1 else ""
+    yield f"{paths.plate}: {job.stage} {job.job}{tries}: {why}\n  log: {job.log}"

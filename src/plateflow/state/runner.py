@@ -188,7 +188,7 @@ def run_job(
         began, busy = usage.begun(), False
         journal = paths.journal(stage.name, job)
         try:
-            run = _Run(context, units(), crashed=lease.inherited, results=results)
+            run = _Run(context, units(), lease, results=results)
             if busy := bool(run.left_out or run.batches):
                 append_line(journal, {"event": "begin", **began})
             for unit, outcome in run.left_out:
@@ -198,25 +198,24 @@ def run_job(
                 run.done(unit, outcome)
             for batch in run.batches:
                 for unit, outcome in work(batch, run.start):
-                    if lease.lost.is_set():
-                        raise Interrupted("another job has taken over, after this one had given no sign of life")
                     run.done(unit, outcome)
                     if lease.orphaned.is_set():
                         raise Interrupted("the driver of this job is gone; the job stops between two wells")
             entries = [run.latest[unit.key] for unit in run.units]
             if finish is not None:
                 finish(entries)
+            run.check()
+            watch(paths, stage.name, job, [(file, stat) for entry in entries for file, stat in entry.watch])
+            write_atomic(paths.receipt(stage.name, job), receipt(context, entries))
+            if busy:
+                append_line(journal, {"event": "end", "done": run.n_done, **usage.used()})
         except (Exception, Interrupted) as error:
             told = explained(error, paths)
-            if not lease.lost.is_set():
+            if lease.held():
                 _tell(journal, told, None if busy else began)
             if told is error:
                 raise
             raise told from error
-        if busy:
-            append_line(journal, {"event": "end", "done": run.n_done, **usage.used()})
-        watch(paths, stage.name, job, [(file, stat) for entry in entries for file, stat in entry.watch])
-        write_atomic(paths.receipt(stage.name, job), receipt(context, entries))
         print(f"{stage.name} {job}: {run.n_done} done, {len(run.units) - run.n_done} already done")
 
 
@@ -235,7 +234,10 @@ def explained(error: BaseException, paths: PlatePaths) -> BaseException:
     if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
         return error
     folders = ("results", paths.root), ("scratch", paths.scratch)
-    free = [f"{name} {f} has {shutil.disk_usage(f).free / 1e6:.0f} MB free" for name, f in folders if f.is_dir()]
+    free = []
+    for name, folder in folders:
+        with suppress(OSError):
+            free.append(f"{name} {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB free")
     return PlateflowError(
         f"can't write: {os.strerror(error.errno)}",
         where=str(error.filename or f"a file of {paths.plate}"),
@@ -286,9 +288,10 @@ class _Run:
     """The units of one job, sorted into done, left out without work, and batches to do."""
 
     def __init__(
-        self, context: JobContext, units: list[Unit], *, crashed: bool, results: Callable[[Unit], Path] | None
+        self, context: JobContext, units: list[Unit], lease: Lease, *, results: Callable[[Unit], Path] | None
     ) -> None:
-        self.context, self.units, self.results = context, units, results
+        self.context, self.units, self.lease, self.results = context, units, lease, results
+        crashed = lease.inherited
         self.journal = context.paths.journal(context.stage.name, context.job)
         self.latest = context.upstream(context.stage.name)
         self.depends = {unit.key: depends(context, unit) for unit in units}
@@ -302,7 +305,8 @@ class _Run:
         stale = [unit for unit in units if self._stale(unit)]
         self.left_out = [(unit, _passed_on(unit.upstream)) for unit in stale if unit.upstream is not None]
         todo = [unit for unit in stale if unit.upstream is None]
-        for unit in [unit for unit in todo if alone[unit.key] >= 2]:
+        # A job of a whole plate is always alone in work, and nothing can go on without it: it fails, it isn't left out.
+        for unit in [unit for unit in todo if unit.well and alone[unit.key] >= 2]:
             todo.remove(unit)
             self.left_out.append((unit, _crash_outcome(context, unit)))
         suspect = {tuple(key) for key in suspects} | {key for key, count in alone.items() if count}
@@ -315,12 +319,23 @@ class _Run:
             return True
         return self.results is not None and not known.left_out and not self.results(unit).exists()
 
+    def check(self) -> None:
+        """Stop where another job has taken over: nothing of its work may be cleared or told again.
+
+        Raises:
+            Interrupted: the lease is lost.
+        """
+        if not self.lease.held():
+            raise Interrupted("another job has taken over, after this one had given no sign of life")
+
     def start(self, unit: Unit) -> None:
+        self.check()
         self._started[unit.key] = time.monotonic()
         append_line(self.journal, {"event": "start", "key": unit.key, "sequence": self._next(unit)})
         print(f"{self.context.stage.name}: {unit}", flush=True)
 
     def done(self, unit: Unit, outcome: Outcome) -> None:
+        self.check()
         now = time.monotonic()
         entry = Entry(
             well=unit.well,

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -33,8 +33,6 @@ def logged(log: Path, what: str) -> Iterator[None]:
     console = os.fdopen(os.dup(2), "w")
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists():
-            log.replace(log.with_suffix(".previous.log"))
         file = log.open("w")
     except OSError as error:
         _fail(console, f"{what}: can't write its log: {os.strerror(error.errno or 0)}\n  where: {log}")
@@ -52,6 +50,7 @@ def logged(log: Path, what: str) -> Iterator[None]:
 
 
 def _fail(console: TextIO, message: str, log: Path | None = None) -> NoReturn:
-    print(message, file=sys.stderr, flush=True)
     print(f"plateflow: {message}", *([f"  log: {log}"] if log else []), sep="\n", file=console, flush=True)
+    with suppress(OSError):  # the log's disk may be what is full
+        print(message, file=sys.stderr, flush=True)
     sys.exit(1)
