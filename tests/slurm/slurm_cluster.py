@@ -148,8 +148,9 @@ class Cluster:
                 for pid in filter(_alive, pids):
                     os.kill(pid, number)
                 self._wait(lambda pids=pids: not any(map(_alive, pids)), None, 15)
-        for pid, _, variables in _processes():  # of jobs that outlived their node
-            if any(variable.startswith(f"SLURM_WORKING_CLUSTER={NAME}:") for variable in variables):
+        mine = (f"SLURM_WORKING_CLUSTER={NAME}:", f"SLURM_CONF={self.lab}/")
+        for pid, _, variables in _processes():  # of jobs that outlived their node, and drivers of tests that failed
+            if any(variable.startswith(mine) for variable in variables):
                 os.kill(pid, signal.SIGKILL)
         for name in ("slurm.conf", "gres.conf"):
             if (SITE / name).is_symlink():
