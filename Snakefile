@@ -50,23 +50,14 @@ include: "rules/aggregate.smk"
 include: "rules/report.smk"
 
 
-def last_words():
-    """Why a run ended without success; at the very end, below Snakemake's own messages, and should it crash itself."""
-    failures = PLAN.failures() or ["Snakemake's messages above say why."]
-    print("\nThe run didn't end well:", *failures, sep="\n", file=sys.stderr)
-    print(
-        "Mend it and run `snakemake` again: what is done stays done.", file=sys.stderr
-    )
-
-
 onstart:
-    atexit.register(last_words)
+    atexit.register(PLAN.last_words)
     for notice in PLAN.licence_notices():
         print(notice, file=sys.stderr)
 
 
 onsuccess:
-    atexit.unregister(last_words)
+    atexit.unregister(PLAN.last_words)
     left_out = PLAN.left_out()
     if left_out:
         print(

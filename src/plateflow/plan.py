@@ -7,6 +7,7 @@ long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
@@ -173,11 +174,18 @@ class Plan:
         """What was left out of the plates, one line each, from the receipts."""
         return [line for plate in self.plates for line in left_out_lines(self.paths(plate))]
 
-    def failures(self) -> list[str]:
-        """Which jobs failed, and why, from what they left: a paragraph each."""
+    def last_words(self) -> None:
+        """Say why a run ended without success: at the very end, below Snakemake's messages, and should it crash."""
         from plateflow.state.progress import failure_lines
 
-        return failure_lines(self.config, [self.paths(plate) for plate in self.plates])
+        failures = failure_lines(self.config, [self.paths(plate) for plate in self.plates])
+        print(
+            "\nThe run didn't end well:",
+            *(failures or ["Snakemake's messages above say why."]),
+            sep="\n",
+            file=sys.stderr,
+        )
+        print("Mend it and run `snakemake` again: what is done stays done.", file=sys.stderr)
 
 
 def _model_stamp(name: str) -> Any:

@@ -292,7 +292,7 @@ def test_a_small_full_disk(make_project: MakeProject, tmp_path: Path) -> None:
         project = make_project(field_shape=(256, 256))
         project.results = disk
         project.run("ingest")
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(PlateflowError, match="No space left"):
             project.run("tile")
         assert not project.paths.receipt("tile", "0").exists()
         assert not project.context("tile").upstream("tile")
