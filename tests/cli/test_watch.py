@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
-from plateflow.cli.watch import picture
+from plateflow.cli.watch import picture, watch
+from plateflow.config import Config
+from plateflow.paths import PlatePaths
 from plateflow.state.progress import JobProgress, State
 from plateflow.state.stages import STAGES
 
@@ -19,7 +23,7 @@ def job(stage: str, state: State, **values) -> JobProgress:
 def shown(plates: dict[str, list[JobProgress]]) -> str:
     console = Console(width=140)
     with console.capture() as capture:
-        console.print(picture(plates))
+        console.print(picture(plates, {}))
     return capture.get()
 
 
@@ -63,3 +67,25 @@ def test_failures_are_told_with_the_last_line_of_their_log(tmp_path: Path) -> No
 def test_a_screen_that_is_complete_is_one_line() -> None:
     text = shown({f"p{i}": [job(name, "done") for name in STAGES] for i in range(3)})
     assert text.strip() == "3 plates complete"
+
+
+def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths, config = PlatePaths.of("p1", results=tmp_path), Config()
+    for name, stage in STAGES.items():
+        for each in stage.jobs(config):
+            receipt = paths.receipt(name, each)
+            receipt.parent.mkdir(parents=True, exist_ok=True)
+            receipt.touch()
+    unreadable = paths.journal("infer", "0")
+    unreadable.mkdir(parents=True)
+    monkeypatch.setattr("plateflow.cli.watch.time.sleep", lambda _: unreadable.rmdir())
+    project = SimpleNamespace(config=config, paths=lambda _: paths)
+    watch(project, [SimpleNamespace(plate="p1")])
+    first, _, then = capsys.readouterr().out.partition("p1: can't be looked at: ")
+    assert not first.strip()
+    assert str(unreadable) in "".join(then.split())
+    assert then.count("can't be looked at") == 0
+    (row,) = [line for line in then.splitlines() if line.startswith("│ p1")]
+    assert row.count("done") == len(STAGES)

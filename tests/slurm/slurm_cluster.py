@@ -114,6 +114,8 @@ class Cluster:
             raise SlurmMissing("the throw-away SLURM needs root: it makes device nodes and a link in /etc/slurm")
         if (SITE / "slurm.conf").exists() and not (SITE / "slurm.conf").is_symlink():
             raise SlurmMissing(f"this machine belongs to a real cluster: {SITE / 'slurm.conf'} exists")
+        if (SITE / "slurm.conf").exists():  # of tests that were killed before they could stop it
+            Cluster((SITE / "slurm.conf").resolve().parent).stop()
         self._write_files()
         self._start_munge()
         self._start_accounting()

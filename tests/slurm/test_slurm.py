@@ -43,13 +43,13 @@ CLI = "from plateflow.cli import app; app()"
 class Driver:
     """A driver that runs beside the test."""
 
-    def __init__(self, project: Project, cluster: Cluster, *arguments: str) -> None:
+    def __init__(self, project: Project, cluster: Cluster, *arguments: str, **variables: str) -> None:
         self.project, self.log = project, project.folder / "driver.log"
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, *OPTIONS, *arguments],
-                cwd=project.folder, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT,
+                cwd=project.folder, env=cluster.environment | variables, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def held(self, stage: str, job: str, plate: str) -> Owner:
@@ -366,17 +366,31 @@ def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(
     assert project.path("whole").receipt(stage, "plate").exists() != cancel
 
 
-def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended: Results, cluster: Cluster) -> None:
-    """The daemon of its node dies while the step is over its memory: srun gives up, with status 0.
+# What every Python of a job runs at its start: at a signal it takes 2 GB at once.
+SWELLING = """\
+import mmap, signal
+flags, kept = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE, []
+signal.signal(signal.SIGUSR1, lambda *_: kept.append(mmap.mmap(-1, 2 << 30, flags=flags)))
+"""
+
+
+def test_work_that_goes_on_after_slurm_has_ended_its_job(
+    screen: Screen, mended: Results, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The daemon of its node dies, then the step is over its memory: srun gives up, with status 0.
 
     The batch job's own Snakemake then misses the receipt, so that SLURM says FAILED here; without that check it says
     COMPLETED. Meanwhile the work goes on: the next attempt, on another node, waits for it, and does nothing itself.
     Then nothing is left of all faults: results as before, everything that was asked for done once, no lease, no lock.
     """
     project, (results, sequences) = screen.project, mended
-    driver = Driver(project, cluster, "--set-resources", "report:mem_mb=300*attempt**3", *SITE)
+    (tmp_path / "sitecustomize.py").write_text(SWELLING)
+    driver = Driver(project, cluster, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"))
     owner = driver.held("report", "plate", "whole")
     os.kill(int((cluster.lab / f"slurmd.{owner.host}.pid").read_text()), signal.SIGKILL)
+    os.kill(owner.pid, signal.SIGUSR1)
+    os.kill(owner.pid, signal.SIGCONT)
+    driver.until(lambda: resident_bytes(owner.pid) > 2 << 30)
     path = project.path("whole")
     log = path.log("report", "plate")
     with crawling(owner.pid, path.lease("report", "plate") / "owner.json"):
@@ -395,6 +409,11 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
         assert project.sequences(plate) == expected
         assert not list((project.path(plate).root / "leases").glob("[!.]*"))
     assert not list((project.folder / ".snakemake" / "locks").glob("*"))
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def mount(*arguments: object) -> None:

@@ -25,6 +25,12 @@ def done(well: str, second: int, label_set: str = "", **info) -> Entry:
     return Entry(well=well, label_set=label_set, finished=at(second), seconds=5.0, info=info)
 
 
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a SLURM its accounting knows jobs of these numbers."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
 @pytest.fixture
 def paths(tmp_path: Path) -> PlatePaths:
     paths = PlatePaths.of("p", results=tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from plateflow.config import Config, PlateEntry, PlateflowError
 from plateflow.state.journal import append_line, outcomes, read_lines
 from plateflow.state.lease import Lease, read_owner
+from plateflow.state.ledger import attempts
 from plateflow.state.requests import ask, asked, stat_of
 from plateflow.state.runner import Interrupted, JobContext, Outcome, Unit, changes, one_by_one, run_job
 from plateflow.state.stages import STAGES, part_of
@@ -86,6 +87,21 @@ def test_a_failed_job_keeps_the_wells_that_are_done_and_writes_no_receipt(contex
     assert not context.paths.receipt("tile", "0").exists()
     assert not context.paths.lease("tile", "0").exists()
     assert run(context, units()) == ["A02", "A03"]
+
+
+def test_an_attempt_with_nothing_left_to_do_closes_the_one_that_failed(context):
+    """Else `status --watch` would count the failure again whenever the job is asked for later."""
+    run(context, units())
+    journal = context.paths.journal("tile", "0")
+    clean = journal.read_bytes()
+    run(context, units())
+    assert journal.read_bytes() == clean
+    moment = {"at": "2026-01-01T10:00:00.000+00:00"}
+    append_line(journal, {"event": "begin", **moment})
+    append_line(journal, {"event": "failed", "error": "the receipt can't be written", **moment})
+    assert run(context, units()) == []
+    assert [line["event"] for line in read_lines(journal)][-2:] == ["begin", "end"]
+    assert [(row["state"], row["units"]) for row in attempts(context.paths)] == [("ok", 3), ("failed", 0), ("ok", 0)]
 
 
 def test_a_request_makes_a_well_stale_once_and_only_there(context):

@@ -33,8 +33,13 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
         console.width = max(console.width, 24 + 11 * len(STAGES))
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            jobs = {entry.plate: progress.of(project.paths(entry.plate)) for entry in plates}
-            look = picture(jobs)
+            jobs, unseen = {}, {}
+            for entry in plates:
+                try:
+                    jobs[entry.plate] = progress.of(project.paths(entry.plate))
+                except OSError as error:  # a storage that is away for a moment doesn't end the watch
+                    unseen[entry.plate] = str(error)
+            look = picture(jobs, unseen)
             if console.is_terminal:
                 live.update(look, refresh=True)
             else:
@@ -43,13 +48,18 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
                 if capture.get() != shown:
                     shown = capture.get()
                     print(shown, flush=True)
-            if all(job.state == "done" for mine in jobs.values() for job in mine):
+            if not unseen and all(job.state == "done" for mine in jobs.values() for job in mine):
                 return
             time.sleep(SECONDS)
 
 
-def picture(jobs: dict[str, list[JobProgress]]) -> Group:
-    """One look at all plates: what failed, the plates that wait or are complete counted, the others in a table."""
+def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group:
+    """One look at all plates: what failed, the plates that wait or are complete counted, the others in a table.
+
+    Args:
+        jobs: of each plate.
+        unseen: why a plate's files can't be read.
+    """
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
@@ -59,7 +69,7 @@ def picture(jobs: dict[str, list[JobProgress]]) -> Group:
     for name in STAGES:
         table.add_column(name, justify="right")
     rest: Counter[str] = Counter()
-    failures = []
+    failures = [f"{plate}: can't be looked at: {why}" for plate, why in unseen.items()]
     for plate, mine in jobs.items():
         states = {job.state for job in mine}
         word = "complete" if states == {"done"} else "waiting" if states <= {"done", "waits"} else ""

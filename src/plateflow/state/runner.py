@@ -189,7 +189,8 @@ def run_job(
         journal = paths.journal(stage.name, job)
         try:
             run = _Run(context, units(), lease, results=results)
-            if busy := bool(run.left_out or run.batches):
+            # Where an attempt failed with nothing left to do, the next one still tells that the job is at its end.
+            if busy := bool(run.left_out or run.batches or run.open):
                 append_line(journal, {"event": "begin", **began})
             for unit, outcome in run.left_out:
                 run.start(unit)
@@ -299,7 +300,9 @@ class _Run:
         self.n_done = 0
         self._started: dict[Key, float] = {}
         self._last = 0.0  # units that are pooled overlap: each counts the time since the one before
-        suspects, alone = _in_work(list(read_lines(self.journal)), crashed=crashed)
+        lines = list(read_lines(self.journal))
+        self.open = bool(lines) and lines[-1].get("event") != "end"
+        suspects, alone = _in_work(lines, crashed=crashed)
         if crashed:
             append_line(self.journal, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
         stale = [unit for unit in units if self._stale(unit)]
