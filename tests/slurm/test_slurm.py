@@ -41,10 +41,13 @@ CLI = "from plateflow.cli import app; app()"
 
 
 class Driver:
-    """A driver that runs beside the test."""
+    """A driver that runs beside the test; the Pythons of its jobs run `faults/sitecustomize.py`."""
 
-    def __init__(self, project: Project, cluster: Cluster, *arguments: str, **variables: str) -> None:
-        self.project, self.log = project, project.folder / "driver.log"
+    def __init__(self, project: Project, cluster: Cluster, *arguments: str) -> None:
+        self.project, self.log, self.stops = project, project.folder / "driver.log", project.folder / "stops"
+        self.stops.mkdir(exist_ok=True)
+        path = [str(Path(__file__).parent / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {"PYTHONPATH": os.pathsep.join(path), "PLATEFLOW_TEST_STOPS": str(self.stops)}
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -52,13 +55,19 @@ class Driver:
                 cwd=project.folder, env=cluster.environment | variables, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def held(self, stage: str, job: str, plate: str) -> Owner:
-        """Wait until a job holds its lease, and stop its process there."""
-        lease = self.project.path(plate).lease(stage, job)
-        self.until(lambda: read_owner(lease) is not None)
-        owner = read_owner(lease)
-        assert owner is not None, "the job was over before it was seen"
-        os.kill(owner.pid, signal.SIGSTOP)
+    def hold(self, stage: str, job: str, plate: str, outcomes: int = 0) -> Path:
+        """Let a job that is still to come stop itself before it tells its journal of more than so many outcomes."""
+        asked = self.stops / f"{plate}-{stage}-{job}.jsonl"
+        asked.with_suffix(".partial").write_text(str(outcomes))
+        return asked.with_suffix(".partial").rename(asked)
+
+    def held(self, stage: str, job: str, plate: str, asked: Path | None = None) -> Owner:
+        """Wait until a job has stopped itself, as was asked for with `hold` or is now; it holds its lease."""
+        stop = asked or self.hold(stage, job, plate)
+        self.until(lambda: not stop.exists(), 240)
+        owner = read_owner(self.project.path(plate).lease(stage, job))
+        assert owner is not None
+        self.until(lambda: process_state(owner.pid) == "T")
         return owner
 
     def until(self, done, seconds: float = 120) -> None:
@@ -121,22 +130,16 @@ def screen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         )  # fmt: skip
     resources = [*SITE, "infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt**2"]
     driver = Driver(project, cluster, "--retries", "2", "--set-resources", *resources)
+    hits = {"dies": signal.SIGKILL, "slow": signal.SIGSTOP}
+    asked = {plate: driver.hold("infer", "0", plate, outcomes=1) for plate in hits}
+    vanishing = driver.hold("features", "0", "whole")
     done: dict[str, set] = {}
-
-    def both_hit() -> bool:
-        """Whether each of both plates has a well done and was then hit; they run side by side."""
-        for plate, number in {"dies": signal.SIGKILL, "slow": signal.SIGSTOP}.items():
-            journal = project.path(plate).journal("infer", "0")
-            if plate not in done and outcomes([journal]):
-                owner = read_owner(project.path(plate).lease("infer", "0"))
-                assert owner is not None, f"{plate}: over before it was hit"
-                os.kill(owner.pid, number)
-                done[plate] = set(outcomes([journal]))
-        return len(done) == 2
-
     cluster.run("scancel", driver.held("tile", "0", "whole").slurm_job)
-    driver.until(both_hit, 240)
-    node = driver.held("features", "0", "whole").host
+    for plate, number in hits.items():  # they run side by side
+        owner = driver.held("infer", "0", plate, asked[plate])
+        done[plate] = set(outcomes([project.path(plate).journal("infer", "0")]))
+        os.kill(owner.pid, number)
+    node = driver.held("features", "0", "whole", vanishing).host
     cluster.kill_node(node)
     output = driver.end(1)
     cluster.start_node(node)
@@ -366,17 +369,7 @@ def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(
     assert project.path("whole").receipt(stage, "plate").exists() != cancel
 
 
-# What every Python of a job runs at its start: at a signal it takes 2 GB at once.
-SWELLING = """\
-import mmap, signal
-flags, kept = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE, []
-signal.signal(signal.SIGUSR1, lambda *_: kept.append(mmap.mmap(-1, 2 << 30, flags=flags)))
-"""
-
-
-def test_work_that_goes_on_after_slurm_has_ended_its_job(
-    screen: Screen, mended: Results, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended: Results, cluster: Cluster) -> None:
     """The daemon of its node dies, then the step is over its memory: srun gives up, with status 0.
 
     The batch job's own Snakemake then misses the receipt, so that SLURM says FAILED here; without that check it says
@@ -384,11 +377,10 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(
     Then nothing is left of all faults: results as before, everything that was asked for done once, no lease, no lock.
     """
     project, (results, sequences) = screen.project, mended
-    (tmp_path / "sitecustomize.py").write_text(SWELLING)
-    driver = Driver(project, cluster, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"))
+    driver = Driver(project, cluster)
     owner = driver.held("report", "plate", "whole")
     os.kill(int((cluster.lab / f"slurmd.{owner.host}.pid").read_text()), signal.SIGKILL)
-    os.kill(owner.pid, signal.SIGUSR1)
+    os.kill(owner.pid, signal.SIGUSR1)  # it takes 2 GB
     os.kill(owner.pid, signal.SIGCONT)
     driver.until(lambda: resident_bytes(owner.pid) > 2 << 30)
     path = project.path("whole")
@@ -409,6 +401,11 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(
         assert project.sequences(plate) == expected
         assert not list((project.path(plate).root / "leases").glob("[!.]*"))
     assert not list((project.folder / ".snakemake" / "locks").glob("*"))
+
+
+def process_state(pid: int) -> str:
+    """The letter of /proc: R runs, T stopped, and so on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def resident_bytes(pid: int) -> int:
