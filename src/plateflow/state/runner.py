@@ -190,8 +190,9 @@ def run_job(
         try:
             run = _Run(context, units(), lease, results=results)
             # Where an attempt failed with nothing left to do, the next one still tells that the job is at its end.
-            if busy := bool(run.left_out or run.batches or run.open):
+            if run.left_out or run.batches or run.open:
                 append_line(journal, {"event": "begin", **began})
+                busy = True
             for unit, outcome in run.left_out:
                 run.start(unit)
                 if clear is not None:
