@@ -14,10 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -379,15 +377,16 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
     project, (results, sequences) = screen.project, mended
     driver = Driver(project, cluster)
     owner = driver.held("report", "plate", "whole")
+    idle = driver.stops / "idle"
+    idle.touch()
     os.kill(int((cluster.lab / f"slurmd.{owner.host}.pid").read_text()), signal.SIGKILL)
     os.kill(owner.pid, signal.SIGUSR1)  # it takes 2 GB
     os.kill(owner.pid, signal.SIGCONT)
-    driver.until(lambda: resident_bytes(owner.pid) > 2 << 30)
     path = project.path("whole")
     log = path.log("report", "plate")
-    with crawling(owner.pid, path.lease("report", "plate") / "owner.json"):
-        driver.until(lambda: log.exists() and "waiting until it ends or is silent" in log.read_text(), 180)
-        assert read_owner(path.lease("report", "plate")) is not None
+    driver.until(lambda: log.exists() and "waiting until it ends or is silent" in log.read_text(), 180)
+    assert read_owner(path.lease("report", "plate")) is not None
+    idle.unlink()
     driver.end(0)
     cluster.start_node(owner.host)
     assert [state for state, _ in jobs(cluster, "report", "whole")][-2:] == ["FAILED", "COMPLETED"]
@@ -408,40 +407,5 @@ def process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def mount(*arguments: object) -> None:
     subprocess.run(["mount", *map(str, arguments)], check=True)
-
-
-@contextmanager
-def crawling(pid: int, lease: Path) -> Iterator[None]:
-    """Let a process run for 15 ms of every 500, and freely afterwards: it gives signs of life, but gets nowhere.
-
-    A single call of a library may keep the interpreter for half a second, which is a quarter of a minute then: where
-    the lease wasn't renewed for 8 s, the process runs until it is.
-    """
-    stop = threading.Event()
-
-    def crawl() -> None:
-        with suppress(OSError):  # it is over, and its lease gone
-            while not stop.is_set():
-                os.kill(pid, signal.SIGCONT)
-                time.sleep(0.015)
-                while time.time() - lease.stat().st_mtime > 8 and not stop.is_set():
-                    time.sleep(0.001)
-                os.kill(pid, signal.SIGSTOP)
-                stop.wait(0.5)
-        with suppress(OSError):
-            os.kill(pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=crawl)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 taken = []
@@ -15,17 +16,23 @@ signal.signal(signal.SIGUSR1, lambda *_: taken.append(mmap.mmap(-1, 2 << 30, fla
 
 
 def stop_where_asked(event: str, arguments: tuple) -> None:
-    """Stop before a line is added to a journal, where a file asks for it and the journal tells of so many outcomes."""
+    """Stop before a line is added to a journal, where a file asks for it and the journal tells of so many outcomes.
+
+    Once it may go on, it is idle as long as another file says so: it gives signs of life, and gets nowhere.
+    """
     if event != "open" or arguments[1] != "a+":
         return
-    journal = Path(arguments[0])
-    asked = Path(os.environ["PLATEFLOW_TEST_STOPS"]) / f"{journal.parts[-3]}-{journal.name}"
-    if journal.parts[-2] != "journal" or not asked.exists():
+    journal = Path(str(arguments[0])).absolute()
+    stops = Path(os.environ["PLATEFLOW_TEST_STOPS"])
+    asked = stops / f"{journal.parents[1].name}-{journal.name}"
+    if journal.parent.name != "journal" or not asked.exists():
         return
-    outcomes = int(asked.read_text())
-    if not outcomes or journal.read_text().count('"event":"done"') >= outcomes:
+    told = journal.read_text().count('"event":"done"') if journal.exists() else 0
+    if told >= int(asked.read_text()):
         asked.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)
+        while (stops / "idle").exists():
+            time.sleep(0.1)
 
 
 sys.addaudithook(stop_where_asked)
