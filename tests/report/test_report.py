@@ -120,9 +120,9 @@ def test_a_browser_draws_the_charts_without_an_error(measured: Planted, page: st
     if browser is None:
         pytest.skip("no chromium on this machine")
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
+    command += ["--disable-dev-shm-usage", "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
     path = measured.paths.table("report.html")
-    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=300, check=True)
     assert 'data-ready="yes"' in run.stdout
     assert run.stdout.count('class="marks"') == 2
     assert "CONSOLE" not in run.stderr

@@ -242,15 +242,26 @@ def test_memory_is_bounded(slow: str) -> None:
 
 
 def test_reading_running_and_writing_overlap() -> None:
-    def wait(value: Any) -> Any:
-        time.sleep(0.05)
-        return value
+    """The third image is read while the second is in the network and the first is written: each waits for both."""
+    together, calls = threading.Barrier(3, timeout=60), 0
 
-    image = picture(10, 1, 64, 64)
-    requests = [Request(read=lambda: wait(image), write=wait) for _ in range(12)]
-    start = time.perf_counter()
-    list(engine_of(wait, batch_size=1).run(requests))
-    assert time.perf_counter() - start < 0.75 * 3 * 12 * 0.05
+    def request(number: int) -> Request:
+        def read() -> NDArray[np.float32]:
+            if number == 2:
+                together.wait()
+            return picture(10, 1, 64, 64)
+
+        return Request(read=read, write=lambda _: together.wait() if number == 0 else None)
+
+    def network(x: Tensor) -> Tensor:
+        nonlocal calls
+        if calls == 1:
+            together.wait()
+        calls += 1
+        return x
+
+    assert len(list(engine_of(network, batch_size=1).run([request(number) for number in range(4)]))) == 4
+    assert calls == 4
 
 
 @pytest.mark.parametrize("where", ["between results", "in the network"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster
+from slurm_cluster import PREFIX, Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The running cluster; nothing of it is left afterwards."""
-    lab = Path(tempfile.mkdtemp(prefix="pf-slurm-"))
+    lab = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
     made = Cluster(lab)
     try:
         made.start()
         yield made
     finally:
         made.stop()
-        shutil.rmtree(lab)
+        shutil.rmtree(lab, ignore_errors=True)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
@@ -22,6 +23,8 @@ NODES = {"c1": 17001, "c2": 17002, "g1": 17003, "g2": 17004}
 GPUS = {"g1": 1, "g2": 2}
 SITE = Path("/etc/slurm")
 NAME = "throwaway"
+PREFIX = "pf-slurm-"
+"""How the name of its folder begins."""
 
 SLURM_CONF = """\
 ClusterName={name}
@@ -112,17 +115,19 @@ class Cluster:
             raise SlurmMissing(f"no {', '.join(missing)}: apt-get install {' '.join(PACKAGES)}")
         if os.geteuid():
             raise SlurmMissing("the throw-away SLURM needs root: it makes device nodes and a link in /etc/slurm")
-        if (SITE / "slurm.conf").exists() and not (SITE / "slurm.conf").is_symlink():
-            raise SlurmMissing(f"this machine belongs to a real cluster: {SITE / 'slurm.conf'} exists")
-        if (SITE / "slurm.conf").exists():  # of tests that were killed before they could stop it
-            Cluster((SITE / "slurm.conf").resolve().parent).stop()
+        left = (SITE / "slurm.conf").resolve()
+        if left.exists():
+            if f"ClusterName={NAME}\n" not in left.read_text() or not left.parent.name.startswith(PREFIX):
+                raise SlurmMissing(f"this machine belongs to a real cluster: {SITE / 'slurm.conf'} exists")
+            Cluster(left.parent).stop()  # of tests that were killed before they could stop it
+            shutil.rmtree(left.parent, ignore_errors=True)
         self._write_files()
         self._start_munge()
         self._start_accounting()
         self._daemon("slurmctld")
         for node in NODES:
             self.start_node(node)
-        self._wait(self.nodes_are_up, "the nodes don't come up", 60)
+        self._wait(self.nodes_are_up, "the nodes don't come up", 300)
 
     def start_node(self, node: str) -> None:
         """Start the daemon of a node, under the node's own host name: leases tell hosts apart by that."""
@@ -137,8 +142,8 @@ class Cluster:
             keeper = any(words.startswith(f"slurmstepd: [{job}.") for job in jobs)
             if keeper or any(f"SLURM_JOB_ID={job}" in variables for job in jobs):
                 doomed.append(pid)
-        for pid in filter(_alive, doomed):
-            os.kill(pid, signal.SIGKILL)
+        for pid in doomed:
+            _signal(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Cancel all jobs, end all daemons, remove the link; leaves the folder with its logs."""
@@ -148,17 +153,17 @@ class Cluster:
             pids = self._pids(pattern)
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for pid in filter(_alive, pids):
-                    os.kill(pid, number)
+                    _signal(pid, number)
                 self._wait(lambda pids=pids: not any(map(_alive, pids)), None, 15)
         mine = (f"SLURM_WORKING_CLUSTER={NAME}:", f"SLURM_CONF={self.lab}/")
         for pid, _, variables in _processes():  # of jobs that outlived their node, and drivers of tests that failed
             if any(variable.startswith(mine) for variable in variables):
-                os.kill(pid, signal.SIGKILL)
+                _signal(pid, signal.SIGKILL)
         for name in ("slurm.conf", "gres.conf"):
             if (SITE / name).is_symlink():
                 (SITE / name).unlink()
 
-    def run(self, *command: str, check: bool = True, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a client command of SLURM; none may hang for ever."""
         try:
             return subprocess.run(
@@ -217,7 +222,7 @@ class Cluster:
         names = {"key-file": "key", "socket": "socket", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={folder / name}" for option, name in names.items()]
         pid = f"--pid-file={folder / 'munged.pid'}"
-        self._check(["runuser", "-u", "munge", "--", "/usr/sbin/munged", "--force", pid, *options])
+        self._check(["/usr/sbin/runuser", "-u", "munge", "--", "/usr/sbin/munged", "--force", pid, *options])
 
     def _start_accounting(self) -> None:
         data, mysocket = self.lab / "mysql", self.lab / "mysql" / "socket"
@@ -231,11 +236,12 @@ class Cluster:
                 ["/usr/sbin/mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--socket={mysocket}",
                  "--port=13306", "--bind-address=127.0.0.1", f"--pid-file={data / 'mariadb.pid'}",
                  "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900",
-                 "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--skip-name-resolve"],
+                 "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync",
+                 "--skip-log-bin", "--skip-name-resolve"],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         ping = ["mariadb-admin", "--no-defaults", "-S", str(mysocket), "ping"]
-        self._wait(lambda: self.run(*ping, check=False).returncode == 0, "the database doesn't come up", 30)
+        self._wait(lambda: self.run(*ping, check=False).returncode == 0, "the database doesn't come up", 300)
         users = "".join(
             f"CREATE USER slurm@'{host}' IDENTIFIED BY 'slurm'; GRANT ALL ON slurm_acct_db.* TO slurm@'{host}';"
             for host in ("localhost", "127.0.0.1")
@@ -244,7 +250,7 @@ class Cluster:
         self._check(["mariadb", "--no-defaults", "-S", str(mysocket), "-e", create])
         self._daemon("slurmdbd")
         show = ("sacctmgr", "-n", "show", "cluster")
-        self._wait(lambda: self.run(*show, check=False).returncode == 0, "slurmdbd doesn't come up", 30)
+        self._wait(lambda: self.run(*show, check=False).returncode == 0, "slurmdbd doesn't come up", 300)
         for what in (("cluster", NAME), ("account", "lab"), ("user", "root", "Account=lab")):
             self.run("sacctmgr", "-i", "add", *what)
 
@@ -252,12 +258,14 @@ class Cluster:
         self._check([f"/usr/sbin/{name}", *arguments])
 
     def _check(self, command: Sequence[str]) -> None:
-        done = self.run(*command, check=False, timeout=60)
+        done = self.run(*command, check=False, timeout=300)
         if done.returncode:
             raise SlurmMissing(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
     def _pids(self, pattern: str) -> list[int]:
-        return [int(path.read_text()) for path in self.lab.glob(pattern) if path.read_text().strip()]
+        """The daemons whose numbers lie in files of the lab; a number may be another's, once its daemon is gone."""
+        pids = [int(path.read_text()) for path in self.lab.glob(pattern) if path.read_text().strip()]
+        return [pid for pid in pids if any(name in _command(pid) for name in PROGRAMS)]
 
     def _wait(self, done: Callable[[], bool], what: str | None, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -273,17 +281,25 @@ class Cluster:
 def _processes() -> Iterator[tuple[int, str, list[str]]]:
     """Number, command and environment of all processes."""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace")
-            yield int(process.name), words, (process / "environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
+        with suppress(OSError):
+            variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            yield int(process.name), _command(int(process.name)), variables
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ OPTIONS = [
 ]  # fmt: skip
 SITE = ["infer:slurm_partition=gpu", "infer:gres='gpu:1'", "infer:gpu=0"]  # what `--set-resources` takes the place of
 CLI = "from plateflow.cli import app; app()"
+PATIENCE = 900.0  # s, until a wait is given up: nothing is claimed by it
 
 
 class Driver:
@@ -44,6 +45,7 @@ class Driver:
     def __init__(self, project: Project, cluster: Cluster, *arguments: str) -> None:
         self.project, self.log, self.stops = project, project.folder / "driver.log", project.folder / "stops"
         self.stops.mkdir(exist_ok=True)
+        self.idle = self.stops / "idle"
         path = [str(Path(__file__).parent / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {"PYTHONPATH": os.pathsep.join(path), "PLATEFLOW_TEST_STOPS": str(self.stops)}
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
@@ -62,15 +64,15 @@ class Driver:
     def held(self, stage: str, job: str, plate: str, asked: Path | None = None) -> Owner:
         """Wait until a job has stopped itself, as was asked for with `hold` or is now; it holds its lease."""
         stop = asked or self.hold(stage, job, plate)
-        self.until(lambda: not stop.exists(), 240)
+        self.until(lambda: not stop.exists())
         owner = read_owner(self.project.path(plate).lease(stage, job))
         assert owner is not None
         self.until(lambda: process_state(owner.pid) == "T")
         return owner
 
-    def until(self, done, seconds: float = 120) -> None:
+    def until(self, done: Callable[[], bool]) -> None:
         """Wait for something while the driver runs."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while not done():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
@@ -78,7 +80,7 @@ class Driver:
 
     def end(self, status: int | None) -> str:
         """Wait until the driver ends; returns its output."""
-        code = self.process.wait(240)
+        code = self.process.wait(PATIENCE)
         output = self.log.read_text()
         assert status is None or code == status, output
         return output
@@ -126,24 +128,31 @@ def screen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             ["unshare", "--uts", "sh", "-c", f'hostname login2; exec "{sys.executable}" -c "{CLI}" status --watch'],
             cwd=folder, stdout=log, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-    resources = [*SITE, "infer:mem_mb=1200*attempt", "infer:runtime=attempt", "aggregate:mem_mb=300*attempt**2"]
+    try:
+        output, done = first_run(project, cluster, folder / "watch.log")
+        yield Screen(project, output, done, index, whole, watching)
+    finally:
+        watching.kill()
+        watching.wait()
+
+
+def first_run(project: Project, cluster: Cluster, watched: Path) -> tuple[str, dict[str, set]]:
+    """The output of the driver, and what each plate that was hit had done before."""
+    resources = [*SITE, "infer:mem_mb=1200*attempt", "infer:runtime=20", "aggregate:mem_mb=250*attempt**2"]
     driver = Driver(project, cluster, "--retries", "2", "--set-resources", *resources)
-    hits = {"dies": signal.SIGKILL, "slow": signal.SIGSTOP}
-    asked = {plate: driver.hold("infer", "0", plate, outcomes=1) for plate in hits}
+    asked = {plate: driver.hold("infer", "0", plate, outcomes=1) for plate in ("dies", "slow")}
     vanishing = driver.hold("features", "0", "whole")
-    done: dict[str, set] = {}
     cluster.run("scancel", driver.held("tile", "0", "whole").slurm_job)
-    for plate, number in hits.items():  # they run side by side
-        owner = driver.held("infer", "0", plate, asked[plate])
-        done[plate] = set(outcomes([project.path(plate).journal("infer", "0")]))
-        os.kill(owner.pid, number)
+    dies, slow = (driver.held("infer", "0", plate, stop) for plate, stop in asked.items())
+    done = {plate: set(outcomes([project.path(plate).journal("infer", "0")])) for plate in asked}
+    os.kill(dies.pid, signal.SIGKILL)
+    driver.until(lambda: "slow: infer 0: no sign of life" in watched.read_text())
+    cluster.run("scontrol", "update", f"jobid={slow.slurm_job}", "timelimit=1")  # it has run for half a minute
     node = driver.held("features", "0", "whole", vanishing).host
     cluster.kill_node(node)
     output = driver.end(1)
     cluster.start_node(node)
-    yield Screen(project, output, done, index, whole, watching)
-    watching.kill()
-    watching.wait()
+    return output, done
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +197,10 @@ def test_a_death_a_time_limit_and_too_little_memory_are_tried_again_with_more(sc
     assert [state for state, _ in jobs(cluster, "infer", "slow")] == ["TIMEOUT", "COMPLETED"]
     for plate in PLATES[:3]:
         aggregated = jobs(cluster, "aggregate", plate)
-        assert [aggregated[0][0], aggregated[-1][0]] == ["FAILED", "COMPLETED"]
-        assert ["mem=300M" in aggregated[0][1], "mem=1200M" in aggregated[1][1]] == [True, True]
+        # The node that vanishes may take a job of `dies` with it.
+        assert aggregated[0][0] == "FAILED" or (plate, aggregated[0][0]) == ("dies", "NODE_FAIL")
+        assert aggregated[-1][0] == "COMPLETED"
+        assert ["mem=250M" in aggregated[0][1], "mem=1000M" in aggregated[1][1]] == [True, True]
         assert {*screen.project.sequences(plate).values()} == {1}
     for plate, done in screen.done.items():
         assert done
@@ -334,11 +345,14 @@ def test_a_driver_that_is_told_to_stop(
         project.plateflow("retry", "whole", "--stage", "features")
     driver = Driver(project, cluster)
     owner = driver.held("features", "0", "whole")
+    if number == signal.SIGINT:
+        driver.idle.touch()  # SLURM lets a job go on before it ends it
     driver.process.send_signal(number)
     if number == signal.SIGTERM:
         time.sleep(1)
         os.kill(owner.pid, signal.SIGCONT)
-    assert driver.process.wait(120) != 0
+    assert driver.process.wait(PATIENCE) != 0
+    driver.idle.unlink(missing_ok=True)
     assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
     assert project.path("whole").receipt("features", "0").exists() == (number == signal.SIGTERM)
 
@@ -354,14 +368,18 @@ def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(
     driver.process.kill()
     driver.process.wait()
     command = [sys.executable, "-c", CLI, "retry", *(["--cancel"] * cancel)]
+    if cancel:
+        driver.idle.touch()
     retry = subprocess.Popen(command, cwd=project.folder, env=cluster.environment, stdout=subprocess.PIPE, text=True)
+    assert retry.stdout is not None
+    assert "SLURM still has" in retry.stdout.readline()
     if not cancel:
-        time.sleep(5)
+        time.sleep(2)
         assert retry.poll() is None, "it waits for the orphans"
         os.kill(owner.pid, signal.SIGCONT)
-    output, _ = retry.communicate(timeout=120)
+    output, _ = retry.communicate(timeout=PATIENCE)
+    driver.idle.unlink(missing_ok=True)
     assert retry.returncode == 0
-    assert "SLURM still has" in output
     assert "Cleared the lock" in output
     assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
     assert project.path("whole").receipt(stage, "plate").exists() != cancel
@@ -375,18 +393,18 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
     Then nothing is left of all faults: results as before, everything that was asked for done once, no lease, no lock.
     """
     project, (results, sequences) = screen.project, mended
-    driver = Driver(project, cluster)
+    # Snakemake misses the receipt after the latency wait, which is to be before SLURM misses the node.
+    driver = Driver(project, cluster, "--latency-wait", "2")
     owner = driver.held("report", "plate", "whole")
-    idle = driver.stops / "idle"
-    idle.touch()
+    driver.idle.touch()
     os.kill(int((cluster.lab / f"slurmd.{owner.host}.pid").read_text()), signal.SIGKILL)
     os.kill(owner.pid, signal.SIGUSR1)  # it takes 2 GB
     os.kill(owner.pid, signal.SIGCONT)
     path = project.path("whole")
     log = path.log("report", "plate")
-    driver.until(lambda: log.exists() and "waiting until it ends or is silent" in log.read_text(), 180)
+    driver.until(lambda: log.exists() and "waiting until it ends or is silent" in log.read_text())
     assert read_owner(path.lease("report", "plate")) is not None
-    idle.unlink()
+    driver.idle.unlink()
     driver.end(0)
     cluster.start_node(owner.host)
     assert [state for state, _ in jobs(cluster, "report", "whole")][-2:] == ["FAILED", "COMPLETED"]

@@ -179,7 +179,7 @@ def test_a_torn_last_line_is_passed_over_and_closed(context):
 
 CHILD = textwrap.dedent(
     """
-    import json, os, signal, sys, time
+    import gc, json, os, signal, sys, time
     sys.path.insert(0, {tests!r})
     from test_runner import *
     context = JobContext(config=Config(results={results!r}), entry=PlateEntry(plate="p", path="/raw"),
@@ -225,12 +225,27 @@ def test_a_job_told_to_stop_counts_no_crash(context):
     assert run(context, units()) == ["A02", "A03"]
 
 
+def test_a_job_told_to_stop_while_it_begins_begins_once(context, monkeypatch):
+    """SLURM lets a stopped job go on before it tells it to end."""
+
+    def append_and_stop(path: Path, line: dict) -> None:
+        append_line(path, line)
+        if line["event"] == "begin":
+            raise Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr("plateflow.state.runner.append_line", append_and_stop)
+    with pytest.raises(Interrupted):
+        run(context, units())
+    assert [line["event"] for line in read_lines(context.paths.journal("tile", "0"))] == ["begin", "interrupted"]
+
+
 def test_an_orphan_stops_between_two_wells(context):
     """The driver is gone: the job does no further well, so that the next run finds nobody in its way."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     environment = {**os.environ, "PLATEFLOW_DRIVER": f"{gone.pid}:1:{socket.gethostname()}"}
-    assert child(context, "time.sleep(3)", env=environment) != 0
+    noticed = "next(thing for thing in gc.get_objects() if isinstance(thing, Lease)).orphaned.wait(60)"
+    assert child(context, noticed, env=environment) != 0
     assert run(context, units()) == ["A03"]
 
 

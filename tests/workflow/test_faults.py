@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from workflow_project import REPOSITORY, all_of
@@ -89,14 +90,31 @@ def test_a_rerun_that_fails_in_the_middle_is_made_good_by_a_plain_rerun(project)
 def test_a_killed_run_goes_on_where_it_was(project, whom, stage):
     # Over 20 s: a whole run from nothing, twice begun.
     undisturbed = project.results()
+    units = sum(key[0] == stage for key in project.sequences())
+    project.configure(lambda config: config.update({"parts": {"cpu": 1, "gpu": 1}}))
+    # Units may follow each other within 16 ms: on a busy machine the kill can come too late, and is tried again.
+    for _ in range(5):
+        done = killed(project, whom, project.path().journal(stage, "0"))
+        if len(done) < units or whom == "driver":
+            break
+    else:
+        pytest.fail("each kill came after the stage's last unit")
+    assert "Error" in project.snakemake(status=1), "Snakemake's lock is there: the user is told"
+    output = project.plateflow("retry")
+    assert "Cleared the lock" in output
+    project.snakemake()
+    assert set(project.sequences().values()) == {1}, "no unit was done twice"
+    assert project.results() == undisturbed
+
+
+def killed(project, whom: str, journal: Path) -> dict:
+    """What a job had done when all, or the driver alone, was killed once the first unit of a run was finished."""
     for folder in ("results", ".snakemake"):
         shutil.rmtree(project.folder / folder)
-    project.configure(lambda config: config.update({"parts": {"cpu": 1, "gpu": 1}}))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     driver = subprocess.Popen(
         command, cwd=project.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    journal = project.path().journal(stage, "0")
     deadline = time.monotonic() + 240
     while b'"event":"done"' not in (journal.read_bytes() if journal.exists() else b""):
         assert driver.poll() is None
@@ -110,14 +128,7 @@ def test_a_killed_run_goes_on_where_it_was(project, whom, stage):
     while whom == "driver" and any((project.path().root / "leases").iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    done = outcomes([journal])
-    assert "Error" in project.snakemake(status=1), "Snakemake's lock is there: the user is told"
-    output = project.plateflow("retry")
-    assert "Cleared the lock" in output
-    project.snakemake()
-    assert set(project.sequences().values()) == {1}, "no unit was done twice"
-    assert len(done) < sum(key[0] == stage for key in project.sequences()) or whom == "driver"
-    assert project.results() == undisturbed
+    return outcomes([journal])
 
 
 def test_a_full_disk_fails_the_job_and_loses_nothing(project, tmp_path):

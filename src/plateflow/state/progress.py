@@ -72,7 +72,7 @@ class Progress:
         try:
             silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
             state = "silent" if silent else "runs"
-        except OSError:  # no lease, so nobody works on it
+        except (FileNotFoundError, NotADirectoryError):  # no lease, so nobody works on it
             if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
                 state, failures, error = "done", 0, ""
             elif history.last == "end" or (history.last == "" and not log.exists()):
@@ -88,7 +88,7 @@ class Progress:
     def _history(self, journal: Path) -> _History:
         try:
             stat = journal.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return _History()
         stamp, known = (stat.st_size, stat.st_mtime_ns), self._known.get(journal)
         if known is None or known[0] != stamp:

@@ -226,8 +226,9 @@ def _tell(journal: Path, error: BaseException, began: dict[str, Any] | None) -> 
     why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
     event = "interrupted" if isinstance(error, Interrupted) else "failed"
     with suppress(OSError):  # the job's own error matters, and goes to the driver
-        if began is not None:
-            append_line(journal, {"event": "begin", **began})
+        begin = {"event": "begin", **(began or {})}
+        if began is not None and [*read_lines(journal)][-1:] != [begin]:  # it may have come with that very line
+            append_line(journal, begin)
         append_line(journal, {"event": event, "error": why, **usage.used()})
 
 
@@ -302,7 +303,8 @@ class _Run:
         self._started: dict[Key, float] = {}
         self._last = 0.0  # units that are pooled overlap: each counts the time since the one before
         lines = list(read_lines(self.journal))
-        self.open = bool(lines) and lines[-1].get("event") != "end"
+        events = [line.get("event") for line in lines if line.get("event") != "crashed"]
+        self.open = events[-1:] not in ([], ["end"])
         suspects, alone = _in_work(lines, crashed=crashed)
         if crashed:
             append_line(self.journal, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
