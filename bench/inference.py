@@ -37,16 +37,17 @@ import numpy as np
 import torch
 from inference_cases import cellpose_network, draw_field, plate_of_fields, seam_ratios
 
+from plateflow.chain import STAGES
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import average_precision
 from plateflow.model import load_model
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, init_weights
 from plateflow.segment import engine as engine_module
-from plateflow.segment import infer, segment_image
+from plateflow.segment import segment_image
 from plateflow.segment.engine import FlowEngine, Request
 from plateflow.segment.image import normalised
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages import infer
+from plateflow.stages.runner import JobContext
 
 PEER = importlib.util.find_spec("cellpose") is not None
 

@@ -12,13 +12,13 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
+from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
-from plateflow.images import ingest, normalise, tile
 from plateflow.paths import well_name
 from plateflow.segment.tiles import TILE, plan_tiles
 from plateflow.simulate.cells import camera, simulate_field
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages import ingest, normalise, tile
+from plateflow.stages.runner import JobContext
 
 PATTERN = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
 

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, PlateEntry
-from plateflow.images import ingest, tile
-from plateflow.images.tile import THREADS
 from plateflow.paths import PlatePaths
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.record import About, Record
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages import ingest, tile
+from plateflow.stages.runner import JobContext
+from plateflow.stages.tile import THREADS
 
 CHANNELS, FIELDS = ("DNA", "AGP", "Marker", "ER", "Mito"), 9
 REPOSITORY = Path(__file__).resolve().parents[1]

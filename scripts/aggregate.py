@@ -1,6 +1,6 @@
 """The aggregate stage of one job."""
 
-from plateflow.state.script import run_stage
-from plateflow.stats.aggregate import run
+from plateflow.stages.aggregate import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "aggregate", run)

@@ -1,6 +1,6 @@
 """The features stage of one job."""
 
-from plateflow.features.stage import run
-from plateflow.state.script import run_stage
+from plateflow.stages.features import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "features", run)

@@ -1,6 +1,6 @@
 """The follow stage of one job."""
 
-from plateflow.segment.follow import run
-from plateflow.state.script import run_stage
+from plateflow.stages.follow import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "follow", run)

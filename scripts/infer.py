@@ -1,6 +1,6 @@
 """The infer stage of one job."""
 
-from plateflow.segment.infer import run
-from plateflow.state.script import run_stage
+from plateflow.stages.infer import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "infer", run)

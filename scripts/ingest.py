@@ -1,6 +1,6 @@
 """The ingest stage of one job."""
 
-from plateflow.images.ingest import run
-from plateflow.state.script import run_stage
+from plateflow.stages.ingest import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "ingest", run)

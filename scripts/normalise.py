@@ -1,6 +1,6 @@
 """The normalise stage of one job."""
 
-from plateflow.images.normalise import run
-from plateflow.state.script import run_stage
+from plateflow.stages.normalise import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "normalise", run)

@@ -1,6 +1,6 @@
 """The report stage of one job."""
 
-from plateflow.report.stage import run
-from plateflow.state.script import run_stage
+from plateflow.stages.report import run
+from plateflow.stages.script import run_stage
 
 run_stage(snakemake, "report", run)

@@ -1,6 +1,6 @@
 """The stitch stage of one job."""
 
-from plateflow.segment.stitch import run
-from plateflow.state.script import run_stage
+from plateflow.stages.script import run_stage
+from plateflow.stages.stitch import run
 
 run_stage(snakemake, "stitch", run)

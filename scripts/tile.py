@@ -1,6 +1,6 @@
 """The tile stage of one job."""
 
-from plateflow.images.tile import run
-from plateflow.state.script import run_stage
+from plateflow.stages.script import run_stage
+from plateflow.stages.tile import run
 
 run_stage(snakemake, "tile", run)

@@ -6,7 +6,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.config import Config, PlateflowError, config_yaml, load_config, load_plates
+from plateflow.config import Config, config_yaml, load_config, load_plates
+from plateflow.errors import PlateflowError
 
 
 def test_the_default_file_loads_as_the_defaults():

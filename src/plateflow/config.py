@@ -15,31 +15,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from plateflow.errors import PlateflowError
+
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED_PLATES = {"screen"}
 RESERVED_LABEL_SETS = {"children", "count", "image", "match", "metadata", "parent"}
-
-
-class PlateflowError(Exception):
-    """An error that a user can mend: what happened, where, why, and what to do.
-
-    Args:
-        what: one sentence, without a full stop.
-        where: plate, well, field or file.
-        why: the cause as far as it is known.
-        remedy: what the user can do now.
-    """
-
-    def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.why, self.remedy = what, where, why, remedy
-        parts = [what]
-        if where:
-            parts.append(f"  where: {where}")
-        if why:
-            parts.append(f"  why: {why}")
-        if remedy:
-            parts.append(f"  what to do: {remedy}")
-        super().__init__("\n".join(parts))
 
 
 class Section(BaseModel):

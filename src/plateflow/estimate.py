@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from plateflow.chain import STAGES
 from plateflow.config import PLATE_SIZES, Config, PlateEntry
+from plateflow.files import write_atomic
 from plateflow.model.registry import find_weights, model_info
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import write_atomic
-from plateflow.state.stages import STAGES
 
 TILE_PX, OVERLAP_PX = 256, 40
 SNAKEMAKE_MB = 260

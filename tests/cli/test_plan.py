@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from plateflow.cli import _typer
 from plateflow.cli.plan import limits
-from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError, config_yaml
+from plateflow.config import Config, LabelSet, PlateEntry, config_yaml
+from plateflow.errors import PlateflowError
 from plateflow.estimate import Estimate, Size
 
 SIZE = {"wells": 384, "fields": 9, "channels": 5, "z": 1, "t": 1}

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from plateflow.chain import STAGES
 from plateflow.cli.watch import picture, watch
 from plateflow.config import Config
 from plateflow.paths import PlatePaths
 from plateflow.state.progress import JobProgress, State
-from plateflow.state.stages import STAGES
 
 
 def job(stage: str, state: State, **values) -> JobProgress:

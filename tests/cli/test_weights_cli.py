@@ -18,12 +18,12 @@ import yaml
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.model import fetch, load_model, model_info, save_model
 from plateflow.model.registry import PUBLISHED
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import to_cellpose
-from plateflow.plan import Plan
+from plateflow.workflow import Plan
 
 SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"

@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import ndimage
 
+from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
-from plateflow.images import ingest, normalise, tile
+from plateflow.files import write_atomic
 from plateflow.images.layout import canvases, read_layout
 from plateflow.images.store import write_labels
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
-from plateflow.state.journal import Entry, append_outcome, write_atomic
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages import ingest, normalise, tile
+from plateflow.stages.runner import JobContext
+from plateflow.state.journal import Entry, append_outcome
 
 LABEL_SETS = {"nuclei": {"channels": ["DNA"]}, "cells": {"channels": ["AGP", "DNA"]}}
 
@@ -98,12 +99,11 @@ class Planted:
 
     def run(self, *stages: str) -> None:
         """Run stages that exist, in this process."""
-        import importlib
 
-        from plateflow.state.stages import MODULES
+        from plateflow.stages import stage_module
 
         for stage in stages:
-            importlib.import_module(MODULES[stage]).run(self.job(stage))
+            stage_module(stage).run(self.job(stage))
 
     def journal(self, stage: str) -> list[str]:
         """The wells that a stage did, in order."""

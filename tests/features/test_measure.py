@@ -9,7 +9,7 @@ from feature_scenes import cells
 from skimage.draw import disk, ellipse
 from skimage.measure import regionprops_table
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.features import column_features, feature, measure
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.features import column_features, measure
 
 

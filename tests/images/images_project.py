@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, PlateEntry
-from plateflow.images import ingest, normalise, tile
 from plateflow.images.layout import FieldBox, WellLayout
 from plateflow.paths import PlatePaths
+from plateflow.stages import ingest, normalise, tile
+from plateflow.stages.runner import JobContext
 from plateflow.state.journal import Entry
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
 
 MODULES = {"ingest": ingest, "tile": tile, "normalise": normalise}
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from images_project import layout_of
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.images.layout import GRID_GAP_PX, Canvas, WellLayout, canvases, well_layout
 
 INFO = {"plate": "p", "pixel_size_um": [0.5, 0.5], "channels": [{"name": "DNA"}, {"name": "AGP"}]}

@@ -7,15 +7,15 @@ import pytest
 import tifffile
 from images_project import Project
 
-from plateflow.config import Normalise, PlateflowError
-from plateflow.images.histograms import BINS, focus_score, plane_statistics
+from plateflow.chain import window_is_frozen
+from plateflow.config import Normalise
+from plateflow.errors import PlateflowError
+from plateflow.images.histograms import BINS, focus_score, intensity_limits, plane_statistics
 from plateflow.images.illumination import fit_profile, profile
 from plateflow.images.layout import canvases, read_layout, well_canvases
-from plateflow.images.normalise import ends
 from plateflow.images.read import load_window, normalise, read_canvas
 from plateflow.simulate.cells import camera, illumination_profile, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.state.stages import window_is_frozen
 
 MakeProject = Callable[..., Project]
 CHANNELS = ("DNA", "AGP", "Marker")
@@ -73,9 +73,9 @@ def test_a_field_mended_after_the_freeze_has_its_own_window(make_project: MakePr
 
 
 def test_ends_of_a_histogram() -> None:
-    assert ends(np.array([0, 0, 7, 0]), (1, 99)) == {"low": 2.0, "high": 3.0}
-    assert ends(np.array([1, 98, 1]), (1, 99)) == {"low": 0.0, "high": 1.0}
-    assert ends(np.array([1, 97, 2]), (0, 100)) == {"low": 0.0, "high": 2.0}
+    assert intensity_limits(np.array([0, 0, 7, 0]), (1, 99)) == {"low": 2.0, "high": 3.0}
+    assert intensity_limits(np.array([1, 98, 1]), (1, 99)) == {"low": 0.0, "high": 1.0}
+    assert intensity_limits(np.array([1, 97, 2]), (0, 100)) == {"low": 0.0, "high": 2.0}
 
 
 def test_a_frozen_window_stays(make_project: MakeProject) -> None:

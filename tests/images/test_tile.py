@@ -11,12 +11,13 @@ import pytest
 import tifffile
 from images_project import Project
 
-from plateflow.config import LabelSet, PlateflowError
+from plateflow.config import LabelSet
+from plateflow.errors import PlateflowError
 from plateflow.images.histograms import read_histograms
 from plateflow.images.layout import read_layout, well_canvases
 from plateflow.images.store import open_image
-from plateflow.images.tile import units
 from plateflow.simulate.plate import Fault, WellPlan
+from plateflow.stages.tile import units
 
 MakeProject = Callable[..., Project]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, plate, recognise
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-reader.md"

@@ -12,16 +12,17 @@ import pandas as pd
 import pytest
 from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
 
-from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError
-from plateflow.images import ingest, tile
+from plateflow.chain import STAGES
+from plateflow.config import Config, LabelSet, PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.images.layout import read_layout
 from plateflow.images.store import open_image
 from plateflow.plates import PlaneError, index_plate, recognise
 from plateflow.plates.check import check_plate
 from plateflow.plates.plate import read_row
 from plateflow.simulate.layouts import LAYOUTS
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages import ingest, tile
+from plateflow.stages.runner import JobContext
 
 PATTERN = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t\d+_z(?P<z>\d+))?\.tif"
 PLACE = ["well", "field", "channel", "t", "z"]

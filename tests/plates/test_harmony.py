@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pixels import PlaneError
 from plateflow.simulate.harmony import NAMESPACE, file_name, write_index

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, recognise
 
 

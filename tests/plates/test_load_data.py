@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, recognise
 
 Line = dict[str, str]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import zarr
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
+from plateflow.files import stat_of
 from plateflow.plates import PlaneError, open_plate, recognise
-from plateflow.state.requests import stat_of
 
 
 def group(folder: Path, attributes: dict[str, Any]) -> None:

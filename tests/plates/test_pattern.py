@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pattern import EXAMPLE
 from plateflow.simulate.plate import micro_wells, simulate_plate

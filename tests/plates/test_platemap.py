@@ -6,9 +6,9 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from plateflow.config import PlateflowError
-from plateflow.plan import Plan
+from plateflow.errors import PlateflowError
 from plateflow.plates.platemap import read_plate_map
+from plateflow.workflow import Plan
 
 
 def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -9,7 +9,8 @@ import pytest
 import tifffile
 
 from plateflow.cli.check import report
-from plateflow.config import Config, LabelSet, PlateEntry, PlateflowError
+from plateflow.config import Config, LabelSet, PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
 from plateflow.plates.check_index import check_index

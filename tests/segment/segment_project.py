@@ -1,6 +1,5 @@
 """What tests of the stages share: a configuration with a tiny network, and the stages as Snakemake would run them."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
 from plateflow.paths import PlatePaths
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import MODULES, STAGES
+from plateflow.stages import stage_module
+from plateflow.stages.runner import JobContext
 
 MODEL = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 SETS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def config_of(folder: Path, **keys: Any) -> Config:
 def run(config: Config, entry: PlateEntry, *stages: str) -> PlatePaths:
     for stage in stages:
         for job in STAGES[stage].jobs(config):
-            module = importlib.import_module(MODULES[stage])
+            module = stage_module(stage)
             module.run(JobContext(config=config, entry=entry, stage=STAGES[stage], job=job))
     return PlatePaths.of(entry.plate, results=config.results)
 

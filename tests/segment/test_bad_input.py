@@ -12,15 +12,16 @@ import torch
 import zarr
 from typer.testing import CliRunner
 
+from plateflow.chain import STAGES
 from plateflow.cli import _typer
-from plateflow.config import Config, PlateEntry, PlateflowError, load_config
-from plateflow.images import ingest, normalise, tile
+from plateflow.config import Config, PlateEntry, load_config
+from plateflow.errors import PlateflowError
 from plateflow.model.vit import FlowViT
 from plateflow.paths import PlatePaths
-from plateflow.segment import infer, segment_image
+from plateflow.segment import segment_image
 from plateflow.simulate.plate import micro_wells, simulate_plate
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages import infer, ingest, normalise, tile
+from plateflow.stages.runner import JobContext
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 IMAGE = np.random.default_rng(0).integers(0, 4000, (3, 70, 90)).astype(np.uint16)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.segment.engine import AHEAD, FlowEngine, Request, choose_device
 from plateflow.segment.tiles import FRAME, TILE, Tiling, plan_tiles

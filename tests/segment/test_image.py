@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.metrics import f1
 from plateflow.model import load_model, save_model
 from plateflow.segment import segment_image

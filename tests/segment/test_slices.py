@@ -9,9 +9,9 @@ from segment_project import MODEL, config_of, run, volume_of
 
 from plateflow.config import PlateEntry
 from plateflow.images import store
-from plateflow.segment import stitch
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.simulate.stack import simulate_stack_plate
+from plateflow.stages import stitch
 
 
 def files_of(root: Path) -> dict[str, bytes]:

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from segment_project import MODEL, SETS, config_of, labels_of, run
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.chain import STAGES
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import f1
 from plateflow.paths import PlatePaths
-from plateflow.segment import follow, infer, stitch
 from plateflow.simulate.plate import micro_wells, simulate_plate
+from plateflow.stages import follow, infer, stitch
+from plateflow.stages.runner import JobContext
 from plateflow.state.requests import ask
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
 
 
 def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
@@ -265,8 +266,8 @@ def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tup
 import json, sys
 from plateflow.config import Config, PlateEntry
 from plateflow.segment import follow, infer, stitch
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES
+from plateflow.stages.runner import JobContext
+from plateflow.chain import STAGES
 config, entry = Config.model_validate_json(sys.argv[1]), PlateEntry.model_validate_json(sys.argv[2])
 for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
     stage.run(JobContext(config=config, entry=entry, stage=STAGES[name], job=job))

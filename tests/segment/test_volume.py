@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from segment_project import MODEL, config_of, run, volume_of
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.chain import STAGES
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.flows import flow_error, flows_from_labels, labels_from_flows
 from plateflow.images.layout import read_layout, well_canvases
 from plateflow.metrics import average_precision, f1
 from plateflow.plates.plate import index_plate
-from plateflow.segment import infer, volume
+from plateflow.segment import volume
 from plateflow.segment.plan import anisotropy, block_edge, save_array
 from plateflow.segment.volume import Volume, in_voxels, n_planes
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.record import About, Record
 from plateflow.simulate.stack import simulate_stack, simulate_stack_plate
-from plateflow.state.runner import JobContext, Outcome, Unit
-from plateflow.state.stages import STAGES
+from plateflow.stages import infer
+from plateflow.stages.runner import JobContext, Outcome, Unit
 
 Array = NDArray[Any]
 

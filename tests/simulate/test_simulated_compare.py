@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import zarr
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.simulate.baseline import otsu_watershed
 from plateflow.simulate.compare import compare
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate

@@ -24,9 +24,9 @@ import yaml
 from slurm_cluster import Cluster
 from workflow_project import REPOSITORY, Project, make_project
 
+from plateflow.chain import STAGES
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import Owner, read_owner
-from plateflow.state.stages import STAGES
 
 # The profile as it is shipped, but for the site's names and the waiting times.
 OPTIONS = [

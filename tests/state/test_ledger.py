@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from plateflow.files import append_line
 from plateflow.paths import PlatePaths
 from plateflow.report.costs import summary
-from plateflow.state.journal import Entry, append_line, append_outcome
+from plateflow.state.journal import Entry, append_outcome
 from plateflow.state.ledger import attempts, write_ledger
 
 USED = {"cpu_s": 30.0, "peak_mb": 900.0, "read_mb": 12.0, "written_mb": 3.0}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from plateflow.config import Config
+from plateflow.files import append_line
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import append_line
 from plateflow.state.progress import KILLED, Progress, failure_lines
 
 

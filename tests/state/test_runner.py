@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from plateflow.config import Config, PlateEntry, PlateflowError
-from plateflow.state.journal import append_line, outcomes, read_lines
+from plateflow.chain import STAGES, part_of
+from plateflow.config import Config, PlateEntry
+from plateflow.errors import PlateflowError
+from plateflow.files import append_line, read_lines, stat_of
+from plateflow.stages.runner import Interrupted, JobContext, Outcome, Unit, changes, one_by_one, run_job
+from plateflow.state.journal import outcomes
 from plateflow.state.lease import Lease, read_owner
 from plateflow.state.ledger import attempts
-from plateflow.state.requests import ask, asked, stat_of
-from plateflow.state.runner import Interrupted, JobContext, Outcome, Unit, changes, one_by_one, run_job
-from plateflow.state.stages import STAGES, part_of
+from plateflow.state.requests import ask, asked
 
 WELLS = ["A01", "A02", "A03"]
 
@@ -233,7 +235,7 @@ def test_a_job_told_to_stop_while_it_begins_begins_once(context, monkeypatch):
         if line["event"] == "begin":
             raise Interrupted("stopped by SIGTERM")
 
-    monkeypatch.setattr("plateflow.state.runner.append_line", append_and_stop)
+    monkeypatch.setattr("plateflow.stages.runner.append_line", append_and_stop)
     with pytest.raises(Interrupted):
         run(context, units())
     assert [line["event"] for line in read_lines(context.paths.journal("tile", "0"))] == ["begin", "interrupted"]

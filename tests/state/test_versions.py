@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import plateflow
-from plateflow.state.stages import STAGES
+from plateflow.chain import STAGES
 
 PACKAGE = Path(plateflow.__file__).parent
 LOCK = Path(__file__).parent / "stage_versions.json"
@@ -42,7 +42,7 @@ def test_changed_code_has_a_new_version_or_a_refreshed_lock():
     changed = [name for name, now in state().items() if locked.get(name) != now]
     assert not changed, (
         f"the code of {', '.join(changed)} has changed. If its results can differ, raise the stage's version in "
-        f"state/stages.py, so that its wells are done again; in either case refresh the lock: python {__file__} refresh"
+        f"chain.py, so that its wells are done again; in either case refresh the lock: python {__file__} refresh"
     )
 
 

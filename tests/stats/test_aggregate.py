@@ -10,7 +10,8 @@ from planted_plate import Planted
 from scipy.stats import median_abs_deviation
 from simulated_wells import well_table as simulated
 
-from plateflow.config import PlateEntry, PlateflowError, Stats
+from plateflow.config import PlateEntry, Stats
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.stats.tables import write_statistics
 from plateflow.stats.wells import read_cells, well_table

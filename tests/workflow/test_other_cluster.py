@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 from workflow_project import REPOSITORY, Project, make_project
 
-from plateflow.plan import Plan
-from plateflow.state.stages import STAGES
+from plateflow.chain import STAGES
+from plateflow.workflow import Plan
 
 QSUB = """#!/bin/sh
 # Grid Engine's qsub, as far as profiles/generic uses it: notes its arguments, runs the script, prints a number.

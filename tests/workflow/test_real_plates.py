@@ -4,7 +4,6 @@ One as a user runs it: init, check, snakemake, status. The others in one process
 as a process a job would take most of the time.
 """
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from workflow_project import Project
 
+from plateflow.chain import STAGES
 from plateflow.cli.init import make_entry, write_project
 from plateflow.config import Config, load_config
 from plateflow.paths import PlatePaths
 from plateflow.plates import open_plate
 from plateflow.plates.check import check_plate
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import MODULES, STAGES
+from plateflow.stages import stage_module
+from plateflow.stages.runner import JobContext
 
 
 def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, **options: Any) -> PlatePaths:
@@ -33,7 +33,7 @@ def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, *
     for name, stage in STAGES.items():
         for job in stage.jobs(config):
             context = JobContext(config=config, entry=entry, stage=stage, job=job)
-            importlib.import_module(MODULES[name]).run(context)
+            stage_module(name).run(context)
     paths = PlatePaths.of(entry.plate, results=config.results)
     assert paths.table("report.html").stat().st_size > 10_000
     return paths

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from plateflow.chain import STAGES
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
-from plateflow.state.stages import STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LABEL_SETS = ("nuclei", "cells")

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from plateflow.cli import check, demo, init, plan, retry, segment, status, weights
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 
 _typer = typer.Typer(
     name="plateflow",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 
 if TYPE_CHECKING:
     from plateflow.plates.problem import Problem

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from plateflow.chain import STAGES
 from plateflow.cli.common import Project
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.plates.problem import Problem
 from plateflow.state.slurm import cancel, is_queued
-from plateflow.state.stages import STAGES
 
 OPTIONS = {"slurm_partition": "--partition", "slurm_account": "--account", "gres": "--gres"}
 WAIT_S = 300.0

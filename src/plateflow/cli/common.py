@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from plateflow.config import Config, PlateEntry, PlateflowError, load_config, load_plates
+from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths, parse_well, well_name
 
 ConfigOption = Annotated[

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 
 MARK = "made-by-plateflow-demo"
 

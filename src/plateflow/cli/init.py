@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plateflow.config import Config, LabelSet, Parts, PlateEntry, PlateflowError, config_yaml, load_config, load_plates
+from plateflow.config import Config, LabelSet, Parts, PlateEntry, config_yaml, load_config, load_plates
+from plateflow.errors import PlateflowError
+from plateflow.files import write_atomic
 
 if TYPE_CHECKING:
     from plateflow.plates import Plate
@@ -171,13 +174,12 @@ def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]
         )
     known = plates.get(entry.plate, entry)  # what someone added to its line stays
     plates[entry.plate] = known.model_copy(update=entry.model_dump(exclude_none=True) | plate_sizes(plate))
-    partial = sheet.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: value for key, value in item.model_dump().items() if value is not None} for item in plates.values()
-        )
-    partial.replace(sheet)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: value for key, value in item.model_dump().items() if value is not None} for item in plates.values()
+    )
+    write_atomic(sheet, text.getvalue().encode())
     said.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
     return said

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.estimate import estimates_of, refine
 from plateflow.paths import PlatePaths
 from plateflow.state.ledger import attempts
-from plateflow.state.stages import STAGES
 
 START_S = {"cluster": 60.0, "machine": 4.0}
 """Seconds from one job's end to the next one's work: on a cluster it is noticed at a poll, then queued and started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -10,7 +9,8 @@ import sys
 from pathlib import Path
 
 from plateflow.cli.common import Project
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
+from plateflow.files import write_json
 
 ROOM_BYTES = 10**9
 
@@ -66,9 +66,7 @@ def main() -> None:
         wrong = probe(configfile, gpu=gpu)
     except PlateflowError as error:
         wrong = [str(error)]
-    partial = out.with_suffix(".partial")
-    partial.write_text(json.dumps({"host": socket.gethostname(), "wrong": wrong}))
-    partial.rename(out)
+    write_json(out, {"host": socket.gethostname(), "wrong": wrong})
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
+from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.state import slurm
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import HEARTBEAT_S, SILENT_S, STALE_S, Owner, clear, read_owner
 from plateflow.state.requests import ask
-from plateflow.state.stages import STAGES
 
 
 def retry(

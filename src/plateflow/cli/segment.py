@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,10 +36,10 @@ def segment(
     import tifffile
     from rich.progress import track
 
+    from plateflow.files import write_atomic
     from plateflow.model import check_model
     from plateflow.segment import segment_image
     from plateflow.segment.engine import choose_device
-    from plateflow.state.journal import write_atomic
 
     names = [f"{_stem(path)}_labels.tif" for path in images]
     doubled = sorted({name for name in names if names.count(name) > 1})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -11,12 +10,15 @@ from typing import Annotated
 
 import typer
 
+from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
-from plateflow.config import PlateEntry, PlateflowError
-from plateflow.state.journal import Entry, Key, outcomes, read_lines
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
+from plateflow.files import read_lines
+from plateflow.stages import stage_module
+from plateflow.stages.runner import JobContext, Unit, changes
+from plateflow.state.journal import Entry, Key, outcomes
 from plateflow.state.lease import read_owner
-from plateflow.state.runner import JobContext, Unit, changes
-from plateflow.state.stages import MODULES, STAGES, part_of
 
 Stale = dict[tuple[str, Key], list[str]]
 
@@ -72,7 +74,7 @@ def stale_units(project: Project, entry: PlateEntry) -> tuple[Stale, str]:
         try:
             for job in stage.jobs(project.config):
                 context = JobContext(config=project.config, entry=entry, stage=stage, job=job)
-                units: list[Unit] = importlib.import_module(MODULES[name]).units(context)
+                units: list[Unit] = stage_module(name).units(context)
                 for unit in units:
                     why = changes(context, unit, known.get(unit.key))
                     if why:

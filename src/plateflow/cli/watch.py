@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from plateflow.chain import STAGES
 from plateflow.cli.common import Project
 from plateflow.config import PlateEntry
 from plateflow.state.progress import JobProgress, Progress
-from plateflow.state.stages import STAGES
 
 if TYPE_CHECKING:
     from rich.console import Group

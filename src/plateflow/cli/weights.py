@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from plateflow.config import SAFE_NAME, PlateflowError
+from plateflow.config import SAFE_NAME
+from plateflow.errors import PlateflowError
 
 weights = typer.Typer(
     help="List, fetch, check and add the weights of models. They are looked for in --weights-dir, $PLATEFLOW_WEIGHTS, "

@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.config import FAMILIES, FAMILY_PRESETS, PlateflowError
+from plateflow.config import FAMILIES, FAMILY_PRESETS
+from plateflow.errors import PlateflowError
 from plateflow.features import (
     area_shape,
     colocalisation,

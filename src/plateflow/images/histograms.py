@@ -18,8 +18,8 @@ import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import write_atomic
 
 BINS = 32
 """Height and width of the grid of binned means."""
@@ -203,6 +203,16 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
                 saturated=float(content["saturated"][f, c]),
             )
     return found
+
+
+def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:
+    """The intensity limits of a histogram: the least values that so many percent of the pixels are at or below.
+
+    Pixels of one single value would give a window of no width; it then reaches one step up.
+    """
+    below = np.cumsum(counts)
+    low, high = (int(np.searchsorted(below, max(1, share / 100 * below[-1]))) for share in percentiles)
+    return {"low": float(low), "high": float(max(high, low + 1))}
 
 
 def write_npz(path: Path, **arrays: NDArray[Any]) -> None:

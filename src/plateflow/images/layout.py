@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import Config, PlateflowError
+from plateflow.config import Config
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
 
@@ -305,3 +306,17 @@ def well_canvases(paths: PlatePaths, well: str, config: Config, label_set: str =
     left_out = set(tile.fields) if tile is not None else set()
     dimensions = config.segmentation[label_set].dimensions if label_set else 2
     return canvases(read_layout(paths, well), left_out, config.z, dimensions)
+
+
+def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    """Name of the field that holds each point (px in the image): the first one where fields overlap, the nearest
+    one for a centroid that lies in none (of an object round a corner)."""
+    distance = [
+        np.hypot(
+            np.maximum(np.maximum(box.y - y, y - (box.y + box.height - 1)), 0),
+            np.maximum(np.maximum(box.x - x, x - (box.x + box.width - 1)), 0),
+        )
+        for box in fields
+    ]
+    # Half a pixel, so that a centroid on the line between two fields that touch is in the first one.
+    return np.array([box.name for box in fields], object)[np.argmin(np.floor(np.array(distance) + 0.5), axis=0)]

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import PlateflowError
-from plateflow.images.histograms import read_histograms
+from plateflow.errors import PlateflowError
+from plateflow.files import digest
+from plateflow.images.histograms import intensity_limits, read_histograms
 from plateflow.images.illumination import profile
 from plateflow.images.layout import Canvas, WellLayout, read_layout
-from plateflow.images.normalise import ends
 from plateflow.images.store import open_image
 from plateflow.paths import PlatePaths
-from plateflow.state.stages import digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +68,10 @@ class Window:
         for c, channel in enumerate(channels):
             if settings["scope"] == "well":
                 total = np.sum([found[name, channel].counts for name in used], axis=0)
-                made[c] = list(ends(total, settings["percentiles"]).values())
+                made[c] = list(intensity_limits(total, settings["percentiles"]).values())
             else:
                 for f, name in enumerate(names):
-                    made[c, f] = list(ends(found[name, channel].counts, settings["percentiles"]).values())
+                    made[c, f] = list(intensity_limits(found[name, channel].counts, settings["percentiles"]).values())
         return made
 
     def fingerprint(self, channels: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.files import replace_folder, write_atomic
 from plateflow.images.halve import halve_labels, halve_mean
 from plateflow.images.layout import Canvas, WellLayout
 from plateflow.images.shards import Level, Map, write_shards
 from plateflow.paths import PlatePaths, parse_well, row_name
-from plateflow.state.journal import write_atomic
 
 CHUNK_PX = 512
 SHARD_BYTES = 2**30
@@ -106,7 +105,7 @@ def create_plate(
         else:
             shape, edge, kept = _kept(layout, levels)
             files = _arrays(shape, layout.dtype, edge, kept, "tczyx")
-            _put_tree(image, {"zarr.json": _group(attributes), **files, **_field_table(layout)})
+            replace_folder(image, {"zarr.json": _group(attributes), **files, **_field_table(layout)})
         for name in label_sets:
             _make_labels(image / "labels" / name, layout, levels, z_mode)
         _write_group(image / "labels", {"ome": {"version": VERSION, "labels": list(label_sets)}})
@@ -239,7 +238,7 @@ def _make_labels(group: Path, layout: WellLayout, levels: int, z_mode: str) -> N
     if there:
         _write_group(group, attributes)
     else:
-        _put_tree(group, {"zarr.json": _group(attributes), **files})
+        replace_folder(group, {"zarr.json": _group(attributes), **files})
 
 
 def _image_attributes(layout: WellLayout, info: Mapping[str, Any], levels: int) -> dict[str, Any]:
@@ -357,21 +356,3 @@ def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     path, data = folder / "zarr.json", _group(attributes)
     if not path.is_file() or path.read_bytes() != data:
         write_atomic(path, data)
-
-
-def _put_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder with these files in place by rename; one that is there goes away whole."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        for name, data in files.items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)  # first: to be killed between them would lose the generation, and removal takes long
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.plates.reader import some
 from plateflow.plates.tables import Sheet, read_sheets
 

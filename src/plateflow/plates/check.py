@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from plateflow.config import Config, PlateEntry, PlateflowError
+from plateflow.config import Config, PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import check_index
 from plateflow.plates.check_pixels import check_pixels

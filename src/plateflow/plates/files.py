@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 
 
 @dataclass(frozen=True, kw_only=True)

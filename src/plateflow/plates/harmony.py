@@ -16,7 +16,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.plates.files import Listing, inside, list_files, local, whole, xml_elements
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well, well_name
 from plateflow.plates.files import Listing, decode, list_files, peek
 from plateflow.plates.metaseries import WELLS_SAMPLED, Headers, Plane, heights_of, positions_of, real

@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 from plateflow.plates.files import Listing, decode, inside, list_files, peek, whole
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 from plateflow.plates.files import Listing, inside, list_files
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some

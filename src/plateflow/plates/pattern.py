@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 from plateflow.plates.files import Listing, decode, inside, list_files, peek
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import SAFE_NAME, PlateEntry, PlateflowError
+from plateflow.config import SAFE_NAME, PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader

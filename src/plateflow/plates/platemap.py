@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well, row_name, well_name
 from plateflow.plates.barcodes import external_metadata, is_barcode_table, map_of
 from plateflow.plates.roles import role_of

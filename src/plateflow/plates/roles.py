@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 
 ROLES = ("negative", "positive", "treatment", "empty")
 _JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty": "empty"}

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from plateflow.config import PlateEntry, PlateflowError
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 from plateflow.plates.files import Listing, inside, list_files, local, peek, whole, xml_elements
 from plateflow.plates.reader import Index, Records, make_index, plate_folder, some

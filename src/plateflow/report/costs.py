@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from plateflow.chain import STAGES
 from plateflow.state.ledger import attempts
-from plateflow.state.stages import STAGES
 
 if TYPE_CHECKING:
     from plateflow.report.sections import View

@@ -10,12 +10,12 @@ from typing import Any
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.estimate import refine
 from plateflow.features.tables import records
+from plateflow.files import digest, write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import outcomes, write_atomic
+from plateflow.stages.script import logged
+from plateflow.state.journal import outcomes
 from plateflow.state.ledger import write_screen_ledger
 from plateflow.state.left_out import left_out_lines
-from plateflow.state.script import logged
-from plateflow.state.stages import digest
 from plateflow.stats.wells import NOT_ACQUIRED
 
 HITS = 50

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.features.stage import channel_names, compartment
+from plateflow.chain import STAGES, parameters
 from plateflow.features.tables import records
 from plateflow.report import charts, costs, screening, thumbnails
 from plateflow.report.page import render
+from plateflow.stages.features import channel_names, compartment
+from plateflow.stages.runner import JobContext
 from plateflow.state.journal import LEFT_OUT, Entry
-from plateflow.state.runner import JobContext
-from plateflow.state.stages import STAGES, parameters
 from plateflow.stats.quality import FLAGS
 from plateflow.stats.wells import OWN
 

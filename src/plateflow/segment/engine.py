@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.segment.tiles import TILE, TilePlan, Tiling, network_shape, plan_tiles
 
 IN_CHANNELS = 3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.segment.plan import describe_model, grid_of
 from plateflow.segment.tiles import network_shape, plan_tiles
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import PlateflowError
+from plateflow.chain import parameters
+from plateflow.errors import PlateflowError
+from plateflow.files import atomic_file
 from plateflow.model.registry import ModelInfo, model_info
+from plateflow.stages.runner import JobContext, Unit, upstream_of
 from plateflow.state.journal import Entry, Key
-from plateflow.state.runner import JobContext, Unit, upstream_of
-from plateflow.state.stages import parameters
 
 if TYPE_CHECKING:
     from plateflow.images.layout import Canvas, WellLayout
@@ -239,18 +240,10 @@ def stitch_units(context: JobContext, wells: list[str]) -> list[Unit]:
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an npy file by rename, without a copy of the array in memory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            array = np.ascontiguousarray(array)
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(array.data)  # not through tofile, which doesn't say that the disk is full
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    array = np.ascontiguousarray(array)
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)  # not through tofile, which doesn't say that the disk is full
 
 
 def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.simulate.baseline import otsu_watershed
 

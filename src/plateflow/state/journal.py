@@ -6,13 +6,13 @@ greatest sequence number of each key: changing the number of parts leaves old jo
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from plateflow.files import append_line, read_lines
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
 LEFT_OUT = ("quarantined", "missing")
@@ -66,22 +66,6 @@ class Entry:
         return self.state in LEFT_OUT
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSON-lines file; a last line cut off by a kill is passed over."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for line in data.split(b"\n"):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
-
-
 def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
     """The latest outcome of every unit over the journals of a stage.
 
@@ -123,34 +107,6 @@ def _parsed(path: Path, _size: int, _mtime_ns: int) -> tuple[dict[Key, Entry], d
     return done, started
 
 
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append one line and make it durable; a torn last line of an earlier writer is closed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    with path.open("ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                text = b"\n" + text
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def append_outcome(path: Path, entry: Entry) -> None:
     """Append the outcome of a unit."""
     append_line(path, {"event": "done", **asdict(entry)})
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file by rename: readers see the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.state.slurm import is_queued
 
 HEARTBEAT_S = 2.0

@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plateflow.chain import STAGES
+from plateflow.files import read_lines, write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import read_lines, write_atomic
 from plateflow.state.lease import read_owner
-from plateflow.state.stages import STAGES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from plateflow.chain import STAGES
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
-from plateflow.state.stages import STAGES
 
 
 def left_out_lines(paths: PlatePaths) -> Iterator[str]:

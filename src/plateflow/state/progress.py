@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from plateflow.chain import STAGES
 from plateflow.config import Config
+from plateflow.files import read_lines
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import read_lines
 from plateflow.state.lease import SILENT_S, read_owner
-from plateflow.state.stages import STAGES
 
 KILLED = "killed: over its memory or its time limit, or its node is gone"
 State = Literal["waits", "runs", "silent", "failed", "done"]

@@ -10,27 +10,11 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from stat import S_ISDIR
 from typing import Any
 
+from plateflow.chain import STAGES, part_of
+from plateflow.files import append_line, digest, read_lines, stat_of, write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import append_line, read_lines, write_atomic
-from plateflow.state.stages import STAGES, digest, part_of
-
-
-def stat_of(path: str | Path) -> list[int] | None:
-    """Size and modification time (ns) of a file, or None where there is none.
-
-    Of a folder (a Zarr array that is read in place) the sum and the latest of all files below it.
-    """
-    try:
-        stat = Path(path).stat()
-        if S_ISDIR(stat.st_mode):
-            files = [file.stat() for file in Path(path).rglob("*") if file.is_file()]
-            return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def ask(paths: PlatePaths, *, kind: str, stage: str, well: str = "", n_columns: int = 0) -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.images.histograms import read_histograms
-from plateflow.images.normalise import ends
+from plateflow.images.histograms import intensity_limits, read_histograms
 from plateflow.paths import PlatePaths
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def read_quality(
                 rows.append(row | dict(zip(("State", "Reason"), out[name], strict=True)))
                 continue
             here = found[name, channel]
-            low, high = ends(here.counts, which).values()
+            low, high = intensity_limits(here.counts, which).values()
             rows.append(
                 row
                 | {"State": "ok", "Reason": "", "Objects": objects.get(well, {}).get(name, 0)}
@@ -78,12 +77,12 @@ def read_quality(
             )
         for channel in channels if used else ():
             total = np.sum([found[name, channel].counts for name in used], axis=0)
-            low, high = ends(total, which).values()
+            low, high = intensity_limits(total, which).values()
             wells.append((well, channel, low, high))
             plate[channel] = plate.get(channel, np.zeros_like(total)) + total
     numbers = ("Objects", "Background", "Brightness", "Sharpness", "SaturatedFraction")
     table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *numbers, "Constant"])
     table = table.astype(dict.fromkeys(numbers, np.float64))
     table["Constant"] = table["Constant"].eq(True)
-    now = {channel: ends(counts, which) for channel, counts in plate.items()}
+    now = {channel: intensity_limits(counts, which) for channel, counts in plate.items()}
     return PlateQuality(fields=table, wells=pd.DataFrame(wells, columns=WELL_COLUMNS), now=now)

@@ -9,8 +9,8 @@ import numpy as np
 
 from plateflow.config import Stats
 from plateflow.features.tables import parquet_bytes
+from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import write_atomic
 from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.normalise import MIN_WELLS, normalise, reference_wells, well_values
 

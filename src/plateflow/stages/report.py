@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plateflow.files import write_atomic
 from plateflow.images.read import load_window
-from plateflow.state.journal import write_atomic
+from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
 from plateflow.state.ledger import write_ledger
-from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
 
 
 def units(context: JobContext) -> list[Unit]:

@@ -5,8 +5,6 @@ Loaded while the Snakefile is parsed, so it imports the configuration alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -114,30 +112,11 @@ STAGES = {
     )
 }
 
-MODULES = {
-    "ingest": "plateflow.images.ingest",
-    "tile": "plateflow.images.tile",
-    "normalise": "plateflow.images.normalise",
-    "infer": "plateflow.segment.infer",
-    "follow": "plateflow.segment.follow",
-    "stitch": "plateflow.segment.stitch",
-    "features": "plateflow.features.stage",
-    "aggregate": "plateflow.stats.aggregate",
-    "report": "plateflow.report.stage",
-}
-"""Where each stage's `units(context)` and `run(context)` are; imported by name, so that this module stays light."""
-
 
 def part_of(well: str, parts: int, n_columns: int) -> int:
     """The part that a well belongs to, from its row and column alone."""
     row, column = parse_well(well)
     return (row * n_columns + column) % parts
-
-
-def digest(*values: Any) -> str:
-    """A short, stable hash of JSON-able values."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | None = None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from plateflow.config import PlateflowError
-from plateflow.state.runner import Interrupted, JobContext, explained, job_context
+from plateflow.errors import PlateflowError
+from plateflow.stages.runner import Interrupted, JobContext, explained, job_context
 
 
 def run_stage(snakemake: Any, stage: str, run: Callable[[JobContext], None]) -> None:

@@ -13,13 +13,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from plateflow.chain import STAGES, parameters, window_is_frozen
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.estimate import Estimate, estimates_of
+from plateflow.files import digest, stat_of
 from plateflow.model.registry import find_weights, licence_notice, model_info
 from plateflow.paths import PlatePaths
 from plateflow.state.left_out import left_out_lines
-from plateflow.state.requests import asked, stat_of
-from plateflow.state.stages import STAGES, digest, parameters, window_is_frozen
+from plateflow.state.requests import asked
 
 SMALL_MODEL = 2**26
 """Bytes up to which a model is hashed while the Snakefile is parsed: a twentieth of a second."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from plateflow.state.journal import Entry, write_atomic
-from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
-from plateflow.state.stages import window_is_frozen
+from plateflow.chain import window_is_frozen
+from plateflow.files import write_atomic
+from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.state.journal import Entry
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Ends = dict[str, float]
 
 
 def units(context: JobContext) -> list[Unit]:
@@ -55,7 +54,7 @@ def freeze(context: JobContext) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import read_histograms, write_npz
+    from plateflow.images.histograms import intensity_limits, read_histograms, write_npz
     from plateflow.images.illumination import fit_profile
 
     if is_frozen(context):
@@ -79,7 +78,9 @@ def freeze(context: JobContext) -> Outcome:
         "freeze": settings.freeze if plate else 0,
         "settings": context.parameters(),
         "channels": {
-            channel: ends(plate[channel], settings.percentiles) if channel in plate else {"low": 0.0, "high": top}
+            channel: intensity_limits(plate[channel], settings.percentiles)
+            if channel in plate
+            else {"low": 0.0, "high": top}
             for channel in channels
         },
         "fields": {channel: len(binned[channel]) for channel in channels},
@@ -94,15 +95,3 @@ def freeze(context: JobContext) -> Outcome:
     if not plate:
         return Outcome(state="flagged", reason="empty", detail="no field of the plate can be used", info=info)
     return Outcome(info=info)
-
-
-def ends(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> Ends:
-    """The window of a histogram: the least values that so many percent of the pixels are at or below.
-
-    Pixels of one single value would give a window of no width; it then reaches one step up.
-    """
-    import numpy as np
-
-    below = np.cumsum(counts)
-    low, high = (int(np.searchsorted(below, max(1, share / 100 * below[-1]))) for share in percentiles)
-    return {"low": float(low), "high": float(max(high, low + 1))}

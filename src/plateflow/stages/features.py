@@ -13,12 +13,12 @@ from plateflow.features.feature import Feature
 from plateflow.features.measure import chosen_families, column_features, measure
 from plateflow.features.quality import FROM_SEGMENTATION
 from plateflow.features.tables import parquet_bytes
-from plateflow.images.layout import Canvas, FieldBox, read_layout, well_canvases
+from plateflow.files import write_atomic
+from plateflow.images.layout import Canvas, nearest_field, read_layout, well_canvases
 from plateflow.images.read import load_window, read_canvas
 from plateflow.images.store import open_image
 from plateflow.paths import parse_well, row_name
-from plateflow.state.journal import write_atomic
-from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job, upstream_of
+from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job, upstream_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,20 +188,6 @@ def texture_tops(context: JobContext, dtype: str) -> list[float]:
     ends = [max(float(window.ends(channel)[1]), 1 / 256) for channel in channel_names(context)]
     tops = [2.0 ** (np.floor(np.log2(end)) + 1) for end in ends]
     return [min(found - 1, top) / top if np.issubdtype(dtype, np.integer) else found for found in tops]
-
-
-def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """Name of the field that holds each point (px in the image): the first one where fields overlap, the nearest
-    one for a centroid that lies in none (of an object round a corner)."""
-    distance = [
-        np.hypot(
-            np.maximum(np.maximum(box.y - y, y - (box.y + box.height - 1)), 0),
-            np.maximum(np.maximum(box.x - x, x - (box.x + box.width - 1)), 0),
-        )
-        for box in fields
-    ]
-    # Half a pixel, so that a centroid on the line between two fields that touch is in the first one.
-    return np.array([box.name for box in fields], object)[np.argmin(np.floor(np.array(distance) + 0.5), axis=0)]
 
 
 def _top(dtype: str) -> float:

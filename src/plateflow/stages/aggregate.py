@@ -14,12 +14,12 @@ import numpy as np
 
 from plateflow.config import Config
 from plateflow.features.feature import Feature
-from plateflow.features.stage import cell_columns, channel_names, compartment, nearest_field
+from plateflow.files import digest, write_atomic
 from plateflow.images.layout import well_canvases
 from plateflow.images.read import load_window
-from plateflow.state.journal import Entry, write_atomic
-from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
-from plateflow.state.stages import digest
+from plateflow.stages.features import cell_columns, channel_names, compartment, nearest_field
+from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.state.journal import Entry
 from plateflow.stats.wells import OWN, SPREADS
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.segment.infer import units as infer_units_of
+from plateflow.chain import STAGES
+from plateflow.files import write_atomic
 from plateflow.segment.plan import (
     block_edge,
     follow_units,
@@ -25,9 +26,8 @@ from plateflow.segment.plan import (
     scratch_array,
     stitch_units,
 )
-from plateflow.state.journal import write_atomic
-from plateflow.state.runner import JobContext, Outcome, Unit, changes, one_by_one, run_job
-from plateflow.state.stages import STAGES
+from plateflow.stages.infer import units as infer_units_of
+from plateflow.stages.runner import JobContext, Outcome, Unit, changes, one_by_one, run_job
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,11 +10,11 @@ import hashlib
 import io
 import json
 
+from plateflow.files import write_atomic
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, some
-from plateflow.state.journal import write_atomic
-from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
 
 
 def units(context: JobContext) -> list[Unit]:

@@ -14,11 +14,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from plateflow.files import digest, stat_of
 from plateflow.images.layout import FieldBox, WellLayout, read_layout
 from plateflow.plates.reader import plate_folder
-from plateflow.state.requests import stat_of
-from plateflow.state.runner import JobContext, Outcome, Unit, one_by_one, run_job
-from plateflow.state.stages import digest
+from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import PlateflowError
+from plateflow.errors import PlateflowError
 from plateflow.model.registry import ModelInfo
 from plateflow.segment.plan import (
     anisotropy,
@@ -20,8 +20,8 @@ from plateflow.segment.plan import (
     required,
     save_array,
 )
+from plateflow.stages.runner import JobContext, Outcome, Unit, run_job, upstream_of
 from plateflow.state.journal import Key
-from plateflow.state.runner import JobContext, Outcome, Unit, run_job, upstream_of
 
 if TYPE_CHECKING:
     from plateflow.images.layout import Canvas

@@ -20,22 +20,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from plateflow.config import Config, PlateEntry, PlateflowError
+from plateflow.chain import STAGES, Stage, parameters, part_of
+from plateflow.config import Config, PlateEntry
+from plateflow.errors import PlateflowError
+from plateflow.files import append_line, digest, read_lines, write_atomic
 from plateflow.paths import PlatePaths
 from plateflow.state import usage
-from plateflow.state.journal import (
-    Entry,
-    Key,
-    State,
-    append_line,
-    append_outcome,
-    outcomes,
-    read_lines,
-    write_atomic,
-)
+from plateflow.state.journal import Entry, Key, State, append_outcome, outcomes
 from plateflow.state.lease import Lease
 from plateflow.state.requests import request_number, watch
-from plateflow.state.stages import STAGES, Stage, digest, parameters, part_of
 
 
 class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` may not swallow it

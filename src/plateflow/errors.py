@@ -1,0 +1,75 @@
+"""Errors that a user can fix, by kind: whoever calls Plateflow can catch one kind and let the others pass.
+
+The bottom of the package: everything may import it, and it imports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class PlateflowError(Exception):
+    """An error that a user can fix: what happened, where, why, and what to do.
+
+    Args:
+        what: one sentence, without a full stop.
+        where: plate, well, field or file.
+        why: the cause as far as it is known.
+        remedy: what the user can do now.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.why, self.remedy = what, where, why, remedy
+        parts = [what]
+        if where:
+            parts.append(f"  where: {where}")
+        if why:
+            parts.append(f"  why: {why}")
+        if remedy:
+            parts.append(f"  what to do: {remedy}")
+        super().__init__("\n".join(parts))
+
+
+class ConfigError(PlateflowError):
+    """The configuration or the plate sheet can't be used, or doesn't fit the plate."""
+
+
+class RawDataError(PlateflowError):
+    """A raw plate, its index or its plate map can't be read or understood."""
+
+
+class ModelError(PlateflowError, ValueError):
+    """A model or its weights file can't be used."""
+
+
+class ChannelError(ConfigError):
+    """A plate or an image lacks a channel that was asked for."""
+
+    @classmethod
+    def missing(
+        cls, wanted: Iterable[str], known: Iterable[str], *, where: str, remedy: str = "name one of these instead"
+    ) -> ChannelError:
+        """The error for names in `wanted` that `known` lacks.
+
+        Args:
+            wanted: the names asked for; those that are known aren't mentioned.
+            known: the channels that there are.
+            where: plate, label set or file.
+            remedy: where to change the name.
+        """
+        known = list(known)
+        absent = ", ".join(repr(name) for name in wanted if name not in known)
+        return cls(
+            f"there is no channel {absent}",
+            where=where,
+            why=f"the channels are {', '.join(map(repr, known))}",
+            remedy=remedy,
+        )
+
+
+class ResultsError(PlateflowError):
+    """Something that an earlier stage should have left is missing or damaged."""
+
+
+class LeaseError(PlateflowError):
+    """Another job holds the lease, or a driver still runs."""
