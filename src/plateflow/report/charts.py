@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.features.tables import records
 from plateflow.paths import row_name, well_name
+from plateflow.tables import records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,6 @@ from typing import Any
 
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.estimate import refine
-from plateflow.features.tables import records
 from plateflow.files import digest, write_atomic
 from plateflow.paths import PlatePaths
 from plateflow.stages.script import logged
@@ -17,6 +16,7 @@ from plateflow.state.journal import outcomes
 from plateflow.state.ledger import write_screen_ledger
 from plateflow.state.left_out import left_out_lines
 from plateflow.stats.wells import NOT_ACQUIRED
+from plateflow.tables import records
 
 HITS = 50
 SHOWN = 200

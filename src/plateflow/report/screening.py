@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.features.tables import records
 from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, vega
 from plateflow.stats.doses import four_parameters
 from plateflow.stats.normalise import has_role, in_use, well_values
 from plateflow.stats.positions import EFFECTS
+from plateflow.tables import records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.chain import STAGES, parameters
-from plateflow.features.tables import records
 from plateflow.report import charts, costs, screening, thumbnails
 from plateflow.report.page import render
 from plateflow.stages.features import channel_names, compartment
@@ -21,6 +20,7 @@ from plateflow.stages.runner import JobContext
 from plateflow.state.journal import LEFT_OUT, Entry
 from plateflow.stats.quality import FLAGS
 from plateflow.stats.wells import OWN
+from plateflow.tables import records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,13 +12,13 @@ from plateflow.config import Config
 from plateflow.features.feature import Feature
 from plateflow.features.measure import chosen_families, column_features, measure
 from plateflow.features.quality import FROM_SEGMENTATION
-from plateflow.features.tables import parquet_bytes
 from plateflow.files import write_atomic
 from plateflow.images.layout import Canvas, nearest_field, read_layout, well_canvases
 from plateflow.images.read import load_window, read_canvas
 from plateflow.images.store import open_image
 from plateflow.paths import parse_well, row_name
 from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job, upstream_of
+from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import pandas as pd

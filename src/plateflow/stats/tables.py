@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.config import Stats
-from plateflow.features.tables import parquet_bytes
 from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
 from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.normalise import MIN_WELLS, normalise, reference_wells, well_values
+from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,7 @@
-"""Tables as bytes, and as rows: the same rows give the same file."""
+"""Tables as the project writes and reads them: the same rows always give the same bytes.
+
+pandas and pyarrow are imported on use, so that importing this module stays cheap.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,19 @@ if TYPE_CHECKING:
 
 
 def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """A table as parquet: text as dictionaries, numbers plain (dictionaries of floats are slower and larger)."""
+    """Encode a table as parquet: text with dictionaries, numbers plain (dictionaries of floats are slower and larger).
+
+    Args:
+        frame: the table; its index is not written.
+
+    Returns:
+        The content of the file, compressed with zstd in row groups of 20,000 rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    # No row of a text column says nothing about its type: pandas calls it object, pyarrow null.
+    # A text column without a value has no type: pandas calls it object, pyarrow null.
     fields = [pa.field(f.name, pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
     table = table.cast(pa.schema(fields))
     text = [f.name for f in fields if pa.types.is_string(f.type)]
@@ -25,6 +35,6 @@ def parquet_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dictionaries, with None for every empty or NaN cell."""
+    """The rows of a table as dictionaries, with None for every empty or NaN cell."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return cast(list[dict[str, Any]], rows)
