@@ -9,6 +9,7 @@ from planted_plate import Planted, plant
 
 from plateflow.config import Config, PlateEntry, load_config
 from plateflow.errors import PlateflowError
+from plateflow.features.columns import cell_columns
 from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox, read_layout, well_canvases
 from plateflow.images.read import load_window
@@ -16,7 +17,7 @@ from plateflow.images.store import open_image, write_labels
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.plate import Fault, WellPlan
 from plateflow.simulate.record import About, Record
-from plateflow.stages.features import cell_columns, nearest_field, texture_tops
+from plateflow.stages.features import nearest_field, texture_tops
 from plateflow.state.journal import Entry, append_outcome
 
 

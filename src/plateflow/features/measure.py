@@ -88,6 +88,11 @@ def _relations(rows: str, other: str) -> list[Feature]:
     ]
 
 
+def compartment(label_set: str) -> str:
+    """The prefix of a label set's columns: nuclei -> Nuclei."""
+    return label_set[0].upper() + label_set[1:]
+
+
 def row_compartment(compartments: Iterable[str]) -> str:
     """The compartment that makes the rows where nothing else is said: Cells if there is one, else the first."""
     names = list(compartments)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.chain import STAGES, parameters
+from plateflow.features.measure import compartment
 from plateflow.report import charts, costs, screening, thumbnails
 from plateflow.report.page import render
-from plateflow.stages.features import channel_names, compartment
+from plateflow.stages.features import channel_names
 from plateflow.stages.runner import JobContext
 from plateflow.state.journal import LEFT_OUT, Entry
 from plateflow.stats.quality import FLAGS

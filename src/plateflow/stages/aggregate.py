@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.config import Config
+from plateflow.features.columns import cell_columns
 from plateflow.features.feature import Feature
+from plateflow.features.measure import compartment
 from plateflow.files import digest, write_atomic
 from plateflow.images.layout import well_canvases
 from plateflow.images.read import load_window
-from plateflow.stages.features import cell_columns, channel_names, compartment, nearest_field
+from plateflow.stages.features import channel_names, nearest_field
 from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
 from plateflow.state.journal import Entry
 from plateflow.stats.wells import OWN, SPREADS

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import Config
-from plateflow.features.feature import Feature
-from plateflow.features.measure import chosen_families, column_features, measure
+from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
+from plateflow.features.measure import compartment, measure
 from plateflow.features.quality import FROM_SEGMENTATION
 from plateflow.files import write_atomic
 from plateflow.images.layout import Canvas, nearest_field, read_layout, well_canvases
@@ -22,36 +21,6 @@ from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_TEXT = ("Metadata_Plate", "Metadata_Well", "Metadata_Row", "Metadata_Site", "Metadata_ObjectID")
-METADATA = (*_TEXT, "Metadata_Column", "Metadata_Time", "Metadata_Z")
-
-
-def compartment(label_set: str) -> str:
-    """The prefix of a label set's columns: nuclei -> Nuclei."""
-    return label_set[0].upper() + label_set[1:]
-
-
-def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
-    """The feature columns of a plate's cell tables, in order."""
-    names = [compartment(name) for name in config.segmentation]
-    columns = column_features(
-        names,
-        channels,
-        families=_families(config),
-        rows=compartment(config.rows),
-        ndim=config.segmentation[config.rows].dimensions,
-        texture_scales=config.features.texture_scales,
-    )
-    if "quality" in _families(config):
-        columns |= {f"{name}_{feature.name}": feature for name in names for feature in FROM_SEGMENTATION.values()}
-    return columns
-
-
-def _families(config: Config) -> tuple[str, ...]:
-    """The configured ones, and the location, which tells an object's field."""
-    dimensions = config.segmentation[config.rows].dimensions
-    return ("location", *chosen_families(config.features.families, dimensions))
 
 
 def units(context: JobContext) -> list[Unit]:
@@ -126,7 +95,7 @@ def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str
             labels,
             channels=channels,
             pixel_size_um=pixel_um if layout.unit_known else np.nan,
-            families=_families(config),
+            families=cell_families(config),
             rows=rows,
             origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
             outside=outside,
@@ -144,20 +113,20 @@ def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str
     order = [*METADATA, *matches, "ObjectNumber", *columns]
     parts = [part for part in parts if len(part)]
     if not parts:
-        return _typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), dict(orphans)
+        return typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), dict(orphans)
     table = pd.concat(parts, ignore_index=True).sort_values("ObjectNumber", kind="stable", ignore_index=True)
     row, column = parse_well(well)
     more: dict[str, Any] = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
     more |= {"Metadata_Row": row_name(row), "Metadata_Column": column + 1}
     place = f"{paths.plate}/{well}/"
     more["Metadata_ObjectID"] = place + table["Metadata_Site"] + "/" + table["ObjectNumber"].astype(str)
-    if "quality" in _families(config):
+    if "quality" in cell_families(config):
         for name in label_sets:
             objects, prefix = pd.read_parquet(paths.objects(name, well)).set_index("label"), compartment(name)
             matched = objects.reindex(table[f"{prefix}_Number_Object_Number"])
             more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
-    return _typed(table[order]), dict(orphans)
+    return typed(table[order]), dict(orphans)
 
 
 def read_labels(group: Any, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:
@@ -192,16 +161,3 @@ def texture_tops(context: JobContext, dtype: str) -> list[float]:
 
 def _top(dtype: str) -> float:
     return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Measurements as float32; numbers of objects stay exact."""
-    exact = {"ObjectNumber": np.int64, "Metadata_Column": np.int32, "Metadata_Time": np.int32, "Metadata_Z": np.int32}
-    numbers = ("Object_Number", "ObjectNumber_Adjacent")
-    types: dict[str, Any] = {}
-    for name in map(str, table.columns):
-        if name.startswith("Metadata_") or name == "ObjectNumber":
-            types[name] = exact.get(name, object)
-        else:
-            types[name] = np.float64 if name.endswith(numbers) or "_Parent_" in name else np.float32
-    return table.astype(types)

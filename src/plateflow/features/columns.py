@@ -1,0 +1,59 @@
+"""The columns of a plate's cell tables: which there are, in which order, and their types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plateflow.config import Config
+from plateflow.features.feature import Feature
+from plateflow.features.measure import chosen_families, column_features, compartment
+from plateflow.features.quality import FROM_SEGMENTATION
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEXT = ("Metadata_Plate", "Metadata_Well", "Metadata_Row", "Metadata_Site", "Metadata_ObjectID")
+METADATA = (*_TEXT, "Metadata_Column", "Metadata_Time", "Metadata_Z")
+_INTEGERS = {"ObjectNumber": np.int64, "Metadata_Column": np.int32, "Metadata_Time": np.int32, "Metadata_Z": np.int32}
+_OBJECT_NUMBERS = ("Object_Number", "ObjectNumber_Adjacent")
+
+
+def cell_families(config: Config) -> tuple[str, ...]:
+    """The configured families, and the location, from which an object's field follows."""
+    dimensions = config.segmentation[config.rows].dimensions
+    return ("location", *chosen_families(config.features.families, dimensions))
+
+
+def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
+    """The feature columns of a plate's cell tables, in order.
+
+    Args:
+        config: of the plate.
+        channels: names of the plate's channels, in order.
+    """
+    names = [compartment(name) for name in config.segmentation]
+    families = cell_families(config)
+    columns = column_features(
+        names,
+        channels,
+        families=families,
+        rows=compartment(config.rows),
+        ndim=config.segmentation[config.rows].dimensions,
+        texture_scales=config.features.texture_scales,
+    )
+    if "quality" in families:
+        columns |= {f"{name}_{feature.name}": feature for name in names for feature in FROM_SEGMENTATION.values()}
+    return columns
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """The cell table with its types on disk: measurements as float32; numbers of objects stay exact."""
+    types: dict[str, Any] = {}
+    for name in map(str, table.columns):
+        if name.startswith("Metadata_") or name == "ObjectNumber":
+            types[name] = _INTEGERS.get(name, object)
+        else:
+            types[name] = np.float64 if name.endswith(_OBJECT_NUMBERS) or "_Parent_" in name else np.float32
+    return table.astype(types)
