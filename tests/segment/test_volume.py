@@ -23,7 +23,9 @@ from plateflow.images.layout import read_layout, well_canvases
 from plateflow.metrics import average_precision, f1
 from plateflow.plates.plate import index_plate
 from plateflow.segment import volume
-from plateflow.segment.plan import anisotropy, block_edge, save_array
+from plateflow.segment.grid import anisotropy
+from plateflow.segment.plan import block_edge
+from plateflow.segment.scratch import save_array
 from plateflow.segment.volume import Volume, in_voxels, n_planes
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.record import About, Record

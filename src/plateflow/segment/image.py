@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
-from plateflow.segment.plan import describe_model, grid_of
+from plateflow.segment.grid import grid_of
+from plateflow.segment.plan import describe_model
 from plateflow.segment.tiles import network_shape, plan_tiles
 
 if TYPE_CHECKING:

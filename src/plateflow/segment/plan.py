@@ -1,4 +1,4 @@
-"""What infer, follow and stitch agree on: the network's grid, the channels, the blocks, the scratch files.
+"""What infer, follow and stitch agree on: the grid of a label set, its channels, the blocks, the units.
 
 Imports neither torch nor zarr: a job that has nothing to do loads this and no more.
 """
@@ -6,58 +6,19 @@ Imports neither torch nor zarr: a job that has nothing to do loads this and no m
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from plateflow.chain import parameters
 from plateflow.errors import PlateflowError
-from plateflow.files import atomic_file
 from plateflow.model.registry import ModelInfo, model_info
+from plateflow.segment.grid import Grid, grid_of
 from plateflow.stages.runner import JobContext, Unit, upstream_of
 from plateflow.state.journal import Entry, Key
 
 if TYPE_CHECKING:
-    from plateflow.images.layout import Canvas, WellLayout
-
-N_STEPS = 200
-"""Steps of a path on the network's grid, as Cellpose follows them."""
-SCALE_RANGE = (1 / 16, 16)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """The network's grid: px of it for one px of the canvas, and the steps that a path takes on the canvas."""
-
-    scale: float = 1.0
-    n_steps: int = N_STEPS
-
-
-def grid_of(info: ModelInfo, diameter: float | None, *, where: str) -> Grid:
-    """The grid on which objects of `diameter` (px of the canvas) have the model's diameter.
-
-    Without a diameter, or for a model that has none, the canvas is taken as it is.
-
-    Raises:
-        PlateflowError: the scale would be beyond 16 in either direction: the diameter is wrong.
-    """
-    if diameter is None or info.diameter is None:
-        return Grid()
-    scale = info.diameter / diameter if diameter > 0 else math.inf
-    if not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
-        raise PlateflowError(
-            f"objects of {diameter:g} px can't be resized to the {info.diameter:g} px that model {info.name} expects",
-            where=where,
-            why=f"the image would change its size {scale:g} times; more than 16 times is surely a mistake",
-            remedy="check the diameter and the pixel size, or leave the diameter empty",
-        )
-    return Grid(scale=scale, n_steps=max(1, round(N_STEPS / scale)))
+    from plateflow.images.layout import Canvas
 
 
 def describe_model(name: str) -> ModelInfo:
@@ -91,33 +52,6 @@ def label_set_grid(context: JobContext, label_set: str) -> Grid:
             remedy="give pixel_size_um in the plate sheet, or leave diameter_um empty",
         )
     return grid_of(describe_model(settings.model), settings.diameter_um / pixel, where=where)
-
-
-def anisotropy(layout: WellLayout, *, where: str) -> float:
-    """The distance of z planes over the size of a pixel; 1 where there is one plane.
-
-    Raises:
-        PlateflowError: either isn't known, or their ratio is beyond 16 in either direction.
-    """
-    if layout.shape[2] == 1:
-        return 1.0
-    if not (layout.unit_known and layout.z_known):
-        raise PlateflowError(
-            "the distance of the z planes isn't known in pixels",
-            where=where,
-            why="the plate's files don't give the size of a pixel and the height of each plane",
-            remedy="give pixel_size_um and z_step_um in the plate sheet, or set dimensions to 2",
-        )
-    dz, dy, dx = layout.pixel_um
-    ratio = 2 * dz / (dy + dx)
-    if not SCALE_RANGE[0] <= ratio <= SCALE_RANGE[1]:
-        raise PlateflowError(
-            f"the z planes are {ratio:g} pixels apart",
-            where=where,
-            why=f"they are {dz:g} um apart and a pixel is {dx:g} um wide; objects can't be followed through them",
-            remedy="check pixel_size_um and z_step_um in the plate sheet, or set dimensions to 2",
-        )
-    return ratio
 
 
 def check_channels(context: JobContext, label_set: str) -> list[str]:
@@ -236,38 +170,3 @@ def stitch_units(context: JobContext, wells: list[str]) -> list[Unit]:
             data=[block.data for block in blocks],
         )
     return list(units.values())
-
-
-def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an npy file by rename, without a copy of the array in memory."""
-    array = np.ascontiguousarray(array)
-    with atomic_file(path) as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)  # not through tofile, which doesn't say that the disk is full
-
-
-def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array of zeros in a file without a name, which is gone with the array, whatever ends the job."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # else a full disk would be met as a bus error, at the first write into it
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
-        return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def load_scratch(path: Path, plate: str) -> NDArray[Any]:
-    """Map a file of the scratch.
-
-    Raises:
-        PlateflowError: it is gone, or cut short.
-    """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        gone = isinstance(error, FileNotFoundError)
-        raise PlateflowError(
-            "the flow fields are gone" if gone else "the scratch holds a damaged file",
-            where=str(path),
-            why="keep_flows is false, or the scratch was emptied" if gone else str(error),
-            remedy=f"`plateflow retry {plate} --stage infer`, then `snakemake`",
-        ) from error

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from plateflow.flows import let_go
 from plateflow.segment.engine import Request
-from plateflow.segment.plan import scratch_array
+from plateflow.segment.scratch import scratch_array
 
 PASSES = ((0, (1, 2, 3)), (2, (0, 1, 3)), (1, (0, 2, 3)))
 """YX, ZY, ZX: the axis along which planes lie, and which of [dz, dy, dx, cell logit] the network's [d row, d column,

@@ -6,7 +6,8 @@ part: the blocks of one canvas are followed by many jobs, and the result knows n
 
 from __future__ import annotations
 
-from plateflow.segment.plan import BlockOf, block_edge, follow_units, label_set_grid, load_scratch, save_array
+from plateflow.segment.plan import BlockOf, block_edge, follow_units, label_set_grid
+from plateflow.segment.scratch import load_scratch, save_array
 from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
 
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
 from plateflow.model.registry import ModelInfo
+from plateflow.segment.grid import anisotropy
 from plateflow.segment.plan import (
-    anisotropy,
     check_channels,
     describe_model,
     label_set_grid,
     required,
-    save_array,
 )
+from plateflow.segment.scratch import save_array
 from plateflow.stages.runner import JobContext, Outcome, Unit, run_job, upstream_of
 from plateflow.state.journal import Key
 

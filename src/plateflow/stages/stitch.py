@@ -22,10 +22,9 @@ from plateflow.segment.plan import (
     block_edge,
     follow_units,
     label_set_grid,
-    load_scratch,
-    scratch_array,
     stitch_units,
 )
+from plateflow.segment.scratch import load_scratch, scratch_array
 from plateflow.stages.infer import units as infer_units_of
 from plateflow.stages.runner import JobContext, Outcome, Unit, changes, one_by_one, run_job
 

@@ -1,0 +1,90 @@
+"""The grid of the network, and what follows from it: scale, steps of a path, distance of planes.
+
+Imports neither torch nor zarr: a job that has nothing to do loads this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plateflow.errors import ConfigError
+from plateflow.model.registry import ModelInfo
+
+if TYPE_CHECKING:
+    from plateflow.images.layout import WellLayout
+
+N_STEPS = 200
+"""Steps of a path on the network's grid, as in Cellpose."""
+SCALE_RANGE = (1 / 16, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The network's grid.
+
+    Attributes:
+        scale: px on the grid per px of the canvas.
+        n_steps: steps of a path on the canvas.
+    """
+
+    scale: float = 1.0
+    n_steps: int = N_STEPS
+
+
+def grid_of(info: ModelInfo, diameter: float | None, *, where: str) -> Grid:
+    """The grid on which objects of a given diameter have the model's diameter.
+
+    Without a diameter, or for a model that has none, the canvas is taken as it is.
+
+    Args:
+        info: the model.
+        diameter: of the objects, px of the canvas.
+        where: plate and label set, for the error.
+
+    Raises:
+        ConfigError: the image would be scaled more than 16 times up or down, so the diameter is wrong.
+    """
+    if diameter is None or info.diameter is None:
+        return Grid()
+    scale = info.diameter / diameter if diameter > 0 else math.inf
+    if not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
+        raise ConfigError(
+            f"objects of {diameter:g} px can't be resized to the {info.diameter:g} px that model {info.name} expects",
+            where=where,
+            why=f"the image would be scaled {scale:g} times; a factor beyond 16 is surely a mistake",
+            remedy="check the diameter and the pixel size, or leave the diameter empty",
+        )
+    return Grid(scale=scale, n_steps=max(1, round(N_STEPS / scale)))
+
+
+def anisotropy(layout: WellLayout, *, where: str) -> float:
+    """The distance between z planes divided by the pixel size; 1 where there is one plane.
+
+    Args:
+        layout: of the well.
+        where: plate, well and label set, for the error.
+
+    Raises:
+        ConfigError: either is unknown, or the ratio is beyond 16 in either direction.
+    """
+    if layout.shape[2] == 1:
+        return 1.0
+    if not (layout.unit_known and layout.z_known):
+        raise ConfigError(
+            "the distance of the z planes isn't known in pixels",
+            where=where,
+            why="the plate's files don't give the size of a pixel and the height of each plane",
+            remedy="give pixel_size_um and z_step_um in the plate sheet, or set dimensions to 2",
+        )
+    dz, dy, dx = layout.pixel_um
+    ratio = 2 * dz / (dy + dx)
+    if not SCALE_RANGE[0] <= ratio <= SCALE_RANGE[1]:
+        raise ConfigError(
+            f"the z planes are {ratio:g} pixels apart",
+            where=where,
+            why=f"they are {dz:g} um apart and a pixel is {dx:g} um wide; objects can't be followed through them",
+            remedy="check pixel_size_um and z_step_um in the plate sheet, or set dimensions to 2",
+        )
+    return ratio

@@ -1,0 +1,53 @@
+"""Files of the scratch: flow fields and end points, written whole, mapped when read; and arrays without a name.
+
+Imports neither torch nor zarr: a job that has nothing to do loads this.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.errors import ResultsError
+from plateflow.files import atomic_file
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an npy file by rename, without a copy of the array in memory."""
+    array = np.ascontiguousarray(array)
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)  # tofile would not report a full disk
+
+
+def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array of zeros in a nameless file, which disappears with the array, however the job ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # without it a full disk shows as a bus error at the first write
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def load_scratch(path: Path, plate: str) -> NDArray[Any]:
+    """Map a file of a plate's scratch into memory.
+
+    Raises:
+        ResultsError: it is gone, or truncated.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        raise ResultsError(
+            "the flow fields are gone" if gone else "the scratch holds a damaged file",
+            where=str(path),
+            why="keep_flows is false, or the scratch was emptied" if gone else str(error),
+            remedy=f"`plateflow retry {plate} --stage infer`, then `snakemake`",
+        ) from error
