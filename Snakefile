@@ -3,7 +3,7 @@
 import atexit
 import sys
 
-from plateflow.plan import Plan
+from plateflow.workflow import Workflow
 from plateflow.state.lease import announce_driver
 
 # A file given with --configfile stands for this one; Snakemake would lay it over this one, label set by label set.
@@ -12,7 +12,7 @@ if not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
-PLAN = Plan(config)
+WORKFLOW = Workflow(config)
 announce_driver()
 
 
@@ -21,7 +21,7 @@ container: "envs/plateflow.sif"
 
 
 wildcard_constraints:
-    plate="|".join(map(re.escape, PLAN.plates)),
+    plate="|".join(map(re.escape, WORKFLOW.plates)),
     part=r"\d+",
     slice=r"\d+",
 
@@ -34,7 +34,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        PLAN.targets(),
+        WORKFLOW.targets(),
     message:
         "all plates are up to date"
 
@@ -51,14 +51,14 @@ include: "rules/report.smk"
 
 
 onstart:
-    atexit.register(PLAN.last_words)
-    for notice in PLAN.licence_notices():
+    atexit.register(WORKFLOW.last_words)
+    for notice in WORKFLOW.licence_notices():
         print(notice, file=sys.stderr)
 
 
 onsuccess:
-    atexit.unregister(PLAN.last_words)
-    left_out = PLAN.left_out()
+    atexit.unregister(WORKFLOW.last_words)
+    left_out = WORKFLOW.left_out()
     if left_out:
         print(
             f"\nComplete, but {len(left_out)} left out (`plateflow status` explains):",

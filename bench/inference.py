@@ -37,17 +37,17 @@ import numpy as np
 import torch
 from inference_cases import cellpose_network, draw_field, plate_of_fields, seam_ratios
 
-from plateflow.chain import STAGES
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import average_precision
 from plateflow.model import load_model
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, init_weights
+from plateflow.project import Plate
 from plateflow.segment import engine as engine_module
 from plateflow.segment import segment_image
 from plateflow.segment.engine import FlowEngine, Request
 from plateflow.segment.image import normalised
 from plateflow.stages import infer
-from plateflow.stages.runner import JobContext
+from plateflow.stages.runner import Job
 
 PEER = importlib.util.find_spec("cellpose") is not None
 
@@ -221,7 +221,7 @@ def job_that_sleeps(args: argparse.Namespace, overlap: bool) -> dict[str, Any]:
         stack.enter_context(patch.object(FlowEngine, "load", lambda *_, engine=engine, **__: engine))
         if not overlap:
             stack.enter_context(patch.object(engine_module, "in_thread", lambda items, *_, **__: iter_of(items)))
-        context = JobContext(config=config, entry=entry, stage=STAGES["infer"], job="0")
+        context = Job.of(Plate(config=config, spec=entry), "infer", "0")
         start = time.perf_counter(), time.process_time()
         infer.run(context)
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]

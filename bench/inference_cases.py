@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
 from plateflow.paths import well_name
+from plateflow.project import Plate
 from plateflow.segment.tiles import TILE, plan_tiles
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.stages import ingest, normalise, tile
-from plateflow.stages.runner import JobContext
+from plateflow.stages.runner import Job
 
 PATTERN = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
 
@@ -79,7 +80,7 @@ def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateEntry
         )
         for name, stage in (("ingest", ingest), ("tile", tile), ("normalise", normalise)):
             for job in STAGES[name].jobs(config):
-                stage.run(JobContext(config=config, entry=entry, stage=STAGES[name], job=job))
+                stage.run(Job.of(Plate(config=config, spec=entry), name, job))
         yield config, entry
 
 

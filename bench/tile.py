@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, PlateEntry
 from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.record import About, Record
 from plateflow.stages import ingest, tile
-from plateflow.stages.runner import JobContext
+from plateflow.stages.runner import Job
 from plateflow.stages.tile import THREADS
 
 CHANNELS, FIELDS = ("DNA", "AGP", "Marker", "ER", "Mito"), 9
@@ -90,7 +90,7 @@ def main() -> None:
         config = Config(results=str(results), parts={"cpu": 1, "gpu": 1}, segmentation=sets, levels=3)
         entry = PlateEntry(plate="p", path=str(raw))
         jobs = {
-            stage: JobContext(config=config, entry=entry, stage=STAGES[stage], job=job)
+            stage: Job.of(Plate(config=config, spec=entry), stage, job)
             for stage, job in (("ingest", "plate"), ("tile", "0"))
         }
 

@@ -1,16 +1,17 @@
+# Makes wells.parquet, controls.csv, hits.csv and the other tables of a plate.
 rule aggregate:
     input:
-        lambda wc: PLAN.inputs("aggregate", wc.plate),
+        lambda wc: WORKFLOW.inputs("aggregate", wc.plate),
     output:
-        PLAN.pattern("receipt", "aggregate"),
+        WORKFLOW.pattern("receipt", "aggregate"),
     log:
-        PLAN.pattern("log", "aggregate"),
+        WORKFLOW.pattern("log", "aggregate"),
     benchmark:
-        PLAN.pattern("benchmark", "aggregate")
+        WORKFLOW.pattern("benchmark", "aggregate")
     resources:
-        **PLAN.resources("aggregate"),
+        **WORKFLOW.resources("aggregate"),
     params:
-        settings=lambda wc: PLAN.params("aggregate", wc.plate),
+        settings=lambda wc: WORKFLOW.params("aggregate", wc.plate),
     message:
         "{wildcards.plate}: aggregate: the well table, quality"
     script:

@@ -1,17 +1,18 @@
+# Makes cells/<well>.parquet.
 rule features:
     input:
-        lambda wc: PLAN.inputs("features", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("features", wc.plate, int(wc.part)),
     output:
-        PLAN.pattern("receipt", "features"),
+        WORKFLOW.pattern("receipt", "features"),
     log:
-        PLAN.pattern("log", "features"),
+        WORKFLOW.pattern("log", "features"),
     benchmark:
-        PLAN.pattern("benchmark", "features")
+        WORKFLOW.pattern("benchmark", "features")
     threads: 2
     resources:
-        **PLAN.resources("features"),
+        **WORKFLOW.resources("features"),
     params:
-        settings=lambda wc: PLAN.params("features", wc.plate, wc.part),
+        settings=lambda wc: WORKFLOW.params("features", wc.plate, wc.part),
     message:
         "{wildcards.plate}: features part {wildcards.part}: the cell tables"
     script:

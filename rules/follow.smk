@@ -1,16 +1,17 @@
+# Makes endpoints of the paths, in the scratch.
 rule follow:
     input:
-        lambda wc: PLAN.inputs("follow", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("follow", wc.plate, int(wc.part)),
     output:
-        PLAN.pattern("receipt", "follow"),
+        WORKFLOW.pattern("receipt", "follow"),
     log:
-        PLAN.pattern("log", "follow"),
+        WORKFLOW.pattern("log", "follow"),
     benchmark:
-        PLAN.pattern("benchmark", "follow")
+        WORKFLOW.pattern("benchmark", "follow")
     resources:
-        **PLAN.resources("follow"),
+        **WORKFLOW.resources("follow"),
     params:
-        settings=lambda wc: PLAN.params("follow", wc.plate, f"{wc.part}-{wc.slice}"),
+        settings=lambda wc: WORKFLOW.params("follow", wc.plate, f"{wc.part}-{wc.slice}"),
     message:
         "{wildcards.plate}: follow part {wildcards.part}, slice {wildcards.slice}: end points of all paths"
     script:

@@ -1,18 +1,19 @@
+# Makes flow fields, in the scratch.
 rule infer:
     input:
-        lambda wc: PLAN.inputs("infer", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("infer", wc.plate, int(wc.part)),
     output:
-        PLAN.pattern("receipt", "infer"),
+        WORKFLOW.pattern("receipt", "infer"),
     log:
-        PLAN.pattern("log", "infer"),
+        WORKFLOW.pattern("log", "infer"),
     benchmark:
-        PLAN.pattern("benchmark", "infer")
-    threads: PLAN.config.threads
+        WORKFLOW.pattern("benchmark", "infer")
+    threads: WORKFLOW.config.threads
     resources:
-        **PLAN.resources("infer"),
+        **WORKFLOW.resources("infer"),
         gpu=1,
     params:
-        settings=lambda wc: PLAN.params("infer", wc.plate, wc.part),
+        settings=lambda wc: WORKFLOW.params("infer", wc.plate, wc.part),
     message:
         "{wildcards.plate}: infer part {wildcards.part}: flow fields of all label sets"
     script:

@@ -1,14 +1,15 @@
+# Makes the manifest, and the groups and empty arrays of plate.zarr.
 rule ingest:
     output:
-        PLAN.pattern("receipt", "ingest"),
+        WORKFLOW.pattern("receipt", "ingest"),
     log:
-        PLAN.pattern("log", "ingest"),
+        WORKFLOW.pattern("log", "ingest"),
     benchmark:
-        PLAN.pattern("benchmark", "ingest")
+        WORKFLOW.pattern("benchmark", "ingest")
     resources:
-        **PLAN.resources("ingest"),
+        **WORKFLOW.resources("ingest"),
     params:
-        settings=lambda wc: PLAN.params("ingest", wc.plate),
+        settings=lambda wc: WORKFLOW.params("ingest", wc.plate),
     message:
         "{wildcards.plate}: read the index, make the manifest and the empty store"
     script:

@@ -1,16 +1,17 @@
+# Makes manifest/window.json and manifest/illumination.npz.
 rule normalise:
     input:
-        lambda wc: PLAN.inputs("normalise", wc.plate),
+        lambda wc: WORKFLOW.inputs("normalise", wc.plate),
     output:
-        PLAN.pattern("receipt", "normalise"),
+        WORKFLOW.pattern("receipt", "normalise"),
     log:
-        PLAN.pattern("log", "normalise"),
+        WORKFLOW.pattern("log", "normalise"),
     benchmark:
-        PLAN.pattern("benchmark", "normalise")
+        WORKFLOW.pattern("benchmark", "normalise")
     resources:
-        **PLAN.resources("normalise"),
+        **WORKFLOW.resources("normalise"),
     params:
-        settings=lambda wc: PLAN.params("normalise", wc.plate),
+        settings=lambda wc: WORKFLOW.params("normalise", wc.plate),
     message:
         "{wildcards.plate}: the intensity window and illumination profiles"
     script:

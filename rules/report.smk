@@ -1,36 +1,42 @@
+# Makes report.html and ledger.parquet.
 rule report:
     input:
-        lambda wc: PLAN.inputs("report", wc.plate),
+        lambda wc: WORKFLOW.inputs("report", wc.plate),
     output:
-        PLAN.pattern("receipt", "report"),
+        WORKFLOW.pattern("receipt", "report"),
     log:
-        PLAN.pattern("log", "report"),
+        WORKFLOW.pattern("log", "report"),
     benchmark:
-        PLAN.pattern("benchmark", "report")
+        WORKFLOW.pattern("benchmark", "report")
     resources:
-        **PLAN.resources("report"),
+        **WORKFLOW.resources("report"),
     params:
-        settings=lambda wc: PLAN.params("report", wc.plate),
+        settings=lambda wc: WORKFLOW.params("report", wc.plate),
     message:
         "{wildcards.plate}: report"
     script:
         "../scripts/report.py"
 
 
+# Makes screen/report.html and the tables over all plates.
 rule screen:
     input:
-        [receipt for plate in PLAN.plates for receipt in PLAN.receipts(plate, "report")],
+        [
+            receipt
+            for plate in WORKFLOW.plates
+            for receipt in WORKFLOW.receipts(plate, "report")
+        ],
     output:
-        PLAN.screen("receipt"),
+        WORKFLOW.screen("receipt"),
     log:
-        PLAN.screen("log"),
+        WORKFLOW.screen("log"),
     benchmark:
-        PLAN.screen("benchmark")
+        WORKFLOW.screen("benchmark")
     resources:
         mem_mb=1000,
         runtime=30,
     params:
-        plates=list(PLAN.plates),
+        plates=list(WORKFLOW.plates),
     message:
         "the page over all plates"
     script:

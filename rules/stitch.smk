@@ -1,16 +1,17 @@
+# Makes labels in plate.zarr, and objects/<label set>/<well>.parquet.
 rule stitch:
     input:
-        lambda wc: PLAN.inputs("stitch", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("stitch", wc.plate, int(wc.part)),
     output:
-        PLAN.pattern("receipt", "stitch"),
+        WORKFLOW.pattern("receipt", "stitch"),
     log:
-        PLAN.pattern("log", "stitch"),
+        WORKFLOW.pattern("log", "stitch"),
     benchmark:
-        PLAN.pattern("benchmark", "stitch")
+        WORKFLOW.pattern("benchmark", "stitch")
     resources:
-        **PLAN.resources("stitch"),
+        **WORKFLOW.resources("stitch"),
     params:
-        settings=lambda wc: PLAN.params("stitch", wc.plate, wc.part),
+        settings=lambda wc: WORKFLOW.params("stitch", wc.plate, wc.part),
     message:
         "{wildcards.plate}: stitch part {wildcards.part}: labels into the store"
     script:

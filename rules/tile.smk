@@ -1,17 +1,18 @@
+# Makes level 0 and pyramids of the images in plate.zarr, and histograms/<well>.npz.
 rule tile:
     input:
-        lambda wc: PLAN.inputs("tile", wc.plate),
+        lambda wc: WORKFLOW.inputs("tile", wc.plate),
     output:
-        PLAN.pattern("receipt", "tile"),
+        WORKFLOW.pattern("receipt", "tile"),
     log:
-        PLAN.pattern("log", "tile"),
+        WORKFLOW.pattern("log", "tile"),
     benchmark:
-        PLAN.pattern("benchmark", "tile")
+        WORKFLOW.pattern("benchmark", "tile")
     threads: 2
     resources:
-        **PLAN.resources("tile"),
+        **WORKFLOW.resources("tile"),
     params:
-        settings=lambda wc: PLAN.params("tile", wc.plate, wc.part),
+        settings=lambda wc: WORKFLOW.params("tile", wc.plate, wc.part),
     message:
         "{wildcards.plate}: tile part {wildcards.part}: raw planes into the store, pyramids, histograms"
     script:

@@ -1,6 +1,5 @@
-"""The aggregate stage of one job."""
+"""Makes wells.parquet, controls.csv, hits.csv and the other tables of a plate."""
 
-from plateflow.stages.aggregate import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "aggregate", run)
+run_rule(snakemake, "aggregate")

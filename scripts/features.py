@@ -1,6 +1,5 @@
-"""The features stage of one job."""
+"""Makes cells/<well>.parquet."""
 
-from plateflow.stages.features import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "features", run)
+run_rule(snakemake, "features")

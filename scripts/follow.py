@@ -1,6 +1,5 @@
-"""The follow stage of one job."""
+"""Makes endpoints of the paths, in the scratch."""
 
-from plateflow.stages.follow import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "follow", run)
+run_rule(snakemake, "follow")

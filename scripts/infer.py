@@ -1,6 +1,5 @@
-"""The infer stage of one job."""
+"""Makes flow fields, in the scratch."""
 
-from plateflow.stages.infer import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "infer", run)
+run_rule(snakemake, "infer")

@@ -1,6 +1,5 @@
-"""The ingest stage of one job."""
+"""Makes the manifest, and the groups and empty arrays of plate.zarr."""
 
-from plateflow.stages.ingest import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "ingest", run)
+run_rule(snakemake, "ingest")

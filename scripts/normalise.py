@@ -1,6 +1,5 @@
-"""The normalise stage of one job."""
+"""Makes manifest/window.json and manifest/illumination.npz."""
 
-from plateflow.stages.normalise import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "normalise", run)
+run_rule(snakemake, "normalise")

@@ -1,6 +1,5 @@
-"""The report stage of one job."""
+"""Makes report.html and ledger.parquet."""
 
-from plateflow.stages.report import run
-from plateflow.stages.script import run_stage
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "report", run)
+run_rule(snakemake, "report")

@@ -1,5 +1,5 @@
-"""The page over all plates."""
+"""Makes screen/report.html and the tables over all plates."""
 
-from plateflow.report.screen import run_screen
+from plateflow.stages.script import run_rule
 
-run_screen(snakemake)
+run_rule(snakemake, "screen")

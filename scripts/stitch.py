@@ -1,6 +1,5 @@
-"""The stitch stage of one job."""
+"""Makes labels in plate.zarr, and objects/<label set>/<well>.parquet."""
 
-from plateflow.stages.script import run_stage
-from plateflow.stages.stitch import run
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "stitch", run)
+run_rule(snakemake, "stitch")

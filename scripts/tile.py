@@ -1,6 +1,5 @@
-"""The tile stage of one job."""
+"""Makes level 0 and pyramids of the images in plate.zarr, and histograms/<well>.npz."""
 
-from plateflow.stages.script import run_stage
-from plateflow.stages.tile import run
+from plateflow.stages.script import run_rule
 
-run_stage(snakemake, "tile", run)
+run_rule(snakemake, "tile")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from plateflow.config import Config, LabelSet, Parts, PlateEntry
 from plateflow.estimate import RATES, Estimate, Rate, Size, estimates_of, learn, refine
+from plateflow.project import Project
 
 HEADLINE = Size(wells=384, fields=9, channels=5, z=1, t=1, field_mpx=1.1664, canvas_mpx=10.4976, image_mpx=10.4976)
 SETS = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
@@ -61,7 +62,7 @@ def test_tiles_are_of_the_grid_on_which_objects_have_the_models_diameter() -> No
 
 def test_a_plate_without_sizes_has_no_estimate_and_one_with_them_has() -> None:
     plates = {"p": entry(HEADLINE), "q": PlateEntry(plate="q", path="raw", wells=3)}
-    assert list(estimates_of(config(), plates)) == ["p"]
+    assert list(estimates_of(Project.of(config(), plates))) == ["p"]
 
 
 @pytest.mark.parametrize("stage", ["ingest", "tile", "infer", "follow", "stitch", "features", "aggregate"])
@@ -69,9 +70,9 @@ def test_larger_fields_ask_for_more(stage: str) -> None:
     large = replace(HEADLINE, field_mpx=4.6656, canvas_mpx=41.99, image_mpx=41.99)
     small, more = (Estimate(size, config()) for size in (HEADLINE, large))
     assert more.seconds(stage) >= small.seconds(stage)
-    assert more.request(stage)["mem_mb"] >= small.request(stage)["mem_mb"]
+    assert more.resources(stage)["mem_mb"] >= small.resources(stage)["mem_mb"]
     if stage in {"tile", "features", "infer", "stitch"}:
-        assert more.request(stage)["mem_mb"] > small.request(stage)["mem_mb"]
+        assert more.resources(stage)["mem_mb"] > small.resources(stage)["mem_mb"]
 
 
 def test_the_memory_of_following_is_that_of_a_block() -> None:
@@ -152,16 +153,16 @@ def test_failed_attempts_other_plates_and_mere_starts_teach_nothing() -> None:
 def test_what_was_learnt_is_asked_for_the_next_time(tmp_path) -> None:
     settings = config(results=str(tmp_path / "results"))
     plates = {"p": entry(HEADLINE)}
-    before = estimates_of(settings, plates)["p"].request("features")
+    before = estimates_of(Project.of(settings, plates))["p"].resources("features")
     greedy = {"features": replace(RATES["features"], per_unit=2.0, memory_per_unit=100.0)}
-    refine(settings, plates, rows(greedy, Estimate(HEADLINE, settings)))
-    after = estimates_of(settings, plates)["p"].request("features")
+    refine(Project.of(settings, plates), rows(greedy, Estimate(HEADLINE, settings)))
+    after = estimates_of(Project.of(settings, plates))["p"].resources("features")
     assert after["mem_mb"] > 3 * before["mem_mb"]
     assert after["runtime"] > 3 * before["runtime"]
     (file,) = (tmp_path / "results" / "screen").glob("*.json")
     assert set(json.loads(file.read_text())) == {"features"}
     file.write_text("{")
-    assert estimates_of(settings, plates)["p"].request("features") == before
+    assert estimates_of(Project.of(settings, plates))["p"].resources("features") == before
 
 
 def test_auto_means_cuda_until_only_cpus_were_seen() -> None:

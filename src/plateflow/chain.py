@@ -1,4 +1,4 @@
-"""The stages of the chain: their jobs, their versions, and the parameters that concern each.
+"""The chain: its stages, their jobs and versions, and the parameters that concern each.
 
 Loaded while the Snakefile is parsed, so it imports the configuration alone.
 """
@@ -12,25 +12,25 @@ from typing import Any, Literal
 from plateflow.config import PLATE_SIZES, Config, PlateEntry
 from plateflow.paths import parse_well
 
+Scope = Literal["plate", "cpu", "gpu", "slice"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of the chain.
+    """A stage of the chain; its code is `plateflow.stages.<name>`.
 
     Attributes:
         scope: what one job does: a plate, a CPU part, a GPU part, or a slice of a CPU part.
         version: raised by hand when the stage's results change; part of every fingerprint.
-        modules: the files, below the package, whose code decides the results: tests/state/test_versions.py
-            compares a hash of their syntax trees with a lock file.
+            tests/state/test_versions.py compares a hash of the code with a lock file.
     """
 
     name: str
-    scope: Literal["plate", "cpu", "gpu", "slice"]
+    scope: Scope
     version: int
-    modules: tuple[str, ...]
 
     def jobs(self, config: Config) -> Iterator[str]:
-        """The names of the stage's jobs in one plate."""
+        """The names of the stage's jobs per plate."""
         if self.scope == "plate":
             yield "plate"
         elif self.scope == "slice":
@@ -38,110 +38,49 @@ class Stage:
                 for index in range(config.follow_slices):
                     yield f"{part}-{index}"
         else:
-            yield from map(str, range(getattr(config.parts, self.scope)))
+            yield from map(str, range(self.parts(config)))
+
+    def parts(self, config: Config) -> int:
+        """The number of parts into which the stage deals a plate's wells; 1 where it does the plate as a whole."""
+        return 1 if self.scope == "plate" else config.parts.gpu if self.scope == "gpu" else config.parts.cpu
 
 
-READING = (
-    "images/read.py",
-    "images/layout.py",
-    "images/illumination.py",
-    "images/histograms.py",
-    "images/normalise.py",
+_CHAIN: tuple[tuple[str, Scope, int], ...] = (
+    ("ingest", "plate", 1),
+    ("tile", "cpu", 2),
+    ("normalise", "plate", 1),
+    ("infer", "gpu", 3),
+    ("follow", "slice", 1),
+    ("stitch", "cpu", 1),
+    ("features", "cpu", 2),
+    ("aggregate", "plate", 4),
+    ("report", "plate", 3),
 )
-"""What decides which pixels a stage is given."""
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            name="ingest",
-            scope="plate",
-            version=1,
-            modules=("plates/*.py", "images/ingest.py", "images/store.py", "images/layout.py"),
-        ),
-        Stage(
-            name="tile",
-            scope="cpu",
-            version=2,
-            modules=(
-                "images/tile.py",
-                "images/shards.py",
-                "images/histograms.py",
-                "images/halve.py",
-                "images/store.py",
-                "images/layout.py",
-                "plates/pixels.py",
-            ),
-        ),
-        Stage(
-            name="normalise",
-            scope="plate",
-            version=1,
-            modules=("images/normalise.py", "images/illumination.py", "images/histograms.py"),
-        ),
-        Stage(
-            name="infer",
-            scope="gpu",
-            version=3,
-            modules=(
-                "segment/infer.py",
-                "segment/volume.py",
-                "segment/plan.py",
-                "segment/grid.py",
-                "segment/tiles.py",
-                "segment/engine.py",
-                "model/vit.py",
-                "model/weights.py",
-                "model/registry.py",  # a model's diameter, and so the network's grid
-                *READING,
-            ),
-        ),
-        Stage(
-            name="follow",
-            scope="slice",
-            version=1,
-            modules=("segment/follow.py", "segment/plan.py", "segment/grid.py", "flows/*.py"),
-        ),
-        Stage(
-            name="stitch",
-            scope="cpu",
-            version=1,
-            modules=(
-                "segment/stitch.py",
-                "segment/plan.py",
-                "segment/grid.py",
-                "flows/*.py",
-                "images/store.py",
-                "images/halve.py",
-            ),
-        ),
-        Stage(name="features", scope="cpu", version=2, modules=("features/*.py", *READING)),
-        Stage(
-            name="aggregate",
-            scope="plate",
-            version=4,
-            modules=("stats/*.py", *(f"plates/{name}.py" for name in ("platemap", "roles", "tables", "barcodes"))),
-        ),
-        Stage(name="report", scope="plate", version=3, modules=("report/*.py",)),
-    )
-}
+STAGES = {name: Stage(name=name, scope=scope, version=version) for name, scope, version in _CHAIN}
+"""The stages of a plate, in order."""
 
 
-def part_of(well: str, parts: int, n_columns: int) -> int:
+def part_of(job: str) -> int:
+    """The part that a job does; of a job of `follow` the part without the slice."""
+    return int(job.partition("-")[0])
+
+
+def part_of_well(well: str, parts: int, n_columns: int) -> int:
     """The part that a well belongs to, from its row and column alone."""
     row, column = parse_well(well)
     return (row * n_columns + column) % parts
 
 
-def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | None = None) -> dict[str, Any]:
+def parameters(config: Config, stage: str, spec: PlateEntry, label_set: str | None = None) -> dict[str, Any]:
     """The parameters that decide a stage's results, for one label set or for all.
 
-    They are the rule's `params` (all label sets), and part of the fingerprint of a unit (its own label set). What only
-    decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size, threads.
+    They are the rule's `params` (all label sets), and part of the fingerprint of a work item (its own label set). What
+    only decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size, threads.
     """
     sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
     match stage:
         case "ingest":
-            raw = entry.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
+            raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
             z_kept = config.z == "keep"  # labels have one z plane, or all
             return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
         case "tile":
@@ -174,9 +113,3 @@ def parameters(config: Config, stage: str, entry: PlateEntry, label_set: str | N
                 "rows": config.rows,
             }
     return {}
-
-
-def window_is_frozen(window: dict[str, Any], config: Config) -> bool:
-    """Whether the content of window.json bears the configured freeze number, and was computed as configured."""
-    settings = config.normalise.model_dump(mode="json")
-    return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])

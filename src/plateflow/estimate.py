@@ -13,14 +13,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from plateflow.chain import STAGES
 from plateflow.config import PLATE_SIZES, Config, PlateEntry
-from plateflow.files import write_atomic
+from plateflow.files import write_json
 from plateflow.model.registry import find_weights, model_info
-from plateflow.paths import PlatePaths
+from plateflow.project import Project
 
 TILE_PX, OVERLAP_PX = 256, 40
 SNAKEMAKE_MB = 260
@@ -196,7 +195,7 @@ class Estimate:
         weights = 2.5 * (self.model_mb - DEFAULT_MODEL_MB) if stage == "infer" else 0.0  # the file, and the network
         return rate.memory_mb + rate.memory_per_unit * self.held(stage) + weights
 
-    def request(self, stage: str) -> dict[str, int]:
+    def resources(self, stage: str) -> dict[str, int]:
         """What a job of a stage asks for the first time: mem_mb, and runtime in minutes.
 
         Time has a margin of 3 and 15 minutes: nodes, file systems and neighbours differ more than memory does.
@@ -288,8 +287,9 @@ def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) 
     return learnt
 
 
-def estimates_of(config: Config, plates: Mapping[str, PlateEntry]) -> dict[str, Estimate]:
-    """What the plates need, by id, with the rates that earlier runs told; without plates of unknown size."""
+def estimates_of(project: Project) -> dict[str, Estimate]:
+    """What the plates need, by id, at the rates that earlier runs showed; without plates of unknown size."""
+    config = project.config
     model_mb, diameters = DEFAULT_MODEL_MB, {}
     for name, label_set in config.segmentation.items():
         try:
@@ -298,11 +298,11 @@ def estimates_of(config: Config, plates: Mapping[str, PlateEntry]) -> dict[str, 
         except (ValueError, OSError):
             continue  # infer says what is wrong with it
     try:
-        values = json.loads(_rates_file(config).read_text())
+        values = json.loads(project.screen.rates.read_text())
         learnt = {name: Rate(**value) for name, value in values.items()}
     except (OSError, ValueError, TypeError):
         learnt = {}
-    sizes = {plate: Size.of(entry) for plate, entry in plates.items()}
+    sizes = {name: Size.of(plate.spec) for name, plate in project.plates.items()}
     return {
         plate: Estimate(size, config, learnt, model_mb=model_mb, diameters=diameters)
         for plate, size in sizes.items()
@@ -310,13 +310,9 @@ def estimates_of(config: Config, plates: Mapping[str, PlateEntry]) -> dict[str, 
     }
 
 
-def refine(config: Config, plates: Mapping[str, PlateEntry], rows: Iterable[Mapping[str, Any]]) -> None:
+def refine(project: Project, rows: Iterable[Mapping[str, Any]]) -> None:
     """Learn from the ledger's rows, for the plan and the requests of the next run."""
-    learnt = learn(rows, estimates_of(config, plates))
+    learnt = learn(rows, estimates_of(project))
     if learnt:
         content = {name: asdict(rate) for name, rate in sorted(learnt.items())}
-        write_atomic(_rates_file(config), json.dumps(content, indent=1).encode() + b"\n")
-
-
-def _rates_file(config: Config) -> Path:
-    return PlatePaths.of("screen", results=config.results).rates
+        write_json(project.screen.rates, content)

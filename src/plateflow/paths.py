@@ -1,4 +1,4 @@
-"""The one place that knows a path under results/, and how a well is written in one."""
+"""The one place that knows the paths under results/, and how wells are named in them."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ class PlatePaths:
 
     @property
     def planes(self) -> Path:
-        """The manifest's table: one row a plane."""
+        """The manifest's table: one row per plane."""
         return self.root / "manifest" / "planes.parquet"
 
     @property
-    def info(self) -> Path:
-        """The manifest's description of the plate."""
+    def metadata(self) -> Path:
+        """The manifest's description of the plate, plate.json."""
         return self.root / "manifest" / "plate.json"
 
     @property
     def window(self) -> Path:
-        """The frozen intensity window and illumination profiles' names."""
+        """The frozen intensity window."""
         return self.root / "manifest" / "window.json"
 
     @property
     def illumination(self) -> Path:
-        """The illumination profiles, beside the window: one array a channel."""
+        """The illumination profiles, beside the window: one array per channel."""
         return self.root / "manifest" / "illumination.npz"
 
     @property
@@ -104,12 +104,12 @@ class PlatePaths:
 
     @property
     def requests(self) -> Path:
-        """What the command line asked for: one line a request."""
+        """What the command line asked for: one line per request."""
         return self.root / "requests.jsonl"
 
     @property
     def rates(self) -> Path:
-        """Of the screen: what jobs needed so far, for estimates."""
+        """For the screen: what jobs have needed so far, for estimates."""
         return self.root / "rates.json"
 
     def log(self, stage: str, job: str) -> Path:
@@ -128,8 +128,8 @@ class PlatePaths:
         """The flow field of a canvas, float16 (D+1, *space)."""
         return self.scratch / "flows" / label_set / well / f"{canvas}.npy"
 
-    def ends(self, label_set: str, well: str, canvas: int, block: int) -> Path:
-        """The end points of a block, int32 (D, n)."""
+    def endpoints(self, label_set: str, well: str, canvas: int, block: int) -> Path:
+        """The endpoints of a block's paths, int32 (D, n)."""
         return self.scratch / "ends" / label_set / well / f"{canvas}-{block}.npy"
 
     def objects(self, label_set: str, well: str) -> Path:

@@ -49,7 +49,7 @@ def test_all_figures_as_json(project: Path) -> None:
     sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
     alone = Estimate(Size(**SIZE), Config(segmentation=sets))
     assert found["gpu_hours"] == pytest.approx(3 * 2 * alone.seconds("infer") / 3600)
-    assert found["stages"]["features"]["mem_mb"] == alone.request("features")["mem_mb"]
+    assert found["stages"]["features"]["mem_mb"] == alone.resources("features")["mem_mb"]
     assert found["storage"]["result_files"] == 3 * alone.storage()["result_files"]
     assert found["storage"]["moved_gb"] == pytest.approx(3 * sum(alone.traffic_gb().values()))
     assert found["proposed_parts"] == alone.propose()
@@ -63,7 +63,7 @@ def test_the_words_say_the_same(project: Path) -> None:
     assert "GPU hours: 0.5" in text
     assert "jobs and" in text
     assert "parts: {cpu: 8, gpu: 2} is as configured" in text
-    assert "not counted, as their sizes aren't known: old" in text
+    assert "not counted, since their sizes are unknown: old" in text
 
 
 def test_the_limits_are_those_of_the_profile_or_given() -> None:

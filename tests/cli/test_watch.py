@@ -49,7 +49,7 @@ def test_a_large_screen_shows_what_runs_and_counts_the_rest() -> None:
     assert "0/1" in rows[0]
     assert "1 run: 7 w" in rows[1]
     many = {f"p{i}": plate("runs") for i in range(40)}
-    assert "10 plates at work or failed" in shown(many)
+    assert "10 plates running or failed" in shown(many)
 
 
 def test_failures_are_told_with_the_last_line_of_their_log(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_failures_are_told_with_the_last_line_of_their_log(tmp_path: Path) -> No
     log.write_text("infer: B03 cells\n[bold]not markup[/]\n")
     text = shown({"p1": plate("failed", failures=2, error="killed [/red]", log=log), "p2": plate("silent", log=log)})
     words = " ".join(text.split())
-    assert "p1: infer 0: 2 failed; waits to be tried again, or was given up killed [/red]" in words
+    assert "p1: infer 0: 2 failed; waiting to be tried again, or given up killed [/red]" in words
     assert "p2: infer 0: no sign of life for 30 s" in words
     assert words.count("[bold]not markup[/]") == 2
     assert "1 failed" in text
@@ -81,11 +81,10 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
     unreadable = paths.journal("infer", "0")
     unreadable.mkdir(parents=True)
     monkeypatch.setattr("plateflow.cli.watch.time.sleep", lambda _: unreadable.rmdir())
-    project = SimpleNamespace(config=config, paths=lambda _: paths)
-    watch(project, [SimpleNamespace(plate="p1")])
-    first, _, then = capsys.readouterr().out.partition("p1: can't be looked at: ")
+    watch(config, [SimpleNamespace(name="p1", paths=paths)])
+    first, _, then = capsys.readouterr().out.partition("p1: cannot be read: ")
     assert not first.strip()
     assert str(unreadable) in "".join(then.split())
-    assert then.count("can't be looked at") == 0
+    assert then.count("cannot be read") == 0
     (row,) = [line for line in then.splitlines() if line.startswith("│ p1")]
     assert row.count("done") == len(STAGES)

@@ -23,7 +23,7 @@ from plateflow.model import fetch, load_model, model_info, save_model
 from plateflow.model.registry import PUBLISHED
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import to_cellpose
-from plateflow.workflow import Plan
+from plateflow.workflow import Workflow
 
 SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -209,5 +209,6 @@ def test_a_run_of_the_pipeline_shows_a_restricted_licence_once(folder: Path, tmp
     result = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert result.stderr.count("Model tuned: licence CC-BY-NC-4.0. Cite: them.") == 1, result.stderr
     assert (
-        Plan({"plates": str(tmp_path / "config/plates.tsv"), "segmentation": {"n": label_set}}).licence_notices() == []
+        Workflow({"plates": str(tmp_path / "config/plates.tsv"), "segmentation": {"n": label_set}}).licence_notices()
+        == []
     )

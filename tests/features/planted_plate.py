@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import ndimage
 
-from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
 from plateflow.files import write_atomic
 from plateflow.images.layout import canvases, read_layout
 from plateflow.images.store import write_labels
+from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
-from plateflow.stages import ingest, normalise, tile
-from plateflow.stages.runner import JobContext
+from plateflow.stages import run_stage
 from plateflow.state.journal import Entry, append_outcome
 
 LABEL_SETS = {"nuclei": {"channels": ["DNA"]}, "cells": {"channels": ["AGP", "DNA"]}}
@@ -36,9 +35,9 @@ class Planted:
     entry: PlateEntry
     truth: Path
 
-    def job(self, stage: str, job: str = "") -> JobContext:
-        job = job or ("plate" if STAGES[stage].scope == "plate" else "0")
-        return JobContext(config=self.config, entry=self.entry, stage=STAGES[stage], job=job)
+    @property
+    def plate(self) -> Plate:
+        return Plate(config=self.config, spec=self.entry)
 
     def copy(self, root: Path, **change: object) -> "Planted":
         """The same results in another folder, for a test that changes them; `change` is of the configuration."""
@@ -48,13 +47,12 @@ class Planted:
 
     @property
     def paths(self):
-        return self.job("ingest").paths
+        return self.plate.paths
 
     def label(self, wells: Sequence[str] | None = None, *, version: str = "1") -> None:
         """Write true objects and what infer and stitch would say of them; wells that tile left out are passed on."""
-        context = self.job("stitch")
-        tiles = context.upstream("tile")
-        for well in wells or context.wells():
+        tiles = self.plate.outcomes("tile")
+        for well in wells or self.plate.wells:
             entry = tiles[well, "", -1]
             for name in self.config.segmentation:
                 outcome = Entry(well=well, label_set=name, fingerprint=f"{entry.fingerprint}-{version}")
@@ -67,7 +65,7 @@ class Planted:
                 append_outcome(self.paths.journal("infer", "0"), dataclasses.replace(outcome, info=model))
 
     def _plant(self, well: str, name: str) -> None:
-        tile_entry = self.job("tile").upstream("tile")[well, "", -1]
+        tile_entry = self.plate.outcomes("tile").required(well)
         with np.load(self.truth / f"{well}.npz") as file:
             true = file[name]
         drawn, tables, count = [], [], 0
@@ -98,16 +96,12 @@ class Planted:
         write_atomic(self.paths.objects(name, well), buffer.getvalue())
 
     def run(self, *stages: str) -> None:
-        """Run stages that exist, in this process."""
-
-        from plateflow.stages import stage_module
-
         for stage in stages:
-            stage_module(stage).run(self.job(stage))
+            run_stage(self.plate, stage)
 
     def journal(self, stage: str) -> list[str]:
         """The wells that a stage did, in order."""
-        lines = self.paths.journal(stage, self.job(stage).job).read_text().splitlines()
+        lines = [line for path in self.paths.journals(stage) for line in path.read_text().splitlines()]
         return [line["well"] for line in map(json.loads, lines) if line["event"] == "done"]
 
     def cells(self, well: str) -> pd.DataFrame:
@@ -166,8 +160,6 @@ def plant(
     change(settings)
     entry = PlateEntry(plate="demo", path=str(made.raw), plate_map=str(made.plate_map) if plate_map else None)
     planted = Planted(root=root, config=Config.model_validate(settings), entry=entry, truth=made.truth)
-    ingest.run(planted.job("ingest"))
-    tile.run(planted.job("tile"))
-    normalise.run(planted.job("normalise"))
+    planted.run("ingest", "tile", "normalise")
     planted.label()
     return planted

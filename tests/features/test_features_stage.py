@@ -11,7 +11,7 @@ from plateflow.config import Config, PlateEntry, load_config
 from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, read_layout, well_canvases
+from plateflow.images.layout import FieldBox, read_layout
 from plateflow.images.read import load_window
 from plateflow.images.store import open_image, write_labels
 from plateflow.simulate.harmony import HarmonyLayout
@@ -31,7 +31,7 @@ def test_each_well_has_a_table_and_the_broken_one_none(run: Planted) -> None:
     assert run.journal("features") == ["C02", "B02", "B03", "B04", "B05", "B06", "C03"]  # left out ones come first
     written = {path.stem for path in run.paths.cells("B02").parent.iterdir()}
     assert written == {"B02", "B03", "B04", "B05", "B06", "C03"}
-    entry = run.job("features").upstream("features")["C02", "", -1]
+    entry = run.plate.outcomes("features").required("C02")
     assert (entry.state, entry.reason) == ("quarantined", "truncated")
 
 
@@ -132,7 +132,7 @@ def test_a_well_that_is_now_left_out_loses_its_table(planted: Planted, tmp_path)
     append_outcome(plate.paths.journal("tile", "0"), entry)
     plate.run("features")
     assert not plate.paths.cells("B02").exists()
-    assert plate.job("features").upstream("features")["B02", "", -1].reason == "nan"
+    assert plate.plate.outcomes("features").required("B02").reason == "nan"
 
 
 def test_the_nuclei_can_make_the_rows(planted: Planted, tmp_path) -> None:
@@ -152,7 +152,7 @@ def test_an_object_inside_the_box_of_another_canvas_is_measured_once(tmp_path) -
     broken = [Fault(kind="truncated", well="B02", field=field) for field in (1, 4, 5)]
     plan = WellPlan(well="B02", role="negative", treatment="DMSO", dose=0.0)
     plate = plant(tmp_path, [plan], faults=broken, fields=9)
-    corner, bend = sorted(well_canvases(plate.paths, "B02", plate.config), key=lambda canvas: len(canvas.fields))
+    corner, bend = sorted(plate.plate.canvases("B02"), key=lambda canvas: len(canvas.fields))
     assert ([box.name for box in corner.fields], len(bend.fields)) == (["3"], 5)
     assert bend.slices[1].stop == corner.slices[1].stop  # the bend's box covers the corner
     plate.run("features")
@@ -179,7 +179,7 @@ def test_families_and_scales_are_chosen_and_the_location_is_always_there(planted
 
 def test_texture_uses_the_grey_levels_that_the_plate_uses(run: Planted) -> None:
     ends = load_window(run.paths).ends("DNA")
-    (top, *_) = texture_tops(run.job("features"), "uint16")
+    (top, *_) = texture_tops(run.plate, "uint16")
     assert ends[1] < top * 65535 <= 2 * ends[1]
     assert run.cells("B02")["Nuclei_Texture_Entropy_DNA_3_00_256"].median() > 3
 
@@ -188,7 +188,7 @@ def test_another_family_or_scale_redoes_the_wells(run: Planted, tmp_path) -> Non
     plate = run.copy(tmp_path, features={"families": "minimal"})
     done = len(plate.journal("features"))
     plate.run("features")
-    assert set(plate.journal("features")[done:]) == set(plate.job("features").wells())
+    assert set(plate.journal("features")[done:]) == set(plate.plate.wells)
     assert len(plate.cells("B02").columns) < len(run.cells("B02").columns) / 3
 
 
@@ -235,7 +235,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     plate.run("ingest", "tile", "normalise")
     labels = np.zeros(noise.shape, np.uint32)
     labels[:, 5:15, 5:15], labels[1, 20:30, 20:40] = 1, 2
-    (canvas,) = well_canvases(plate.paths, "B02", plate.config, "nuclei")
+    (canvas,) = plate.plate.canvases("B02", "nuclei")
     for z, plane in enumerate(canvas.planes()):
         write_labels(plate.paths, "B02", "nuclei", 0, z, [(plane, labels[z])])
     objects = pd.DataFrame({"label": [1, 2], "flow_error": [0.1, 0.2], "cell_probability": [1.0, 2.0]})

@@ -4,15 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, PlateEntry
 from plateflow.images.layout import FieldBox, WellLayout
 from plateflow.paths import PlatePaths
-from plateflow.stages import ingest, normalise, tile
-from plateflow.stages.runner import JobContext
+from plateflow.project import Plate
+from plateflow.stages import run_stage
 from plateflow.state.journal import Entry
-
-MODULES = {"ingest": ingest, "tile": tile, "normalise": normalise}
 
 
 @dataclass(kw_only=True)
@@ -24,22 +21,22 @@ class Project:
     options: dict[str, Any] = field(default_factory=dict)
     entry_options: dict[str, Any] = field(default_factory=dict)
 
-    def context(self, stage: str, job: str = "plate") -> JobContext:
+    @property
+    def plate(self) -> Plate:
         options = {"segmentation": {"nuclei": LabelSet(channels=["DNA"])}} | self.options
         config = Config(results=str(self.results), parts={"cpu": 1, "gpu": 1}, **options)
-        entry = PlateEntry(plate="p", path=str(self.raw), **self.entry_options)
-        return JobContext(config=config, entry=entry, stage=STAGES[stage], job=job)
+        return Plate(config=config, spec=PlateEntry(plate="p", path=str(self.raw), **self.entry_options))
 
     @property
     def paths(self) -> PlatePaths:
-        return self.context("ingest").paths
+        return self.plate.paths
 
     def run(self, *stages: str) -> None:
         for stage in stages or ("ingest", "tile", "normalise"):
-            MODULES[stage].run(self.context(stage, "plate" if STAGES[stage].scope == "plate" else "0"))
+            run_stage(self.plate, stage)
 
     def outcome(self, stage: str, well: str = "") -> Entry:
-        return self.context(stage).upstream(stage)[well, "", -1]
+        return self.plate.outcomes(stage).required(well)
 
     def raw_file(self, well: str, field: int, channel: int) -> Path:
         row, column = ord(well[0]) - 64, int(well[1:])

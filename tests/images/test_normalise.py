@@ -7,12 +7,11 @@ import pytest
 import tifffile
 from images_project import Project
 
-from plateflow.chain import window_is_frozen
 from plateflow.config import Normalise
 from plateflow.errors import PlateflowError
 from plateflow.images.histograms import BINS, focus_score, intensity_limits, plane_statistics
 from plateflow.images.illumination import fit_profile, profile
-from plateflow.images.layout import canvases, read_layout, well_canvases
+from plateflow.images.layout import canvases, read_layout
 from plateflow.images.read import load_window, normalise, read_canvas
 from plateflow.simulate.cells import camera, illumination_profile, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
@@ -64,7 +63,7 @@ def test_a_field_mended_after_the_freeze_has_its_own_window(make_project: MakePr
     tifffile.imwrite(project.raw_file("B03", 1, 1), bright)
     project.run()
     assert project.paths.window.read_bytes() == frozen
-    (canvas,) = well_canvases(project.paths, "B03", project.context("tile").config)
+    (canvas,) = project.plate.canvases("B03")
     pixels = read_canvas(project.paths, "B03", canvas, ["DNA"], z_mode="max")
     low, high = percentile(bright, 1), percentile(bright, 99)
     expected = (pixels - low) / (high - low)
@@ -104,8 +103,8 @@ def test_a_plate_without_any_sound_field_freezes_nothing(make_project: MakeProje
     sound = project.raw_file("B02", 1, 2).read_bytes()
     project.run()
     assert project.outcome("normalise").reason == "empty"
-    window = json.loads(project.paths.window.read_text())
-    assert not window_is_frozen(window, project.context("normalise").config)
+    assert project.paths.window.exists()
+    assert not project.plate.has_frozen_window()
     project.raw_file("B02", 1, 1).write_bytes(sound)
     project.run()
     assert project.outcome("normalise").state == "ok"

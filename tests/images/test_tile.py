@@ -14,10 +14,11 @@ from images_project import Project
 from plateflow.config import LabelSet
 from plateflow.errors import PlateflowError
 from plateflow.images.histograms import read_histograms
-from plateflow.images.layout import read_layout, well_canvases
+from plateflow.images.layout import read_layout
 from plateflow.images.store import open_image
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.stages.tile import units
+from plateflow.stages.runner import Job
+from plateflow.stages.tile import work_items
 
 MakeProject = Callable[..., Project]
 
@@ -90,7 +91,7 @@ def test_a_bad_plane_leaves_its_field_out(make_project: MakeProject, kind: str, 
     assert not written[:, :, :80].any()
     np.testing.assert_array_equal(written[1, :, 80:], tifffile.imread(project.raw_file("B03", 2, 2)))
     assert {field for field, _ in read_histograms(project.paths, "B03")} == {"2"}
-    (canvas,) = well_canvases(project.paths, "B03", project.context("tile").config)
+    (canvas,) = project.plate.canvases("B03")
     assert [box.name for box in canvas.fields] == ["2"]
 
 
@@ -157,7 +158,7 @@ def test_time_points_and_stacks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image["0"][t, c, z, :, :48], tifffile.imread(project.raw / f"C04_f1_{name}.tif"))
     assert not image["0"][:, 1, 0].any()
     assert image["labels/nuclei/0"].shape == (2, 3, 40, 128)
-    assert len(well_canvases(project.paths, "C04", project.context("tile").config)) == 2 * 3 * 2
+    assert len(project.plate.canvases("C04")) == 2 * 3 * 2
     counts = read_histograms(project.paths, "C04")["1", "a"].counts
     assert counts.shape == (256,)
     assert counts.sum() == 2 * 3 * 40 * 48
@@ -250,7 +251,7 @@ def test_fields_stacked_by_their_positions_are_reported(make_project: MakeProjec
     index = project.raw / "Images" / "Index.idx.xml"
     index.write_text(index.read_text().replace('<PositionX Unit="m">', '<PositionX Unit="nm">'))
     project.run("ingest")
-    info = json.loads(project.paths.info.read_text())
+    info = json.loads(project.paths.metadata.read_text())
     assert "fields would lie on each other in 2 wells: B02, B03" in info["disagreements"][-1]
 
 
@@ -268,12 +269,11 @@ def test_a_disk_that_fills_fails_the_job_and_nothing_half_written_counts(
 ) -> None:
     project = make_project(field_shape=(128, 128))
     project.run("ingest")
-    context = project.context("tile", "0")
     small_files(20_000)
     with pytest.raises(OSError):
         project.run("tile")
     resource.setrlimit(resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[1:] * 2)
-    assert context.upstream("tile") == {}
+    assert project.plate.outcomes("tile") == {}
     assert not project.paths.receipt("tile", "0").exists()
     assert not list(project.paths.image("B02").rglob("c/0/0/0/0/0"))
     project.run("tile")
@@ -296,7 +296,7 @@ def test_a_small_full_disk(make_project: MakeProject, tmp_path: Path) -> None:
         with pytest.raises(PlateflowError, match="No space left"):
             project.run("tile")
         assert not project.paths.receipt("tile", "0").exists()
-        assert not project.context("tile").upstream("tile")
+        assert not project.plate.outcomes("tile")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -304,10 +304,10 @@ def test_a_small_full_disk(make_project: MakeProject, tmp_path: Path) -> None:
 def test_a_unit_depends_on_named_things(make_project: MakeProject) -> None:
     project = make_project()
     project.run("ingest")
-    (first, _) = units(project.context("tile", "0"))
+    (first, _) = work_items(Job.of(project.plate, "tile", "0"))
     assert set(first.depends) == {"manifest", "raw files", "image", "parameters"}
     os.utime(project.raw_file("B02", 1, 1))
-    (again, _) = units(project.context("tile", "0"))
+    (again, _) = work_items(Job.of(project.plate, "tile", "0"))
     assert {key for key in first.depends if first.depends[key] != again.depends[key]} == {"raw files"}
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
 
-from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, PlateEntry
 from plateflow.errors import PlateflowError
 from plateflow.images.layout import read_layout
@@ -20,9 +19,9 @@ from plateflow.images.store import open_image
 from plateflow.plates import PlaneError, index_plate, recognise
 from plateflow.plates.check import check_plate
 from plateflow.plates.plate import read_row
+from plateflow.project import Plate
 from plateflow.simulate.layouts import LAYOUTS
-from plateflow.stages import ingest, tile
-from plateflow.stages.runner import JobContext
+from plateflow.stages import run_stage
 
 PATTERN = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t\d+_z(?P<z>\d+))?\.tif"
 PLACE = ["well", "field", "channel", "t", "z"]
@@ -175,17 +174,14 @@ def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, l
         segmentation={"nuclei": LabelSet(channels=["DNA"])},
         z="keep",
     )
-    contexts = [
-        JobContext(config=config, entry=entry, stage=STAGES[stage], job=job)
-        for stage, job in (("ingest", "plate"), ("tile", "0"))
-    ]
-    ingest.run(contexts[0])
-    tile.run(contexts[1])
-    tiled = contexts[1].upstream("tile")
-    assert {(well, field) for well in WELLS for field in tiled[well, "", -1].fields} == bad
+    plate = Plate(config=config, spec=entry)
+    run_stage(plate, "ingest")
+    run_stage(plate, "tile")
+    tiled = plate.outcomes("tile")
+    assert {(well, field) for well in WELLS for field in tiled.required(well).fields} == bad
     for well in WELLS:
-        layout_of_well = read_layout(contexts[1].paths, well)
-        image = open_image(contexts[1].paths, well)["0"]
+        layout_of_well = read_layout(plate.paths, well)
+        image = open_image(plate.paths, well)["0"]
         for box in layout_of_well.fields:
             for c, channel in enumerate(layout_of_well.channels):
                 for z in layout_of_well.z_planes[c]:

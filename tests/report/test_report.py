@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from plateflow.config import PlateEntry
 from plateflow.images.store import open_image
+from plateflow.project import Project
 from plateflow.report import sections
 from plateflow.report.page import render
 from plateflow.report.screen import write_screen
@@ -150,7 +151,7 @@ def test_names_from_files_are_shown_not_run(measured: Planted, tmp_path: Path) -
     assert "</dd><script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "\\u003cscript\\u003ealert(1)" in page  # in the charts' data
-    assert plate.job("report").upstream("report")["", "", -1].info.keys() == {"bytes"}
+    assert plate.plate.outcomes("report").required().info.keys() == {"bytes"}
 
 
 def test_a_changed_map_redoes_the_page_and_nothing_is_done_twice(measured: Planted, page: str, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_wells_that_only_the_plate_map_names_are_a_note_and_not_left_out(measure
     charts = json.loads(page.partition('data-chart="map">')[2].partition("</script>")[0])
     marks = {item["well"]: item.get("mark", "") for item in charts["data"]["values"]}
     assert (marks["C02"], marks["H12"], marks["A01"]) == ("×", "", "")
-    first = write_screen(plate.config, {"demo": plate.entry})
+    first = write_screen(Project.of(plate.config, {"demo": plate.entry}))
     row = re.search(r"demo</b></a></td>(.*?)</tr>", first, re.DOTALL)
     assert row is not None
     assert text_of(row[1]).split()[:4] == ["7", "6", "3", "1"]  # wells, measured, flagged, left out
@@ -198,7 +199,7 @@ def test_a_section_that_fails_is_named_and_the_rest_goes_on(
     page = plate.paths.table("report.html").read_text()
     assert "ValueError: no &lt;b&gt;luck&lt;/b&gt;" in page
     assert 'id="well-B02"' in page
-    assert plate.job("report").upstream("report")["", "", -1].info["failed sections"] == ["plate"]
+    assert plate.plate.outcomes("report").required().info["failed sections"] == ["plate"]
 
 
 def test_of_many_bad_files_a_few_are_named() -> None:
@@ -211,7 +212,7 @@ def test_of_many_bad_files_a_few_are_named() -> None:
 
 def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: Planted, tmp_path: Path) -> None:
     plate = measured.copy(tmp_path)
-    for well in plate.job("features").wells():
+    for well in plate.plate.wells:
         entry = Entry(well=well, fingerprint="x", state="quarantined", reason="truncated", detail="cut", sequence=9)
         append_outcome(plate.paths.journal("tile", "0"), entry)
     plate.run("features", "aggregate", "report")
@@ -224,9 +225,9 @@ def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: 
 
 def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
     entries = {"demo": measured.entry, "later": measured.entry}
-    first = write_screen(measured.config, entries)
+    first = write_screen(Project.of(measured.config, entries))
     path = Path(measured.config.results) / "screen" / "report.html"
-    assert path.read_text() == first == write_screen(measured.config, entries)
+    assert path.read_text() == first == write_screen(Project.of(measured.config, entries))
     text = text_of(first)
     assert "1 of 2 plates have no tables yet. Left out: " in text
     assert 'href="../demo/report.html"' in first

@@ -7,11 +7,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
 from plateflow.paths import PlatePaths
-from plateflow.stages import stage_module
-from plateflow.stages.runner import JobContext
+from plateflow.project import Plate
+from plateflow.stages import run_stage
 
 MODEL = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 SETS: dict[str, dict[str, Any]] = {
@@ -34,9 +33,7 @@ def config_of(folder: Path, **keys: Any) -> Config:
 
 def run(config: Config, entry: PlateEntry, *stages: str) -> PlatePaths:
     for stage in stages:
-        for job in STAGES[stage].jobs(config):
-            module = stage_module(stage)
-            module.run(JobContext(config=config, entry=entry, stage=STAGES[stage], job=job))
+        run_stage(Plate(config=config, spec=entry), stage)
     return PlatePaths.of(entry.plate, results=config.results)
 
 

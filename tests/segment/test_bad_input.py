@@ -18,10 +18,11 @@ from plateflow.config import Config, PlateEntry, load_config
 from plateflow.errors import PlateflowError
 from plateflow.model.vit import FlowViT
 from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.segment import segment_image
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, ingest, normalise, tile
-from plateflow.stages.runner import JobContext
+from plateflow.stages.runner import Job
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 IMAGE = np.random.default_rng(0).integers(0, 4000, (3, 70, 90)).astype(np.uint16)
@@ -73,7 +74,7 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateEntry, Path]:
     made = simulate_plate(folder, wells=micro_wells()[:1], fields=1, field_shape=(96, 96), plate="p")
     entry = PlateEntry(plate="p", path=str(made.raw))
     for stage, module in (("ingest", ingest), ("tile", tile), ("normalise", normalise)):
-        module.run(JobContext(config=config_of(folder / "results"), entry=entry, stage=STAGES[stage], job=job(stage)))
+        module.run(Job.of(Plate(config=config_of(folder / "results"), spec=entry), stage, job(stage)))
     return entry, folder / "results"
 
 
@@ -117,7 +118,7 @@ def in_the_pipeline(plate: tuple[PlateEntry, Path]) -> Use:
         good = {"channels": ["DNA"], "model": str(TINY)}
         sets = {"nuclei": good, "cells": {"channels": ["AGP", "DNA"], "model": model}}
         config = config_of(plate[1], segmentation=sets, device=device)
-        infer.run(JobContext(config=config, entry=plate[0], stage=STAGES["infer"], job="0"))
+        infer.run(Job.of(Plate(config=config, spec=plate[0]), "infer", "0"))
 
     return use
 
@@ -257,6 +258,6 @@ def test_a_well_without_contrast_has_no_objects(tmp_path: Path) -> None:
     entry = PlateEntry(plate="f", path=str(made.raw), layout="pattern", pattern=pattern)
     config = config_of(tmp_path / "results", segmentation={"nuclei": {"channels": ["1"], "model": str(TINY)}})
     for stage, module in (("ingest", ingest), ("tile", tile), ("normalise", normalise), ("infer", infer)):
-        module.run(JobContext(config=config, entry=entry, stage=STAGES[stage], job=job(stage)))
+        module.run(Job.of(Plate(config=config, spec=entry), stage, job(stage)))
     flow = np.load(PlatePaths.of("f", results=config.results).flows("nuclei", "B02", 0))
     assert (flow[2] < 0).all()

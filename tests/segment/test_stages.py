@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from segment_project import MODEL, SETS, config_of, labels_of, run
 
-from plateflow.chain import STAGES
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.errors import ConfigError, PlateflowError
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import f1
 from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import follow, infer, stitch
-from plateflow.stages.runner import JobContext
-from plateflow.state.requests import ask
+from plateflow.stages.runner import Job
+from plateflow.state.requests import request
 
 
 def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
@@ -224,7 +223,7 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     entry, folder = copied
     config = config_of(folder, keep_flows=False, parts={"cpu": 2, "gpu": 1})
     paths = run(config, entry, "infer", "follow")
-    contexts = [JobContext(config=config, entry=entry, stage=STAGES["stitch"], job=job) for job in "01"]
+    contexts = [Job.of(Plate(config=config, spec=entry), "stitch", job) for job in "01"]
     stitch.run(contexts[0])
     assert paths.flows("nuclei", "B02", 0).exists()
     stitch.run(contexts[1])
@@ -239,7 +238,7 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     with pytest.raises(PlateflowError, match=r"plateflow retry p --stage infer"):
         run(changed, entry, "infer", "follow")
     for stage in ("infer", "follow", "stitch"):
-        ask(paths, kind="retry", stage=stage)
+        request(paths, kind="retry", stage=stage)
     run(changed, entry, "infer", "follow", "stitch")
     assert not list(paths.scratch.rglob("*.npy"))
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
@@ -253,10 +252,10 @@ def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateE
     for cell_threshold, min_size in ((1.0, 15), (0.0, 40)):
         sets = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": cell_threshold, "min_size_px": min_size}}
         config = config_of(folder, parts={"cpu": 2, "gpu": 1}, keep_flows=False, segmentation=sets)
-        follow.run(JobContext(config=config, entry=entry, stage=STAGES["follow"], job="0-0"))
-        context = JobContext(config=config, entry=entry, stage=STAGES["stitch"], job="0")
+        follow.run(Job.of(Plate(config=config, spec=entry), "follow", "0-0"))
+        context = Job.of(Plate(config=config, spec=entry), "stitch", "0")
         stitch.run(context)
-        assert not stitch.plate_is_stitched(context)
+        assert not stitch.plate_is_stitched(context.plate)
         assert PlatePaths.of("p", results=folder).flows("nuclei", "B03", 0).exists()
 
 
@@ -266,11 +265,11 @@ def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tup
 import json, sys
 from plateflow.config import Config, PlateEntry
 from plateflow.segment import follow, infer, stitch
-from plateflow.stages.runner import JobContext
+from plateflow.stages.runner import Job
 from plateflow.chain import STAGES
 config, entry = Config.model_validate_json(sys.argv[1]), PlateEntry.model_validate_json(sys.argv[2])
 for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
-    stage.run(JobContext(config=config, entry=entry, stage=STAGES[name], job=job))
+    stage.run(Job.of(Plate(config=config, spec=entry), name, job))
 print([name for name in ("torch", "zarr") if name in sys.modules])
 """
     arguments = [config.model_dump_json(), plate[0].model_dump_json()]
@@ -289,10 +288,12 @@ def test_a_channel_that_the_plate_lacks_is_named_before_anything_runs(plate: tup
         run(config, plate[0], "infer")
 
 
-def test_a_diameter_needs_the_pixel_size_and_good_sense(plate: tuple[PlateEntry, Path, Path]) -> None:
+def test_a_diameter_needs_the_pixel_size_and_good_sense(
+    plate: tuple[PlateEntry, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sets = {"nuclei": {"channels": ["DNA"], "diameter_um": 12.0, "model": "default"}}
-    context = JobContext(config=config_of(plate[1], segmentation=sets), entry=plate[0], stage=STAGES["infer"], job="0")
-    unknown = replace(context)
-    unknown.__dict__["info"] = {**context.info, "pixel_size_um": None}
-    with pytest.raises(PlateflowError, match="pixel size isn't known"):
-        infer.units(unknown)
+    job = Job.of(Plate(config=config_of(plate[1], segmentation=sets), spec=plate[0]), "infer", "0")
+    metadata = json.loads(job.paths.metadata.read_text())
+    monkeypatch.setattr(Plate, "metadata", {**metadata, "pixel_size_um": None})
+    with pytest.raises(ConfigError, match="pixel size of the plate is not known"):
+        infer.work_items(job)

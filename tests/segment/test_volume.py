@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from segment_project import MODEL, config_of, run, volume_of
 
-from plateflow.chain import STAGES
 from plateflow.config import PlateEntry
 from plateflow.errors import PlateflowError
 from plateflow.flows import flow_error, flows_from_labels, labels_from_flows
-from plateflow.images.layout import read_layout, well_canvases
+from plateflow.images.layout import read_layout
 from plateflow.metrics import average_precision, f1
 from plateflow.plates.plate import index_plate
+from plateflow.project import Plate
 from plateflow.segment import volume
 from plateflow.segment.grid import anisotropy
-from plateflow.segment.plan import block_edge
 from plateflow.segment.scratch import save_array
 from plateflow.segment.volume import Volume, in_voxels, n_planes
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.record import About, Record
 from plateflow.simulate.stack import simulate_stack, simulate_stack_plate
 from plateflow.stages import infer
-from plateflow.stages.runner import JobContext, Outcome, Unit
+from plateflow.stages.follow import block_edge
+from plateflow.stages.runner import Job, Outcome, WorkItem
 
 Array = NDArray[Any]
 
@@ -159,10 +159,10 @@ def deep(**keys: Any) -> dict[str, Any]:
     return {"z": "keep", "segmentation": {"nuclei": settings}}
 
 
-def infer_gives(flow: Array) -> Callable[..., Iterator[tuple[Unit, Outcome]]]:
+def infer_gives(flow: Array) -> Callable[..., Iterator[tuple[WorkItem, Outcome]]]:
     """Instead of the network's work: this flow field, saved where its own would be."""
 
-    def work(context: JobContext, units: list[Unit], start: Callable[[Unit], None], _: Any) -> Any:
+    def work(context: Job, units: list[WorkItem], start: Callable[[WorkItem], None], _: Any) -> Any:
         for unit in units:
             start(unit)
             save_array(context.paths.flows(unit.label_set, unit.well, 0), flow)
@@ -251,8 +251,8 @@ def test_planes_by_themselves_are_canvases_of_their_own(stack: tuple[PlateEntry,
     for above, below in pairwise(numbers):
         if len(above) and len(below):
             assert above.max() < below.min()
-    assert len(well_canvases(paths, "B02", config, "nuclei")) == len(truth)
-    (canvas,) = well_canvases(paths, "B02", config_of(results, **deep()), "nuclei")
+    assert len(Plate(config=config, spec=entry).canvases("B02", "nuclei")) == len(truth)
+    (canvas,) = Plate(config=config_of(results, **deep()), spec=entry).canvases("B02", "nuclei")
     assert canvas.shape == truth.shape
     assert [plane.z for plane in canvas.planes()] == list(range(len(truth)))
 
@@ -272,8 +272,8 @@ def test_the_distance_of_planes_must_be_known(tmp_path: Path) -> None:
     layout = read_layout(paths, "B02")
     assert layout.pixel_um == (1.5, 0.6, 0.6)
     assert anisotropy(layout, where="") == pytest.approx(2.5)
-    context = JobContext(config=config, entry=told, stage=STAGES["infer"], job="0")
-    assert [unit.data for unit in infer.units(context)] == [pytest.approx(2.5)]
+    context = Job.of(Plate(config=config, spec=told), "infer", "0")
+    assert [unit.data for unit in infer.work_items(context)] == [pytest.approx(2.5)]
     with pytest.raises(PlateflowError, match="planes are 500 pixels apart"):
         anisotropy(replace(layout, pixel_um=(300.0, 0.6, 0.6)), where="")
     says_itself = stack_plate(tmp_path, np.ones((3, 32, 32), np.uint16), z_um=0.5)

@@ -35,8 +35,8 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def paths(tmp_path: Path) -> PlatePaths:
     paths = PlatePaths.of("p", results=tmp_path)
-    paths.info.parent.mkdir(parents=True)
-    paths.info.write_text(json.dumps({"wells": ["B02", "B03", "B04", "B05"]}))
+    paths.metadata.parent.mkdir(parents=True)
+    paths.metadata.write_text(json.dumps({"wells": ["B02", "B03", "B04", "B05"]}))
     return paths
 
 
@@ -104,7 +104,7 @@ def test_an_attempt_that_still_runs_is_no_failure(paths: PlatePaths) -> None:
     from plateflow.state.lease import Lease
 
     append_line(paths.journal("tile", "0"), {"event": "begin", "at": at(0)})
-    with Lease(paths.lease("tile", "0"), what="tile"):
+    with Lease(paths.lease("tile", "0"), holder="tile"):
         assert attempts(paths) == []
     assert [row["state"] for row in attempts(paths)] == ["killed"]
 
@@ -112,7 +112,7 @@ def test_an_attempt_that_still_runs_is_no_failure(paths: PlatePaths) -> None:
 def test_lines_of_an_earlier_release_and_of_a_plate_without_manifest_count_nothing(paths: PlatePaths) -> None:
     append_outcome(paths.journal("tile", "0"), done("B02", 20))
     assert attempts(paths) == []
-    paths.info.unlink()
+    paths.metadata.unlink()
     infer(paths)
     assert attempts(paths) == []
 

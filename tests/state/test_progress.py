@@ -36,7 +36,7 @@ def hold(paths: PlatePaths, age: float = 0) -> Path:
 
 
 BEGIN = {"event": "begin"}
-WELL = [{"event": "start", "key": ["B02", "", -1]}, {"event": "done", "well": "B02"}]
+WELL = [{"event": "start", "key": ["B02", "", -1], "sequence": 1}, {"event": "done", "well": "B02", "sequence": 1}]
 
 
 def test_a_job_waits_runs_dies_fails_and_ends(paths: PlatePaths) -> None:

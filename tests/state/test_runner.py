@@ -5,176 +5,175 @@ import socket
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from plateflow.chain import STAGES, part_of
+from plateflow.chain import part_of_well
 from plateflow.config import Config, PlateEntry
 from plateflow.errors import PlateflowError
 from plateflow.files import append_line, read_lines, stat_of
-from plateflow.stages.runner import Interrupted, JobContext, Outcome, Unit, changes, one_by_one, run_job
+from plateflow.project import Plate
+from plateflow.stages.runner import Interrupted, Job, Outcome, WorkItem, changes, one_by_one, run_job
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import Lease, read_owner
 from plateflow.state.ledger import attempts
-from plateflow.state.requests import ask, asked
+from plateflow.state.requests import request, request_digest
 
 WELLS = ["A01", "A02", "A03"]
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> JobContext:
-    context = JobContext(
-        config=Config(results=str(tmp_path / "results")),
-        entry=PlateEntry(plate="p", path="/raw"),
-        stage=STAGES["tile"],
-        job="0",
+def job(tmp_path: Path) -> Job:
+    job = Job.of(
+        Plate(config=Config(results=str(tmp_path / "results")), spec=PlateEntry(plate="p", path="/raw")), "tile", "0"
     )
-    context.paths.info.parent.mkdir(parents=True)
-    context.paths.info.write_text(json.dumps({"wells": WELLS, "format": [8, 12]}))
-    return context
+    job.paths.metadata.parent.mkdir(parents=True)
+    job.paths.metadata.write_text(json.dumps({"wells": WELLS, "format": [8, 12]}))
+    return job
 
 
-def units(**files):
-    return lambda: [Unit(well=well, depends={"raw files": files.get(well, 1)}) for well in WELLS]
+def items(**files):
+    return lambda: [WorkItem(well=well, depends={"raw files": files.get(well, 1)}) for well in WELLS]
 
 
 class Work:
     """Notes what it did; fails, or dies, where it is told to."""
 
-    def __init__(self, context: JobContext, *, fail: str = "", outcome: Outcome | None = None):
+    def __init__(self, job: Job, *, fail: str = "", outcome: Outcome | None = None):
         self.done: list[str] = []
         self.fail, self.outcome = fail, outcome or Outcome()
 
-    def __call__(self, unit: Unit) -> Outcome:
-        if unit.well == self.fail:
+    def __call__(self, item: WorkItem) -> Outcome:
+        if item.well == self.fail:
             raise OSError(28, "No space left on device")
-        self.done.append(unit.well)
+        self.done.append(item.well)
         return self.outcome
 
 
-def run(context: JobContext, make_units, **kwargs) -> list[str]:
-    work = Work(context, **kwargs)
-    run_job(context, make_units, one_by_one(work))
+def run(job: Job, make_units, **kwargs) -> list[str]:
+    work = Work(job, **kwargs)
+    run_job(job, make_units, one_by_one(work))
     return work.done
 
 
-def receipt(context: JobContext) -> bytes:
-    return context.paths.receipt("tile", context.job).read_bytes()
+def receipt(job: Job) -> bytes:
+    return job.paths.receipt("tile", job.name).read_bytes()
 
 
-def test_only_what_changed_is_done_again_and_equal_work_gives_equal_receipts(context):
-    assert run(context, units()) == WELLS
-    first = receipt(context)
-    assert run(context, units()) == []
-    assert receipt(context) == first
-    assert run(context, units(A02=2)) == ["A02"]
-    assert receipt(context) != first
-    assert run(context, units()) == ["A02"]
-    assert receipt(context) == first
+def test_only_what_changed_is_done_again_and_equal_work_gives_equal_receipts(job):
+    assert run(job, items()) == WELLS
+    first = receipt(job)
+    assert run(job, items()) == []
+    assert receipt(job) == first
+    assert run(job, items(A02=2)) == ["A02"]
+    assert receipt(job) != first
+    assert run(job, items()) == ["A02"]
+    assert receipt(job) == first
 
 
-def test_another_job_of_the_stage_counts_what_is_done(context):
+def test_another_job_of_the_stage_counts_what_is_done(job):
     """What a changed number of parts comes to: the same wells in a job of another name."""
-    run(context, units())
-    other = JobContext(config=context.config, entry=context.entry, stage=context.stage, job="7")
-    assert run(other, units()) == []
-    assert run(other, units(A01=2)) == ["A01"]
-    assert run(context, units(A01=2)) == []
+    run(job, items())
+    other = Job(plate=job.plate, stage=job.stage, name="7")
+    assert run(other, items()) == []
+    assert run(other, items(A01=2)) == ["A01"]
+    assert run(job, items(A01=2)) == []
 
 
-def test_a_failed_job_keeps_the_wells_that_are_done_and_writes_no_receipt(context):
+def test_a_failed_job_keeps_the_wells_that_are_done_and_writes_no_receipt(job):
     with pytest.raises(PlateflowError, match="No space"):
-        run(context, units(), fail="A02")
-    assert not context.paths.receipt("tile", "0").exists()
-    assert not context.paths.lease("tile", "0").exists()
-    assert run(context, units()) == ["A02", "A03"]
+        run(job, items(), fail="A02")
+    assert not job.paths.receipt("tile", "0").exists()
+    assert not job.paths.lease("tile", "0").exists()
+    assert run(job, items()) == ["A02", "A03"]
 
 
-def test_an_attempt_with_nothing_left_to_do_closes_the_one_that_failed(context):
+def test_an_attempt_with_nothing_left_to_do_closes_the_one_that_failed(job):
     """Else `status --watch` would count the failure again whenever the job is asked for later."""
-    run(context, units())
-    journal = context.paths.journal("tile", "0")
+    run(job, items())
+    journal = job.paths.journal("tile", "0")
     clean = journal.read_bytes()
-    run(context, units())
+    run(job, items())
     assert journal.read_bytes() == clean
     moment = {"at": "2026-01-01T10:00:00.000+00:00"}
     append_line(journal, {"event": "begin", **moment})
     append_line(journal, {"event": "failed", "error": "the receipt can't be written", **moment})
-    assert run(context, units()) == []
+    assert run(job, items()) == []
     assert [line["event"] for line in read_lines(journal)][-2:] == ["begin", "end"]
-    assert [(row["state"], row["units"]) for row in attempts(context.paths)] == [("ok", 3), ("failed", 0), ("ok", 0)]
+    assert [(row["state"], row["units"]) for row in attempts(job.paths)] == [("ok", 3), ("failed", 0), ("ok", 0)]
 
 
-def test_a_request_makes_a_well_stale_once_and_only_there(context):
-    run(context, units())
-    before = asked(context.paths, "tile", "0", 8)
-    ask(context.paths, kind="retry", stage="tile", well="A02", n_columns=12)
-    parts = {part_of(well, 8, 12): well for well in WELLS}
+def test_a_request_makes_a_well_stale_once_and_only_there(job):
+    run(job, items())
+    before = request_digest(job.paths, "tile", "0", 8)
+    request(job.paths, kind="retry", stage="tile", well="A02", n_columns=12)
+    parts = {part_of_well(well, 8, 12): well for well in WELLS}
     for part in range(8):
-        word = asked(context.paths, "tile", str(part), 8)
+        word = request_digest(job.paths, "tile", str(part), 8)
         assert (word != before) == (parts.get(part) == "A02")
-    assert run(context, units()) == ["A02"]
-    assert run(context, units()) == []
+    assert run(job, items()) == ["A02"]
+    assert run(job, items()) == []
 
 
-def test_a_file_set_aside_asks_once_after_it_was_mended(context, tmp_path):
+def test_a_file_set_aside_asks_once_after_it_was_mended(job, tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"cut")
     quarantined = Outcome(state="quarantined", reason="truncated", set_aside=((str(bad), stat_of(bad)),))
-    run(context, units(), outcome=quarantined)
-    assert asked(context.paths, "tile", "0", 8) == ""
+    run(job, items(), outcome=quarantined)
+    assert request_digest(job.paths, "tile", "0", 8) == ""
     bad.write_bytes(b"whole again")
-    mended = asked(context.paths, "tile", "0", 8)
+    mended = request_digest(job.paths, "tile", "0", 8)
     assert mended != ""
-    run(context, units(A01=2, A02=2, A03=2))
-    assert asked(context.paths, "tile", "0", 8) == mended
+    run(job, items(A01=2, A02=2, A03=2))
+    assert request_digest(job.paths, "tile", "0", 8) == mended
 
 
-def test_a_left_out_unit_is_passed_on_and_its_results_are_removed(context):
-    run(context, units())
-    upstream = next(iter(outcomes([context.paths.journal("tile", "0")]).values()))
-    from dataclasses import replace
-
-    upstream = replace(upstream, state="quarantined", reason="truncated", detail="x.tif")
+def test_a_left_out_unit_is_passed_on_and_its_results_are_removed(job):
+    run(job, items())
+    upstream = replace(
+        next(iter(job.plate.outcomes("tile").values())), state="quarantined", reason="truncated", detail="x.tif"
+    )
     cleared = []
-    work = Work(context)
+    work = Work(job)
     run_job(
-        context,
-        lambda: [Unit(well="A01", depends={"raw files": 1}, upstream=upstream), *units()()[1:]],
+        job,
+        lambda: [WorkItem(well="A01", depends={"raw files": 1}, upstream=upstream), *items()()[1:]],
         one_by_one(work),
-        clear=lambda unit: cleared.append(unit.well),
+        clear=lambda item: cleared.append(item.well),
     )
     assert (work.done, cleared) == ([], ["A01"])
-    left_out = json.loads(receipt(context))["left_out"]
-    assert [(item["well"], item["reason"]) for item in left_out] == [("A01", "truncated")]
+    (left_out,) = job.plate.left_out()
+    assert (left_out.well, left_out.stage, left_out.reason) == ("A01", "tile", "truncated")
+    assert str(left_out) == "p/A01: quarantined at tile: truncated (x.tif)"
 
 
-def test_a_unit_left_in_the_middle_is_done_again_whatever_the_parameters_are(context):
+def test_a_unit_left_in_the_middle_is_done_again_whatever_the_parameters_are(job):
     """Parameters are changed, the job dies within a well, the parameters are changed back: half is of the others."""
-    run(context, units())
+    run(job, items())
     with pytest.raises(PlateflowError, match="No space"):
-        run(context, units(A02=2), fail="A02")
-    known = outcomes([context.paths.journal("tile", "0")])["A02", "", -1]
-    assert changes(context, units()()[1], known) == ["left in the middle"], "and not the files"
-    assert run(context, units()) == ["A02"]
-    assert run(context, units()) == []
+        run(job, items(A02=2), fail="A02")
+    known = outcomes([job.paths.journal("tile", "0")])["A02", "", -1]
+    assert changes(job, items()()[1], known) == ["left in the middle"], "and not the files"
+    assert run(job, items()) == ["A02"]
+    assert run(job, items()) == []
 
 
-def test_what_changed_is_named(context):
-    run(context, units())
-    known = outcomes([context.paths.journal("tile", "0")])[("A01", "", -1)]
-    assert changes(context, Unit(well="A01", depends={"raw files": 1}), known) == []
-    assert changes(context, Unit(well="A01", depends={"raw files": 2}), known) == ["raw files"]
-    assert changes(context, Unit(well="A01"), None) == ["never done"]
+def test_what_changed_is_named(job):
+    run(job, items())
+    known = outcomes([job.paths.journal("tile", "0")])[("A01", "", -1)]
+    assert changes(job, WorkItem(well="A01", depends={"raw files": 1}), known) == []
+    assert changes(job, WorkItem(well="A01", depends={"raw files": 2}), known) == ["raw files"]
+    assert changes(job, WorkItem(well="A01"), None) == ["never done"]
 
 
-def test_a_torn_last_line_is_passed_over_and_closed(context):
-    run(context, units())
-    journal = context.paths.journal("tile", "0")
+def test_a_torn_last_line_is_passed_over_and_closed(job):
+    run(job, items())
+    journal = job.paths.journal("tile", "0")
     with journal.open("ab") as file:
         file.write(b'{"event":"done","well":"A01","fing')
-    assert run(context, units()) == []
+    assert run(job, items()) == []
     append_line(journal, {"event": "start", "key": ["A01", "", -1], "sequence": 2})
     assert list(read_lines(journal))[-1]["event"] == "start"
 
@@ -184,50 +183,49 @@ CHILD = textwrap.dedent(
     import gc, json, os, signal, sys, time
     sys.path.insert(0, {tests!r})
     from test_runner import *
-    context = JobContext(config=Config(results={results!r}), entry=PlateEntry(plate="p", path="/raw"),
-                         stage=STAGES["tile"], job="0")
-    def work(unit):
-        if unit.well == "A02":
+    job = Job.of(Plate(config=Config(results={results!r}), spec=PlateEntry(plate="p", path="/raw")), "tile", "0")
+    def work(item):
+        if item.well == "A02":
             {action}
         return Outcome()
-    run_job(context, units(), one_by_one(work), clear=lambda unit: print("cleared", unit.well))
+    run_job(job, items(), one_by_one(work), clear=lambda item: print("cleared", item.well))
     """
 )
 
 
-def child(context: JobContext, action: str, **kwargs) -> int:
-    return child_that_says(context, action, **kwargs)[0]
+def child(job: Job, action: str, **kwargs) -> int:
+    return child_that_says(job, action, **kwargs)[0]
 
 
-def child_that_says(context: JobContext, action: str, **kwargs) -> tuple[int, str]:
-    code = CHILD.format(tests=str(Path(__file__).parent), results=context.config.results, action=action)
+def child_that_says(job: Job, action: str, **kwargs) -> tuple[int, str]:
+    code = CHILD.format(tests=str(Path(__file__).parent), results=job.config.results, action=action)
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, **kwargs)
     return done.returncode, done.stdout
 
 
-def test_a_well_that_kills_its_job_twice_alone_is_quarantined(context):
+def test_a_well_that_kills_its_job_twice_alone_is_quarantined(job):
     die = "os.kill(os.getpid(), signal.SIGKILL)"
-    assert child(context, die) == -signal.SIGKILL
-    assert context.paths.lease("tile", "0").exists()
-    assert child(context, die) == -signal.SIGKILL
-    states = {key[0]: entry.state for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
+    assert child(job, die) == -signal.SIGKILL
+    assert job.paths.lease("tile", "0").exists()
+    assert child(job, die) == -signal.SIGKILL
+    states = {key[0]: entry.state for key, entry in outcomes([job.paths.journal("tile", "0")]).items()}
     assert states == {"A01": "ok", "A03": "ok"}, "the suspect comes last, so that the others are done"
-    status, said = child_that_says(context, die)
+    status, said = child_that_says(job, die)
     assert status == 0
     assert "cleared A02" in said, "what it left in the middle, and earlier results, go away"
-    entry = outcomes([context.paths.journal("tile", "0")])[("A02", "", -1)]
+    entry = outcomes([job.paths.journal("tile", "0")])[("A02", "", -1)]
     assert (entry.state, entry.reason) == ("quarantined", "crash")
     assert "plateflow retry p/A02" in entry.detail
 
 
-def test_a_job_told_to_stop_counts_no_crash(context):
+def test_a_job_told_to_stop_counts_no_crash(job):
     for _ in range(3):
-        assert child(context, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)") != 0
-    assert not context.paths.lease("tile", "0").exists()
-    assert run(context, units()) == ["A02", "A03"]
+        assert child(job, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)") != 0
+    assert not job.paths.lease("tile", "0").exists()
+    assert run(job, items()) == ["A02", "A03"]
 
 
-def test_a_job_told_to_stop_while_it_begins_begins_once(context, monkeypatch):
+def test_a_job_told_to_stop_while_it_begins_begins_once(job, monkeypatch):
     """SLURM lets a stopped job go on before it tells it to end."""
 
     def append_and_stop(path: Path, line: dict) -> None:
@@ -237,88 +235,88 @@ def test_a_job_told_to_stop_while_it_begins_begins_once(context, monkeypatch):
 
     monkeypatch.setattr("plateflow.stages.runner.append_line", append_and_stop)
     with pytest.raises(Interrupted):
-        run(context, units())
-    assert [line["event"] for line in read_lines(context.paths.journal("tile", "0"))] == ["begin", "interrupted"]
+        run(job, items())
+    assert [line["event"] for line in read_lines(job.paths.journal("tile", "0"))] == ["begin", "interrupted"]
 
 
-def test_an_orphan_stops_between_two_wells(context):
+def test_an_orphan_stops_between_two_wells(job):
     """The driver is gone: the job does no further well, so that the next run finds nobody in its way."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     environment = {**os.environ, "PLATEFLOW_DRIVER": f"{gone.pid}:1:{socket.gethostname()}"}
     noticed = "next(thing for thing in gc.get_objects() if isinstance(thing, Lease)).orphaned.wait(60)"
-    assert child(context, noticed, env=environment) != 0
-    assert run(context, units()) == ["A03"]
+    assert child(job, noticed, env=environment) != 0
+    assert run(job, items()) == ["A03"]
 
 
-def test_a_second_job_refuses_to_start(context):
-    with Lease(context.paths.lease("tile", "0"), what="p: tile 0"):
-        assert read_owner(context.paths.lease("tile", "0")).pid == os.getpid()
-        with pytest.raises(PlateflowError, match="already in work"):
-            run(context, units())
-    assert run(context, units()) == WELLS
+def test_a_second_job_refuses_to_start(job):
+    with Lease(job.paths.lease("tile", "0"), holder="p: tile 0"):
+        assert read_owner(job.paths.lease("tile", "0")).pid == os.getpid()
+        with pytest.raises(PlateflowError, match="already running"):
+            run(job, items())
+    assert run(job, items()) == WELLS
 
 
 def test_interrupted_is_swallowed_by_no_section():
     assert not issubclass(Interrupted, Exception)
 
 
-def test_a_death_with_the_driver_is_no_crash(context, monkeypatch):
+def test_a_death_with_the_driver_is_no_crash(job, monkeypatch):
     """The next driver finds the lease of a job that died under another: nobody knows what killed it."""
     die = "os.kill(os.getpid(), signal.SIGKILL)"
     for number in range(3):
         environment = {**os.environ, "PLATEFLOW_DRIVER": f"{os.getpid()}:{number}:another"}
         monkeypatch.setenv("PLATEFLOW_DRIVER", environment["PLATEFLOW_DRIVER"])
-        assert child(context, die, env=environment) == -signal.SIGKILL
-    states = {key[0]: entry.state for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
+        assert child(job, die, env=environment) == -signal.SIGKILL
+    states = {key[0]: entry.state for key, entry in outcomes([job.paths.journal("tile", "0")]).items()}
     assert states == {"A01": "ok"}
 
 
-def test_a_unit_whose_file_is_gone_is_done_again(context, tmp_path):
+def test_a_unit_whose_file_is_gone_is_done_again(job, tmp_path):
     made = {well: tmp_path / f"{well}.parquet" for well in WELLS}
 
-    def work(unit):
-        made[unit.well].touch()
+    def work(item):
+        made[item.well].touch()
         return Outcome()
 
     def again():
-        run_job(context, units(), one_by_one(work), results=lambda unit: made[unit.well])
+        run_job(job, items(), one_by_one(work), results=lambda item: made[item.well])
 
     again()
     made["A02"].unlink()
     again()
     assert made["A02"].exists()
-    sequences = {key[0]: entry.sequence for key, entry in outcomes([context.paths.journal("tile", "0")]).items()}
+    sequences = {key[0]: entry.sequence for key, entry in outcomes([job.paths.journal("tile", "0")]).items()}
     assert sequences == {"A01": 1, "A02": 2, "A03": 1}
 
 
-def test_a_job_that_was_taken_over_touches_nothing_more(context):
-    """Not even the units that a pooled stage takes up ahead, whose results the other may have made by then."""
+def test_a_job_that_was_taken_over_touches_nothing_more(job):
+    """Not even the items that a pooled stage takes up ahead, whose results the other may have made by then."""
     from plateflow.state.lease import clear
 
     touched = []
 
     def pooled(todo, start):
-        for unit in todo:
-            if unit.well == "A02":
-                clear(context.paths.lease("tile", "0"))  # as the next attempt does, after this one was silent for long
-            start(unit)
-            touched.append(unit.well)
-            yield unit, Outcome()
+        for item in todo:
+            if item.well == "A02":
+                clear(job.paths.lease("tile", "0"))  # as the next attempt does, after this one was silent for long
+            start(item)
+            touched.append(item.well)
+            yield item, Outcome()
 
     with pytest.raises(Interrupted, match="taken over"):
-        run_job(context, units(), pooled)
+        run_job(job, items(), pooled)
     assert touched == ["A01"]
-    assert {key[0] for key in outcomes(context.paths.journals("tile"))} == {"A01"}
-    assert not context.paths.receipt("tile", "0").exists()
+    assert {key[0] for key in outcomes(job.paths.journals("tile"))} == {"A01"}
+    assert not job.paths.receipt("tile", "0").exists()
 
 
-def test_the_one_job_of_a_plate_is_never_left_out_for_dying(context):
+def test_the_one_job_of_a_plate_is_never_left_out_for_dying(job):
     """Twice over its memory: the third attempt asks for more, and does it."""
-    journal = context.paths.journal("tile", "0")
+    journal = job.paths.journal("tile", "0")
     for _ in range(2):
         append_line(journal, {"event": "start", "key": ["", "", -1], "sequence": 1})
         append_line(journal, {"event": "crashed", "keys": [["", "", -1]], "alone": True})
-    run_job(context, lambda: [Unit()], one_by_one(lambda _: Outcome()))
+    run_job(job, lambda: [WorkItem()], one_by_one(lambda _: Outcome()))
     (entry,) = outcomes([journal]).values()
     assert entry.state == "ok"

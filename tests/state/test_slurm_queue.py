@@ -57,11 +57,11 @@ def test_a_lease_of_another_node_is_what_the_queue_says(queue, tmp_path, monkeyp
     queue(["7|RUNNING"])
     assert is_queued("7") is True
     owner_elsewhere(tmp_path / "a", "7", age=leases.STALE_S + 1)
-    with pytest.raises(Exception, match="already in work"), Lease(tmp_path / "a", what="p: tile 0"):
+    with pytest.raises(Exception, match="already running"), Lease(tmp_path / "a", holder="p: tile 0"):
         pass
     queue(["7|NODE_FAIL"])
     assert is_queued("7") is False
-    with Lease(tmp_path / "a", what="p: tile 0") as lease:
+    with Lease(tmp_path / "a", holder="p: tile 0") as lease:
         assert not lease.inherited
 
 
@@ -83,7 +83,7 @@ def test_a_job_that_slurm_calls_completed_is_waited_for_while_it_beats(queue, tm
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with Lease(tmp_path / "a", what="p: tile 0"):
+        with Lease(tmp_path / "a", holder="p: tile 0"):
             waited = time.monotonic() - began
     finally:
         stopped.set()
@@ -94,7 +94,7 @@ def test_a_job_that_slurm_calls_completed_is_waited_for_while_it_beats(queue, tm
 
 def test_who_was_taken_for_dead_stops_and_leaves_the_other_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
-    with Lease(tmp_path / "a", what="p: tile 0") as lease:
+    with Lease(tmp_path / "a", holder="p: tile 0") as lease:
         assert not lease.lost.wait(0.2)
         leases.clear(tmp_path / "a")
         owner_elsewhere(tmp_path / "a", "8")

@@ -124,7 +124,7 @@ def test_normalised_values_and_the_tables_of_statistics(measured: Planted, wells
     assert z.loc["B04", name] == pytest.approx((wells.loc["B04", name] - used.mean()) / used.std(), rel=1e-5)
     # Two negatives are in use: what they are too few for is said, and nothing comes of it.
     assert pd.read_parquet(measured.paths.table("normalised.parquet"))[name].isna().all()
-    info = measured.job("aggregate").upstream("aggregate")["", "", -1].info
+    info = measured.plate.outcomes("aggregate").required().info
     assert info["controls"]["grade"] == "unknown"
     assert "0 positive controls" in info["controls"]["reasons"][0]
     assert info["hits"] == {
@@ -212,7 +212,7 @@ def test_the_dictionary_explains_every_measured_column(measured: Planted) -> Non
 
 
 def test_the_journal_has_what_the_window_is_compared_with(measured: Planted) -> None:
-    info = measured.job("aggregate").upstream("aggregate")["", "", -1].info
+    info = measured.plate.outcomes("aggregate").required().info
     assert info["drift"] == {"DNA": 0, "AGP": 0, "Marker": 0}
     assert info.keys() == {"window now", "drift", "controls", "hits", "positions"}
     window = json.loads(measured.paths.window.read_text())["channels"]["DNA"]

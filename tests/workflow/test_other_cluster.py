@@ -13,7 +13,7 @@ import pandas as pd
 from workflow_project import REPOSITORY, Project, make_project
 
 from plateflow.chain import STAGES
-from plateflow.workflow import Plan
+from plateflow.workflow import Workflow
 
 QSUB = """#!/bin/sh
 # Grid Engine's qsub, as far as profiles/generic uses it: notes its arguments, runs the script, prints a number.
@@ -51,8 +51,8 @@ def check_requests(project: Project, lines: list[str], folder: Path) -> None:
     config = yaml.safe_load((folder / "config" / "config.yaml").read_text())
     config["plates"] = str(folder / config["plates"])
     config["results"] = str(folder / "results2")  # where nothing was learnt yet
-    plan = Plan(config)
-    asked = {stage: plan.request(stage, "micro") for stage in STAGES}
+    plan = Workflow(config)
+    asked = {stage: plan.first_resources(stage, "micro") for stage in STAGES}
     wanted = sorted(f"h_vmem={request['mem_mb']}M" for request in asked.values())
     assert sorted(word for line in lines for word in line.split() if word.startswith("h_vmem")) == wanted
     used = pd.read_parquet(project.path("screen").table("ledger.parquet")).groupby("stage")["peak_mb"].max()

@@ -18,8 +18,8 @@ from plateflow.config import Config, load_config
 from plateflow.paths import PlatePaths
 from plateflow.plates import open_plate
 from plateflow.plates.check import check_plate
-from plateflow.stages import stage_module
-from plateflow.stages.runner import JobContext
+from plateflow.project import Plate
+from plateflow.stages import run_stage
 
 
 def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, **options: Any) -> PlatePaths:
@@ -30,10 +30,8 @@ def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, *
     settings |= {"results": str(folder / "results"), "device": "cpu", "threads": 2, "parts": {"cpu": 1, "gpu": 1}}
     config = Config.model_validate(settings | ({"segmentation": segmentation} if segmentation else {}))
     assert not [problem for problem in check_plate(entry, config) if problem.severity == "error"]
-    for name, stage in STAGES.items():
-        for job in stage.jobs(config):
-            context = JobContext(config=config, entry=entry, stage=stage, job=job)
-            stage_module(name).run(context)
+    for stage in STAGES:
+        run_stage(Plate(config=config, spec=entry), stage)
     paths = PlatePaths.of(entry.plate, results=config.results)
     assert paths.table("report.html").stat().st_size > 10_000
     return paths
@@ -101,7 +99,7 @@ def test_a_cytation_plate(test_data, tmp_path):
     raw = test_data / "plates" / "cytation_nf1_cellpainting"
     sets = {"nuclei": {"channels": ["DAPI"], "diameter_um": 70.0}}
     paths = chain(tmp_path, raw, sets, pixel_size=1.0)  # unknown: so in px
-    assert json.loads(paths.info.read_text())["wells"] == ["D06", "F07", "H12"]
+    assert json.loads(paths.metadata.read_text())["wells"] == ["D06", "F07", "H12"]
     for well, name in (("D06", "D6_01_1_2_DAPI_001"), ("F07", "F7_01_1_2_DAPI_001")):
         np.testing.assert_array_equal(
             pixels(paths, well)[0, 0, 0], tifffile.imread(raw / "Plate_2_images" / f"{name}.tif")
@@ -183,7 +181,7 @@ def test_a_phenix_plate(test_data, tmp_path):
     assert project.plateflow("check").strip() == "No problem found."
     project.snakemake()
     paths = project.path("BR00121482")
-    info = json.loads(paths.info.read_text())
+    info = json.loads(paths.metadata.read_text())
     assert info["wells"] == ["A01"]
     assert len(info["channels"]) == 6
     level0 = zarr.open_array(paths.image("A01") / "0", mode="r")

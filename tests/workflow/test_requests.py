@@ -10,6 +10,7 @@ from workflow_project import REPOSITORY, make_project
 
 from plateflow.config import load_config, load_plates
 from plateflow.estimate import estimates_of
+from plateflow.project import Project
 from plateflow.simulate.plate import WellPlan
 from plateflow.state.ledger import attempts
 
@@ -23,13 +24,13 @@ def test_a_large_job_uses_a_third_to_nine_tenths_of_its_memory(tmp_path: Path, m
     project.snakemake(*profile, env=dict(os.environ))
     monkeypatch.chdir(tmp_path)
     config = load_config(Path("config/config.yaml"))
-    estimate = estimates_of(config, load_plates(Path(config.plates)))["micro"]
+    estimate = estimates_of(Project.of(config, load_plates(Path(config.plates))))["micro"]
     ledger = pd.DataFrame(attempts(project.path())).set_index("stage")
     assert ledger.loc["infer", "peak_mb"] > 1000
     for stage in ledger.index:
-        share = ledger.loc[stage, "peak_mb"] / estimate.request(stage)["mem_mb"]
-        print(stage, ledger.loc[stage, "peak_mb"], estimate.request(stage), round(share, 2))
+        share = ledger.loc[stage, "peak_mb"] / estimate.resources(stage)["mem_mb"]
+        print(stage, ledger.loc[stage, "peak_mb"], estimate.resources(stage), round(share, 2))
         if ledger.loc[stage, "peak_mb"] > 1000:
             assert 0.3 <= share <= 0.9, stage
         assert share <= 0.9, stage
-        assert ledger.loc[stage, "seconds"] < 60 * estimate.request(stage)["runtime"]
+        assert ledger.loc[stage, "seconds"] < 60 * estimate.resources(stage)["runtime"]

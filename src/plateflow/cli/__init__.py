@@ -1,6 +1,6 @@
 """The command line: it explains and prepares; Snakemake runs the plates.
 
-One file a command. Nothing heavy is imported before a command runs, so that `plateflow --help` answers at once.
+One file per command. Nothing heavy is imported before a command runs, so that `plateflow --help` answers at once.
 """
 
 from __future__ import annotations
@@ -9,25 +9,28 @@ import sys
 
 import typer
 
-from plateflow.cli import check, demo, init, plan, retry, segment, status, weights
+from plateflow.cli import check, demo, init, plan, retry, run, segment, status, weights
 from plateflow.errors import PlateflowError
 
 _typer = typer.Typer(
     name="plateflow",
-    help="Raw high-content plates in, segmented OME-Zarr, per-cell and per-well tables out. Plates are run by "
-    "`snakemake`; these commands prepare, explain and mend.",
+    help="From raw high-content plates to segmented OME-Zarr, per-cell and per-well tables. `snakemake` runs the "
+    "plates; these commands prepare, explain and repair.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init.init, check.check, plan.plan, status.status, retry.retry, segment.segment, demo.demo):
+for command in (
+    *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
+    *(segment.segment, demo.demo),
+):
     _typer.command()(command)
 _typer.add_typer(weights.weights, name="weights")
 
 
 def app() -> None:
-    """The entry point of the `plateflow` command; an error that a user can mend ends with 1 and no traceback."""
+    """The entry point of the `plateflow` command; an error that a user can fix ends with 1 and no traceback."""
     try:
         _typer()
     except PlateflowError as error:

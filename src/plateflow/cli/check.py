@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import PlateflowError
+from plateflow.project import Project
 
 if TYPE_CHECKING:
     from plateflow.plates.problem import Problem
@@ -36,7 +37,7 @@ def check(
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.problem import Problem
-    from plateflow.state.requests import ask
+    from plateflow.state.requests import request
 
     project = Project.load(configfile)
     problems: list[Problem] = []
@@ -45,21 +46,20 @@ def check(
 
         problems = check_cluster(project, configfile, profile)
     for name in [] if cluster else plates or list(project.plates):
-        entry, _ = project.target(name)
-        paths = project.paths(entry.plate)
-        found = check_plate(entry, project.config, deep=deep)
-        problems += found
+        plate, _ = project.target(name)
+        of_plate = check_plate(plate.spec, project.config, deep=deep)
+        problems += of_plate
         try:
-            changed = changed_files(entry, paths)
+            changed = changed_files(plate.spec, plate.paths)
         except PlateflowError as error:
-            if not found:  # else the same fault of the index is told already
+            if not of_plate:  # else the same fault of the index is listed already
                 what = f"{error.what}: {error.where}"
-                problems.append(Problem(severity="error", plate=entry.plate, what=what, remedy=error.remedy))
+                problems.append(Problem(severity="error", plate=plate.name, what=what, remedy=error.remedy))
             continue
         if changed:
-            ask(paths, kind="changed", stage="ingest")
+            request(plate.paths, kind="changed", stage="ingest")
             if not as_json:
-                typer.echo(f"{entry.plate}: {len(changed)} files are new, changed or gone since ingest, such as")
+                typer.echo(f"{plate.name}: {len(changed)} files are new, changed or gone since ingest, such as")
                 for file in changed[:10]:
                     typer.echo(f"  {file}")
                 typer.echo("  The next `snakemake` looks at their wells again.")

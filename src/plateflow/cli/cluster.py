@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from plateflow.chain import STAGES
-from plateflow.cli.common import Project
 from plateflow.errors import PlateflowError
 from plateflow.plates.problem import Problem
+from plateflow.project import Project
 from plateflow.state.slurm import cancel, is_queued
 
 OPTIONS = {"slurm_partition": "--partition", "slurm_account": "--account", "gres": "--gres"}

@@ -28,8 +28,8 @@ def _readme() -> str:
     lines = [
         "# Configuration",
         "",
-        "`config.yaml` holds every key with its default, `plates.tsv` one line a plate; `plateflow init RAW_FOLDER`",
-        "writes both for a plate. This page is made from `src/plateflow/config.py` by `make config`.",
+        "`config.yaml` holds every key with its default, `plates.tsv` one line per plate; `plateflow init RAW_FOLDER`",
+        "writes both for a plate. This page is made from `src/plateflow/config/` by `make config`.",
         "",
         "## config.yaml",
         "",

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from plateflow.chain import STAGES
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import PlateflowError
 from plateflow.estimate import estimates_of, refine
 from plateflow.paths import PlatePaths
+from plateflow.project import Project
 from plateflow.state.ledger import attempts
 
 START_S = {"cluster": 60.0, "machine": 4.0}
@@ -28,13 +29,13 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print all figures as JSON")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Print jobs, GPU and CPU hours, wall time, memory, storage and file counts of all plates, as if none was done.
+    """Print jobs, GPU and CPU hours, wall time, memory, storage and files of all plates, as if nothing were done.
 
     Estimates start from the sizes that `plateflow init` wrote into the plate sheet and from rates that were measured
-    once; the ledger of what has run already refines them, here and for the memory and time that the rules ask for.
+    once; the ledger of what has already run refines them, here and for the memory and time that the rules ask for.
     """
     project = Project.load(configfile)
-    refine(project.config, project.plates, [row for paths in _newest(project) for row in attempts(paths)])
+    refine(project, [row for paths in _newest(project) for row in attempts(paths)])
     figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus))
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
@@ -44,8 +45,8 @@ def plan(
 
 
 def _newest(project: Project) -> list[PlatePaths]:
-    """The plates that were worked on last: enough to learn from, and read in a second or two."""
-    begun = [paths for plate in project.plates if (paths := project.paths(plate)).info.is_file()]
+    """The plates that were worked on last: enough to learn from, and read within two seconds."""
+    begun = [plate.paths for plate in project.plates.values() if plate.paths.metadata.is_file()]
     return sorted(begun, key=lambda paths: (paths.root / "journal").stat().st_mtime)[-LEARN_FROM:]
 
 
@@ -80,7 +81,7 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     Raises:
         PlateflowError: the plate sheet gives no plate's size.
     """
-    estimates = estimates_of(project.config, project.plates)
+    estimates = estimates_of(project)
     if not estimates:
         raise PlateflowError(
             "the plate sheet doesn't say how large the plates are",
@@ -96,7 +97,7 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
             stage["jobs"] += number
             stage["hours"] += seconds * number / 3600
             stage["longest_min"] = max(stage["longest_min"], seconds / 60)
-            stage["mem_mb"] = max(stage["mem_mb"], estimate.request(name)["mem_mb"])
+            stage["mem_mb"] = max(stage["mem_mb"], estimate.resources(name)["mem_mb"])
         sizes = estimate.storage() | {"moved_gb": sum(estimate.traffic_gb().values())}
         for kind, amount in sizes.items():
             storage[kind] = storage.get(kind, 0.0) + amount
@@ -127,11 +128,11 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:
-    lines = [f"{figures['plates']} plates, as if nothing was done yet.", ""]
-    lines.append(f"{'stage':10} {'jobs':>7} {'hours':>9} {'longest job':>12} {'memory a job':>13}")
+    lines = [f"{figures['plates']} plates, as if nothing were done yet.", ""]
+    lines.append(f"{'stage':10} {'jobs':>7} {'hours':>9} {'longest job':>12} {'memory per job':>14}")
     for name, stage in figures["stages"].items():
         minutes, memory = f"{stage['longest_min']:.1f} min", f"{stage['mem_mb']:,.0f} MB"
-        lines.append(f"{name:10} {stage['jobs']:7,} {stage['hours']:9,.1f} {minutes:>12} {memory:>13}")
+        lines.append(f"{name:10} {stage['jobs']:7,} {stage['hours']:9,.1f} {minutes:>12} {memory:>14}")
     limit, storage = figures["limits"], figures["storage"]
     where = "GPU" if figures["device"] == "cuda" else "CPU"
     lines += [
@@ -149,7 +150,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     text = f"parts: {{cpu: {proposed['cpu']}, gpu: {proposed['gpu']}}}"
     lines.append(f"{text} is as configured" if proposed == parts else f"proposed: {text} (now {parts})")
     if figures["learnt"]:
-        lines.append(f"rates of {', '.join(figures['learnt'])} are of earlier jobs; the others of the table's machine")
+        lines.append(f"rates of {', '.join(figures['learnt'])} come from earlier jobs, the others from docs/scale.md")
     if figures["plates_without_sizes"]:
-        lines.append(f"not counted, as their sizes aren't known: {', '.join(figures['plates_without_sizes'][:10])}")
+        lines.append(f"not counted, since their sizes are unknown: {', '.join(figures['plates_without_sizes'][:10])}")
     return lines

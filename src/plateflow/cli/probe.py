@@ -8,9 +8,9 @@ import socket
 import sys
 from pathlib import Path
 
-from plateflow.cli.common import Project
 from plateflow.errors import PlateflowError
 from plateflow.files import write_json
+from plateflow.project import Project
 
 ROOM_BYTES = 10**9
 
@@ -19,9 +19,8 @@ def probe(configfile: Path, *, gpu: bool) -> list[str]:
     """What is wrong on this machine, one line each; empty if a stage can work here."""
     project = Project.load(configfile)
     wrong = []
-    for plate in project.plates:
-        paths = project.paths(plate)
-        for folder in {paths.root, paths.scratch}:
+    for plate in project.plates.values():
+        for folder in {plate.paths.root, plate.paths.scratch}:
             try:
                 _try_writing(folder)
             except OSError as error:

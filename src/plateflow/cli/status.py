@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from plateflow.chain import STAGES, part_of
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Project
-from plateflow.config import PlateEntry
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import PlateflowError
-from plateflow.files import read_lines
+from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
-from plateflow.stages.runner import JobContext, Unit, changes
-from plateflow.state.journal import Entry, Key, outcomes
+from plateflow.stages.runner import Job, changes
+from plateflow.state.journal import Entry, Journal, Key, outcomes
 from plateflow.state.lease import read_owner
 
 Stale = dict[tuple[str, Key], list[str]]
@@ -38,84 +34,79 @@ def status(
     """
     project = Project.load(configfile)
     if target and "/" in target:
-        entry, well = project.target(target)
+        plate, well = project.target(target)
         if log:
-            _print_log(project, entry, well)
+            _print_log(plate, well)
         else:
-            explain(project, entry, well)
-        left_out = any(item.well == well and item.left_out for _, item in _entries(project, entry))
+            explain(plate, well)
+        entries = [entry for stage in STAGES for entry in plate.outcomes(stage).values()]
+        left_out = any(entry.well == well and entry.left_out for entry in entries)
     else:
-        chosen = [project.target(target)[0]] if target else list(project.plates.values())
+        plates = [project.target(target)[0]] if target else list(project.plates.values())
         if watch:
             from plateflow.cli.watch import watch as follow
 
-            follow(project, chosen)
+            follow(project.config, plates)
         else:
-            overview(project, chosen)
-        left_out = _list_left_out(project, chosen)
+            overview(plates)
+        left_out = _list_left_out(plates)
     raise typer.Exit(3 if left_out else 0)
 
 
-def _entries(project: Project, entry: PlateEntry) -> Iterator[tuple[str, Entry]]:
-    paths = project.paths(entry.plate)
-    for stage in STAGES:
-        for item in outcomes(paths.journals(stage)).values():
-            yield stage, item
+def stale_items(plate: Plate) -> tuple[Stale, str]:
+    """What there is to do in a plate.
 
+    Stages are asked in order; one whose upstream has never run can't list its work items, which ends the list.
 
-def stale_units(project: Project, entry: PlateEntry) -> tuple[Stale, str]:
-    """What is to do in a plate: (stage, unit) -> the names of what changed; and why later stages can't be told.
-
-    Stages are asked in order; one whose upstream has never run can't list its units, which ends the list.
+    Returns:
+        the names of what changed, by stage and key of the work item; and why later stages can't tell, else "".
     """
-    found: Stale = {}
+    stale: Stale = {}
     for name, stage in STAGES.items():
-        known = outcomes(project.paths(entry.plate).journals(name))
+        entries = plate.outcomes(name)
         try:
-            for job in stage.jobs(project.config):
-                context = JobContext(config=project.config, entry=entry, stage=stage, job=job)
-                units: list[Unit] = stage_module(name).units(context)
-                for unit in units:
-                    why = changes(context, unit, known.get(unit.key))
+            for number in stage.jobs(plate.config):
+                job = Job(plate=plate, stage=stage, name=number)
+                for item in stage_module(name).work_items(job):
+                    why = changes(job, item, entries.get(item.key))
                     if why:
-                        found[name, unit.key] = why
+                        stale[name, item.key] = why
         except PlateflowError as error:
-            return found, f"{name}: {error.what}"
-        except (OSError, KeyError) as error:
-            return found, f"{name}: waits for the stage before it ({error})"
-    return found, ""
+            return stale, f"{name}: {error.what}"
+        except OSError as error:
+            return stale, f"{name}: waits for the stage before it ({error})"
+    return stale, ""
 
 
-def overview(project: Project, plates: list[PlateEntry]) -> None:
-    """Print plates x stages: units that are ok, flagged, left out, stale or to do, and the time they took."""
+def overview(plates: list[Plate]) -> None:
+    """Print plates x stages: work items that are ok, flagged, left out, stale or to do, and the time they took."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="units by state; seconds are of the jobs' work", title_justify="left")
+    table = Table(title="work items by state; seconds are those of the jobs' work", title_justify="left")
     table.add_column("plate")
     for name in STAGES:
         table.add_column(name, justify="right")
     notes = []
-    for entry in plates:
-        stale, note = stale_units(project, entry)
+    for plate in plates:
+        stale, note = stale_items(plate)
         cells = []
         for name in STAGES:
-            known = outcomes(project.paths(entry.plate).journals(name))
-            counts = Counter(item.state for item in known.values() if (name, item.key) not in stale)
+            entries = plate.outcomes(name)
+            counts = Counter(entry.state for key, entry in entries.items() if (name, key) not in stale)
             todo = sum(stage == name for stage, _ in stale)
             parts = [f"{count} {state}" for state, count in counts.items()] + ([f"{todo} to do"] if todo else [])
-            seconds = sum(item.seconds for item in known.values())
-            cells.append("\n".join([*parts, f"{seconds:.1f} s"] if known or todo else ["-"]))
-        table.add_row(entry.plate, *cells)
+            seconds = sum(entry.seconds for entry in entries.values())
+            cells.append("\n".join([*parts, f"{seconds:.1f} s"] if entries or todo else ["-"]))
+        table.add_row(plate.name, *cells)
         if note:
-            notes.append(f"{entry.plate}: {note}")
+            notes.append(f"{plate.name}: {note}")
         reasons = Counter((stage, why) for (stage, _), whys in stale.items() for why in whys if why != "never done")
-        notes += [f"{entry.plate}: {stage}: {n} stale: {why} changed" for (stage, why), n in reasons.items()]
-        leases = project.paths(entry.plate).root / "leases"
-        for lease in sorted(leases.glob("[!.]*")):
+        notes += [f"{plate.name}: {stage}: {n} stale: {why} changed" for (stage, why), n in reasons.items()]
+        for lease in sorted((plate.paths.root / "leases").glob("[!.]*")):
             owner = read_owner(lease)
             gone = owner is None or owner.alive() is False
-            notes.append(f"{entry.plate}: {lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}")
+            notes.append(f"{plate.name}: {lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}")
     console = Console()
     console.width = max(console.width, 24 + 11 * len(STAGES))
     console.print(table)
@@ -123,10 +114,8 @@ def overview(project: Project, plates: list[PlateEntry]) -> None:
         typer.echo(line)
 
 
-def _list_left_out(project: Project, plates: list[PlateEntry]) -> bool:
-    from plateflow.state.left_out import left_out_lines
-
-    lines = [line for entry in plates for line in left_out_lines(project.paths(entry.plate))]
+def _list_left_out(plates: list[Plate]) -> bool:
+    lines = [str(item) for plate in plates for item in plate.left_out()]
     if lines:
         typer.echo(f"Left out ({len(lines)}):")
         for line in lines:
@@ -134,79 +123,68 @@ def _list_left_out(project: Project, plates: list[PlateEntry]) -> bool:
     return bool(lines)
 
 
-def explain(project: Project, entry: PlateEntry, well: str) -> None:
+def explain(plate: Plate, well: str) -> None:
     """Print what happened to a well, stage by stage.
 
     Raises:
         PlateflowError: the plate isn't ingested, or has no such well.
     """
-    paths = project.paths(entry.plate)
-    try:
-        info = json.loads(paths.info.read_text())
-    except FileNotFoundError:
-        raise PlateflowError("nothing is known of this plate yet", where=entry.plate, remedy="run snakemake") from None
-    if well not in info["wells"]:
-        raise PlateflowError(f"the plate has no well {well}", where=entry.plate)
-    stale, note = stale_units(project, entry)
-    typer.echo(f"{entry.plate}/{well}")
+    plate.check_well(well)
+    stale, note = stale_items(plate)
+    typer.echo(f"{plate.name}/{well}")
     for name, stage in STAGES.items():
-        journals = paths.journals(name)
-        mine = {path: [e for e in outcomes([path]).values() if e.well in ("", well)] for path in journals}
-        latest = outcomes(journals)
-        for path, items in mine.items():
-            for item in items:
-                if latest[item.key].sequence != item.sequence:
-                    continue
-                unit = f" {item.label_set}" + (f" block {item.block}" if item.block >= 0 else "")
-                why = stale.get((name, item.key))
-                typer.echo(
-                    f"  {name + unit:24} {item.state}{f': {item.reason}' if item.reason else ''}"
-                    f"  {item.seconds:.2f} s, {item.finished}"
-                )
-                for field, reason in item.fields.items():
-                    typer.echo(f"    field {field}: {reason}")
-                if item.detail:
-                    typer.echo(f"    {item.detail}")
-                if why:
-                    first = "`plateflow check`, then " if "raw files" in why else ""
-                    again = f"{entry.plate}/{well}" if item.well else entry.plate
-                    typer.echo(f"    stale: {', '.join(why)} changed; {first}`snakemake` does it again")
-                    typer.echo(f"    (should it not, as after .snakemake was lost: `plateflow retry {again}`)")
-                if item.state != "ok":
-                    job = path.stem.removeprefix(f"{name}-")
-                    typer.echo(f"    log: {paths.log(name, job)}")
+        latest = plate.outcomes(name)
+        for path in plate.paths.journals(name):
+            job = path.stem.removeprefix(f"{name}-")
+            for entry in outcomes([path]).values():
+                if entry.well in ("", well) and latest[entry.key].sequence == entry.sequence:
+                    _explain_entry(plate, well, Job(plate=plate, stage=stage, name=job), entry, stale)
         for (stage_name, key), why in stale.items():
             if stage_name == name and key[0] == well and key not in latest:
                 typer.echo(f"  {name} {key[1]:20} to do ({', '.join(why)})")
         if stage.scope != "plate":
-            _last_words(project, entry, name, well, info["format"][1])
+            _last_failure(plate, name, well)
     if note:
         typer.echo(f"  {note}")
 
 
-def _print_log(project: Project, entry: PlateEntry, well: str) -> None:
+def _explain_entry(plate: Plate, well: str, job: Job, entry: Entry, stale: Stale) -> None:
+    place = f"{job.stage.name} {entry.label_set}" + (f" block {entry.block}" if entry.block >= 0 else "")
+    reason = f": {entry.reason}" if entry.reason else ""
+    typer.echo(f"  {place:24} {entry.state}{reason}  {entry.seconds:.2f} s, {entry.finished}")
+    for field, why in entry.fields.items():
+        typer.echo(f"    field {field}: {why}")
+    if entry.detail:
+        typer.echo(f"    {entry.detail}")
+    if changed := stale.get((job.stage.name, entry.key)):
+        first = "`plateflow check`, then " if "raw files" in changed else ""
+        again = f"{plate.name}/{well}" if entry.well else plate.name
+        typer.echo(f"    stale: {', '.join(changed)} changed; {first}`snakemake` does it again")
+        typer.echo(f"    (if it does not, as after .snakemake was lost: `plateflow retry {again}`)")
+    if entry.state != "ok":
+        typer.echo(f"    log: {plate.paths.log(job.stage.name, job.name)}")
+
+
+def _print_log(plate: Plate, well: str) -> None:
     """Print the log of the job that worked on a well last, whether it ended well or not."""
-    paths = project.paths(entry.plate)
-    known = [path for stage in STAGES for path in paths.journals(stage) if _mentions(path, well)]
-    if not known:
-        raise PlateflowError("no job has worked on this well yet", where=f"{entry.plate}/{well}")
-    stage, _, job = max(known, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")
-    file = paths.log(stage, job)
+    journals = [path for stage in STAGES for path in plate.paths.journals(stage) if _mentions(Journal.read(path), well)]
+    if not journals:
+        raise PlateflowError("no job has worked on this well yet", where=f"{plate.name}/{well}")
+    stage, _, job = max(journals, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")
+    file = plate.paths.log(stage, job)
     typer.echo(f"{file}:")
     typer.echo(file.read_text(errors="replace") if file.is_file() else "(gone)")
 
 
-def _mentions(journal: Path, well: str) -> bool:
-    return any(well in (line.get("well"), line.get("key", [None])[0]) for line in read_lines(journal))
+def _mentions(journal: Journal, well: str) -> bool:
+    return any(key[0] == well for key in (*journal.latest, *journal.started))
 
 
-def _last_words(project: Project, entry: PlateEntry, stage: str, well: str, n_columns: int) -> None:
-    """The error with which the last attempt at a well's part ended, if it failed."""
-    paths = project.paths(entry.plate)
-    parts = project.config.parts.gpu if STAGES[stage].scope == "gpu" else project.config.parts.cpu
-    part = part_of(well, parts, n_columns)
-    for job in STAGES[stage].jobs(project.config):
-        if int(job.partition("-")[0]) == part:
-            lines = list(read_lines(paths.journal(stage, job)))
-            if lines and lines[-1].get("event") == "failed":
-                typer.echo(f"    last attempt failed: {lines[-1]['error']}\n    log: {paths.log(stage, job)}")
+def _last_failure(plate: Plate, stage: str, well: str) -> None:
+    """Print the error with which the last attempt at a well's part ended, if it failed."""
+    for job in STAGES[stage].jobs(plate.config):
+        if part_of(job) == plate.part_of_well(stage, well):
+            attempts = Journal.read(plate.paths.journal(stage, job)).attempts
+            if attempts and attempts[-1].state == "failed":
+                log = plate.paths.log(stage, job)
+                typer.echo(f"    last attempt failed: {attempts[-1].error}\n    log: {log}")

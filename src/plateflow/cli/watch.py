@@ -1,4 +1,4 @@
-"""`plateflow status --watch`: plates x stages while they run, from the files alone, so from any host."""
+"""`plateflow status --watch`: plates x stages while they run, from files alone, so from any host."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from plateflow.chain import STAGES
-from plateflow.cli.common import Project
-from plateflow.config import PlateEntry
+from plateflow.config import Config
+from plateflow.project import Plate
 from plateflow.state.progress import JobProgress, Progress
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ROWS = 30
 FAILURES = 10
 
 
-def watch(project: Project, plates: list[PlateEntry]) -> None:
+def watch(config: Config, plates: list[Plate]) -> None:
     """Show what runs, again and again, until all plates are complete; Ctrl-C leaves the run alone.
 
     On a terminal the picture is renewed in its place; else it is printed again whenever it has changed.
@@ -28,17 +28,17 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    console, progress, shown = Console(), Progress(project.config), ""
+    console, progress, shown = Console(), Progress(config), ""
     if not console.is_terminal:
         console.width = max(console.width, 24 + 11 * len(STAGES))
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             jobs, unseen = {}, {}
-            for entry in plates:
+            for plate in plates:
                 try:
-                    jobs[entry.plate] = progress.of(project.paths(entry.plate))
+                    jobs[plate.name] = progress.of(plate.paths)
                 except OSError as error:  # a storage that is away for a moment doesn't end the watch
-                    unseen[entry.plate] = str(error)
+                    unseen[plate.name] = str(error)
             look = picture(jobs, unseen)
             if console.is_terminal:
                 live.update(look, refresh=True)
@@ -48,13 +48,13 @@ def watch(project: Project, plates: list[PlateEntry]) -> None:
                 if capture.get() != shown:
                     shown = capture.get()
                     print(shown, flush=True)
-            if not unseen and all(job.state == "done" for mine in jobs.values() for job in mine):
+            if not unseen and all(job.state == "done" for of_plate in jobs.values() for job in of_plate):
                 return
             time.sleep(SECONDS)
 
 
 def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group:
-    """One look at all plates: what failed, the plates that wait or are complete counted, the others in a table.
+    """All plates at one moment: what failed; a count of plates that wait or are complete; the others in a table.
 
     Args:
         jobs: of each plate.
@@ -64,20 +64,20 @@ def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="jobs done, and wells finished by those that run", title_justify="left")
+    table = Table(title="jobs done, and wells finished by running jobs", title_justify="left")
     table.add_column("plate")
     for name in STAGES:
         table.add_column(name, justify="right")
     rest: Counter[str] = Counter()
-    failures = [f"{plate}: can't be looked at: {why}" for plate, why in unseen.items()]
-    for plate, mine in jobs.items():
-        states = {job.state for job in mine}
+    failures = [f"{plate}: cannot be read: {why}" for plate, why in unseen.items()]
+    for plate, of_plate in jobs.items():
+        states = {job.state for job in of_plate}
         word = "complete" if states == {"done"} else "waiting" if states <= {"done", "waits"} else ""
         if len(jobs) > 1 and (word == "complete" or table.row_count >= ROWS or (word and len(jobs) > ROWS)):
-            rest[word or "at work or failed"] += 1
+            rest[word or "running or failed"] += 1
         else:
-            table.add_row(plate, *(_cell([job for job in mine if job.stage == name]) for name in STAGES))
-        failures += [_failure(plate, job) for job in mine if job.failures or job.state == "silent"]
+            table.add_row(plate, *(_cell([job for job in of_plate if job.stage == name]) for name in STAGES))
+        failures += [_failure(plate, job) for job in of_plate if job.failures or job.state == "silent"]
     more = [f"{count} plates {word}" for word, count in rest.items()]
     if len(failures) > FAILURES:
         failures[FAILURES:] = [f"and {len(failures) - FAILURES} more jobs failed"]
@@ -99,9 +99,9 @@ def _cell(jobs: list[JobProgress]) -> str:
 
 def _failure(plate: str, job: JobProgress) -> str:
     now = {
-        "runs": f"{job.failures} failed; runs again",
+        "runs": f"{job.failures} failed; running again",
         "silent": "no sign of life for 30 s; `plateflow retry` tidies up if its run is gone",
-        "failed": f"{job.failures} failed; waits to be tried again, or was given up",
+        "failed": f"{job.failures} failed; waiting to be tried again, or given up",
     }
     lines = [f"{plate}: {job.stage} {job.job}: {now[job.state]}", *filter(None, job.error.split("\n"))]
     line = job.last_line()

@@ -17,10 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import Config
 from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import outcomes
 
 GRID_GAP_PX = 32
 TOUCH_PX = 2
@@ -295,17 +293,6 @@ def read_layout(paths: PlatePaths, well: str) -> WellLayout:
             "the well has no image", where=f"{paths.plate}/{well}: {path}", remedy="run `snakemake`; ingest makes it"
         ) from None
     return WellLayout.from_json(attributes["plateflow"]["layout"])
-
-
-def well_canvases(paths: PlatePaths, well: str, config: Config, label_set: str = "") -> list[Canvas]:
-    """The canvases of a well, without the fields that tile left out: the same for every stage that asks.
-
-    Of a label set in three dimensions they are volumes, and planes where no label set is named.
-    """
-    tile = outcomes(paths.journals("tile")).get((well, "", -1))
-    left_out = set(tile.fields) if tile is not None else set()
-    dimensions = config.segmentation[label_set].dimensions if label_set else 2
-    return canvases(read_layout(paths, well), left_out, config.z, dimensions)
 
 
 def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:

@@ -110,7 +110,7 @@ def read_canvas(
     """The pixels of a canvas, raw values divided by the illumination profile of their field and channel.
 
     Args:
-        canvas: one of `images.layout.well_canvases`.
+        canvas: one of `images.layout.canvases`.
         channels: names.
         z_mode: max, mean, "plane N" or keep (then the canvas's own z). A channel that lacks the plane gives its
             nearest; projections take the planes that a channel has.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def costs(view: View) -> dict[str, Any]:
     """The section; the report itself isn't counted: it still runs."""
-    rows = [row for row in attempts(view.context.paths) if row["stage"] != "report"]
+    rows = [row for row in attempts(view.plate.paths) if row["stage"] != "report"]
     return summary(rows, cells=int(view.wells[view.counts[0]].sum()))
 
 

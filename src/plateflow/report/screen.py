@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-from plateflow.config import Config, PlateEntry, load_config, load_plates
-from plateflow.estimate import refine
-from plateflow.files import digest, write_atomic
+from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.stages.script import logged
-from plateflow.state.journal import outcomes
-from plateflow.state.ledger import write_screen_ledger
-from plateflow.state.left_out import left_out_lines
+from plateflow.project import Plate, Project
+from plateflow.state.journal import PLATE_KEY
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import records
 
@@ -23,29 +17,16 @@ SHOWN = 200
 """Lines of what was left out that are written; the plates' own pages have all."""
 
 
-def run_screen(snakemake: Any) -> None:
-    """Write the page over all plates, and its receipt."""
-    with logged(Path(snakemake.log[0]), "screen: report"):
-        config = load_config(snakemake.config)
-        plates = load_plates(Path(config.plates))
-        page = write_screen(config, plates)
-        screen, *paths = (PlatePaths.of(name, results=config.results) for name in ("screen", *plates))
-        refine(config, plates, write_screen_ledger(screen, paths))
-        receipt = json.dumps({"stage": "screen", "work": digest(page)}, indent=1) + "\n"
-        write_atomic(Path(snakemake.output[0]), receipt.encode())
-
-
-def write_screen(config: Config, plates: dict[str, PlateEntry]) -> str:
+def write_screen(project: Project) -> str:
     """Write the tables over all plates and screen/report.html, and return that; the same tables give the same page."""
     from plateflow.report.page import render
     from plateflow.stats.screen import write_screen_tables
 
-    paths = [PlatePaths.of(plate, results=config.results, scratch=config.scratch) for plate in plates]
-    screen = PlatePaths.of("screen", results=config.results)
-    statistics = write_screen_tables(screen, paths, fdr=config.stats.fdr)
+    screen, plates = project.screen, project.plates.values()
+    statistics = write_screen_tables(screen, [plate.paths for plate in plates], fdr=project.config.stats.fdr)
     judged = {row["Metadata_Plate"]: row for row in records(statistics)}
-    items = [_plate(path) for path in paths]
-    left_out = [line for path in paths for line in left_out_lines(path)]
+    items = [_plate(plate) for plate in plates]
+    left_out = [str(item) for plate in plates for item in plate.left_out()]
     done = [item for item in items if item["wells"]]
     counts = list(dict.fromkeys(name for item in done for name in item["counts"]))
     cards = [(f"{len(done)} / {len(items)}", "plates with tables")]
@@ -81,20 +62,20 @@ def _hits(screen: PlatePaths) -> list[dict[str, Any]]:
     return records(table[table["Hit"]].head(HITS))
 
 
-def _plate(paths: PlatePaths) -> dict[str, Any]:
+def _plate(plate: Plate) -> dict[str, Any]:
     """A plate's line, from its well table; `wells` is 0 where there is none."""
     import pyarrow.parquet as pq
 
-    path = paths.table("wells.parquet")
+    path = plate.paths.table("wells.parquet")
     if not path.is_file():
-        return {"plate": paths.plate, "wells": 0}
+        return {"plate": plate.name, "wells": 0}
     names = [name for name in pq.read_schema(path).names if name.startswith("Count_")]
     table = pq.read_table(path, columns=["Metadata_State", "Metadata_Flags", *names]).to_pydict()
     states = [state for state in table["Metadata_State"] if state != NOT_ACQUIRED]
-    aggregate = outcomes(paths.journals("aggregate")).get(("", "", -1))
+    aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
     drifts = aggregate.info.get("drift", {}).values() if aggregate else ()
     return {
-        "plate": paths.plate,
+        "plate": plate.name,
         "wells": len(states),
         "shares": [(state, states.count(state) / len(states)) for state in ("ok", "flagged", "quarantined", "missing")],
         "measured": sum(state in ("ok", "flagged") for state in states),

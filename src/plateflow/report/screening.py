@@ -35,7 +35,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def controls(view: View) -> dict[str, Any]:
     """The verdict with its reasons, the features that separate the controls best, and the wells in the best of them."""
-    table, found = read_table(view.context.paths.table("controls.csv")), view.aggregate.info["controls"]
+    table, found = read_table(view.plate.paths.table("controls.csv")), view.aggregate.info["controls"]
     best = table[table["ZPrime"].notna()].sort_values("ZPrime", ascending=False).head(LISTED // 2)
     values = well_values(view.wells, found["best"])
     shown = has_role(view.wells, *ROLES)
@@ -45,14 +45,14 @@ def controls(view: View) -> dict[str, Any]:
 
 def hits(view: View) -> dict[str, Any]:
     """How many treatments are hits or why none is, the list, what was left out of the statistics, and curves."""
-    table, found = read_table(view.context.paths.table("hits.csv")), view.aggregate.info["hits"]
-    curves = read_table(view.context.paths.table("doses.csv"))
+    table, found = read_table(view.plate.paths.table("hits.csv")), view.aggregate.info["hits"]
+    curves = read_table(view.plate.paths.table("doses.csv"))
     usable = curves[curves["Flags"] == ""].drop_duplicates("Metadata_treatment").head(CURVES)
     excluded = view.wells[view.wells["Metadata_FieldsExcluded"].fillna("") != ""]
     return {
         "summary": found,
-        "fdr": view.context.config.stats.fdr,
-        "reference": view.context.config.stats.normalise.split()[0],
+        "fdr": view.plate.config.stats.fdr,
+        "reference": view.plate.config.stats.normalise.split()[0],
         "rows": records(table.head(LISTED)),
         "more": max(len(table) - LISTED, 0),
         "excluded": [
@@ -67,7 +67,7 @@ def hits(view: View) -> dict[str, Any]:
 
 def positions(view: View) -> dict[str, Any]:
     """How many features differ by edge, row or column, the strongest, and what the first of them looks like."""
-    table = read_table(view.context.paths.table("positions.csv"))
+    table = read_table(view.plate.paths.table("positions.csv"))
     found = table[table["Found"]].sort_values("Share", ascending=False)
     counts = [(effect, *view.aggregate.info["positions"][effect]) for effect in EFFECTS]
     reasons = list(dict.fromkeys(reason for reason in table["Reason"] if reason))

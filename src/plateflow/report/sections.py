@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ import numpy as np
 
 from plateflow.chain import STAGES, parameters
 from plateflow.features.measure import compartment
+from plateflow.project import Plate
 from plateflow.report import charts, costs, screening, thumbnails
 from plateflow.report.page import render
-from plateflow.stages.features import channel_names
-from plateflow.stages.runner import JobContext
-from plateflow.state.journal import LEFT_OUT, Entry
+from plateflow.state.journal import LEFT_OUT, Entry, LeftOut
 from plateflow.stats.quality import FLAGS
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
@@ -45,14 +43,14 @@ class View:
     """A plate as the page sees it.
 
     Attributes:
-        context: of the report's job.
+        plate: of the project.
         wells: the well table, without the wells that weren't acquired.
         not_acquired: the names of those.
         qc: the quality table.
         aggregate: the outcome of the stage that made them.
     """
 
-    context: JobContext
+    plate: Plate
     wells: pd.DataFrame
     not_acquired: list[str]
     qc: pd.DataFrame
@@ -61,7 +59,7 @@ class View:
     @cached_property
     def rows(self) -> str:
         """The compartment that makes the rows."""
-        return compartment(self.context.config.rows)
+        return compartment(self.plate.config.rows)
 
     @cached_property
     def counts(self) -> list[str]:
@@ -72,40 +70,24 @@ class View:
     @cached_property
     def shown(self) -> dict[str, str]:
         """What the charts can show."""
-        return charts.metrics(self.wells, self.counts, self.rows, channel_names(self.context))
+        return charts.metrics(self.wells, self.counts, self.rows, self.plate.channels)
 
     @cached_property
     def left_out(self) -> list[dict[str, Any]]:
         """Wells, and fields of wells that went on without them, each at the stage where it was left out."""
-        whole: set[str] = set()
-        wells, found = set(self.context.info["wells"]), []
-        for stage in STAGES:
-            for entry in sorted(self.context.upstream(stage).values(), key=lambda item: item.key):
-                if entry.well not in wells - whole or entry.label_set not in ("", *self.context.config.segmentation):
-                    continue
-                if entry.left_out:
-                    whole.add(entry.well)
-                    reasons = dict.fromkeys(entry.fields.values()) or [entry.reason]
-                    found.append(_left_out_row(entry, stage, "", ", ".join(reasons)))
-                else:
-                    found += [_left_out_row(entry, stage, field, why) for field, why in entry.fields.items()]
-        return found
+        return [_left_out_row(item) for item in self.plate.left_out()]
 
 
-def _left_out_row(entry: Entry, stage: str, field: str, reason: str) -> dict[str, Any]:
-    own = re.search(rf"(?:^|; )field {re.escape(field)}: (.*?)(?=; field |$)", entry.detail, re.DOTALL)
-    detail = own[1] if field and own else entry.detail
-    files = [file for file, _ in entry.watch]
-    named = [file for file in files if file in detail] if field else []
+def _left_out_row(item: LeftOut) -> dict[str, Any]:
     return {
-        "well": entry.well,
-        "field": field,
-        "stage": f"{stage} of {entry.label_set}" if entry.label_set else stage,
-        "state": entry.state if entry.left_out else "quarantined",
-        "reason": reason,
-        "detail": detail,
-        "files": named or files,
-        "remedy": REMEDIES.get(reason if field else entry.reason, RECOPY),
+        "well": item.well,
+        "field": item.field,
+        "stage": f"{item.stage} of {item.label_set}" if item.label_set else item.stage,
+        "state": item.state,
+        "reason": item.reason,
+        "detail": item.detail,
+        "files": item.files,
+        "remedy": REMEDIES.get(item.reason, RECOPY),
     }
 
 
@@ -135,11 +117,11 @@ def verdict(view: View) -> dict[str, Any]:
         cards.append((f"{middle:,.0f}", f"{view.rows.lower()} a well (median)"))
     cards.append((view.aggregate.info["controls"]["grade"], "controls"))
     cards.append((str(view.aggregate.info["hits"]["hits"]), "hits"))
-    info = view.context.info
+    info = view.plate.metadata
     rows, columns = info["format"]
     facts = [
         f"{rows * columns}-well plate",
-        f"{len(info['channels'])} channels: {', '.join(channel_names(view.context))}",
+        f"{len(info['channels'])} channels: {', '.join(view.plate.channels)}",
     ]
     if info.get("pixel_size_um"):
         facts.append(f"{info['pixel_size_um'][0]:.4g} µm a pixel")
@@ -153,7 +135,7 @@ def _number(n: int, thing: str) -> str:
 
 def plate(view: View) -> dict[str, Any]:
     """Heat map of the plate, and wells by treatment."""
-    shape = (int(view.context.info["format"][0]), int(view.context.info["format"][1]))
+    shape = (int(view.plate.metadata["format"][0]), int(view.plate.metadata["format"][1]))
     return {
         "metrics": list(enumerate(view.shown.values())),
         "map": charts.plate_map(view.wells, shape, view.shown),
@@ -167,23 +149,23 @@ def wells(view: View) -> dict[str, Any]:
     """One outlined thumbnail a well."""
     from plateflow.images.read import load_window
 
-    context, window = view.context, load_window(view.context.paths)
+    plate, window = view.plate, load_window(view.plate.paths)
     edge = thumbnails.edge_px(len(view.wells))
     figures = []
     for row in records(view.wells):
         figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
         if row["Metadata_State"] not in LEFT_OUT:
-            figure["picture"] = thumbnails.thumbnail(context.paths, context.config, figure["well"], window, edge=edge)
+            figure["picture"] = thumbnails.thumbnail(plate, figure["well"], window, edge=edge)
         figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
         figure["count"] = _text(row[view.counts[0]])
         figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
         figures.append(figure)
-    names = [context.config.rows, *(name for name in context.config.segmentation if name != context.config.rows)]
+    names = [plate.config.rows, *(name for name in plate.config.segmentation if name != plate.config.rows)]
     return {
         "figures": figures,
         "edge": edge,
         "channels": [
-            (name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(context.config).items()
+            (name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(plate.config).items()
         ],
         "outlines": [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)],
         "gamma": thumbnails.GAMMA,
@@ -212,9 +194,9 @@ def _text(value: Any) -> str:
 def left_out(view: View) -> dict[str, Any]:
     """What was left out, and why."""
     return {
-        "plate": view.context.entry.plate,
+        "plate": view.plate.name,
         "items": view.left_out,
-        "disagreements": view.context.info["disagreements"],
+        "disagreements": view.plate.metadata["disagreements"],
     }
 
 
@@ -233,7 +215,7 @@ def flags(view: View) -> dict[str, Any]:
             found.setdefault(flag, []).append(well + names)
     return {
         "flags": [(flag, meaning, found[flag]) for flag, meaning in FLAGS.items() if flag in found],
-        "excluding": view.context.config.stats.exclude_flags,
+        "excluding": view.plate.config.stats.exclude_flags,
     }
 
 
@@ -242,9 +224,9 @@ def intensity(view: View) -> dict[str, Any]:
     from plateflow.images.illumination import profile
     from plateflow.images.read import load_window
 
-    window, info = load_window(view.context.paths), view.aggregate.info
+    window, info = load_window(view.plate.paths), view.aggregate.info
     channels = []
-    for name in channel_names(view.context):
+    for name in view.plate.channels:
         if name not in info["window now"]:
             continue
         low, high = window.ends(name)
@@ -254,16 +236,16 @@ def intensity(view: View) -> dict[str, Any]:
         if item["darkest"] < 1:
             item["picture"] = thumbnails.profile_url(light)
         channels.append(item)
-    return {"channels": channels, "settings": view.context.config.normalise}
+    return {"channels": channels, "settings": view.plate.config.normalise}
 
 
 def methods(view: View) -> dict[str, Any]:
     """Models with their licences, versions, parameters, and where the tables are."""
-    config, models = view.context.config, {}
-    for entry in view.context.upstream("infer").values():
+    config, models = view.plate.config, {}
+    for entry in view.plate.outcomes("infer").values():
         if entry.label_set in config.segmentation and entry.info.get("model"):
             models[entry.label_set] = {key: entry.info.get(key, "") for key in ("model", "licence", "sha256", "device")}
-    settings = {stage: parameters(config, stage, view.context.entry) for stage in STAGES}
+    settings = {stage: parameters(config, stage, view.plate.spec) for stage in STAGES}
     return {
         "models": sorted(models.items()),
         "versions": [(name, _version(name)) for name in PACKAGES],

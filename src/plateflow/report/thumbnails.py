@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from plateflow.config import Config
 from plateflow.images.illumination import profile
-from plateflow.images.layout import WellLayout, read_layout, well_canvases
+from plateflow.images.layout import WellLayout, read_layout
 from plateflow.images.read import Window
 from plateflow.images.store import open_image
-from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 
 OUTLINES = ("#ffb000", "#ffffff", "#f15bb5")
 """Of the rows' label set, then of the others."""
@@ -32,7 +32,7 @@ def edge_px(n_wells: int) -> int:
     return 320 if n_wells <= 120 else 160 if n_wells <= 400 else 96
 
 
-def thumbnail(paths: PlatePaths, config: Config, well: str, window: Window, *, edge: int) -> str:
+def thumbnail(plate: Plate, well: str, window: Window, *, edge: int) -> str:
     """A well's picture as a data URL: all fields in use at their places, the rest grey, and the objects outlined.
 
     The channels in which objects are seen are laid over one another, that of nuclei in blue, each from the low to the
@@ -44,6 +44,7 @@ def thumbnail(paths: PlatePaths, config: Config, well: str, window: Window, *, e
     """
     from skimage.transform import resize
 
+    config, paths = plate.config, plate.paths
     layout, image = read_layout(paths, well), open_image(paths, well)
     levels = int(image.attrs["plateflow"]["levels"])
     if layout.preview is None:
@@ -54,9 +55,7 @@ def thumbnail(paths: PlatePaths, config: Config, well: str, window: Window, *, e
         pyramid = _Enlarged(image["0"], layout.preview - level)
     labels = {name: image[f"labels/{name}/{level}"] for name in (config.rows, *config.segmentation)}
     z = labels[config.rows].shape[1] // 2
-    fields = [
-        box for canvas in well_canvases(paths, well, config) if canvas.t == canvas.z == 0 for box in canvas.fields
-    ]
+    fields = [box for canvas in plate.canvases(well) if canvas.t == canvas.z == 0 for box in canvas.fields]
     tints = channel_tints(config)
     size = labels[config.rows].shape[-2:]
     picture = np.full((*size, 3), NO_FIELD, np.float32)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
+from plateflow.model.registry import model_info
 from plateflow.segment.grid import grid_of
-from plateflow.segment.plan import describe_model
 from plateflow.segment.tiles import network_shape, plan_tiles
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def segment_image(
     pixels = normalised(_pick(_as_cyx(np.asarray(image), merge=channels is None), channels))
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
-    info = describe_model(str(model))
+    info = model_info(str(model))
     grid = grid_of(info, diameter, where="diameter")
     if not pixels.any():
         return np.zeros(np.asarray(image).shape[:2] if _is_yxs(image) else np.shape(image)[-2:], np.uint32)

@@ -1,12 +1,34 @@
 """The stages of the chain: one module per rule of the workflow, named as the rule and its script.
 
-Each module has `units(context)`, what there is to do in a job, and `run(context)`, which does it.
+Each module of a plate's stages has `work_items(job)`, what there is to do in a job, and `run(job)`, which does it;
+`screen` has `run(project)`. `runner` is what all jobs share, `script` how a rule's script calls a stage. The packages
+below (plates, images, segment, ...) are libraries that know nothing of jobs.
 """
 
 from importlib import import_module
 from types import ModuleType
 
+from plateflow.chain import STAGES
+from plateflow.project import Plate
+
 
 def stage_module(name: str) -> ModuleType:
-    """The module of a stage; imported when it is asked for, as some are heavy."""
+    """The module of a stage; imported when it is needed, as some are heavy."""
     return import_module(f"plateflow.stages.{name}")
+
+
+def run_stage(plate: Plate, stage: str, job: str | None = None) -> None:
+    """Run one job of a stage in this process, without Snakemake: with its lease, journal and receipt.
+
+    Args:
+        plate: of a project.
+        stage: a name of `plateflow.chain.STAGES`.
+        job: the job's name, such as `plate`, `3` or `3-0`; without it all jobs of the stage, one after another.
+
+    Raises:
+        PlateflowError: there is no such job, another process has its lease, or what the stage itself raises.
+    """
+    from plateflow.stages.runner import Job
+
+    for name in STAGES[stage].jobs(plate.config) if job is None else [job]:
+        stage_module(stage).run(Job.of(plate, stage, name))

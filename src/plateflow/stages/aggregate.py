@@ -17,10 +17,9 @@ from plateflow.features.columns import cell_columns
 from plateflow.features.feature import Feature
 from plateflow.features.measure import compartment
 from plateflow.files import digest, write_atomic
-from plateflow.images.layout import well_canvases
+from plateflow.images.layout import nearest_field
 from plateflow.images.read import load_window
-from plateflow.stages.features import channel_names, nearest_field
-from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 from plateflow.state.journal import Entry
 from plateflow.stats.wells import OWN, SPREADS
 
@@ -28,39 +27,39 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def units(context: JobContext) -> list[Unit]:
+def work_items(job: Job) -> list[WorkItem[None]]:
     """The plate, with all that its tables are made of."""
-    tiled, measured = context.upstream("tile"), context.upstream("features")
+    tiled, measured = job.plate.outcomes("tile"), job.plate.outcomes("features")
     depends = {
-        "features": [[well, *_stamp(measured[well, "", -1])] for well in context.wells()],
-        "tile": [[well, *_stamp(tiled[well, "", -1])] for well in context.wells()],
-        "window": load_window(context.paths).fingerprint(channel_names(context)),
-        "plate map": _read_map(context)[1],
-        "parameters": context.parameters(),
+        "features": [[well, *_stamp(measured.required(well))] for well in job.wells],
+        "tile": [[well, *_stamp(tiled.required(well))] for well in job.wells],
+        "window": load_window(job.paths).fingerprint(job.plate.channels),
+        "plate map": _read_map(job)[1],
+        "parameters": job.parameters(),
     }
-    return [Unit(depends=depends)]
+    return [WorkItem(depends=depends)]
 
 
 def _stamp(entry: Entry) -> list[Any]:
     return [entry.fingerprint, entry.state, entry.reason, entry.fields]
 
 
-def _read_map(context: JobContext) -> tuple[pd.DataFrame | None, str]:
+def _read_map(job: Job) -> tuple[pd.DataFrame | None, str]:
     """The plate map, and a digest of what it says."""
     from plateflow.plates.platemap import read_plate_map
 
-    if context.entry.plate_map is None:
+    if job.plate.spec.plate_map is None:
         return None, ""
-    table = read_plate_map(context.entry.plate_map, context.entry.plate)
+    table = read_plate_map(job.plate.spec.plate_map, job.plate.name)
     return table, digest(table.to_csv(index=False))
 
 
-def run(context: JobContext) -> None:
+def run(job: Job) -> None:
     """Write the tables of a plate."""
-    run_job(context, lambda: units(context), one_by_one(lambda unit: aggregate(context)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: aggregate(job)))
 
 
-def aggregate(context: JobContext) -> Outcome:
+def aggregate(job: Job) -> Outcome:
     """Write the well table, the quality table, the dictionary, and the tables of statistics."""
     import pandas as pd
 
@@ -69,23 +68,23 @@ def aggregate(context: JobContext) -> Outcome:
     from plateflow.stats.tables import write_statistics, write_table
     from plateflow.stats.wells import medians_of, read_cells, sites_of, well_table
 
-    paths, config, channels = context.paths, context.config, channel_names(context)
+    paths, config, channels = job.paths, job.config, job.plate.channels
     columns = cell_columns(config, channels)
     medians = medians_of(columns)
-    tiled, measured = context.upstream("tile"), context.upstream("features")
+    tiled, measured = job.plate.outcomes("tile"), job.plate.outcomes("features")
     planes = pd.read_parquet(paths.planes, columns=["well", "field"])
     fields = {str(well): list(dict.fromkeys(rows)) for well, rows in planes.groupby("well", sort=False)["field"]}
 
     left_out: dict[str, dict[str, tuple[str, str]]] = {}
-    for well in context.wells():
-        entry = measured[well, "", -1]
-        left_out[well] = {name: ("quarantined", reason) for name, reason in tiled[well, "", -1].fields.items()}
+    for well in job.wells:
+        entry = measured.required(well)
+        left_out[well] = {name: ("quarantined", reason) for name, reason in tiled.required(well).fields.items()}
         if entry.left_out:
             left_out[well] = dict.fromkeys(fields[well], (entry.state, entry.reason)) | left_out[well]
     for path in paths.cells("A01").parent.glob("*.parquet"):
         if path.stem not in left_out:  # of a well that the plate had before
             path.unlink()
-    there = [well for well in context.wells() if not measured[well, "", -1].left_out]
+    there = [well for well in job.wells if not measured.required(well).left_out]
     sites = {well: sites_of(paths.cells(well)) for well in there}
     window = load_window(paths)
     found = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
@@ -96,8 +95,8 @@ def aggregate(context: JobContext) -> Outcome:
     rows: dict[str, dict[str, Any]] = {}
     by_field: list[dict[str, Any]] = []
     raised_in = _flags_of_fields(qc)
-    for well in context.wells():
-        entry, out, here = measured[well, "", -1], list(left_out[well]), raised_in.get(well, {})
+    for well in job.wells:
+        entry, out, here = measured.required(well), list(left_out[well]), raised_in.get(well, {})
         raised = {flag for flags in here.values() for flag in flags}
         excluded: list[str] = []
         row: dict[str, Any] = {"Metadata_State": entry.state, "Metadata_Reason": entry.reason}
@@ -107,7 +106,7 @@ def aggregate(context: JobContext) -> Outcome:
             row["Metadata_State"] = "flagged" if raised else "ok"
             cells = read_cells(paths.cells(well), medians, without=excluded, by_field=config.stats.by_field)
             if len(out) + len(excluded) < len(fields[well]):
-                row |= _counts(context, well, cells.rows, excluded) | cells.values
+                row |= _counts(job, well, cells.rows, excluded) | cells.values
             place = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
             used = [name for name in fields[well] if name not in {*out, *excluded}] if config.stats.by_field else []
             by_field += [place | {"Metadata_Site": name} | cells.fields.get(name, {"": 0}) for name in used]
@@ -115,7 +114,7 @@ def aggregate(context: JobContext) -> Outcome:
         row["Metadata_FieldsUsed"] = len(fields[well]) - len(out) - len(excluded)
         row["Metadata_FieldsLeftOut"], row["Metadata_FieldsExcluded"] = ",".join(out), ",".join(excluded)
         rows[well] = row
-    table = well_table(paths.plate, rows, _read_map(context)[0])
+    table = well_table(paths.plate, rows, _read_map(job)[0])
     table = _in_order(table, [f"Count_{compartment(name)}" for name in config.segmentation], medians)
 
     write_table(paths, "wells.parquet", table)
@@ -135,7 +134,7 @@ def aggregate(context: JobContext) -> Outcome:
             for channel, now in found.now.items()
         },
     }
-    return Outcome(info=info | write_statistics(paths, table, medians, config.stats, context.info["format"]))
+    return Outcome(info=info | write_statistics(paths, table, medians, config.stats, job.plate.metadata["format"]))
 
 
 def _flags_of_fields(qc: pd.DataFrame) -> dict[str, dict[str, set[str]]]:
@@ -155,31 +154,31 @@ def _excluded(flags: Mapping[str, set[str]], off: bool, names: list[str], config
     return [name for name in names if flags.get(name, set()) & out]
 
 
-def _counts(context: JobContext, well: str, rows: int, excluded: list[str]) -> dict[str, int]:
+def _counts(job: Job, well: str, rows: int, excluded: list[str]) -> dict[str, int]:
     """Objects of each label set, without those in excluded fields: of other sets than the rows' by their seeds."""
     from plateflow.stats.wells import row_count
 
     counts = {}
-    for name in context.config.segmentation:
-        path = context.paths.objects(name, well)
-        if name == context.config.rows and excluded:
+    for name in job.config.segmentation:
+        path = job.paths.objects(name, well)
+        if name == job.config.rows and excluded:
             count = rows
         elif not excluded:
             count = row_count(path)
         else:
-            count = _seeds_elsewhere(context, well, name, set(excluded))
+            count = _seeds_elsewhere(job, well, name, set(excluded))
         counts[f"Count_{compartment(name)}"] = count
     return counts
 
 
-def _seeds_elsewhere(context: JobContext, well: str, label_set: str, excluded: set[str]) -> int:
+def _seeds_elsewhere(job: Job, well: str, label_set: str, excluded: set[str]) -> int:
     """How many objects of a label set have their seed in another field than these."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(context.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
+    table = pq.read_table(job.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
     canvas, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
     count = 0
-    for item in well_canvases(context.paths, well, context.config, label_set):
+    for item in job.plate.canvases(well, label_set):
         here = canvas == item.index
         if here.any():
             sites = nearest_field(item.fields, y[here], x[here])

@@ -1,4 +1,9 @@
-"""The stage `features`: one table a well, measured canvas by canvas, so that memory is bounded by a canvas."""
+"""The stage `features`: one cell table per well, measured canvas by canvas, so that memory is bounded by a canvas.
+
+Reads: level 0 and labels of plate.zarr, manifest/window.json, objects/<label set>/<well>.parquet.
+Writes: cells/<well>.parquet.
+Work item: a well.
+"""
 
 from __future__ import annotations
 
@@ -12,58 +17,56 @@ from plateflow.features.columns import METADATA, cell_columns, cell_families, ty
 from plateflow.features.measure import compartment, measure
 from plateflow.features.quality import FROM_SEGMENTATION
 from plateflow.files import write_atomic
-from plateflow.images.layout import Canvas, nearest_field, read_layout, well_canvases
+from plateflow.images.layout import Canvas, nearest_field, read_layout
 from plateflow.images.read import load_window, read_canvas
 from plateflow.images.store import open_image
 from plateflow.paths import parse_well, row_name
-from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job, upstream_of
+from plateflow.project import Plate
+from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, one_by_one, run_job
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def units(context: JobContext) -> list[Unit]:
+def work_items(job: Job) -> list[WorkItem[None]]:
     """The wells of a part, each with the outcomes that its table is made of."""
-    channels = channel_names(context)
-    tiled, stitched = context.upstream("tile"), context.upstream("stitch")
-    window = load_window(context.paths).fingerprint(channels)
-    made = []
-    for well in context.wells():
-        labels = {name: stitched[well, name, -1] for name in context.config.segmentation}
+    plate = job.plate
+    tiled, stitched = plate.outcomes("tile"), plate.outcomes("stitch")
+    window = load_window(plate.paths).fingerprint(plate.channels)
+    items = []
+    for well in job.wells:
+        tile = tiled.required(well)
+        labels = {name: stitched.required(well, name) for name in job.config.segmentation}
         depends = {
-            "tile": tiled[well, "", -1].fingerprint,
+            "tile": tile.fingerprint,
             **{f"stitch {name}": entry.fingerprint for name, entry in labels.items()},
             "window": window,
-            "parameters": context.parameters(),
+            "parameters": job.parameters(),
         }
-        made.append(Unit(well=well, depends=depends, upstream=upstream_of([tiled[well, "", -1], *labels.values()])))
-    return made
+        upstream = left_out_upstream([tile, *labels.values()])
+        items.append(WorkItem[None](well=well, depends=depends, upstream=upstream))
+    return items
 
 
-def channel_names(context: JobContext) -> list[str]:
-    """The plate's channels, in order."""
-    return [channel["name"] for channel in context.info["channels"]]
-
-
-def run(context: JobContext) -> None:
+def run(job: Job) -> None:
     """Measure the wells of a part."""
 
-    def work(unit: Unit) -> Outcome:
-        table, orphans = measure_well(context, unit.well)
-        write_atomic(context.paths.cells(unit.well), parquet_bytes(table))
+    def work(item: WorkItem[None]) -> Outcome:
+        table, orphans = measure_well(job.plate, item.well)
+        write_atomic(job.paths.cells(item.well), parquet_bytes(table))
         return Outcome(info={"objects": len(table), "without a row": orphans})
 
     run_job(
-        context,
-        lambda: units(context),
+        job,
+        lambda: work_items(job),
         one_by_one(work),
-        clear=lambda unit: context.paths.cells(unit.well).unlink(missing_ok=True),
-        results=lambda unit: context.paths.cells(unit.well),
+        clear=lambda item: job.paths.cells(item.well).unlink(missing_ok=True),
+        results=lambda item: job.paths.cells(item.well),
     )
 
 
-def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]:
     """The cell table of a well, and how many objects of the other label sets have no row.
 
     The table has METADATA, Metadata_Match_*, ObjectNumber, then `cell_columns`; no row where there is no object.
@@ -73,13 +76,13 @@ def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str
     """
     import pandas as pd
 
-    config, paths = context.config, context.paths
-    label_sets, channels, rows = list(config.segmentation), channel_names(context), compartment(config.rows)
+    config, paths = plate.config, plate.paths
+    label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.rows)
     layout, group = read_layout(paths, well), open_image(paths, well)
-    tops = texture_tops(context, layout.dtype)
+    tops = texture_tops(plate, layout.dtype)
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
-    for canvas in well_canvases(paths, well, config, config.rows):
+    for canvas in plate.canvases(well, config.rows):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         labels = {}
         for name in label_sets:
@@ -88,7 +91,7 @@ def measure_well(context: JobContext, well: str) -> tuple[pd.DataFrame, dict[str
         if not any(here.any() for here in labels.values()):
             continue
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
-        image = read_pixels(context, well, canvas, channels)
+        image = read_pixels(plate, well, canvas, channels)
         image /= _top(layout.dtype)
         part = measure(
             image,
@@ -136,9 +139,9 @@ def read_labels(group: Any, label_set: str, canvas: Canvas) -> NDArray[np.uint32
     return labels
 
 
-def read_pixels(context: JobContext, well: str, canvas: Canvas, channels: list[str]) -> NDArray[np.float32]:
+def read_pixels(plate: Plate, well: str, canvas: Canvas, channels: list[str]) -> NDArray[np.float32]:
     """The corrected pixels (channel, [z,] y, x) of a canvas, in units of the raw ones."""
-    paths, z_mode = context.paths, context.config.z
+    paths, z_mode = plate.paths, plate.config.z
     if canvas.depth is None:
         return read_canvas(paths, well, canvas, channels, z_mode=z_mode)
     pixels = np.empty((len(channels), *canvas.shape), np.float32)
@@ -147,14 +150,14 @@ def read_pixels(context: JobContext, well: str, canvas: Canvas, channels: list[s
     return pixels
 
 
-def texture_tops(context: JobContext, dtype: str) -> list[float]:
+def texture_tops(plate: Plate, dtype: str) -> list[float]:
     """By channel the intensity that is the highest grey level of the texture.
 
     A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is the last value of the
     bits that hold the upper end of the plate's frozen window, such as 4095: the same in all wells.
     """
-    window, top = load_window(context.paths), _top(dtype)
-    ends = [max(float(window.ends(channel)[1]), 1 / 256) for channel in channel_names(context)]
+    window, top = load_window(plate.paths), _top(dtype)
+    ends = [max(float(window.ends(channel)[1]), 1 / 256) for channel in plate.channels]
     tops = [2.0 ** (np.floor(np.log2(end)) + 1) for end in ends]
     return [min(found - 1, top) / top if np.issubdtype(dtype, np.integer) else found for found in tops]
 

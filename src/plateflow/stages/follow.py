@@ -1,41 +1,108 @@
-"""The stage `follow`: end points of the paths of blocks, into the scratch.
+"""The stage `follow`: where the paths of a block's pixels end.
+
+Reads: the flow fields of `infer`.
+Writes: <scratch>/<plate>/ends/<label set>/<well>/<canvas>-<block>.npy.
+Work item: a block of a label set of a well.
 
 Slice j of k takes the blocks whose index is congruent to j, counted on over the wells, label sets and canvases of the
-part: the blocks of one canvas are followed by many jobs, and the result knows nothing of it.
+part: the blocks of one canvas are followed by many jobs, and the result does not depend on how.
 """
 
 from __future__ import annotations
 
-from plateflow.segment.plan import BlockOf, block_edge, follow_units, label_set_grid
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, save_array
-from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+
+if TYPE_CHECKING:
+    from plateflow.images.layout import Canvas
 
 
-def run(context: JobContext) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CanvasBlock:
+    """A block of a well: its canvas, and its number there."""
+
+    canvas: Canvas
+    number: int
+
+
+def run(job: Job) -> None:
     """Follow the paths of the blocks of a slice of a part.
 
     Raises:
-        PlateflowError: the flow fields are gone.
+        ResultsError: the flow fields are gone.
     """
-    run_job(context, lambda: units(context), one_by_one(lambda unit: _follow(context, unit)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: _follow(job, item)))
 
 
-def units(context: JobContext) -> list[Unit]:
-    """The units of a slice of a part: every k-th block of it."""
-    return follow_units(context, context.wells())[context.slice :: context.config.follow_slices]
+def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
+    """The blocks of a slice of a part: every k-th of the part's."""
+    return follow_items(job.plate, job.wells)[job.slice :: job.config.follow_slices]
 
 
-def _follow(context: JobContext, unit: Unit) -> Outcome:
+def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
+    """The work items of `follow` in some wells, in the order in which slices count them.
+
+    A well that was left out is one work item, block 0.
+    """
+    inferred = plate.outcomes("infer")
+    items: list[WorkItem[CanvasBlock]] = []
+    for well in wells:
+        blocks: dict[int, list[CanvasBlock]] = {}  # by dimensions: label sets of equal dimensions share their blocks
+        for label_set, settings in plate.config.segmentation.items():
+            entry = inferred.required(well, label_set)
+            # infer removes the endpoints of earlier flows, so that each of its runs counts, equal ones too
+            depends = {
+                "infer": [entry.fingerprint, entry.sequence],
+                "parameters": plate.parameters("follow", label_set),
+            }
+            if entry.left_out:
+                items.append(WorkItem(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
+                continue
+            if settings.dimensions not in blocks:
+                blocks[settings.dimensions] = blocks_of_well(plate, well, label_set)
+            items += [
+                WorkItem(well=well, label_set=label_set, block=index, depends=depends, data=block)
+                for index, block in enumerate(blocks[settings.dimensions])
+            ]
+    return items
+
+
+def blocks_of_well(plate: Plate, well: str, label_set: str) -> list[CanvasBlock]:
+    """The blocks of a label set of a well, counted on over its canvases: the index is the work item's block number."""
+    from plateflow.flows import plan_blocks
+
+    return [
+        CanvasBlock(canvas=canvas, number=number)
+        for canvas in plate.canvases(well, label_set)
+        for number in range(len(plan_blocks(canvas.shape, block_edge(canvas.shape, plate.config.follow_block_px))))
+    ]
+
+
+def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
+    """Edge, in px along every axis, of the blocks in which a canvas of this shape is followed.
+
+    A block of a volume has as many voxels as one of a plane has pixels: all planes of a shallow stack, else a cube.
+    """
+    if len(shape) == 2:
+        return follow_block_px
+    return round(max(follow_block_px ** (2 / 3), follow_block_px / math.sqrt(shape[0])))
+
+
+def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
     from plateflow.flows import follow_block, plan_blocks
 
-    block: BlockOf = unit.data
-    canvas, settings = block.canvas, context.config.segmentation[unit.label_set]
-    flow = load_scratch(context.paths.flows(unit.label_set, unit.well, canvas.index), context.entry.plate)
-    ends = follow_block(
+    canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
+    flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index), job.plate.name)
+    endpoints = follow_block(
         flow,
-        plan_blocks(canvas.shape, block_edge(canvas.shape, context.config.follow_block_px))[block.number],
-        n_steps=label_set_grid(context, unit.label_set).n_steps,
+        plan_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],
+        n_steps=job.plate.grid(item.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
     )
-    save_array(context.paths.ends(unit.label_set, unit.well, canvas.index, unit.block), ends)
-    return Outcome(info={"pixels": int(ends.shape[1])})
+    save_array(job.paths.endpoints(item.label_set, item.well, canvas.index, item.block), endpoints)
+    return Outcome(info={"pixels": int(endpoints.shape[1])})

@@ -1,4 +1,9 @@
-"""The stage `infer`: flow fields of all label sets of a part, into the scratch."""
+"""The stage `infer`: flow fields of all label sets of a part.
+
+Reads: level 0 of plate.zarr (or the raw plate, where it is read in place), manifest/window.json, illumination.npz.
+Writes: <scratch>/<plate>/flows/<label set>/<well>/<canvas>.npy.
+Work item: a label set of a well. Weights are loaded once per job and model; tiles of all wells are pooled.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import PlateflowError
-from plateflow.model.registry import ModelInfo
+from plateflow.model.registry import ModelInfo, model_info
 from plateflow.segment.grid import anisotropy
-from plateflow.segment.plan import (
-    check_channels,
-    describe_model,
-    label_set_grid,
-    required,
-)
 from plateflow.segment.scratch import save_array
-from plateflow.stages.runner import JobContext, Outcome, Unit, run_job, upstream_of
+from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, run_job
 from plateflow.state.journal import Key
 
 if TYPE_CHECKING:
@@ -28,10 +26,12 @@ if TYPE_CHECKING:
     from plateflow.images.read import Window
     from plateflow.segment.engine import FlowEngine, Request
 
-Work = Iterator[tuple[Unit, Outcome]]
+Item = WorkItem[float | None]
+"""Carries the anisotropy of a volume."""
+Work = Iterator[tuple[Item, Outcome]]
 
 
-def run(context: JobContext) -> None:
+def run(job: Job) -> None:
     """Run the network over the wells of a GPU part.
 
     Raises:
@@ -39,98 +39,93 @@ def run(context: JobContext) -> None:
     """
     loaded: dict[str, FlowEngine] = {}  # the engine of the last model, over all batches of the job
     run_job(
-        context,
-        lambda: units(context),
-        lambda todo, start: _work(context, todo, start, loaded),
-        clear=lambda unit: _clear(context, unit),
+        job,
+        lambda: work_items(job),
+        lambda todo, start: _work(job, todo, start, loaded),
+        clear=lambda item: _clear(job, item),
     )
 
 
-def units(context: JobContext) -> list[Unit]:
-    """The units of a GPU part: every label set of its wells; `data` is the anisotropy of a volume."""
+def work_items(job: Job) -> list[Item]:
+    """Every label set of the wells of a GPU part."""
     from plateflow.images.layout import read_layout
     from plateflow.images.read import load_window
 
-    wells = context.wells()
-    tiled = context.upstream("tile")
-    window = load_window(context.paths)
-    found = []
-    sets = {}
-    for label_set, settings in context.config.segmentation.items():
-        channels = check_channels(context, label_set)
-        label_set_grid(context, label_set)  # fails before any tile is run
-        sets[label_set] = {
+    plate = job.plate
+    tiled, window = plate.outcomes("tile"), load_window(plate.paths)
+    depends = {}
+    for label_set, settings in job.config.segmentation.items():
+        channels = plate.channels_of(label_set)
+        plate.grid(label_set)  # fails before any tile is run
+        depends[label_set] = {
             "normalise": window.fingerprint(channels),
-            "parameters": context.parameters(label_set),
-            "model": describe_model(settings.model).sha256,
+            "parameters": job.parameters(label_set),
+            "model": model_info(settings.model).sha256,
         }
-    for well in wells:
-        entry = required(tiled, (well, "", -1), stage="tile", plate=context.entry.plate)
-        for label_set, depends in sets.items():
+    items = []
+    for well in job.wells:
+        entry = tiled.required(well)
+        for label_set, depends_of in depends.items():
             ratio = None
-            if context.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
-                where = f"{context.entry.plate}/{well}, label set {label_set}"
-                ratio = anisotropy(read_layout(context.paths, well), where=where)
-            found.append(
-                Unit(
+            if job.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
+                ratio = anisotropy(read_layout(plate.paths, well), where=f"{plate.name}/{well}, label set {label_set}")
+            items.append(
+                WorkItem(
                     well=well,
                     label_set=label_set,
-                    depends={"tile": entry.fingerprint, **depends},
-                    upstream=upstream_of([entry]),
+                    depends={"tile": entry.fingerprint, **depends_of},
+                    upstream=left_out_upstream([entry]),
                     data=ratio,
                 )
             )
-    return found
+    return items
 
 
-def _clear(context: JobContext, unit: Unit) -> None:
+def _clear(job: Job, item: Item) -> None:
     for path in (
-        context.paths.flows(unit.label_set, unit.well, 0),
-        context.paths.ends(unit.label_set, unit.well, 0, 0),
+        job.paths.flows(item.label_set, item.well, 0),
+        job.paths.endpoints(item.label_set, item.well, 0, 0),
     ):
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def _work(context: JobContext, units: list[Unit], start: Callable[[Unit], None], loaded: dict[str, FlowEngine]) -> Work:
+def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: dict[str, FlowEngine]) -> Work:
     from plateflow.model import check_model
     from plateflow.segment.engine import FlowEngine
 
-    by_model: dict[str, list[Unit]] = {}
-    for unit in units:
-        by_model.setdefault(context.config.segmentation[unit.label_set].model, []).append(unit)
+    by_model: dict[str, list[Item]] = {}
+    for item in items:
+        by_model.setdefault(job.config.segmentation[item.label_set].model, []).append(item)
     for model in by_model:  # all, before the first tile is run
-        try:
-            check_model(model)
-        except (ValueError, OSError) as error:
-            raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
+        check_model(model)
     for model, group in by_model.items():
         if model not in loaded:
             loaded.clear()
             loaded[model] = FlowEngine.load(
                 model,
-                device=context.config.device,
-                batch_size=context.config.batch_size,
-                threads=context.config.threads,
-                dtype=context.config.dtype,
-                tiling=context.config.tiling,
-                augment=context.config.augment,
+                device=job.config.device,
+                batch_size=job.config.batch_size,
+                threads=job.config.threads,
+                dtype=job.config.dtype,
+                tiling=job.config.tiling,
+                augment=job.config.augment,
             )
-        yield from _infer(context, loaded[model], group, start, describe_model(model))
+        yield from _infer(job, loaded[model], group, start, model_info(model))
 
 
 def _infer(
-    context: JobContext,
+    job: Job,
     engine: FlowEngine,
-    units: list[Unit],
-    start: Callable[[Unit], None],
+    items: list[Item],
+    start: Callable[[Item], None],
     model: ModelInfo,
 ) -> Work:
-    """Run the units of one model, their tiles pooled; each unit is given once its last canvas is written."""
-    left: dict[Key, int] = {}  # planes, of each unit
+    """Run the items of one model, their tiles pooled; each item is given once its last canvas is written."""
+    left: dict[Key, int] = {}  # planes, of each item
     counts: dict[Key, list[int]] = {}
-    by_key = {unit.key: unit for unit in units}
+    by_key = {item.key: item for item in items}
     names = {"model": model.name, "licence": model.licence, "sha256": model.sha256}
-    for result in engine.run(_requests(context, units, start, left)):
+    for result in engine.run(_requests(job, items, start, left)):
         key = result.key
         count = counts.setdefault(key, [0, 0])
         count[0] += result.tiles
@@ -141,61 +136,60 @@ def _infer(
 
 
 def _requests(
-    context: JobContext,
-    units: list[Unit],
-    start: Callable[[Unit], None],
+    job: Job,
+    items: list[Item],
+    start: Callable[[Item], None],
     left: dict[Key, int],
 ) -> Iterator[Request]:
-    from plateflow.images.layout import well_canvases
     from plateflow.images.read import load_window
     from plateflow.segment.volume import n_planes
 
-    window = load_window(context.paths)
-    for unit in units:
-        canvases = well_canvases(context.paths, unit.well, context.config, unit.label_set)
+    window = load_window(job.paths)
+    for item in items:
+        canvases = job.plate.canvases(item.well, item.label_set)
         if not canvases:
-            raise RuntimeError(f"{unit} has no canvas, yet tile didn't leave it out")
-        start(unit)
-        _clear(context, unit)  # of an earlier layout there may be more canvases
-        left[unit.key] = sum(n_planes(canvas.shape) for canvas in canvases)
+            raise RuntimeError(f"{item} has no canvas, yet tile didn't leave it out")
+        start(item)
+        _clear(job, item)  # of an earlier layout there may be more canvases
+        left[item.key] = sum(n_planes(canvas.shape) for canvas in canvases)
         for canvas in canvases:
-            yield from _of_canvas(context, unit, canvas, window)
+            yield from _of_canvas(job, item, canvas, window)
 
 
-def _of_canvas(context: JobContext, unit: Unit, canvas: Canvas, window: Window) -> Iterator[Request]:
+def _of_canvas(job: Job, item: Item, canvas: Canvas, window: Window) -> Iterator[Request]:
     """What the network runs of a canvas: the canvas, or all planes of a volume."""
     from plateflow.segment.engine import Request
     from plateflow.segment.volume import Volume
 
-    scale = label_set_grid(context, unit.label_set).scale
-    reads = [partial(_read, context, unit, plane, window) for plane in canvas.planes()]
-    write = partial(_write, context, unit, canvas)
+    scale = job.plate.grid(item.label_set).scale
+    reads = [partial(_read, job, item, plane, window) for plane in canvas.planes()]
+    write = partial(_write, job, item, canvas)
     if canvas.depth is None:
-        yield Request(read=reads[0], write=write, scale=scale, key=unit.key)
+        yield Request(read=reads[0], write=write, scale=scale, key=item.key)
         return
     volume = Volume(
         lambda z: reads[z](),
         write,
         shape=(canvas.depth, canvas.height, canvas.width),
-        channels=len(check_channels(context, unit.label_set)),
-        anisotropy=unit.data,
-        folder=context.paths.flows(unit.label_set, unit.well, canvas.index).parent,
+        channels=len(job.plate.channels_of(item.label_set)),
+        anisotropy=item.data or 1.0,
+        folder=job.paths.flows(item.label_set, item.well, canvas.index).parent,
     )
-    yield from volume.requests(scale=scale, key=unit.key)
+    yield from volume.requests(scale=scale, key=item.key)
 
 
-def _read(context: JobContext, unit: Unit, canvas: Canvas, window: Window) -> NDArray[np.float32]:
+def _read(job: Job, item: Item, canvas: Canvas, window: Window) -> NDArray[np.float32]:
     from plateflow.images.read import normalise, read_canvas
 
-    channels = check_channels(context, unit.label_set)
-    pixels = read_canvas(context.paths, unit.well, canvas, channels, z_mode=context.config.z)
-    return normalise(pixels, window, channels=channels, well=unit.well, canvas=canvas)
+    channels = job.plate.channels_of(item.label_set)
+    pixels = read_canvas(job.paths, item.well, canvas, channels, z_mode=job.config.z)
+    return normalise(pixels, window, channels=channels, well=item.well, canvas=canvas)
 
 
-def _write(context: JobContext, unit: Unit, canvas: Canvas, flow: NDArray[np.float16]) -> None:
+def _write(job: Job, item: Item, canvas: Canvas, flow: NDArray[np.float16]) -> None:
     from plateflow.segment.engine import LOGIT_LIMIT
 
     outside = canvas.owner() < 0  # no object is looked for where no field lies
     np.copyto(flow[:-1], 0, where=outside)
     np.copyto(flow[-1], -LOGIT_LIMIT, where=outside)
-    save_array(context.paths.flows(unit.label_set, unit.well, canvas.index), flow)
+    save_array(job.paths.flows(item.label_set, item.well, canvas.index), flow)

@@ -1,7 +1,11 @@
 """The stage `ingest`: a raw plate's manifest, and all groups and arrays of its store, empty.
 
-The index of the plate is part of what the stage depends on, so it is made before anything is decided; it opens no
-images. The manifest appears by rename and holds no clock.
+Reads: the plate's index, and the headers of a few images.
+Writes: manifest/planes.parquet, manifest/plate.json, the groups and arrays of plate.zarr.
+Work item: the plate.
+
+The index is part of what the stage depends on, so it is made before anything is decided; it opens no image for its
+pixels. The manifest appears by rename and holds no clock.
 """
 
 from __future__ import annotations
@@ -10,36 +14,36 @@ import hashlib
 import io
 import json
 
-from plateflow.files import write_atomic
+from plateflow.files import write_atomic, write_json
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, some
-from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 
 
-def units(context: JobContext) -> list[Unit]:
+def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index, with the size and time of every raw file."""
-    index = index_plate(context.entry)
-    check_channels(context.config, index.info)
+    index = index_plate(job.plate.spec)
+    check_channels(job.config, index.info)
     depends = {
-        "parameters": context.parameters(),
+        "parameters": job.parameters(),
         "raw files": manifest_digest(index),
     }
-    return [Unit(depends=depends, data=index)]
+    return [WorkItem(depends=depends, data=index)]
 
 
-def run(context: JobContext) -> None:
+def run(job: Job) -> None:
     """Ingest one plate."""
-    run_job(context, lambda: units(context), one_by_one(lambda unit: ingest(context, unit.data)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: ingest(job, item.data)))
 
 
 def manifest_digest(index: Index) -> str:
-    """A digest of all that a manifest says, the size and time of each file included."""
+    """A digest of all that a manifest says, including the size and time of each file."""
     content = index.planes.to_csv(index=False) + json.dumps(index.info, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
-def ingest(context: JobContext, index: Index) -> Outcome:
+def ingest(job: Job, index: Index) -> Outcome:
     """Write the manifest, and make the store's groups and arrays, or bring them up to date."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -47,24 +51,26 @@ def ingest(context: JobContext, index: Index) -> Outcome:
     from plateflow.images.layout import well_layout
     from plateflow.images.store import create_plate
 
-    planes, info = index.planes, index.info
-    layouts = {str(well): well_layout(of_well, info) for well, of_well in planes.groupby("well", sort=False)}
+    planes, metadata = index.planes, index.info
+    layouts = {str(well): well_layout(of_well, metadata) for well, of_well in planes.groupby("well", sort=False)}
     stacked = [well for well, layout in layouts.items() if layout.placement == "stacked"]
     if stacked:
         note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {some(stacked)}"
-        info = info | {"disagreements": [*info["disagreements"], f"{note}; they are laid out in a grid"]}
+        metadata = metadata | {"disagreements": [*metadata["disagreements"], f"{note}; they are laid out in a grid"]}
     create_plate(
-        context.paths,
-        info,
+        job.paths,
+        metadata,
         layouts,
-        label_sets=list(context.config.segmentation),
-        levels=context.config.levels,
-        z_mode=context.config.z,
+        label_sets=list(job.config.segmentation),
+        levels=job.config.levels,
+        z_mode=job.config.z,
     )
     buffer = io.BytesIO()
     table = pa.Table.from_pandas(planes, preserve_index=False).replace_schema_metadata(None)
     pq.write_table(table, buffer, compression="zstd", use_dictionary=["plate", "well", "field", "channel", "dtype"])
-    write_atomic(context.paths.planes, buffer.getvalue())
-    write_atomic(context.paths.info, json.dumps(info, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_atomic(job.paths.planes, buffer.getvalue())
+    write_json(job.paths.metadata, metadata)
     missing = int((planes["state"] == "missing").sum())
-    return Outcome(info={"wells": len(layouts), "fields": info["fields"], "planes": len(planes), "missing": missing})
+    return Outcome(
+        info={"wells": len(layouts), "fields": metadata["fields"], "planes": len(planes), "missing": missing}
+    )

@@ -1,29 +1,33 @@
-"""The stage `report`: the page of a plate."""
+"""The stage `report`: the page of a plate.
+
+Reads: the tables of `aggregate`, small levels of images and labels, journals.
+Writes: report.html, ledger.parquet.
+Work item: the plate.
+"""
 
 from __future__ import annotations
 
 from plateflow.files import write_atomic
 from plateflow.images.read import load_window
-from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 from plateflow.state.ledger import write_ledger
 
 
-def units(context: JobContext) -> list[Unit]:
+def work_items(job: Job) -> list[WorkItem[None]]:
     """The plate, with the tables and label images that its page shows."""
-    shown = {stage: sorted(context.upstream(stage).items()) for stage in ("tile", "stitch", "aggregate")}
+    shown = {stage: sorted(job.plate.outcomes(stage).items()) for stage in ("tile", "stitch", "aggregate")}
     depends = {
         stage: [[*key, entry.fingerprint, entry.state] for key, entry in items] for stage, items in shown.items()
     }
-    channels = [channel["name"] for channel in context.info["channels"]]
-    return [Unit(depends={**depends, "window": load_window(context.paths).fingerprint(channels)})]
+    return [WorkItem(depends={**depends, "window": load_window(job.paths).fingerprint(job.plate.channels)})]
 
 
-def run(context: JobContext) -> None:
+def run(job: Job) -> None:
     """Write the page of a plate."""
-    run_job(context, lambda: units(context), one_by_one(lambda unit: report(context)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: report(job)))
 
 
-def report(context: JobContext) -> Outcome:
+def report(job: Job) -> Outcome:
     """Write report.html; sections that fail are named in the outcome."""
     import pandas as pd
 
@@ -31,15 +35,15 @@ def report(context: JobContext) -> Outcome:
     from plateflow.report.page import chart_library, render
     from plateflow.stats.wells import NOT_ACQUIRED
 
-    paths = context.paths
+    paths = job.paths
     wells = pd.read_parquet(paths.table("wells.parquet"))
     absent = wells["Metadata_State"] == NOT_ACQUIRED
     view = sections.View(
-        context=context,
+        plate=job.plate,
         wells=wells[~absent].reset_index(drop=True),
         not_acquired=wells.loc[absent, "Metadata_Well"].tolist(),
         qc=pd.read_parquet(paths.table("qc.parquet")),
-        aggregate=context.upstream("aggregate")["", "", -1],
+        aggregate=job.plate.outcomes("aggregate").required(),
     )
     made = sections.gather(view)
     page = render(

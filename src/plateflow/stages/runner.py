@@ -1,13 +1,12 @@
-"""One job of one stage: which units are to do, who did what, and the receipt at the end.
+"""One job of one stage: what there is to do, who did what, and the receipt at the end.
 
-A stage's module makes the list of its units with all that each depends on, and a function that does a batch of them.
-Everything else is here, the same for every stage: lease, journal, fingerprints, crashes, left-out units, receipt.
+A stage's module lists its work items with all that each depends on, and has a function that does a batch of them.
+Everything else is here, the same for every stage: lease, journal, fingerprints, crashes, items left out, receipt.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -16,19 +15,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from plateflow.chain import STAGES, Stage, parameters, part_of
-from plateflow.config import Config, PlateEntry
+from plateflow.chain import STAGES, Stage
+from plateflow.config import Config
 from plateflow.errors import PlateflowError
-from plateflow.files import append_line, digest, read_lines, write_atomic
+from plateflow.files import append_line, digest, write_json
 from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.state import usage
-from plateflow.state.journal import Entry, Key, State, append_outcome, outcomes
+from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
 from plateflow.state.lease import Lease
-from plateflow.state.requests import request_number, watch
+from plateflow.state.requests import record_set_aside, request_number
+
+Data = TypeVar("Data")
 
 
 class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` may not swallow it
@@ -36,67 +37,66 @@ class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` ma
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobContext:
-    """What a job knows: the configuration, its plate, its stage and its name."""
+class Job:
+    """A job: a plate, a stage of it, and its name: `plate`, `3`, or of follow `3-0`."""
 
-    config: Config
-    entry: PlateEntry
+    plate: Plate
     stage: Stage
-    job: str
+    name: str
 
-    @cached_property
-    def paths(self) -> PlatePaths:
-        """The plate's files."""
-        return PlatePaths.of(self.entry.plate, results=self.config.results, scratch=self.config.scratch)
+    @classmethod
+    def of(cls, plate: Plate, stage: str, name: str) -> Job:
+        """A job by the name of its stage.
+
+        Raises:
+            PlateflowError: the stage has no such job.
+        """
+        names = list(STAGES[stage].jobs(plate.config))
+        if name not in names:
+            raise PlateflowError(
+                f"{stage} has no job {name!r}",
+                where=plate.name,
+                remedy=f"its jobs are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
+            )
+        return cls(plate=plate, stage=STAGES[stage], name=name)
 
     @property
-    def part(self) -> int:
-        """The number of the part; for `follow` without the slice."""
-        return int(self.job.partition("-")[0])
+    def config(self) -> Config:
+        """The project's configuration."""
+        return self.plate.config
+
+    @property
+    def paths(self) -> PlatePaths:
+        """The plate's files."""
+        return self.plate.paths
 
     @property
     def slice(self) -> int:
         """The number of the slice of a `follow` job."""
-        return int(self.job.partition("-")[2])
+        return int(self.name.partition("-")[2])
 
-    @cached_property
-    def info(self) -> dict[str, Any]:
-        """manifest/plate.json, as ingest wrote it."""
-        try:
-            return json.loads(self.paths.info.read_text())
-        except FileNotFoundError:
-            raise PlateflowError(
-                "the plate has no manifest",
-                where=self.entry.plate,
-                remedy="run `snakemake`; ingest makes it",
-            ) from None
-
+    @property
     def wells(self) -> list[str]:
-        """The wells of this job's part, in the manifest's order; for the stages of a plate all of them."""
-        wells: list[str] = self.info["wells"]
-        if self.stage.scope == "plate":
-            return wells
-        parts = self.config.parts.gpu if self.stage.scope == "gpu" else self.config.parts.cpu
-        return [well for well in wells if part_of(well, parts, self.info["format"][1]) == self.part]
-
-    def upstream(self, stage: str) -> dict[Key, Entry]:
-        """The latest outcomes of another stage of this plate."""
-        return outcomes(self.paths.journals(stage))
+        """The wells of the job's part, in the manifest's order; all of them for the stages that do a whole plate."""
+        return self.plate.wells_of(self.stage.name, self.name)
 
     def parameters(self, label_set: str | None = None) -> dict[str, Any]:
-        """The stage's parameters, of one label set or of all."""
-        return parameters(self.config, self.stage.name, self.entry, label_set)
+        """The stage's parameters, for one label set or for all."""
+        return self.plate.parameters(self.stage.name, label_set)
+
+    def __str__(self) -> str:
+        return f"{self.plate.name}: {self.stage.name} {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
-    """Something a job can do or leave: a well, a label set of it, a block of that, or (all empty) the plate.
+class WorkItem(Generic[Data]):
+    """What a job does or leaves: a well, a label set of it, a block of that, or (all empty) the plate.
 
     Attributes:
         depends: what the result depends on, JSON-able, by a name that `plateflow status` shows when it changed:
             "raw files", "parameters", "tile", "model", ...
-        upstream: the outcome of an earlier stage that left this unit out, if one did.
-        data: whatever the stage wants to carry along; not part of the fingerprint.
+        upstream: the outcome of an earlier stage that left this item out, if one did.
+        data: what the stage wants to carry along; not part of the fingerprint.
     """
 
     well: str = ""
@@ -104,12 +104,12 @@ class Unit:
     block: int = -1
     depends: Mapping[str, Any] = field(default_factory=dict)
     upstream: Entry | None = None
-    data: Any = None
+    data: Data = None  # type: ignore[assignment]
 
     @property
     def key(self) -> Key:
-        """What the unit is about."""
-        return self.well, self.label_set, self.block
+        """What the item is about."""
+        return item_key(self.well, self.label_set, self.block)
 
     def __str__(self) -> str:
         block = f" block {self.block}" if self.block >= 0 else ""
@@ -118,7 +118,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a unit.
+    """What became of a work item.
 
     Attributes:
         state: ok, flagged (some fields left out, or a flag), quarantined, missing.
@@ -138,94 +138,97 @@ class Outcome:
     set_aside: tuple[tuple[str, list[int] | None], ...] = ()
 
 
-Work = Callable[[list[Unit], Callable[[Unit], None]], Iterable[tuple[Unit, Outcome]]]
+Item = WorkItem[Any]
+Start = Callable[[Item], None]
+Work = Callable[[list[Any], Start], Iterable[tuple[Item, Outcome]]]
 
 
-def one_by_one(work: Callable[[Unit], Outcome]) -> Work:
-    """A stage that does its units one after another."""
+def one_by_one(work: Callable[[Any], Outcome]) -> Work:
+    """A stage that does its work items one after another."""
 
-    def run(units: list[Unit], start: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
-        for unit in units:
-            start(unit)
-            yield unit, work(unit)
+    def run(items: list[Item], start: Start) -> Iterator[tuple[Item, Outcome]]:
+        for item in items:
+            start(item)
+            yield item, work(item)
 
     return run
 
 
 def run_job(
-    context: JobContext,
-    units: Callable[[], list[Unit]],
+    job: Job,
+    work_items: Callable[[], list[WorkItem[Data]]],
     work: Work,
     *,
-    clear: Callable[[Unit], None] | None = None,
-    results: Callable[[Unit], Path] | None = None,
-    finish: Callable[[list[Entry]], None] | None = None,
+    clear: Callable[[Item], None] | None = None,
+    results: Callable[[Item], Path] | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
-    """Do what is to do in a job and write its receipt.
+    """Do what there is to do in a job and write its receipt.
 
     Args:
-        units: makes the job's units; called once the lease is held, so that nothing changes under it.
-        work: does a batch: calls its second argument when it takes a unit up, yields each with its outcome. It is
+        work_items: lists what the job does; called once the lease is held, so that nothing changes under it.
+        work: does a batch: calls its second argument when it takes an item up, yields each with its outcome. It is
             called only if there is something to do, so it is the place to import torch.
-        clear: removes earlier or half-made results of a unit that is now left out without work: an earlier stage left
+        clear: removes earlier or half-made results of an item that is now left out without work: an earlier stage left
             it out, or it killed its job twice.
-        results: the file that a unit's work leaves; a unit that wasn't left out and lacks it is done again.
-        finish: called with the outcomes of all units before the receipt is written, done now or before.
+        results: the file that the work on an item leaves; an item that wasn't left out and lacks it is done again.
+        finish: called before the receipt is written, whether anything was done or not.
 
     Raises:
-        PlateflowError: another job holds the lease.
+        LeaseError: another job holds the lease.
         Interrupted: stopped by a signal, or orphaned.
     """
-    stage, job, paths = context.stage, context.job, context.paths
-    with Lease(paths.lease(stage.name, job), what=f"{paths.plate}: {stage.name} {job}") as lease, _signals():
-        began, busy = usage.begun(), False
-        journal = paths.journal(stage.name, job)
+    stage, paths = job.stage, job.paths
+    with Lease(paths.lease(stage.name, job.name), holder=str(job)) as lease, _signals():
+        began, begun = usage.begun(), False
+        path = paths.journal(stage.name, job.name)
         try:
-            run = _Run(context, units(), lease, results=results)
-            # Where an attempt failed with nothing left to do, the next one still tells that the job is at its end.
+            run = _Run(job, work_items(), lease, results=results)
+            # Where an attempt failed with nothing left to do, the next one still records that the job has ended.
             if run.left_out or run.batches or run.open:
-                append_line(journal, {"event": "begin", **began})
-                busy = True
-            for unit, outcome in run.left_out:
-                run.start(unit)
+                append_line(path, {"event": "begin", **began})
+                begun = True
+            for item, outcome in run.left_out:
+                run.start(item)
                 if clear is not None:
-                    clear(unit)
-                run.done(unit, outcome)
+                    clear(item)
+                run.done(item, outcome)
             for batch in run.batches:
-                for unit, outcome in work(batch, run.start):
-                    run.done(unit, outcome)
+                for item, outcome in work(batch, run.start):
+                    run.done(item, outcome)
                     if lease.orphaned.is_set():
                         raise Interrupted("the driver of this job is gone; the job stops between two wells")
-            entries = [run.latest[unit.key] for unit in run.units]
             if finish is not None:
-                finish(entries)
+                finish()
             run.check()
-            watch(paths, stage.name, job, [(file, stat) for entry in entries for file, stat in entry.watch])
-            write_atomic(paths.receipt(stage.name, job), receipt(context, entries))
-            if busy:
-                append_line(journal, {"event": "end", "done": run.n_done, **usage.used()})
+            entries = [run.latest[item.key] for item in run.items]
+            set_aside = [(file, stat) for entry in entries for file, stat in entry.watch]
+            record_set_aside(paths, stage.name, job.name, set_aside)
+            write_json(paths.receipt(stage.name, job.name), receipt(job, entries))
+            if begun:
+                append_line(path, {"event": "end", "done": run.n_done, **usage.used()})
         except (Exception, Interrupted) as error:
-            told = explained(error, paths)
+            explained = explain(error, paths)
             if lease.held():
-                _tell(journal, told, None if busy else began)
-            if told is error:
+                _record_end(path, explained, None if begun else began)
+            if explained is error:
                 raise
-            raise told from error
-        print(f"{stage.name} {job}: {run.n_done} done, {len(run.units) - run.n_done} already done")
+            raise explained from error
+        print(f"{stage.name} {job.name}: {run.n_done} done, {len(run.items) - run.n_done} already done")
 
 
-def _tell(journal: Path, error: BaseException, began: dict[str, Any] | None) -> None:
+def _record_end(path: Path, error: BaseException, began: dict[str, Any] | None) -> None:
     """Let the journal say why an attempt ended, if the journal can still be written."""
     why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
     event = "interrupted" if isinstance(error, Interrupted) else "failed"
     with suppress(OSError):  # the job's own error matters, and goes to the driver
         begin = {"event": "begin", **(began or {})}
-        if began is not None and [*read_lines(journal)][-1:] != [begin]:  # it may have come with that very line
-            append_line(journal, begin)
-        append_line(journal, {"event": event, "error": why, **usage.used()})
+        if began is not None and Journal.read(path).last_line != begin:  # it may have come with that very line
+            append_line(path, begin)
+        append_line(path, {"event": event, "error": why, **usage.used()})
 
 
-def explained(error: BaseException, paths: PlatePaths) -> BaseException:
+def explain(error: BaseException, paths: PlatePaths) -> BaseException:
     """What a user can do about a full or read-only disk; any other error as it is."""
     if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
         return error
@@ -242,84 +245,74 @@ def explained(error: BaseException, paths: PlatePaths) -> BaseException:
     )
 
 
-def receipt(context: JobContext, entries: list[Entry]) -> bytes:
-    """The receipt of a job. It holds no clock: equal work gives equal bytes."""
+def receipt(job: Job, entries: list[Entry]) -> dict[str, Any]:
+    """The content of a job's receipt. It holds no clock: equal work gives equal bytes."""
     entries = sorted(entries, key=lambda entry: entry.key)
-    content = {
-        "plate": context.entry.plate,
-        "stage": context.stage.name,
-        "job": context.job,
-        "work": digest([[*entry.key, entry.fingerprint, entry.state, entry.reason, entry.fields] for entry in entries]),
+    work = [[*entry.key, entry.fingerprint, entry.state, entry.reason, entry.fields] for entry in entries]
+    return {
+        "plate": job.plate.name,
+        "stage": job.stage.name,
+        "job": job.name,
+        "work": digest(work),
         "states": dict(sorted(Counter(entry.state for entry in entries).items())),
-        "left_out": [
-            {"well": entry.well, "label_set": entry.label_set, "state": entry.state, "reason": entry.reason}
-            | ({"fields": entry.fields} if entry.fields else {})
-            | {"detail": entry.detail}
-            for entry in entries
-            if entry.left_out or (entry.reason == "fields" and entry.state == "flagged")
-        ],
     }
-    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def depends(context: JobContext, unit: Unit) -> dict[str, str]:
-    """What a unit's result depends on, each thing as a digest; the fingerprint is the digest of them all."""
-    upstream = unit.upstream and [unit.upstream.state, unit.upstream.reason, unit.upstream.detail]
-    asked_for = request_number(context.paths, context.stage.name, unit.well)
-    things = {**unit.depends, "version": context.stage.version, "request": asked_for, "left out before": upstream}
-    return {name: digest(thing) for name, thing in things.items()}
+def dependencies(job: Job, item: Item) -> dict[str, str]:
+    """What an item's result depends on, each as a digest; the fingerprint is the digest of them all."""
+    upstream = item.upstream and [item.upstream.state, item.upstream.reason, item.upstream.detail]
+    number = request_number(job.paths, job.stage.name, item.well)
+    values = {**item.depends, "version": job.stage.version, "request": number, "left out before": upstream}
+    return {name: digest(value) for name, value in values.items()}
 
 
-def changes(context: JobContext, unit: Unit, known: Entry | None) -> list[str]:
-    """What has changed since a unit was done; empty where it is up to date."""
-    if known is None:
+def changes(job: Job, item: Item, entry: Entry | None) -> list[str]:
+    """What has changed since an item was done as its entry says; empty where it is up to date."""
+    if entry is None:
         return ["never done"]
-    if not known.fingerprint:
-        return list(known.depends)  # left in the middle: what it depends on needn't have changed
-    now = depends(context, unit)
-    return [name for name in {**known.depends, **now} if known.depends.get(name) != now.get(name)]
+    if not entry.fingerprint:
+        return list(entry.depends)  # left in the middle: what it depends on needn't have changed
+    now = dependencies(job, item)
+    return [name for name in {**entry.depends, **now} if entry.depends.get(name) != now.get(name)]
 
 
 class _Run:
-    """The units of one job, sorted into done, left out without work, and batches to do."""
+    """The work items of one job, sorted into done, left out without work, and batches to do."""
 
-    def __init__(
-        self, context: JobContext, units: list[Unit], lease: Lease, *, results: Callable[[Unit], Path] | None
-    ) -> None:
-        self.context, self.units, self.lease, self.results = context, units, lease, results
+    def __init__(self, job: Job, items: list[Any], lease: Lease, *, results: Callable[[Item], Path] | None) -> None:
+        self.job, self.items, self.lease, self.results = job, items, lease, results
         crashed = lease.inherited
-        self.journal = context.paths.journal(context.stage.name, context.job)
-        self.latest = context.upstream(context.stage.name)
-        self.depends = {unit.key: depends(context, unit) for unit in units}
+        self.path = job.paths.journal(job.stage.name, job.name)
+        self.latest = job.plate.outcomes(job.stage.name)
+        self.depends = {item.key: dependencies(job, item) for item in items}
         self.fingerprints = {key: digest(value) for key, value in self.depends.items()}
         self.n_done = 0
         self._started: dict[Key, float] = {}
-        self._last = 0.0  # units that are pooled overlap: each counts the time since the one before
-        lines = list(read_lines(self.journal))
-        events = [line.get("event") for line in lines if line.get("event") != "crashed"]
-        self.open = events[-1:] not in ([], ["end"])
-        suspects, alone = _in_work(lines, crashed=crashed)
+        self._last = 0.0  # pooled items overlap: each counts the time since the one before
+        journal = Journal.read(self.path)
+        self.open = bool(journal.attempts) and journal.attempts[-1].state != "ok"
+        suspects, alone = journal.in_work(crashed=crashed)
         if crashed:
-            append_line(self.journal, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
-        stale = [unit for unit in units if self._stale(unit)]
-        self.left_out = [(unit, _passed_on(unit.upstream)) for unit in stale if unit.upstream is not None]
-        todo = [unit for unit in stale if unit.upstream is None]
+            append_line(self.path, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
+        stale = [item for item in items if self._stale(item)]
+        self.left_out = [(item, _passed_on(item.upstream)) for item in stale if item.upstream is not None]
+        todo = [item for item in stale if item.upstream is None]
         # A job of a whole plate is always alone in work, and nothing can go on without it: it fails, it isn't left out.
-        for unit in [unit for unit in todo if unit.well and alone[unit.key] >= 2]:
-            todo.remove(unit)
-            self.left_out.append((unit, _crash_outcome(context, unit)))
-        suspect = {tuple(key) for key in suspects} | {key for key, count in alone.items() if count}
-        rest = [unit for unit in todo if unit.key not in suspect]
-        self.batches = ([rest] if rest else []) + [[unit] for unit in todo if unit.key in suspect]
+        for item in [item for item in todo if item.well and alone[item.key] >= 2]:
+            todo.remove(item)
+            self.left_out.append((item, _crash_outcome(job, item)))
+        suspect = set(suspects) | {key for key, count in alone.items() if count}
+        rest = [item for item in todo if item.key not in suspect]
+        self.batches = ([rest] if rest else []) + [[item] for item in todo if item.key in suspect]
 
-    def _stale(self, unit: Unit) -> bool:
-        known = self.latest.get(unit.key)
-        if known is None or known.fingerprint != self.fingerprints[unit.key]:
+    def _stale(self, item: Item) -> bool:
+        entry = self.latest.get(item.key)
+        if entry is None or entry.fingerprint != self.fingerprints[item.key]:
             return True
-        return self.results is not None and not known.left_out and not self.results(unit).exists()
+        return self.results is not None and not entry.left_out and not self.results(item).exists()
 
     def check(self) -> None:
-        """Stop where another job has taken over: nothing of its work may be cleared or told again.
+        """Stop where another job has taken over: none of its work may be cleared or recorded again.
 
         Raises:
             Interrupted: the lease is lost.
@@ -327,80 +320,52 @@ class _Run:
         if not self.lease.held():
             raise Interrupted("another job has taken over, after this one had given no sign of life")
 
-    def start(self, unit: Unit) -> None:
+    def start(self, item: Item) -> None:
         self.check()
-        self._started[unit.key] = time.monotonic()
-        append_line(self.journal, {"event": "start", "key": unit.key, "sequence": self._next(unit)})
-        print(f"{self.context.stage.name}: {unit}", flush=True)
+        self._started[item.key] = time.monotonic()
+        append_line(self.path, {"event": "start", "key": item.key, "sequence": self._next(item)})
+        print(f"{self.job.stage.name}: {item}", flush=True)
 
-    def done(self, unit: Unit, outcome: Outcome) -> None:
+    def done(self, item: Item, outcome: Outcome) -> None:
         self.check()
         now = time.monotonic()
         entry = Entry(
-            well=unit.well,
-            label_set=unit.label_set,
-            block=unit.block,
-            fingerprint=self.fingerprints[unit.key],
-            depends=self.depends[unit.key],
+            well=item.well,
+            label_set=item.label_set,
+            block=item.block,
+            fingerprint=self.fingerprints[item.key],
+            depends=self.depends[item.key],
             state=outcome.state,
             reason=outcome.reason,
             detail=outcome.detail,
             fields=outcome.fields,
             info=outcome.info,
             watch=list(outcome.set_aside),
-            sequence=self._next(unit),
-            seconds=round(now - max(self._last, self._started.pop(unit.key, now)), 3),
+            sequence=self._next(item),
+            seconds=round(now - max(self._last, self._started.pop(item.key, now)), 3),
             finished=usage.now(),
         )
-        append_outcome(self.journal, entry)
-        self.latest[unit.key] = entry
+        append_outcome(self.path, entry)
+        self.latest[item.key] = entry
         self.n_done, self._last = self.n_done + 1, now
         if outcome.state != "ok":
-            print(f"{self.context.stage.name}: {unit}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
+            print(f"{self.job.stage.name}: {item}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
 
-    def _next(self, unit: Unit) -> int:
-        known = self.latest.get(unit.key)
-        return known.sequence + 1 if known else 1
-
-
-def _in_work(lines: list[dict[str, Any]], *, crashed: bool) -> tuple[list[list[Any]], Counter[Key]]:
-    """The units that were in work when the last attempt died, and how often each died while alone in work.
-
-    Only deaths without a signal from the user or the scheduler count (`crashed`): then the lease still lay there.
-    """
-    open_keys: dict[Key, None] = {}
-    alone: Counter[Key] = Counter()
-    for line in lines:
-        match line.get("event"):
-            case "start":
-                open_keys[tuple(line["key"])] = None
-            case "done":
-                key = (line["well"], line["label_set"], line["block"])
-                open_keys.pop(key, None)
-                alone.pop(key, None)
-            case "interrupted" | "failed":
-                open_keys.clear()
-            case "crashed":
-                if line["alone"]:
-                    alone[tuple(line["keys"][0])] += 1
-                open_keys.clear()
-    suspects = [list(key) for key in open_keys] if crashed else []
-    if len(suspects) == 1:
-        alone[next(iter(open_keys))] += 1
-    return suspects, alone
+    def _next(self, item: Item) -> int:
+        entry = self.latest.get(item.key)
+        return entry.sequence + 1 if entry else 1
 
 
 def _passed_on(upstream: Entry) -> Outcome:
     return Outcome(state=upstream.state, reason=upstream.reason, detail=upstream.detail)
 
 
-def _crash_outcome(context: JobContext, unit: Unit) -> Outcome:
+def _crash_outcome(job: Job, item: Item) -> Outcome:
     return Outcome(
         state="quarantined",
         reason="crash",
-        detail=f"{context.stage.name} died twice while {unit} was alone in work; see the log "
-        f"{context.paths.log(context.stage.name, context.job)}, "
-        f"then `plateflow retry {context.paths.plate}/{unit.well}`",
+        detail=f"{job.stage.name} died twice while {item} was alone in work; see the log "
+        f"{job.paths.log(job.stage.name, job.name)}, then `plateflow retry {job.plate.name}/{item.well}`",
     )
 
 
@@ -419,20 +384,6 @@ class _signals:
         raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
 
-def upstream_of(unit_entries: Iterable[Entry | None]) -> Entry | None:
-    """Of the upstream outcomes of a unit, the first that leaves it out."""
-    for entry in unit_entries:
-        if entry is not None and entry.left_out:
-            return entry
-    return None
-
-
-def job_context(config: dict[str, Any], plate: str, stage: str, job: str) -> JobContext:
-    """The context of a job from Snakemake's configuration and wildcards."""
-    from plateflow.config import load_config, load_plates
-
-    loaded = load_config(config)
-    return JobContext(config=loaded, entry=load_plates(Path(loaded.plates))[plate], stage=STAGES[stage], job=job)
-
-
-__all__ = ["Interrupted", "JobContext", "Outcome", "Unit", "job_context", "one_by_one", "run_job", "upstream_of"]
+def left_out_upstream(entries: Iterable[Entry]) -> Entry | None:
+    """Of the outcomes that a work item depends on, the first that leaves it out."""
+    return next((entry for entry in entries if entry.left_out), None)

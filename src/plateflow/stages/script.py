@@ -1,30 +1,36 @@
-"""How a rule's script runs its stage: log, context, and one clear line to the driver when it fails."""
+"""How a rule's script runs its stage: its log, and one clear message to the driver when it fails."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from plateflow.errors import PlateflowError
-from plateflow.stages.runner import Interrupted, JobContext, explained, job_context
+from plateflow.project import SCREEN, Project
+from plateflow.stages import run_stage, stage_module
+from plateflow.stages.runner import Interrupted, explain
 
 
-def run_stage(snakemake: Any, stage: str, run: Callable[[JobContext], None]) -> None:
+def run_rule(snakemake: Any, stage: str) -> None:
     """Run a stage for the job that Snakemake describes; exits with 1 where it fails."""
     part, number = snakemake.wildcards.get("part"), snakemake.wildcards.get("slice")
     job = "plate" if part is None else part if number is None else f"{part}-{number}"
-    plate = snakemake.wildcards.get("plate", "screen")
-    with logged(Path(snakemake.log[0]), f"{plate}: {stage} {job}"):
-        context = job_context(snakemake.config, plate, stage, job)
+    name = snakemake.wildcards.get("plate", SCREEN)
+    with logged(Path(snakemake.log[0]), f"{name}: {stage} {job}"):
+        project = Project.load(snakemake.config)
+        if stage == "screen":
+            stage_module(stage).run(project)
+            return
+        plate = project.plate(name)
         try:
-            run(context)
-        except OSError as error:  # of the lease: what comes later is explained already
-            raise explained(error, context.paths) from error
+            run_stage(plate, stage, job)
+        except OSError as error:  # from taking the lease: what comes later is explained already
+            raise explain(error, plate.paths) from error
 
 
 @contextmanager

@@ -1,6 +1,10 @@
-"""The stage `stitch`: labels of a part's wells into the plate's store, and the table of their objects.
+"""The stage `stitch`: labels of a part's wells, and the table of their objects.
 
-Flows are stitched, not labels: the end points of all blocks of a canvas go into one histogram, so the labels are those
+Reads: the flow fields of `infer` and the endpoints of `follow`.
+Writes: labels/<label set> in plate.zarr, objects/<label set>/<well>.parquet.
+Work item: a label set of a well.
+
+Flows are stitched, not labels: the endpoints of all blocks of a canvas go into one histogram, so the labels are those
 of the whole canvas, whatever the blocks were.
 """
 
@@ -9,24 +13,21 @@ from __future__ import annotations
 import io
 import math
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.chain import STAGES
 from plateflow.files import write_atomic
-from plateflow.segment.plan import (
-    block_edge,
-    follow_units,
-    label_set_grid,
-    stitch_units,
-)
+from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, scratch_array
-from plateflow.stages.infer import units as infer_units_of
-from plateflow.stages.runner import JobContext, Outcome, Unit, changes, one_by_one, run_job
+from plateflow.stages import follow, infer
+from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
+from plateflow.stages.runner import Job, Outcome, WorkItem, changes, left_out_upstream, one_by_one, run_job
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,59 +35,88 @@ if TYPE_CHECKING:
     from plateflow.flows import Objects
     from plateflow.images.layout import Canvas
 
-
 IN_MEMORY_PX = 2**24
 """Labels of more pixels, of the canvases of one t and z, lie in a file of the scratch while they are made."""
 
+Item = WorkItem[list[CanvasBlock]]
+"""Carries the blocks of the well, as `follow` numbers them."""
 
-def run(context: JobContext) -> None:
-    """Make the labels of a part's wells; remove the plate's scratch if it isn't kept and nobody needs it any more.
+
+def run(job: Job) -> None:
+    """Make the labels of a part's wells; remove the plate's scratch if it isn't kept and nothing needs it any more.
 
     Raises:
-        PlateflowError: flow fields or end points are gone.
+        ResultsError: flow fields or endpoints are gone.
     """
     run_job(
-        context,
-        lambda: units(context),
-        one_by_one(lambda unit: _stitch(context, unit)),
-        clear=lambda unit: _clear(context, unit),
-        results=lambda unit: context.paths.objects(unit.label_set, unit.well),
+        job,
+        lambda: work_items(job),
+        one_by_one(lambda item: _stitch(job, item)),
+        clear=lambda item: _clear(job, item),
+        results=lambda item: job.paths.objects(item.label_set, item.well),
     )
-    if not context.config.keep_flows and plate_is_stitched(context):
+    if not job.config.keep_flows and plate_is_stitched(job.plate):
         for kind in ("flows", "ends"):
-            shutil.rmtree(context.paths.scratch / kind, ignore_errors=True)
+            shutil.rmtree(job.paths.scratch / kind, ignore_errors=True)
 
 
-def units(context: JobContext) -> list[Unit]:
-    """The units of a part: every label set of its wells."""
-    return stitch_units(context, context.wells())
+def work_items(job: Job) -> list[Item]:
+    """Every label set of the wells of a part."""
+    return stitch_items(job.plate, job.wells)
 
 
-def _stitch(context: JobContext, unit: Unit) -> Outcome:
+def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
+    """The work items of `stitch` in some wells."""
+    from plateflow.images.store import generation
+
+    followed = plate.outcomes("follow")
+    blocks: dict[tuple[str, str], list[WorkItem[CanvasBlock]]] = {}
+    for block in follow_items(plate, wells):
+        blocks.setdefault((block.well, block.label_set), []).append(block)
+    items = []
+    for (well, label_set), of_well in blocks.items():
+        entries = [followed.required(*block.key) for block in of_well]
+        items.append(
+            WorkItem(
+                well=well,
+                label_set=label_set,
+                depends={
+                    "follow": [entry.fingerprint for entry in entries],
+                    "parameters": plate.parameters("stitch", label_set),
+                    "label arrays": generation(plate.paths, well, label_set),
+                },
+                upstream=left_out_upstream(entries),
+                data=[block.data for block in of_well],
+            )
+        )
+    return items
+
+
+def _stitch(job: Job, item: Item) -> Outcome:
     from plateflow.images.store import sweep, write_labels
 
-    sweep(context.paths, unit.well, f"labels/{unit.label_set}/")
+    sweep(job.paths, item.well, f"labels/{item.label_set}/")
     canvases: dict[int, Canvas] = {}
     blocks: dict[int, list[int]] = {}  # of each canvas, by its index
-    for number, block in enumerate(unit.data):
+    for number, block in enumerate(item.data):
         canvases[block.canvas.index] = block.canvas
         blocks.setdefault(block.canvas.index, []).append(number)
     tables: list[pa.Table] = []
     count = 0
-    folder = context.paths.ends(unit.label_set, unit.well, 0, 0).parent
+    folder = job.paths.endpoints(item.label_set, item.well, 0, 0).parent
     for (t, z), group in groupby(canvases.values(), key=lambda canvas: (canvas.t, canvas.z)):
         members, drawn = list(group), []
         in_file = sum(math.prod(canvas.shape) for canvas in members) > IN_MEMORY_PX
         for canvas in members:
             out = scratch_array(folder, canvas.shape, np.uint32) if in_file else np.zeros(canvas.shape, np.uint32)
-            objects = _label(context, unit, canvas, blocks[canvas.index], out, count + 1)
+            objects = _label(job, item, canvas, blocks[canvas.index], out, count + 1)
             drawn.append((canvas, out))
             tables.append(_table(objects, canvas))
             count += len(objects.label)
         for k in range(members[0].depth or 1):
             planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
-            write_labels(context.paths, unit.well, unit.label_set, t, z + k, planes)
-    write_atomic(context.paths.objects(unit.label_set, unit.well), _parquet(tables))
+            write_labels(job.paths, item.well, item.label_set, t, z + k, planes)
+    write_atomic(job.paths.objects(item.label_set, item.well), _parquet(tables))
     return Outcome(info={"objects": count, "canvases": len(canvases)})
 
 
@@ -107,19 +137,17 @@ class _Plane:
         return part
 
 
-def _label(
-    context: JobContext, unit: Unit, canvas: Canvas, blocks: list[int], out: NDArray[np.uint32], first: int
-) -> Objects:
+def _label(job: Job, item: Item, canvas: Canvas, blocks: list[int], out: NDArray[np.uint32], first: int) -> Objects:
     """Make the labels of a canvas in `out`."""
     from plateflow.flows import labels_from_ends
 
-    paths, settings, plate = context.paths, context.config.segmentation[unit.label_set], context.entry.plate
+    paths, settings, plate = job.paths, job.config.segmentation[item.label_set], job.plate.name
     _, objects = labels_from_ends(
-        lambda index: load_scratch(paths.ends(unit.label_set, unit.well, canvas.index, blocks[index]), plate),
-        load_scratch(paths.flows(unit.label_set, unit.well, canvas.index), plate),
+        lambda index: load_scratch(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index]), plate),
+        load_scratch(paths.flows(item.label_set, item.well, canvas.index), plate),
         shape=canvas.shape,
-        block=block_edge(canvas.shape, context.config.follow_block_px),
-        n_steps=label_set_grid(context, unit.label_set).n_steps,
+        block=block_edge(canvas.shape, job.config.follow_block_px),
+        n_steps=job.plate.grid(item.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
         min_size=settings.min_size_px,
@@ -157,30 +185,31 @@ def _parquet(tables: list[pa.Table]) -> bytes:
     return sink.getvalue()
 
 
-def _clear(context: JobContext, unit: Unit) -> None:
+def _clear(job: Job, item: Item) -> None:
     from plateflow.images.store import clear_labels
 
-    clear_labels(context.paths, unit.well, unit.label_set)
-    context.paths.objects(unit.label_set, unit.well).unlink(missing_ok=True)
+    clear_labels(job.paths, item.well, item.label_set)
+    job.paths.objects(item.label_set, item.well).unlink(missing_ok=True)
 
 
-def plate_is_stitched(context: JobContext) -> bool:
-    """Whether all jobs of stitch have their receipts, and all that follow and stitch did is up to date.
+def plate_is_stitched(plate: Plate) -> bool:
+    """Whether all jobs of stitch have their receipts, and all that infer, follow and stitch did is up to date.
 
     A receipt alone says little: it may be of the earlier parameters. So the whole plate's fingerprints are compared;
     a block that is still to be followed makes this false.
     """
-    for job in STAGES["stitch"].jobs(context.config):
-        if not context.paths.receipt("stitch", job).is_file():
-            return False
-    wells = context.info["wells"]
-    known = {stage: context.upstream(stage) for stage in ("infer", "follow", "stitch")}
-    for job in STAGES["infer"].jobs(context.config):
-        infer = replace(context, stage=STAGES["infer"], job=job)
-        if any(changes(infer, unit, known["infer"].get(unit.key)) for unit in infer_units_of(infer)):
-            return False
-    follow = replace(context, stage=STAGES["follow"])
-    followed = follow_units(follow, wells)
-    if any(changes(follow, unit, known["follow"].get(unit.key)) for unit in followed):
+    jobs = {stage: [Job.of(plate, stage, name) for name in STAGES[stage].jobs(plate.config)] for stage in _SEGMENTATION}
+    if not all(job.paths.receipt("stitch", job.name).is_file() for job in jobs["stitch"]):
         return False
-    return not any(changes(context, unit, known["stitch"].get(unit.key)) for unit in stitch_units(context, wells))
+    for stage, list_items in _SEGMENTATION.items():
+        entries = plate.outcomes(stage)
+        if any(changes(job, item, entries.get(item.key)) for job in jobs[stage] for item in list_items(job)):
+            return False
+    return True
+
+
+_SEGMENTATION: dict[str, Callable[[Job], list[WorkItem[Any]]]] = {
+    "infer": infer.work_items,
+    "follow": follow.work_items,
+    "stitch": work_items,
+}

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from plateflow.files import digest, stat_of
 from plateflow.images.layout import FieldBox, WellLayout, read_layout
 from plateflow.plates.reader import plate_folder
-from plateflow.stages.runner import JobContext, Outcome, Unit, one_by_one, run_job
+from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,40 +31,40 @@ THREADS = 2
 """Decode planes, then compress channels: both run outside of Python's lock."""
 
 
-def units(context: JobContext) -> list[Unit]:
+def work_items(job: Job) -> list[WorkItem[pd.DataFrame]]:
     """The wells of a part: each depends on its rows of the manifest, its raw files as they are now, and its image."""
-    plate_folder(context.entry)  # a share that isn't mounted is a fault of the machine: no well is given up for it
-    planes = _planes(context)
-    return [_unit(context, well, planes[planes["well"] == well]) for well in context.wells()]
+    plate_folder(job.plate.spec)  # a share that isn't mounted is a fault of the machine: no well is given up for it
+    planes = _planes(job)
+    return [_item(job, well, planes[planes["well"] == well]) for well in job.wells]
 
 
-def run(context: JobContext) -> None:
+def run(job: Job) -> None:
     """Tile the wells of a part."""
     memory = _Memory()
-    run_job(context, lambda: units(context), one_by_one(lambda unit: tile_well(context, unit, memory)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: tile_well(job, item, memory)))
 
 
-def _planes(context: JobContext) -> pd.DataFrame:
+def _planes(job: Job) -> pd.DataFrame:
     """The manifest's rows of this job's wells."""
     import pandas as pd
 
-    planes = pd.read_parquet(context.paths.planes)
-    return planes[planes["well"].isin(context.wells())]  # a part may be empty, which pyarrow's filter refuses
+    planes = pd.read_parquet(job.paths.planes)
+    return planes[planes["well"].isin(job.wells)]  # a part may be empty, which pyarrow's filter refuses
 
 
-def _unit(context: JobContext, well: str, planes: pd.DataFrame) -> Unit:
+def _item(job: Job, well: str, planes: pd.DataFrame) -> WorkItem[pd.DataFrame]:
     from plateflow.images.store import generation
 
     rows = planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
     paths = planes["path"].drop_duplicates()
     depends = {
-        "manifest": digest(rows, context.info["bit_max"]),
+        "manifest": digest(rows, job.plate.metadata["bit_max"]),
         "raw files": digest([stat_of(path) for path in paths if path]),
         # ingest replaces an image whose layout changed: what was written is gone then
-        "image": digest(read_layout(context.paths, well).to_json(), generation(context.paths, well)),
-        "parameters": context.parameters(),
+        "image": digest(read_layout(job.paths, well).to_json(), generation(job.paths, well)),
+        "parameters": job.parameters(),
     }
-    return Unit(well=well, depends=depends, data=planes)
+    return WorkItem(well=well, depends=depends, data=planes)
 
 
 @dataclass
@@ -96,20 +96,20 @@ class _Memory:
         return block
 
 
-def tile_well(context: JobContext, unit: Unit, memory: _Memory) -> Outcome:
+def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcome:
     """Write a well's image and statistics, and say which fields are left out."""
     from plateflow.images.histograms import write_histograms
     from plateflow.images.store import clear_image, sweep
 
-    paths, well = context.paths, unit.well
+    paths, well = job.paths, item.well
     layout = read_layout(paths, well)
-    stats = {path: stat_of(path) for path in unit.data["path"] if path}  # before they are read: they may be growing
+    stats = {path: stat_of(path) for path in item.data["path"] if path}  # before they are read: they may be growing
     sweep(paths, well)
     clear_image(paths, well)
     left_out: dict[str, PlaneError] = {}
     files: set[str] = set()
     while True:
-        found = _write(context, unit, layout, left_out, memory)
+        found = _write(job, item, layout, left_out, memory)
         left_out |= found.bad
         files |= found.files
         if not found.written & set(found.bad):
@@ -123,7 +123,7 @@ def tile_well(context: JobContext, unit: Unit, memory: _Memory) -> Outcome:
         paths.histogram(well).unlink(missing_ok=True)
         return _all_left_out(left_out, [(file, stats.get(file)) for file in sorted(files)])
     table = {name: [found.statistics[name, channel] for channel in layout.channels] for name in used}
-    write_histograms(paths.histogram(well), table, layout.channels, context.info["bit_max"])
+    write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
     info = {"fields": len(used)}
     if not left_out:
         return Outcome(info=info)
@@ -150,14 +150,16 @@ def _all_left_out(left_out: dict[str, PlaneError], set_aside: list[tuple[str, li
 
 
 def _write(
-    context: JobContext, unit: Unit, layout: WellLayout, left_out: dict[str, PlaneError], memory: _Memory
+    job: Job, item: WorkItem[pd.DataFrame], layout: WellLayout, left_out: dict[str, PlaneError], memory: _Memory
 ) -> _Pass:
     """Read all planes of a well but those of fields known to be bad, and write its image block by block."""
     from plateflow.images.store import blocks, open_image, write_image_block
 
-    image = open_image(context.paths, unit.well)
-    rows = {(row["field"], row["channel"], row["t"], row["z"]): row for row in unit.data.to_dict("records")}
-    parts = list(blocks(layout, context.config.levels))
+    image, planes = open_image(job.paths, item.well), cast(Any, item.data)
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {
+        (row["field"], row["channel"], row["t"], row["z"]): row for row in planes.to_dict("records")
+    }
+    parts = list(blocks(layout, job.config.levels))
     found = _Pass()
     with ThreadPoolExecutor(THREADS) as pool:
         for t in range(layout.shape[0]):

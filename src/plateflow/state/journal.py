@@ -1,39 +1,53 @@
-"""Journals: one fsynced line a (well, label set, block) and stage, the only truth about what is done.
+"""Journals: one fsynced line per work item and stage, the only truth about what is done.
 
-A journal has one writer, the job it is named after. Readers take, over all journals of a stage, the line with the
-greatest sequence number of each key: changing the number of parts leaves old journals behind, which still count.
+A journal has one writer, the job it is named after. `Journal` is the one reader of its lines: outcomes, attempts, and
+what was in work when an attempt died. `outcomes` takes, over all journals of a stage, the entry with the greatest
+sequence number per key: changing the number of parts leaves old journals behind, which still count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from plateflow.chain import STAGES
 from plateflow.files import append_line, read_lines
+from plateflow.paths import PlatePaths
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
+STATES: tuple[State, ...] = get_args(State)
 LEFT_OUT = ("quarantined", "missing")
 Key = tuple[str, str, int]
+"""Well, label set and block of a work item; "", "" and -1 where it has none. See `item_key`."""
+PLATE_KEY: Key = ("", "", -1)
+"""Of a stage that does the plate as a whole."""
+
+
+def item_key(well: str, label_set: str = "", block: int = -1) -> Key:
+    """The key of a work item."""
+    return well, label_set, block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The outcome of one unit of work.
+    """The outcome of one work item, as a journal's line tells it.
 
     Attributes:
-        well: its name; empty for the units of a plate.
-        label_set: its name; empty where the stage knows none.
+        well: its name; empty for a stage that does the plate as a whole.
+        label_set: its name; empty where the stage has none.
         block: the block's number in `follow`, else -1.
         fingerprint: of all that the outcome depends on.
-        depends: a digest of each thing that it depends on, by name: says what made it stale.
+        depends: a digest per thing that it depends on, by name; says what made it stale.
         state: ok, flagged, quarantined or missing.
         reason: machine-readable, such as "truncated".
         detail: for people: file, cause, remedy.
-        fields: the fields that were left out, or flagged, with the reason of each.
-        info: counts that the stage wants known.
+        fields: the fields that were left out, or flagged, with their reasons.
+        info: counts that the stage wants recorded.
         sequence: rises with every outcome of the same key.
         seconds: how long it took.
         finished: when, ISO 8601.
@@ -57,56 +71,218 @@ class Entry:
 
     @property
     def key(self) -> Key:
-        """What the line is about."""
+        """What the entry is about."""
         return self.well, self.label_set, self.block
 
     @property
     def left_out(self) -> bool:
-        """Whether later stages go on without this unit."""
+        """Whether later stages go on without this work item."""
         return self.state in LEFT_OUT
 
 
-def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
-    """The latest outcome of every unit over the journals of a stage.
+@dataclass(kw_only=True)
+class Attempt:
+    """One attempt at a job.
 
-    A unit that was taken up again after its last outcome, and not finished, may have left half of its new results: its
-    entry comes back without fingerprint, so that nobody takes it for done, whatever the parameters are now.
+    Attributes:
+        number: from 1.
+        began: when, ISO 8601.
+        host, slurm_job: where.
+        state: how it ended; "open" where the journal doesn't say: it runs, or was killed.
+        ended: when it ended by itself, ISO 8601; else empty.
+        error: why it failed or stopped.
+        used: what it used, by the journal's last line: cpu_s, peak_mb, read_mb, written_mb.
+        entries: what it finished.
     """
-    latest: dict[Key, Entry] = {}
-    begun: dict[Key, int] = {}
-    for path in journals:
+
+    number: int
+    began: str = ""
+    host: str = ""
+    slurm_job: str = ""
+    state: Literal["open", "ok", "failed", "interrupted"] = "open"
+    ended: str = ""
+    error: str = ""
+    used: dict[str, Any] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+
+
+_ENDS: dict[str, Literal["ok", "failed", "interrupted"]] = {
+    "end": "ok",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+
+
+class Journal:
+    """The journal of one job, read once.
+
+    Attributes:
+        latest: the last entry per key.
+        started: the sequence number with which each key was last taken up.
+        attempts: in order. Lines before the first beginning belong to an earlier release, which told none.
+        last_line: the last line of all; empty where there is none.
+    """
+
+    def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
+        self.latest: dict[Key, Entry] = {}
+        self.started: dict[Key, int] = {}
+        self.attempts: list[Attempt] = []
+        self.last_line: dict[str, Any] = {}
+        self._in_work: dict[Key, None] = {}
+        self._alone: Counter[Key] = Counter()
+        for line in lines:
+            self.last_line = line
+            self._add({**line})
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """Read a journal; one that isn't there is empty. It is parsed again only when the file has changed."""
         try:
             stat = path.stat()
-        except FileNotFoundError:
-            continue
-        done, started = _parsed(path, stat.st_size, stat.st_mtime_ns)
-        for key, entry in done.items():
+        except (FileNotFoundError, NotADirectoryError):
+            return cls(())
+        return _parsed(path, stat.st_size, stat.st_mtime_ns)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        event = line.pop("event", None)
+        attempt = self.attempts[-1] if self.attempts else None
+        if event == "begin":
+            self.attempts.append(
+                Attempt(
+                    number=len(self.attempts) + 1,
+                    began=line.get("at", ""),
+                    host=line.get("host", ""),
+                    slurm_job=line.get("slurm_job", ""),
+                )
+            )
+        elif event == "start":
+            well, label_set, block = line["key"]
+            key = well, label_set, block
+            self.started[key] = line["sequence"]
+            self._in_work[key] = None
+        elif event == "done":
+            entry = Entry(**line)
+            self.latest[entry.key] = entry
+            self._in_work.pop(entry.key, None)
+            self._alone.pop(entry.key, None)
+            if attempt and attempt.state == "open":
+                attempt.entries.append(entry)
+        elif event == "crashed":  # said by the attempt that comes after, before it begins
+            if line["alone"]:
+                well, label_set, block = line["keys"][0]
+                self._alone[well, label_set, block] += 1
+            self._in_work.clear()
+        elif event in _ENDS:
+            if attempt:
+                attempt.state, attempt.ended, attempt.error = _ENDS[event], line.get("at", ""), line.get("error", "")
+                attempt.used = line
+            if event != "end":
+                self._in_work.clear()
+
+    def in_work(self, *, crashed: bool) -> tuple[list[Key], Counter[Key]]:
+        """The work items that were in work when the last attempt died, and how often each died while alone in work.
+
+        Args:
+            crashed: whether the last attempt died without a signal from the user or the scheduler: its lease still
+                lay there. Other deaths don't count.
+        """
+        suspects = list(self._in_work) if crashed else []
+        alone = self._alone.copy()
+        if len(suspects) == 1:
+            alone[suspects[0]] += 1
+        return suspects, alone
+
+
+@lru_cache(maxsize=1024)
+def _parsed(path: Path, _size: int, _mtime_ns: int) -> Journal:
+    return Journal(read_lines(path))
+
+
+def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
+    """The latest outcome of every work item over the journals of a stage.
+
+    A work item that was taken up again after its last outcome, and not finished, may have left half of its new
+    results: its entry comes back without fingerprint, so that nobody takes it for done, whatever the parameters are.
+    """
+    latest: dict[Key, Entry] = {}
+    started: dict[Key, int] = {}
+    for path in journals:
+        journal = Journal.read(path)
+        for key, entry in journal.latest.items():
             if key not in latest or entry.sequence >= latest[key].sequence:
                 latest[key] = entry
-        for key, sequence in started.items():
-            begun[key] = max(begun.get(key, 0), sequence)
+        for key, sequence in journal.started.items():
+            started[key] = max(started.get(key, 0), sequence)
     for key, entry in latest.items():
-        if begun.get(key, 0) > entry.sequence:
+        if started.get(key, 0) > entry.sequence:
             latest[key] = replace(entry, fingerprint="", depends={"left in the middle": ""})
     return latest
 
 
-@lru_cache(maxsize=1024)
-def _parsed(path: Path, _size: int, _mtime_ns: int) -> tuple[dict[Key, Entry], dict[Key, int]]:
-    """The last outcome and the last start of each unit in one journal; kept, since stages ask for each well."""
-    done: dict[Key, Entry] = {}
-    started: dict[Key, int] = {}
-    for line in read_lines(path):
-        event = line.pop("event", None)
-        if event == "start":
-            well, label_set, block = line["key"]
-            started[well, label_set, block] = line["sequence"]
-        elif event == "done":
-            entry = Entry(**line)
-            done[entry.key] = entry
-    return done, started
-
-
 def append_outcome(path: Path, entry: Entry) -> None:
-    """Append the outcome of a unit."""
+    """Append the outcome of a work item."""
     append_line(path, {"event": "done", **asdict(entry)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A well that was left out of a plate, or a field of a well that went on without it.
+
+    Attributes:
+        field: its name; empty where the whole well was left out.
+        label_set: where the stage has one.
+        stage: the first one that left it out.
+        files: the raw files concerned.
+    """
+
+    plate: str
+    well: str
+    field: str
+    label_set: str
+    stage: str
+    state: str
+    reason: str
+    detail: str
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        place = f"{self.plate}/{self.well}" + (f" field {self.field}" if self.field else "")
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{place}: {self.state} at {self.stage}: {self.reason}{detail}"
+
+
+def left_out(paths: PlatePaths, wells: Collection[str], label_sets: Collection[str]) -> Iterator[LeftOut]:
+    """What was left out of a plate, each well and field once, at its first stage.
+
+    Args:
+        wells: of the plate as it is now; outcomes of others are history.
+        label_sets: of the configuration as it is now.
+    """
+    gone: set[tuple[str, str]] = set()
+    for stage in STAGES:
+        for entry in sorted(outcomes(paths.journals(stage)).values(), key=lambda entry: entry.key):
+            if entry.well not in wells or entry.label_set not in ("", *label_sets):
+                continue
+            reason = ", ".join(dict.fromkeys(entry.fields.values())) or entry.reason
+            for name, why in {"": reason}.items() if entry.left_out else entry.fields.items():
+                if gone & {(entry.well, ""), (entry.well, name)}:
+                    continue
+                gone.add((entry.well, name))
+                yield _left_out(paths.plate, stage, entry, name, why)
+
+
+def _left_out(plate: str, stage: str, entry: Entry, field: str, reason: str) -> LeftOut:
+    own = re.search(rf"(?:^|; )field {re.escape(field)}: (.*?)(?=; field |$)", entry.detail, re.DOTALL)
+    detail = own[1] if field and own else entry.detail
+    files = tuple(file for file, _ in entry.watch)
+    return LeftOut(
+        plate=plate,
+        well=entry.well,
+        field=field,
+        label_set=entry.label_set,
+        stage=stage,
+        state=entry.state if entry.left_out else "quarantined",
+        reason=reason,
+        detail=detail,
+        files=tuple(file for file in files if field and file in detail) or files,
+    )

@@ -1,8 +1,8 @@
-"""Leases: one running job a (plate, stage, job), whatever driver or node started it.
+"""Leases: one running job per plate, stage and job name, whatever driver or node started it.
 
 A lease is a folder, made by `mkdir`, which is atomic on shared file systems where file locks can't be relied on. It
-holds who owns it; a thread renews its time. Nothing is removed here but the owner's own lease, or one whose owner is
-known to be gone.
+records its owner; a thread renews its time. Only the owner's own lease is removed here, or one whose owner is known
+to be gone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import LeaseError
 from plateflow.state.slurm import is_queued
 
 HEARTBEAT_S = 2.0
 STALE_S = 600.0
-"""A lease without a sign of life for so long is nobody's, where there is no queue to ask."""
+"""After so long without a sign of life a lease has no owner, where there is no queue to ask."""
 SILENT_S = 30.0
 """The same where SLURM says that the owner's job is over."""
 DRIVER_VARIABLE = "PLATEFLOW_DRIVER"
@@ -113,8 +113,8 @@ class Lease:
         lost: set by the heartbeat when another job has taken over, after this one gave no sign of life for long.
     """
 
-    def __init__(self, path: Path, *, what: str) -> None:
-        self.path, self.what = path, what
+    def __init__(self, path: Path, *, holder: str) -> None:
+        self.path, self.holder = path, holder
         self.inherited = False
         self.orphaned = threading.Event()
         self.lost = threading.Event()
@@ -129,12 +129,12 @@ class Lease:
             except FileExistsError:
                 self._take_over()
         else:
-            raise PlateflowError(f"the lease of {self.what} can't be taken", where=str(self.path))
-        me = os.getpid()
+            raise LeaseError(f"can't take the lease of {self.holder}", where=str(self.path))
+        pid = os.getpid()
         self.owner = Owner(
             host=socket.gethostname(),
-            pid=me,
-            started=process_start(me) or 0,
+            pid=pid,
+            started=process_start(pid) or 0,
             slurm_job=os.environ.get("SLURM_JOB_ID", ""),
             driver=os.environ.get(DRIVER_VARIABLE, ""),
         )
@@ -145,18 +145,18 @@ class Lease:
 
     def _take_over(self) -> None:
         owner = self._look()
-        told = False
+        waiting = False
         while owner is not None and (alive := owner.alive()) is not False:
             if alive and not (owner.slurm_job and is_queued(owner.slurm_job) is False):
-                raise PlateflowError(
-                    f"{self.what} is already in work",
+                raise LeaseError(
+                    f"{self.holder} is already running",
                     where=str(self.path),
-                    why=f"held by {owner}",
+                    why=f"lease held by {owner}",
                     remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
                 )
-            if not told:
-                print(f"{self.what}: {owner} may still be at it: waiting until it ends or is silent", flush=True)
-                told = True
+            if not waiting:
+                print(f"{self.holder}: {owner} may still be running: waiting until it ends or is silent", flush=True)
+                waiting = True
             time.sleep(HEARTBEAT_S)
             owner = self._look()
         if clear(self.path):
@@ -178,11 +178,11 @@ class Lease:
     def held(self) -> bool:
         """Whether the lease is still this job's; looks, so that nothing is written after another has taken over."""
         try:
-            return not self.lost.is_set() and self._is_mine()
+            return not self.lost.is_set() and self._is_own()
         except OSError:
             return True  # a file system that is away for a moment
 
-    def _is_mine(self) -> bool:
+    def _is_own(self) -> bool:
         try:
             return json.loads(self._file.read_text()) == asdict(self.owner)
         except (FileNotFoundError, ValueError):
@@ -191,7 +191,7 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                if not self._is_mine():
+                if not self._is_own():
                     self.lost.set()
                     return
                 os.utime(self._file)
@@ -203,5 +203,5 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         with suppress(OSError):
-            if self._is_mine():
+            if self._is_own():
                 clear(self.path)

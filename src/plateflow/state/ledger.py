@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES
-from plateflow.files import read_lines, write_atomic
+from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
+from plateflow.state.journal import Attempt, Journal
 from plateflow.state.lease import read_owner
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ENDS = {"end": "ok", "failed": "failed", "interrupted": "interrupted"}
 USED = ("cpu_s", "peak_mb", "read_mb", "written_mb")
 
 
@@ -37,7 +37,7 @@ def attempts(paths: PlatePaths) -> list[dict[str, Any]]:
         killed), `gpus`, `gpu_s`, `host, slurm_job`.
     """
     try:
-        wells = max(1, len(json.loads(paths.info.read_text())["wells"]))
+        wells = max(1, len(json.loads(paths.metadata.read_text())["wells"]))
     except FileNotFoundError:
         return []
     rows = [row for stage in STAGES for path in paths.journals(stage) for row in _of_journal(paths, stage, path, wells)]
@@ -69,32 +69,12 @@ def _write(paths: PlatePaths, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterator[dict[str, Any]]:
-    """The attempts that a journal tells of. Lines before the first beginning are of an earlier release."""
+    """A row per attempt that a journal tells of, but the last one while it runs."""
     job = path.stem.removeprefix(f"{stage}-")
-    row: dict[str, Any] = {}
-    done: list[dict[str, Any]] = []
-    number = 0
-    lines = list(read_lines(path))
-    begun = sum(line.get("event") == "begin" for line in lines)
-    for line in [*lines, {"event": "begin"}]:
-        event = line.get("event")
-        if event == "begin":
-            if row and not (row["state"] == "killed" and number == begun and _runs(paths, stage, job)):
-                yield _closed(row, done, wells)
-            number, done = number + 1, []
-            row = {"plate": paths.plate, "stage": stage, "job": job, "attempt": number, "began": line.get("at", "")}
-            row |= {
-                "state": "killed",
-                "ended": "",
-                "host": line.get("host", ""),
-                "slurm_job": line.get("slurm_job", ""),
-            }
-            row |= dict.fromkeys(USED)
-        elif row and event == "done" and not row["ended"]:
-            done.append(line)
-        elif row and event in ENDS:
-            row |= {"state": ENDS[event], "ended": line.get("at", "")} | {key: line.get(key) for key in USED}
-            row["seconds"] = _benchmark(paths.benchmark(stage, job), line.get("at", ""))
+    attempts = Journal.read(path).attempts
+    for attempt in attempts:
+        if attempt.state != "open" or attempt is not attempts[-1] or not _runs(paths, stage, job):
+            yield _row(paths, stage, job, attempt, wells)
 
 
 def _runs(paths: PlatePaths, stage: str, job: str) -> bool:
@@ -103,23 +83,31 @@ def _runs(paths: PlatePaths, stage: str, job: str) -> bool:
     return owner is not None and owner.alive() is not False
 
 
-def _closed(row: dict[str, Any], done: list[dict[str, Any]], wells: int) -> dict[str, Any]:
-    """A row with all that its lines say together."""
-    ended = row.pop("ended") or max((line["finished"] for line in done), default=row["began"])
-    known = row.pop("seconds", None) or 0.0
-    infos = [line["info"] for line in done]
-    sets = {line["label_set"] for line in done}
-    units = {(line["well"], line["label_set"]) for line in done}
-    whole = not any(line["well"] for line in done)
-    first = min(done, key=lambda line: line["finished"], default=None)
-    on_gpu = row["stage"] == "infer" and any(info.get("device", "cpu") != "cpu" for info in infos)
-    return row | {
-        "units": len(done),
-        "share": (1.0 if whole else len(units) / (wells * len(sets))) if done else 0.0,
-        "objects": sum(info.get("objects", 0) for info in infos) if row["stage"] == "stitch" else 0,
-        "tiles": sum(info.get("tiles", 0) for info in infos),
-        "seconds": round(max(known, _between(row["began"], ended)), 3),
-        "start_s": round(_between(row["began"], first["finished"]) - first["seconds"], 3) if first else None,
+def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) -> dict[str, Any]:
+    entries = attempt.entries
+    ended = attempt.ended or max((entry.finished for entry in entries), default=attempt.began)
+    benchmark = _benchmark(paths.benchmark(stage, job), attempt.ended) if attempt.ended else None
+    label_sets = {entry.label_set for entry in entries}
+    items = {(entry.well, entry.label_set) for entry in entries}
+    whole_plate = not any(entry.well for entry in entries)
+    first = min(entries, key=lambda entry: entry.finished, default=None)
+    on_gpu = stage == "infer" and any(entry.info.get("device", "cpu") != "cpu" for entry in entries)
+    return {
+        "plate": paths.plate,
+        "stage": stage,
+        "job": job,
+        "attempt": attempt.number,
+        "began": attempt.began,
+        "state": "killed" if attempt.state == "open" else attempt.state,
+        "host": attempt.host,
+        "slurm_job": attempt.slurm_job,
+        **{key: attempt.used.get(key) for key in USED},
+        "units": len(entries),
+        "share": (1.0 if whole_plate else len(items) / (wells * len(label_sets))) if entries else 0.0,
+        "objects": sum(entry.info.get("objects", 0) for entry in entries) if stage == "stitch" else 0,
+        "tiles": sum(entry.info.get("tiles", 0) for entry in entries),
+        "seconds": round(max(benchmark or 0.0, _between(attempt.began, ended)), 3),
+        "start_s": round(_between(attempt.began, first.finished) - first.seconds, 3) if first else None,
         "gpus": int(on_gpu),
     }
 

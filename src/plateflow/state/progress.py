@@ -1,6 +1,6 @@
-"""What jobs are at, from the files that they leave: for `status --watch`, and for the last lines of a failed run.
+"""What each job is doing, from the files that it leaves: for `status --watch`, and the last lines of a failed run.
 
-Progress asks for no process and no queue, so that any host that sees the results can tell.
+Progress needs no process table and no queue, so any host that sees the results can tell.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Literal
 
 from plateflow.chain import STAGES
 from plateflow.config import Config
-from plateflow.files import read_lines
+from plateflow.files import read_lines, stat_of
 from plateflow.paths import PlatePaths
+from plateflow.state.journal import Attempt, Journal
 from plateflow.state.lease import SILENT_S, read_owner
 
 KILLED = "killed: over its memory or its time limit, or its node is gone"
@@ -29,7 +30,7 @@ class JobProgress:
 
     Attributes:
         state: waits; runs; silent: no sign of life for 30 s; failed: to be tried again, or given up; done.
-        wells: finished in the present attempt, or the last.
+        wells: how many the current attempt, or the last one, has finished.
         failures: attempts that failed since the job last came to its end.
         error: why the last of them failed.
         log: of the last attempt; Snakemake removes it when another begins.
@@ -54,51 +55,17 @@ class JobProgress:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-class Progress:
-    """Looks at jobs again and again; reads again only the journals that grew."""
-
-    def __init__(self, config: Config) -> None:
-        self._jobs = {name: [*stage.jobs(config)] for name, stage in STAGES.items()}
-        self._known: dict[Path, tuple[tuple[int, int], _History]] = {}
-
-    def of(self, paths: PlatePaths) -> list[JobProgress]:
-        """All jobs of a plate, stage by stage."""
-        return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
-
-    def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
-        history, log = self._history(paths.journal(stage, job)), paths.log(stage, job)
-        failures, error = history.failures, history.error
-        state: State
-        try:
-            silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
-            state = "silent" if silent else "runs"
-        except (FileNotFoundError, NotADirectoryError):  # no lease, so nobody works on it
-            if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
-                state, failures, error = "done", 0, ""
-            elif history.last == "end" or (history.last == "" and not log.exists()):
-                state = "waits"  # for both the failures are 0
-            else:
-                state = "failed"
-                if not error:
-                    failures, error = failures + 1, KILLED if history.last else ""
-        return JobProgress(
-            stage=stage, job=job, state=state, wells=history.wells, failures=failures, error=error, log=log
-        )
-
-    def _history(self, journal: Path) -> _History:
-        try:
-            stat = journal.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return _History()
-        stamp, known = (stat.st_size, stat.st_mtime_ns), self._known.get(journal)
-        if known is None or known[0] != stamp:
-            known = self._known[journal] = (stamp, _History.read(journal))
-        return known[1]
-
-
 @dataclass(frozen=True)
-class _History:
-    """What a journal says since the job last came to its end."""
+class _Summary:
+    """What a journal says of its job.
+
+    Attributes:
+        last: how the last attempt ended; empty where there was none.
+        wells: how many it finished.
+        failures: attempts that failed since the job last came to its end. The last attempt may still run: one without
+            an end has failed only if another came after it.
+        error: why the last of them failed.
+    """
 
     last: str = ""
     wells: int = 0
@@ -106,23 +73,57 @@ class _History:
     error: str = ""
 
     @classmethod
-    def read(cls, journal: Path) -> _History:
-        last, wells, failures, error = "", set[str](), 0, ""
-        for line in read_lines(journal):
-            event = line.get("event", "")
-            if event == "done":
-                wells.add(line["well"])
-            elif event == "end":
+    def of(cls, attempts: list[Attempt]) -> _Summary:
+        if not attempts:
+            return cls()
+        failures, error = 0, ""
+        for attempt in attempts:
+            if attempt.state == "ok":
                 failures, error = 0, ""
-            elif event in {"failed", "interrupted"}:
-                failures, error = failures + 1, line.get("error", "")
-            elif event == "begin":
-                wells = set()
-                if last in {"begin", "start", "done"}:
-                    failures, error = failures + 1, KILLED
-            if event != "crashed":  # said by the attempt that comes after, before it begins
-                last = event
-        return cls(last, len(wells - {""}), failures, error)
+            elif attempt.state != "open":
+                failures, error = failures + 1, attempt.error
+            elif attempt is not attempts[-1]:
+                failures, error = failures + 1, KILLED
+        wells = {entry.well for entry in attempts[-1].entries} - {""}
+        return cls(attempts[-1].state, len(wells), failures, error)
+
+
+class Progress:
+    """Looks at jobs again and again; reads again only the journals that have grown, and keeps a summary of each."""
+
+    def __init__(self, config: Config) -> None:
+        self._jobs = {name: [*stage.jobs(config)] for name, stage in STAGES.items()}
+        self._summaries: dict[Path, tuple[list[int] | None, _Summary]] = {}
+
+    def of(self, paths: PlatePaths) -> list[JobProgress]:
+        """All jobs of a plate, stage by stage."""
+        return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
+
+    def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
+        summary, log = self._summary(paths.journal(stage, job)), paths.log(stage, job)
+        failures, error = summary.failures, summary.error
+        state: State
+        try:
+            silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
+            state = "silent" if silent else "runs"
+        except (FileNotFoundError, NotADirectoryError):  # no lease, so nobody works on it
+            if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
+                state, failures, error = "done", 0, ""
+            elif summary.last == "ok" or (not summary.last and not log.exists()):
+                state = "waits"
+            else:
+                state = "failed"
+                if not error:
+                    failures, error = failures + 1, KILLED if summary.last else ""
+        return JobProgress(
+            stage=stage, job=job, state=state, wells=summary.wells, failures=failures, error=error, log=log
+        )
+
+    def _summary(self, journal: Path) -> _Summary:
+        stamp = stat_of(journal)
+        if journal not in self._summaries or self._summaries[journal][0] != stamp:
+            self._summaries[journal] = stamp, _Summary.of(Journal(read_lines(journal)).attempts)
+        return self._summaries[journal][1]
 
 
 def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
@@ -137,7 +138,7 @@ def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
             found += _folder_lines(paths)
             found += [line for job in progress.of(paths) for line in _job_lines(paths, job)]
         except OSError as error:
-            found.append(f"{paths.plate}: can't be looked at: {error}")
+            found.append(f"{paths.plate}: cannot be read: {error}")
     return found
 
 
@@ -151,12 +152,12 @@ def _folder_lines(paths: PlatePaths) -> Iterator[str]:
 
 
 def _job_lines(paths: PlatePaths, job: JobProgress) -> Iterator[str]:
-    why = job.error or job.last_line() or "no word of why"
+    why = job.error or job.last_line() or "the reason is not known"
     if job.state == "runs":
         owner = read_owner(paths.lease(job.stage, job.job))
         if owner is not None and owner.alive() is True:
             return
-        why = f"{KILLED}; or still at it ({owner})"
+        why = f"{KILLED}; or still running ({owner})"
     elif job.state == "silent":
         why = KILLED
     elif job.state != "failed":

@@ -1,4 +1,4 @@
-"""Requests and watched files: what makes Snakemake look at a job again beside changed parameters.
+"""Retry requests and watched files: what makes Snakemake look at a job again beside changed parameters.
 
 `requests.jsonl` is written by the command line alone; `watch/<stage>-<job>.jsonl` by the job that set a raw file
 aside. Both are read while the Snakefile is parsed, so they stay small: no other file is stat-ed there.
@@ -12,50 +12,41 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from plateflow.chain import STAGES, part_of
+from plateflow.chain import STAGES, part_of, part_of_well
 from plateflow.files import append_line, digest, read_lines, stat_of, write_atomic
 from plateflow.paths import PlatePaths
 
 
-def ask(paths: PlatePaths, *, kind: str, stage: str, well: str = "", n_columns: int = 0) -> None:
+def request(paths: PlatePaths, *, kind: str, stage: str, well: str = "", n_columns: int = 0) -> None:
     """Append a request: `retry` of a well (or of all) from a stage on, or `changed` raw files for ingest."""
     number = max((line["n"] for line in read_lines(paths.requests)), default=0) + 1
     append_line(paths.requests, {"n": number, "kind": kind, "stage": stage, "well": well, "n_columns": n_columns})
 
 
-@cache
-def _requests(path: Path, _stamp: tuple[int, ...] | None) -> tuple[dict[str, Any], ...]:
-    return tuple(read_lines(path))
-
-
-def requests_of(paths: PlatePaths) -> tuple[dict[str, Any], ...]:
-    """All requests of a plate."""
-    stamp = stat_of(paths.requests)
-    return _requests(paths.requests, tuple(stamp)) if stamp else ()
-
-
 def request_number(paths: PlatePaths, stage: str, well: str) -> int:
     """The number of the last request that concerns a well in a stage: part of its fingerprint."""
     return max(
-        (line["n"] for line in requests_of(paths) if line["stage"] == stage and line["well"] in ("", well)), default=0
+        (line["n"] for line in _requests(paths) if line["stage"] == stage and line["well"] in ("", well)), default=0
     )
 
 
-def asked(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
+def request_digest(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
     """What a rule's params say of requests and watched files: a digest, empty where there is nothing.
 
-    Of watched files only those count whose stat now differs from the one recorded when they were set aside: a mended
-    file is redone once, an untouched bad one asks for nothing.
+    Watched files count only if their stat now differs from the one recorded when they were set aside: a fixed file is
+    redone once, an untouched bad one asks for nothing.
+
+    Args:
+        parts: into how many parts the stage deals the plate's wells.
     """
-    scope = STAGES[stage].scope
-    lines = [
+    numbers = [
         line["n"]
-        for line in requests_of(paths)
+        for line in _requests(paths)
         if line["stage"] == stage
         and (
-            scope == "plate"
+            STAGES[stage].scope == "plate"
             or not line["well"]
-            or part_of(line["well"], parts, line["n_columns"]) == int(job.partition("-")[0])
+            or part_of_well(line["well"], parts, line["n_columns"]) == part_of(job)
         )
     ]
     changed = []
@@ -63,14 +54,24 @@ def asked(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
         now = stat_of(line["path"])
         if now != line["stat"]:
             changed.append([line["path"], now])
-    return digest(lines, changed) if lines or changed else ""
+    return digest(numbers, changed) if numbers or changed else ""
 
 
-def watch(paths: PlatePaths, stage: str, job: str, files: Iterable[tuple[str, list[int] | None]]) -> None:
-    """Record the files that a job set aside, each with its stat when it was first set aside."""
+def record_set_aside(paths: PlatePaths, stage: str, job: str, files: Iterable[tuple[str, list[int] | None]]) -> None:
+    """Record the raw files that a job set aside, each with its stat when it was first set aside."""
     path = paths.watch(stage, job)
-    known = {line["path"]: line for line in read_lines(path)}
-    new = {file: {"path": file, "stat": stat} for file, stat in files if file not in known}
+    recorded = {line["path"]: line for line in read_lines(path)}
+    new = {file: {"path": file, "stat": stat} for file, stat in files if file not in recorded}
     if new:
-        lines = [*known.values(), *new.values()]
+        lines = [*recorded.values(), *new.values()]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _requests(paths: PlatePaths) -> tuple[dict[str, Any], ...]:
+    stamp = stat_of(paths.requests)
+    return _parsed(paths.requests, tuple(stamp)) if stamp else ()
+
+
+@cache
+def _parsed(path: Path, _stamp: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple(read_lines(path))

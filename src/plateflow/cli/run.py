@@ -1,0 +1,37 @@
+"""`plateflow run`: one job in this process, without Snakemake."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plateflow.chain import STAGES
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.errors import PlateflowError
+from plateflow.project import SCREEN, Project
+
+
+def run(
+    plate: Annotated[str, typer.Argument(help="plate id; `screen` for the page over all plates")],
+    stage: Annotated[str, typer.Argument(help=f"stage: {', '.join(STAGES)}; of the screen `report`")],
+    job: Annotated[
+        str | None, typer.Argument(help="job: `plate`, a part such as 3, or of follow 3-0; default: all, in turn")
+    ] = None,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Run one job in this process, for debugging: with its lease, journal and receipt, but without Snakemake.
+
+    The stages before it must have run. What is up to date isn't done again; `plateflow retry` asks for it.
+    """
+    from plateflow.stages import run_stage, stage_module
+    from plateflow.state.lease import announce_driver
+
+    project = Project.load(configfile)
+    announce_driver()
+    if plate == SCREEN:
+        stage_module("screen").run(project)
+        return
+    if stage not in STAGES:
+        raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
+    run_stage(project.plate(plate), stage, job)

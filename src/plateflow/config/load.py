@@ -1,0 +1,77 @@
+"""Reading the configuration: errors name the key, and the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from plateflow.config.root import Config
+from plateflow.config.segmentation import LabelSet
+from plateflow.errors import ConfigError
+
+
+def load_config(source: Path | Mapping[str, Any]) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        source: a YAML file, or the mapping that Snakemake made of it.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a key or value is wrong; names the nearest right key.
+    """
+    where = "the configuration"
+    if isinstance(source, Path):
+        import yaml
+
+        where = str(source)
+        if not source.is_file():
+            raise ConfigError(
+                "there is no configuration file",
+                where=where,
+                remedy="run `plateflow init RAW_FOLDER`, or change to the folder that holds config/",
+            )
+        try:
+            source = yaml.safe_load(source.read_text()) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError("the configuration is not valid YAML", where=where, why=str(error)) from error
+        if not isinstance(source, Mapping):
+            raise ConfigError("the configuration is not a mapping of keys to values", where=where)
+    try:
+        return Config.model_validate(dict(source))
+    except ValidationError as error:
+        raise ConfigError(
+            "the configuration can't be used",
+            where=where,
+            why="; ".join(explain(item) for item in error.errors()),
+            remedy="fix the named keys; config/README.md lists every key with its meaning",
+        ) from error
+
+
+def explain(item: Any) -> str:
+    """One of pydantic's errors in a sentence that names the key, and the nearest right one."""
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(known)}"
+        return f"unknown key {'.'.join(location)!r}{hint}"
+    return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for index, part in enumerate(location):
+        if model is Config and part == "segmentation":
+            model = LabelSet
+            if index == len(location) - 1:
+                return []
+            break
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

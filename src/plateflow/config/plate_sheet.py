@@ -1,0 +1,102 @@
+"""The plate sheet: one line per plate."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+
+from plateflow.config.load import explain
+from plateflow.config.section import Section
+from plateflow.errors import ConfigError
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+RESERVED_PLATES = {"screen"}
+PLATE_SIZES = ("wells", "fields", "channels", "z", "t", "field_mpx", "canvas_mpx", "image_mpx", "pixel_um")
+"""The columns of the plate sheet that say how large a plate is: they size the jobs, and no result depends on them."""
+
+
+class PlateEntry(Section):
+    """One line of the plate sheet."""
+
+    plate: str = Field(description="plate id: letters, digits, . _ + -; names the folder of its results")
+    path: str = Field(description="folder of the raw plate")
+    layout: str = Field(
+        "harmony",
+        description="reader: harmony, imagexpress, yokogawa, omezarr, omezarr_in_place (no copy of the pixels), "
+        "load_data or pattern; `init` recognises it",
+    )
+    pattern: str | None = Field(
+        None,
+        description="for layout pattern: scanr, cytation, cellomics, embl; or a regular expression with the groups "
+        "well, field, channel, z, t; or a CSV or TSV with these columns and path",
+    )
+    pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
+    z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")
+    plate_map: str | None = Field(
+        None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns"
+    )
+    wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next eight")
+    fields: int | None = Field(None, ge=1, description="fields per well, at most")
+    channels: int | None = Field(None, ge=1, description="channels")
+    z: int | None = Field(None, ge=1, description="z planes")
+    t: int | None = Field(None, ge=1, description="time points")
+    field_mpx: float | None = Field(None, gt=0, description="size of the largest field, in million pixels")
+    canvas_mpx: float | None = Field(None, gt=0, description="size of the largest group of fields that touch")
+    image_mpx: float | None = Field(None, gt=0, description="size of the largest well's image")
+    pixel_um: float | None = Field(None, gt=0, description="pixel size as read, where it is known")
+
+    @field_validator("plate")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        if not SAFE_NAME.fullmatch(value) or ".." in value:
+            raise ValueError(f"the plate id {value!r} must be letters, digits and . _ + - (it becomes a folder name)")
+        if value in RESERVED_PLATES:
+            raise ValueError(f"the plate id {value!r} is reserved for the tables over all plates; choose another")
+        return value
+
+
+def load_plates(path: Path) -> dict[str, PlateEntry]:
+    """Read the plate sheet: tab-separated, one line per plate, columns as in `PlateEntry`.
+
+    Returns:
+        the lines by plate id, in the order of the sheet.
+
+    Raises:
+        ConfigError: no file, an unknown column, an unsafe or repeated plate id.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            "there is no plate sheet", where=str(path), remedy="run `plateflow init RAW_FOLDER` to make one"
+        )
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
+        known = list(PlateEntry.model_fields)
+        for column in rows.fieldnames or []:
+            if column not in known:
+                near = difflib.get_close_matches(column or "", known, n=1)
+                raise ConfigError(
+                    f"the plate sheet has an unknown column {column!r}",
+                    where=str(path),
+                    remedy=f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(known)}",
+                )
+        plates: dict[str, PlateEntry] = {}
+        for number, row in enumerate(rows, 2):
+            try:
+                spec = PlateEntry.model_validate({k: v for k, v in row.items() if v not in (None, "")})
+            except ValidationError as error:
+                why = "; ".join(explain(item) for item in error.errors())
+                raise ConfigError("a plate can't be used", where=f"{path}, line {number}", why=why) from error
+            if spec.plate in plates:
+                raise ConfigError(
+                    f"the plate {spec.plate!r} is listed twice",
+                    where=f"{path}, line {number}",
+                    remedy="give each acquisition its own plate id",
+                )
+            plates[spec.plate] = spec
+    if not plates:
+        raise ConfigError("the plate sheet lists no plate", where=str(path), remedy="add a line per plate")
+    return plates

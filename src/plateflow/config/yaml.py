@@ -1,0 +1,51 @@
+"""The configuration as a commented YAML file, and its JSON schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel
+
+from plateflow.config.root import Config
+
+
+def config_yaml(config: Config | None = None) -> str:
+    """The configuration as a commented YAML file: every key with its meaning, in the order of the model."""
+    lines = [
+        "# Plateflow's configuration, made from src/plateflow/config/ by `make config`; every key is checked.",
+        "",
+    ]
+    _write_section(lines, config or Config(), "")
+    return "\n".join(lines) + "\n"
+
+
+def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.description:
+            unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if _is_choice(field.annotation) else ""
+            lines.append(f"{indent}# {field.description}{unit}")
+        if isinstance(value, BaseModel):
+            if not field.description and type(value).__doc__:
+                lines.append(f"{indent}# {(type(value).__doc__ or '').splitlines()[0]}")
+            lines.append(f"{indent}{name}:")
+            _write_section(lines, value, indent + "  ")
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{name}:")
+            for key, item in value.items():
+                lines.append(f"{indent}  {key}:")
+                _write_section(lines, item, indent + "    ")
+        else:
+            lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
+        if not indent:
+            lines.append("")
+
+
+def _is_choice(annotation: object) -> bool:
+    return getattr(annotation, "__origin__", None) is Literal
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of the configuration, for editors."""
+    return Config.model_json_schema()

@@ -1,0 +1,263 @@
+"""A project and its plates: what the Snakefile, the command line and every job ask about them.
+
+Loaded while the Snakefile is parsed, so it imports nothing heavy; what needs arrays imports them when it is called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plateflow.chain import STAGES, parameters, part_of, part_of_well
+from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
+from plateflow.files import stat_of
+from plateflow.model.registry import model_info
+from plateflow.paths import PlatePaths, parse_well, well_name
+from plateflow.state.journal import Entry, Key, LeftOut, item_key, left_out, outcomes
+
+if TYPE_CHECKING:
+    from plateflow.images.layout import Canvas
+    from plateflow.segment.grid import Grid
+
+SCREEN = "screen"
+"""The folder of the tables over all plates, and the name that takes a plate's place there."""
+
+
+class Outcomes(dict[Key, Entry]):
+    """The latest outcome of each work item of a stage of a plate, by key."""
+
+    def __init__(self, plate: str, stage: str, entries: Mapping[Key, Entry]) -> None:
+        super().__init__(entries)
+        self.plate, self.stage = plate, stage
+
+    def required(self, well: str = "", label_set: str = "", block: int = -1) -> Entry:
+        """The outcome of a work item that a later stage builds on.
+
+        Raises:
+            ResultsError: the stage never did it.
+        """
+        entry = self.get(item_key(well, label_set, block))
+        if entry is None:
+            target = f"{self.plate}/{well}" if well else self.plate
+            raise ResultsError(
+                f"{self.stage} has not done this {'well' if well else 'plate'}",
+                where="/".join(filter(None, (self.plate, well, label_set))),
+                why="its receipt is there, but its journal has no line about it",
+                remedy=f"`plateflow retry {target} --stage {self.stage}`, then `snakemake`",
+            )
+        return entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A plate of a project: its line of the plate sheet, its configuration, and what its results tell.
+
+    Attributes:
+        config: the project's.
+        spec: the plate's line of the plate sheet.
+    """
+
+    config: Config
+    spec: PlateEntry
+
+    @property
+    def name(self) -> str:
+        """The plate id."""
+        return self.spec.plate
+
+    @cached_property
+    def paths(self) -> PlatePaths:
+        """The plate's files."""
+        return PlatePaths.of(self.name, results=self.config.results, scratch=self.config.scratch)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """manifest/plate.json, as ingest wrote it last.
+
+        Raises:
+            ResultsError: ingest hasn't run.
+        """
+        stamp = stat_of(self.paths.metadata)
+        if stamp is None:
+            raise ResultsError("the plate has no manifest", where=self.name, remedy="run `snakemake`; ingest writes it")
+        return _read_json(self.paths.metadata, tuple(stamp))
+
+    @property
+    def wells(self) -> list[str]:
+        """The wells that have raw planes, in the manifest's order."""
+        wells: list[str] = self.metadata["wells"]
+        return wells
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the plate's format."""
+        return int(self.metadata["format"][1])
+
+    @property
+    def channels(self) -> list[str]:
+        """The names of the plate's channels, in order."""
+        return [channel["name"] for channel in self.metadata["channels"]]
+
+    def channels_of(self, label_set: str) -> list[str]:
+        """The channels in which a label set is segmented.
+
+        Raises:
+            ChannelError: the plate lacks one.
+        """
+        wanted = self.config.segmentation[label_set].channels
+        if set(wanted) - set(self.channels):
+            raise ChannelError.missing(
+                wanted,
+                self.channels,
+                where=f"{self.name}, label set {label_set}",
+                remedy=f"name one of these in segmentation.{label_set}.channels",
+            )
+        return wanted
+
+    def check_well(self, well: str) -> None:
+        """Refuse a well that the plate doesn't have.
+
+        Raises:
+            PlateflowError: no such well.
+            ResultsError: ingest hasn't run.
+        """
+        if well not in self.wells:
+            raise PlateflowError(f"the plate has no well {well}", where=self.name)
+
+    def wells_of(self, stage: str, job: str) -> list[str]:
+        """The wells of a job's part, in the manifest's order; all of them for the stages that do a whole plate."""
+        if STAGES[stage].scope == "plate":
+            return self.wells
+        parts, n_columns = STAGES[stage].parts(self.config), self.n_columns
+        return [well for well in self.wells if part_of_well(well, parts, n_columns) == part_of(job)]
+
+    def part_of_well(self, stage: str, well: str) -> int:
+        """The part of a stage that a well belongs to."""
+        return part_of_well(well, STAGES[stage].parts(self.config), self.n_columns)
+
+    def parameters(self, stage: str, label_set: str | None = None) -> dict[str, Any]:
+        """The parameters of a stage, for one label set or for all; see `plateflow.chain.parameters`."""
+        return parameters(self.config, stage, self.spec, label_set)
+
+    def outcomes(self, stage: str) -> Outcomes:
+        """The latest outcome of each work item of a stage."""
+        return Outcomes(self.name, stage, outcomes(self.paths.journals(stage)))
+
+    def grid(self, label_set: str) -> Grid:
+        """The network's grid for a label set.
+
+        Raises:
+            ConfigError: its diameter is given in micrometres, and the plate's pixel size isn't known; or the diameter
+                is out of range.
+            ModelError: the label set's model can't be used.
+        """
+        from plateflow.segment.grid import Grid, grid_of
+
+        settings, where = self.config.segmentation[label_set], f"{self.name}, label set {label_set}"
+        if settings.diameter_um is None:
+            return Grid()
+        sizes = self.metadata.get("pixel_size_um")
+        if not sizes or not sum(sizes) > 0:
+            raise ConfigError(
+                "the diameter is given in micrometres, but the pixel size of the plate is not known",
+                where=where,
+                remedy="give pixel_size_um in the plate sheet, or leave diameter_um empty",
+            )
+        diameter = settings.diameter_um / (sum(sizes) / len(sizes))
+        return grid_of(model_info(settings.model), diameter, where=where)
+
+    def canvases(self, well: str, label_set: str = "") -> list[Canvas]:
+        """The canvases of a well, without the fields that tile left out: the same for every stage that asks.
+
+        For a label set in three dimensions they are volumes; planes where no label set is named.
+        """
+        from plateflow.images.layout import canvases, read_layout
+
+        tile = self.outcomes("tile").get(item_key(well))
+        dimensions = self.config.segmentation[label_set].dimensions if label_set else 2
+        return canvases(read_layout(self.paths, well), tile.fields if tile else (), self.config.z, dimensions)
+
+    def left_out(self) -> list[LeftOut]:
+        """What was left out of the plate; nothing as long as it isn't ingested."""
+        try:
+            wells = set(self.wells)
+        except (OSError, ValueError, ResultsError):
+            return []
+        return list(left_out(self.paths, wells, self.config.segmentation))
+
+    def has_frozen_window(self) -> bool:
+        """Whether window.json bears the configured freeze number, and was computed as configured."""
+        try:
+            window = json.loads(self.paths.window.read_text())
+        except (OSError, ValueError):
+            return False
+        settings = self.parameters("normalise")
+        return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])
+
+
+@lru_cache(maxsize=1024)
+def _read_json(path: Path, _stamp: tuple[int, ...]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A configuration and its plates, by plate id, in the order of the sheet."""
+
+    config: Config
+    plates: dict[str, Plate]
+
+    @classmethod
+    def load(cls, source: Path | Mapping[str, Any]) -> Project:
+        """Read the configuration, from a file or from what Snakemake made of it, and the plate sheet that it names.
+
+        Raises:
+            ConfigError: as in `load_config` and `load_plates`.
+        """
+        config = load_config(source)
+        return cls.of(config, load_plates(Path(config.plates)))
+
+    @classmethod
+    def of(cls, config: Config, specs: Mapping[str, PlateEntry]) -> Project:
+        """A project from what was read."""
+        return cls(config=config, plates={name: Plate(config=config, spec=spec) for name, spec in specs.items()})
+
+    @cached_property
+    def screen(self) -> PlatePaths:
+        """The files over all plates."""
+        return PlatePaths.of(SCREEN, results=self.config.results)
+
+    def plate(self, name: str) -> Plate:
+        """A plate by its id.
+
+        Raises:
+            PlateflowError: no such plate.
+        """
+        if name not in self.plates:
+            raise PlateflowError(
+                f"there is no plate {name!r}",
+                where=self.config.plates,
+                remedy=f"the plates are {', '.join(list(self.plates)[:20])}",
+            )
+        return self.plates[name]
+
+    def target(self, text: str) -> tuple[Plate, str]:
+        """A plate and a well (empty: the whole plate) from PLATE or PLATE/WELL.
+
+        Raises:
+            PlateflowError: no such plate, or no well name.
+        """
+        name, _, well = text.partition("/")
+        plate = self.plate(name)
+        if well:
+            try:
+                well = well_name(*parse_well(well))
+            except ValueError as error:
+                raise PlateflowError(str(error), where=text) from None
+        return plate, well
