@@ -26,7 +26,7 @@ from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.harmony import HarmonyLayout
-from plateflow.simulate.record import About, Record
+from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.stages import ingest, tile
 from plateflow.stages.runner import Job
 from plateflow.stages.tile import THREADS
@@ -50,7 +50,8 @@ def write_plate(out: Path, kind: str, wells: int) -> tuple[Path, list[Path]]:
     """A Harmony plate of 9 fields in a square and 5 channels a well; its folder and images."""
     some = planes(kind)
     height, width = some[0].shape
-    writer = HarmonyLayout(out, About(plate="p", plate_shape=(16, 24), field_shape=(height, width), pixel_size_um=0.6))
+    plate = PlateDescription(name="p", plate_shape=(16, 24), field_shape=(height, width), pixel_size_um=0.6)
+    writer = HarmonyLayout(out, plate)
     number = 0
     for well in range(wells):
         for field in range(FIELDS):

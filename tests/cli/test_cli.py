@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from vendors import PatternLayout
 
 from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
 
@@ -89,7 +90,7 @@ def test_init_keeps_a_changed_config_and_refuses_a_taken_plate_id(raw, tmp_path)
 
 def test_init_with_a_pattern(tmp_path):
     made = simulate_plate(
-        tmp_path / "data", wells=micro_wells(), fields=1, field_shape=(64, 64), layout="pattern", plate="flat"
+        tmp_path / "data", wells=micro_wells(), fields=1, field_shape=(64, 64), layout=PatternLayout, plate="flat"
     )
     pattern = r"(?P<well>[A-P]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
     output = plateflow("init", made.raw, "--pattern", pattern, "--pixel-size-um", "0.5", cwd=tmp_path)

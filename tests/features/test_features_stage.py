@@ -15,8 +15,8 @@ from plateflow.images.layout import FieldBox, read_layout
 from plateflow.images.read import load_window
 from plateflow.images.store import open_image, write_labels
 from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.simulate.record import About, Record
 from plateflow.stages.features import nearest_field, texture_tops
 from plateflow.state.journal import Entry, append_outcome
 
@@ -217,7 +217,7 @@ def test_pycytominer_reads_and_works_on_the_tables_as_they_are(run: Planted) -> 
 
 def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path) -> None:
     depth, shape = 3, (40, 48)
-    writer = HarmonyLayout(tmp_path / "raw", About(plate="p", field_shape=shape, pixel_size_um=0.5))
+    writer = HarmonyLayout(tmp_path / "raw", PlateDescription(name="p", field_shape=shape, pixel_size_um=0.5))
     noise = np.random.default_rng(0).integers(100, 4000, (depth, *shape)).astype(np.uint16)
     for z, plane in enumerate(noise):
         place = Record(row=1, column=1, field=0, channel=0, channel_name="DNA", y_um=0, x_um=0, z=z, z_um=2.0 * z)

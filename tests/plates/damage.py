@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from vendors import LAYOUTS
 
 from plateflow.paths import parse_well
-from plateflow.simulate.layouts import LAYOUTS
-from plateflow.simulate.record import About, Record
+from plateflow.simulate.layout import PlateDescription, Record
 
 WELLS, FIELDS, SIZE, PIXEL_UM = ("B02", "C05"), 2, (24, 40), 0.5
 CHANNELS = {"DNA": 2, "AGP": 1}
@@ -26,7 +26,8 @@ CHANNELS = {"DNA": 2, "AGP": 1}
 def write_good(out: Path, layout: str) -> Path:
     """Two wells of two fields that touch, of noise; returns the plate's folder."""
     rng = np.random.default_rng(3)
-    writer = LAYOUTS[layout](out, About(plate="p", plate_shape=(8, 12), field_shape=SIZE, pixel_size_um=PIXEL_UM))
+    plate = PlateDescription(name="p", plate_shape=(8, 12), field_shape=SIZE, pixel_size_um=PIXEL_UM)
+    writer = LAYOUTS[layout](out, plate)
     for well in WELLS:
         row, column = parse_well(well)
         for field in range(FIELDS):

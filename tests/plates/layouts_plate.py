@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from vendors import LAYOUTS
 
 from plateflow.paths import parse_well
-from plateflow.simulate.layouts import LAYOUTS
-from plateflow.simulate.record import About, FaultKind, Record
+from plateflow.simulate.layout import FaultKind, PlateDescription, Record
 
 CHANNELS = {"DNA": 3, "AGP": 1}
 """Channel and its z planes: uneven stacks."""
@@ -52,8 +52,8 @@ def planes(wells: tuple[str, ...] = ("B02", "C05"), *, times: int = 2) -> Iterat
 
 def write(out: Path, layout: str, *, shape: tuple[int, int] = (8, 12), **options: object) -> Path:
     """Write the plate; returns its folder."""
-    about = About(plate="p", plate_shape=shape, field_shape=(24, 40), pixel_size_um=0.5)
-    writer = LAYOUTS[layout](out, about)
+    plate = PlateDescription(name="p", plate_shape=shape, field_shape=(24, 40), pixel_size_um=0.5)
+    writer = LAYOUTS[layout](out, plate)
     for plane in planes(**options):
         writer.write(plane.record, plane.pixels, plane.faults)
     writer.finish()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
+from vendors import LAYOUTS
 
 from plateflow.config import Config, LabelSet, PlateEntry
 from plateflow.errors import PlateflowError
@@ -20,7 +21,6 @@ from plateflow.plates import PlaneError, index_plate, recognise
 from plateflow.plates.check import check_plate
 from plateflow.plates.plate import read_row
 from plateflow.project import Plate
-from plateflow.simulate.layouts import LAYOUTS
 from plateflow.stages import run_stage
 
 PATTERN = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t\d+_z(?P<z>\d+))?\.tif"

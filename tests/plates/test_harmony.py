@@ -13,8 +13,8 @@ from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pixels import PlaneError
 from plateflow.simulate.harmony import NAMESPACE, file_name, write_index
+from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
-from plateflow.simulate.record import About, Record
 
 
 def make_plate(folder: Path, records: list[Record], *, shape: tuple[int, int] = (8, 12)) -> Path:
@@ -23,8 +23,8 @@ def make_plate(folder: Path, records: list[Record], *, shape: tuple[int, int] = 
     images.mkdir(parents=True)
     for n, record in enumerate(records):
         tifffile.imwrite(images / file_name(record), np.full((20, 30), n + 1, np.uint16))
-    about = About(plate="p", plate_shape=shape, field_shape=(20, 30), pixel_size_um=0.5)
-    write_index(images / "Index.idx.xml", [(record, False) for record in records], about)
+    plate = PlateDescription(name="p", plate_shape=shape, field_shape=(20, 30), pixel_size_um=0.5)
+    write_index(images / "Index.idx.xml", [(record, True) for record in records], plate)
     return folder
 
 

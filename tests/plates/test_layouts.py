@@ -8,12 +8,12 @@ import layouts_plate
 import numpy as np
 import pytest
 import tifffile
+from vendors import LAYOUTS
 
 from plateflow.paths import well_name
 from plateflow.plates import PlaneError, open_plate, recognise
 from plateflow.plates.plate import Plate
-from plateflow.simulate.layouts import LAYOUTS
-from plateflow.simulate.record import About, Record
+from plateflow.simulate.layout import PlateDescription, Record
 
 PATTERN = r"(?P<well>[A-Z]+\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t(?P<t>\d+)_z(?P<z>\d+))?\.tif"
 GUID = "17654C10-92F1-4DFD-98AA-6A01BBD77557"
@@ -70,7 +70,7 @@ def test_pixel_for_pixel_and_position_for_position(
 
 def many(out: Path, layout: str, wells: int, fields: int, channels: int, *, missing: bool = False) -> Path:
     """A plate of 384 wells, of which some are there, of tiny images, or of none."""
-    writer = LAYOUTS[layout](out, About(plate="p", plate_shape=(16, 24), field_shape=(8, 8)))
+    writer = LAYOUTS[layout](out, PlateDescription(name="p", plate_shape=(16, 24), field_shape=(8, 8)))
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
     for well, field, channel in product(range(wells), range(fields), range(channels)):
         place = {"row": well // 24, "column": well % 24, "field": field, "y_um": 4.8 * field, "x_um": 0.0}

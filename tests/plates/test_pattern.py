@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from vendors import PatternLayout
 
 from plateflow.errors import PlateflowError
 from plateflow.plates import open_plate, recognise
@@ -18,7 +19,7 @@ def write(folder: Path, *names: str) -> Path:
 
 
 def test_a_simulated_plate_pixel_for_pixel(tmp_path: Path) -> None:
-    flat = simulate_plate(tmp_path / "flat", wells=micro_wells(), field_shape=(48, 64), layout="pattern")
+    flat = simulate_plate(tmp_path / "flat", wells=micro_wells(), field_shape=(48, 64), layout=PatternLayout)
     harmony = simulate_plate(tmp_path / "harmony", wells=micro_wells(), field_shape=(48, 64))
     plate, twin = open_plate(flat.raw, pattern=EXAMPLE, pixel_size_um=0.6), open_plate(harmony.raw)
     assert plate.info["layout"] == "pattern"

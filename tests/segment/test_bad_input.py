@@ -11,6 +11,7 @@ import tifffile
 import torch
 import zarr
 from typer.testing import CliRunner
+from vendors import PatternLayout
 
 from plateflow.chain import STAGES
 from plateflow.cli import _typer
@@ -250,7 +251,7 @@ def test_a_label_set_of_too_many_channels_is_told_with_their_names() -> None:
 def test_a_well_without_contrast_has_no_objects(tmp_path: Path) -> None:
     """Through the pipeline; its pixels are all 7, so the window has no width."""
     made = simulate_plate(
-        tmp_path, wells=micro_wells()[:1], fields=1, field_shape=(64, 64), layout="pattern", plate="f"
+        tmp_path, wells=micro_wells()[:1], fields=1, field_shape=(64, 64), layout=PatternLayout, plate="f"
     )
     for path in made.raw.glob("*.tif"):
         tifffile.imwrite(path, np.full((64, 64), 7, np.uint16))

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from segment_project import SETS, config_of, labels_of, run
+from vendors import LAYOUTS
 
 from plateflow.config import PlateEntry
 from plateflow.images.halve import halve_mean
@@ -17,7 +18,6 @@ from plateflow.images.read import load_window
 from plateflow.paths import PlatePaths
 from plateflow.plates import index_plate, recognise
 from plateflow.report.thumbnails import thumbnail
-from plateflow.simulate.layouts import LAYOUTS
 from plateflow.simulate.plate import Fault, SimulatedPlate, WellPlan, simulate_plate
 
 STAGES = ("ingest", "tile", "normalise", "infer", "follow", "stitch", "features")
@@ -34,7 +34,7 @@ def simulated(folder: Path, layout: str) -> SimulatedPlate:
         overlap_px=10,
         faults=[Fault(kind="missing", well="B03", field=2)],
         plate="p",
-        layout=layout,
+        layout=LAYOUTS[layout],
         seed=3,
     )
 

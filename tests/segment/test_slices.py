@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from segment_project import MODEL, config_of, run, volume_of
+from simulated_stack import simulate_stack_plate
 
 from plateflow.config import PlateEntry
 from plateflow.images import store
 from plateflow.simulate.plate import micro_wells, simulate_plate
-from plateflow.simulate.stack import simulate_stack_plate
 from plateflow.stages import stitch
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from segment_project import MODEL, SETS, config_of, labels_of, run
+from vendors import PatternLayout
 
 from plateflow.config import PlateEntry
 from plateflow.errors import ConfigError, PlateflowError
@@ -155,7 +156,7 @@ def test_keys_of_inference_change_its_results(
 
 def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
     made = simulate_plate(
-        tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), layout="pattern", plate="apart"
+        tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), layout=PatternLayout, plate="apart"
     )
     pattern = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
     entry = PlateEntry(plate="apart", path=str(made.raw), layout="pattern", pattern=pattern)

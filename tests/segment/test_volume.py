@@ -14,6 +14,8 @@ import zarr
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from segment_project import MODEL, config_of, run, volume_of
+from simulated_stack import simulate_stack, simulate_stack_plate
+from vendors import PatternLayout
 
 from plateflow.config import PlateEntry
 from plateflow.errors import PlateflowError
@@ -27,8 +29,7 @@ from plateflow.segment.grid import anisotropy
 from plateflow.segment.scratch import save_array
 from plateflow.segment.volume import Volume, in_voxels, n_planes
 from plateflow.simulate.harmony import HarmonyLayout
-from plateflow.simulate.record import About, Record
-from plateflow.simulate.stack import simulate_stack, simulate_stack_plate
+from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.stages import infer
 from plateflow.stages.follow import block_edge
 from plateflow.stages.runner import Job, Outcome, WorkItem
@@ -146,7 +147,7 @@ def test_true_flows_of_an_anisotropic_stack_come_back_as_its_labels(ratio: float
 
 def stack_plate(out: Path, image: Array, *, pixel_um: float = 0.5, z_um: float = 0.5) -> PlateEntry:
     """A plate of one well with one stack ZYX."""
-    writer = HarmonyLayout(out, About(plate="p", field_shape=image.shape[1:], pixel_size_um=pixel_um))
+    writer = HarmonyLayout(out, PlateDescription(name="p", field_shape=image.shape[1:], pixel_size_um=pixel_um))
     for z, plane in enumerate(image):
         place = Record(row=1, column=1, field=0, channel=0, channel_name="DNA", y_um=0, x_um=0, z=z, z_um=z * z_um)
         writer.write(place, plane)
@@ -259,7 +260,7 @@ def test_planes_by_themselves_are_canvases_of_their_own(stack: tuple[PlateEntry,
 
 def test_the_distance_of_planes_must_be_known(tmp_path: Path) -> None:
     """From the sheet where the layout doesn't say; without it the job says what to do before it runs anything."""
-    raw, _ = simulate_stack_plate(tmp_path, shape=(3, 64, 64), layout="pattern", nuclei=2)
+    raw, _ = simulate_stack_plate(tmp_path, shape=(3, 64, 64), layout=PatternLayout, nuclei=2)
     pattern = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)(_t(?P<t>\d+)_z(?P<z>\d+))?\.tif"
     entry = PlateEntry(plate="stack", path=str(raw), layout="pattern", pattern=pattern, pixel_size_um=0.6)
     settings = {"channels": ["1"], "model": str(MODEL), "dimensions": 3}

@@ -5,8 +5,7 @@ import pytest
 import zarr
 
 from plateflow.errors import PlateflowError
-from plateflow.simulate.baseline import otsu_watershed
-from plateflow.simulate.compare import compare
+from plateflow.simulate.compare import compare, otsu_watershed
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
 
 WELLS = [
@@ -73,7 +72,7 @@ def test_missing_and_false_objects_lower_the_score(tmp_path, plate):
         return np.where(labels % 2 == 0, labels, 0)
 
     half = compare(_results(tmp_path / "a", plate, spoil), plate.truth).scores[0]
-    assert half.matched == half.found < half.true
+    assert half.matched == half.predicted < half.true
     assert half.f1 == pytest.approx(2 / 3, abs=0.05)
 
     def litter(labels):
@@ -87,7 +86,7 @@ def test_missing_and_false_objects_lower_the_score(tmp_path, plate):
 
 
 def test_results_of_another_plate_and_missing_ones_are_refused(tmp_path, plate):
-    with pytest.raises(PlateflowError, match="another shape"):
+    with pytest.raises(PlateflowError, match="shape of the results differs"):
         compare(_results(tmp_path / "a", plate, lambda labels: labels[:-1]), plate.truth)
     with pytest.raises(PlateflowError, match="missing"):
         compare(tmp_path / "nothing", plate.truth)

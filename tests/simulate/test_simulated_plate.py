@@ -5,10 +5,11 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import tifffile
+from vendors import PatternLayout
 
 from plateflow.metrics import average_precision
 from plateflow.paths import parse_well
-from plateflow.simulate.baseline import otsu_watershed
+from plateflow.simulate.compare import otsu_watershed
 from plateflow.simulate.plate import DEMO_FAULTS, Fault, demo_wells, micro_wells, simulate_plate
 
 MICRO = {"fields": 1, "field_shape": (192, 192), "channels": ("DNA", "AGP")}
@@ -96,7 +97,7 @@ def test_fields_are_cut_from_one_scene_at_their_stage_positions(tmp_path):
 
 
 def test_flat_layout_has_no_positions(tmp_path):
-    plate = simulate_plate(tmp_path, wells=micro_wells(), layout="pattern", **MICRO)
+    plate = simulate_plate(tmp_path, wells=micro_wells(), layout=PatternLayout, **MICRO)
     assert sorted(_files(plate.raw)) == ["B02_s1_w1.tif", "B02_s1_w2.tif", "B03_s1_w1.tif", "B03_s1_w2.tif"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vendors import PatternLayout
 from workflow_project import REPOSITORY
 
 PROJECT = {"fields": 2, "field_shape": (128, 160)}
@@ -123,7 +124,7 @@ def test_a_flat_folder_by_pattern_gives_the_same_pixels(project, tmp_path):
         fields=2,
         field_shape=(128, 160),
         channels=("DNA", "AGP"),
-        layout="pattern",
+        layout=PatternLayout,
         plate="flat",
     )
     pattern = r"(?P<well>[A-P]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"

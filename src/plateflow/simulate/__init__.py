@@ -1,5 +1,5 @@
-"""Simulated cells and plates with their truth: for the demo, the tests and the training of the small model.
+"""Simulated cells and plates with their truth, for the demo, the tests and the training of the small model.
 
-Nothing here is imported by a stage of the pipeline, and the truth is written outside the plate's folder, so that a
-simulated plate is treated as any other.
+No stage of the pipeline imports this package, and the truth is written outside the plate's folder, so a simulated
+plate is treated like any other.
 """

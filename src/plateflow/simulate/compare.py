@@ -1,4 +1,4 @@
-"""How the results of a simulated plate compare with its truth, and with Otsu and watershed on the same pictures."""
+"""Compares the results of a simulated plate with its truth, and with Otsu and watershed on the same images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
+from plateflow.metrics import average_precision
 from plateflow.paths import PlatePaths
-from plateflow.simulate.baseline import otsu_watershed
 
 Labels = NDArray[np.uint32]
-Box = tuple[slice, slice]
+Region = tuple[slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +26,25 @@ class Score:
 
     name: str
     true: int
-    found: int
+    predicted: int
     matched: int
     in_empty: int
-    """Objects found in wells without cells; these count in no other figure."""
+    """Objects predicted in wells without cells; no other count includes them."""
+
+    @property
+    def precision(self) -> float:
+        """Matched objects per predicted object."""
+        return self.matched / max(1, self.predicted)
+
+    @property
+    def recall(self) -> float:
+        """Matched objects per true object."""
+        return self.matched / max(1, self.true)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        return 2 * self.matched / max(1, self.true + self.found)
+        return 2 * self.matched / max(1, self.true + self.predicted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,7 @@ class DoseOrder:
     spearman: float
     """Rank correlation of dose and value over the treated wells."""
     recovered: bool
-    """The mean over the wells of each dose rises or falls from every dose to the next."""
+    """Whether the mean over the wells of a dose rises, or falls, with every step of the dose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +68,12 @@ class Comparison:
     def lines(self) -> list[str]:
         """The table as text."""
         head = f"{'compared with the truth':28} {'F1@0.5':>7} {'precision':>9} {'recall':>7} {'in empty wells':>15}"
-        rows = [
-            f"{s.name:28} {s.f1:7.3f} {s.matched / max(1, s.found):9.3f} {s.matched / max(1, s.true):7.3f}"
-            f" {s.in_empty:15d}"
-            for s in self.scores
-        ]
+        scores = [f"{s.name:28} {s.f1:7.3f} {s.precision:9.3f} {s.recall:7.3f} {s.in_empty:15d}" for s in self.scores]
         doses = [
             f"dose order in {d.column}: {'recovered' if d.recovered else 'not recovered'} (Spearman {d.spearman:+.2f})"
             for d in self.doses
         ]
-        return [head, *rows, *doses]
+        return [head, *scores, *doses]
 
 
 def compare(
@@ -79,54 +85,87 @@ def compare(
     the well's fields.
 
     Args:
-        results: the plate's folder of results: `plate.zarr`, and `wells.csv` where `columns` are asked for.
+        results: the plate's results folder: `plate.zarr`, and `wells.csv` if `columns` are given.
         truth: the folder that `simulate_plate` wrote.
         label_sets: names of label sets among `nuclei` and `cells`.
         columns: columns of `wells.csv` that should follow the dose.
 
+    Returns:
+        The scores and, per column, whether the order of doses is recovered.
+
     Raises:
-        PlateflowError: a label image is missing or has another shape than the truth, or `wells.csv` lacks a column.
+        PlateflowError: a label image is missing or its shape differs from the truth, or `wells.csv` lacks a column.
     """
-    about = json.loads((truth / "truth.json").read_text(encoding="utf-8"))
+    metadata = json.loads((truth / "truth.json").read_text(encoding="utf-8"))
     with (truth / "truth.csv").open(newline="", encoding="utf-8") as file:
         wells = list(csv.DictReader(file))
-    paths = PlatePaths(plate=about["plate"], root=results, scratch=results)
-    totals = {name: np.zeros(4, int) for name in (*label_sets, "baseline")}
+    paths = PlatePaths(plate=metadata["plate"], root=results, scratch=results)
+    dna = metadata["channels"].index("DNA")
+    counts = {name: np.zeros(4, int) for name in (*label_sets, "baseline")}
     for well in wells:
         with np.load(truth / f"{well['well']}.npz") as stored:
             true = {name: stored[name] for name in {*label_sets, "nuclei"}}
-        group = paths.image(well["well"])
-        shape = true["nuclei"].shape
-        dna = _level0(group / "0", (0, about["channels"].index("DNA"), 0), shape)
-        found = {name: _level0(group / "labels" / name / "0", (0, 0), shape) for name in label_sets}
-        for box in _sound(about, well["well"]):
-            for name in label_sets:
-                totals[name] += _match(true[name][box], found[name][box], empty=well["role"] == "empty")
-            otsu = otsu_watershed(dna[box])
-            totals["baseline"] += _match(true["nuclei"][box], otsu, empty=well["role"] == "empty")
+        shape, image = true["nuclei"].shape, paths.image(well["well"])
+        image_plane = _read_plane(image / "0", (0, dna, 0), shape)
+        predicted = {name: _read_plane(image / "labels" / name / "0", (0, 0), shape) for name in label_sets}
+        for region in _intact_regions(metadata, well["well"]):
+            pairs = [(name, true[name][region], predicted[name][region]) for name in label_sets]
+            pairs.append(("baseline", true["nuclei"][region], otsu_watershed(image_plane[region])))
+            for name, one, other in pairs:
+                counts[name] += _count(one, other, empty=well["role"] == "empty")
     titles = {"baseline": "nuclei by Otsu + watershed"}
+    fields = ("true", "predicted", "matched", "in_empty")
     scores = [
-        Score(name=titles.get(name, name), true=int(t[0]), found=int(t[1]), matched=int(t[2]), in_empty=int(t[3]))
-        for name, t in totals.items()
+        Score(name=titles.get(name, name), **dict(zip(fields, map(int, numbers), strict=True)))
+        for name, numbers in counts.items()
     ]
-    doses = _dose_orders(paths.table("wells.csv"), wells, columns) if columns else []
+    doses = _dose_orders(paths.table("wells.csv"), wells, columns) if columns else ()
     return Comparison(scores=tuple(scores), doses=tuple(doses))
 
 
-def _sound(about: dict[str, Any], well: str) -> Iterator[Box]:
-    """The parts of a well's canvas to compare: all of it, or else each field without a broken file."""
-    broken = {f["field"] for f in about["faults"] if f["well"] == well and f["kind"] != "defocus"}
+def otsu_watershed(image: NDArray[np.generic], *, min_size_px: int = 30) -> Labels:
+    """Segment bright, round objects as a screener would in ten lines: the baseline of the demo's figures.
+
+    Smooth, threshold by Otsu's method, fill holes, and cut touching objects by a watershed of the distance transform
+    from its maxima of height 0.75 px.
+
+    Args:
+        image: YX, any number type.
+        min_size_px: smaller objects are dropped.
+
+    Returns:
+        Labels YX, uint32, 0 is background; all 0 if the image is constant.
+    """
+    from scipy import ndimage as ndi
+    from skimage.filters import gaussian, threshold_otsu
+    from skimage.measure import label
+    from skimage.morphology import h_maxima, remove_small_objects
+    from skimage.segmentation import watershed
+
+    smooth = gaussian(image.astype(np.float32), 1.0, preserve_range=True)
+    if smooth.min() == smooth.max():
+        return np.zeros(image.shape, np.uint32)
+    mask = ndi.binary_fill_holes(smooth > threshold_otsu(smooth))
+    mask = remove_small_objects(mask, max_size=min_size_px - 1)
+    distance = ndi.gaussian_filter(ndi.distance_transform_edt(mask), 1.0)
+    seeds = label(h_maxima(distance, 0.75))
+    return watershed(-distance, seeds, mask=mask).astype(np.uint32)
+
+
+def _intact_regions(metadata: dict[str, Any], well: str) -> Iterator[Region]:
+    """The regions of a well's canvas to compare: all of it or, if files are broken, each field without a broken one."""
+    broken = {f["field"] for f in metadata["faults"] if f["well"] == well and f["kind"] != "defocus"}
     if not broken:
         yield slice(None), slice(None)
         return
-    height, width = about["field_shape"]
-    for number, (top, left) in enumerate(about["fields"]):
+    height, width = metadata["field_shape"]
+    for number, (top, left) in enumerate(metadata["fields"]):
         if number not in broken:
             yield slice(top, top + height), slice(left, left + width)
 
 
-def _level0(path: Path, plane: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A full plane YX: `plane` is (t, c, z) of an image, (t, z) of labels."""
+def _read_plane(path: Path, index: tuple[int, ...], shape: tuple[int, int]) -> NDArray[Any]:
+    """A plane YX of an array: `index` is (t, c, z) in an image, (t, z) in labels."""
     import zarr
 
     if not path.exists():
@@ -136,29 +175,19 @@ def _level0(path: Path, plane: tuple[int, ...], shape: tuple[int, ...]) -> NDArr
     array = zarr.open_array(path, mode="r")
     if array.shape[-2:] != shape:
         raise PlateflowError(
-            "The results have another shape than the truth",
+            "The shape of the results differs from the truth",
             where=str(path),
-            why=f"{array.shape[-2:]} is not {shape}: they are not of the same simulated plate",
+            why=f"{array.shape[-2:]} is not {shape}: they belong to different simulated plates",
             remedy="simulate and run again in an empty folder",
         )
-    return np.asarray(array[plane])
+    return np.asarray(array[index])
 
 
-def _match(true: Labels, found: Labels, *, empty: bool) -> NDArray[np.int_]:
-    """Number of true, found and matched objects, and of objects found where there are no cells."""
-    from plateflow.metrics import average_precision
-
-    true, found = _consecutive(true), _consecutive(found)
-    if empty:
-        return np.array([0, 0, 0, found.max()])
-    _, matched, _, _ = average_precision(true, found, threshold=[0.5])
-    return np.array([true.max(), found.max(), np.asarray(matched).item(), 0])
-
-
-def _consecutive(labels: Labels) -> Labels:
-    """Numbers without gaps, as a part of an image needs; 0 stays 0."""
-    values = np.unique(labels)
-    return np.searchsorted(values[values > 0], labels, side="right").astype(np.uint32)
+def _count(true: Labels, predicted: Labels, *, empty: bool) -> NDArray[np.int_]:
+    """Numbers of true, predicted and matched objects, and of objects predicted where there are no cells."""
+    _, matched, unmatched, missed = (values.item() for values in average_precision(true, predicted, 0.5))
+    n_predicted = matched + unmatched
+    return np.array([0, 0, 0, n_predicted] if empty else [matched + missed, n_predicted, matched, 0])
 
 
 def _dose_orders(table: Path, wells: list[dict[str, str]], columns: tuple[str, ...]) -> Iterator[DoseOrder]:

@@ -1,7 +1,7 @@
-"""Simulated plates: wells that answer to a dose, written as a vendor would, with faults on request.
+"""Simulated plates: wells that respond to a dose, written as a vendor's software would, with faults on request.
 
 A well is drawn as one scene and cut into fields at stage positions, so that cells cross the borders of fields. The
-truth goes to a folder of its own beside the plate; what a user would have is the plate's folder and the plate map.
+truth goes to a folder of its own beside the plate; a user would have only the plate's folder and the plate map.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from plateflow.paths import parse_well
 from plateflow.simulate.cells import CHANNELS, Float, SimulatedField, camera, illumination_profile, simulate_field
-from plateflow.simulate.layouts import LAYOUTS
-from plateflow.simulate.record import About, FaultKind, Record
+from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.layout import FaultKind, Layout, PlateDescription, Record
 
 Role = Literal["negative", "positive", "treatment", "empty"]
 
 DIAMETER_PX = 21.0
 MARGIN_PX = 16
-"""A scene is drawn wider than its fields by this much, so that blur at their outer border sees real neighbours."""
+"""A scene is drawn this much wider than its fields, so that blur at their outer border has real neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WellPlan:
-    """What is put into a well: its line in the plate map, and how strong the effect on its cells is (0 to 1)."""
+    """Content of a well: its row of the plate map, and how strong the effect on its cells is (0 to 1)."""
 
     well: str
     role: Role
@@ -42,9 +42,9 @@ class WellPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something wrong with one plane (`channel`), or with all planes of a field; field and channel count from 0.
+    """A fault of one plane or, without `channel`, of all planes of a field; field and channel count from 0.
 
-    `defocus` is optical and leaves the file sound; every other kind makes the file unfit to be used.
+    `defocus` is optical and leaves the file intact; every other kind makes the file unusable.
     """
 
     kind: FaultKind
@@ -55,14 +55,14 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedPlate:
-    """Where a simulated plate lies."""
+    """The paths of a simulated plate."""
 
     raw: Path
     """The plate's folder, as the microscope leaves it."""
     plate_map: Path
     """A CSV: well, role, treatment, dose."""
     truth: Path
-    """The folder with the truth, which nothing in the pipeline reads."""
+    """The folder with the truth, which no stage of the pipeline reads."""
 
 
 DEMO_FAULTS = (
@@ -77,11 +77,11 @@ def demo_wells() -> list[WellPlan]:
     positive = [
         WellPlan(well=w, role="positive", treatment="nocodazole", dose=1.0, effect=0.95) for w in ("B06", "C06", "D02")
     ]
-    doses = np.repeat([0.1, 0.3, 1.0, 3.0, 10.0], 2)
+    doses = (0.1, 0.1, 0.3, 0.3, 1.0, 1.0, 3.0, 3.0, 10.0, 10.0)
     wells = ("B03", "C04", "C03", "B05", "D03", "B04", "D04", "C05", "D05", "D06")
     treated = [
-        WellPlan(well=w, role="treatment", treatment="compound-1", dose=float(d), effect=float(d / (d + 1.0)))
-        for w, d in zip(wells, doses, strict=True)
+        WellPlan(well=w, role="treatment", treatment="compound-1", dose=dose, effect=dose / (dose + 1.0))
+        for w, dose in zip(wells, doses, strict=True)
     ]
     return sorted([*negative, *positive, *treated, WellPlan(well="D07", role="empty")], key=lambda plan: plan.well)
 
@@ -102,7 +102,7 @@ def simulate_plate(
     field_shape: tuple[int, int] = (384, 384),
     overlap_px: int = 0,
     channels: Sequence[str] = CHANNELS,
-    layout: str = "harmony",
+    layout: type[Layout] = HarmonyLayout,
     faults: Sequence[Fault] = (),
     plate: str = "demo",
     plate_shape: tuple[int, int] = (8, 12),
@@ -111,23 +111,23 @@ def simulate_plate(
 ) -> SimulatedPlate:
     """Write a plate, its plate map and its truth below `out`.
 
-    The plate's folder is named as the layout has it. The map is `platemap.csv`. `truth/` has, a well, `<well>.npz`
-    with `nuclei` and `cells` (uint32 YX on the well's canvas: the box around its fields), `truth.csv` (one line a
-    well) and `truth.json` (pixel size, each field's top left corner on the canvas in px, faults).
+    The layout names the plate's folder. The map is `platemap.csv`. `truth/` holds, per well, `<well>.npz` with `nuclei`
+    and `cells` (uint32 YX on the well's canvas: the box around its fields), `truth.csv` (one row per well) and
+    `truth.json` (pixel size, each field's top left corner on the canvas in px, faults).
 
     Args:
-        out: folder to write to; made where it is missing.
-        wells: what is in which well; `demo_wells()` where not given.
-        fields: fields a well, in rows of a square as full as it gets.
+        out: folder to write to; created if missing.
+        wells: what is in which well; by default `demo_wells()`.
+        fields: fields per well, in rows of a square that is as full as possible.
         field_shape: height and width of a field in px.
         overlap_px: by how much neighbouring fields overlap.
-        channels: which of DNA, AGP, Marker, in this order.
-        layout: one of `plateflow.simulate.layouts.LAYOUTS`.
+        channels: some of DNA, AGP, Marker, in this order.
+        layout: how the plate's folder is written.
         faults: what goes wrong.
         plate: the plate's name.
         plate_shape: rows and columns of the plate.
         pixel_size_um: size of a pixel in um.
-        seed: the same seed and arguments give the same files, and a well is the same whatever the others are.
+        seed: the same seed and arguments give the same files, and a well does not depend on the others.
 
     Returns:
         The paths written.
@@ -136,31 +136,32 @@ def simulate_plate(
     height, width = field_shape
     across = math.ceil(math.sqrt(fields))
     corners = [(n // across * (height - overlap_px), n % across * (width - overlap_px)) for n in range(fields)]
-    canvas = (max(y for y, _ in corners) + height, max(x for _, x in corners) + width)
+    canvas_shape = (max(y for y, _ in corners) + height, max(x for _, x in corners) + width)
 
-    about = About(plate=plate, plate_shape=plate_shape, field_shape=field_shape, pixel_size_um=pixel_size_um)
-    writer, truth = LAYOUTS[layout](out, about), out / "truth"
+    description = PlateDescription(
+        name=plate, plate_shape=plate_shape, field_shape=field_shape, pixel_size_um=pixel_size_um
+    )
+    writer, truth = layout(out, description), out / "truth"
     truth.mkdir(parents=True, exist_ok=True)
-    falloff = (0.35, 0.25, 0.30)
-    light = [
-        illumination_profile(np.random.default_rng([seed, 1, n]), field_shape, falloff[n % 3])
+    falloffs = (0.35, 0.25, 0.30)
+    profiles = [
+        illumination_profile(np.random.default_rng([seed, 1, n]), field_shape, falloffs[n % 3])
         for n in range(len(channels))
     ]
     rows: list[dict[str, object]] = []
     for plan in plans:
         row, column = parse_well(plan.well)
-        scene = _scene(np.random.default_rng([seed, 0, row, column]), canvas, plan)
-        wrong = [fault for fault in faults if fault.well == plan.well]
+        scene = _draw_well(np.random.default_rng([seed, 0, row, column]), canvas_shape, plan)
+        well_faults = [fault for fault in faults if fault.well == plan.well]
         for field, (top, left) in enumerate(corners):
-            blur = any(fault.kind == "defocus" and fault.field == field for fault in wrong)
-            stack = _record_field(
+            field_faults = [fault for fault in well_faults if fault.field == field]
+            pixels = _record_field(
                 np.random.default_rng([seed, 2, row, column, field]),  # its own: a fault changes no other field
                 scene,
                 (top, left),
                 field_shape,
-                channels=channels,
-                light=light,
-                defocus_px=4.0 if blur else 0.0,
+                profiles=dict(zip(channels, profiles, strict=True)),
+                defocus_px=4.0 if any(fault.kind == "defocus" for fault in field_faults) else 0.0,
             )
             for channel, name in enumerate(channels):
                 record = Record(
@@ -169,39 +170,40 @@ def simulate_plate(
                     field=field,
                     channel=channel,
                     channel_name=name,
-                    y_um=(top + height / 2 - canvas[0] / 2) * pixel_size_um,
-                    x_um=(left + width / 2 - canvas[1] / 2) * pixel_size_um,
+                    y_um=(top + height / 2 - canvas_shape[0] / 2) * pixel_size_um,
+                    x_um=(left + width / 2 - canvas_shape[1] / 2) * pixel_size_um,
                 )
-                kinds = [f.kind for f in wrong if f.field == field and f.channel in {None, channel}]
-                writer.write(record, stack[channel], kinds)
-        rows.append(_write_truth(truth, scene, plan, canvas))
+                kinds = [fault.kind for fault in field_faults if fault.channel in {None, channel}]
+                writer.write(record, pixels[channel], kinds)
+        rows.append(_write_truth(truth, scene, plan, canvas_shape))
     writer.finish()
     _write_csv(out / "platemap.csv", [{k: row[k] for k in ("well", "role", "treatment", "dose")} for row in rows])
     _write_csv(truth / "truth.csv", rows)
-    described = {
+    metadata = {
         "plate": plate,
         "pixel_size_um": pixel_size_um,
-        "field_shape": list(field_shape),
-        "canvas_shape": list(canvas),
-        "fields": [list(corner) for corner in corners],
+        "field_shape": field_shape,
+        "canvas_shape": canvas_shape,
+        "fields": corners,
         "channels": list(channels),
         "faults": [vars(fault) for fault in faults],
     }
-    (truth / "truth.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    (truth / "truth.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     return SimulatedPlate(raw=writer.raw, plate_map=out / "platemap.csv", truth=truth)
 
 
-def _scene(rng: np.random.Generator, canvas: tuple[int, int], plan: WellPlan) -> SimulatedField:
-    """A toxic compound: fewer, larger nuclei, and more of the marker. An empty well holds medium alone."""
-    shape = (canvas[0] + 2 * MARGIN_PX, canvas[1] + 2 * MARGIN_PX)
-    diameter = DIAMETER_PX * (1 + 0.2 * plan.effect)
-    density = 0.19 * (1 - 0.7 * plan.effect) * (diameter / DIAMETER_PX) ** 2
+def _draw_well(rng: np.random.Generator, canvas_shape: tuple[int, int], plan: WellPlan) -> SimulatedField:
+    """The scene of a well, with a margin around its canvas. A toxic compound gives fewer, larger nuclei and more of the
+    marker; an empty well holds only medium."""
+    shape = (canvas_shape[0] + 2 * MARGIN_PX, canvas_shape[1] + 2 * MARGIN_PX)
+    diameter_px = DIAMETER_PX * (1 + 0.2 * plan.effect)
+    density = 0.19 * (1 - 0.7 * plan.effect) * (diameter_px / DIAMETER_PX) ** 2
     return simulate_field(
         rng,
         shape,
         density=0.0 if plan.role == "empty" else density,
         debris=0.0 if plan.role == "empty" else 1.0,
-        diameter_px=diameter,
+        diameter_px=diameter_px,
         dim_fraction=0.22,
         marker=0.15 + 0.6 * plan.effect,
     )
@@ -213,45 +215,47 @@ def _record_field(
     corner: tuple[int, int],
     shape: tuple[int, int],
     *,
-    channels: Sequence[str],
-    light: Sequence[Float],
+    profiles: dict[str, Float],
     defocus_px: float,
 ) -> NDArray[np.uint16]:
-    """One field, CYX: recorded with a margin around it that the blur needs, then cut."""
-    inner = (slice(MARGIN_PX, MARGIN_PX + shape[0]), slice(MARGIN_PX, MARGIN_PX + shape[1]))
+    """Record a field, CYX: with a margin around it that the blur needs, then cut to `shape`."""
+    inner = _inside_margin(shape)
     wide = tuple(slice(start, start + size + 2 * MARGIN_PX) for start, size in zip(corner, shape, strict=True))
     planes = []
-    for name, profile in zip(channels, light, strict=True):
-        lit = np.pad(profile, MARGIN_PX, mode="edge")
-        taken = camera(rng, {name: scene.channels[name][wide]}, illumination=lit, defocus_px=defocus_px)
-        planes.append(taken[0][inner])
+    for channel, profile in profiles.items():
+        light = np.pad(profile, MARGIN_PX, mode="edge")
+        plane = camera(rng, {channel: scene.channels[channel][wide]}, illumination=light, defocus_px=defocus_px)[0]
+        planes.append(plane[inner])
     return np.stack(planes)
 
 
-def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, canvas: tuple[int, int]) -> dict[str, object]:
-    """Write a well's labels, cut to its canvas, and return its line of the table."""
-    box = (slice(MARGIN_PX, MARGIN_PX + canvas[0]), slice(MARGIN_PX, MARGIN_PX + canvas[1]))
-    nuclei, cells = _in_view(scene.nuclei, box), _in_view(scene.cells, box)
+def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, shape: tuple[int, int]) -> dict[str, object]:
+    """Write a well's labels, cut to its canvas, and return its row of the table."""
+    nuclei, cells = (_cut_labels(labels, _inside_margin(shape)) for labels in (scene.nuclei, scene.cells))
     np.savez_compressed(folder / f"{plan.well}.npz", nuclei=nuclei, cells=cells)
-    seen = np.unique(nuclei[nuclei > 0])
-    marker = scene.marker[seen - 1]
+    numbers = np.unique(nuclei[nuclei > 0])
     return {
         "well": plan.well,
         "role": plan.role,
         "treatment": plan.treatment,
         "dose": "" if plan.dose is None else plan.dose,
-        "nuclei": len(seen),
+        "nuclei": len(numbers),
         "cells": len(np.unique(cells[cells > 0])),
-        "dim_nuclei": int((scene.brightness[seen - 1] < 0.18).sum()),
-        "marker_median": round(float(np.median(marker)), 4) if len(seen) else "",
+        "dim_nuclei": int((scene.brightness[numbers - 1] < 0.18).sum()),
+        "marker_median": round(float(np.median(scene.marker[numbers - 1])), 4) if len(numbers) else "",
     }
 
 
-def _in_view(labels: NDArray[np.uint32], box: tuple[slice, slice]) -> NDArray[np.uint32]:
-    """Labels within the box, without the objects of which less than a sixth, or less than 15 px, is in view."""
+def _inside_margin(shape: tuple[int, int]) -> tuple[slice, slice]:
+    """The region of a scene or picture that is left when its margin is cut off."""
+    return slice(MARGIN_PX, MARGIN_PX + shape[0]), slice(MARGIN_PX, MARGIN_PX + shape[1])
+
+
+def _cut_labels(labels: NDArray[np.uint32], region: tuple[slice, slice]) -> NDArray[np.uint32]:
+    """Labels within a region, without objects of which less than a sixth, or less than 15 px, lies in it."""
     count = int(labels.max()) + 1
-    seen, whole = (np.bincount(a.ravel(), minlength=count) for a in (labels[box], labels))
-    return np.where(((seen >= 15) & (6 * seen >= whole))[labels[box]], labels[box], 0).astype(np.uint32)
+    inside, total = (np.bincount(a.ravel(), minlength=count) for a in (labels[region], labels))
+    return np.where(((inside >= 15) & (6 * inside >= total))[labels[region]], labels[region], 0).astype(np.uint32)
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:

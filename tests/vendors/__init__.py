@@ -1,4 +1,4 @@
-"""The layouts in which a simulated plate can be written."""
+"""Writers of vendors' raw-data layouts, so that one simulated plate can be read in each of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from plateflow.paths import well_name
-from plateflow.simulate.cv8000 import CV8000Layout
-from plateflow.simulate.harmony import ColumbusLayout, HarmonyLayout
-from plateflow.simulate.imagexpress import ImageXpressLayout
-from plateflow.simulate.load_data import LoadDataLayout
-from plateflow.simulate.omezarr import OmeZarr05Layout, OmeZarrLayout
-from plateflow.simulate.record import About, FaultKind, Layout, Record, write_tiff
+from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.layout import FaultKind, Layout, PlateDescription, Record, write_tiff
+
+from .columbus import ColumbusLayout
+from .cv8000 import CV8000Layout
+from .imagexpress import ImageXpressLayout
+from .load_data import LoadDataLayout
+from .omezarr import OmeZarr05Layout, OmeZarrLayout
 
 
 class PatternLayout:
-    """Names alone, `B02_s1_w1.tif`, with `_t1_z2` where there is a second time or plane."""
+    """File names alone, `B02_s1_w1.tif`, with `_t1_z2` if there is a second time point or plane."""
 
-    def __init__(self, out: Path, about: About) -> None:
-        self.raw = out / about.plate
+    def __init__(self, out: Path, plate: PlateDescription) -> None:
+        self.raw = out / plate.name
         self.raw.mkdir(parents=True, exist_ok=True)
 
     def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:

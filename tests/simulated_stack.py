@@ -11,8 +11,8 @@ from scipy import ndimage as ndi
 
 from plateflow.paths import parse_well
 from plateflow.simulate.cells import Float, camera
-from plateflow.simulate.layouts import LAYOUTS
-from plateflow.simulate.record import About, Record
+from plateflow.simulate.harmony import HarmonyLayout
+from plateflow.simulate.layout import Layout, PlateDescription, Record
 
 
 def simulate_stack(
@@ -24,11 +24,11 @@ def simulate_stack(
         rng: source of every random number.
         shape: (Z, Y, X) in voxels.
         anisotropy: distance of planes over the size of a pixel.
-        nuclei: how many to place; fewer where there is no room. They touch, and overlap a little.
+        nuclei: how many to place; fewer if there is no room. They touch, and overlap a little.
         diameter_px: their mean diameter, in pixels of a plane.
 
     Returns:
-        What is there, float32 ZYX, a bright nucleus about 0.6; and labels 1..n, uint32 ZYX.
+        The scene, float32 ZYX, with a bright nucleus at about 0.6; and labels 1..n, uint32 ZYX.
     """
     size = np.array([anisotropy, 1.0, 1.0])
     grid = np.moveaxis(np.indices(shape), 0, -1) * size
@@ -61,20 +61,16 @@ def simulate_stack_plate(
     z_step_um: float = 1.5,
     pixel_size_um: float = 0.6,
     nuclei: int = 16,
-    layout: str = "harmony",
+    layout: type[Layout] = HarmonyLayout,
     plate: str = "stack",
     seed: int = 0,
 ) -> tuple[Path, dict[str, NDArray[np.uint32]]]:
-    """Write a plate with one field a well and one channel, DNA.
-
-    Args:
-        shape: (Z, Y, X) of every well.
-        layout: one of `plateflow.simulate.layouts.LAYOUTS`.
+    """Write a plate with one field of `shape` (Z, Y, X) per well and one channel, DNA.
 
     Returns:
         The plate's folder, and the true labels ZYX of every well.
     """
-    writer = LAYOUTS[layout](out, About(plate=plate, field_shape=shape[1:], pixel_size_um=pixel_size_um))
+    writer = layout(out, PlateDescription(name=plate, field_shape=shape[1:], pixel_size_um=pixel_size_um))
     anisotropy = z_step_um / pixel_size_um
     truth = {}
     for well in wells:

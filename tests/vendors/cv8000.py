@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from plateflow.paths import well_name
-from plateflow.simulate.record import LIGHT, About, FaultKind, Record, write_tiff
+from plateflow.simulate.layout import LIGHT, FaultKind, PlateDescription, Record, write_tiff
 
 SCHEMA = "http://www.yokogawa.co.jp/BTS/BTSSchema/1.0"
 START = "2026-03-02T09:30:00.000+01:00"
@@ -23,8 +23,8 @@ START = "2026-03-02T09:30:00.000+01:00"
 class CV8000Layout:
     """A measurement as the CellVoyager leaves it, images and metadata in one folder."""
 
-    def __init__(self, out: Path, about: About) -> None:
-        self.about, self.raw = about, out / f"{about.plate}_20260302_093000"
+    def __init__(self, out: Path, plate: PlateDescription) -> None:
+        self.plate, self.raw = plate, out / f"{plate.name}_20260302_093000"
         self.raw.mkdir(parents=True, exist_ok=True)
         self.records: list[tuple[Record, bool]] = []
 
@@ -36,11 +36,11 @@ class CV8000Layout:
     def finish(self) -> None:
         """Write the metadata."""
         data = _element("MeasurementData", Version="1.0")
-        for record, lost in self.records:
+        for record, is_error in self.records:
             place = {"Column": record.column + 1, "Row": record.row + 1, "TimePoint": record.t + 1}
             place |= {"FieldIndex": record.field + 1}
             where = {"X": record.x_um, "Y": 0.0 - record.y_um}
-            if lost:
+            if is_error:
                 item = _element("MeasurementRecord", Type="ERR", Time=START, **place, TimelineIndex=1, **where)
                 item.text = f"AF Error at {well_name(record.row, record.column)} No. {record.field + 1}"
             else:
@@ -51,25 +51,25 @@ class CV8000Layout:
             data.append(item)
         _write(self.raw / "MeasurementData.mlf", data)
         _write(self.raw / "MeasurementDetail.mrf", self._detail())
-        _write(self.raw / f"{self.about.plate}.mes", self._setting())
+        _write(self.raw / f"{self.plate.name}.mes", self._setting())
 
     def _name(self, record: Record) -> str:
         number = f"T{record.t + 1:04d}F{record.field + 1:03d}L01A{record.channel + 1:02d}Z{record.z + 1:02d}"
-        return f"{self.about.plate}_{_well(record, self.about)}_{number}C{record.channel + 1:02d}.tif"
+        return f"{self.plate.name}_{_well(record, self.plate)}_{number}C{record.channel + 1:02d}.tif"
 
     def _channels(self) -> list[tuple[int, str]]:
         return sorted({(record.channel, record.channel_name) for record, _ in self.records})
 
     def _detail(self) -> ET.Element:
-        rows, columns = self.about.plate_shape
-        height, width = self.about.field_shape
+        rows, columns = self.plate.plate_shape
+        height, width = self.plate.field_shape
         size = {
-            "HorizontalPixelDimension": self.about.pixel_size_um,
-            "VerticalPixelDimension": self.about.pixel_size_um,
+            "HorizontalPixelDimension": self.plate.pixel_size_um,
+            "VerticalPixelDimension": self.plate.pixel_size_um,
         }
         size |= {"InputBitDepth": 16, "HorizontalPixels": width, "VerticalPixels": height}
-        settings = {"MeasurementSettingFileName": f"{self.about.plate}.mes", "TargetSystem": "CV8000"}
-        detail = _element("MeasurementDetail", Title=self.about.plate, ColumnCount=columns, RowCount=rows, **settings)
+        settings = {"MeasurementSettingFileName": f"{self.plate.name}.mes", "TargetSystem": "CV8000"}
+        detail = _element("MeasurementDetail", Title=self.plate.name, ColumnCount=columns, RowCount=rows, **settings)
         for channel, _ in self._channels():
             detail.append(_element("MeasurementChannel", Ch=channel + 1, **size))
         return detail
@@ -85,9 +85,9 @@ class CV8000Layout:
         return setting
 
 
-def _well(record: Record, about: About) -> str:
+def _well(record: Record, plate: PlateDescription) -> str:
     """The well in a file's name: with 1536 wells, one of 96 and the place in its 4 x 4."""
-    if about.plate_shape != (32, 48):
+    if plate.plate_shape != (32, 48):
         return well_name(record.row, record.column)
     return f"{well_name(record.row // 4, record.column // 4)}.{'abcd'[record.row % 4]}{record.column % 4 + 1}"
 

@@ -1,4 +1,4 @@
-"""Write a plate as OME-Zarr: one image a field, axes t c z y x, 0.4 on Zarr 2 or 0.5 on Zarr 3; a chunk a plane."""
+"""Write a plate as OME-Zarr 0.4 (Zarr 2) or 0.5 (Zarr 3): one image per field, axes t c z y x, one chunk per plane."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.paths import row_name
-from plateflow.simulate.record import About, FaultKind, Record
+from plateflow.simulate.layout import FaultKind, PlateDescription, Record
 
 
 class OmeZarrLayout:
-    """OME-Zarr 0.4. A missing plane has no chunk; where the pixels have 32 bits, the image of the field has."""
+    """OME-Zarr 0.4. A missing plane has no chunk; one plane of 32 bits makes its whole field so."""
 
     version: ClassVar = "0.4"
 
-    def __init__(self, out: Path, about: About) -> None:
-        self.about, self.raw = about, out / f"{about.plate}.zarr"
+    def __init__(self, out: Path, plate: PlateDescription) -> None:
+        self.plate, self.raw = plate, out / f"{plate.name}.zarr"
         self.raw.mkdir(parents=True, exist_ok=True)
         self.images: dict[tuple[int, int, int], list[tuple[Record, NDArray[Any], Collection[FaultKind]]]] = {}
         self.size = np.zeros(3, int)
@@ -29,7 +29,7 @@ class OmeZarrLayout:
         """Keep one plane until the plate's shape is known.
 
         Raises:
-            ValueError: the layout has no such fault.
+            ValueError: the layout cannot have such a fault.
         """
         if not set(faults) <= {"missing", "error", "32bit", "defocus"}:
             raise ValueError(f"a plane in an OME-Zarr can't be {', '.join(faults)}")
@@ -38,11 +38,11 @@ class OmeZarrLayout:
 
     def finish(self) -> None:
         """Write all groups and images."""
-        rows, columns = self.about.plate_shape
+        rows, columns = self.plate.plate_shape
         wells = sorted({key[:2] for key in self.images})
         plate = {
             "version": self.version,
-            "name": self.about.plate,
+            "name": self.plate.name,
             "rows": [{"name": row_name(row)} for row in range(rows)],
             "columns": [{"name": f"{column + 1:02d}"} for column in range(columns)],
             "wells": [
@@ -65,11 +65,11 @@ class OmeZarrLayout:
 
         heights = {record.z: record.z_um for record, _, _ in planes}
         step = heights.get(1, 1.0) - heights.get(0, 0.0)
-        scale = [1.0, 1.0, step, self.about.pixel_size_um, self.about.pixel_size_um]
+        scale = [1.0, 1.0, step, self.plate.pixel_size_um, self.plate.pixel_size_um]
         first = planes[0][0]
         corner = [
-            c - n * self.about.pixel_size_um / 2
-            for c, n in zip((first.y_um, first.x_um), self.about.field_shape, strict=True)
+            c - n * self.plate.pixel_size_um / 2
+            for c, n in zip((first.y_um, first.x_um), self.plate.field_shape, strict=True)
         ]
         transforms = [
             {"type": "scale", "scale": scale},
@@ -98,8 +98,8 @@ class OmeZarrLayout:
         two = self.version == "0.4"
         array = zarr.create_array(
             folder / "0",
-            shape=(*map(int, self.size), *self.about.field_shape),
-            chunks=(1, 1, 1, *self.about.field_shape),
+            shape=(*map(int, self.size), *self.plate.field_shape),
+            chunks=(1, 1, 1, *self.plate.field_shape),
             dtype="uint32" if wide else planes[0][1].dtype,
             zarr_format=2 if two else 3,
             fill_value=0,

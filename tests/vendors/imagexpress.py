@@ -1,6 +1,6 @@
 """Write the files of a MetaXpress export (ImageXpress): an HTD file, folders of time points and z steps, TIFFs.
 
-Metadata are where a real export has them: the plan in the HTD file, which holds a byte that is no UTF-8; positions
+Metadata are where a real export has them: the plan in the HTD file, which holds a byte that is not UTF-8; positions
 (y down), pixel size and channel in each image's header; names with a site and a wave where there are several, and
 an identifier directly behind them.
 """
@@ -16,14 +16,14 @@ from xml.sax.saxutils import quoteattr
 from numpy.typing import NDArray
 
 from plateflow.paths import well_name
-from plateflow.simulate.record import LIGHT, About, FaultKind, Record, write_tiff
+from plateflow.simulate.layout import LIGHT, FaultKind, PlateDescription, Record, write_tiff
 
 
 class ImageXpressLayout:
-    """A plate as MetaXpress exports it; a projection isn't written, a single plane of a channel lies in step 1."""
+    """A plate as MetaXpress exports it; no projection is written, and a single plane of a channel lies in step 1."""
 
-    def __init__(self, out: Path, about: About) -> None:
-        self.about, self.raw = about, out / f"{about.plate}_Plate_1"
+    def __init__(self, out: Path, plate: PlateDescription) -> None:
+        self.plate, self.raw = plate, out / f"{plate.name}_Plate_1"
         self.raw.mkdir(parents=True, exist_ok=True)
         self.records: list[Record] = []
 
@@ -32,13 +32,13 @@ class ImageXpressLayout:
         self.records.append(record)
         well = well_name(record.row, record.column)
         guid = str(uuid.uuid5(uuid.NAMESPACE_OID, repr(record))).upper()
-        name = f"{self.about.plate}_{well}_s{record.field + 1}_w{record.channel + 1}{guid}.tif"
+        name = f"{self.plate.name}_{well}_s{record.field + 1}_w{record.channel + 1}{guid}.tif"
         folder = self.raw / f"TimePoint_{record.t + 1}" / f"ZStep_{record.z + 1}"
-        write_tiff(folder / name, pixels, faults, description=_header(record, self.about))
+        write_tiff(folder / name, pixels, faults, description=_header(record, self.plate))
 
     def finish(self) -> None:
         """Write the HTD file."""
-        rows, columns = self.about.plate_shape
+        rows, columns = self.plate.plate_shape
         wells = {(record.row, record.column) for record in self.records}
         names = {record.channel: record.channel_name for record in self.records}
         sites = max(record.field for record in self.records) + 1
@@ -48,7 +48,7 @@ class ImageXpressLayout:
         ]
         lines = [
             '"HTSInfoFile", Version 1.0',
-            f'"Description", "simulated \x82 {self.about.plate}"',
+            f'"Description", "simulated \x82 {self.plate.name}"',
             f'"TimePoints", {max(record.t for record in self.records) + 1}',
             f'"ZSeries", {str(any(record.z for record in self.records)).upper()}',
             f'"ZSteps", {max(record.z for record in self.records) + 1}',
@@ -64,16 +64,16 @@ class ImageXpressLayout:
             *(f'"WaveName{number + 1}", "{name}"' for number, name in sorted(names.items())),
             '"EndFile"',
         ]
-        (self.raw / f"{self.about.plate}.HTD").write_bytes(("\r\n".join(lines) + "\r\n").encode("latin-1"))
+        (self.raw / f"{self.plate.name}.HTD").write_bytes(("\r\n".join(lines) + "\r\n").encode("latin-1"))
 
 
-def _header(record: Record, about: About) -> str:
+def _header(record: Record, plate: PlateDescription) -> str:
     """The image's own metadata; the stage counts from the plate's corner, with wells 9 mm apart."""
     emission, exposure = LIGHT.get(record.channel_name, LIGHT["Marker"])
     values: dict[str, object] = {
         "spatial-calibration-state": "on",
-        "spatial-calibration-x": about.pixel_size_um,
-        "spatial-calibration-y": about.pixel_size_um,
+        "spatial-calibration-x": plate.pixel_size_um,
+        "spatial-calibration-y": plate.pixel_size_um,
         "spatial-calibration-units": "um",
         "stage-position-x": 14000 + 9000 * record.column + record.x_um,
         "stage-position-y": 11000 + 9000 * record.row + record.y_um,

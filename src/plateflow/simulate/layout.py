@@ -1,4 +1,4 @@
-"""What simulated layouts share: the place of a plane, what is known of its plate, a TIFF with what is wrong in it."""
+"""What the simulated raw-data layouts share: their interface, the place of a plane, its TIFF, sound or with faults."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 FaultKind = Literal["defocus", "truncated", "missing", "error", "32bit", "size", "constant", "nan", "zero-byte"]
 
-# emission (nm) and exposure (s) by the channel's name; other channels get the last row's numbers
 LIGHT = {"DNA": (456, 0.1), "AGP": (599, 0.2), "Marker": (522, 0.2)}
+"""Emission (nm) and exposure (s) per channel name; other channels take those of Marker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,40 +34,41 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What is known of a simulated plate: name, rows and columns, height and width of its fields in px, pixel size."""
+class PlateDescription:
+    """A simulated plate: its name, its rows and columns, height and width of its fields in px, the pixel size."""
 
-    plate: str
+    name: str
     plate_shape: tuple[int, int] = (8, 12)
     field_shape: tuple[int, int] = (384, 384)
     pixel_size_um: float = 0.6
 
 
 class Layout(Protocol):
-    """Writes a plate as a vendor would: every plane once, then `finish`."""
+    """Writes a plate as a vendor's software would: every plane once, then `finish`."""
 
     raw: Path
     """The plate's folder."""
 
-    def __init__(self, out: Path, about: About) -> None:
+    def __init__(self, out: Path, plate: PlateDescription) -> None:
         """Make the plate's folder below `out`."""
 
     def write(self, record: Record, pixels: NDArray[Any], faults: Collection[FaultKind] = ()) -> None:
-        """Write one plane (height, width), or with `faults` what is wrong with it."""
+        """Write one plane YX, with the given faults."""
 
     def finish(self) -> None:
         """Write the metadata."""
 
 
 def write_tiff(path: Path, plane: NDArray[Any], faults: Collection[FaultKind] = (), *, description: str = "") -> None:
-    """Write a plane as a TIFF as it should be, or with what is wrong with it."""
-    stored = plane
+    """Write a plane YX as a TIFF, with the given faults; `missing` and `error` write no file, `defocus` is no fault of
+    a file."""
     if "missing" in faults or "error" in faults:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if "zero-byte" in faults:
         path.write_bytes(b"")
         return
+    stored = plane
     for fault in faults:
         if fault == "32bit":
             stored = plane.astype(np.uint32)
@@ -81,5 +82,5 @@ def write_tiff(path: Path, plane: NDArray[Any], faults: Collection[FaultKind] = 
     tags: Any = {"description": description} if description else {}
     tifffile.imwrite(path, stored, compression="lzw", rowsperstrip=stored.shape[0], metadata=None, **tags)
     if "truncated" in faults:
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
