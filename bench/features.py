@@ -29,7 +29,7 @@ from scipy.ndimage import gaussian_filter
 
 from plateflow.features import measure
 from plateflow.features.feature import Regions
-from plateflow.features.objects import match
+from plateflow.features.matching import match
 
 _SHAPE = """area area_bbox area_convex axis_major_length axis_minor_length bbox centroid eccentricity
     equivalent_diameter_area euler_number extent feret_diameter_max orientation perimeter solidity"""

@@ -81,5 +81,5 @@ def test_a_volume_that_one_object_fills_and_an_empty_one() -> None:
 
 def test_a_family_that_is_flat_is_refused_by_name() -> None:
     labels, image = volume()
-    with pytest.raises(PlateflowError, match="'texture' is measured in 2D alone"):
+    with pytest.raises(PlateflowError, match="'texture' is only measured in 2D"):
         measure(image, {"Cells": labels}, channels=["A", "B"], pixel_size_um=1.0, families=["texture"])

@@ -1,4 +1,7 @@
-"""Area and shape, as CellProfiler's MeasureObjectSizeShape and scikit-image's region properties define them."""
+"""Area, shape and location, as CellProfiler's MeasureObjectSizeShape and scikit-image's region properties define them.
+
+A column has one name throughout: in the tables below, in the records that the kernels fill, and in the cell table.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features import geometry, ranks
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features import geometry
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume, is_position
 
 _BOTH = {
     "BoundingBoxMaximum_X": ("px", "right end of the box in the image, exclusive"),
@@ -55,8 +58,11 @@ _SOLID = {
 } | _BOTH
 
 
+_ROW = np.dtype([(name, np.float64) for name in (*_FLAT, "yy", "yx", "xx")])
+
+
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
+    """The columns of objects in 2D or 3D, sorted by name."""
     return [
         Feature(
             name=f"AreaShape_{name}",
@@ -64,120 +70,117 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
             unit=unit,
             definition=definition,
             source="Plateflow" if "_um" in name else "CellProfiler, scikit-image",
-            kind="position" if name.endswith(("_X", "_Y", "_Z")) else "measurement",
+            kind="position" if is_position(name) else "measurement",
         )
         for name, (unit, definition) in sorted((_FLAT if ndim == 2 else _SOLID).items())
     ]
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`. Ratios that divide by 0 are NaN, where CellProfiler has infinity."""
+    """Measure masks. Ratios that divide by 0 are NaN, where CellProfiler has infinity."""
     return [_flat(regions) if regions.ndim == 2 else _solid(regions) for regions in sets]
 
 
+AREA_SHAPE = Family(features=features, measure=measure, in_3d=True)
+
+
+def _location_features(channels: Sequence[str], ndim: int) -> list[Feature]:
+    return [
+        Feature(
+            name=f"Location_Center_{letter}{suffix}",
+            family="location",
+            unit=unit,
+            definition=f"{letter.lower()} of the centroid in the image of the well",
+            source="Plateflow" if suffix else "CellProfiler",
+            kind="position",
+        )
+        for suffix, unit in (("", "px"), ("_um", "µm"))
+        for letter in "XYZ"[:ndim]
+    ]
+
+
+def _locations(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+    tables = []
+    for regions in sets:
+        centre = regions.centres() + np.array(regions.origin_px)
+        tables.append(np.hstack([centre[:, ::-1], (centre * np.array(regions.pixel_size_um))[:, ::-1]]))
+    return tables
+
+
+LOCATION = Family(features=_location_features, measure=_locations, in_3d=True)
+
+
 def _flat(regions: Regions) -> Values:
-    raw = regions.each(_shape, len(_RAW))
-    found = {name: raw[:, column] for column, name in enumerate(_RAW)}
-    area, perimeter = found["Area"], np.where(found["Perimeter"] > 0, found["Perimeter"], np.nan)
-    found["Compactness"] = perimeter**2 / (4 * np.pi * area)
-    found["FormFactor"] = 1 / found["Compactness"]
-    found["Solidity"] = area / found["ConvexArea"]
+    rows = regions.each(_shape, 1, row=_ROW)
+    area, perimeter = rows["Area"], np.where(rows["Perimeter"] > 0, rows["Perimeter"], np.nan)
+    rows["Compactness"] = perimeter**2 / (4 * np.pi * area)
+    rows["FormFactor"] = 1 / rows["Compactness"]
+    rows["Solidity"] = area / rows["ConvexArea"]
     pixel_um2 = float(np.prod(regions.pixel_size_um))
-    found["Area_um2"] = area * pixel_um2
-    found["EquivalentDiameter"] = np.sqrt(4 * area / np.pi)
-    found["EquivalentDiameter_um"] = found["EquivalentDiameter"] * np.sqrt(pixel_um2)
-    found["BoundingBoxArea"] = (found["BoundingBoxMaximum_Y"] - found["BoundingBoxMinimum_Y"]) * (
-        found["BoundingBoxMaximum_X"] - found["BoundingBoxMinimum_X"]
+    rows["Area_um2"] = area * pixel_um2
+    rows["EquivalentDiameter"] = np.sqrt(4 * area / np.pi)
+    rows["EquivalentDiameter_um"] = rows["EquivalentDiameter"] * np.sqrt(pixel_um2)
+    rows["BoundingBoxArea"] = (rows["BoundingBoxMaximum_Y"] - rows["BoundingBoxMinimum_Y"]) * (
+        rows["BoundingBoxMaximum_X"] - rows["BoundingBoxMinimum_X"]
     )
-    found["Extent"] = area / found["BoundingBoxArea"]
-    long, short, found["Orientation"] = axes(found["yy"], found["yx"], found["xx"])
-    found["MajorAxisLength"], found["MinorAxisLength"] = 4 * np.sqrt(long), 4 * np.sqrt(short)
-    found["Eccentricity"] = np.sqrt(1 - np.divide(short, long, out=np.ones_like(long), where=long > 0))
-    return _placed(found, sorted(_FLAT), regions)
-
-
-def _placed(found: dict[str, Values], names: list[str], regions: Regions) -> Values:
-    """The columns, with positions moved to the image's origin."""
-    origin = dict(zip("ZYX"[-regions.ndim :], regions.origin_px, strict=True))
-    columns = [found[name] + (origin[name[-1]] if name[-2:] in ("_X", "_Y", "_Z") else 0) for name in names]
-    return np.column_stack(columns)
+    rows["Extent"] = area / rows["BoundingBoxArea"]
+    long, short, rows["Orientation"] = axes(rows["yy"], rows["yx"], rows["xx"])
+    rows["MajorAxisLength"], rows["MinorAxisLength"] = 4 * np.sqrt(long), 4 * np.sqrt(short)
+    rows["Eccentricity"] = np.sqrt(1 - np.divide(short, long, out=np.ones_like(long), where=long > 0))
+    return regions.columns(rows, sorted(_FLAT))
 
 
 def axes(yy: Values, yx: Values, xx: Values) -> tuple[Values, Values, Values]:
-    """The eigenvalues (greater, smaller) of the matrix of second moments, and the long axis's angle in degrees."""
+    """The eigenvalues (larger, smaller) of the matrix of second moments, and the angle of the long axis in degrees."""
     middle, spread = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
     angle = np.where(yy == xx, np.where(yx > 0, np.pi / 4, -np.pi / 4), 0.5 * np.arctan2(2 * yx, yy - xx))
     return middle + spread, np.maximum(middle - spread, 0), np.degrees(angle)
 
 
-_RAW = (
-    "Area",
-    "BoundingBoxMinimum_Y",
-    "BoundingBoxMaximum_Y",
-    "BoundingBoxMinimum_X",
-    "BoundingBoxMaximum_X",
-    "Center_Y",
-    "Center_X",
-    "yy",
-    "yx",
-    "xx",
-    "Perimeter",
-    "EulerNumber",
-    "ConvexArea",
-    "MaximumRadius",
-    "MeanRadius",
-    "MedianRadius",
-    "MinFeretDiameter",
-    "MaxFeretDiameter",
-)
-
-
 @njit(cache=True, nogil=True)
-def _shape(
-    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
-) -> None:
+def _shape(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
-    for index in range(len(out)):
-        mine = pixels[starts[index] : starts[index + 1]]
-        n = len(mine)
-        mask, top, left = geometry.box_mask(mine, height, width, 0)
+    for index in range(len(rows)):
+        inside = pixels[starts[index] : starts[index + 1]]
+        n = len(inside)
+        mask, top, left = geometry.box_mask(inside, height, width, 0)
         sum_y = sum_x = 0
-        for pixel in mine:
+        for pixel in inside:
             sum_y += pixel // width - top
             sum_x += pixel % width - left
         yy = yx = xx = 0.0
-        for pixel in mine:
+        for pixel in inside:
             y, x = pixel // width - top - sum_y / n, pixel % width - left - sum_x / n
             yy += y * y
             yx += y * x
             xx += x * x
-        row = out[index]
-        row[0], row[1], row[2] = n, top + 1, top + mask.shape[0] - 1
-        row[3], row[4] = left + 1, left + mask.shape[1] - 1
-        row[5], row[6] = top + sum_y / n, left + sum_x / n
-        row[7], row[8], row[9] = yy / n, yx / n, xx / n
-        row[10], row[11] = _perimeter(mask), _euler(mask)
-        low, high = geometry.row_ends(mask)
-        row[12] = geometry.convex_area(low, high)
+        row = rows[index, 0]
+        row.Area = n
+        row.BoundingBoxMinimum_Y, row.BoundingBoxMaximum_Y = top + 1, top + mask.shape[0] - 1
+        row.BoundingBoxMinimum_X, row.BoundingBoxMaximum_X = left + 1, left + mask.shape[1] - 1
+        row.Center_Y, row.Center_X = top + sum_y / n, left + sum_x / n
+        row.yy, row.yx, row.xx = yy / n, yx / n, xx / n
+        row.Perimeter, row.EulerNumber = _perimeter(mask), _euler(mask)
+        low, high = geometry.row_spans(mask)
+        row.ConvexArea = geometry.convex_area(low, high)
         squared = geometry.squared_distance(mask)
         distance = np.empty(n)
         for k in range(n):
-            distance[k] = np.sqrt(squared[mine[k] // width - top, mine[k] % width - left])
-        row[13], row[14] = distance.max(), distance.mean()
-        row[15] = ranks.quantile(distance, 0, (n - 1) / 2)[0]
-        row[16], row[17] = geometry.feret(geometry.hull(low, high))
+            distance[k] = np.sqrt(squared[inside[k] // width - top, inside[k] % width - left])
+        row.MaximumRadius, row.MeanRadius, row.MedianRadius = distance.max(), distance.mean(), np.median(distance)
+        row.MinFeretDiameter, row.MaxFeretDiameter = geometry.feret(geometry.hull(low, high))
 
 
 @njit(cache=True, nogil=True)
 def _perimeter(mask: NDArray[np.uint8]) -> float:
-    """Benkrid and Crookes' estimate: steps from border pixel to border pixel, straight ones 1, slanted ones √2."""
+    """Estimate of Benkrid and Crookes: steps from border pixel to border pixel, 1 if straight and √2 if diagonal."""
     height, width = mask.shape
     border = np.zeros((height, width), np.uint8)
     for y in range(1, height - 1):
         for x in range(1, width - 1):
             if mask[y, x] and not (mask[y - 1, x] and mask[y + 1, x] and mask[y, x - 1] and mask[y, x + 1]):
                 border[y, x] = 1
-    straight = slanted = mixed = 0
+    straight = diagonal = mixed = 0
     for y in range(1, height - 1):
         for x in range(1, width - 1):
             if border[y, x]:
@@ -186,15 +189,15 @@ def _perimeter(mask: NDArray[np.uint8]) -> float:
                 if across < 3 and beside in (2, 3):
                     straight += 1
                 elif (across == 2 and beside == 0) or (across == 3 and beside == 1):
-                    slanted += 1
+                    diagonal += 1
                 elif beside == 1 and across in (1, 2):
                     mixed += 1
-    return straight + np.sqrt(2) * slanted + (1 + np.sqrt(2)) / 2 * mixed
+    return straight + np.sqrt(2) * diagonal + (1 + np.sqrt(2)) / 2 * mixed
 
 
 @njit(cache=True, nogil=True)
 def _euler(mask: NDArray[np.uint8]) -> float:
-    """Parts less holes, pixels joined by corners too: from the 2 x 2 squares with one, three and two slanted pixels."""
+    """Parts minus holes, 8-connected: from the 2 x 2 squares with one, three and two diagonal pixels set."""
     count = 0
     for y in range(mask.shape[0] - 1):
         for x in range(mask.shape[1] - 1):
@@ -210,48 +213,39 @@ def _euler(mask: NDArray[np.uint8]) -> float:
 
 
 def _solid(regions: Regions) -> Values:
-    """3D objects by scikit-image, one by one; what it can't compute for an odd object is NaN."""
+    """3D objects by scikit-image, one by one; NaN where it cannot compute a value for an odd object."""
     from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 
-    spacing = regions.pixel_size_um
-    names, rows = sorted(_SOLID), []
-    labels = regions.volume
-    for region in regionprops(labels):
+    spacing, labels = regions.pixel_size_um, regions.volume
+    voxel_um3 = float(np.prod(spacing))
+    names = sorted(_SOLID)
+    rows = np.full((len(regions.numbers), 1), np.nan, [(name, np.float64) for name in names])
+    for row, region in zip(rows[:, 0], regionprops(labels), strict=True):
         around = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in region.slice)
-        vertices, faces = np.zeros((0, 3)), np.zeros((0, 3), int)
-        surface = surface_um = np.nan
         if not (box := labels[around] == region.label).all():
             vertices, faces, _, _ = marching_cubes(box, level=0)
-            surface = float(mesh_surface_area(vertices, faces))
-            surface_um = float(mesh_surface_area(vertices * np.array(spacing, np.float32), faces))
-        area, flat = float(region.area), min(region.image.shape) == 1
+            row["SurfaceArea"] = mesh_surface_area(vertices, faces)
+            row["SurfaceArea_um2"] = mesh_surface_area(vertices * np.array(spacing, np.float32), faces)
+        area = float(region.area)
         long, middle, short = region.inertia_tensor_eigvals
-        diameter = (6 * area / np.pi) ** (1 / 3)
-        row = {
-            "BoundingBoxVolume": region.area_bbox,
-            "EquivalentDiameter": diameter,
-            "EquivalentDiameter_um": diameter * float(np.prod(spacing)) ** (1 / 3),
-            "EulerNumber": region.euler_number,
-            "Extent": region.extent,
-            "MajorAxisLength": np.sqrt(10 * max(long + middle - short, 0)),
-            "MinorAxisLength": np.sqrt(10 * max(middle + short - long, 0)),
-            "Solidity": np.nan if flat else _solidity(region),
-            "SurfaceArea": surface,
-            "SurfaceArea_um2": surface_um,
-            "Volume": area,
-            "Volume_um3": area * float(np.prod(spacing)),
-        }
+        row["BoundingBoxVolume"] = region.area_bbox
+        row["EquivalentDiameter"] = (6 * area / np.pi) ** (1 / 3)
+        row["EquivalentDiameter_um"] = row["EquivalentDiameter"] * voxel_um3 ** (1 / 3)
+        row["EulerNumber"] = region.euler_number
+        row["Extent"] = region.extent
+        row["MajorAxisLength"] = np.sqrt(10 * max(long + middle - short, 0))
+        row["MinorAxisLength"] = np.sqrt(10 * max(middle + short - long, 0))
+        row["Solidity"] = np.nan if min(region.image.shape) == 1 else _solidity(region)
+        row["Volume"], row["Volume_um3"] = area, area * voxel_um3
         for axis, letter in enumerate("ZYX"):
             row[f"Center_{letter}"] = region.centroid[axis]
             row[f"BoundingBoxMinimum_{letter}"] = region.bbox[axis]
             row[f"BoundingBoxMaximum_{letter}"] = region.bbox[axis + 3]
-        rows.append([float(row[name]) for name in names])
-    table = np.array(rows).reshape(-1, len(names))
-    return _placed(dict(zip(names, table.T, strict=True)), names, regions)
+    return regions.columns(rows, names)
 
 
 def _solidity(region: Any) -> float:
-    """Of a 3D object; NaN where its voxels lie in a plane, so that there is no hull."""
+    """Of a 3D object; NaN if its voxels lie in a plane, so that there is no hull."""
     import warnings
 
     with warnings.catch_warnings():

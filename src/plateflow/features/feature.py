@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
 Values = NDArray[np.float64]
-Kernel = Callable[..., None]
+Pixels = NDArray[np.int32]
+Starts = NDArray[np.int64]
+Volume = NDArray[np.int32]
+Rows = NDArray[Any]
+"""What a kernel fills: (object, item), of float64 or of records whose fields are the names of a family's columns."""
 
 THREADS = 2
-"""Objects are dealt to so many threads; each is measured by itself, so that no value depends on their number."""
+"""Objects are shared out among this many threads. Each is measured by itself, so no value depends on the number."""
 _CHUNK_PX = 100_000
 
 
@@ -27,12 +31,12 @@ class Feature:
 
     Attributes:
         name: without compartment and channel: AreaShape_Area.
-        family: the module that measures it, or the stage that adds it.
-        unit: px, px², degree, µm², or 1 where it has none.
+        family: the family that measures it, or `objects`.
+        unit: px, px², degree, µm², or 1 if it has none.
         definition: in one sentence.
         source: whose definition it is.
-        kind: a measurement; a position, which a well's median makes no sense of; or the number of an object.
-        channel: the channel's name, two of them joined by `_`; empty for what needs no image.
+        kind: a measurement; a position, whose median over a well is meaningless; or the number of an object.
+        channel: the channel's name, or two names joined by `_`; empty if no image is needed.
         suffix: what follows the channel in the column's name: scale, ring, order.
     """
 
@@ -52,14 +56,37 @@ class Feature:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Family:
+    """Features that are measured together.
+
+    Attributes:
+        features: of the names of the channels and the number of dimensions, the features in the order of their columns.
+        measure: of the sets of objects and the image, (channel, [z,] y, x) and finite, one array (object, feature) per
+            set.
+        in_3d: whether volumes have it.
+        of_parts: whether it says something about the cytoplasm that it does not say about the cell.
+    """
+
+    features: Callable[..., list[Feature]]
+    measure: Callable[..., list[Values]]
+    in_3d: bool = False
+    of_parts: bool = True
+
+
+def is_position(name: str) -> bool:
+    """Whether a column is a coordinate in the image, to which the image's origin is added."""
+    return name.endswith(("_X", "_Y", "_Z"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Regions:
     """The objects of one label image, with their pixels sorted once for all families.
 
     Attributes:
-        labels: integer YX or ZYX, 0 is background; gaps in the numbers are allowed.
+        labels: integer YX or ZYX; 0 is background, and numbers may be missing.
         pixel_size_um: size of a pixel along each axis.
         origin_px: position of the array's first pixel in the image, along each axis.
-        outside: where the box holds nothing of the image; None where it is the image's all.
+        outside: True where the array lies outside the image; None if it does so nowhere.
     """
 
     labels: Labels
@@ -73,39 +100,39 @@ class Regions:
         return self.labels.ndim
 
     @cached_property
-    def volume(self) -> NDArray[np.int32]:
-        """The labels with axes ZYX; numbered anew where they exceed the pixels."""
+    def volume(self) -> Volume:
+        """The labels with axes ZYX; renumbered if they exceed the number of pixels."""
         labels = self.labels if self.ndim == 3 else self.labels[np.newaxis]
         if labels.size and int(labels.max()) > max(labels.size, 1024):
             labels = np.searchsorted(np.unique(np.append(labels, 0)), labels)
         return np.ascontiguousarray(labels, np.int32)
 
     @cached_property
-    def _sorted(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-        pixels, ends = _sort_pixels(self.volume.ravel(), int(self.volume.max(initial=0)))
-        present = np.flatnonzero(np.diff(ends))
-        starts = np.append(ends[present], len(pixels))
+    def _sorted(self) -> tuple[Pixels, NDArray[np.int64], Starts]:
+        pixels, stops = _sort_pixels(self.volume.ravel(), int(self.volume.max(initial=0)))
+        present = np.flatnonzero(np.diff(stops))
+        starts = np.append(stops[present], len(pixels))
         numbers = self.labels.ravel()[pixels[starts[:-1]]].astype(np.int64)
         return pixels, numbers, starts
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """The objects' labels, rising."""
+        """The objects' labels, ascending."""
         return self._sorted[1]
 
     @property
-    def pixels(self) -> NDArray[np.int32]:
+    def pixels(self) -> Pixels:
         """Flat indices of all objects' pixels, object after object, each in raster order."""
         return self._sorted[0]
 
     @property
-    def starts(self) -> NDArray[np.int64]:
-        """Where each object begins in `pixels`, and the end of the last."""
+    def starts(self) -> Starts:
+        """Where each object starts in `pixels`, and where the last one stops."""
         return self._sorted[2]
 
     @property
     def areas(self) -> NDArray[np.int64]:
-        """Pixels of each object."""
+        """Number of pixels of each object."""
         return np.diff(self.starts)
 
     def mean(self, values: NDArray[Any]) -> Values:
@@ -122,58 +149,58 @@ class Regions:
         lengths = self.volume.shape[-self.ndim :]
         return np.column_stack([self.mean(self.pixels // s % n) for s, n in zip(strides, lengths, strict=True)])
 
-    def each(self, kernel: Kernel, columns: int, image: NDArray[Any] | None = None, *args: Any) -> Values:
+    def each(
+        self, kernel: Callable[..., None], items: int, image: NDArray[Any] | None = None, *args: Any, row: Any = float
+    ) -> Rows:
         """Call a compiled function for every object, in threads.
 
         Args:
-            kernel: `kernel(values, pixels, starts, volume, out, *args)`; of some objects: intensities (channel,
-                pixel) in float64, flat indices of the pixels, where each object begins and the last ends in these
-                two, the whole volume, and the rows to fill. It must release the interpreter's lock.
-            columns: how many numbers an object.
+            kernel: `kernel(values, pixels, starts, volume, rows, *args)`. It is given some of the objects: intensities
+                (channel, pixel) in float64, flat indices of the pixels, where each object starts in these two and
+                where the last one stops, the volume of all labels, and the rows to fill. It must release the
+                interpreter's lock.
+            items: number of items per object, such as channels.
             image: (channel, [z,] y, x).
+            row: type of an item: float64, or records of float64, into which the kernel writes by name.
 
         Returns:
-            (object, columns), NaN where the function wrote nothing.
+            (object, item), NaN where the kernel wrote nothing; records become columns by `.view(np.float64)`.
         """
-        out = np.full((len(self.numbers), columns), np.nan)
+        rows = np.full((len(self.numbers), items * (np.dtype(row).itemsize // 8)), np.nan).view(row)
         planes = None if image is None else image.reshape(len(image), -1)
 
         def work(first: int, last: int) -> None:
             pixels = self.pixels[self.starts[first] : self.starts[last]]
             values = np.zeros((0, 0)) if planes is None else planes.take(pixels, axis=1).astype(np.float64, copy=False)
             starts = self.starts[first : last + 1] - self.starts[first]
-            kernel(values, pixels, starts, self.volume, out[first:last], *args)
+            kernel(values, pixels, starts, self.volume, rows[first:last], *args)
 
         size = max(min(_CHUNK_PX, len(self.pixels) // (4 * THREADS)), 1)
-        cuts = np.unique(np.append(np.searchsorted(self.starts, np.arange(0, len(self.pixels), size)), len(out)))
+        cuts = np.unique(np.append(np.searchsorted(self.starts, np.arange(0, len(self.pixels), size)), len(rows)))
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(work, cuts[:-1], cuts[1:]))
-        return out
+        return rows
 
-
-class Family(Protocol):
-    """A module that measures."""
-
-    def features(self, channels: Sequence[str], ndim: int) -> list[Feature]:
-        """What it measures, in the order of its columns."""
-
-    def measure(self, sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-        """For each set of objects (object, feature); image is (channel, [z,] y, x) and finite."""
+    def columns(self, rows: Rows, names: Sequence[str]) -> Values:
+        """The named fields of records (object, item) as columns (object, item and name), positions in the image."""
+        origin = dict(zip("ZYX"[-self.ndim :], self.origin_px, strict=True))
+        columns = [rows[name] + origin[name[-1]] if is_position(name) else rows[name] for name in names]
+        return np.stack(columns, axis=2).reshape(len(rows), rows.shape[1] * len(names))
 
 
 @njit(cache=True, nogil=True)
-def _sort_pixels(labels: NDArray[np.int32], top: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Flat indices sorted by label, and where each label begins: a counting sort."""
-    ends = np.zeros(top + 1, np.int64)
+def _sort_pixels(labels: NDArray[np.int32], top: int) -> tuple[Pixels, NDArray[np.int64]]:
+    """Flat indices sorted by label, and where each label stops among them: a counting sort."""
+    stops = np.zeros(top + 1, np.int64)
     for label in labels:
         if label > 0:
-            ends[label] += 1
-    ends = np.cumsum(ends)
-    order = np.empty(ends[top], np.int32)
-    place = ends.copy()
+            stops[label] += 1
+    stops = np.cumsum(stops)
+    order = np.empty(stops[top], np.int32)
+    place = stops.copy()
     for index in range(len(labels)):
         label = labels[index]
         if label > 0:
             order[place[label - 1]] = index
             place[label - 1] += 1
-    return order, ends
+    return order, stops

@@ -1,4 +1,4 @@
-"""Geometry of one object in its box, compiled: mask, distance to the edge, convex hull, enclosing circle."""
+"""Compiled geometry of one object in its box: mask, distance to the edge, convex hull, enclosing circle."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 FAR = 1 << 40
-"""A squared distance beyond all images."""
+"""A squared distance larger than any in an image."""
 
 
 @njit(cache=True, nogil=True)
 def box_mask(pixels: NDArray[np.int32], height: int, width: int, pad: int) -> tuple[NDArray[np.uint8], int, int]:
     """Mask of an object in its box with a margin of one pixel, and the y and x of its corner.
 
-    The margin is 0, but where it lies outside of the image it is `pad`: 1 says that the image's border is no edge.
+    The margin is 0 inside the image and `pad` outside it: 1 if the image's border does not count as an edge.
     """
     y0, x0, y1, x1 = height, width, 0, 0
     for pixel in pixels:
@@ -36,7 +36,7 @@ def box_mask(pixels: NDArray[np.int32], height: int, width: int, pad: int) -> tu
 
 @njit(cache=True, nogil=True)
 def squared_distance(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Squared distance of every pixel to the nearest 0 of the mask; at least FAR where there is none."""
+    """Squared distance of every pixel to the nearest 0 of the mask; at least FAR if there is none."""
     height, width = mask.shape
     column = np.empty((height, width), np.int64)
     for x in range(width):
@@ -64,8 +64,8 @@ def squared_distance(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
-def row_ends(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last x of every row; FAR and -FAR where it is empty. The margin isn't looked at."""
+def row_spans(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last x of every row, FAR and -FAR if it is empty. The margin is ignored."""
     height, width = mask.shape
     low, high = np.full(height, FAR, np.int64), np.full(height, -FAR, np.int64)
     for y in range(1, height - 1):
@@ -77,19 +77,19 @@ def row_ends(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 @njit(cache=True, nogil=True)
-def chain(ends: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
-    """Rows of the corners of the convex hull on one side, from above; sign 1: `ends` are the left ends, -1: the right.
+def chain(sides: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
+    """Rows of the corners of one side of the convex hull, from above, given each row's first x (sign 1) or last (-1).
 
-    Integer arithmetic, so exact.
+    Exact, because in integers.
     """
-    kept = np.empty(len(ends), np.int64)
+    kept = np.empty(len(sides), np.int64)
     n = 0
-    for row in range(len(ends)):
-        if abs(ends[row]) == FAR:
+    for row in range(len(sides)):
+        if abs(sides[row]) == FAR:
             continue
         while n > 1:
             a, b = kept[n - 2], kept[n - 1]
-            if sign * ((ends[b] - ends[a]) * (row - a) - (ends[row] - ends[a]) * (b - a)) < 0:
+            if sign * ((sides[b] - sides[a]) * (row - a) - (sides[row] - sides[a]) * (b - a)) < 0:
                 break
             n -= 1
         kept[n] = row
@@ -99,18 +99,18 @@ def chain(ends: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
 
 @njit(cache=True, nogil=True)
 def convex_area(low: NDArray[np.int64], high: NDArray[np.int64]) -> int:
-    """Pixels whose centre lies in, or on, the convex hull of the middles of the object's pixels' sides.
+    """Number of pixels whose centre lies in or on the convex hull of the midpoints of the object's pixel sides.
 
-    As scikit-image's convex_hull_image, in exact arithmetic: coordinates are doubled, so that middles are integers.
+    As in scikit-image's convex_hull_image, but exact: coordinates are doubled, so that midpoints are integers.
     """
     rows = len(low)
     left, right = np.full(2 * rows + 1, FAR, np.int64), np.full(2 * rows + 1, -FAR, np.int64)
     for y in range(rows):
         if low[y] != FAR:
             for half in range(3):
-                more = half == 1
-                left[2 * y + half] = min(left[2 * y + half], 2 * low[y] - more)
-                right[2 * y + half] = max(right[2 * y + half], 2 * high[y] + more)
+                margin = half == 1
+                left[2 * y + half] = min(left[2 * y + half], 2 * low[y] - margin)
+                right[2 * y + half] = max(right[2 * y + half], 2 * high[y] + margin)
     area = 0
     lefts, rights = chain(left, 1), chain(right, -1)
     i = j = 0
@@ -130,7 +130,7 @@ def convex_area(low: NDArray[np.int64], high: NDArray[np.int64]) -> int:
 
 @njit(cache=True, nogil=True)
 def hull(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Corners y, x of the convex hull of the pixels' centres, around."""
+    """Corners y, x of the convex hull of the pixels' centres, in order around it."""
     lefts, rights = chain(low, 1), chain(high, -1)
     corners = np.empty((len(lefts) + len(rights), 2))
     n = 0
@@ -148,7 +148,7 @@ def hull(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]
 
 @njit(cache=True, nogil=True)
 def feret(corners: NDArray[np.float64]) -> tuple[float, float]:
-    """Least and greatest distance of two parallel lines that enclose the hull."""
+    """Smallest and largest distance between two parallel lines that enclose the hull."""
     n = len(corners)
     longest, shortest = 0.0, np.inf
     for i in range(n):
@@ -191,6 +191,7 @@ def _within(point: NDArray[np.float64], y: float, x: float, radius: float) -> An
 
 @njit(cache=True, nogil=True)
 def _through(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Centre y, x and radius of the circle through three points."""
     by, bx, cy, cx = b[0] - a[0], b[1] - a[1], c[0] - a[0], c[1] - a[1]
     cross = 2 * (by * cx - bx * cy)
     bb, cc = by * by + bx * bx, cy * cy + cx * cx

@@ -1,7 +1,7 @@
-"""Granularity spectrum of CellProfiler's MeasureGranularity: how much signal each growing erosion takes away.
+"""Granularity spectrum of CellProfiler's MeasureGranularity: how much signal each larger erosion removes.
 
-The spectrum is of the image, not of objects: it is made once a channel, at a quarter of the size, and each step is
-averaged over the objects of all sets at once. Memory is that of a few quarter-size planes.
+The spectrum belongs to the image, not to objects: it is computed once per channel, at a quarter of the size, and each
+step is averaged over the objects of all sets at once. Memory is that of a few quarter-size planes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import THREADS, Feature, Regions, Values
+from plateflow.features.feature import THREADS, Family, Feature, Pixels, Regions, Starts, Values
 
 LENGTH = 16
 _EVERY = 4
@@ -22,7 +22,7 @@ _RADIUS = 10
 
 
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
+    """The columns, channel by channel."""
     text = (
         "part, in percent, of the mean intensity that lies in grains taken away by erosion {}, at a quarter of the size"
     )
@@ -36,7 +36,7 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`. Images below 8 px have no spectrum: NaN; so have objects whose mean isn't above 0."""
+    """Measure spectra; NaN for images below 8 px, which have none, and for objects whose mean is not above 0."""
     size = image.shape[1:]
     tables = [np.full((len(regions.numbers), len(image), LENGTH), np.nan) for regions in sets]
     if min(size) >= 2 * _EVERY and any(len(regions.numbers) for regions in sets):
@@ -44,17 +44,20 @@ def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
 
         def work(channel: int) -> None:
             plane = image[channel].ravel()
-            last = [regions.mean(plane[regions.pixels]) for regions in sets]
-            start = [np.where(mean > 0, mean, np.nan) for mean in last]
+            previous = [regions.mean(plane[regions.pixels]) for regions in sets]
+            first = [np.where(mean > 0, mean, np.nan) for mean in previous]
             for step, restored in enumerate(_steps(image[channel])):
-                for which, (table, mean) in enumerate(zip(tables, means, strict=True)):
-                    now = mean(restored)
-                    table[:, channel, step] = (last[which] - now) * 100 / start[which]
-                    last[which] = now
+                for k, (table, mean) in enumerate(zip(tables, means, strict=True)):
+                    current = mean(restored)
+                    table[:, channel, step] = (previous[k] - current) * 100 / first[k]
+                    previous[k] = current
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(work, range(len(image))))
     return [table.reshape(len(table), len(image) * LENGTH) for table in tables]
+
+
+GRANULARITY = Family(features=features, measure=measure)
 
 
 class _Means:
@@ -74,17 +77,17 @@ class _Means:
 
 
 def _steps(plane: NDArray[Any]) -> Iterator[Values]:
-    """The small plane after each erosion, restored as far as what is left of a grain allows."""
+    """The small plane after each erosion, restored as far as the remains of each grain allow."""
     from scipy.ndimage import map_coordinates
 
     height, width = plane.shape[0] // _EVERY, plane.shape[1] // _EVERY
     small = plane[::_EVERY, ::_EVERY][:height, :width].astype(np.float64)
-    # The background: an opening, at a quarter of the quarter, with CellProfiler's arithmetic of sizes.
-    ground = -_least(-_least(np.ascontiguousarray(small[::_EVERY, ::_EVERY])))
+    # The background is an opening at a quarter of the quarter, with sizes rounded as in CellProfiler.
+    background = -_minimum(-_minimum(np.ascontiguousarray(small[::_EVERY, ::_EVERY])))
     y, x = np.mgrid[0:height, 0:width].astype(float)
     y *= (height / _EVERY - 1) / (height - 1)
     x *= (width / _EVERY - 1) / (width - 1)
-    small = np.maximum(small - map_coordinates(ground, (y, x), order=1), 0)
+    small = np.maximum(small - map_coordinates(background, (y, x), order=1), 0)
     eroded, restored = small, small
     for _ in range(LENGTH):
         eroded = _erode(eroded)
@@ -93,8 +96,8 @@ def _steps(plane: NDArray[Any]) -> Iterator[Values]:
 
 
 @njit(cache=True, nogil=True)
-def _least(image: Values) -> Values:
-    """Minimum in a disk around each pixel; what lies outside of the image doesn't count."""
+def _minimum(image: Values) -> Values:
+    """Minimum in a disk around each pixel; the part of the disk outside the image is ignored."""
     height, width = image.shape
     out = np.empty((height, width))
     for y in range(height):
@@ -110,7 +113,7 @@ def _least(image: Values) -> Values:
 
 @njit(cache=True, nogil=True)
 def _erode(image: Values) -> Values:
-    """Minimum of a pixel and the four beside it."""
+    """Minimum of each pixel and its four neighbours."""
     height, width = image.shape
     out = np.empty((height, width))
     for y in range(height):
@@ -123,7 +126,7 @@ def _erode(image: Values) -> Values:
 
 @njit(cache=True, nogil=True)
 def _reconstruct(seed: Values, mask: Values) -> Values:
-    """Reconstruction by dilation, pixels joined by their sides (the hybrid algorithm of Vincent, 1993)."""
+    """Reconstruction by dilation, 4-connected (the hybrid algorithm of Vincent, 1993)."""
     height, width = seed.shape
     out = seed.copy()
     for y in range(height):
@@ -134,8 +137,8 @@ def _reconstruct(seed: Values, mask: Values) -> Values:
             if x:
                 value = max(value, out[y, x - 1])
             out[y, x] = min(value, mask[y, x])
-    queue = np.empty(height * width, np.int64)  # a ring: a pixel waits once at most
-    waits = np.zeros(height * width, np.bool_)
+    queue = np.empty(height * width, np.int64)  # a ring: a pixel is in it once at most
+    queued = np.zeros(height * width, np.bool_)
     first = n = 0
     for y in range(height - 1, -1, -1):
         for x in range(width - 1, -1, -1):
@@ -149,46 +152,46 @@ def _reconstruct(seed: Values, mask: Values) -> Values:
                 x < width - 1 and out[y, x + 1] < min(value, mask[y, x + 1])
             ):
                 queue[n] = y * width + x
-                waits[y * width + x] = True
+                queued[y * width + x] = True
                 n += 1
     while n:
         pixel = queue[first]
         first = (first + 1) % len(queue)
         n -= 1
-        waits[pixel] = False
+        queued[pixel] = False
         y, x = pixel // width, pixel % width
         for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
             v, u = y + dy, x + dx
             if 0 <= v < height and 0 <= u < width and out[v, u] < min(out[y, x], mask[v, u]):
                 out[v, u] = min(out[y, x], mask[v, u])
-                if not waits[v * width + u]:
+                if not queued[v * width + u]:
                     queue[(first + n) % len(queue)] = v * width + u
-                    waits[v * width + u] = True
+                    queued[v * width + u] = True
                     n += 1
     return out
 
 
 @njit(cache=True, nogil=True)
 def _weights(
-    pixels: NDArray[np.int32],
-    starts: NDArray[np.int64],
+    pixels: Pixels,
+    starts: Starts,
     height: int,
     width: int,
     small_height: int,
     small_width: int,
 ) -> tuple[Values, NDArray[np.int64], NDArray[np.int64]]:
-    """How much each small pixel counts in each object's sum, as the three arrays of a CSR matrix.
+    """The weight of each small pixel in each object's sum, as the three arrays of a CSR matrix.
 
-    A pixel that rounding puts beyond the last small one counts nothing, as in CellProfiler.
+    A pixel that rounding puts beyond the last small one has no weight, as in CellProfiler.
     """
     scale_y, scale_x = (small_height - 1) / (height - 1), (small_width - 1) / (width - 1)
     total = np.zeros(small_height * small_width)
     seen = np.zeros(small_height * small_width, np.bool_)
     data, columns = np.empty(1024), np.empty(1024, np.int64)
-    ends = np.zeros(len(starts), np.int64)
+    stops = np.zeros(len(starts), np.int64)
     n = 0
     for index in range(len(starts) - 1):
-        begin = n
+        start = n
         for pixel in pixels[starts[index] : starts[index + 1]]:
             y, x = (pixel // width) * scale_y, (pixel % width) * scale_x
             if y > small_height - 1 or x > small_width - 1:
@@ -209,9 +212,9 @@ def _weights(
                     columns[n] = column
                     n += 1
                 total[column] += weight
-        for k in range(begin, n):
+        for k in range(start, n):
             data[k] = total[columns[k]]
             total[columns[k]] = 0
             seen[columns[k]] = False
-        ends[index + 1] = n
-    return data[:n], columns[:n], ends
+        stops[index + 1] = n
+    return data[:n], columns[:n], stops

@@ -12,8 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features import ranks
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume, is_position
 
 _EDGE = "of its pixels with a neighbour (side by side) outside; NaN without one"
 _TABLE = {
@@ -33,51 +32,50 @@ _TABLE = {
     "MADIntensity": "median of the absolute differences to the median intensity",
     "MassDisplacement": "distance of the centroid to the centre of mass of the intensities",
 }
-_PLACES = {
-    "CenterMassIntensity": "{} of the centre of mass of the intensities in the image; NaN if they sum up to 0",
-    "MaxIntensity": "{} of the brightest pixel in the image, the first in raster order",
+_TABLE |= {
+    f"{name}_{letter}": f"{letter.lower()} of {text}"
+    for name, text in (
+        ("CenterMassIntensity", "the centre of mass of the intensities in the image; NaN if they sum up to 0"),
+        ("MaxIntensity", "the brightest pixel in the image, the first in raster order"),
+    )
+    for letter in "ZYX"
 }
+_ROW = np.dtype([(name, np.float64) for name in _TABLE])
+
+
+def _columns(ndim: int) -> list[str]:
+    return [name for name in _TABLE if ndim == 3 or not name.endswith("_Z")]
 
 
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
-    found = []
-    for channel in channels:
-        for name, text in _TABLE.items():
-            unit = "px" if name == "MassDisplacement" else "1"
-            found.append(
-                Feature(name=f"Intensity_{name}", family="intensity", unit=unit, definition=text, channel=channel)
-            )
-        for name, text in _PLACES.items():
-            found += [
-                Feature(
-                    name=f"Location_{name}_{letter}",
-                    family="intensity",
-                    unit="px",
-                    definition=text.format(letter.lower()),
-                    kind="position",
-                    channel=channel,
-                )
-                for letter in "ZYX"[-ndim:]
-            ]
-    return found
+    """The columns of objects in 2D or 3D, channel by channel."""
+    return [
+        Feature(
+            name=f"{'Location' if is_position(name) else 'Intensity'}_{name}",
+            family="intensity",
+            unit="px" if is_position(name) or name == "MassDisplacement" else "1",
+            definition=_TABLE[name],
+            kind="position" if is_position(name) else "measurement",
+            channel=channel,
+        )
+        for channel in channels
+        for name in _columns(ndim)
+    ]
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`.
+    """Measure intensities.
 
     Quartiles are CellProfiler's: between the sorted pixels k and k + 1, counted from 0, where k + fraction = area *
     quartile, so slightly above the usual ones; the MAD likewise, in 3D too.
     """
-    found = []
-    for regions in sets:
-        columns = len(_TABLE) + 6
-        table = regions.each(_intensity, len(image) * columns, image).reshape(-1, len(image), columns)
-        places = table[:, :, len(_TABLE) :].reshape(-1, len(image), 2, 3)[..., -regions.ndim :]
-        places = (places + np.array(regions.origin_px)).reshape(-1, len(image), 2 * regions.ndim)
-        both = np.concatenate([table[:, :, : len(_TABLE)], places], axis=2)
-        found.append(both.reshape(len(table), both.shape[1] * both.shape[2]))
-    return found
+    return [
+        regions.columns(regions.each(_intensity, len(image), image, row=_ROW), _columns(regions.ndim))
+        for regions in sets
+    ]
+
+
+INTENSITY = Family(features=features, measure=measure, in_3d=True)
 
 
 @njit(cache=True, nogil=True)
@@ -95,7 +93,7 @@ def _is_edge(volume: NDArray[np.int32], z: int, y: int, x: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _statistics(values: Values, out: Values) -> None:
+def _statistics(values: Values) -> tuple[float, float, float, float, float]:
     """Sum, mean, standard deviation, minimum, maximum."""
     total = 0.0
     for value in values:
@@ -104,49 +102,92 @@ def _statistics(values: Values, out: Values) -> None:
     squares = 0.0
     for value in values:
         squares += (value - mean) ** 2
-    out[0], out[1], out[2] = total, mean, np.sqrt(squares / len(values))
-    out[3], out[4] = values.min(), values.max()
+    return total, mean, np.sqrt(squares / len(values)), values.min(), values.max()
 
 
 @njit(cache=True, nogil=True)
-def _intensity(
-    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
-) -> None:
+def _intensity(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
-    columns = out.shape[1] // len(values)
-    for index in range(len(out)):
+    for index in range(len(rows)):
         first, last = starts[index], starts[index + 1]
         n = last - first
         place, edge = np.empty((n, 3)), np.empty(n, np.int64)
         n_edge = 0
         for k in range(n):
-            rest, x = divmod(np.int64(pixels[first + k]), width)
-            z, y = divmod(rest, height)
+            plane_pixel, x = divmod(np.int64(pixels[first + k]), width)
+            z, y = divmod(plane_pixel, height)
             place[k, 0], place[k, 1], place[k, 2] = z, y, x
             if _is_edge(volume, z, y, x):
                 edge[n_edge] = k
                 n_edge += 1
         for channel in range(len(values)):
-            mine = values[channel, first:last]
-            row = out[index, channel * columns : (channel + 1) * columns]
-            _statistics(mine, row[:5])
+            inside = values[channel, first:last]
+            row = rows[index, channel]
+            total, row.MeanIntensity, row.StdIntensity, row.MinIntensity, row.MaxIntensity = _statistics(inside)
+            row.IntegratedIntensity = total
             if n_edge:
-                _statistics(mine[edge[:n_edge]], row[5:10])
-            total, brightest, away = row[0], 0, 0.0
+                statistics = _statistics(inside[edge[:n_edge]])
+                row.IntegratedIntensityEdge, row.MeanIntensityEdge, row.StdIntensityEdge = statistics[:3]
+                row.MinIntensityEdge, row.MaxIntensityEdge = statistics[3:]
+            brightest, displacement = 0, 0.0
             for k in range(n):
-                if mine[k] > mine[brightest]:
+                if inside[k] > inside[brightest]:
                     brightest = k
+            mass_centre = np.empty(3)
             for axis in range(3):
                 middle = mass = 0.0
                 for k in range(n):
                     middle += place[k, axis]
-                    mass += place[k, axis] * mine[k]
-                row[15 + axis] = mass / total if total != 0 else np.nan
-                row[18 + axis] = place[brightest, axis]
-                away += (row[15 + axis] - middle / n) ** 2
-            row[14] = np.sqrt(away)
-            ranked = mine.copy()
-            row[10], rank = ranks.quantile(ranked, 0, n * 0.25)
-            row[11], rank = ranks.quantile(ranked, rank, n * 0.5)
-            row[12], rank = ranks.quantile(ranked, rank, n * 0.75)
-            row[13] = ranks.quantile(np.abs(mine - row[11]), 0, n * 0.5)[0]
+                    mass += place[k, axis] * inside[k]
+                mass_centre[axis] = mass / total if total != 0 else np.nan
+                displacement += (mass_centre[axis] - middle / n) ** 2
+            row.CenterMassIntensity_Z, row.CenterMassIntensity_Y = mass_centre[0], mass_centre[1]
+            row.CenterMassIntensity_X = mass_centre[2]
+            row.MaxIntensity_Z, row.MaxIntensity_Y = place[brightest, 0], place[brightest, 1]
+            row.MaxIntensity_X = place[brightest, 2]
+            row.MassDisplacement = np.sqrt(displacement)
+            ranked = inside.copy()
+            row.LowerQuartileIntensity, rank = _quantile(ranked, 0, n * 0.25)
+            row.MedianIntensity, rank = _quantile(ranked, rank, n * 0.5)
+            row.UpperQuartileIntensity, rank = _quantile(ranked, rank, n * 0.75)
+            row.MADIntensity = _quantile(np.abs(inside - row.MedianIntensity), 0, n * 0.5)[0]
+
+
+@njit(cache=True, nogil=True)
+def _select(values: NDArray[np.float64], first: int, k: int) -> float:
+    """Put the k-th smallest value in its place in values[first:]: what precedes it is smaller, what follows larger."""
+    low, high = first, len(values) - 1
+    while low < high:
+        a, b, c = values[low], values[(low + high) // 2], values[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            break
+    return values[k]
+
+
+@njit(cache=True, nogil=True)
+def _quantile(values: NDArray[np.float64], first: int, position: float) -> tuple[float, int]:
+    """The value at a position between two ranks (from 0), and the rank below; values before `first` are smaller.
+
+    Much faster than sorting. Positions from the last rank on give the largest value.
+    """
+    below = min(int(position), len(values) - 1)
+    value = _select(values, first, below)
+    part = position - below
+    if part > 0 and below + 1 < len(values):
+        value = value * (1 - part) + values[below + 1 :].min() * part
+    return value, below

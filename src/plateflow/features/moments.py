@@ -10,36 +10,41 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features.area_shape import axes
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
 
 _ORDERS = [(p, q) for p in range(4) for q in range(4)]
 _SPATIAL = [(p, q) for p, q in _ORDERS if p < 3]
-_NORMAL = [(p, q) for p, q in _ORDERS if p + q > 1]  # the others are no numbers
+_NORMAL = [(p, q) for p, q in _ORDERS if p + q > 1]  # the others are not defined
 _TABLE = {
-    **{f"SpatialMoment_{p}_{q}": f"sum of y^{p} x^{q} from the box's corner" for p, q in _SPATIAL},
-    **{f"CentralMoment_{p}_{q}": f"sum of y^{p} x^{q} from the centroid" for p, q in _SPATIAL},
-    **{f"NormalizedMoment_{p}_{q}": f"central moment {p}, {q} made independent of size" for p, q in _NORMAL},
-    **{f"HuMoment_{k}": f"invariant {k + 1} of Hu (1962): independent of place, size and angle" for k in range(7)},
-    **{f"InertiaTensor_{i}_{j}": f"entry {i}, {j} of the inertia tensor" for i in range(2) for j in range(2)},
-    **{f"InertiaTensorEigenvalues_{k}": f"{('greater', 'smaller')[k]} eigenvalue of it" for k in range(2)},
+    **{f"SpatialMoment_{p}_{q}": ("px^n", f"sum of y^{p} x^{q} from the box's corner") for p, q in _SPATIAL},
+    **{f"CentralMoment_{p}_{q}": ("px^n", f"sum of y^{p} x^{q} from the centroid") for p, q in _SPATIAL},
+    **{f"NormalizedMoment_{p}_{q}": ("1", f"central moment {p}, {q} made independent of size") for p, q in _NORMAL},
+    **{
+        f"HuMoment_{k}": ("1", f"invariant {k + 1} of Hu (1962): independent of place, size and angle")
+        for k in range(7)
+    },
+    **{f"InertiaTensor_{i}_{j}": ("px²", f"entry {i}, {j} of the inertia tensor") for i in range(2) for j in range(2)},
+    **{f"InertiaTensorEigenvalues_{k}": ("px²", f"{('greater', 'smaller')[k]} eigenvalue of it") for k in range(2)},
 }
 
 
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
-    unit = {"S": "px^n", "C": "px^n", "I": "px²"}
+    """The columns, which need no image."""
     return [
-        Feature(name=f"AreaShape_{name}", family="moments", unit=unit.get(name[0], "1"), definition=text)
-        for name, text in _TABLE.items()
+        Feature(name=f"AreaShape_{name}", family="moments", unit=unit, definition=definition)
+        for name, (unit, definition) in _TABLE.items()
     ]
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`."""
+    """Measure masks."""
     return [_derived(regions.each(_moments, 32).reshape(-1, 2, 4, 4)) for regions in sets]
 
 
-def _derived(raw: NDArray[np.float64]) -> Values:
+MOMENTS = Family(features=features, measure=measure)
+
+
+def _derived(raw: Values) -> Values:
     spatial, central = raw[:, 0], raw[:, 1]
     area = central[:, 0, 0]
     nu = {(p, q): central[:, p, q] / area ** ((p + q) / 2 + 1) for p, q in _NORMAL}
@@ -55,34 +60,38 @@ def _derived(raw: NDArray[np.float64]) -> Values:
         d * a * (a**2 - 3 * b**2) - c * b * (3 * a**2 - b**2),
     ]
     yy, yx, xx = central[:, 2, 0] / area, central[:, 1, 1] / area, central[:, 0, 2] / area
-    greater, smaller, _ = axes(yy, yx, xx)
-    columns = [spatial[:, p, q] for p, q in _SPATIAL] + [central[:, p, q] for p, q in _SPATIAL]
-    columns += [nu[order] for order in _NORMAL] + hu
-    return np.column_stack([*columns, xx, -yx, -yx, yy, greater, smaller])
+    larger, smaller, _ = axes(yy, yx, xx)
+    columns = {
+        **{f"SpatialMoment_{p}_{q}": spatial[:, p, q] for p, q in _SPATIAL},
+        **{f"CentralMoment_{p}_{q}": central[:, p, q] for p, q in _SPATIAL},
+        **{f"NormalizedMoment_{p}_{q}": nu[p, q] for p, q in _NORMAL},
+        **{f"HuMoment_{k}": invariant for k, invariant in enumerate(hu)},
+        **{"InertiaTensor_0_0": xx, "InertiaTensor_0_1": -yx, "InertiaTensor_1_0": -yx, "InertiaTensor_1_1": yy},
+        **{"InertiaTensorEigenvalues_0": larger, "InertiaTensorEigenvalues_1": smaller},
+    }
+    return np.column_stack([columns[name] for name in _TABLE])
 
 
 @njit(cache=True, nogil=True)
-def _moments(
-    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
-) -> None:
+def _moments(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
-    for index in range(len(out)):
-        mine = pixels[starts[index] : starts[index + 1]]
+    for index in range(len(rows)):
+        inside = pixels[starts[index] : starts[index + 1]]
         top, left, sum_y, sum_x = height, width, 0, 0
-        for pixel in mine:
+        for pixel in inside:
             top, left = min(top, pixel // width), min(left, pixel % width)
             sum_y += pixel // width
             sum_x += pixel % width
-        out[index] = 0
+        rows[index] = 0
         for kind in range(2):
-            y0 = top + (sum_y / len(mine) - top if kind else 0.0)
-            x0 = left + (sum_x / len(mine) - left if kind else 0.0)
-            for pixel in mine:
+            y0 = top + (sum_y / len(inside) - top if kind else 0.0)
+            x0 = left + (sum_x / len(inside) - left if kind else 0.0)
+            for pixel in inside:
                 y, x = pixel // width - y0, pixel % width - x0
                 power = 1.0
                 for p in range(4):
                     term = power
                     for q in range(4):
-                        out[index, 16 * kind + 4 * p + q] += term
+                        rows[index, 16 * kind + 4 * p + q] += term
                         term *= x
                     power *= y

@@ -9,76 +9,77 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
 
 _TABLE = {
-    "NumberOfNeighbors": ("1", "how many objects have a pixel beside one of this object's", "measurement"),
-    "PercentTouching": ("%", "part of the object's outline with another object's pixel around", "measurement"),
-    "FirstClosestDistance": ("px", "distance of the centroids to the nearest object; NaN without one", "measurement"),
-    "FirstClosestObjectNumber": ("1", "label of the nearest object; NaN without one", "number"),
-    "SecondClosestDistance": ("px", "distance to the second nearest object; NaN without one", "measurement"),
-    "SecondClosestObjectNumber": ("1", "label of the second nearest object; NaN without one", "number"),
-    "AngleBetweenNeighbors": ("degree", "angle between the two nearest ones, seen from the object", "measurement"),
+    "NumberOfNeighbors": ("1", "how many objects have a pixel beside one of this object's"),
+    "PercentTouching": ("%", "part of the object's outline with another object's pixel around"),
+    "FirstClosestDistance": ("px", "distance of the centroids to the nearest object; NaN without one"),
+    "FirstClosestObjectNumber": ("1", "label of the nearest object; NaN without one"),
+    "SecondClosestDistance": ("px", "distance to the second nearest object; NaN without one"),
+    "SecondClosestObjectNumber": ("1", "label of the second nearest object; NaN without one"),
+    "AngleBetweenNeighbors": ("degree", "angle between the two nearest ones, seen from the object"),
 }
+_ROW = np.dtype([(name, np.float64) for name in _TABLE])
 
 
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
+    """The columns, which need no image."""
     return [
         Feature(
             name=f"Neighbors_{name}",
             family="neighbours",
             unit=unit,
-            definition=text,
-            kind=kind,  # type: ignore[arg-type]
+            definition=definition,
+            kind="number" if name.endswith("ObjectNumber") else "measurement",
             suffix="Adjacent",
         )
-        for name, (unit, text, kind) in _TABLE.items()
+        for name, (unit, definition) in _TABLE.items()
     ]
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`."""
+    """Measure each object's neighbours in its own set."""
     return [_neighbours(regions) for regions in sets]
+
+
+NEIGHBOURS = Family(features=features, measure=measure, of_parts=False)
 
 
 def _neighbours(regions: Regions) -> Values:
     from scipy.spatial import KDTree
 
-    found = regions.each(_touching, 2)
-    out = np.full((len(found), len(_TABLE)), np.nan)
-    out[:, :2] = found
-    if len(found) < 2:
-        return out
-    centres = regions.centres()
-    distance, index = KDTree(centres).query(centres, k=min(3, len(found)))
-    # Of objects with the same centroid each may come first; what is left is the others.
-    own = index == np.arange(len(found))[:, np.newaxis]
+    rows = regions.each(_touching, 1, row=_ROW)
+    n = len(rows)
+    if n < 2:
+        return rows.view(np.float64)
+    row, centres = rows[:, 0], regions.centres()
+    distance, index = KDTree(centres).query(centres, k=min(3, n))
+    # Of objects with the same centroid any may come first; the others are what is left without the object itself.
+    own = index == np.arange(n)[:, np.newaxis]
     own[~own.any(axis=1), -1] = True
-    distance = distance[~own].reshape(len(found), -1)
-    index = index[~own].reshape(len(found), -1)
-    for k in range(index.shape[1]):
-        out[:, 2 + 2 * k], out[:, 3 + 2 * k] = distance[:, k], regions.numbers[index[:, k]]
+    distance, index = distance[~own].reshape(n, -1), index[~own].reshape(n, -1)
+    for k, name in enumerate(("First", "Second")[: index.shape[1]]):
+        row[f"{name}ClosestDistance"] = distance[:, k]
+        row[f"{name}ClosestObjectNumber"] = regions.numbers[index[:, k]]
     if index.shape[1] == 2:
         one, two = centres[index[:, 0]] - centres, centres[index[:, 1]] - centres
         cross, dot = one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0], (one * two).sum(axis=1)
-        there = (distance > 0).all(axis=1)
-        out[there, 6] = np.degrees(np.abs(np.arctan2(cross, dot)))[there]
-    return out
+        angle = np.degrees(np.abs(np.arctan2(cross, dot)))
+        row["AngleBetweenNeighbors"] = np.where((distance > 0).all(axis=1), angle, np.nan)
+    return rows.view(np.float64)
 
 
 @njit(cache=True, nogil=True)
-def _touching(
-    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
-) -> None:
+def _touching(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
     """Number of neighbours, percentage of the outline that touches them."""
     _, height, width = volume.shape
-    for index in range(len(out)):
-        mine = pixels[starts[index] : starts[index + 1]]
-        label = volume[0, mine[0] // width, mine[0] % width]
+    for index in range(len(rows)):
+        inside = pixels[starts[index] : starts[index + 1]]
+        label = volume[0, inside[0] // width, inside[0] % width]
         others = np.empty(8, np.int64)
         n = outline = touching = 0
-        for pixel in mine:
+        for pixel in inside:
             y, x = pixel // width, pixel % width
             on_outline, touches = y == 0 or x == 0 or y == height - 1 or x == width - 1, False
             for dy in range(-1, 2):
@@ -97,4 +98,5 @@ def _touching(
                             n += 1
             outline += on_outline
             touching += touches
-        out[index, 0], out[index, 1] = n, 100 * touching / outline if outline else np.nan
+        rows[index, 0].NumberOfNeighbors = n
+        rows[index, 0].PercentTouching = 100 * touching / outline if outline else np.nan

@@ -1,4 +1,4 @@
-"""How far an object's segmentation can be trusted. What the network says of it is joined by the stage."""
+"""How far an object's segmentation can be trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Regions, Values
 
 
 def _feature(name: str, definition: str) -> Feature:
@@ -24,22 +24,24 @@ FROM_SEGMENTATION = {
         "mean over the object, filled holes left out, of the logistic function of the network's logit",
     ),
 }
-"""What the stage takes from the tables of objects, by their column."""
+"""What the network's output says about an object, by the column of the objects table that it is copied from."""
 
 
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
+    """The column that is measured here."""
     return [_feature("TouchesBorder", "1 if the object has a pixel at the border of what was imaged, else 0")]
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`. In 3D the first and the last plane are no border: a stack rarely holds all of a cell."""
-    found = []
+    """Find the border. In 3D the first and last planes are not part of it: a stack rarely holds all of a cell."""
+    tables = []
     for regions in sets:
-        seen = np.zeros(len(regions.numbers), np.float64)
-        seen[np.searchsorted(regions.numbers, _at_border(regions))] = 1
-        found.append(seen[:, np.newaxis])
-    return found
+        touches = np.isin(regions.numbers, _at_border(regions))
+        tables.append(touches[:, np.newaxis].astype(np.float64))
+    return tables
+
+
+QUALITY = Family(features=features, measure=measure, in_3d=True, of_parts=False)
 
 
 def _at_border(regions: Regions) -> NDArray[Any]:
@@ -53,5 +55,4 @@ def _at_border(regions: Regions) -> NDArray[Any]:
                 np.moveaxis(moved, axis, 0)[0 if step == 1 else -1] = False
                 beside |= moved
         sides.append(labels[..., beside])
-    found = np.unique(np.concatenate([side.ravel() for side in sides]))
-    return found[found > 0]
+    return np.unique(np.concatenate([side.ravel() for side in sides]))

@@ -1,6 +1,6 @@
-"""How intensity is spread from an object's middle to its edge, CellProfiler's MeasureObjectIntensityDistribution.
+"""Spread of intensity from an object's middle to its edge, as CellProfiler's MeasureObjectIntensityDistribution.
 
-Rings and wedges are of the shape alone: they are found once an object and serve all channels.
+Rings and wedges depend on the shape alone: they are found once per object and serve all channels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
 
 RINGS = 4
 _TABLE = {
@@ -21,10 +21,11 @@ _TABLE = {
     "MeanFrac": "that part over the part of the pixels in the ring {} of {}; NaN if it has none",
     "RadialCV": "coefficient of variation of the means of the eight wedges of ring {} of {}; NaN if it has no pixel",
 }
+_ROW = np.dtype([(name, np.float64, (RINGS,)) for name in _TABLE])
 
 
 def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
+    """The columns, channel by channel."""
     return [
         Feature(
             name=f"RadialDistribution_{name}",
@@ -41,19 +42,22 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
 
 
 def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`.
+    """Measure intensities in rings.
 
-    The middle is the pixel farthest from the edge; the image's border is none, so an object that fills the image is
-    NaN. A pixel's ring follows from its distance to the middle, along steps inside the object, over that plus its
-    distance to the edge. Pixels without a way to the middle don't count.
+    The middle is the pixel farthest from the edge. The border of the image is not an edge, so an object that fills
+    the image is NaN. A pixel's ring follows from its distance to the middle, along steps inside the object, divided by
+    that plus its distance to the edge. Pixels without a path to the middle do not count.
     """
-    return [regions.each(_radial, len(image) * 3 * RINGS, image) for regions in sets]
+    return [regions.each(_radial, len(image), image, row=_ROW).view(np.float64) for regions in sets]
+
+
+RADIAL_DISTRIBUTION = Family(features=features, measure=measure)
 
 
 @njit(cache=True, nogil=True)
 def _walk(mask: NDArray[np.uint8], start: int) -> Values:
-    """Length of the shortest way from a pixel to each other one inside the mask, in steps of 1 and √2 (Dijkstra's
-    algorithm); infinite where there is none. The mask's margin is no way."""
+    """Length of the shortest path inside the mask from a pixel to each other one, in steps of 1 and √2 (Dijkstra's
+    algorithm); infinite if there is none. No path leads through the mask's margin."""
     height, width = mask.shape
     distance = np.full(height * width, np.inf)
     flat = mask.ravel()
@@ -71,11 +75,11 @@ def _walk(mask: NDArray[np.uint8], start: int) -> Values:
                 y, x = pixel // width + dy, pixel % width + dx
                 if y < 1 or x < 1 or y >= height - 1 or x >= width - 1 or not mask[y, x]:
                     continue
-                there = y * width + x
-                way = value + (np.sqrt(2.0) if dy and dx else 1.0)
-                if way < distance[there]:
-                    distance[there] = way
-                    _push(heap_value, heap_pixel, n, way, there)
+                neighbour = y * width + x
+                length = value + (np.sqrt(2.0) if dy and dx else 1.0)
+                if length < distance[neighbour]:
+                    distance[neighbour] = length
+                    _push(heap_value, heap_pixel, n, length, neighbour)
                     n += 1
     return distance
 
@@ -90,7 +94,7 @@ def _push(values: Values, pixels: NDArray[np.int64], n: int, value: float, pixel
 
 @njit(cache=True, nogil=True)
 def _sift(values: Values, pixels: NDArray[np.int64], n: int) -> None:
-    """Put the heap's last entry, number n, in the place of its first."""
+    """Replace the heap's first item by its last, number n."""
     value, pixel, k = values[n], pixels[n], 0
     while 2 * k + 1 < n:
         child = 2 * k + 1
@@ -104,59 +108,57 @@ def _sift(values: Values, pixels: NDArray[np.int64], n: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _radial(
-    values: Values, pixels: NDArray[np.int32], starts: NDArray[np.int64], volume: NDArray[np.int32], out: Values
-) -> None:
+def _radial(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
-    for index in range(len(out)):
+    for index in range(len(rows)):
         first = starts[index]
-        mine = pixels[first : starts[index + 1]]
-        mask, top, left = geometry.box_mask(mine, height, width, 1)
+        inside = pixels[first : starts[index + 1]]
+        mask, top, left = geometry.box_mask(inside, height, width, 1)
         squared = geometry.squared_distance(mask)
         middle_y = middle_x = farthest = 0
-        for pixel in mine:
+        for pixel in inside:
             y, x = pixel // width - top, pixel % width - left
             if squared[y, x] > farthest:
                 farthest, middle_y, middle_x = squared[y, x], y, x
         if farthest >= geometry.FAR:
             continue
         distance = _walk(mask, middle_y * mask.shape[1] + middle_x)
-        place = np.full(len(mine), -1, np.int64)  # ring and wedge
-        for k in range(len(mine)):
-            y, x = mine[k] // width - top, mine[k] % width - left
-            way = distance[y * mask.shape[1] + x]
-            if way < np.inf:
-                ring = int(way / (way + np.sqrt(squared[y, x]) + 0.001) * RINGS)
+        place = np.full(len(inside), -1, np.int64)  # ring and wedge
+        for k in range(len(inside)):
+            y, x = inside[k] // width - top, inside[k] % width - left
+            length = distance[y * mask.shape[1] + x]
+            if length < np.inf:
+                ring = int(length / (length + np.sqrt(squared[y, x]) + 0.001) * RINGS)
                 dy, dx = y - middle_y, x - middle_x
                 place[k] = 8 * ring + (dy > 0) + 2 * (dx > 0) + 4 * (abs(dy) > abs(dx))
         counts = np.zeros((RINGS, 8))
-        for k in range(len(mine)):
+        for k in range(len(inside)):
             if place[k] >= 0:
                 counts[place[k] // 8, place[k] % 8] += 1
-        found = out[index].reshape(len(values), 3, RINGS)
         for channel in range(len(values)):
+            row = rows[index, channel]
             sums = np.zeros((RINGS, 8))
-            for k in range(len(mine)):
+            for k in range(len(inside)):
                 if place[k] >= 0:
                     sums[place[k] // 8, place[k] % 8] += values[channel, first + k]
             total = sums.sum()
             for ring in range(RINGS):
-                inside = n_ring = mean = squares = 0.0
+                total_ring = n_ring = mean = squares = 0.0
                 wedges = 0
                 for wedge in range(8):
-                    inside += sums[ring, wedge]
+                    total_ring += sums[ring, wedge]
                     n_ring += counts[ring, wedge]
                     if counts[ring, wedge]:
                         mean += sums[ring, wedge] / counts[ring, wedge]
                         wedges += 1
                 if total != 0:
-                    found[channel, 0, ring] = inside / total
+                    row.FracAtD[ring] = total_ring / total
                 if not wedges:
                     continue
-                found[channel, 1, ring] = found[channel, 0, ring] / (n_ring / counts.sum())
+                row.MeanFrac[ring] = row.FracAtD[ring] / (n_ring / counts.sum())
                 mean /= wedges
                 for wedge in range(8):
                     if counts[ring, wedge]:
                         squares += (sums[ring, wedge] / counts[ring, wedge] - mean) ** 2
                 if mean != 0:
-                    found[channel, 2, ring] = np.sqrt(squares / wedges) / mean
+                    row.RadialCV[ring] = np.sqrt(squares / wedges) / mean

@@ -1,6 +1,6 @@
 """Haralick's texture features (1973) of grey-level co-occurrences, as CellProfiler's MeasureTexture defines them.
 
-An object's co-occurrence matrix has mostly zeros: only the pairs that occur are gone through.
+An object's co-occurrence matrix is mostly zeros: only the pairs that occur are visited.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
 
 LEVELS = 256
 _TABLE = {
@@ -30,12 +30,13 @@ _TABLE = {
     "InfoMeas1": "first information measure of correlation",
     "InfoMeas2": "second information measure of correlation",
 }
+_ROW = np.dtype([(name, np.float64) for name in _TABLE])
 _STEPS = np.array([[0, 1], [1, 1], [1, 0], [1, -1]])
-"""Of the directions, in y and x: along a row, down right, down, down left."""
+"""The directions, as y and x: along a row, down right, down, down left."""
 
 
 def features(channels: Sequence[str], ndim: int, scales: Sequence[int] = (3,)) -> list[Feature]:
-    """See `Family.features`; scales: distances of pairs, in px."""
+    """The columns, channel by channel; `scales` are the distances of pairs, in px."""
     return [
         Feature(
             name=f"Texture_{name}",
@@ -55,23 +56,32 @@ def features(channels: Sequence[str], ndim: int, scales: Sequence[int] = (3,)) -
 def measure(
     sets: Sequence[Regions], image: NDArray[Any], scales: Sequence[int] = (3,), tops: Sequence[float] | None = None
 ) -> list[Values]:
-    """See `Family.measure`.
+    """Measure grey levels.
 
-    Intensities 0 to the channel's top (by default 1) become the levels 0 to 255, whatever lies beyond the nearest of
-    them; level 0 makes no pairs. An object without pairs in one of the directions is NaN in all.
+    Intensities from 0 to the channel's top (by default 1) become the levels 0 to 255, and intensities beyond become the
+    nearest of these; level 0 makes no pairs. An object without pairs in one direction is NaN in all.
     """
     top = np.ones(len(image)) if tops is None else np.array(tops, np.float64)
-    columns = len(image) * len(scales) * len(_STEPS) * len(_TABLE)
-    return [regions.each(_haralick, columns, image, np.array(scales), _STEPS, top) for regions in sets]
+    shape = (len(image) * len(scales), len(_STEPS) * len(_TABLE))
+    tables = []
+    for regions in sets:
+        rows = regions.each(_haralick, shape[0] * len(_STEPS), image, np.array(scales), _STEPS, top, row=_ROW)
+        values = rows.view(np.float64).reshape(len(rows), *shape)
+        values[np.isnan(values).any(axis=2)] = np.nan
+        tables.append(values.reshape(len(rows), shape[0] * shape[1]))
+    return tables
+
+
+TEXTURE = Family(features=features, measure=measure)
 
 
 @njit(cache=True, nogil=True)
 def _haralick(
     values: Values,
-    pixels: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    volume: NDArray[np.int32],
-    out: Values,
+    pixels: Pixels,
+    starts: Starts,
+    volume: Volume,
+    rows: Rows,
     scales: NDArray[np.int64],
     steps: NDArray[np.int64],
     tops: Values,
@@ -83,20 +93,20 @@ def _haralick(
     pairs = np.empty(LEVELS * LEVELS, np.int64)
     logs = np.log2(np.arange(2 * len(pixels) + 2) + 0.0)
     logs[0] = 0
-    for index in range(len(out)):
-        mine = pixels[starts[index] : starts[index + 1]]
-        found = out[index].reshape(len(values), len(scales), len(steps), 13)
+    for index in range(len(rows)):
+        inside = pixels[starts[index] : starts[index + 1]]
+        item = rows[index].reshape(len(values), len(scales), len(steps))
         for channel in range(len(values)):
             top = 0
-            for k in range(len(mine)):
+            for k in range(len(inside)):
                 grey = min(max(np.rint(255 * (values[channel, starts[index] + k] / tops[channel])), 0.0), 255.0)
-                level[mine[k] - offset] = np.uint8(grey)
+                level[inside[k] - offset] = np.uint8(grey)
                 top = max(top, int(grey))
             for scale in range(len(scales)):
                 for step in range(len(steps)):
                     dy, dx = scales[scale] * steps[step, 0], scales[scale] * steps[step, 1]
                     n = total = 0
-                    for pixel in mine:
+                    for pixel in inside:
                         y, x = pixel // width + dy, pixel % width + dx
                         if y >= height or x < 0 or x >= width:
                             continue
@@ -112,63 +122,68 @@ def _haralick(
                         counts[pair] += 1
                         total += 1
                     if total == 0:
-                        found[channel, scale] = np.nan
                         break
-                    _thirteen(counts, pairs[:n], total, top + 1, logs, found[channel, scale, step])
+                    _thirteen(counts, pairs[:n], total, top + 1, logs, item[channel, scale, step])
                     for pair in pairs[:n]:
                         counts[pair] = 0
 
 
 @njit(cache=True, nogil=True)
 def _thirteen(
-    counts: NDArray[np.int64], pairs: NDArray[np.int64], total: int, levels: int, logs: Values, out: Values
+    counts: NDArray[np.int64], pairs: NDArray[np.int64], total: int, levels: int, logs: Values, row: Any
 ) -> None:
-    """The features from the counts of unordered pairs; the matrix is symmetric: each stands for two entries."""
-    single = np.zeros(levels, np.int64)  # counts, of 2 * total, in what follows
+    """Compute the features from the counts of unordered pairs, each of which stands for two symmetric entries."""
+    single = np.zeros(levels, np.int64)  # counts, here and below; they sum up to 2 * total
     sums = np.zeros(2 * levels, np.int64)
     differences = np.zeros(levels, np.int64)
-    squares = 0.0
-    both = entropy = products = inverse = 0.0
-    whole = 2 * total
+    squares = both = entropy = products = inverse = 0.0
+    entries = 2 * total
     for pair in pairs:
         a, b = pair // LEVELS, pair % LEVELS
         count = counts[pair]
-        entries, each = (1, 2 * count) if a == b else (2, count)
-        squares += entries * (each / whole) ** 2
-        entropy += entries * each * logs[each]
+        mirrored, each = (1, 2 * count) if a == b else (2, count)
+        squares += mirrored * (each / entries) ** 2
+        entropy += mirrored * each * logs[each]
         products += 2.0 * count * a * b
         inverse += 2.0 * count / (1 + (a - b) ** 2)
         single[a] += count
         single[b] += count
         sums[a + b] += 2 * count
         differences[b - a] += 2 * count
-    log_whole = logs[whole]
+    log_entries = logs[entries]
     mean = mean_sum = 0.0
     for k in range(levels):
         mean += k * single[k]
         both += single[k] * logs[single[k]]
-    mean /= whole
+    mean /= entries
     for k in range(2 * levels):
         mean_sum += k * sums[k]
-    mean_sum /= whole
+    mean_sum /= entries
     variance = sum_variance = contrast = spread = 0.0
     sum_entropy = difference_entropy = 0.0
     for k in range(levels):
         variance += (k - mean) ** 2 * single[k]
         contrast += k * k * differences[k]
-        spread += (differences[k] / whole - 1 / levels) ** 2
+        spread += (differences[k] / entries - 1 / levels) ** 2
         difference_entropy += differences[k] * logs[differences[k]]
     for k in range(2 * levels):
         sum_variance += (k - mean_sum) ** 2 * sums[k]
         sum_entropy += sums[k] * logs[sums[k]]
-    variance /= whole
-    entropy = log_whole - entropy / whole
-    single_entropy = log_whole - both / whole
-    out[0], out[1], out[3], out[4] = squares, contrast / whole, variance, inverse / whole
-    out[2] = 1.0 if variance == 0 else (products / whole - mean * mean) / variance
-    out[5], out[6], out[7], out[8] = mean_sum, sum_variance / whole, log_whole - sum_entropy / whole, entropy
-    out[9], out[10] = spread / levels, log_whole - difference_entropy / whole
-    out[11] = entropy - 2 * single_entropy
+    variance /= entries
+    entropy = log_entries - entropy / entries
+    single_entropy = log_entries - both / entries
+    row.AngularSecondMoment = squares
+    row.Contrast = contrast / entries
+    row.Correlation = 1.0 if variance == 0 else (products / entries - mean * mean) / variance
+    row.Variance = variance
+    row.InverseDifferenceMoment = inverse / entries
+    row.SumAverage = mean_sum
+    row.SumVariance = sum_variance / entries
+    row.SumEntropy = log_entries - sum_entropy / entries
+    row.Entropy = entropy
+    row.DifferenceVariance = spread / levels
+    row.DifferenceEntropy = log_entries - difference_entropy / entries
+    row.InfoMeas1 = entropy - 2 * single_entropy
     if single_entropy != 0:
-        out[11] /= single_entropy
-    out[12] = np.sqrt(max(1 - np.exp(-2 * (2 * single_entropy - entropy)), 0.0))
+        row.InfoMeas1 /= single_entropy
+    row.InfoMeas2 = np.sqrt(max(1 - np.exp(-2 * (2 * single_entropy - entropy)), 0.0))

@@ -15,72 +15,105 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
 
 _TOP = 9
-ORDERS = [(n, m) for n in range(_TOP + 1) for m in range(n % 2, n + 1, 2)]
+_ORDERS = [(n, m) for n in range(_TOP + 1) for m in range(n % 2, n + 1, 2)]
 _POWERS = [(m, j) for m in range(_TOP + 1) for j in range((_TOP - m) // 2 + 1)]
 _N_POWERS = len(_POWERS)
 
 
 def _combination() -> NDArray[np.float64]:
     """(moment, power): the coefficients of the radial polynomials."""
-    table = np.zeros((len(ORDERS), len(_POWERS)))
-    for row, (n, m) in enumerate(ORDERS):
+    table = np.zeros((len(_ORDERS), _N_POWERS))
+    for row, (n, m) in enumerate(_ORDERS):
         for k in range((n - m) // 2 + 1):
             below = factorial(k) * factorial((n + m) // 2 - k) * factorial((n - m) // 2 - k)
             table[row, _POWERS.index((m, (n - m) // 2 - k))] = (-1) ** k * factorial(n - k) / below
     return table
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """See `Family.features`."""
+def _mask_features(channels: Sequence[str], ndim: int) -> list[Feature]:
     text = "magnitude of the mask's Zernike moment {}, {} over the area of the enclosing circle; NaN for one pixel"
     return [
         Feature(name=f"AreaShape_Zernike_{n}_{m}", family="zernike", unit="1", definition=text.format(n, m))
-        for n, m in ORDERS
+        for n, m in _ORDERS
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """See `Family.measure`."""
-    found = []
+def _measure_masks(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+    tables = []
     for regions in sets:
-        mask_moments, circle, _ = moments(regions, None)
-        found.append(np.abs(mask_moments[:, 0]) / circle[:, np.newaxis])
-    return found
+        mask_moments, radius = _moments(regions, None)
+        tables.append(np.abs(mask_moments[:, 0]) / (np.pi * radius**2)[:, np.newaxis])
+    return tables
 
 
-def moments(regions: Regions, image: NDArray[Any] | None) -> tuple[NDArray[np.complex128], Values, Values]:
-    """(object, mask and channels, moment); areas of the enclosing circles, NaN for one pixel; pixels of the objects."""
+ZERNIKE = Family(features=_mask_features, measure=_measure_masks)
+
+_RADIAL = {
+    "Magnitude": ("1", "magnitude of the intensities' Zernike moment {}, {} a pixel"),
+    "Phase": ("rad", "its phase"),
+}
+
+
+def _radial_features(channels: Sequence[str], ndim: int) -> list[Feature]:
+    return [
+        Feature(
+            name=f"RadialDistribution_Zernike{name}",
+            family="radial_zernike",
+            unit=unit,
+            definition=text.format(n, m),
+            channel=channel,
+            suffix=f"{n}_{m}",
+        )
+        for channel in channels
+        for name, (unit, text) in _RADIAL.items()
+        for n, m in _ORDERS
+    ]
+
+
+def _measure_intensities(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+    """CellProfiler's RadialDistribution_Zernike*. The phase is CellProfiler's too: arctan2(real part, imaginary)."""
+    tables = []
+    for regions in sets:
+        weighted = _moments(regions, image)[0][:, 1:]
+        columns = {
+            "Magnitude": np.abs(weighted) / regions.areas.astype(np.float64)[:, np.newaxis, np.newaxis],
+            "Phase": np.arctan2(weighted.real, weighted.imag),
+        }
+        table = np.stack([columns[name] for name in _RADIAL], axis=2)
+        tables.append(table.reshape(len(table), len(image) * len(_RADIAL) * len(_ORDERS)))
+    return tables
+
+
+RADIAL_ZERNIKE = Family(features=_radial_features, measure=_measure_intensities)
+
+
+def _moments(regions: Regions, image: NDArray[Any] | None) -> tuple[NDArray[np.complex128], Values]:
+    """Moments (object, mask and channels, moment), and radii of the enclosing circles; NaN for one pixel."""
     weights = 1 if image is None else 1 + len(image)
-    raw = regions.each(_sums, 1 + 2 * weights * len(_POWERS), image)
-    sums = raw[:, 1:].reshape(-1, weights, len(_POWERS), 2)
-    found = np.asarray((sums[..., 0] + 1j * sums[..., 1]) @ _combination().T, np.complex128)
-    return found, np.pi * raw[:, 0] ** 2, regions.areas.astype(np.float64)
+    raw = regions.each(_sums, 1 + 2 * weights * _N_POWERS, image)
+    sums = raw[:, 1:].reshape(-1, weights, _N_POWERS, 2)
+    moments = np.asarray((sums[..., 0] + 1j * sums[..., 1]) @ _combination().T, np.complex128)
+    return moments, raw[:, 0]
 
 
 @njit(cache=True, nogil=True)
-def _sums(
-    values: Values,
-    pixels: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    volume: NDArray[np.int32],
-    out: Values,
-) -> None:
+def _sums(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     basis = np.empty(2 * _N_POWERS)
-    for index in range(len(out)):
-        mine = pixels[starts[index] : starts[index + 1]]
-        if len(mine) == 1:
+    for index in range(len(rows)):
+        inside = pixels[starts[index] : starts[index + 1]]
+        if len(inside) == 1:
             continue
-        mask, top, left = geometry.box_mask(mine, height, width, 0)
-        low, high = geometry.row_ends(mask)
+        mask, top, left = geometry.box_mask(inside, height, width, 0)
+        low, high = geometry.row_spans(mask)
         middle_y, middle_x, radius = geometry.enclosing_circle(geometry.hull(low, high))
         sums = np.zeros((1 + len(values), 2 * _N_POWERS))
-        for k in range(len(mine)):
-            y = (mine[k] // width - top - middle_y) / radius
-            x = (mine[k] % width - left - middle_x) / radius
+        for k in range(len(inside)):
+            y = (inside[k] // width - top - middle_y) / radius
+            x = (inside[k] % width - left - middle_x) / radius
             squared = y * y + x * x
             k_power, real, imaginary = 0, 1.0, 0.0
             for m in range(_TOP + 1):
@@ -96,5 +129,5 @@ def _sums(
                 weight = values[channel, starts[index] + k]
                 for i in range(2 * _N_POWERS):
                     sums[channel + 1, i] += weight * basis[i]
-        out[index, 0] = radius
-        out[index, 1:] = sums.ravel()
+        rows[index, 0] = radius
+        rows[index, 1:] = sums.ravel()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from plateflow.features import measure
 from plateflow.features.feature import Regions
-from plateflow.features.objects import kinds, match
+from plateflow.features.matching import match, match_kinds
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -82,17 +82,17 @@ def test_rows_can_be_any_label_set() -> None:
 def test_kinds_and_scores_tell_one_to_one_multinucleate_anucleate_and_orphan() -> None:
     cells, nuclei = scene()
     found = match(regions(cells), regions(nuclei))
-    assert kinds(found, "Cells", "Nuclei").tolist() == ["multinucleate", "anucleate", "anucleate"]
+    assert match_kinds(found, "Cells", "Nuclei").tolist() == ["multinucleate", "anucleate", "anucleate"]
     assert found.orphans == 1
     np.testing.assert_array_equal(found.score, [1, np.nan, np.nan])
     back = match(regions(nuclei), regions(cells))
-    assert kinds(back, "Nuclei", "Cells").tolist() == ["multinucleate", "multinucleate", "orphan"]
+    assert match_kinds(back, "Nuclei", "Cells").tolist() == ["multinucleate", "multinucleate", "orphan"]
     np.testing.assert_allclose(back.score, [1, 4 / 6, np.nan])
     assert (back.siblings.tolist(), back.orphans) == ([2, 2, 0], 2)
     nuclei[nuclei == 7] = 0
-    assert kinds(match(regions(cells), regions(nuclei)), "Cells", "Nuclei")[0] == "one_to_one"
-    assert kinds(match(regions(nuclei), regions(cells)), "Nuclei", "Cells").tolist() == ["one_to_one", "orphan"]
-    assert kinds(back, "Spots", "Cells").tolist() == ["several", "several", "none"]
+    assert match_kinds(match(regions(cells), regions(nuclei)), "Cells", "Nuclei")[0] == "one_to_one"
+    assert match_kinds(match(regions(nuclei), regions(cells)), "Nuclei", "Cells").tolist() == ["one_to_one", "orphan"]
+    assert match_kinds(back, "Spots", "Cells").tolist() == ["several", "several", "none"]
 
 
 def by_pairs(rows: np.ndarray, others: np.ndarray) -> list[tuple]:
