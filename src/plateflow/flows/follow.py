@@ -21,9 +21,7 @@ Points = NDArray[np.int32]
 HALO = {2: 64, 3: 24}
 
 
-def follow_flows(
-    flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: int = 200, device: Any = "cpu"
-) -> Points:
+def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: int = 200) -> Points:
     """Follow the flow from every pixel of a mask.
 
     Parameters
@@ -35,8 +33,6 @@ def follow_flows(
         Pixels to start from, ``(*space)``.
     n_steps
         Steps that each path has.
-    device
-        ``"cpu"`` runs compiled code; anything else that torch takes follows the paths there, with equal results.
 
     Returns
     -------
@@ -49,7 +45,7 @@ def follow_flows(
     """
     field = FlowField(flow, np.asarray(cell_mask).astype(np.float16))
     whole = Block(0, tuple(slice(0, size) for size in field.shape))
-    return follow_core(field, whole, n_steps=n_steps, cell_threshold=0.5, device=device)
+    return follow_core(field, whole, n_steps=n_steps, cell_threshold=0.5)
 
 
 def follow_block(
@@ -59,7 +55,6 @@ def follow_block(
     n_steps: int,
     cell_threshold: float,
     compat: str | None = None,
-    device: Any = "cpu",
 ) -> Points:
     """Follow the flow from every cell pixel of one block of a canvas.
 
@@ -73,17 +68,13 @@ def follow_block(
     n_steps, cell_threshold
         Steps a path has; the logit above which a pixel is cell.
     compat
-        ``"cellpose"`` samples the flow as Cellpose 4 does, on the CPU alone.
-    device
-        As :func:`follow_flows`.
+        ``"cellpose"`` samples the flow as Cellpose 4 does.
 
     Returns
     -------
     End pixels in canvas coordinates, int32 ``(D, n)``, in raster order of the cell pixels in the block's core.
     """
-    return follow_core(
-        FlowField(flow), block, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat, device=device
-    )
+    return follow_core(FlowField(flow), block, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat)
 
 
 def follow_core(
@@ -93,9 +84,8 @@ def follow_core(
     n_steps: int,
     cell_threshold: float,
     compat: str | None = None,
-    device: Any = "cpu",
 ) -> Points:
-    """Do what :func:`follow_block` says, on any device."""
+    """Do what :func:`follow_block` says."""
     ndim, canvas = field.ndim, field.volume
     core = (slice(0, 1),) * (3 - ndim) + block.core
     halo = HALO[ndim]
@@ -115,10 +105,6 @@ def follow_core(
         limits = _limits(window, canvas)
         if compat == "cellpose":
             found, escaped = follow_cellpose(bits, cells, local, origin, canvas, n_steps)
-        elif device != "cpu":
-            from plateflow.flows.device import follow_on
-
-            found, escaped = follow_on(device, steps, local, limits, n_steps)
         else:
             found, escaped = np.empty_like(local), np.empty(left.size, np.bool_)
             _follow(steps.reshape(-1), np.array(steps.shape), local, limits, ndim, n_steps, found, escaped)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,7 @@ def labels_from_flows(
     block, workers
         Edge of the blocks in pixels, and threads (default: one a processor). They change no pixel of the result.
     device
-        ``"cpu"`` runs compiled code; on anything else that torch takes as a device (one with float64) the canvas is
-        held and worked on as a whole, with equal results: only holes and numbering are left to the CPU.
+        ``"cpu"``, the only one so far.
     n_steps
         Steps of a path.
     cell_threshold
@@ -66,8 +64,7 @@ def labels_from_flows(
     min_size, max_size
         Objects with fewer pixels (holes filled), or more (before), are dropped; ``None`` is no limit.
     compat
-        ``"cellpose"`` follows the conventions of Cellpose 4, dependence on the size of the image included; on the CPU
-        alone.
+        ``"cellpose"`` follows the conventions of Cellpose 4, dependence on the size of the image included.
 
     Returns
     -------
@@ -76,16 +73,14 @@ def labels_from_flows(
     Raises
     ------
     ValueError
-        If shapes don't fit, or a value is NaN or infinite (the message names the place).
+        If shapes don't fit, a value is NaN or infinite (the message names the place), or the device isn't the CPU.
     """
+    if str(device) != "cpu":
+        raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
     field = FlowField(flow, cell_logit)
     compat = _check_compat(compat)
     blocks = plan_blocks(field.shape, block or _OWN_BLOCK[field.ndim])
     workers = workers or _processors()
-    if device != "cpu":
-        if compat:
-            raise ValueError(f'compat="{compat}" runs on the CPU alone: leave device at "cpu"')
-        return _labels_on(device, field, n_steps, cell_threshold, flow_threshold, min_size, max_size, workers)
 
     def follow(one: Block) -> Points:
         return follow_core(field, one, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat)
@@ -228,27 +223,6 @@ def _assemble(
         return errors_cellpose(labels, boxes, kept, field) if check and cellpose else errors, probability
 
     return finish(out, seed, area, measure, flow_threshold, min_size, max_size, cellpose, workers, first)
-
-
-def _labels_on(
-    device: Any,
-    field: FlowField,
-    n_steps: int,
-    cell_threshold: float,
-    flow_threshold: float,
-    min_size: int,
-    max_size: int | None,
-    workers: int,
-) -> NDArray[np.uint32]:
-    """Follow, label and measure on a device of torch, then finish on the CPU."""
-    from plateflow.flows.device import label_on, measure
-
-    canvas = label_on(device, field, n_steps=n_steps, cell_threshold=cell_threshold)
-    out = canvas.labels.cpu().numpy().view(np.uint32)
-    labels, _ = finish(
-        out, canvas.seeds, canvas.area, partial(measure, canvas), flow_threshold, min_size, max_size, False, workers
-    )
-    return labels
 
 
 def _measure(

@@ -15,7 +15,7 @@ Boxes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def flow_error(labels: NDArray[Any], flow: NDArray[Any], *, device: Any = "cpu") -> Floats:
+def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     """Compare a flow field with the one that the labels themselves would have (Cellpose's flow error).
 
     Parameters
@@ -24,8 +24,6 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any], *, device: Any = "cpu")
         Label image, axes ``YX`` or ``ZYX``; objects of one pixel or more, gaps allowed.
     flow
         Flow field in network units (5 x the unit target), ``(D, *labels.shape)``, order ``[dz,] dy, dx``.
-    device
-        ``"cpu"`` runs compiled code; anything else that torch takes works there, with equal results.
 
     Returns
     -------
@@ -39,15 +37,10 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any], *, device: Any = "cpu")
         raise ValueError(f"flow must have the shape {(compact.ndim, *compact.shape)} of these labels; got {flow.shape}")
     if flow.dtype == np.float16:
         flow = flow.astype(np.float32)
-    if device == "cpu":
-        volume = as_volume(compact)
-        errors = np.full(len(boxes), np.nan)
-        numbers = np.arange(1, len(boxes) + 1)
-        measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), errors)
-    else:
-        from plateflow.flows.device import flow_errors_on
-
-        errors = flow_errors_on(device, compact, boxes, flow)
+    volume = as_volume(compact)
+    errors = np.full(len(boxes), np.nan)
+    numbers = np.arange(1, len(boxes) + 1)
+    measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), errors)
     if top == len(errors):
         return errors
     spread = np.full(top, np.nan)  # the labels were numbered anew

@@ -19,15 +19,13 @@ Labels = NDArray[np.int32]
 _STRIP = 1024
 
 
-def flows_from_labels(labels: NDArray[Any], *, device: Any = "cpu") -> NDArray[np.float32]:
+def flows_from_labels(labels: NDArray[Any]) -> NDArray[np.float32]:
     """Compute the flow field that leads from every pixel of an object to its centre.
 
     Parameters
     ----------
     labels
         Label image, axes ``YX`` or ``ZYX``, integers; 0 (and below) is outside, gaps between labels are allowed.
-    device
-        ``"cpu"`` runs compiled code; anything else that torch takes works there, with equal results.
 
     Returns
     -------
@@ -40,10 +38,6 @@ def flows_from_labels(labels: NDArray[Any], *, device: Any = "cpu") -> NDArray[n
         If the labels aren't integers in two or three dimensions.
     """
     compact, boxes = compact_labels(labels)
-    if device != "cpu":
-        from plateflow.flows.device import flows_on
-
-        return flows_on(device, compact, boxes)
     out = np.zeros((compact.ndim, *compact.shape), np.float32)
     volume = as_volume(compact)
     _targets(volume, boxes, compact.ndim, out.reshape(compact.ndim, *volume.shape))
