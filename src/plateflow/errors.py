@@ -47,22 +47,22 @@ class ChannelError(ConfigError):
 
     @classmethod
     def missing(
-        cls, wanted: Iterable[str], known: Iterable[str], *, where: str, remedy: str = "name one of these instead"
+        cls, names: Iterable[str], available: Iterable[str], *, where: str, remedy: str = "name one of these instead"
     ) -> ChannelError:
-        """The error for names in `wanted` that `known` lacks.
+        """The error for names in `names` that `known` lacks.
 
         Args:
-            wanted: the names asked for; those that are known aren't mentioned.
-            known: the channels that there are.
+            names: the names asked for; those that are available aren't mentioned.
+            available: the channels that there are.
             where: plate, label set or file.
             remedy: where to change the name.
         """
-        known = list(known)
-        absent = ", ".join(repr(name) for name in wanted if name not in known)
+        available = list(available)
+        absent = ", ".join(repr(name) for name in names if name not in available)
         return cls(
             f"there is no channel {absent}",
             where=where,
-            why=f"the channels are {', '.join(map(repr, known))}",
+            why=f"the channels are {', '.join(map(repr, available))}",
             remedy=remedy,
         )
 

@@ -109,15 +109,15 @@ class Plate:
         Raises:
             ChannelError: the plate lacks one.
         """
-        wanted = self.config.segmentation[label_set].channels
-        if set(wanted) - set(self.channels):
+        channels = self.config.segmentation[label_set].channels
+        if set(channels) - set(self.channels):
             raise ChannelError.missing(
-                wanted,
+                channels,
                 self.channels,
                 where=f"{self.name}, label set {label_set}",
                 remedy=f"name one of these in segmentation.{label_set}.channels",
             )
-        return wanted
+        return channels
 
     def check_well(self, well: str) -> None:
         """Refuse a well that the plate doesn't have.

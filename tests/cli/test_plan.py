@@ -83,13 +83,13 @@ def test_a_sheet_without_sizes_is_told(project: Path) -> None:
 
 
 def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatch) -> None:
-    from plateflow.cli.init import make_entry, write_project
+    from plateflow.cli.init import make_spec, write_project
     from plateflow.config import PLATE_SIZES, load_plates
     from plateflow.plates import open_plate
     from plateflow.simulate.plate import micro_wells, simulate_plate
 
     made = simulate_plate(tmp_path / "raw", wells=micro_wells(), fields=4, field_shape=(96, 128), channels=("DNA",))
-    entry = make_entry(made.raw, plate_map=made.plate_map)
+    entry = make_spec(made.raw, plate_map=made.plate_map)
     write_project(tmp_path, entry, open_plate(entry))
     sheet = tmp_path / "config" / "plates.tsv"
     (plate,) = load_plates(sheet).values()
@@ -107,6 +107,6 @@ def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatc
     }
     header, line = sheet.read_text().splitlines()
     sheet.write_text("\n".join("\t".join(text.split("\t")[:7]) for text in (header, line)) + "\n")  # as it was before
-    again = make_entry(made.raw)
+    again = make_spec(made.raw)
     write_project(tmp_path, again, open_plate(again))
     assert load_plates(sheet) == {plate.plate: plate}

@@ -303,7 +303,7 @@ def test_ends_of_something_else_are_refused():
         labels_from_ends([e + 40 for e in ends], field, n_steps=9, **options)
     with pytest.raises(ValueError, match="must be the same"):
         labels_from_ends(ends, field, n_steps=9, **(options | {"shape": (60, 61)}))
-    with pytest.raises(ValueError, match='device must be "cpu", got \'cuda\''):
+    with pytest.raises(ValueError, match="device must be \"cpu\", got 'cuda'"):
         labels_from_flows(flow, logit, device="cuda")
     with pytest.raises(ValueError, match="compat"):
         labels_from_flows(flow, logit, compat="stardist")

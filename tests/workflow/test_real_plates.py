@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from workflow_project import Project
 
 from plateflow.chain import STAGES
-from plateflow.cli.init import make_entry, write_project
+from plateflow.cli.init import make_spec, write_project
 from plateflow.config import Config, load_config
 from plateflow.paths import PlatePaths
 from plateflow.plates import open_plate
@@ -24,7 +24,7 @@ from plateflow.stages import run_stage
 
 def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, **options: Any) -> PlatePaths:
     """A plate through all stages, with the configuration that init writes but for the label sets given."""
-    entry = make_entry(raw, **options)
+    entry = make_spec(raw, **options)
     write_project(folder, entry, open_plate(entry))
     settings = load_config(folder / "config" / "config.yaml").model_dump()
     settings |= {"results": str(folder / "results"), "device": "cpu", "threads": 2, "parts": {"cpu": 1, "gpu": 1}}

@@ -43,7 +43,7 @@ def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Pro
     problems: list[Problem] = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".check-cluster-") as shared:
         waiting = {}
-        for number, (options, stages) in enumerate(sites(settings).items()):
+        for number, (options, stages) in enumerate(sites_of(settings).items()):
             where = f"{' '.join(options) or 'the default partition'} ({', '.join(stages)})"
             out = Path(shared).resolve() / f"{number}.json"
             kind = "gpu" if "infer" in stages else "cpu"
@@ -62,16 +62,16 @@ def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Pro
     return problems
 
 
-def sites(settings: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
+def sites_of(settings: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
     """The options of `sbatch` that a profile gives, and the stages that are sent there."""
     common, own = settings.get("default-resources") or {}, settings.get("set-resources") or {}
-    found: dict[tuple[str, ...], list[str]] = {}
+    sites: dict[tuple[str, ...], list[str]] = {}
     for stage in STAGES:
         resources = {**common, **own.get(stage, {})}
         options = [f"{OPTIONS[key]}={str(value).strip(chr(39))}" for key, value in resources.items() if key in OPTIONS]
         extra = shlex.split(str(resources.get("slurm_extra", "")).strip("'"))
-        found.setdefault((*sorted(options), *extra), []).append(stage)
-    return found
+        sites.setdefault((*sorted(options), *extra), []).append(stage)
+    return sites
 
 
 def _wait(job: str, out: Path, latency: float) -> list[str]:
@@ -91,11 +91,11 @@ def _wait(job: str, out: Path, latency: float) -> list[str]:
                 f"the job's file didn't appear within latency-wait ({latency:g} s): {' / '.join(words) or 'no log'}"
             ]
         time.sleep(0.2)
-    found = json.loads(out.read_text())
-    return [f"node {found['host']}: {what}" for what in found["wrong"]]
+    report = json.loads(out.read_text())
+    return [f"node {report['host']}: {what}" for what in report["wrong"]]
 
 
 def _problem(where: str, what: str) -> Problem:
     return Problem(
-        severity="error", plate=f"SLURM, {where}", what=what, remedy="mend it, or edit the profile's site block"
+        severity="error", plate=f"SLURM, {where}", what=what, remedy="fix it, or edit the profile's site block"
     )

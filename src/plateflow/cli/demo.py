@@ -24,7 +24,7 @@ def demo(
     The plate has faults on purpose (a truncated file, a field out of focus, an empty well), so the run is expected to
     end with status 3, "complete, but something was left out".
     """
-    from plateflow.cli.init import make_entry, write_project
+    from plateflow.cli.init import make_spec, write_project
     from plateflow.plates import open_plate
     from plateflow.simulate.compare import compare
     from plateflow.simulate.plate import DEMO_FAULTS, simulate_plate
@@ -43,8 +43,8 @@ def demo(
 
     typer.echo("Simulating a plate of 18 wells, 2 fields, 3 channels ...")
     plate = simulate_plate(output / "raw", faults=DEMO_FAULTS)
-    entry = make_entry(plate.raw, plate_map=plate.plate_map)
-    for line in write_project(output, entry, open_plate(entry)):
+    spec = make_spec(plate.raw, plate_map=plate.plate_map)
+    for line in write_project(output, spec, open_plate(spec)):
         typer.echo(f"  {line}")
 
     typer.echo("Running Snakemake on it ...")
@@ -58,7 +58,7 @@ def demo(
             where=str(output),
             remedy="the messages above and `plateflow status` in that folder say what went wrong",
         )
-    results = output / "results" / entry.plate
+    results = output / "results" / spec.plate
     columns = ("Count_Cells", "Nuclei_AreaShape_Area", "Cells_Intensity_MeanIntensity_Marker")
     typer.echo(f"\nThe run took {seconds:.0f} s and ended with status 3, as it should: faults were planted.\n")
     for line in compare(results, plate.truth, columns=columns).lines():

@@ -43,22 +43,22 @@ def init(
 
     A configuration that someone has changed stays as it is; the plate is added to the sheet.
     """
-    entry = make_entry(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
+    spec = make_spec(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
     from plateflow.plates import open_plate
 
-    opened = open_plate(entry)
+    opened = open_plate(spec)
     info = opened.info
     channels = [channel["name"] for channel in info["channels"]]
     rows, columns = info["format"]
     size = info["pixel_size_um"]
-    typer.echo(f"{entry.plate}: {info['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
+    typer.echo(f"{spec.plate}: {info['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
     typer.echo(f"  wells with images: {len(info['wells'])} ({', '.join(_few(info['wells']))})")
     typer.echo(f"  fields a well: {info['fields']}, z planes: {info['z']}, time points: {info['t']}")
     typer.echo(f"  channels: {', '.join(channels)}")
     typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
     for line in info["disagreements"]:
         typer.echo(f"  note: {line}")
-    for line in write_project(directory, entry, opened):
+    for line in write_project(directory, spec, opened):
         typer.echo(line)
 
 
@@ -66,7 +66,7 @@ def _few(names: list[str]) -> list[str]:
     return names if len(names) <= 8 else [*names[:4], "...", *names[-2:]]
 
 
-def make_entry(
+def make_spec(
     raw: Path,
     *,
     plate: str | None = None,
@@ -138,7 +138,7 @@ def plate_sizes(plate: Plate) -> dict[str, Any]:
     }
 
 
-def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]:
+def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
     """Write or extend the configuration of a project for a plate; returns what was done, for people.
 
     Raises:
@@ -148,14 +148,14 @@ def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]
     info = plate.info
     channels = [channel["name"] for channel in info["channels"]]
     path, sheet = directory / "config" / "config.yaml", directory / "config" / "plates.tsv"
-    said = []
+    lines = []
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_text() != config_yaml():
         config = load_config(path)
         for name, label_set in config.segmentation.items():
             lacking = [channel for channel in label_set.channels if channel not in channels]
             if lacking:
-                said.append(
+                lines.append(
                     f"CHECK: {name} in {path} asks for {', '.join(lacking)}; the plate has {', '.join(channels)}"
                 )
     else:
@@ -163,17 +163,17 @@ def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]
         parts = Parts(cpu=8, gpu=2) if wells > 96 else Parts(cpu=4, gpu=1) if wells > 24 else Parts(cpu=2, gpu=1)
         config = Config(segmentation=guess_label_sets(channels), parts=parts)
         path.write_text(config_yaml(config))
-        said.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
+        lines.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
     plates = load_plates(sheet) if sheet.is_file() and len(sheet.read_text().splitlines()) > 1 else {}
-    if entry.plate in plates and plates[entry.plate].path != entry.path:
+    if spec.plate in plates and plates[spec.plate].path != spec.path:
         raise PlateflowError(
-            f"the plate id {entry.plate!r} is taken by another folder",
+            f"the plate id {spec.plate!r} is taken by another folder",
             where=str(sheet),
-            why=plates[entry.plate].path,
+            why=plates[spec.plate].path,
             remedy="give this plate its own id with --plate",
         )
-    known = plates.get(entry.plate, entry)  # what someone added to its line stays
-    plates[entry.plate] = known.model_copy(update=entry.model_dump(exclude_none=True) | plate_sizes(plate))
+    edited = plates.get(spec.plate, spec)  # what someone added to its line stays
+    plates[spec.plate] = edited.model_copy(update=spec.model_dump(exclude_none=True) | plate_sizes(plate))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")
     writer.writeheader()
@@ -181,5 +181,5 @@ def write_project(directory: Path, entry: PlateEntry, plate: Plate) -> list[str]
         {key: value for key, value in item.model_dump().items() if value is not None} for item in plates.values()
     )
     write_atomic(sheet, text.getvalue().encode())
-    said.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
-    return said
+    lines.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
+    return lines

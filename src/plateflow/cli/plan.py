@@ -60,18 +60,18 @@ def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[
 
     import yaml
 
-    known: dict[str, Any] = {"jobs": os.cpu_count() or 1, "resources": {"gpu": 1}}
+    settings: dict[str, Any] = {"jobs": os.cpu_count() or 1, "resources": {"gpu": 1}}
     if profile is not None:
         files = sorted(profile.glob("config*.yaml"))
         if not files:
             raise PlateflowError("there is no profile", where=str(profile), remedy="name a folder with config.yaml")
-        known = yaml.safe_load(files[-1].read_text())
-    n_jobs = jobs or known.get("jobs") or os.cpu_count() or 1
-    n_gpus = gpus or (known.get("resources") or {}).get("gpu") or n_jobs
+        settings = yaml.safe_load(files[-1].read_text())
+    n_jobs = jobs or settings.get("jobs") or os.cpu_count() or 1
+    n_gpus = gpus or (settings.get("resources") or {}).get("gpu") or n_jobs
     return {
         "jobs": int(n_jobs),
         "gpus": int(n_gpus),
-        "start_s": START_S["cluster" if "executor" in known else "machine"],
+        "start_s": START_S["cluster" if "executor" in settings else "machine"],
     }
 
 

@@ -131,7 +131,7 @@ def channel_names(path: Path) -> list[str]:
     return [] if pixels is None else [channel.get("Name", "") for channel in pixels.findall("{*}Channel")]
 
 
-def _numbers(wanted: str | None, names: list[str]) -> list[int] | None:
+def _numbers(text: str | None, names: list[str]) -> list[int] | None:
     """The numbers of the channels asked for, which may be numbers or names.
 
     Raises:
@@ -139,7 +139,7 @@ def _numbers(wanted: str | None, names: list[str]) -> list[int] | None:
     """
     named = [name for name in names if name]
     has = f"the image's channels are {', '.join(named)}" if named else "the image doesn't name its channels"
-    if wanted is None:
+    if text is None:
         if len(named) > IN_CHANNELS:
             raise PlateflowError(
                 f"{len(names)} channels are too many: the network takes 1 to {IN_CHANNELS}",
@@ -147,12 +147,12 @@ def _numbers(wanted: str | None, names: list[str]) -> list[int] | None:
                 remedy="choose them with --channels, the one in which the objects are seen first",
             )
         return None
-    unknown = [name for name in wanted.split(",") if name not in named and not name.isdecimal()]
+    unknown = [name for name in text.split(",") if name not in named and not name.isdecimal()]
     if unknown:
         raise PlateflowError(
             f"there is no channel {', '.join(map(repr, unknown))}", why=has, remedy="numbers, from 0, do in any case"
         )
-    return [names.index(name) if name in named else int(name) for name in wanted.split(",")]
+    return [names.index(name) if name in named else int(name) for name in text.split(",")]
 
 
 def _read_zarr(path: Path) -> np.ndarray:

@@ -55,14 +55,14 @@ def explain(item: Any) -> str:
     """One of pydantic's errors in a sentence that names the key, and the nearest right one."""
     location = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(known)}"
+        keys = _keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], keys, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(keys)}"
         return f"unknown key {'.'.join(location)!r}{hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
+def _keys(location: list[str]) -> list[str]:
     model: type[BaseModel] = Config
     for index, part in enumerate(location):
         if model is Config and part == "segmentation":

@@ -74,14 +74,14 @@ def load_plates(path: Path) -> dict[str, PlateEntry]:
         )
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
-        known = list(PlateEntry.model_fields)
+        columns = list(PlateEntry.model_fields)
         for column in rows.fieldnames or []:
-            if column not in known:
-                near = difflib.get_close_matches(column or "", known, n=1)
+            if column not in columns:
+                near = difflib.get_close_matches(column or "", columns, n=1)
                 raise ConfigError(
                     f"the plate sheet has an unknown column {column!r}",
                     where=str(path),
-                    remedy=f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(known)}",
+                    remedy=f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(columns)}",
                 )
         plates: dict[str, PlateEntry] = {}
         for number, row in enumerate(rows, 2):

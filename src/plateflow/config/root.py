@@ -77,8 +77,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _rows_exist(self) -> Config:
         if self.features.rows is not None and self.features.rows not in self.segmentation:
-            known = ", ".join(self.segmentation)
-            raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({known})")
+            names = ", ".join(self.segmentation)
+            raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({names})")
         return self
 
     @model_validator(mode="after")

@@ -24,9 +24,9 @@ from plateflow.errors import PlateflowError
 from plateflow.files import append_line, digest, write_json
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
-from plateflow.state import usage
 from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
 from plateflow.state.lease import Lease
+from plateflow.state.ledger import attempt_begins, now, used_so_far
 from plateflow.state.requests import record_set_aside, request_number
 
 Data = TypeVar("Data")
@@ -180,7 +180,7 @@ def run_job(
     """
     stage, paths = job.stage, job.paths
     with Lease(paths.lease(stage.name, job.name), holder=str(job)) as lease, _signals():
-        began, begun = usage.begun(), False
+        began, begun = attempt_begins(), False
         path = paths.journal(stage.name, job.name)
         try:
             run = _Run(job, work_items(), lease, results=results)
@@ -206,7 +206,7 @@ def run_job(
             record_set_aside(paths, stage.name, job.name, set_aside)
             write_json(paths.receipt(stage.name, job.name), receipt(job, entries))
             if begun:
-                append_line(path, {"event": "end", "done": run.n_done, **usage.used()})
+                append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
         except (Exception, Interrupted) as error:
             explained = explain(error, paths)
             if lease.held():
@@ -225,7 +225,7 @@ def _record_end(path: Path, error: BaseException, began: dict[str, Any] | None) 
         begin = {"event": "begin", **(began or {})}
         if began is not None and Journal.read(path).last_line != begin:  # it may have come with that very line
             append_line(path, begin)
-        append_line(path, {"event": event, "error": why, **usage.used()})
+        append_line(path, {"event": event, "error": why, **used_so_far()})
 
 
 def explain(error: BaseException, paths: PlatePaths) -> BaseException:
@@ -328,7 +328,7 @@ class _Run:
 
     def done(self, item: Item, outcome: Outcome) -> None:
         self.check()
-        now = time.monotonic()
+        clock = time.monotonic()
         entry = Entry(
             well=item.well,
             label_set=item.label_set,
@@ -342,12 +342,12 @@ class _Run:
             info=outcome.info,
             watch=list(outcome.set_aside),
             sequence=self._next(item),
-            seconds=round(now - max(self._last, self._started.pop(item.key, now)), 3),
-            finished=usage.now(),
+            seconds=round(clock - max(self._last, self._started.pop(item.key, clock)), 3),
+            finished=now(),
         )
         append_outcome(self.path, entry)
         self.latest[item.key] = entry
-        self.n_done, self._last = self.n_done + 1, now
+        self.n_done, self._last = self.n_done + 1, clock
         if outcome.state != "ok":
             print(f"{self.job.stage.name}: {item}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
 

@@ -1,16 +1,19 @@
-"""What was spent: one row an attempt at a job, from the journals, Snakemake's benchmark files and SLURM's accounting.
+"""What was spent: one row per attempt at a job, from journals, Snakemake's benchmark files and SLURM's accounting.
 
-A journal says when an attempt began, what it did, and, where it came to an end by itself, what it used. One that was
-killed says nothing at its end: its time then runs to its last finished unit, unless the accounting knows better.
+A journal says when an attempt began, what it did, and, where it ended by itself, what it used. One that was killed says
+nothing at its end: its time then runs to its last finished work item, unless the accounting knows better.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +30,13 @@ USED = ("cpu_s", "peak_mb", "read_mb", "written_mb")
 
 
 def attempts(paths: PlatePaths) -> list[dict[str, Any]]:
-    """All attempts at the jobs of a plate, but those that still run.
+    """All attempts at the jobs of a plate except those that still run.
 
     Returns:
         dicts with `plate, stage, job, attempt` (from 1), `began` (ISO 8601), `state` (ok | failed | interrupted |
-        killed), `units`: finished in it, `share`: of the stage's work of this plate, `objects` (stitch), `tiles`
+        killed), `units`: work items finished in it, `share`: of the stage's work of this plate, `objects` (stitch), `tiles`
         (infer), `seconds`: wall time, as long as the job is known to have lasted, `start_s`: from the script's start
-        to the first finished unit, less that unit's own time, `cpu_s, peak_mb, read_mb, written_mb` (None where it was
+        to the first finished work item, less that item's own time, `cpu_s, peak_mb, read_mb, written_mb` (None where it was
         killed), `gpus`, `gpu_s`, `host, slurm_job`.
     """
     try:
@@ -137,10 +140,53 @@ def _ask_accounting(rows: list[dict[str, Any]]) -> None:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return  # no accounting here
-    known = {line.split("|")[0]: line.split("|")[1:] for line in result.stdout.splitlines() if line.count("|") == 2}
+    accounts = {line.split("|")[0]: line.split("|")[1:] for line in result.stdout.splitlines() if line.count("|") == 2}
     for row in rows:
-        elapsed, granted = known.get(row["slurm_job"], ("", ""))
+        elapsed, granted = accounts.get(row["slurm_job"], ("", ""))
         if elapsed.isdigit():
             row["seconds"] = max(row["seconds"], float(elapsed))
             gpus = [item.partition("=")[2] for item in granted.split(",") if item.startswith("gres/gpu=")]
             row["gpus"] = int(gpus[0]) if gpus else row["gpus"]
+
+
+def attempt_begins() -> dict[str, Any]:
+    """When and where an attempt at a job begins: for the line that opens it in the journal."""
+    return {
+        "at": now(),
+        "host": socket.gethostname(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
+    }
+
+
+def used_so_far() -> dict[str, Any]:
+    """What this process and its children used since they began.
+
+    Returns:
+        `at`: ISO 8601; `cpu_s`; `peak_mb`: of the resident memory of this process, files that it maps included (10^6
+        bytes); `read_mb`, `written_mb`: through system calls, cached or not (pages of mapped files don't count).
+        The last three are left out where the system doesn't tell.
+    """
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usage: dict[str, Any] = {"at": now(), "cpu_s": round(sum(u.ru_utime + u.ru_stime for u in usages), 2)}
+    # Not ru_maxrss: after a fork that holds what the parent had.
+    peak = _lines("/proc/self/status").get("VmHWM")
+    if peak:
+        usage["peak_mb"] = round(int(peak.split()[0]) * 1024 / 1e6, 1)
+    counters = _lines("/proc/self/io")
+    for name, counter in (("read_mb", "rchar"), ("written_mb", "wchar")):
+        if counter in counters:
+            usage[name] = round(int(counters[counter]) / 1e6, 2)
+    return usage
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _lines(path: str) -> dict[str, str]:
+    try:
+        text = Path(path).read_text()
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}

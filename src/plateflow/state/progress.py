@@ -132,14 +132,14 @@ def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
     For the end of a run, when no job should run any more.
     """
     progress = Progress(config)
-    found: list[str] = []
+    lines: list[str] = []
     for paths in plates:
         try:
-            found += _folder_lines(paths)
-            found += [line for job in progress.of(paths) for line in _job_lines(paths, job)]
+            lines += _folder_lines(paths)
+            lines += [line for job in progress.of(paths) for line in _job_lines(paths, job)]
         except OSError as error:
-            found.append(f"{paths.plate}: cannot be read: {error}")
-    return found
+            lines.append(f"{paths.plate}: cannot be read: {error}")
+    return lines
 
 
 def _folder_lines(paths: PlatePaths) -> Iterator[str]:
