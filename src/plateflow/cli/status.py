@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -90,28 +91,36 @@ def overview(plates: list[Plate]) -> None:
     notes = []
     for plate in plates:
         stale, note = stale_items(plate)
-        cells = []
-        for name in STAGES:
-            entries = plate.outcomes(name)
-            counts = Counter(entry.state for key, entry in entries.items() if (name, key) not in stale)
-            todo = sum(stage == name for stage, _ in stale)
-            parts = [f"{count} {state}" for state, count in counts.items()] + ([f"{todo} to do"] if todo else [])
-            seconds = sum(entry.seconds for entry in entries.values())
-            cells.append("\n".join([*parts, f"{seconds:.1f} s"] if entries or todo else ["-"]))
-        table.add_row(plate.name, *cells)
-        if note:
-            notes.append(f"{plate.name}: {note}")
-        reasons = Counter((stage, why) for (stage, _), whys in stale.items() for why in whys if why != "never done")
-        notes += [f"{plate.name}: {stage}: {n} stale: {why} changed" for (stage, why), n in reasons.items()]
-        for lease in sorted((plate.paths.root / "leases").glob("[!.]*")):
-            owner = read_owner(lease)
-            gone = owner is None or owner.alive() is False
-            notes.append(f"{plate.name}: {lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}")
+        table.add_row(plate.name, *(_cell(plate, name, stale) for name in STAGES))
+        notes += [f"{plate.name}: {line}" for line in _notes(plate, stale, note)]
     console = Console()
     console.width = max(console.width, 24 + 11 * len(STAGES))
     console.print(table)
     for line in notes:
         typer.echo(line)
+
+
+def _cell(plate: Plate, stage: str, stale: Stale) -> str:
+    entries = plate.outcomes(stage)
+    counts = Counter(entry.state for key, entry in entries.items() if (stage, key) not in stale)
+    todo = sum(name == stage for name, _ in stale)
+    if not entries and not todo:
+        return "-"
+    parts = [f"{count} {state}" for state, count in counts.items()] + ([f"{todo} to do"] if todo else [])
+    return "\n".join([*parts, f"{sum(entry.seconds for entry in entries.values()):.1f} s"])
+
+
+def _notes(plate: Plate, stale: Stale, note: str) -> Iterator[str]:
+    """What a table can't show: what is stale and why, and the leases."""
+    if note:
+        yield note
+    reasons = Counter((stage, why) for (stage, _), whys in stale.items() for why in whys if why != "never done")
+    for (stage, why), n in reasons.items():
+        yield f"{stage}: {n} stale: {why} changed"
+    for lease in sorted((plate.paths.root / "leases").glob("[!.]*")):
+        owner = read_owner(lease)
+        gone = owner is None or owner.alive() is False
+        yield f"{lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}"
 
 
 def _list_left_out(plates: list[Plate]) -> bool:

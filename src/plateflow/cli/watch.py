@@ -69,19 +69,28 @@ def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group
     for name in STAGES:
         table.add_column(name, justify="right")
     rest: Counter[str] = Counter()
-    failures = [f"{plate}: cannot be read: {why}" for plate, why in unseen.items()]
     for plate, of_plate in jobs.items():
-        states = {job.state for job in of_plate}
-        word = "complete" if states == {"done"} else "waiting" if states <= {"done", "waits"} else ""
+        word = _word(of_plate)
         if len(jobs) > 1 and (word == "complete" or table.row_count >= ROWS or (word and len(jobs) > ROWS)):
             rest[word or "running or failed"] += 1
         else:
             table.add_row(plate, *(_cell([job for job in of_plate if job.stage == name]) for name in STAGES))
-        failures += [_failure(plate, job) for job in of_plate if job.failures or job.state == "silent"]
-    more = [f"{count} plates {word}" for word, count in rest.items()]
-    if len(failures) > FAILURES:
-        failures[FAILURES:] = [f"and {len(failures) - FAILURES} more jobs failed"]
-    return Group(*(escape(line) for line in failures), *more, *([table] if table.row_count else []))
+    counts = [f"{count} plates {word}" for word, count in rest.items()]
+    return Group(*(escape(line) for line in _failures(jobs, unseen)), *counts, *([table] if table.row_count else []))
+
+
+def _word(jobs: list[JobProgress]) -> str:
+    """What to call a plate that needs no row of its own; empty where something happens in it."""
+    states = {job.state for job in jobs}
+    return "complete" if states == {"done"} else "waiting" if states <= {"done", "waits"} else ""
+
+
+def _failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> list[str]:
+    lines = [f"{plate}: cannot be read: {why}" for plate, why in unseen.items()]
+    for plate, of_plate in jobs.items():
+        lines += [_failure(plate, job) for job in of_plate if job.failures or job.state == "silent"]
+    more = len(lines) - FAILURES
+    return [*lines[:FAILURES], f"and {more} more jobs failed"] if more > 0 else lines
 
 
 def _cell(jobs: list[JobProgress]) -> str:

@@ -281,7 +281,6 @@ class _Run:
 
     def __init__(self, job: Job, items: list[Any], lease: Lease, *, results: Callable[[Item], Path] | None) -> None:
         self.job, self.items, self.lease, self.results = job, items, lease, results
-        crashed = lease.inherited
         self.path = job.paths.journal(job.stage.name, job.name)
         self.latest = job.plate.outcomes(job.stage.name)
         self.depends = {item.key: dependencies(job, item) for item in items}
@@ -291,19 +290,33 @@ class _Run:
         self._last = 0.0  # pooled items overlap: each counts the time since the one before
         journal = Journal.read(self.path)
         self.open = bool(journal.attempts) and journal.attempts[-1].state != "ok"
-        suspects, alone = journal.in_work(crashed=crashed)
-        if crashed:
+        suspects, deaths = journal.in_work(crashed=lease.inherited)
+        if lease.inherited:
             append_line(self.path, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
-        stale = [item for item in items if self._stale(item)]
-        self.left_out = [(item, _passed_on(item.upstream)) for item in stale if item.upstream is not None]
-        todo = [item for item in stale if item.upstream is None]
-        # A job of a whole plate is always alone in work, and nothing can go on without it: it fails, it isn't left out.
-        for item in [item for item in todo if item.well and alone[item.key] >= 2]:
-            todo.remove(item)
-            self.left_out.append((item, _crash_outcome(job, item)))
-        suspect = set(suspects) | {key for key, count in alone.items() if count}
-        rest = [item for item in todo if item.key not in suspect]
-        self.batches = ([rest] if rest else []) + [[item] for item in todo if item.key in suspect]
+        self.left_out: list[tuple[Item, Outcome]] = []
+        self.batches: list[list[Item]] = []
+        self._sort([item for item in items if self._stale(item)], {*suspects, *deaths}, deaths)
+
+    def _sort(self, stale: list[Item], suspects: set[Key], deaths: Mapping[Key, int]) -> None:
+        """Put items that an earlier stage left out, or that killed their job twice, into `left_out`, others in batches.
+
+        What was in work when the job died is done item by item, last. A job of a whole plate is always alone in work,
+        and nothing can go on without it: it fails, and isn't left out.
+        """
+        pooled: list[Item] = []
+        alone: list[list[Item]] = []
+        killers: list[tuple[Item, Outcome]] = []
+        for item in stale:
+            if item.upstream is not None:
+                self.left_out.append((item, _passed_on(item.upstream)))
+            elif item.well and deaths.get(item.key, 0) >= 2:
+                killers.append((item, _crash_outcome(self.job, item)))
+            elif item.key in suspects:
+                alone.append([item])
+            else:
+                pooled.append(item)
+        self.left_out += killers
+        self.batches = ([pooled] if pooled else []) + alone
 
     def _stale(self, item: Item) -> bool:
         entry = self.latest.get(item.key)

@@ -34,10 +34,10 @@ def attempts(paths: PlatePaths) -> list[dict[str, Any]]:
 
     Returns:
         dicts with `plate, stage, job, attempt` (from 1), `began` (ISO 8601), `state` (ok | failed | interrupted |
-        killed), `units`: work items finished in it, `share`: of the stage's work of this plate, `objects` (stitch), `tiles`
-        (infer), `seconds`: wall time, as long as the job is known to have lasted, `start_s`: from the script's start
-        to the first finished work item, less that item's own time, `cpu_s, peak_mb, read_mb, written_mb` (None where it was
-        killed), `gpus`, `gpu_s`, `host, slurm_job`.
+        killed), `units`: work items finished in it, `share`: of the stage's work for this plate, `objects` (stitch),
+        `tiles` (infer), `seconds`: wall time, as long as the job is known to have lasted, `start_s`: from the script's
+        start to the first finished work item, less that item's own time, `cpu_s, peak_mb, read_mb, written_mb` (None
+        where it was killed), `gpus`, `gpu_s`, `host, slurm_job`.
     """
     try:
         wells = max(1, len(json.loads(paths.metadata.read_text())["wells"]))
