@@ -245,12 +245,12 @@ def _files() -> Iterator[Damage]:
     yield Damage(
         name="a well's images deleted", make=_every(Path.unlink, lambda files: sorted(files, key=_well_of)[:half])
     )
-    yield Damage(name="folder gone", make=lambda raw: shutil.rmtree(raw.root), says="is not there|not known")
+    yield Damage(name="folder gone", make=lambda raw: shutil.rmtree(raw.root), says="does not exist|is unknown")
     yield Damage(name="folder empty", make=lambda raw: (shutil.rmtree(raw.root), raw.root.mkdir())[1], says="is empty")
     yield Damage(
         name="folder is a file",
         make=lambda raw: (shutil.rmtree(raw.root), raw.root.write_text("x"))[0],
-        says="is not there|no folder",
+        says="does not exist|no folder",
     )
     yield Damage(name="junk of other systems", make=_junk, harmless=True)
     yield Damage(name="image copied by hand", make=_copied, harmless=True)
@@ -433,8 +433,10 @@ def _texts() -> Iterator[Damage]:
 
         return make
 
-    yield Damage(name="XML bomb", make=xml(with_entity(bomb)), says="can't be (read|understood)", harmless=True)
-    yield Damage(name="XML of another file", make=xml(with_entity(foreign)), says="can't be", harmless=True)
+    yield Damage(name="XML bomb", make=xml(with_entity(bomb)), says="cannot parse|can't be understood", harmless=True)
+    yield Damage(
+        name="XML of another file", make=xml(with_entity(foreign)), says="cannot parse|can't be", harmless=True
+    )
 
 
 def _fuzz() -> Iterator[Damage]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, plate, recognise
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-reader.md"
@@ -43,8 +43,8 @@ def test_the_example_reads_its_plate(scan: Path) -> None:
 
 def test_the_example_says_what_is_wrong(scan: Path) -> None:
     (scan / "acme.xml").write_text(SCAN.replace("0001.tif", "../0001.tif"))
-    with pytest.raises(PlateflowError, match="leads out"):
+    with pytest.raises(RawDataError, match="leads out"):
         open_plate(scan)
     (scan / "acme.xml").write_text(SCAN.replace('"B03" site="2"', '"Q77" site="2"'))
-    with pytest.raises(PlateflowError, match="can't be understood"):
+    with pytest.raises(RawDataError, match="cannot parse"):
         open_plate(scan)

@@ -14,7 +14,7 @@ from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
 from vendors import LAYOUTS
 
 from plateflow.config import Config, LabelSet, PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.images.layout import read_layout
 from plateflow.images.store import open_image
 from plateflow.plates import PlaneError, index_plate, recognise
@@ -54,7 +54,7 @@ Good = Callable[[str], tuple[Path, Read]]
 
 
 def read(entry: PlateEntry) -> Read:
-    """Raises PlateflowError, and nothing else."""
+    """Raises RawDataError, and nothing else."""
     index = index_plate(entry)
     config = Config(segmentation={"nuclei": LabelSet(channels=["1" if entry.layout == "pattern" else "DNA"])})
     pixels: dict[tuple[object, ...], np.ndarray | str] = {}
@@ -120,11 +120,11 @@ def test_damage_is_told(good: Good, tmp_path: Path, layout: str, damage: Damage)
     try:
         if copy.root.is_dir():
             recognise(copy.root)
-    except PlateflowError as error:
+    except RawDataError as error:
         assert error.where and error.remedy
     try:
         now = read(entry_of(copy.root, layout, raw))
-    except PlateflowError as error:
+    except RawDataError as error:
         assert error.where and (error.remedy or error.why)
         said = [str(error)]
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pixels import PlaneError
 from plateflow.simulate.harmony import NAMESPACE, file_name, write_index
@@ -254,7 +254,7 @@ def test_numbers_that_are_written_otherwise_or_missing_do_no_harm(tmp_path: Path
 def test_channels_of_different_sizes_in_every_field_are_refused(tmp_path: Path) -> None:
     folder = make_plate(tmp_path / "p", two_fields())
     edit(folder, r"(?s)(-ch2sk1fk1fl1.tiff<.*?<ImageSizeY>)20<", r"\g<1>10<")
-    with pytest.raises(PlateflowError, match="different sizes") as error:
+    with pytest.raises(RawDataError, match="different sizes") as error:
         open_plate(folder)
     assert "well B03, field 1: DNA 20 x 30, AGP 10 x 30 px" in error.value.where
 
@@ -290,25 +290,25 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
 @pytest.mark.parametrize(
     ("change", "to", "message"),
     [
-        (r"(?s)<State>Ok</State>.*", "", "index of the plate can't be read"),
-        (r"\?>", f"?>{BOMB}", "index of the plate can't be read"),
-        (r"<User>", '<User xmlns:a="x">&b;', "index of the plate can't be read"),
+        (r"(?s)<State>Ok</State>.*", "", "cannot parse the metadata file"),
+        (r"\?>", f"?>{BOMB}", "cannot parse the metadata file"),
+        (r"<User>", '<User xmlns:a="x">&b;', "cannot parse the metadata file"),
         (r"<Row>2</Row>\s*<Col>3</Col>\s*<FieldID>", "<Row>40</Row><Col>3</Col><FieldID>", "off the plate"),
         (r"<Row>2</Row>\s*<Col>3</Col>\s*<FieldID>", "<Row>0</Row><Col>3</Col><FieldID>", "off the plate"),
         ("<FieldID>2<", "<FieldID>1<", "two planes claim the same place"),
-        ("<FieldID>2<", "<FieldID>two<", "can't be understood"),
+        ("<FieldID>2<", "<FieldID>two<", "cannot parse"),
         ("<URL>r02c03f01p01-ch1", "<URL>../r02c03f01p01-ch1", "leads out of the plate's folder"),
         ("<URL>r02c03f01p01-ch1", r"<URL>..\\..\\r02c03f01p01-ch1", "leads out of the plate's folder"),
         ("<URL>r02c03f01p01-ch1", "<URL>/etc/r02c03f01p01-ch1", "leads out of the plate's folder"),
         ("<URL>r02c03f01p01-ch1", r"<URL>C:\\r02c03f01p01-ch1", "leads out of the plate's folder"),
-        (' Unit="m">', ' Unit="furlong">', "can't be understood"),
-        ("<ImageResolutionX[^>]*>[^<]*<", '<ImageResolutionX Unit="m">wide<', "can't be understood"),
+        (' Unit="m">', ' Unit="furlong">', "cannot parse"),
+        ("<ImageResolutionX[^>]*>[^<]*<", '<ImageResolutionX Unit="m">wide<', "cannot parse"),
     ],
 )
 def test_a_bad_index_is_one_clear_error(tmp_path: Path, change: str, to: str, message: str) -> None:
     folder = make_plate(tmp_path / "p", two_fields())
     edit(folder, change, to)
-    with pytest.raises(PlateflowError, match=message) as error:
+    with pytest.raises(RawDataError, match=message) as error:
         open_plate(folder)
     assert "p" in error.value.where
     assert error.value.remedy
@@ -320,12 +320,12 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     image.rename(tmp_path / "elsewhere" / image.name)
     image.symlink_to(tmp_path / "elsewhere" / image.name)
-    with pytest.raises(PlateflowError, match="leads out"):
+    with pytest.raises(RawDataError, match="leads out"):
         open_plate(folder)
     image.unlink()
     (folder / "Images").rename(tmp_path / "elsewhere" / "Images")
     (folder / "Images").symlink_to(tmp_path / "elsewhere" / "Images")
-    with pytest.raises(PlateflowError, match="leads out"):
+    with pytest.raises(RawDataError, match="leads out"):
         open_plate(folder)
 
 
@@ -336,18 +336,18 @@ def test_a_link_to_the_plate_itself_is_fine(tmp_path: Path) -> None:
 
 
 def test_empty_missing_and_unknown_folders(tmp_path: Path) -> None:
-    with pytest.raises(PlateflowError, match="not there"):
+    with pytest.raises(RawDataError, match="does not exist"):
         open_plate(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PlateflowError, match="empty"):
+    with pytest.raises(RawDataError, match="empty"):
         open_plate(tmp_path / "empty")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("hello")
-    with pytest.raises(PlateflowError, match="layout of the folder isn't known"):
+    with pytest.raises(RawDataError, match="layout of the folder is unknown"):
         open_plate(tmp_path / "other")
-    with pytest.raises(PlateflowError, match="not a Harmony measurement"):
+    with pytest.raises(RawDataError, match="not a Harmony measurement"):
         open_plate(tmp_path / "other", layout="harmony")
-    with pytest.raises(PlateflowError, match="'zeiss' isn't known"):
+    with pytest.raises(RawDataError, match="'zeiss' is unknown"):
         open_plate(tmp_path / "other", layout="zeiss")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 
 
@@ -161,7 +161,16 @@ def test_names(tmp_path: Path, name: str, found: tuple[str, str, int]) -> None:
     assert plate.planes["y_um"].isna().all()  # no header says where
 
 
+def test_a_name_with_a_well_that_no_plate_has(tmp_path: Path) -> None:
+    for name in ("p_B02_s1_w1.tif", "p_B99_s1_w1.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((8, 8), np.uint16))
+    plate = open_plate(tmp_path, layout="imagexpress")
+    assert plate.info["wells"] == ["B02"]
+    (note,) = plate.info["disagreements"]
+    assert note == "1 images are not named as MetaXpress names them and are not used: p_B99_s1_w1.tif"
+
+
 def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((8, 8), np.uint16))
-    with pytest.raises(PlateflowError, match="not a MetaXpress plate"):
+    with pytest.raises(RawDataError, match="not a MetaXpress plate"):
         open_plate(tmp_path, layout="imagexpress")

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 
 Line = dict[str, str]
@@ -47,7 +47,7 @@ def test_a_real_table_of_the_gallery(test_data: Path, tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     with gzip.open(tmp_path / "load_data.csv.gz", "wt") as file:
         file.write(table.read_text())
-    with pytest.raises(PlateflowError, match="not in the plate's folder"):
+    with pytest.raises(RawDataError, match="not in the plate's folder"):
         open_plate(tmp_path)
     folder = tmp_path / "BR00117035__2021-05-02T16_02_51-Measurement1" / "Images"
     folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_a_real_table_of_the_gallery(test_data: Path, tmp_path: Path) -> None:
 def test_urls_are_refused(tmp_path: Path, url: str) -> None:
     (tmp_path / "load_data.csv").write_text(f"Metadata_Plate,Metadata_Well,Metadata_Site,URL_DNA\np,A01,1,{url}\n")
     assert recognise(tmp_path) == "load_data"
-    with pytest.raises(PlateflowError, match="are URLs") as error:
+    with pytest.raises(RawDataError, match="are URLs") as error:
         open_plate(tmp_path)
     assert "download" in error.value.remedy
 
@@ -100,7 +100,7 @@ def test_the_table_without_illumination_and_the_lines_of_one_plate(tmp_path: Pat
         table.read_text() + table.read_text().split("\n", 1)[1].replace("p,C05", "q,A01").replace("p,B02", "q,A02")
     )
     assert open_plate(raw).info["wells"] == ["B02", "C05"]
-    with pytest.raises(PlateflowError, match="several plates") as error:
+    with pytest.raises(RawDataError, match="several plates") as error:
         open_plate(PlateEntry(plate="other", path=str(raw), layout="load_data"))
     assert "p, q" in error.value.why
 
@@ -127,8 +127,8 @@ def test_row_and_col_columns_and_utf16(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"PathName_OrigDNA": "../images"}, "leads out"),
-        ({"Metadata_Well": "Q99"}, "can't be understood"),
-        ({"Metadata_PlaneID": "top"}, "can't be understood"),
+        ({"Metadata_Well": "Q99"}, "cannot parse"),
+        ({"Metadata_PlaneID": "top"}, "cannot parse"),
         ({"Metadata_Site": "1"}, "claim the same place"),
         ({"FileName_OrigDNA": "lost.tif", "FileName_OrigAGP": "lost.tif"}, "not in the plate's folder"),
     ],
@@ -136,7 +136,7 @@ def test_row_and_col_columns_and_utf16(tmp_path: Path) -> None:
 def test_a_bad_table_is_one_clear_error(tmp_path: Path, change: Line, message: str) -> None:
     raw = layouts_plate.write(tmp_path, "load_data", wells=("C05", "B02"), times=1)
     rewrite(raw / "load_data.csv", lambda line: line | change)
-    with pytest.raises(PlateflowError, match=message) as error:
+    with pytest.raises(RawDataError, match=message) as error:
         open_plate(raw)
     assert error.value.remedy
 
@@ -145,12 +145,12 @@ def test_an_image_that_could_be_one_of_two(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "load_data", wells=("C05", "B02"), times=1)
     shutil.copytree(raw / "images", raw / "copy")
     rewrite(raw / "load_data.csv", lambda line: line | {"PathName_OrigDNA": "/elsewhere/"})
-    with pytest.raises(PlateflowError, match="one of several"):
+    with pytest.raises(RawDataError, match="one of several"):
         open_plate(raw)
 
 
 def test_no_table_at_all(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(PlateflowError, match=r"no load_data\.csv"):
+    with pytest.raises(RawDataError, match=r"no load_data\.csv"):
         open_plate(tmp_path, layout="load_data")

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.files import stat_of
 from plateflow.plates import PlaneError, open_plate, recognise
 
@@ -147,7 +147,7 @@ def test_a_damaged_chunk_is_a_bad_plane(tmp_path: Path) -> None:
     ("file", "change", "to", "message"),
     [
         ("zarr.json", '"B/02"', '"../B/02"', "leads out"),
-        ("zarr.json", '"rows"', '"lines"', "can't be understood"),
+        ("zarr.json", '"rows"', '"lines"', "cannot parse"),
         ("B/02/zarr.json", '"path": "1"', '"path": "/etc"', "leads out"),
     ],
 )
@@ -158,7 +158,7 @@ def test_bad_metadata_are_one_clear_error(tmp_path: Path, file: str, change: str
     text, count = re.subn(change, to, (raw / file).read_text())
     assert count
     (raw / file).write_text(text)
-    with pytest.raises(PlateflowError) as error:
+    with pytest.raises(RawDataError) as error:
         open_plate(raw)
     assert message in str(error.value)
     assert error.value.remedy
@@ -185,5 +185,5 @@ def test_a_bad_image_leaves_its_field_out(tmp_path: Path, change: str, to: str, 
 
 def test_a_single_image_is_no_plate(test_data: Path) -> None:
     (folder,) = (test_data / "plates" / "omezarr_fractal_cardio").glob("*.zarr")
-    with pytest.raises(PlateflowError, match="not an OME-Zarr plate"):
+    with pytest.raises(RawDataError, match="not an OME-Zarr plate"):
         open_plate(PlateEntry(plate="p", path=str(folder), layout="omezarr"))

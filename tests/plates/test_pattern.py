@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from vendors import PatternLayout
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pattern import EXAMPLE
 from plateflow.simulate.plate import micro_wells, simulate_plate
@@ -68,10 +68,10 @@ def test_files_that_do_not_match_are_reported(tmp_path: Path) -> None:
     ("pattern", "message"),
     [
         ("(?P<well>", "not a regular expression"),
-        ("(?P<site>.)", "groups can't be used"),
-        ("(?P<row>.)", "groups can't be used"),
+        ("(?P<site>.)", "groups of the pattern can't be used"),
+        ("(?P<row>.)", "groups of the pattern can't be used"),
         (r"(?P<well>X\d)", "no image matches"),
-        (r"(?P<well>1_s1)", "can't be understood"),
+        (r"(?P<well>1_s1)", "cannot parse"),
         (r"(?P<well>A01)_s1_w(?P<z>.)", "two planes claim"),
     ],
 )
@@ -79,19 +79,19 @@ def test_bad_patterns(tmp_path: Path, pattern: str, message: str) -> None:
     folder = write(tmp_path, "A01_s1_w1.tif", "A01_s1_w2.tif")
     if message == "two planes claim":
         write(tmp_path, "A01_s1_w1_copy.tif")
-    with pytest.raises(PlateflowError, match=message) as error:
+    with pytest.raises(RawDataError, match=message) as error:
         open_plate(folder, pattern=pattern)
     assert error.value.remedy
 
 
 def test_the_pattern_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(PlateflowError, match="needs a regular expression"):
+    with pytest.raises(RawDataError, match="needs a regular expression"):
         open_plate(write(tmp_path, "A01.tif"), layout="pattern")
 
 
 def test_no_sound_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "A01_s1_w1.tif").write_bytes(b"")
-    with pytest.raises(PlateflowError, match="no image of the plate can be read"):
+    with pytest.raises(RawDataError, match="no image of the plate can be read"):
         open_plate(tmp_path, pattern=EXAMPLE)
 
 
@@ -137,7 +137,7 @@ def test_names_of_scanr_and_a_ready_pattern_by_its_name(tmp_path: Path) -> None:
     plate = open_plate(folder)
     assert (plate.info["wells"], plate.info["fields"], plate.info["z"]) == (["H12"], 2, 2)
     assert open_plate(folder, pattern="ScanR").planes.equals(plate.planes)
-    with pytest.raises(PlateflowError, match="no image matches"):
+    with pytest.raises(RawDataError, match="no image matches"):
         open_plate(folder, pattern="embl")
 
 
@@ -166,8 +166,8 @@ def test_a_table_of_paths(tmp_path: Path) -> None:
         ("path,site\nx.tif,1\n", "lacks a column"),
         ("", "lacks a column"),
         ("path,well\n../x.tif,A1\n", "leads out"),
-        ("path,well\nx.tif,Q77\n", "can't be understood"),
-        ("path,well,y_um\nx.tif,A1,left\n", "can't be understood"),
+        ("path,well\nx.tif,Q77\n", "cannot parse"),
+        ("path,well,y_um\nx.tif,A1,left\n", "cannot parse"),
         ("path,well\nx.tif,A1\ny.tif,A01\n", "two planes claim"),
         (None, "can't be read"),
     ],
@@ -176,7 +176,7 @@ def test_bad_tables(tmp_path: Path, text: str | None, message: str) -> None:
     write(tmp_path, "x.tif", "y.tif")
     if text is not None:
         (tmp_path / "files.csv").write_text(text)
-    with pytest.raises(PlateflowError, match=message) as error:
+    with pytest.raises(RawDataError, match=message) as error:
         open_plate(tmp_path, pattern="files.csv")
     assert error.value.remedy
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates.platemap import read_plate_map
 from plateflow.workflow import Plan
 
@@ -48,28 +48,28 @@ def test_delimiters_and_encodings(tmp_path: Path, delimiter: str, encoding: str)
         ("well,role\n,,\n,\n", "can't be used"),
         ("role,well\nnegative\n", "no well"),
         ("position,role\nA1,negative\n", "can't be used"),
-        ("well,role,role\nA1,negative,positive\n", "comes twice"),
+        ("well,role,role\nA1,negative,positive\n", "occurs twice"),
         ("well,role\nA1,negative\na01,positive\n", "A01 twice"),
         ("well,role\nA1,control\n", "unknown role 'control'"),
         ("well,role\nAG1,negative\n", "no well"),
-        ("well,dose\nA1,10 uM\n", "no number"),
+        ("well,dose\nA1,10 uM\n", "not a number"),
     ],
 )
 def test_a_bad_map_names_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(PlateflowError, match=message) as error:
+    with pytest.raises(RawDataError, match=message) as error:
         read_plate_map(path)
     assert str(path) in error.value.where
     assert error.value.remedy
 
 
 def test_no_map(tmp_path: Path) -> None:
-    with pytest.raises(PlateflowError, match="not there"):
+    with pytest.raises(RawDataError, match="does not exist"):
         read_plate_map(tmp_path / "map.csv")
 
 
 def test_a_folder_for_a_map(tmp_path: Path) -> None:
-    with pytest.raises(PlateflowError, match="can't be read") as error:
+    with pytest.raises(RawDataError, match="can't be read") as error:
         read_plate_map(tmp_path)
     assert error.value.where == str(tmp_path)
 
@@ -102,7 +102,7 @@ def test_a_workbook(tmp_path: Path) -> None:
 def test_a_workbook_with_a_sheet_a_plate(tmp_path: Path) -> None:
     path = book(tmp_path / "map.xlsx", {"p1": LONG, "p2": [["well", "role"], ["C3", "positive"]]})
     assert list(read_plate_map(path, "p2")["well"]) == ["C03"]
-    with pytest.raises(PlateflowError, match="none is called p3"):
+    with pytest.raises(RawDataError, match="none is called p3"):
         read_plate_map(path, "p3")
 
 
@@ -144,7 +144,7 @@ def test_names_of_columns_and_quotes(tmp_path: Path) -> None:
 def test_lines_of_several_plates(tmp_path: Path) -> None:
     path = write(tmp_path, "plate,well,role\np1,A1,negative\np2,A1,positive\n")
     assert list(read_plate_map(path, "p2")["role"]) == ["positive"]
-    with pytest.raises(PlateflowError, match="A01 twice"):
+    with pytest.raises(RawDataError, match="A01 twice"):
         read_plate_map(path, "p3")
 
 
@@ -181,8 +181,8 @@ def test_a_real_map_of_lincs_by_its_table_of_barcodes(tmp_path: Path, test_data:
     assert treated["treatment"].equals(treated["broad_sample"])
     assert treated["dose"].notna().all()
     assert read_plate_map(source / "lincs_barcode_platemap.csv", barcode).equals(table)
-    for plate, message in (("SQ9", "no map"), (lines[1].split(",")[0], "is not there")):
-        with pytest.raises(PlateflowError, match=message):
+    for plate, message in (("SQ9", "no map"), (lines[1].split(",")[0], "does not exist")):
+        with pytest.raises(RawDataError, match=message):
             read_plate_map(tmp_path / "barcode_platemap.csv", plate)
 
 
@@ -234,7 +234,7 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     with zipfile.ZipFile(big, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/workbook.xml", bytes(60_000_000))
     for path in (cut, old, bomb, big):
-        with pytest.raises(PlateflowError, match="can't be read") as error:
+        with pytest.raises(RawDataError, match="can't be read") as error:
             read_plate_map(path)
         assert str(path) in error.value.where
 

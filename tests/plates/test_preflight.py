@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,13 @@ import pytest
 import tifffile
 
 from plateflow.cli.check import report
-from plateflow.config import Config, LabelSet, PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.config import Config, LabelSet, PlateEntry, Quality
+from plateflow.errors import ChannelError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
-from plateflow.plates.check_index import check_index
+from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
-from plateflow.plates.problem import Problem
 from plateflow.plates.reader import Index
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 
@@ -79,7 +79,7 @@ def test_wells_of_map_and_plate_and_a_channel_that_is_not_there(tmp_path: Path) 
 def test_a_misspelt_channel_gets_the_right_one() -> None:
     info = {"plate": "p", "channels": [{"name": "HOECHST 33342"}, {"name": "Alexa 488"}]}
     config = Config(segmentation={"nuclei": LabelSet(channels=["Hoechst 33342"])})
-    with pytest.raises(PlateflowError, match="did you mean 'HOECHST 33342'"):
+    with pytest.raises(ChannelError, match="did you mean 'HOECHST 33342'"):
         check_channels(config, info)
 
 
@@ -169,10 +169,10 @@ def test_a_field_that_strays_or_has_no_position() -> None:
 @pytest.mark.parametrize(
     ("size", "severity", "what"),
     [
-        ((500.0, 500.0), "error", "none of a light microscope"),
-        ((0.0005, 0.0005), "error", "none of a light microscope"),
-        ((0.5, 0.6), "warning", "aren't square"),
-        ((float("nan"), float("nan")), "note", "isn't known"),
+        ((500.0, 500.0), "error", "outside the range of a light microscope"),
+        ((0.0005, 0.0005), "error", "outside the range of a light microscope"),
+        ((0.5, 0.6), "warning", "not square"),
+        ((float("nan"), float("nan")), "note", "is unknown"),
     ],
 )
 def test_pixel_sizes(size: tuple[float, float], severity: str, what: str) -> None:
@@ -205,12 +205,14 @@ def test_harmony_tells_when_planes_were_taken(tmp_path: Path, offset: str, known
     assert (times == 12.5).all() == known
 
 
-def look(folder: Path, pixels: list[np.ndarray], *, bit_max: int = 65535) -> list[tuple[str, str]]:
+def look(
+    folder: Path, pixels: list[np.ndarray], *, bit_max: int = 65535, saturated_fraction: float = 0.01
+) -> list[tuple[str, str]]:
     index = tables(path=[str(folder / f"{n}.tif") for n in range(8)], dtype=str(pixels[0].dtype))
     for n, plane in enumerate(pixels):
         tifffile.imwrite(folder / f"{n}.tif", plane)
-    info = index.info | {"bit_max": bit_max}
-    return [(p.well + p.field, p.what) for p in check_pixels(Index(planes=index.planes, info=info), deep=False)]
+    index = Index(planes=index.planes, info=index.info | {"bit_max": bit_max})
+    return [(p.well + p.field, p.what) for p in check_pixels(index, saturated_fraction, deep=False)]
 
 
 def noise(n: int, low: int = 100, high: int = 4000) -> np.ndarray:
@@ -227,6 +229,19 @@ def test_pixels_that_are_odd(tmp_path: Path) -> None:
         ("A012", "channel DNA: saturated: 2.0% of the pixels are at the top of the range"),
         ("A014", "channel DNA: doubled: the same pixels as those of well A01, field 3, channel DNA, t 0, z 0"),
     ]
+
+
+@pytest.mark.parametrize(("fraction", "warned"), [(0.01, True), (0.02, True), (0.021, False)])
+def test_saturation_is_judged_by_the_configuration(tmp_path: Path, fraction: float, warned: bool) -> None:
+    """From `quality.saturated_fraction` on, as the flag of a field is."""
+    made, entry = simulate(tmp_path)
+    config = CONFIG.model_copy(update={"quality": Quality(saturated_fraction=fraction)})
+    path = sorted((made.raw / "Images").glob("*.tiff"))[0]
+    pixels = tifffile.imread(path)
+    pixels.flat[: math.ceil(0.02 * pixels.size)] = 65535
+    tifffile.imwrite(path, pixels)
+    found = [problem.what for problem in check_plate(entry, config, deep=True)]
+    assert any("saturated: 2.0% of the pixels" in what for what in found) == warned
 
 
 def test_values_with_an_offset_or_a_spread(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 
 
@@ -115,11 +115,11 @@ def test_disagreements_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "to", "message"),
     [
-        ("MeasurementData.mlf", "</bts:MeasurementData>", "", "index of the plate can't be read"),
-        ("MeasurementData.mlf", r"\?>", '?><!DOCTYPE x [<!ENTITY a "aa">]>', "index of the plate can't be read"),
-        ("MeasurementDetail.mrf", "</bts:MeasurementDetail>", "", "index of the plate can't be read"),
-        ("MeasurementData.mlf", 'Row="2"', 'Row="two"', "can't be understood"),
-        ("MeasurementData.mlf", 'bts:Row="2" ', "", "can't be understood"),
+        ("MeasurementData.mlf", "</bts:MeasurementData>", "", "cannot parse the metadata file"),
+        ("MeasurementData.mlf", r"\?>", '?><!DOCTYPE x [<!ENTITY a "aa">]>', "cannot parse the metadata file"),
+        ("MeasurementDetail.mrf", "</bts:MeasurementDetail>", "", "cannot parse the metadata file"),
+        ("MeasurementData.mlf", 'Row="2"', 'Row="two"', "cannot parse"),
+        ("MeasurementData.mlf", 'bts:Row="2" ', "", "cannot parse"),
         ("MeasurementData.mlf", 'Row="2"', 'Row="40"', "off the plate"),
         ("MeasurementData.mlf", ">p_B02", ">../p_B02", "leads out"),
         ("MeasurementDetail.mrf", "p.mes", "/etc/p.mes", "leads out"),
@@ -129,9 +129,17 @@ def test_disagreements_are_reported(tmp_path: Path) -> None:
 def test_bad_metadata_are_one_clear_error(tmp_path: Path, name: str, change: str, to: str, message: str) -> None:
     raw = layouts_plate.write(tmp_path, "yokogawa", wells=("B02",), times=1)
     edit(raw, name, change, to)
-    with pytest.raises(PlateflowError, match=message) as error:
+    with pytest.raises(RawDataError, match=message) as error:
         open_plate(raw)
     assert error.value.remedy
+
+
+def test_an_error_whose_record_cannot_be_read(tmp_path: Path) -> None:
+    raw = layouts_plate.write(tmp_path, "yokogawa", wells=("B02",), times=1)
+    edit(raw, "MeasurementData.mlf", 'bts:Type="ERR"([^>]*)bts:Y="[^"]*"', r'bts:Type="ERR"\1bts:Y="lost"')
+    plate = open_plate(raw)
+    assert "the instrument reported 1 errors" in plate.info["disagreements"][0]
+    assert set(plate.planes["reason"]) == {"", "missing", "no_record"}
 
 
 def test_numbers_that_matter_little_do_no_harm(tmp_path: Path) -> None:
@@ -144,12 +152,12 @@ def test_numbers_that_matter_little_do_no_harm(tmp_path: Path) -> None:
 
 def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((8, 8), np.uint16))
-    with pytest.raises(PlateflowError, match="not a CellVoyager measurement"):
+    with pytest.raises(RawDataError, match="not a CellVoyager measurement"):
         open_plate(tmp_path, layout="yokogawa")
 
 
 def test_several_measurements_in_one_folder(test_data: Path) -> None:
-    with pytest.raises(PlateflowError, match="several measurements") as error:
+    with pytest.raises(RawDataError, match="several measurements") as error:
         open_plate(test_data / "plates" / "yokogawa_cv7000_metadata_only")
     assert "CV7000-example" in error.value.where
 

@@ -275,7 +275,10 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
     """Failures with the last lines of their logs; it ends by itself once all is complete, and says that all is well."""
     assert screen.watching.wait(30) == 0
     text = " ".join((screen.project.folder / "watch.log").read_text().split())
-    assert "broken: ingest plate: 3 failed; waits to be tried again, or was given up the index of the plate" in text
+    assert (
+        "broken: ingest plate: 3 failed; waits to be tried again, or was given up cannot parse the metadata file"
+        in text
+    )
     assert "slow: infer 0: no sign of life for 30 s" in text
     log = screen.project.path("slow").log("infer", "0").relative_to(screen.project.folder)
     assert f"last line of {log}: infer: " in text

@@ -187,7 +187,7 @@ def test_a_raw_folder_that_is_away_fails_the_job_and_clears_nothing(project):
     (raw,) = project.folder.glob("raw/micro__*")
     raw.rename(project.folder / "away")
     output = project.snakemake("--retries", "0", status=1)
-    assert "folder is not there" in output
+    assert "the plate's folder does not exist" in output
     assert project.results() == results
     (project.folder / "away").rename(raw)
     project.snakemake()

@@ -16,7 +16,7 @@ from plateflow.errors import PlateflowError
 from plateflow.project import Project
 
 if TYPE_CHECKING:
-    from plateflow.plates.problem import Problem
+    from plateflow.plates.check_index import Problem
 
 SHOWN = 10
 PROFILE = Path("profiles/slurm")
@@ -36,7 +36,7 @@ def check(
     error, 1 where there are warnings, 0 where there are notes at most.
     """
     from plateflow.plates.check import changed_files, check_plate
-    from plateflow.plates.problem import Problem
+    from plateflow.plates.check_index import Problem
     from plateflow.state.requests import request
 
     project = Project.load(configfile)
@@ -74,7 +74,7 @@ def check(
 
 def report(problems: list[Problem]) -> Iterator[str]:
     """The problems in words, the worst first; of many of one kind on a plate the first `SHOWN`."""
-    from plateflow.plates.problem import SEVERITIES
+    from plateflow.plates.check_index import SEVERITIES
 
     if not problems:
         yield "No problem found."

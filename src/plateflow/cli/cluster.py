@@ -17,7 +17,7 @@ import yaml
 
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError
-from plateflow.plates.problem import Problem
+from plateflow.plates.check_index import Problem
 from plateflow.project import Project
 from plateflow.state.slurm import cancel, is_queued
 

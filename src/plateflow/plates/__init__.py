@@ -1,4 +1,4 @@
-"""Raw plates: a reader a vendor behind one protocol, the manifest they make, plate maps and preflight."""
+"""Raw plates: one reader per vendor behind one protocol, the manifest that they make, plate maps and preflight."""
 
 from plateflow.plates.pixels import PlaneError, read_plane
 from plateflow.plates.plate import READERS, Plate, index_plate, open_plate, recognise

@@ -1,27 +1,62 @@
-"""Preflight of what the metadata say: fields, positions, pixel sizes and clocks; opens no file."""
+"""Preflight of the metadata: fields, positions, pixel sizes and clocks. Opens no file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.plates.problem import Problem
-from plateflow.plates.reader import Index, some
+from plateflow.config import PlateEntry
+from plateflow.errors import PlateflowError
+from plateflow.plates.reader import Index, examples
+from plateflow.plates.touch import TOUCH_PX, gaps, touching
 
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SMALLEST_UM, LARGEST_UM = 0.02, 20.0
-"""Pixels of a light microscope lie in this span; what is outside is a mistake in the unit."""
-TOUCH_PX = 2
-"""Fields no farther apart than this touch, as in the design's canvas."""
+"""The range of pixel sizes of light microscopes; outside of it, the unit is probably wrong."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about a raw plate that the user should know: what, where, and what to do.
+
+    Attributes:
+        severity: error where the plate or a part of it cannot be used, warning where something is probably wrong, note
+            where it may be intended (fields that overlap) but has consequences.
+        plate: the plate's id.
+        what: one sentence.
+        remedy: what the user can do.
+        well: the well; empty where the problem concerns several.
+        field: the field; empty where the problem concerns several.
+        file: the file, if the problem concerns one.
+    """
+
+    severity: Severity
+    plate: str
+    what: str
+    remedy: str = ""
+    well: str = ""
+    field: str = ""
+    file: str = ""
+
+    @classmethod
+    def of_error(cls, spec: PlateEntry, error: PlateflowError) -> Problem:
+        """An error that stops the plate."""
+        where = error.where.removeprefix(f"{spec.plate}: ")
+        what = ": ".join(part for part in (error.what, where, error.why) if part)
+        return cls("error", spec.plate, what, error.remedy)
 
 
 def check_index(index: Index) -> Iterator[Problem]:
-    """What the index itself shows to be wrong, or to have consequences."""
+    """Yield what the index shows to be wrong, or to have consequences."""
     planes, plate = index.planes, str(index.info["plate"])
     for note in index.info["disagreements"]:
-        yield Problem(severity="warning", plate=plate, what=note, remedy="see whether the metadata are right")
+        yield Problem("warning", plate, note, "check whether the metadata are right")
     yield from _incomplete(plate, planes)
     yield from _one_file_for_several(plate, planes)
     yield from _pixel_sizes(plate, planes)
@@ -31,29 +66,19 @@ def check_index(index: Index) -> Iterator[Problem]:
 
 
 def _incomplete(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
-    """Wells with fewer fields than most, and planes that the metadata don't have."""
+    """Wells with fewer fields than most, and planes that are missing in the metadata."""
     counts = planes.groupby("well", sort=False)["field"].nunique()
     usual = int(counts.mode().max())
     for well, count in counts[counts < usual].items():
-        yield Problem(
-            severity="warning",
-            plate=plate,
-            well=str(well),
-            what=f"the well has {count} fields; most have {usual}",
-            remedy="nothing, if the acquisition was planned so",
-        )
+        what = f"the well has {count} fields; most have {usual}"
+        yield Problem("warning", plate, what, "nothing, if the acquisition was planned so", well=str(well))
     lacking = planes[(planes["state"] == "missing") & (planes["path"] == "")]
     for (well, field, reason), rows in lacking.groupby(["well", "field", "reason"], sort=False):
+        cause = "" if reason == "no_record" else f"; the metadata say: {reason}"
         channels = ", ".join(rows["channel"].drop_duplicates())
-        said = "" if reason == "no_record" else f"; the metadata say: {reason}"
-        yield Problem(
-            severity="error",
-            plate=plate,
-            well=str(well),
-            field=str(field),
-            what=f"{len(rows)} planes are not in the plate (channels {channels}){said}",
-            remedy="copy the measurement again; as it is, the field is left out",
-        )
+        what = f"{len(rows)} planes are not in the plate (channels {channels}){cause}"
+        remedy = "copy the measurement again; as it is, the field is left out"
+        yield Problem("error", plate, what, remedy, well=str(well), field=str(field))
 
 
 def _one_file_for_several(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
@@ -62,149 +87,106 @@ def _one_file_for_several(plate: str, planes: pd.DataFrame) -> Iterator[Problem]
     shared = named[named.duplicated(["path", "page"], keep=False)]
     for (path, _), rows in shared.groupby(["path", "page"], sort=False):
         first = rows.iloc[0]
-        yield Problem(
-            severity="warning",
-            plate=plate,
-            well=first["well"],
-            field=first["field"],
-            file=str(path),
-            what=f"one picture stands for {len(rows)} planes, such as {_places(rows)}",
-            remedy="see whether the metadata are right: the same pixels would be measured several times",
-        )
-
-
-def _places(rows: pd.DataFrame) -> str:
-    return some(f"{r.well} field {r.field} {r.channel} t {r.t} z {r.z}" for r in rows.itertuples())
+        places = examples(f"{r.well} field {r.field} {r.channel} t {r.t} z {r.z}" for r in rows.itertuples())
+        what = f"one image stands for {len(rows)} planes, such as {places}"
+        remedy = "check whether the metadata are right: the same pixels would be measured several times"
+        yield Problem("warning", plate, what, remedy, well=first["well"], field=first["field"], file=str(path))
 
 
 def _pixel_sizes(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
-    remedy = "set pixel_size_um in the plate sheet, in um"
+    remedy = "set pixel_size_um in the plate sheet, in µm"
     sizes = planes[["dy_um", "dx_um"]].dropna().drop_duplicates()
     if sizes.empty:
-        yield Problem(
-            severity="note", plate=plate, what="the pixel size isn't known: sizes are measured in px", remedy=remedy
-        )
+        yield Problem("note", plate, "the pixel size is unknown: sizes are measured in px", remedy)
     for dy, dx in sizes.itertuples(index=False):
         if not (SMALLEST_UM <= dy <= LARGEST_UM and SMALLEST_UM <= dx <= LARGEST_UM):
-            yield Problem(
-                severity="error",
-                plate=plate,
-                what=f"the pixel size, {dy:g} x {dx:g} um, is none of a light microscope "
-                f"({SMALLEST_UM:g} to {LARGEST_UM:g} um): its unit is probably wrong",
-                remedy=remedy,
-            )
+            span = f"{SMALLEST_UM:g}\N{EN DASH}{LARGEST_UM:g} µm"
+            what = f"pixel size {dy:g} x {dx:g} µm is outside the range of a light microscope ({span})"
+            yield Problem("error", plate, f"{what}; the unit is probably wrong", remedy)
         elif abs(dy / dx - 1) > 0.01:
-            yield Problem(
-                severity="warning", plate=plate, what=f"pixels aren't square: {dy:g} x {dx:g} um", remedy=remedy
-            )
+            yield Problem("warning", plate, f"pixels are not square: {dy:g} x {dx:g} µm", remedy)
 
 
 def _positions(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
-    """Fields without a position, far from where they are in other wells, on each other, or apart."""
+    """Fields without a position, far from where they are in other wells, on top of each other, or apart."""
     fields = planes.groupby(["well", "field"], sort=False).first().reset_index()
     known = fields[["y_um", "x_um", "dy_um", "dx_um"]].notna().all(axis=1)
     if not known.any():
         if planes["field"].nunique() > 1:
-            yield Problem(
-                severity="note",
-                plate=plate,
-                what="the fields' positions aren't known: they are laid out in a grid",
-                remedy="nothing, if they don't touch: cells at the fields' borders are cut",
-            )
+            what = "the positions of the fields are unknown: they are laid out in a grid"
+            yield Problem("note", plate, what, "nothing, if they don't touch: cells at the fields' borders are cut")
         return
     if not known.all():
         lost = fields[~known]
-        names = some(f"{well} field {field}" for well, field in zip(lost["well"], lost["field"], strict=True))
-        yield Problem(
-            severity="warning",
-            plate=plate,
-            well=str(lost["well"].iloc[0]) if lost["well"].nunique() == 1 else "",
-            what=f"{len(lost)} fields have no position: {names}; their wells are laid out in a grid",
-            remedy="copy the metadata again, or go on: cells at the fields' borders are then cut",
-        )
+        names = examples(f"{well} field {field}" for well, field in zip(lost["well"], lost["field"], strict=True))
+        what = f"{len(lost)} fields have no position: {names}; their wells are laid out in a grid"
+        remedy = "copy the metadata again, or go on: cells at the fields' borders are then cut"
+        one_well = str(lost["well"].iloc[0]) if lost["well"].nunique() == 1 else ""
+        yield Problem("warning", plate, what, remedy, well=one_well)
     fields = fields[known & ~fields["well"].isin(fields.loc[~known, "well"])]
     yield from _strays(plate, fields)
-    seen: dict[tuple[float, ...], list[str]] = {}
-    corners: dict[tuple[float, ...], pd.DataFrame] = {}
+    layouts: dict[tuple[float, ...], tuple[pd.DataFrame, list[str]]] = {}  # of each the wells, as most have the same
     for well, rows in fields.groupby("well", sort=False):
         at = rows[["y_um", "x_um"]].to_numpy() / rows[["dy_um", "dx_um"]].to_numpy()
         key = tuple(np.round(at - at.min(axis=0)).ravel().tolist())
-        seen.setdefault(key, []).append(str(well))
-        corners.setdefault(key, rows)
-    told: dict[tuple[str, str], list[str]] = {}  # wells whose stage jitters by a pixel say the same
-    remedies: dict[tuple[str, str], str] = {}
-    for key, wells in seen.items():
-        for severity, what, remedy in _neighbours(np.array(key).reshape(-1, 2), corners[key]):
-            told.setdefault((severity, what), []).extend(wells)
-            remedies[severity, what] = remedy
-    for (severity, what), wells in told.items():
-        one = len(wells) == 1
-        yield Problem(
-            severity=severity,  # type: ignore[arg-type]
-            plate=plate,
-            well=wells[0] if one else "",
-            what=what if one else f"{what}, in {len(wells)} wells: {some(wells)}",
-            remedy=remedies[severity, what],
-        )
+        layouts.setdefault(key, (rows, []))[1].append(str(well))
+    faults: dict[tuple[Severity, str, str], list[str]] = {}  # wells whose stage jitters by a pixel have the same
+    for key, (rows, wells) in layouts.items():
+        for fault in _neighbours(np.array(key).reshape(-1, 2), rows):
+            faults.setdefault(fault, []).extend(wells)
+    for (severity, what, remedy), wells in faults.items():
+        if len(wells) == 1:
+            yield Problem(severity, plate, what, remedy, well=wells[0])
+        else:
+            yield Problem(severity, plate, f"{what}, in {len(wells)} wells: {examples(wells)}", remedy)
 
 
 def _strays(plate: str, fields: pd.DataFrame) -> Iterator[Problem]:
-    """Fields that lie elsewhere in their well than in most wells, by more than half of their size."""
+    """Fields that lie more than half of their size away from where they are in most wells."""
     for axis, side, step in (("y_um", "height", "dy_um"), ("x_um", "width", "dx_um")):
         inside = fields[axis] - fields.groupby("well")[axis].transform("median")
         off = (inside - inside.groupby(fields["field"]).transform("median")).abs() / (fields[side] * fields[step])
-        # wells that lack fields have another middle: those are told elsewhere
-        whole = fields.groupby("well")["field"].transform("size") == fields["field"].nunique()
-        for row, far in zip(fields[whole & (off > 0.5)].itertuples(), off[whole & (off > 0.5)], strict=True):
-            yield Problem(
-                severity="warning",
-                plate=plate,
-                well=str(row.well),
-                field=str(row.field),
-                what=f"along {axis[0]} the field lies {far:.1f} fields away from where it is in most wells",
-                remedy="see whether the metadata are right: cells at its border may be cut or doubled",
-            )
+        # Wells that lack fields have another median, and are reported already.
+        complete = fields.groupby("well")["field"].transform("size") == fields["field"].nunique()
+        for row, far in zip(fields[complete & (off > 0.5)].itertuples(), off[complete & (off > 0.5)], strict=True):
+            what = f"along {axis[0]} the field lies {far:.1f} fields away from where it is in most wells"
+            remedy = "check whether the metadata are right: cells at its border may be cut or doubled"
+            yield Problem("warning", plate, what, remedy, well=str(row.well), field=str(row.field))
 
 
-def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """What the worst pair of a well's fields shows: severity, what, remedy; corners in px (n, 2)."""
+def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[tuple[Severity, str, str]]:
+    """Overlaps and gaps of the fields of a well.
+
+    Args:
+        corners: of the fields in px, (n, 2).
+        fields: their rows.
+
+    Yields:
+        severity, what, remedy, for the worst pair.
+    """
     sides = fields[["height", "width"]].to_numpy(float)
-    ends = corners + sides
-    gap = np.maximum(corners[:, None], corners[None]) - np.minimum(ends[:, None], ends[None])  # below 0: overlap
-    over = np.prod(np.maximum(-gap, 0), axis=-1) / np.minimum(*np.broadcast_arrays(*_areas(sides)))
+    gap, area = gaps(corners, sides), sides.prod(axis=1)
+    over = np.prod(np.maximum(-gap, 0), axis=-1) / np.minimum(area[:, None], area[None])
     over[(gap > -TOUCH_PX).any(axis=-1)] = 0
     np.fill_diagonal(over, 0)
-    names = list(fields["field"])
+    names = [str(name) for name in fields["field"]]
     worst = float(over.max(initial=0))
     if worst > 0:
         a, b = (names[i] for i in np.unravel_index(int(over.argmax()), over.shape))
-        serious = worst > 0.5
-        yield (
-            "warning" if serious else "note",
-            f"fields overlap, by up to {worst:.0%} (such as {a} and {b})",
-            "see whether positions and pixel size are right"
-            if serious
-            else "nothing: where fields overlap the first is used, and a cell is counted once",
-        )
-    group = np.arange(len(names))  # of fields that touch, by the least number in it
-    touch = gap.max(axis=-1) <= TOUCH_PX
-    for _ in names:
-        group = np.where(touch, group[None], len(names)).min(axis=1)
+        what = f"fields overlap, by up to {worst:.0%} (such as {a} and {b})"
+        if worst > 0.5:
+            yield "warning", what, "check whether positions and pixel size are right"
+        else:
+            yield "note", what, "nothing: where fields overlap the first is used, and each cell is counted once"
+    group = touching(gap)
     if (group != group[0]).any():
         distance = float(gap.max(axis=-1)[group[:, None] != group[None]].min())
-        narrow = distance < sides.min() / 10
-        yield (
-            "warning" if narrow else "note",
-            f"{'narrow gaps' if narrow else 'gaps'} between fields, of {distance:.0f} px and more",
-            "see whether positions and pixel size are right: cells in the gaps are cut"
-            if narrow
-            else "nothing, if the acquisition was planned so: cells at the fields' borders are cut",
-        )
-
-
-def _areas(sides: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    area = sides.prod(axis=1)
-    return area[:, None], area[None]
+        what = f"gaps between fields, of {distance:.0f} px and more"
+        if distance < sides.min() / 10:
+            remedy = "check whether positions and pixel size are right: cells in the gaps are cut"
+            yield "warning", f"narrow {what}", remedy
+        else:
+            yield "note", what, "nothing, if the acquisition was planned so: cells at the fields' borders are cut"
 
 
 def _clocks(plate: str, planes: pd.DataFrame, times: NDArray[np.float64]) -> Iterator[Problem]:
@@ -213,11 +195,6 @@ def _clocks(plate: str, planes: pd.DataFrame, times: NDArray[np.float64]) -> Ite
     back = taken.groupby(level=["well", "field"]).diff() < 0
     for well, names in back[back].groupby(level="well"):
         fields = names.index.get_level_values("field").unique()
-        yield Problem(
-            severity="warning",
-            plate=plate,
-            well=str(well),
-            field=str(fields[0]) if len(fields) == 1 else "",
-            what=f"the clock runs backwards between time points in {len(fields)} fields: {some(map(str, fields))}",
-            remedy="see whether time points are numbered in the order in which they were taken",
-        )
+        what = f"the clock runs backwards between time points in {len(fields)} fields: {examples(map(str, fields))}"
+        remedy = "check whether time points are numbered in the order in which they were taken"
+        yield Problem("warning", plate, what, remedy, well=str(well), field=str(fields[0]) if len(fields) == 1 else "")

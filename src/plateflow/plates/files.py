@@ -1,4 +1,7 @@
-"""The files of a raw plate: listed without following links out of it, text in any encoding, XML without its dangers."""
+"""The files of a raw plate: listed without leaving its folder, text in any encoding, XML parsed safely.
+
+Whatever a parser raises over damaged metadata becomes one kind of error here: see `parsing`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import codecs
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
@@ -13,7 +17,33 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
+
+PARSE_ERRORS = (
+    *(ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError),
+    *(ParseError, DefusedXmlException),
+)
+"""What parsers raise over text, XML or JSON that is not as it should be."""
+
+
+@contextmanager
+def parsing(what: str, *, where: str, remedy: str) -> Iterator[None]:
+    """Turn any error of a parser in the block into one that a user can fix.
+
+    Args:
+        what: what is parsed, such as "image 17 of the index".
+        where: plate and file.
+        remedy: what the user can do if it cannot be parsed.
+
+    Raises:
+        RawDataError: in place of any of `PARSE_ERRORS`, with its message as the cause.
+    """
+    try:
+        yield
+    except PARSE_ERRORS as error:
+        plain = {KeyError: f"{error} is missing", ValueError: str(error), ParseError: str(error)}
+        why = plain.get(type(error), f"{type(error).__name__}: {error}")
+        raise RawDataError(f"cannot parse {what}", where=where, why=why, remedy=remedy) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +66,7 @@ class Listing:
 
 
 def list_files(folder: Path) -> Listing:
-    """All files below a folder with their size and time; links that lead out of it are set apart, never followed."""
+    """List all files below a folder with sizes and times; links that lead out of it are never followed."""
     root = folder.resolve()
     files: dict[str, tuple[int, int]] = {}
     outside: set[str] = set()
@@ -50,14 +80,14 @@ def list_files(folder: Path) -> Listing:
                     outside.add(name)
                 elif item.is_dir(follow_symlinks=False):
                     pending.append(name + "/")
-                elif item.is_file(follow_symlinks=False) or Path(item.path).is_file():  # no link in a circle
+                elif item.is_file(follow_symlinks=False) or Path(item.path).is_file():  # not a link to itself
                     stat = item.stat()
                     files[name] = (stat.st_size, stat.st_mtime_ns)
     return Listing(root=root, files=files, outside=frozenset(outside))
 
 
 def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
-    """Names of the first files below a folder, those nearest to it first: enough to recognise a layout by."""
+    """Yield the names of the first files below a folder, the nearest first: enough to recognise a layout."""
     pending, seen = deque([""]), 0
     while pending:
         prefix = pending.popleft()
@@ -73,7 +103,7 @@ def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
 
 
 def decode(content: bytes) -> str:
-    """Text in whatever encoding instruments and spreadsheets leave: UTF-16 with its mark, UTF-8, else Windows' own."""
+    """Decode text as instruments and spreadsheets write it: UTF-16 with a byte order mark, UTF-8, else Windows-1252."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace")
     try:
@@ -83,72 +113,71 @@ def decode(content: bytes) -> str:
 
 
 def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: str) -> str:
-    """A file name out of metadata, as a path relative to the plate's folder.
+    """Check a file name given by metadata.
 
     Args:
-        name: relative to `base`.
-        base: a folder relative to the plate's.
+        listing: the files of the plate.
+        name: the file name, relative to `base`, with either kind of slash.
+        base: a folder, relative to the plate's.
+        plate: the plate's id, for the message.
         source: the file that gives the name, for the message.
 
+    Returns:
+        the path relative to the plate's folder.
+
     Raises:
-        PlateflowError: the name leads out of the folder: absolute, with `..`, or through a link.
+        RawDataError: the name leads out of the folder: it is absolute, has `..`, or goes through a link.
     """
-    said = PurePosixPath(name.replace("\\", "/"))
-    path = PurePosixPath(base) / said
+    given = PurePosixPath(name.replace("\\", "/"))
+    path = PurePosixPath(base) / given
     drive = name[1:2] == ":"
     linked = listing.outside and any(str(part) in listing.outside for part in (path, *path.parents))
-    if said.is_absolute() or drive or ".." in said.parts or linked:
-        raise PlateflowError(
+    if given.is_absolute() or drive or ".." in given.parts or linked:
+        raise RawDataError(
             "a file name leads out of the plate's folder",
             where=f"{plate}: {name!r} in {source}",
             why="only files inside the plate's folder are read: no absolute path, no '..', no link out of it",
-            remedy="copy the images into the plate's folder, or mend the metadata",
+            remedy="copy the images into the plate's folder, or fix the metadata",
         )
     return str(path)
 
 
 def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Iterator[tuple[str, Element]]:
-    """Elements of an XML file, one after another; each is forgotten once it is passed on.
+    """Stream elements of an XML file; each is dropped from memory once it has been used.
 
     Args:
         path: the file.
         wanted: (parent, name) of the elements, without namespaces.
-        plate: for the message.
+        plate: the plate's id, for the message.
 
     Yields:
         the name without its namespace, and the element.
 
     Raises:
-        PlateflowError: it is no sound XML, or has a document type, with which XML can be made to expand without end.
+        RawDataError: the file is not well-formed XML, or has a document type, which can make it expand without end.
     """
     ancestors: list[Element] = []
-    try:
+    remedy = "copy it from the instrument again; without an index, only the file names are read"
+    with parsing(f"the metadata file {path.name}", where=f"{plate}: {path}", remedy=remedy):
         for event, element in iterparse(path, events=("start", "end"), forbid_dtd=True):
             if event == "start":
                 ancestors.append(element)
                 continue
             ancestors.pop()
-            name, parent = local(element.tag), local(ancestors[-1].tag) if ancestors else ""
+            name, parent = local_name(element.tag), local_name(ancestors[-1].tag) if ancestors else ""
             if (parent, name) in wanted:
                 yield name, element
                 if ancestors:
                     ancestors[-1].remove(element)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # an encoding that nobody knows
-        raise PlateflowError(
-            "the index of the plate can't be read",
-            where=f"{plate}: {path}",
-            why=f"{type(error).__name__}: {error}",
-            remedy="copy the index from the instrument again; without an index the file names alone are read",
-        ) from error
 
 
-def local(tag: str) -> str:
-    """The name of an element or attribute without its namespace."""
+def local_name(tag: str) -> str:
+    """The name of an XML element or attribute without its namespace."""
     return tag.rpartition("}")[2]
 
 
-def whole(text: str) -> int:
-    """A positive number of which Plateflow can do without: 65535 of "65535.0", 0 of anything else."""
+def positive_int(text: str) -> int:
+    """Parse an optional count: 65535 for "65535.0", 0 for anything that is not a positive number."""
     try:
         return max(0, int(float(text)))
     except (ValueError, OverflowError):

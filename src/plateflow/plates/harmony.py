@@ -1,10 +1,10 @@
-"""PerkinElmer and Revvity Harmony (Opera Phenix, Operetta), V4 to V7, and Columbus: an index in XML beside TIFFs.
+"""PerkinElmer and Revvity Harmony (Opera Phenix, Operetta), V4 to V7, and Columbus: an XML index beside TIFFs.
 
-Facts as real exports have them (docs/plate-layouts): rows, columns, fields, planes and channels count from 1; lengths
-are in metres unless their `Unit` says otherwise; a position is the centre of a field relative to the centre of its
-well, with the stage's y axis pointing up, so that image y = -PositionY. From V6 on what belongs to a channel stands
-once, in Maps/Map/Entry, and an image's own value wins. Harmony writes one TIFF a plane, Columbus many pages into one
-(TIFF or .flex, which is one too). Namespaces differ from version to version: local names count.
+As observed in real exports (docs/plate-layouts): rows, columns, fields, planes and channels count from 1; lengths are
+in metres unless their `Unit` says otherwise; a position is the centre of a field relative to the centre of its well,
+with the stage's y axis pointing up, so that image y = -PositionY. From V6 on, the values of a channel are given once,
+in Maps/Map/Entry, and an image's own value takes precedence. Harmony writes one TIFF per plane, Columbus many pages
+into one file (TIFF, or .flex, which is a TIFF too). Namespaces differ between versions, so only local names count.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
-from plateflow.plates.files import Listing, inside, list_files, local, whole, xml_elements
-from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
+from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
+from plateflow.plates.names import NamePattern
+from plateflow.plates.reader import Index, Records, counted, make_index, other_layout, plate_folder
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
-FILE_NAME = re.compile(
-    r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:sk(?P<t>\d+)|t(?P<t7>\d+))?"
-    r"(?:fk\d+)?(?:fl\d+)?\.tiff?",
-    re.IGNORECASE,
+NAMES = NamePattern(
+    re.compile(
+        r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:(?:sk|t)(?P<t>\d+))?"
+        r"(?:fk\d+)?(?:fl\d+)?\.tiff?",
+        re.IGNORECASE,
+    )
 )
-# powers of ten; the micro sign comes as two characters that look the same
+# Powers of ten. There are two micro signs, which look the same.
 _TO_UM = {"m": 6, "mm": 3, "um": 0, "\u00b5m": 0, "\u03bcm": 0, "nm": -3}
 _TO_S = {"s": 1.0, "ms": 1e-3}
-# What of an image is used; the rest (orientation, binning, absolute times) is passed over while parsing.
+# The elements that are used; the others (orientation, binning, absolute times) are skipped while parsing.
 _USED = {
     *("URL", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName", "MaxIntensity"),
     *("ImageResolutionX", "ImageResolutionY", "ImageSizeX", "ImageSizeY", "PositionX", "PositionY", "PositionZ"),
     *("AbsPositionZ", "MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset"),
 }
 Values = dict[str, tuple[str, str]]
-"""Of an image or channel: tag -> (text, unit); the URL's unit is its `BufferNo`, the page in the file, from 0."""
+"""Tag -> (text, unit) of an image or channel; the "unit" of a URL is its `BufferNo`, the page in the file, from 0."""
 
 
 class HarmonyReader:
-    """Reads the index; where there is none, the file names alone."""
+    """Reads the index, or only the file names where there is none."""
 
     name = "harmony"
 
     def recognise(self, folder: Path) -> bool:
-        """An index by its name, or TIFFs named as Harmony names them, in the folder or in its Images."""
+        """By an index file, or TIFFs named as Harmony names them, in the folder or in its Images."""
         if _index_file(folder) is not None:
             return True
-        return any(
-            FILE_NAME.fullmatch(path.name) for place in _places(folder) if place.is_dir() for path in place.iterdir()
-        )
+        return any(NAMES.match(path.name) for place in _places(folder) if place.is_dir() for path in place.iterdir())
 
-    def read(self, entry: PlateEntry) -> Index:
+    def read(self, spec: PlateEntry) -> Index:
         """Index a Harmony measurement (see `Reader.read`)."""
-        folder = plate_folder(entry)
+        folder = plate_folder(spec)
         listing = list_files(folder)
         index = _index_file(folder)
-        records = _from_names(entry, listing) if index is None else _from_index(entry, listing, index)
-        return make_index(entry, self.name, records, listing)
+        records = _from_names(spec, listing) if index is None else _from_index(spec, listing, index)
+        return make_index(spec, self.name, records, listing)
 
 
 def _places(folder: Path) -> tuple[Path, ...]:
@@ -74,69 +74,55 @@ def _index_file(folder: Path) -> Path | None:
     return None
 
 
-def _from_index(entry: PlateEntry, listing: Listing, path: Path) -> Records:
-    source = inside(listing, path.relative_to(entry.path).as_posix(), plate=entry.plate, source="the plate's folder")
+def _from_index(spec: PlateEntry, listing: Listing, path: Path) -> Records:
+    source = inside(listing, path.relative_to(spec.path).as_posix(), plate=spec.plate, source="the plate's folder")
     base = str(PurePosixPath(source).parent)
-    about: dict[str, str] = {}
+    plate: dict[str, str] = {}
     maps: dict[int, Values] = {}
     images: list[Values] = []
-    for kind, values in _elements(path, entry.plate):
+    for kind, values in _elements(path, spec.plate):
         if kind == "Plate":
-            about |= {tag: text for tag, (text, _) in values.items()}
+            plate |= {tag: text for tag, (text, _) in values.items()}
         elif kind == "Entry":
-            maps.setdefault(whole(values.pop("ChannelID")[0]), {}).update(values)
+            maps.setdefault(positive_int(values.pop("ChannelID")[0]), {}).update(values)
         else:
             images.append(values)
-    disagreements: list[str] = []
     planes: list[dict[str, Any]] = []
     channels: dict[Any, dict[str, Any]] = {}
     differing: list[str] = []
+    where, remedy = f"{spec.plate}: {path}", "copy the index from the instrument again"
     for number, image in enumerate(images, 1):
-        try:
+        with parsing(f"image {number} of the index", where=where, remedy=remedy):
             merged = maps.get(int(image["ChannelID"][0]), {}) | image
             plane = _plane(merged)
             channels.setdefault(plane["channel"], _channel(merged))
-        except (KeyError, ValueError) as error:
-            raise PlateflowError(
-                "an image of the index can't be understood",
-                where=f"{entry.plate}: {path}, image {number}",
-                why=f"{type(error).__name__}: {error}",
-                remedy="copy the index from the instrument again",
-            ) from error
         url, page = image.get("URL", ("", ""))
         if url:
-            plane["page"] = whole(page)
-            plane["path"] = inside(listing, url, base=base, plate=entry.plate, source=source)
-            if _name_differs(url, plane):
+            plane["page"] = positive_int(page)
+            plane["path"] = inside(listing, url, base=base, plate=spec.plate, source=source)
+            if NAMES.differs(url, plane, "field", "z", "channel"):
                 differing.append(url)
         planes.append(plane)
-    if differing:
-        disagreements.append(
-            f"{len(differing)} file names say another well, field or channel than the index, which is followed: "
-            + some(differing)
-        )
-    unlisted = {name for name in listing.image_names() if FILE_NAME.fullmatch(PurePosixPath(name).name)}
-    unlisted -= {plane["path"] for plane in planes if "path" in plane}
-    if unlisted:
-        disagreements.append(f"{len(unlisted)} images are not in the index and are not used: {some(unlisted)}")
-    tops = [whole(image.get("MaxIntensity", ("", ""))[0]) for image in [*maps.values(), *images[:1]]]
-    rows, columns = (whole(about.get(tag, "")) for tag in ("PlateRows", "PlateColumns"))
+    notes = counted(differing, "file names say another well, field or channel than the index, which is followed")
+    notes += counted(NAMES.unlisted(listing, planes), "images are not in the index and are not used")
+    tops = [positive_int(image.get("MaxIntensity", ("", ""))[0]) for image in [*maps.values(), *images[:1]]]
+    rows, columns = (positive_int(plate.get(tag, "")) for tag in ("PlateRows", "PlateColumns"))
     return Records(
         planes=planes,
         channels=dict(sorted(channels.items())),
         format=(rows, columns) if rows > 0 and columns > 0 else None,
         bit_max=min(max(tops, default=0), 65535) or None,
-        disagreements=disagreements,
+        disagreements=notes,
     )
 
 
 def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
-    """The Plate, Entry and Image elements of an index; an Entry has its ChannelID as if it were a tag."""
+    """The Plate, Entry and Image elements of an index; an Entry's attribute ChannelID is given like a child element."""
     for kind, element in xml_elements(path, {("Images", "Image"), ("Map", "Entry"), ("Plates", "Plate")}, plate=plate):
         values = {
             tag: ((child.text or "").strip(), child.get("Unit") or child.get("BufferNo") or "")
             for child in element
-            if (tag := local(child.tag)) in _USED or kind == "Plate"
+            if (tag := local_name(child.tag)) in _USED or kind == "Plate"
         }
         if kind == "Entry":
             values["ChannelID"] = (element.get("ChannelID", ""), "")
@@ -144,7 +130,7 @@ def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
 
 
 def _plane(values: Values) -> dict[str, Any]:
-    """A record (see `Records.planes`) of an image's values; its path is not in it yet."""
+    """The record of an image (see `Records.planes`), still without its path."""
     dy, dx = (_length(values, tag) for tag in ("ImageResolutionY", "ImageResolutionX"))
     height, width = (int(values.get(tag, ("0", ""))[0]) for tag in ("ImageSizeY", "ImageSizeX"))
     return {
@@ -166,7 +152,7 @@ def _plane(values: Values) -> dict[str, Any]:
 
 
 def _seconds(values: Values) -> float:
-    """When an image was taken, of which Plateflow can do without: NaN where it isn't told, or no number."""
+    """When an image was taken; NaN where that is missing or not a number, as it is not essential."""
     text, unit = values.get("MeasurementTimeOffset", ("", ""))
     try:
         return float(text) * _TO_S.get(unit or "s", math.nan)
@@ -175,21 +161,21 @@ def _seconds(values: Values) -> float:
 
 
 def _channel(values: Values) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": values.get("ChannelName", ("", ""))[0] or f"ch{values['ChannelID'][0]}"}
+    channel: dict[str, Any] = {"name": values.get("ChannelName", ("", ""))[0] or f"ch{values['ChannelID'][0]}"}
     for key, tag, units in (
         ("wavelength_nm", "MainEmissionWavelength", {"nm": 1.0, "m": 1e9}),
         ("exposure_s", "ExposureTime", _TO_S),
     ):
         text, unit = values.get(tag, ("", ""))
         if text and float(text) > 0:  # brightfield has an emission of 0 nm
-            about[key] = float(text) * units.get(unit, 1.0)
-    return about
+            channel[key] = float(text) * units.get(unit, 1.0)
+    return channel
 
 
 def _length(values: Values, tag: str) -> float:
-    """A length in um; NaN where there is none. Without a unit it is in metres.
+    """A length in um, of metres where it has no unit; NaN where there is none.
 
-    Decimal moves the point exactly: 5.979e-07 m is 0.5979 um, not 0.5978999999999999.
+    Decimal shifts the decimal point exactly: 5.979e-07 m is 0.5979 um, not 0.5978999999999999.
     """
     text, unit = values.get(tag, ("", ""))
     if not text:
@@ -202,38 +188,12 @@ def _length(values: Values, tag: str) -> float:
         raise ValueError(f"{tag} is {text!r}, which is not a number") from None
 
 
-def _name_differs(url: str, plane: dict[str, Any]) -> bool:
-    match = FILE_NAME.fullmatch(PurePosixPath(url).name)
-    if match is None:
-        return False
-    said = [int(match[key]) for key in ("row", "column", "field", "z", "channel")]
-    return said != [plane["row"] + 1, plane["column"] + 1, plane["field"], plane["z"], plane["channel"]]
-
-
-def _from_names(entry: PlateEntry, listing: Listing) -> Records:
-    """Without an index: wells, fields, channels, planes and times from the names; positions are unknown."""
-    planes: list[dict[str, Any]] = []
-    for name in listing.image_names():
-        match = FILE_NAME.fullmatch(PurePosixPath(name).name)
-        if match is not None:
-            planes.append(
-                {
-                    "row": int(match["row"]) - 1,
-                    "column": int(match["column"]) - 1,
-                    "field": int(match["field"]),
-                    "t": int(match["t"] or match["t7"] or 0),
-                    "z": int(match["z"]),
-                    "channel": int(match["channel"]),
-                    "path": name,
-                }
-            )
+def _from_names(spec: PlateEntry, listing: Listing) -> Records:
+    """Without an index: wells, fields, channels, planes and times from the file names; positions are unknown."""
+    planes, _ = NAMES.planes(listing.image_names())
     if not planes:
-        raise PlateflowError(
-            "the folder is not a Harmony measurement",
-            where=f"{entry.plate}: {entry.path}",
-            why=f"there is no {', '.join(INDEX_NAMES)} in it or in Images, and no image is named as Harmony names them",
-            remedy="give the folder that holds Images; for other layouts set `layout` in the plate sheet",
-        )
+        why = f"there is no {', '.join(INDEX_NAMES)} in it or in Images, and no image is named as Harmony names them"
+        raise other_layout(spec, "a Harmony measurement", why=why, remedy="give the folder that holds Images")
     channels = {number: {"name": f"ch{number}"} for number in sorted({plane["channel"] for plane in planes})}
     note = "there is no index: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=channels, disagreements=[note])

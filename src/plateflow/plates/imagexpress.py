@@ -1,79 +1,89 @@
-"""Molecular Devices ImageXpress (MetaXpress): one TIFF a plane, its metadata in its header, an HTD file with the plan.
+"""Molecular Devices ImageXpress (MetaXpress): one TIFF per plane with metadata in its header, and an HTD file.
 
-Facts as real exports have them (docs/plate-layouts): a file is `<name>_<well>[_s<site>][_w<wave>][GUID].tif`, below
+As observed in real exports (docs/plate-layouts): a file is `<name>_<well>[_s<site>][_w<wave>][GUID].tif`, below
 `TimePoint_<t>` where there are time points and `ZStep_<z>` where there are stacks; beside or above the steps, or in
-`ZStep_0`, lies the projection, and files with `_thumb` are previews. Of a channel that has a stack the stack is used,
-of one that has a projection alone the projection. The exporting software copies the single plane of a channel without a
-stack into every step; the `Z Step` in the headers tells. Positions stand in the headers alone: see `metaseries`.
+`ZStep_0`, lies the projection, and files with `_thumb` are previews. Of a channel that has a stack, only the stack is
+used; a channel without one has its projection. The exporting software copies the single plane of a channel without a
+stack into every step; the `Z Step` in the headers shows this. The HTD file says what was planned.
+
+Stage positions are in um, of the centre of a field, and y points down, as the rows of the image do (in real plates,
+fields above each other continue so). They are in the headers only, and sites lie alike in all wells, so three wells per
+site are read, and all of them only where these three differ.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from statistics import median
 from typing import Any
 
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
-from plateflow.paths import parse_well, well_name
+from plateflow.paths import well_name
 from plateflow.plates.files import Listing, decode, list_files, peek
-from plateflow.plates.metaseries import WELLS_SAMPLED, Headers, Plane, heights_of, positions_of, real
-from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
+from plateflow.plates.names import NamePattern
+from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
-FILE_NAME = re.compile(
-    r"(?:(?P<name>.+?)_)?(?P<well>(?:[A-Z]|A[A-F])\d\d)(?:_?s(?P<field>\d+))?(?:_?w(?P<channel>\d+))?"
-    + f"(?P<guid>{GUID})?"
-    + r"\.tif",
-    re.IGNORECASE,
+NAMES = NamePattern(
+    re.compile(
+        r"(?:(?P<name>.+?)_)?(?P<well>(?:[A-Z]|A[A-F])\d\d)(?:_?s(?P<field>\d+))?(?:_?w(?P<channel>\d+))?"
+        + f"(?P<guid>{GUID})?"
+        + r"\.tif",
+        re.IGNORECASE,
+    )
 )
 FOLDER = re.compile(r"(?:^|/)(TimePoint|ZStep)_(\d+)(?=/)", re.IGNORECASE)
+WELLS_SAMPLED = 3
+Plane = dict[str, Any]
+Head = Mapping[str, str]
 
 
 class ImageXpressReader:
-    """Reads the HTD file, the names and a few headers; without an HTD file the names say what there is."""
+    """Reads the HTD file, the file names and a few headers; without an HTD file, the names say what there is."""
 
     name = "imagexpress"
 
     def recognise(self, folder: Path) -> bool:
-        """An HTD file, or TIFFs named as MetaXpress names them: with a GUID, or with a site and a wave."""
+        """By an HTD file, or TIFFs named as MetaXpress names them: with a GUID, or with a name and a wave."""
         for name in peek(folder):
-            match = FILE_NAME.fullmatch(PurePosixPath(name).name)
+            match = NAMES.match(name)
             if name.lower().endswith(".htd") or (match and (match["guid"] or (match["name"] and match["channel"]))):
                 return True
         return False
 
-    def read(self, entry: PlateEntry) -> Index:
+    def read(self, spec: PlateEntry) -> Index:
         """Index a MetaXpress plate (see `Reader.read`)."""
-        listing = list_files(plate_folder(entry))
-        notes: list[str] = []
-        planes = _from_names(listing, notes)
+        listing = list_files(plate_folder(spec))
+        names = [name for name in listing.image_names() if "_thumb" not in PurePosixPath(name).name.lower()]
+        planes, others = NAMES.planes(names)
         if not planes:
-            raise PlateflowError(
-                "the folder is not a MetaXpress plate",
-                where=f"{entry.plate}: {entry.path}",
-                why="no image is named as MetaXpress names them (name_B03_s1_w1.tif)",
-                remedy="give the folder that holds the images; for other layouts set `layout` in the plate sheet",
-            )
+            why = "no image is named as MetaXpress names them (name_B03_s1_w1.tif)"
+            raise other_layout(spec, "a MetaXpress plate", why=why, remedy="give the folder that holds the images")
+        for plane in planes:
+            folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
+            plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
+        notes = counted(others, "images are not named as MetaXpress names them and are not used")
         heads = Headers(listing)
         planes = _without_copies(_stacks(planes, notes), heads, notes)
         htd = _read_htd(listing)
         if htd and not ("EndFile" in htd and _number(htd, "YWells")):
             notes.append("the HTD file is damaged, or ends early: what was planned and isn't there goes unseen")
         channels, sizes = _channels(planes, heads, htd, notes)
-        heights = heights_of(planes, heads)
-        places = positions_of(planes, heads, sizes, notes)
+        heights = _heights(planes, heads)
+        centres = _centres(planes, heads, sizes, notes)
         for plane in planes:
             plane.update(sizes[plane["channel"]])
             plane["z_um"] = heights.get((plane["channel"], plane["z"]), math.nan)
-            well = plane["row"], plane["column"]
-            centre = places.get((*well, plane["field"]), places.get(plane["field"], (math.nan, math.nan)))
-            plane["y_um"] = centre[0] - plane["height"] * plane["dy_um"] / 2
-            plane["x_um"] = centre[1] - plane["width"] * plane["dx_um"] / 2
+            site = plane["field"]
+            y, x = centres.get((plane["row"], plane["column"], site), centres.get(site, (math.nan, math.nan)))
+            plane["y_um"] = y - plane["height"] * plane["dy_um"] / 2
+            plane["x_um"] = x - plane["width"] * plane["dx_um"] / 2
         planes += _planned(planes, htd, notes)
-        bits = real(heads.first(planes), "Camera Bit Depth")
+        bits = _real(heads.first(planes), "Camera Bit Depth")
         records = Records(
             planes=planes,
             channels=channels,
@@ -81,39 +91,58 @@ class ImageXpressReader:
             bit_max=2 ** int(bits) - 1 if 8 < bits <= 16 else None,
             disagreements=notes,
         )
-        return make_index(entry, self.name, records, listing)
+        return make_index(spec, self.name, records, listing)
 
 
-def _from_names(listing: Listing, notes: list[str]) -> list[Plane]:
-    planes, other = [], []
-    for name in listing.image_names():
-        file = PurePosixPath(name).name
-        if "_thumb" in file.lower():
-            continue
-        match = FILE_NAME.fullmatch(file)
-        if match is None:
-            other.append(name)
-            continue
-        folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(name)}
-        row, column = parse_well(match["well"])
-        planes.append(
-            {
-                "row": row,
-                "column": column,
-                "field": int(match["field"] or 1),
-                "channel": int(match["channel"] or 1),
-                "t": folders.get("timepoint", 0),
-                "z": folders.get("zstep", 0),
-                "path": name,
-            }
-        )
-    if other and planes:
-        notes.append(f"{len(other)} images are not named as MetaXpress names them and are not used: {some(other)}")
-    return planes
+class Headers:
+    """The metadata in the headers of the TIFFs: property -> text, with the `height` and `width` of the image.
+
+    Each header is read once.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing, self.read = listing, dict[str, Head]()
+
+    def of(self, plane: Plane) -> Head:
+        """The header of a plane; empty where its file has none, or cannot be read."""
+        name = plane["path"]
+        if name not in self.read:
+            self.read[name] = _head(self.listing.root / name)
+        return self.read[name]
+
+    def first(self, planes: list[Plane]) -> Head:
+        """Of a few planes the first header with the most common size, so that one bad file does not decide."""
+        step = max(1, len(planes) // 5)
+        heads = [head for plane in planes[::step] if plane.get("path") and (head := self.of(plane))]
+        sizes = Counter((head["height"], head["width"]) for head in heads)
+        return next((head for head in heads if (head["height"], head["width"]) == sizes.most_common(1)[0][0]), {})
+
+
+def _head(path: Path) -> Head:
+    import tifffile
+    from defusedxml.ElementTree import fromstring
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            size = {"height": str(page.shape[0]), "width": str(page.shape[1])}
+            text = page.description
+            properties = fromstring(text).iter() if text.startswith("<MetaData") else ()  # prop and custom-prop
+            return {str(item.get("id")): str(item.get("value")) for item in properties} | size
+    except Exception:
+        return {}
+
+
+def _real(head: Head, key: str) -> float:
+    """A number of a header, NaN where there is none."""
+    try:
+        return float(head.get(key, "nan"))
+    except ValueError:
+        return math.nan
 
 
 def _stacks(planes: list[Plane], notes: list[str]) -> list[Plane]:
-    """Projections of channels without a stack, at the lowest step; of the others the steps alone."""
+    """The planes without the projections of channels that have a stack; other projections go to the lowest step."""
     stacked = {plane["channel"] for plane in planes if plane["z"] > 0}
     kept = [plane for plane in planes if plane["z"] > 0 or plane["channel"] not in stacked]
     if len(kept) < len(planes):
@@ -125,15 +154,15 @@ def _stacks(planes: list[Plane], notes: list[str]) -> list[Plane]:
 
 
 def _without_copies(planes: list[Plane], heads: Headers, notes: list[str]) -> list[Plane]:
-    """Without the copies of single planes in every step."""
+    """The planes without the copies that single planes have in every step."""
     stacks: dict[int, dict[tuple[Any, ...], list[Plane]]] = {}
     for plane in planes:
         key = (plane["row"], plane["column"], plane["field"], plane["t"])
         stacks.setdefault(plane["channel"], {}).setdefault(key, []).append(plane)
-    for channel, of_channel in sorted(stacks.items()):
-        sample = [of for of in list(of_channel.values())[:WELLS_SAMPLED] if len(of) > 1]
-        steps = [[heads.of(p).get("Z Step", heads.of(p).get("z-position")) for p in of] for of in sample]
-        if steps and all(None not in of and len(set(of)) == 1 for of in steps):
+    for channel, channel_stacks in sorted(stacks.items()):
+        sample = [stack for stack in list(channel_stacks.values())[:WELLS_SAMPLED] if len(stack) > 1]
+        steps = [[heads.of(p).get("Z Step", heads.of(p).get("z-position")) for p in stack] for stack in sample]
+        if steps and all(None not in stack and len(set(stack)) == 1 for stack in steps):
             lowest = min(plane["z"] for plane in planes if plane["channel"] == channel)
             kept = [plane for plane in planes if plane["channel"] != channel or plane["z"] == lowest]
             notes.append(
@@ -147,36 +176,93 @@ def _without_copies(planes: list[Plane], heads: Headers, notes: list[str]) -> li
 def _channels(
     planes: list[Plane], heads: Headers, htd: Mapping[str, list[str]], notes: list[str]
 ) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
-    """What is known of each channel, and the size of its images and pixels."""
+    """What is known about each channel, and the size of its images and pixels."""
     channels: dict[int, dict[str, Any]] = {}
     sizes: dict[int, dict[str, Any]] = {}
     for number in sorted({plane["channel"] for plane in planes}):
         head = heads.first([plane for plane in planes if plane["channel"] == number])
         planned, taken = htd.get(f"WaveName{number}", [""])[0], head.get("_IllumSetting_", "")
-        about: dict[str, Any] = {"name": planned or taken or f"w{number}"}
+        channel: dict[str, Any] = {"name": planned or taken or f"w{number}"}
         if planned and taken and planned != taken:
             notes.append(f"channel {number} is {planned} in the HTD file, which is followed, and {taken} in the images")
-        if (wavelength := real(head, "wavelength")) > 0:
-            about["wavelength_nm"] = wavelength
+        if (wavelength := _real(head, "wavelength")) > 0:
+            channel["wavelength_nm"] = wavelength
         if match := re.fullmatch(r"([\d.]+) (m?s)", head.get("Exposure Time", "").strip()):
-            about["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
-        channels[number] = about
-        known = head.get("spatial-calibration-units", "").lower() in ("um", "µm", "microns", "micrometer")
+            channel["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
+        channels[number] = channel
+        in_um = head.get("spatial-calibration-units", "").lower() in ("um", "µm", "microns", "micrometer")
         sizes[number] = {
             "height": int(head.get("height", "0")),
             "width": int(head.get("width", "0")),
-            "dy_um": real(head, "spatial-calibration-y") if known else math.nan,
-            "dx_um": real(head, "spatial-calibration-x") if known else math.nan,
+            "dy_um": _real(head, "spatial-calibration-y") if in_um else math.nan,
+            "dx_um": _real(head, "spatial-calibration-x") if in_um else math.nan,
         }
     if len(channels) < _number(htd, "NWavelengths"):
-        notes.append(
-            f"the HTD file speaks of {_number(htd, 'NWavelengths')} channels; images of {len(channels)} are there"
-        )
+        n_planned = _number(htd, "NWavelengths")
+        notes.append(f"the HTD file speaks of {n_planned} channels; images of {len(channels)} are there")
     return channels, sizes
 
 
+def _heights(planes: list[Plane], heads: Headers) -> dict[tuple[int, int], float]:
+    """The height in um of each channel and step above the lowest step of the plate, taken from one field."""
+    first, place = planes[0], ("row", "column", "field", "t")
+    field = [plane for plane in planes if all(plane[key] == first[key] for key in place)]
+    stacks = Counter(plane["channel"] for plane in field)
+    heights = {
+        (p["channel"], p["z"]): _real(heads.of(p), "z-position")
+        for p in sorted(field, key=lambda p: (-stacks[p["channel"]], p["channel"], p["z"]))
+    }
+    lowest = next(iter(heights.values()))
+    return {key: round(height - lowest, 3) for key, height in heights.items()}
+
+
+def _centres(
+    planes: list[Plane], heads: Headers, sizes: Mapping[int, Mapping[str, Any]], notes: list[str]
+) -> dict[Any, tuple[float, float]]:
+    """The centre (y, x) of each site, or where wells differ of each (row, column, site), in um.
+
+    It counts from the centre of the well, or from the lowest site where the headers do not give that offset.
+    """
+    by_site: dict[int, dict[tuple[int, int], Plane]] = {}
+    for plane in planes:
+        by_site.setdefault(plane["field"], {}).setdefault((plane["row"], plane["column"]), plane)
+    counts = Counter(well for wells in by_site.values() for well in wells)
+    anchor = min(by_site)
+
+    def offset(plane: Plane) -> tuple[float, float] | None:
+        head = heads.of(plane)
+        if "OffsetFromWellCenterUmX" in head:
+            y, x = (_real(head, f"OffsetFromWellCenterUm{axis}") for axis in "YX")
+        else:
+            lowest = by_site[anchor].get((plane["row"], plane["column"]))
+            base = heads.of(lowest) if lowest else {}
+            y, x = (_real(head, f"stage-position-{a}") - _real(base, f"stage-position-{a}") for a in "yx")
+        return None if math.isnan(y + x) else (y, x)
+
+    centres: dict[Any, tuple[float, float]] = {}
+    wrong: list[str] = []
+    pixel = next(iter(sizes.values()))["dx_um"]
+    for site, wells in by_site.items():
+        usual = sorted(wells, key=lambda well: (-counts[well], well))
+        sample = [wells[usual[n * (len(usual) - 1) // (WELLS_SAMPLED - 1)]] for n in range(WELLS_SAMPLED)]
+        for plane in sample:
+            label = heads.of(plane).get("stage-label", "").partition(" : ")[0].strip()
+            if label and label != well_name(plane["row"], plane["column"]):
+                wrong.append(f"{plane['path']} ({label})")
+        offsets = [place for plane in sample if (place := offset(plane)) is not None]
+        if not offsets:
+            continue
+        y, x = (median(place[axis] for place in offsets) for axis in (0, 1))
+        if any(max(abs(place[0] - y), abs(place[1] - x)) > 2 * pixel for place in offsets):
+            centres |= {(*well, site): place for well, p in wells.items() if (place := offset(p)) is not None}
+        centres[site] = y, x
+    if wrong:
+        notes.append(f"images say another well than their names, which are followed: {examples(set(wrong))}")
+    return centres
+
+
 def _planned(planes: list[Plane], htd: Mapping[str, list[str]], notes: list[str]) -> list[Plane]:
-    """Planes that the HTD file plans and that aren't there, one of each such field and time; `make_index` adds more."""
+    """One plane for each field and time that the HTD file plans and that has no image; `make_index` adds the others."""
     rows, columns = _number(htd, "YWells"), _number(htd, "XWells")
     selected = {
         (row, column)
@@ -184,30 +270,28 @@ def _planned(planes: list[Plane], htd: Mapping[str, list[str]], notes: list[str]
         for column, flag in enumerate(htd.get(f"WellsSelection{row + 1}", [])[:columns])
         if flag.upper() == "TRUE"
     }
-    there = {(plane["row"], plane["column"]) for plane in planes}
-    if selected and (extra := there - selected):
-        notes.append(
-            f"{len(extra)} wells with images are not in the HTD file: {some(well_name(*well) for well in extra)}"
-        )
+    if selected:
+        extra = {(plane["row"], plane["column"]) for plane in planes} - selected
+        notes += counted([well_name(*well) for well in extra], "wells with images are not in the HTD file")
     sites = sorted({plane["field"] for plane in planes})
     planned_sites = sum(
         flag.upper() == "TRUE" for n in range(_number(htd, "YSites")) for flag in htd.get(f"SiteSelection{n + 1}", [])
     )
     if htd.get("Sites", [""])[0].upper() == "TRUE" and planned_sites > len(sites):
         notes.append(f"the HTD file speaks of {planned_sites} sites; images of {len(sites)} are there")
-    known = {(plane["row"], plane["column"], plane["field"], plane["t"]): plane for plane in planes}
-    of_site = {plane["field"]: plane for plane in planes}
+    present = {(plane["row"], plane["column"], plane["field"], plane["t"]) for plane in planes}
+    by_site = {plane["field"]: plane for plane in planes}
     return [
-        of_site[site] | {"row": row, "column": column, "t": t, "path": ""}
+        by_site[site] | {"row": row, "column": column, "t": t, "path": ""}
         for row, column in sorted(selected)
         for site in sites
         for t in sorted({plane["t"] for plane in planes})
-        if (row, column, site, t) not in known
+        if (row, column, site, t) not in present
     ]
 
 
 def _read_htd(listing: Listing) -> dict[str, list[str]]:
-    """Key -> values of the HTD file nearest to the plate's folder; empty where there is none."""
+    """Key -> values of the HTD file that lies nearest to the plate's folder; empty where there is none."""
     names = [name for name in listing.files if name.lower().endswith(".htd")]
     if not names:
         return {}
@@ -222,4 +306,4 @@ def _read_htd(listing: Listing) -> dict[str, list[str]]:
 
 def _number(htd: Mapping[str, list[str]], key: str) -> int:
     text = htd.get(key, [""])[0]
-    return int(text) if text.isdecimal() and len(text) < 5 else 0  # no plate has more of anything
+    return int(text) if text.isdecimal() and len(text) < 5 else 0  # no plate has 10,000 of anything

@@ -1,4 +1,4 @@
-"""A raw plate, whatever its vendor: the readers, the index of a plate, and access to its pixels."""
+"""A raw plate, whatever its vendor: the readers, the index, and access to the pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from plateflow.config import SAFE_NAME, PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
@@ -40,7 +40,7 @@ class Plate:
     """A raw plate.
 
     Attributes:
-        planes: the manifest, one row a plane (docs/design.md).
+        planes: the manifest, one row per plane (docs/design.md).
         info: the manifest's description: format, wells, channels, pixel size, layout, disagreements.
     """
 
@@ -54,12 +54,11 @@ class Plate:
             KeyError: the plate has no such plane.
             PlaneError: the plane is missing or damaged.
         """
-        planes = self.planes
         place = {"well": well, "field": str(field), "channel": channel, "t": t, "z": z}
-        found = planes[(planes[list(place)] == pd.Series(place)).all(axis=1)]
-        if found.empty:
+        rows = self.planes[(self.planes[list(place)] == pd.Series(place)).all(axis=1)]
+        if rows.empty:
             raise KeyError(f"the plate has no plane at {place}")
-        return read_row(found.iloc[0].to_dict())
+        return read_row(rows.iloc[0].to_dict())
 
 
 def read_row(row: Mapping[Any, Any], *, decode: bool = True) -> NDArray[Any]:
@@ -73,16 +72,16 @@ def read_row(row: Mapping[Any, Any], *, decode: bool = True) -> NDArray[Any]:
 
 
 def recognise(folder: Path) -> str:
-    """The layout of a folder.
+    """The name of the reader for the layout of a folder.
 
     Raises:
-        PlateflowError: no reader knows it.
+        RawDataError: no reader recognises it.
     """
     for reader in READERS.values():
         if folder.is_dir() and reader.recognise(folder):
             return reader.name
-    raise PlateflowError(
-        "the layout of the folder isn't known",
+    raise RawDataError(
+        "the layout of the folder is unknown",
         where=str(folder),
         why=f"none of the readers ({', '.join(READERS)}) recognises it",
         remedy="give the folder of one measurement; for TIFFs named in another way use the layout pattern, "
@@ -90,20 +89,17 @@ def recognise(folder: Path) -> str:
     )
 
 
-def index_plate(entry: PlateEntry) -> Index:
-    """The manifest of the plate that an entry of the plate sheet names, read afresh.
+def index_plate(spec: PlateEntry) -> Index:
+    """Read the manifest of a plate of the plate sheet afresh.
 
     Raises:
-        PlateflowError: the folder, the layout or the metadata can't be used.
+        RawDataError: the folder, the layout or the metadata cannot be used.
     """
-    reader = READERS.get(entry.layout)
+    reader = READERS.get(spec.layout)
     if reader is None:
-        raise PlateflowError(
-            f"the layout {entry.layout!r} isn't known",
-            where=f"{entry.plate}: column layout of the plate sheet",
-            remedy=f"use one of {', '.join(READERS)}",
-        )
-    return reader.read(entry)
+        where, remedy = f"{spec.plate}: column layout of the plate sheet", f"use one of {', '.join(READERS)}"
+        raise RawDataError(f"the layout {spec.layout!r} is unknown", where=where, remedy=remedy)
+    return reader.read(spec)
 
 
 def open_plate(
@@ -116,25 +112,25 @@ def open_plate(
     """Open a raw plate.
 
     Args:
-        path: the folder of one measurement, or a line of a plate sheet, which then says all.
-        layout: the name of a reader; recognised by itself where not given (with `pattern` it is "pattern").
-        pattern: regular expression for the layout "pattern".
-        pixel_size_um: where the layout doesn't say, or to overrule it.
+        path: the folder of one measurement; or a line of a plate sheet, which makes the other arguments superfluous.
+        layout: the name of a reader; recognised if not given (with `pattern` it is "pattern").
+        pattern: the regular expression for the layout "pattern".
+        pixel_size_um: the pixel size where the layout does not give it, or to override it.
 
     Raises:
-        PlateflowError: the folder can't be read.
+        RawDataError: the folder cannot be read.
     """
     if not isinstance(path, PlateEntry):
         folder = Path(path)
         name = folder.resolve().name
-        entry = PlateEntry(
+        spec = PlateEntry(
             plate=name if SAFE_NAME.fullmatch(name) and ".." not in name and name != "screen" else "plate",
             path=str(folder),
             pattern=pattern,
             pixel_size_um=pixel_size_um,
         )
-        plate_folder(entry)
+        plate_folder(spec)
         chosen = layout or ("pattern" if pattern is not None else recognise(folder))
-        path = entry.model_copy(update={"layout": chosen})
+        path = spec.model_copy(update={"layout": chosen})
     index = index_plate(path)
     return Plate(planes=index.planes, info=index.info)

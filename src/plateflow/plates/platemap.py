@@ -1,8 +1,9 @@
 """Plate maps: what is in which well.
 
-A table with one line a well (long form), or pictures of the plate with a row of numbers above and letters at the left
-(matrix form), several below each other or on several sheets. Or a table of barcodes (`barcode_platemap.csv` of JUMP
-and LINCS) that names a map for each plate: see `barcodes`.
+A map is a table with one line per well (long form), or one or more matrices in the shape of the plate with numbers
+above and letters at the left (matrix form), below each other or on several sheets. Or it is a table of barcodes, as
+JUMP and LINCS keep it: `barcode_platemap.csv` names the map of each plate, which lies beside it or in `platemap/`. What
+is known about a treatment may then be in `external_metadata/`, two folders up, joined by a column that both have.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.paths import parse_well, row_name, well_name
-from plateflow.plates.barcodes import external_metadata, is_barcode_table, map_of
-from plateflow.plates.roles import role_of
-from plateflow.plates.tables import Sheet, read_sheets
+from plateflow.plates.reader import examples
+from plateflow.plates.spreadsheets import Sheet, read_sheets
 
 OWN = ("well", "role", "treatment", "dose")
 ALIASES = {
@@ -25,11 +25,18 @@ ALIASES = {
     "treatment": ("pert_iname", "broad_sample"),
     "dose": ("mmoles_per_liter",),
 }
-"""Where a map has no column of our own name, these take its part, the first first (JUMP, LINCS), and for the dose any
-whose name ends in _dose or _doses; they are kept too."""
+"""Columns that replace ours where a map lacks it, in this order (JUMP, LINCS); for the dose also any column whose name
+ends in _dose or _doses. They are kept too."""
 _PLATE = ("plate", "barcode", "assay_plate_barcode")
+_BARCODE, _MAP = "assay_plate_barcode", "plate_map_name"
+_SUFFIXES = {".txt", ".csv", ".tsv", ".xlsx"}
+ROLES = ("negative", "positive", "treatment", "empty")
+_JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty": "empty"}
+_CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
+_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name"}
+"""Columns that say where a well is, not what is in it."""
 Row = tuple[str, dict[str, str]]
-"""Where it stands, and its cells by column."""
+"""File and line of a row, for messages, and its cells by column."""
 
 
 def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
@@ -38,24 +45,26 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     Args:
         path: CSV (comma, semicolon or tab) or XLSX. Long form: a column `well` (or `well_position`; or `row` and
             `column`), and where known `role`, `treatment`, `dose`; further columns are kept. Matrix form: each matrix
-            is the column that stands in its top-left corner, or above it, or is its sheet's title.
-        plate: the plate's id: picks its lines where a column `plate` or `barcode` names it, its sheet where several
-            sheets are maps, and its map out of a table of barcodes.
+            is a column, named in its top-left corner, above it, or by the title of its sheet.
+        plate: the plate's id. It selects the lines in whose column `plate` or `barcode` it occurs, the sheet where
+            several sheets are maps, and the map in a table of barcodes.
 
     Returns:
-        one row a well, in the order of the file, with `well` written as B03, `role` (see `roles`), `treatment` (text),
-        `dose` (float, NaN where there is none), then the further columns as text, without a leading `Metadata_`.
+        one row per well, in the order of the file, with `well` written as B03, `role` (see `role_of`), `treatment`
+        (text), `dose` (float, NaN where there is none), then the further columns as text, without a leading
+        `Metadata_`.
 
     Raises:
-        PlateflowError: no file that can be read, no well column, no line with anything in it, no well name, a well
-            twice, an unknown role, a dose that is no number, a plate that the table of barcodes doesn't have.
+        RawDataError: the file cannot be read, has no well column or no line with content, has a line without a well
+            name, a well twice, an unknown role, or a dose that is not a number; or the plate is not in the table of
+            barcodes.
     """
     path = Path(path)
     sheets = read_sheets(path)
-    if is_barcode_table(sheets):
-        path, barcodes = map_of(path, sheets, plate), path
+    if _is_barcode_table(sheets):
+        path, barcodes = _map_of(path, sheets, plate), path
         sheets = read_sheets(path)
-        rows = external_metadata(barcodes.parent, _rows(path, sheets, plate))
+        rows = _with_external_metadata(barcodes.parent, _rows(path, sheets, plate))
     else:
         rows = _rows(path, sheets, plate)
     table: list[dict[str, object]] = []
@@ -63,11 +72,11 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     for where, row in rows:
         well = _well(row, where)
         if well in wells:
-            raise PlateflowError(
+            raise RawDataError(
                 f"the plate map has the well {well} twice",
                 where=where,
                 why=f"first in {wells[well]}",
-                remedy="keep one of the two lines; in a map of several plates a column `plate` must hold this one's id",
+                remedy="keep one of the two lines; in a map of several plates a column `plate` must hold their ids",
             )
         wells[well] = where
         full = _with_aliases(row)
@@ -77,15 +86,109 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     return pd.DataFrame(table).reindex(columns=[*OWN, *extra]).fillna({"treatment": "", **dict.fromkeys(extra, "")})
 
 
+def role_of(row: dict[str, str], where: str) -> str:
+    """The role of a well, one of `ROLES`, by the first of these rules that applies:
+
+    1. the column `role`;
+    2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, negcon, poscon or empty;
+    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0;
+    4. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
+    5. a line with nothing but its well is empty, any other a treatment.
+
+    Args:
+        row: the cells of the well's line by column.
+        where: file and line, for the message.
+
+    Raises:
+        RawDataError: the column `role` holds something else.
+    """
+    cells = {name.lower(): "" if value.upper() in ("NA", "NAN") else value for name, value in row.items()}
+    if role := cells.get("role", "").lower():
+        if role not in ROLES:
+            what = f"the plate map has the unknown role {row['role']!r}"
+            raise RawDataError(what, where=where, remedy=f"use one of {', '.join(ROLES)}")
+        return role
+    for column in ("control_type", "pert_type"):
+        for start, meaning in _JUMP.items():
+            if cells.get(column, "").lower().startswith(start):
+                return meaning
+    for name, value in cells.items():
+        if name.endswith(("control", "controls")) and value in _CELLPROFILER:
+            return _CELLPROFILER[value]
+    if cells.get("broad_sample", "?").upper() in ("", "DMSO") and cells.get("solvent"):
+        return "negative"
+    return "treatment" if any(value for name, value in cells.items() if name not in _PLACE) else "empty"
+
+
+def _is_barcode_table(sheets: list[Sheet]) -> bool:
+    return bool(sheets[0].rows) and {_BARCODE, _MAP} <= {name.lower() for name in sheets[0].rows[0][1]}
+
+
+def _map_of(path: Path, sheets: list[Sheet], plate: str) -> Path:
+    """The map of a plate by its barcode: the plate's id, or its beginning up to a sign (`BR00117035__2021-...`).
+
+    Raises:
+        RawDataError: the table lacks the plate, has it twice, or its map does not exist.
+    """
+    header = [name.lower() for name in sheets[0].rows[0][1]]
+    barcode_column, map_column = header.index(_BARCODE), header.index(_MAP)
+    maps: dict[str, set[str]] = {}
+    for _, cells in sheets[0].rows[1:]:
+        if len(cells) > max(barcode_column, map_column):
+            maps.setdefault(cells[barcode_column], set()).add(cells[map_column])
+    names = maps.get(plate) or {
+        name for barcode in maps if barcode and _begins(plate, barcode) for name in maps[barcode]
+    }
+    if len(names) != 1:
+        raise RawDataError(
+            "the table of barcodes is ambiguous" if names else "the table of barcodes gives the plate no map",
+            where=f"{path}: {plate}",
+            why=f"maps of the plate: {examples(names)}" if names else f"its barcodes are {examples(maps)}",
+            remedy="name the plate by its barcode in the plate sheet, or give its own map as plate_map",
+        )
+    name = next(iter(names))
+    folders = [path.parent / "platemap", path.parent]
+    files = sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file != path)
+    # lincs_platemap_C-7161 is a map C-7161, too
+    fitting = [f for f in files if f.suffix.lower() in _SUFFIXES and (f.stem == name or f.stem.endswith(f"_{name}"))]
+    if not fitting:
+        raise RawDataError(
+            "the plate map named by the table of barcodes does not exist",
+            where=f"{path}: {plate}: {name}",
+            remedy=f"copy it to {folders[0] / name}.txt",
+        )
+    return min(fitting, key=lambda file: len(file.stem))
+
+
+def _begins(plate: str, barcode: str) -> bool:
+    return plate.startswith(barcode) and len(plate) > len(barcode) and not plate[len(barcode)].isalnum()
+
+
+def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
+    """The lines of a map, each with what `external_metadata/` has about its treatment."""
+    for file in sorted(folder.parent.parent.glob("external_metadata/*")):
+        if file.suffix.lower() not in _SUFFIXES:
+            continue
+        (_, names), *lines = read_sheets(file, "the external metadata")[0].rows or [(0, [])]
+        shared = next((name for name in names if name and name in rows[0][1]), None)
+        if shared is None:
+            continue
+        at = names.index(shared)
+        known = {cells[at]: dict(zip(names, cells, strict=False)) for _, cells in lines if len(cells) > at}
+        new = [name for name in names if name and name not in rows[0][1]]
+        rows = [(where, row | {name: known.get(row[shared], {}).get(name, "") for name in new}) for where, row in rows]
+    return rows
+
+
 def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
-    """The lines of the one sheet in long form, else those of all matrices together; never none."""
-    named = {sheet.title: names for sheet in sheets if _is_long(names := _header(sheet))}
-    if len(named) > 1:
-        if plate not in named:
+    """The lines of the one sheet in long form, else those of all matrices together; at least one."""
+    headers = {sheet.title: names for sheet in sheets if _is_long(names := _header(sheet))}
+    if len(headers) > 1:
+        if plate not in headers:
             raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
-        named = {plate: named[plate]}
-    if named:
-        ((title, names),) = named.items()
+        headers = {plate: headers[plate]}
+    if headers:
+        ((title, names),) = headers.items()
         return _long(next(sheet for sheet in sheets if sheet.title == title), names, plate)
     wells: dict[str, Row] = {}
     for sheet in sheets:
@@ -93,35 +196,31 @@ def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
             for well, value in cells.items():
                 row = wells.setdefault(well, (where, {"well": well}))[1]
                 if name in row:
-                    raise _unusable(where, f"{name} comes twice for the well {well}")
+                    raise _unusable(where, f"{name} occurs twice for the well {well}")
                 row[name] = value
-    columns = dict.fromkeys(name for _, row in wells.values() for name in row)
     if not wells:
-        found = ", ".join(filter(None, (name for sheet in sheets for name in _header(sheet)))) or "(none)"
-        raise _unusable(str(path), f"its columns are {found}, and it is no picture of a plate either")
+        listed = ", ".join(name for sheet in sheets for name in _header(sheet) if name) or "(none)"
+        raise _unusable(str(path), f"its columns are {listed}, and it has no matrix of a plate either")
+    columns = dict.fromkeys(name for _, row in wells.values() for name in row)
     rows = sorted(wells.items(), key=lambda item: parse_well(item[0]))
     return [(where, {name: row.get(name, "") for name in columns}) for _, (where, row) in rows]
 
 
-def _unusable(where: str, why: str) -> PlateflowError:
-    return PlateflowError(
-        "the plate map can't be used",
-        where=where,
-        why=why,
-        remedy="it needs a header with the column well, and a line a well: well,role,treatment,dose",
-    )
+def _unusable(where: str, why: str) -> RawDataError:
+    remedy = "it needs a header with the column well, and one line per well: well,role,treatment,dose"
+    return RawDataError("the plate map can't be used", where=where, why=why, remedy=remedy)
 
 
 def _plain(name: str) -> str:
-    """A column's name as it is compared: `Metadata_Well Position` is well_position."""
+    """The name of a column for comparison: `Metadata_Well Position` is well_position."""
     plain = name.lower().replace(" ", "_")
     return plain.removeprefix("metadata_")
 
 
 def _header(sheet: Sheet) -> list[str]:
-    """Column names: our own and those that say where a well is in lower case, others as they are."""
+    """Column names: our own, and those that say where a well is, in lower case; others as they are."""
     names = [name.removeprefix("Metadata_") for name in sheet.rows[0][1]] if sheet.rows else []
-    while names and not names[-1]:  # a delimiter too many
+    while names and not names[-1]:  # one delimiter too many
         names.pop()
     plain = [{"col": "column", "doses": "dose"}.get(_plain(name), _plain(name)) for name in names]
     return [p if p in (*OWN, "row", "column", *ALIASES["well"]) else n for p, n in zip(plain, names, strict=True)]
@@ -134,9 +233,9 @@ def _is_long(names: list[str]) -> bool:
 def _long(sheet: Sheet, names: list[str], plate: str) -> list[Row]:
     doubled = sorted({name or "(a column without a name)" for name in names if names.count(name) > 1})
     if doubled:
-        raise _unusable(sheet.where, f"its columns are {', '.join(names)}; {', '.join(doubled)} comes twice")
+        raise _unusable(sheet.where, f"its columns are {', '.join(names)}; {', '.join(doubled)} occurs twice")
     rows = [
-        # a line that stops early has nothing in the columns after
+        # A line that ends early has nothing in the columns after it.
         (f"{sheet.where}, line {number}", dict(zip_longest(names, cells[: len(names)], fillvalue="")))
         for number, cells in sheet.rows[1:]
         if any(cells[: len(names)])
@@ -145,13 +244,13 @@ def _long(sheet: Sheet, names: list[str], plate: str) -> list[Row]:
         if plate and _plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
             rows = [(where, row) for where, row in rows if row[name] == plate]
     if not rows:
-        raise _unusable(sheet.where, f"its columns are {', '.join(names)}, wells: 0")
+        raise _unusable(sheet.where, f"its columns are {', '.join(names)}, but it has no well")
     return rows
 
 
 def _matrices(sheet: Sheet) -> list[tuple[str, str, dict[str, str]]]:
-    """The pictures of the plate in a sheet: name, where, and by well what isn't empty."""
-    found = []
+    """The matrices in a sheet: name, file and line, and the value of each well that is not empty."""
+    matrices = []
     heading = ""
     for at, (number, cells) in enumerate(sheet.rows):
         filled = [cell for cell in cells if cell]
@@ -168,33 +267,32 @@ def _matrices(sheet: Sheet) -> list[tuple[str, str, dict[str, str]]]:
             values |= {well_name(row, c): value for c, value in enumerate(line[1 : len(columns) + 1]) if value}
         name = cells[0] or heading or (sheet.title if not sheet.title.lower().startswith(("sheet", "tabelle")) else "")
         plain = _plain(name)
-        found.append((plain if plain in OWN else name or "treatment", f"{sheet.where}, line {number}", values))
-    return found
+        matrices.append((plain if plain in OWN else name or "treatment", f"{sheet.where}, line {number}", values))
+    return matrices
 
 
 def _well(row: dict[str, str], where: str) -> str:
-    """The well of a line: its well's name, or its row (letter or number from 1) and column."""
-    said = next((row[name] for name in ("well", *ALIASES["well"]) if name in row), None)
+    """The well of a line, by its name, or by its row (letters, or a number from 1) and column."""
+    name = next((row[name] for name in ("well", *ALIASES["well"]) if name in row), None)
+    if name is None:
+        letters = row["row"]
+        if letters.isdecimal() and 1 <= int(letters) <= 32:
+            letters = row_name(int(letters) - 1)
+        name = f"{letters}{row['column']}"
     try:
-        if said is not None:
-            return well_name(*parse_well(said))
-        letter = row["row"]
-        if letter.isdecimal() and 1 <= int(letter) <= 32:
-            letter = row_name(int(letter) - 1)
-        return well_name(*parse_well(f"{letter}{row['column']}"))
+        return well_name(*parse_well(name))
     except ValueError as error:
-        raise PlateflowError(
-            "a line of the plate map has no well", where=where, why=str(error), remedy="write wells as B03"
-        ) from error
+        what, remedy = "a line of the plate map has no well", "write wells as B03"
+        raise RawDataError(what, where=where, why=str(error), remedy=remedy) from error
 
 
 def _with_aliases(row: dict[str, str]) -> dict[str, str]:
-    """A line with `treatment` and `dose` out of the columns that take their part."""
-    named = {_plain(name): value for name, value in row.items()}
-    doses = [name for name in named if name.endswith(("_dose", "_doses"))]
+    """A line with `treatment` and `dose` taken from the columns that replace them."""
+    cells = {_plain(name): value for name, value in row.items()}
+    doses = [name for name in cells if name.endswith(("_dose", "_doses"))]
     for own, aliases in (("treatment", ALIASES["treatment"]), ("dose", (*ALIASES["dose"], *doses))):
-        if own not in row and any(alias in named for alias in aliases):
-            row = {**row, own: next((named[alias] for alias in aliases if named.get(alias)), "")}
+        if own not in row and any(alias in cells for alias in aliases):
+            row = {**row, own: next((cells[alias] for alias in aliases if cells.get(alias)), "")}
     return row
 
 
@@ -205,9 +303,9 @@ def _dose(row: dict[str, str], where: str) -> float:
         if math.isinf(value):
             raise ValueError
     except ValueError:
-        raise PlateflowError(
-            f"the plate map has a dose that is no number: {dose!r}",
+        raise RawDataError(
+            f"the plate map has a dose that is not a number: {dose!r}",
             where=where,
-            remedy="write numbers with a point, and the unit into the column's name or a column of its own",
+            remedy="write numbers with a decimal point, and the unit in the column's name or a column of its own",
         ) from None
     return value

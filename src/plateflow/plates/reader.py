@@ -1,14 +1,14 @@
-"""What every reader of a layout shares: the protocol, the index it makes, and the checks that all indexes pass.
+"""What all readers share: their protocol, the index that they make, and the checks that every index passes.
 
-A reader turns one vendor's metadata and file names into records, one a plane, with wells, positions and sizes in
+A reader turns one vendor's metadata and file names into records, one per plane, with wells, positions and sizes in
 Plateflow's terms. `make_index` does the rest, the same for every layout: files on disk, planes that are missing or
-claimed twice, wells off the plate, the channels' order.
+claimed twice, wells off the plate, the order of the channels.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,13 +18,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing
 from plateflow.plates.pixels import header
 
 FORMATS = ((8, 12), (16, 24), (32, 48))
-"""Rows and columns that are assumed where the metadata don't say: 96, 384 or 1536 wells."""
+"""Rows and columns of 96, 384 and 1536 wells: the smallest that fits is assumed where the metadata don't say."""
 
 COLUMNS = {
     "plate": "object",
@@ -53,19 +53,20 @@ COLUMNS = {
 """The manifest's columns (docs/design.md) and their types."""
 
 PLACE = ["well", "field", "channel", "t", "z"]
+"""The columns that identify a plane."""
 HEADERS_READ = 5
 LARGEST_PX = 2**32
-"""Pixels of the largest image that is believed: more is a mistake in the metadata, or a trap."""
+"""Pixels of the largest plausible image: more is an error in the metadata, or an attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What a reader knows of a plate: the manifest.
+    """The manifest of a plate.
 
     Attributes:
-        planes: one row a plane, with `COLUMNS`, sorted by row, column, field, channel, t, z.
+        planes: one row per plane, with `COLUMNS`, sorted by row, column, field, channel, t, z.
         info: the content of manifest/plate.json.
-        times_s: when each plane was taken, float64 (n,), NaN where unknown; for preflight alone.
+        times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
     """
 
     planes: pd.DataFrame
@@ -75,17 +76,17 @@ class Index:
 
 @dataclass(kw_only=True)
 class Records:
-    """What a reader found: one dict a plane, and what it knows of the whole plate.
+    """What a reader finds: one dictionary per plane, and what is known about the plate as a whole.
 
     Attributes:
-        planes: dicts with row, column (from 0), field, t, z (as the vendor counts them), channel (an identifier),
-            path (relative to the plate's folder, empty where there is none), and where known page, y_um, x_um
-            (top-left corner, y downwards), z_um, dy_um, dx_um, height, width, time_s (on any one clock); without a
-            path a reason in one word.
-        channels: identifier -> what is known of the channel, in the channels' order; `name` at least.
-        format: rows and columns of the plate, where the metadata say so.
-        bit_max: the top of the camera's range, where the metadata say so.
-        disagreements: what the metadata, the file names and the files say differently.
+        planes: dictionaries with row, column (from 0), field, t, z (as the vendor counts them), channel (an
+            identifier), path (relative to the plate's folder, empty where there is none), and where known page, y_um,
+            x_um (top-left corner, y pointing down), z_um, dy_um, dx_um, height, width, time_s (on any one clock); where
+            there is no path, a reason in one word.
+        channels: identifier -> what is known about the channel, at least its `name`; in the order of the channels.
+        format: rows and columns of the plate, where the metadata give them.
+        bit_max: the top of the camera's range, where the metadata give it.
+        disagreements: sentences about what the metadata, the file names and the files say differently.
     """
 
     planes: list[dict[str, Any]]
@@ -96,58 +97,72 @@ class Records:
 
 
 class Reader(Protocol):
-    """A layout that Plateflow reads."""
+    """Reads one layout."""
 
     name: str
 
     def recognise(self, folder: Path) -> bool:
         """Whether a folder looks like this layout; opens no image."""
 
-    def read(self, entry: PlateEntry) -> Index:
-        """Index the plate that an entry of the plate sheet names.
+    def read(self, spec: PlateEntry) -> Index:
+        """Index a plate of the plate sheet.
 
         Raises:
-            PlateflowError: the folder can't be read as this layout.
+            RawDataError: the folder cannot be read as this layout.
         """
 
 
-def plate_folder(entry: PlateEntry) -> Path:
-    """The plate's folder, checked.
+def plate_folder(spec: PlateEntry) -> Path:
+    """Check the folder of a plate.
 
     Raises:
-        PlateflowError: it isn't there, or has nothing in it.
+        RawDataError: the folder does not exist, or is empty.
     """
-    folder = Path(entry.path)
+    folder = Path(spec.path)
+    where = f"{spec.plate}: {folder}"
     if not folder.is_dir():
-        raise PlateflowError(
-            "the plate's folder is not there",
-            where=f"{entry.plate}: {folder}",
-            remedy="mend the path in the plate sheet; relative paths count from the folder where snakemake runs",
-        )
+        remedy = "fix the path in the plate sheet; relative paths start at the folder in which snakemake runs"
+        raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy)
     if next(folder.iterdir(), None) is None:
-        raise PlateflowError(
-            "the plate's folder is empty",
-            where=f"{entry.plate}: {folder}",
-            remedy="copy the measurement into it, or mend the path in the plate sheet",
-        )
+        remedy = "copy the measurement into it, or fix the path in the plate sheet"
+        raise RawDataError("the plate's folder is empty", where=where, remedy=remedy)
     return folder
 
 
-def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listing) -> Index:
-    """The manifest of what a reader found.
+def other_layout(spec: PlateEntry, expected: str, *, why: str, remedy: str) -> RawDataError:
+    """The error of a reader for a folder that does not have its layout.
 
-    Planes whose file isn't there, and planes that a field should have and hasn't, get the state `missing`. Time
-    points and z planes are numbered anew from 0, in the vendor's order. No image is opened, but the headers of a few
-    where the metadata don't give their size; the pixel type always comes from them.
+    Args:
+        spec: the plate.
+        expected: what the reader reads, such as "a Harmony measurement".
+        why: what the folder lacks.
+        remedy: which folder the user should give.
+    """
+    remedy = f"{remedy}; for other layouts set `layout` in the plate sheet"
+    return RawDataError(f"the folder is not {expected}", where=f"{spec.plate}: {spec.path}", why=why, remedy=remedy)
+
+
+def make_index(spec: PlateEntry, layout: str, records: Records, listing: Listing) -> Index:
+    """Make the manifest from what a reader found.
+
+    Planes whose file does not exist, and planes that a field should have but has not, get the state `missing`. Time
+    points and z planes are renumbered from 0, in the vendor's order. Only the headers of a few images are opened: the
+    pixel type always comes from them, the size where the metadata do not give it.
+
+    Args:
+        spec: the plate.
+        layout: the name of the reader.
+        records: what the reader found.
+        listing: the files of the plate's folder.
 
     Raises:
-        PlateflowError: no plane at all, two planes at one place, a well that no plate has, or channels of different
-            sizes.
+        RawDataError: there is no plane at all, two planes claim one place, a well lies off the plate, or the channels
+            of all fields differ in size.
     """
     if not records.planes:
-        raise PlateflowError(
-            "no image was found in the plate's folder",
-            where=f"{entry.plate}: {entry.path}",
+        raise RawDataError(
+            "there is no image in the plate's folder",
+            where=f"{spec.plate}: {spec.path}",
             remedy="check that the folder holds the images, and the layout in the plate sheet",
         )
     notes = list(records.disagreements)
@@ -160,43 +175,41 @@ def make_index(entry: PlateEntry, layout: str, records: Records, listing: Listin
         planes[axis] = planes[axis].rank(method="dense").astype("int32") - 1
     planes["channel"] = planes["channel"].map(_channel_names(records.channels, notes))
     planes["field"] = planes["field"].astype(str)
-    shape = _plate_format(entry, records.format, planes, notes)
+    shape = _plate_format(spec, records.format, planes, notes)
     planes["well"] = [well_name(row, column) for row, column in zip(planes["row"], planes["column"], strict=True)]
-    _refuse_doubled(entry, planes)
-    if entry.pixel_size_um is not None:
-        planes["dy_um"] = planes["dx_um"] = entry.pixel_size_um
-    if entry.z_step_um is not None:
-        planes["z_um"] = planes["z_um"].fillna(planes["z"] * entry.z_step_um)
+    _refuse_doubled(spec, planes)
+    if spec.pixel_size_um is not None:
+        planes["dy_um"] = planes["dx_um"] = spec.pixel_size_um
+    if spec.z_step_um is not None:
+        planes["z_um"] = planes["z_um"].fillna(planes["z"] * spec.z_step_um)
     planes = _add_missing(planes)
-    _complete_sizes(entry, planes, listing, notes)
-    _one_size_a_field(entry, planes, notes)
+    _complete_sizes(spec, planes, listing, notes)
+    _one_size_per_field(spec, planes, notes)
     stats = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
     planes["size_bytes"] = [size for size, _ in stats]
     planes["mtime_ns"] = [time for _, time in stats]
     absent = planes["size_bytes"] < 0
     planes["state"] = np.where(absent, "missing", "ok")
-    said = planes["reason"].replace("", None).fillna("no_record")
-    planes["reason"] = np.where(absent, np.where(planes["path"] == "", said, "missing"), "")
+    without_path = planes["reason"].replace("", None).fillna("no_record")
+    planes["reason"] = np.where(absent, np.where(planes["path"] == "", without_path, "missing"), "")
     planes["path"] = [str(listing.root / path) if path else "" for path in planes["path"]]
-    planes["plate"] = entry.plate
-    order = {name["name"]: n for n, name in enumerate(_channel_list(records.channels))}
-    planes["_channel"] = planes["channel"].map(order)
-    planes["_field"] = planes["field"].map(
-        {name: n for n, name in enumerate(sorted(set(planes["field"]), key=_natural))}
-    )
+    planes["plate"] = spec.plate
+    channels = [channel["name"] for channel in _channel_list(records.channels)]
+    planes["_channel"] = planes["channel"].map({name: n for n, name in enumerate(channels)})
+    planes["_field"] = planes["field"].map({f: n for n, f in enumerate(sorted(set(planes["field"]), key=_natural))})
     planes = planes.sort_values(["row", "column", "_field", "_channel", "t", "z"], kind="stable")
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
-    info = {"plate": entry.plate, "format": list(shape), "layout": layout, **_info(records, planes, notes)}
-    return Index(planes=planes, info=info, times_s=times)
+    metadata = {"plate": spec.plate, "format": list(shape), "layout": layout, **_metadata(records, planes, notes)}
+    return Index(planes=planes, info=metadata, times_s=times)
 
 
-def _info(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
+def _metadata(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
+    """The content of manifest/plate.json, but for the plate's id, format and layout."""
     sizes = planes[["dy_um", "dx_um"]].dropna().drop_duplicates()
     if len(sizes) > 1:
-        notes.append(
-            f"the pixel sizes differ: {[tuple(size) for size in sizes.to_numpy().tolist()]}; the first is used"
-        )
+        listed = [tuple(size) for size in sizes.to_numpy().tolist()]
+        notes.append(f"the pixel sizes differ: {listed}; the first is used")
     wide = (planes["dtype"] == "uint16").any()
     return {
         "wells": list(planes["well"].drop_duplicates()),
@@ -211,117 +224,116 @@ def _info(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[str,
 
 
 def _channel_list(channels: Mapping[Any, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The channels in order, each name once: a name that comes again gets a number."""
+    """The channels in order; a name that occurs again gets a number, so that all names differ."""
     seen: Counter[str] = Counter()
     listed = []
-    for about in channels.values():
-        name = about["name"]
+    for channel in channels.values():
+        name = channel["name"]
         seen[name] += 1
-        listed.append({**about, "name": name if seen[name] == 1 else f"{name} ({seen[name]})"})
+        listed.append({**channel, "name": name if seen[name] == 1 else f"{name} ({seen[name]})"})
     return listed
 
 
 def _channel_names(channels: Mapping[Any, Mapping[str, Any]], notes: list[str]) -> dict[Any, str]:
-    names = [about["name"] for about in _channel_list(channels)]
-    new = [name for name, about in zip(names, channels.values(), strict=True) if name != about["name"]]
+    """Identifier -> name of each channel, with a note where names had to be changed."""
+    names = [channel["name"] for channel in _channel_list(channels)]
+    new = [name for name, channel in zip(names, channels.values(), strict=True) if name != channel["name"]]
     if new:
-        notes.append(f"several channels bear the same name; they are told apart by a number: {some(new)}")
+        notes.append(f"several channels bear the same name; they are told apart by a number: {examples(new)}")
     return dict(zip(channels, names, strict=True))
 
 
 def _plate_format(
-    entry: PlateEntry, said: tuple[int, int] | None, planes: pd.DataFrame, notes: list[str]
+    spec: PlateEntry, given: tuple[int, int] | None, planes: pd.DataFrame, notes: list[str]
 ) -> tuple[int, int]:
+    """Rows and columns of the plate: as the metadata give them if all wells fit, else the smallest of `FORMATS`."""
     lowest = int(min(planes["row"].min(), planes["column"].min()))
     rows, columns = int(planes["row"].max()) + 1, int(planes["column"].max()) + 1
     largest = FORMATS[-1]
-    if said is not None and rows <= said[0] <= largest[0] and columns <= said[1] <= largest[1] and lowest >= 0:
-        return said
+    if given is not None and rows <= given[0] <= largest[0] and columns <= given[1] <= largest[1] and lowest >= 0:
+        return given
     fitting = [shape for shape in FORMATS if shape[0] >= rows and shape[1] >= columns]
     if not fitting or lowest < 0:
-        raise PlateflowError(
+        raise RawDataError(
             "a well lies off the plate",
-            where=f"{entry.plate}: rows {planes['row'].min() + 1} to {rows}, "
+            where=f"{spec.plate}: rows {planes['row'].min() + 1} to {rows}, "
             f"columns {planes['column'].min() + 1} to {columns}",
             why="plates have at most 32 rows and 48 columns, counted from 1",
-            remedy="mend the metadata, or the pattern in the plate sheet",
+            remedy="fix the metadata, or the pattern in the plate sheet",
         )
-    if said is not None:
-        notes.append(f"the metadata say {said[0]} x {said[1]} wells, but wells reach row {rows} and column {columns}")
+    if given is not None:
+        notes.append(f"the metadata say {given[0]} x {given[1]} wells, but wells reach row {rows} and column {columns}")
     return fitting[0]
 
 
-def _refuse_doubled(entry: PlateEntry, planes: pd.DataFrame) -> None:
+def _refuse_doubled(spec: PlateEntry, planes: pd.DataFrame) -> None:
     doubled = planes.duplicated(PLACE, keep=False)
     if doubled.any():
-        first = planes[doubled].sort_values(PLACE, kind="stable")
-        place = first.iloc[0]
-        same = (first[PLACE] == place[PLACE]).all(axis=1)
-        files = sorted({path or "(no file)" for path in first.loc[same, "path"]})
-        raise PlateflowError(
+        rows = planes[doubled].sort_values(PLACE, kind="stable")
+        first = rows.iloc[0]
+        files = sorted({path or "(no file)" for path in rows.loc[(rows[PLACE] == first[PLACE]).all(axis=1), "path"]})
+        raise RawDataError(
             "two planes claim the same place",
-            where=f"{entry.plate}: well {place['well']}, field {place['field']}, channel {place['channel']}, "
-            f"t {place['t']}, z {place['z']}: {', '.join(files)}",
+            where=f"{spec.plate}: well {first['well']}, field {first['field']}, channel {first['channel']}, "
+            f"t {first['t']}, z {first['z']}: {', '.join(files)}",
             why=f"{int(doubled.sum())} planes of the plate share their place with another",
-            remedy="remove the copies; if two measurements lie in one folder, make two plates of it",
+            remedy="remove the copies; if the folder holds two measurements, make two plates of it",
         )
 
 
 def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
-    """Rows for planes that a field lacks: of each time point up to its well's last, all channels and their z planes.
+    """Add rows for the planes that a field lacks: all channels and their z planes, up to its well's last time point.
 
-    A channel's z planes are those that it has anywhere on the plate, so that stacks may differ between channels.
+    The z planes of a channel are those that it has anywhere on the plate, so stacks may differ between channels.
     """
     stacks = planes[["channel", "z"]].drop_duplicates()
     fields = planes[["row", "column", "well", "field"]].drop_duplicates()
     last = planes.groupby("well", sort=False)["t"].max()
     times = pd.DataFrame([(well, t) for well, n in last.items() for t in range(n + 1)], columns=["well", "t"])
-    whole = fields.merge(times, on="well").merge(stacks, how="cross")
-    if len(whole) == len(planes):
+    expected = fields.merge(times, on="well").merge(stacks, how="cross")
+    if len(expected) == len(planes):
         return planes
-    known = pd.MultiIndex.from_frame(planes[PLACE])
-    lacking = whole[~pd.MultiIndex.from_frame(whole[PLACE]).isin(known)]
-    of_field = planes.groupby(["well", "field"], sort=False)[
-        ["y_um", "x_um", "dy_um", "dx_um", "height", "width"]
-    ].first()
-    lacking = lacking.join(of_field, on=["well", "field"])
+    present = pd.MultiIndex.from_frame(planes[PLACE])
+    lacking = expected[~pd.MultiIndex.from_frame(expected[PLACE]).isin(present)]
+    geometry = ["y_um", "x_um", "dy_um", "dx_um", "height", "width"]
+    lacking = lacking.join(planes.groupby(["well", "field"], sort=False)[geometry].first(), on=["well", "field"])
     return pd.concat([planes, lacking.assign(path="", page=0, z_um=np.nan)], ignore_index=True)
 
 
-def _complete_sizes(entry: PlateEntry, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
-    """Height, width and pixel type: what most of a few headers say, so that one bad file doesn't decide."""
+def _complete_sizes(spec: PlateEntry, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
+    """Fill in height, width and pixel type by a vote of a few headers, so that one bad file does not decide."""
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
     step = max(1, len(present) // HEADERS_READ)
     heads = (header(listing.root / path) for path in present[::step][:HEADERS_READ])
     votes = Counter(head for head in heads if head is not None and 0 < head[0] * head[1] <= LARGEST_PX)
     height, width, dtype = votes.most_common(1)[0][0] if votes else (0, 0, "uint16")
-    # Anything but uint8 and uint16 is set aside when it is read: 32-bit planes are how Harmony marks invalid images.
+    # Other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
     sides = planes[["height", "width"]].astype(float)
-    said = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
-    if odd := int(((sides != 0).any(axis=1) & ~said).sum()):
+    given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
+    if odd := int(((sides != 0).any(axis=1) & ~given).sum()):
         notes.append(f"the metadata give {odd} planes a size that no image has; the usual size is expected of them")
-    if said.any() and votes:
-        first = planes[said].iloc[0]
+    if given.any() and votes:
+        first = planes[given].iloc[0]
         if (first["height"], first["width"]) != (height, width):
             notes.append(
                 f"the metadata say {first['height']:.0f} x {first['width']:.0f} pixels, the files {height} x {width}"
             )
-    planes.loc[~said, ["height", "width"]] = [height, width]
+    planes.loc[~given, ["height", "width"]] = [height, width]
     if (planes["height"] <= 0).any():
-        raise PlateflowError(
+        raise RawDataError(
             "no image of the plate can be read",
-            where=f"{entry.plate}: {some(present)}",
-            why="the metadata don't give the images' size, and the files that were tried are no sound TIFFs",
+            where=f"{spec.plate}: {examples(present)}",
+            why="the metadata do not give the size of the images, and the files that were tried are damaged",
             remedy="run `plateflow check`, and copy the images again",
         )
 
 
-def _one_size_a_field(entry: PlateEntry, planes: pd.DataFrame, notes: list[str]) -> None:
-    """All planes of a field must have one size, as they lie on each other pixel for pixel.
+def _one_size_per_field(spec: PlateEntry, planes: pd.DataFrame, notes: list[str]) -> None:
+    """Give all planes of a field one size, as they must match pixel for pixel.
 
-    Where the metadata give those of a few fields different sizes, the plate's usual size is expected of all of them:
-    a file that really has another is set aside as `wrong_size` when it is read, and its field with it.
+    Where the metadata give different sizes within a few fields, the plate's usual size is expected of all their
+    planes: a file that really has another size is set aside as `wrong_size` on read, and its field with it.
     """
     fields = planes.groupby(["well", "field"], sort=False)
     mixed = (fields["height"].transform("nunique") > 1) | (fields["width"].transform("nunique") > 1)
@@ -329,14 +341,14 @@ def _one_size_a_field(entry: PlateEntry, planes: pd.DataFrame, notes: list[str])
         return
     place = ["well", "field"]
     first = planes[mixed].merge(planes[mixed].iloc[:1][place]).drop_duplicates(["channel", "height", "width"])
-    said = ", ".join(f"{row.channel} {row.height:.0f} x {row.width:.0f}" for row in first.itertuples())
-    where = f"well {first['well'].iloc[0]}, field {first['field'].iloc[0]}: {said} px"
+    sizes = ", ".join(f"{row.channel} {row.height:.0f} x {row.width:.0f}" for row in first.itertuples())
+    where = f"well {first['well'].iloc[0]}, field {first['field'].iloc[0]}: {sizes} px"
     if mixed.all():
-        raise PlateflowError(
+        raise RawDataError(
             "the channels of a field have different sizes",
-            where=f"{entry.plate}: {where}",
-            why="the planes of a field must lie on each other pixel for pixel, and it is so in no field of the plate",
-            remedy="export all channels with the same binning, or bring the smaller images to the size of the others",
+            where=f"{spec.plate}: {where}",
+            why="the planes of a field must match pixel for pixel, and those of no field of this plate do",
+            remedy="export all channels with the same binning, or resample the images to one size",
         )
     height, width = planes.loc[~mixed, ["height", "width"]].value_counts().index[0]
     notes.append(
@@ -347,11 +359,17 @@ def _one_size_a_field(entry: PlateEntry, planes: pd.DataFrame, notes: list[str])
 
 
 def _natural(text: str) -> tuple[int, int, str]:
+    """A sort key that puts numbers in numerical order, before other names."""
     return (0, int(text), "") if text.isdecimal() else (1, 0, text)
 
 
-def some(names: Iterable[str], *, limit: int = 3) -> str:
+def examples(names: Iterable[str], *, limit: int = 3) -> str:
     """The first few of many names, for a message."""
     listed = sorted(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
+
+
+def counted(names: Collection[str], what: str) -> list[str]:
+    """A note about a number of names, with examples; none where there is no name."""
+    return [f"{len(names)} {what}: {examples(names)}"] if names else []

@@ -1,10 +1,10 @@
 """Yokogawa CellVoyager (CV7000, CV8000): records of all images in MeasurementData.mlf, settings in .mrf and .mes.
 
-Facts as real measurements have them (docs/plate-layouts): rows, columns, fields, planes and time points count from 1;
-X and Y are in um, of a field's centre from the centre of its well, with y pointing up; sizes in px and um stand in the
-.mrf for each channel number, filters and exposures in the .mes that it names. A record of the type ERR has neither
-channel nor plane: what the field lacks at that time is missing, with that reason. Time points are numbered through all
-time lines, and wells may belong to one time line each. A channel may be taken twice, in two actions.
+As observed in real measurements (docs/plate-layouts): rows, columns, fields, planes and time points count from 1; X
+and Y give the centre of a field relative to the centre of its well, in um, with y pointing up; sizes in px and um are
+in the .mrf, per channel number, filters and exposures in the .mes that it names. A record of type ERR has neither
+channel nor plane: the planes that the field lacks at that time are missing, with that reason. Time points are numbered
+through all time lines, and each well may belong to one time line only. A channel may be taken twice, in two actions.
 """
 
 from __future__ import annotations
@@ -14,94 +14,88 @@ import re
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree.ElementTree import Element
 
 from plateflow.config import PlateEntry
-from plateflow.errors import PlateflowError
-from plateflow.paths import parse_well
-from plateflow.plates.files import Listing, inside, list_files, local, peek, whole, xml_elements
-from plateflow.plates.reader import Index, Records, make_index, plate_folder, some
+from plateflow.errors import RawDataError
+from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, peek, positive_int, xml_elements
+from plateflow.plates.names import NamePattern
+from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
 
-FILE_NAME = re.compile(
-    r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
-    r"_T(?P<t>\d+)F(?P<field>\d+)L(?P<line>\d+)A(?P<action>\d+)Z(?P<z>\d+)C(?P<channel>\d+)\.(?:tiff?|png)",
-    re.IGNORECASE,
+NAMES = NamePattern(
+    re.compile(
+        r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
+        r"_T(?P<t>\d+)F(?P<field>\d+)L(?P<line>\d+)A(?P<action>\d+)Z(?P<z>\d+)C(?P<channel>\d+)\.(?:tiff?|png)",
+        re.IGNORECASE,
+    )
 )
 Values = dict[str, str]
 
 
 class YokogawaReader:
-    """Reads the measurement's records; where there are none, the file names alone."""
+    """Reads the measurement's records, or only the file names where there are none."""
 
     name = "yokogawa"
 
     def recognise(self, folder: Path) -> bool:
-        """Records, or TIFFs named as the instrument names them."""
-        names = (PurePosixPath(name).name for name in peek(folder))
-        return any(name.lower().endswith(".mlf") or FILE_NAME.fullmatch(name) for name in names)
+        """By the records' file, or images named as the instrument names them."""
+        return any(name.lower().endswith(".mlf") or NAMES.match(name) for name in peek(folder))
 
-    def read(self, entry: PlateEntry) -> Index:
+    def read(self, spec: PlateEntry) -> Index:
         """Index a CellVoyager measurement (see `Reader.read`)."""
-        listing = list_files(plate_folder(entry))
+        listing = list_files(plate_folder(spec))
         source = _nearest(listing, ".mlf")
         if len(several := [name for name in listing.files if name.lower().endswith(".mlf")]) > 1:
-            raise PlateflowError(
-                "several measurements lie in the folder",
-                where=f"{entry.plate}: {some(several)}",
+            raise RawDataError(
+                "the folder holds several measurements",
+                where=f"{spec.plate}: {examples(several)}",
                 why="a plate is one measurement",
                 remedy="make a plate of each folder that holds a MeasurementData.mlf",
             )
-        records = _from_names(entry, listing) if source is None else _from_records(entry, listing, source)
-        return make_index(entry, self.name, records, listing)
+        records = _from_names(spec, listing) if source is None else _from_records(spec, listing, source)
+        return make_index(spec, self.name, records, listing)
 
 
 def _nearest(listing: Listing, ending: str) -> str | None:
+    """The file with this ending that lies nearest to the plate's folder."""
     names = [name for name in listing.files if name.lower().endswith(ending)]
     return min(names, key=lambda name: (name.count("/"), name), default=None)
 
 
-def _from_records(entry: PlateEntry, listing: Listing, source: str) -> Records:
+def _attributes(element: Element) -> Values:
+    return {local_name(key): value for key, value in element.attrib.items()}
+
+
+def _from_records(spec: PlateEntry, listing: Listing, source: str) -> Records:
     base = str(PurePosixPath(source).parent)
     notes: list[str] = []
-    about, settings = _settings(entry, listing, base, notes)
+    measurement, settings = _settings(spec, listing, base, notes)
     planes: list[dict[str, Any]] = []
     errors: list[tuple[Values, str]] = []
     differing: list[str] = []
     wanted = {("MeasurementData", "MeasurementRecord")}
-    for number, (_, element) in enumerate(xml_elements(listing.root / source, wanted, plate=entry.plate), 1):
-        values = {local(key): value for key, value in element.attrib.items()}
-        text = (element.text or "").strip()
+    where, remedy = f"{spec.plate}: {listing.root / source}", "copy the measurement from the instrument again"
+    for number, (_, element) in enumerate(xml_elements(listing.root / source, wanted, plate=spec.plate), 1):
+        values, text = _attributes(element), (element.text or "").strip()
         if values.get("Type") == "ERR":
             errors.append((values, text))
             continue
-        try:
+        with parsing(f"record {number} of the measurement", where=where, remedy=remedy):
             plane = _plane(values, settings)
-        except (KeyError, ValueError) as error:
-            raise PlateflowError(
-                "a record of the measurement can't be understood",
-                where=f"{entry.plate}: {listing.root / source}, record {number}",
-                why=f"{type(error).__name__}: {error}",
-                remedy="copy the measurement from the instrument again",
-            ) from error
         if text:
-            path = inside(listing, text, base=base, plate=entry.plate, source=source)
-            png = str(PurePosixPath(path).with_suffix(".png"))  # what some systems store, whatever the records say
+            path = inside(listing, text, base=base, plate=spec.plate, source=source)
+            png = str(PurePosixPath(path).with_suffix(".png"))  # which some systems store, whatever the records say
             plane["path"] = png if path not in listing.files and png in listing.files else path
-            if _name_differs(text, plane):
+            if NAMES.differs(path, plane, "t", "field", "z", "channel"):
                 differing.append(text)
         planes.append(plane)
-    if differing:
-        notes.append(
-            f"{len(differing)} file names say another well, field or plane than the records, which are followed: "
-            + some(differing)
-        )
-    images = {name for name in listing.image_names() if FILE_NAME.fullmatch(PurePosixPath(name).name)}
-    if unlisted := images - {plane.get("path") for plane in planes}:
-        notes.append(f"{len(unlisted)} images have no record and are not used: {some(unlisted)}")
+    notes += counted(differing, "file names say another well, field or plane than the records, which are followed")
+    notes += counted(NAMES.unlisted(listing, planes), "images have no record and are not used")
     planes += _lost(planes, errors, notes)
     _count_times(planes)
     channels = _tell_apart(planes, settings)
-    depth = max([whole(values.get("InputBitDepth", "")) for values in settings.values()], default=0)
-    rows, columns = (whole(about.get(key, "")) for key in ("RowCount", "ColumnCount"))
+    depth = max([positive_int(values.get("InputBitDepth", "")) for values in settings.values()], default=0)
+    rows, columns = (positive_int(measurement.get(key, "")) for key in ("RowCount", "ColumnCount"))
     return Records(
         planes=planes,
         channels=channels,
@@ -111,29 +105,32 @@ def _from_records(entry: PlateEntry, listing: Listing, source: str) -> Records:
     )
 
 
-def _settings(entry: PlateEntry, listing: Listing, base: str, notes: list[str]) -> tuple[Values, dict[int, Values]]:
-    """Of the measurement, and of each channel number what .mrf and .mes say."""
-    about: Values = {}
+def _settings(spec: PlateEntry, listing: Listing, base: str, notes: list[str]) -> tuple[Values, dict[int, Values]]:
+    """The settings of the measurement, and those of each channel number, from .mrf and .mes."""
+    measurement: Values = {}
     channels: dict[int, Values] = {}
-    for ending, wanted in (
-        (".mrf", {("MeasurementDetail", "MeasurementChannel"), ("", "MeasurementDetail")}),
-        (".mes", {("ChannelList", "Channel")}),
+    for ending, wanted, content in (
+        (
+            ".mrf",
+            {("MeasurementDetail", "MeasurementChannel"), ("", "MeasurementDetail")},
+            "the size of its images and pixels",
+        ),
+        (".mes", {("ChannelList", "Channel")}, "its channels' names"),
     ):
         name = _nearest(listing, ending)
-        said = about.get("MeasurementSettingFileName")
-        if ending == ".mes" and said and (path := inside(listing, said, base=base, plate=entry.plate, source=".mrf")):
-            name = path if path in listing.files else name
+        named = measurement.get("MeasurementSettingFileName") if ending == ".mes" else None
+        if named and (path := inside(listing, named, base=base, plate=spec.plate, source=".mrf")) in listing.files:
+            name = path
         if name is None:
-            what = {".mrf": "the size of its images and pixels", ".mes": "its channels' names"}[ending]
-            notes.append(f"the measurement has no {ending} file, which would say {what}")
+            notes.append(f"the measurement has no {ending} file, which would say {content}")
             continue
-        for kind, element in xml_elements(listing.root / name, wanted, plate=entry.plate):
-            values = {local(key): value for key, value in element.attrib.items()}
+        for kind, element in xml_elements(listing.root / name, wanted, plate=spec.plate):
+            values = _attributes(element)
             if kind == "MeasurementDetail":
-                about = values
+                measurement = values
             elif values.get("Ch", "").isdecimal():
                 channels.setdefault(int(values["Ch"]), {}).update(values)
-    return about, channels
+    return measurement, channels
 
 
 def _plane(values: Values, settings: dict[int, Values]) -> dict[str, Any]:
@@ -161,109 +158,86 @@ def _plane(values: Values, settings: dict[int, Values]) -> dict[str, Any]:
     }
 
 
-def _name_differs(name: str, plane: dict[str, Any]) -> bool:
-    match = FILE_NAME.fullmatch(PurePosixPath(name.replace("\\", "/")).name)
-    if match is None:
-        return False
-    try:
-        well = parse_well(match["well"])
-    except ValueError:
-        return True
-    keys = ("t", "field", "z", "channel")
-    return well != (plane["row"], plane["column"]) or [int(match[key]) for key in keys] != [plane[key] for key in keys]
-
-
 def _lost(planes: list[dict[str, Any]], errors: list[tuple[Values, str]], notes: list[str]) -> list[dict[str, Any]]:
-    """What a field lacks where the instrument reported an error: the planes that others have in that line and time."""
+    """The planes lost to errors of the instrument: those that other fields have in that time line and time point."""
     if not errors:
         return []
-    notes.append(f"the instrument reported {len(errors)} errors: {some(text for _, text in errors)}")
+    notes.append(f"the instrument reported {len(errors)} errors: {examples(text for _, text in errors)}")
     lost: list[dict[str, Any]] = []
-    place = ("row", "column", "field", "t", "channel", "z", "action")
-    known = {tuple(plane[key] for key in place) for plane in planes}
+    keys = ("row", "column", "field", "t", "channel", "z", "action")
+    present = {tuple(plane[key] for key in keys) for plane in planes}
     for values, _ in errors:
         try:
-            of = {"row": int(values["Row"]) - 1, "column": int(values["Column"]) - 1}
-            of |= {"field": int(values["FieldIndex"]), "t": int(values.get("TimePoint", "1"))}
+            place = {"row": int(values["Row"]) - 1, "column": int(values["Column"]) - 1}
+            place |= {"field": int(values["FieldIndex"]), "t": int(values.get("TimePoint", "1"))}
+            y, x = (float(values.get(key, "nan")) for key in "YX")
         except (KeyError, ValueError):
-            continue  # of no field: said in the notes
+            continue  # an error that concerns no field; the note reports it
         line = values.get("TimelineIndex", "1")
-        y, x = (float(values.get(key, "nan")) for key in "YX")
-        like = [plane for plane in planes if plane["line"] == line and plane["t"] == of["t"]] or planes
-        for channel, z, action in sorted({(plane["channel"], plane["z"], plane["action"]) for plane in like}):
-            if (*of.values(), channel, z, action) in known:
+        others = [plane for plane in planes if plane["line"] == line and plane["t"] == place["t"]] or planes
+        for channel, z, action in sorted({(plane["channel"], plane["z"], plane["action"]) for plane in others}):
+            if (*place.values(), channel, z, action) in present:
                 continue
-            model = next(plane for plane in like if plane["channel"] == channel)
-            at = {
+            model = next(plane for plane in others if plane["channel"] == channel)
+            position = {
                 "y_um": -y - model["height"] * model["dy_um"] / 2,
                 "x_um": x - model["width"] * model["dx_um"] / 2,
                 "z_um": math.nan,
                 "time_s": math.nan,
             }
-            lost.append(model | of | at | {"z": z, "action": action, "path": "", "reason": "instrument_error"})
-            known.add((*of.values(), channel, z, action))
+            reason = {"z": z, "action": action, "path": "", "reason": "instrument_error"}
+            lost.append(model | place | position | reason)
+            present.add((*place.values(), channel, z, action))
     return lost
 
 
 def _count_times(planes: list[dict[str, Any]]) -> None:
-    """Time points counted from 0 among the wells that have the same time lines."""
+    """Renumber time points from 0 among the wells that have the same time lines."""
     lines: dict[tuple[int, int], set[str]] = {}
     for plane in planes:
         lines.setdefault((plane["row"], plane["column"]), set()).add(plane["line"])
     times: dict[frozenset[str], set[int]] = {}
     for plane in planes:
         times.setdefault(frozenset(lines[plane["row"], plane["column"]]), set()).add(plane["t"])
-    order = {key: {t: n for n, t in enumerate(sorted(of))} for key, of in times.items()}
+    order = {key: {t: n for n, t in enumerate(sorted(points))} for key, points in times.items()}
     for plane in planes:
         plane["t"] = order[frozenset(lines[plane["row"], plane["column"]])][plane["t"]]
 
 
 def _tell_apart(planes: list[dict[str, Any]], settings: dict[int, Values]) -> dict[Any, dict[str, Any]]:
-    """The channels, by number; a number that is taken twice of one place becomes a channel an action."""
+    """The channels by number; a number that is taken twice at one place becomes one channel per action."""
     actions: dict[tuple[int, ...], set[tuple[int, str]]] = {}
     for plane in planes:
         place = tuple(plane[key] for key in ("row", "column", "field", "t", "z", "channel"))
         actions.setdefault(place, set()).add(plane["action"])
-    twice = {place[-1] for place, of_place in actions.items() if len(of_place) > 1}
+    twice = {place[-1] for place, taken in actions.items() if len(taken) > 1}
     for plane in planes:
         plane["channel"] = (plane["channel"], *(plane["action"] if plane["channel"] in twice else (0, "")))
-    found = {}
+    channels = {}
     for key in sorted({plane["channel"] for plane in planes}):
         number, action, processing = key
         values = settings.get(number, {})
         name = values.get("Fluorophore") or values.get("Target") or f"C{number:02d}"
-        about: dict[str, Any] = {
-            "name": " ".join([name, *([f"A{action}"] if action else []), *([processing] if processing else [])])
-        }
+        channel: dict[str, Any] = {"name": " ".join(filter(None, [name, f"A{action}" if action else "", processing]))}
         if match := re.match(r"BP(\d+)/", values.get("Acquisition", "")):
-            about["wavelength_nm"] = float(match[1])
+            channel["wavelength_nm"] = float(match[1])
         if values.get("ExposureTime", "").replace(".", "", 1).isdecimal():
-            about["exposure_s"] = float(values["ExposureTime"]) / 1000
-        found[key] = about
-    return found
+            channel["exposure_s"] = float(values["ExposureTime"]) / 1000
+        channels[key] = channel
+    return channels
 
 
-def _from_names(entry: PlateEntry, listing: Listing) -> Records:
-    """Without records: wells, fields, channels, planes and times from the names; positions are unknown."""
-    planes: list[dict[str, Any]] = []
-    for name in listing.image_names():
-        match = FILE_NAME.fullmatch(PurePosixPath(name).name)
-        if match is None:
-            continue
-        try:
-            row, column = parse_well(match["well"])
-        except ValueError:
-            continue
-        keys = ("field", "t", "z", "channel")
-        action = {"line": match["line"], "action": (int(match["action"]), "")}
-        planes.append({"row": row, "column": column, **{k: int(match[k]) for k in keys}, **action, "path": name})
+def _from_names(spec: PlateEntry, listing: Listing) -> Records:
+    """Without records: wells, fields, channels, planes and times from the file names; positions are unknown."""
+    planes, _ = NAMES.planes(listing.image_names())
     if not planes:
-        raise PlateflowError(
-            "the folder is not a CellVoyager measurement",
-            where=f"{entry.plate}: {entry.path}",
-            why="there is no .mlf file in it, and no image is named as the instrument names them",
-            remedy="give the folder that holds MeasurementData.mlf; for other layouts set `layout` in the plate sheet",
-        )
+        why = "there is no .mlf file in it, and no image is named as the instrument names them"
+        remedy = "give the folder that holds MeasurementData.mlf"
+        raise other_layout(spec, "a CellVoyager measurement", why=why, remedy=remedy)
+    for plane in planes:
+        match = NAMES.match(plane["path"])
+        assert match is not None
+        plane |= {"line": match["line"], "action": (int(match["action"]), "")}
     _count_times(planes)
     note = "there is no .mlf file: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=_tell_apart(planes, {}), disagreements=[note])

@@ -17,7 +17,7 @@ import json
 from plateflow.files import write_atomic, write_json
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
-from plateflow.plates.reader import Index, some
+from plateflow.plates.reader import Index, examples
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 
 
@@ -55,7 +55,7 @@ def ingest(job: Job, index: Index) -> Outcome:
     layouts = {str(well): well_layout(of_well, metadata) for well, of_well in planes.groupby("well", sort=False)}
     stacked = [well for well, layout in layouts.items() if layout.placement == "stacked"]
     if stacked:
-        note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {some(stacked)}"
+        note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {examples(stacked)}"
         metadata = metadata | {"disagreements": [*metadata["disagreements"], f"{note}; they are laid out in a grid"]}
     create_plate(
         job.paths,

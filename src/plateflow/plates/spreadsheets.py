@@ -1,4 +1,4 @@
-"""Small tables that people and instruments write: CSV, TSV or XLSX, in any encoding, as rows of text."""
+"""Spreadsheets that people and instruments write: CSV, TSV or XLSX, in any encoding, as rows of text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, RawDataError
 from plateflow.plates.files import decode
 
 LARGEST = 50_000_000
-"""Bytes, unpacked: larger files are no plate maps but something else, or a trap."""
+"""Bytes, unpacked, of the largest file that can be a plate map: a larger one is something else, or an attack."""
 ROWS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A table: where it is for a message, its title (XLSX), and of each row that isn't empty its number and cells."""
+    """One spreadsheet.
+
+    Attributes:
+        where: the file and sheet, for messages.
+        title: the title of the sheet (XLSX).
+        rows: number and cells of each row that is not empty.
+    """
 
     where: str
     title: str
@@ -28,35 +34,35 @@ class Sheet:
 
 
 def read_sheets(path: Path, what: str = "the plate map") -> list[Sheet]:
-    """Read a table; a workbook has several.
+    """Read a file of one spreadsheet, or a workbook of several.
 
     Args:
-        path: XLSX by its content; anything else is text, with comma, semicolon or tab: what the first row has most of.
-        what: the file is, for the messages.
+        path: XLSX, judged by its content; anything else is text, separated by comma, semicolon or tab, whichever is the
+            most frequent in the first row.
+        what: what the file is, for messages.
 
     Raises:
-        PlateflowError: it isn't there, can't be read, or is far too large.
+        RawDataError: the file does not exist, cannot be read, or is far too large.
     """
     try:
         size = path.stat().st_size
         content = path.read_bytes() if size <= LARGEST else b""
     except FileNotFoundError:
-        raise PlateflowError(
-            f"{what} is not there", where=str(path), remedy="mend plate_map in the plate sheet"
-        ) from None
+        remedy = "fix plate_map in the plate sheet"
+        raise RawDataError(f"{what} does not exist", where=str(path), remedy=remedy) from None
     except OSError as error:
-        raise PlateflowError(
+        raise RawDataError(
             f"{what} can't be read",
             where=str(path),
             why=error.strerror or str(error),
-            remedy="plate_map in the plate sheet must name a CSV, TSV or XLSX file that you may read",
+            remedy="plate_map in the plate sheet must name a CSV, TSV or XLSX file that you are allowed to read",
         ) from error
     if size > LARGEST:
         raise _not_a_table(path, what, f"it has {size:,} bytes; a plate map has a few thousand")
     if content.startswith(b"PK\3\4"):
         return list(_workbook(path, what, content))
     if content.startswith(b"\xd0\xcf\x11\xe0"):
-        raise _not_a_table(path, what, "it is a workbook of old Excel (.xls), or locked by a password")
+        raise _not_a_table(path, what, "it is an old Excel workbook (.xls), or locked by a password")
     try:
         rows = list(_text(content))
     except csv.Error as error:
@@ -64,15 +70,14 @@ def read_sheets(path: Path, what: str = "the plate map") -> list[Sheet]:
     return [Sheet(where=str(path), title="", rows=rows)]
 
 
-def _not_a_table(path: Path, what: str, why: str) -> PlateflowError:
-    return PlateflowError(
-        f"{what} can't be read", where=str(path), why=why, remedy="save it as CSV or XLSX, without a password"
-    )
+def _not_a_table(path: Path, what: str, why: str) -> RawDataError:
+    remedy = "save it as CSV or XLSX, without a password"
+    return RawDataError(f"{what} can't be read", where=str(path), why=why, remedy=remedy)
 
 
 def _text(content: bytes) -> Iterator[tuple[int, list[str]]]:
     text = decode(content)
-    if "\0" in text:  # UTF-16 without its mark
+    if "\0" in text:  # UTF-16 without a byte order mark
         text = content.decode("utf-16-be" if content.startswith(b"\0") else "utf-16-le", "replace")
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
@@ -105,7 +110,7 @@ def _workbook(path: Path, what: str, content: bytes) -> Iterator[Sheet]:
 
 
 def _cell(value: object) -> str:
-    """Numbers as people typed them: a spreadsheet keeps 3 as 3.0."""
+    """A cell as people typed it: a workbook keeps 3 as 3.0."""
     if value is None:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,85 @@
+"""What the names of images say, where a vendor writes well, field, time point, plane and channel into them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from plateflow.paths import parse_well
+from plateflow.plates.files import Listing
+
+NUMBERS = {"field": 1, "t": 0, "z": 0, "channel": 1}
+"""What a name gives besides the well, and the number that is taken where it does not."""
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """How a vendor names its images.
+
+    Attributes:
+        regex: matches a whole file name, without its folder; with the group `well`, or `row` and `column` (counted from
+            1), and any of the groups `field`, `t`, `z` and `channel`, which are numbers.
+    """
+
+    regex: re.Pattern[str]
+
+    def match(self, name: str) -> re.Match[str] | None:
+        """The match of a path's file name; None where it is named otherwise."""
+        return self.regex.fullmatch(PurePosixPath(name).name)
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What a path's file name says.
+
+        Returns:
+            `row` and `column`, from 0, and the `NUMBERS`; None where the file is named otherwise, or no plate has such
+            a well.
+        """
+        match = self.match(name)
+        if match is None:
+            return None
+        groups = match.groupdict()
+        try:
+            row, column = parse_place(groups)
+        except ValueError:
+            return None
+        return {"row": row, "column": column} | {key: int(groups.get(key) or NUMBERS[key]) for key in NUMBERS}
+
+    def planes(self, names: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+        """The records of all images that are named so, with their `path`, and the names of the others."""
+        planes, others = [], []
+        for name in names:
+            record = self.record(name)
+            if record is None:
+                others.append(name)
+            else:
+                planes.append(record | {"path": name})
+        return planes, others
+
+    def differs(self, name: str, plane: Mapping[str, Any], *keys: str) -> bool:
+        """Whether a file name says another well than a plane's record, or another of the `NUMBERS` in `keys`."""
+        record = self.record(name)
+        if record is None:
+            return self.match(name) is not None
+        return any(record[key] != plane[key] for key in ("row", "column", *keys))
+
+    def unlisted(self, listing: Listing, planes: Iterable[Mapping[str, Any]]) -> set[str]:
+        """The images that are named so and that no plane refers to."""
+        return {name for name in listing.image_names() if self.match(name)} - {plane.get("path") for plane in planes}
+
+
+def parse_place(values: Mapping[str, str | None]) -> tuple[int, int]:
+    """Row and column, from 0, of a well.
+
+    Args:
+        values: hold `well`, a name, or `row` (letters, or a number from 1) and `column` (a number from 1).
+
+    Raises:
+        ValueError: they are missing, or no plate has such a well; numbers off the plate are left to `make_index`.
+    """
+    if well := values.get("well"):
+        return parse_well(well)
+    row, column = values.get("row") or "", values.get("column") or ""
+    return int(row) - 1 if row.isdecimal() else parse_well(f"{row}1")[0], int(column) - 1
