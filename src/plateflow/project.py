@@ -21,7 +21,7 @@ from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Key, LeftOut, item_key, left_out, outcomes
 
 if TYPE_CHECKING:
-    from plateflow.images.layout import Canvas
+    from plateflow.images.canvas import Canvas
     from plateflow.segment.grid import Grid
 
 SCREEN = "screen"
@@ -176,11 +176,13 @@ class Plate:
 
         For a label set in three dimensions they are volumes; planes where no label set is named.
         """
-        from plateflow.images.layout import canvases, read_layout
+        from plateflow.images.canvas import canvases
+        from plateflow.images.well import WellImage
 
         tile = self.outcomes("tile").get(item_key(well))
         dimensions = self.config.segmentation[label_set].dimensions if label_set else 2
-        return canvases(read_layout(self.paths, well), tile.fields if tile else (), self.config.z, dimensions)
+        layout = WellImage.open(self.paths, well).layout
+        return canvases(layout, tile.fields if tile else (), self.config.z, dimensions)
 
     def left_out(self) -> list[LeftOut]:
         """What was left out of the plate; nothing as long as it isn't ingested."""

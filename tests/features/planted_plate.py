@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from plateflow.config import Config, PlateEntry
 from plateflow.files import write_atomic
-from plateflow.images.layout import canvases, read_layout
-from plateflow.images.store import write_labels
+from plateflow.images.canvas import canvases
+from plateflow.images.well import WellImage
 from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
 from plateflow.stages import run_stage
@@ -69,7 +69,7 @@ class Planted:
         with np.load(self.truth / f"{well}.npz") as file:
             true = file[name]
         drawn, tables, count = [], [], 0
-        for canvas in canvases(read_layout(self.paths, well), set(tile_entry.fields), self.config.z):
+        for canvas in canvases(WellImage.open(self.paths, well).layout, set(tile_entry.fields), self.config.z):
             part = np.where(canvas.owner() >= 0, true[canvas.slices], 0)
             seen = np.unique(part[part > 0])
             labels = np.zeros(part.shape, np.uint32)
@@ -90,7 +90,7 @@ class Planted:
                 )
             )
             count += len(seen)
-        write_labels(self.paths, well, name, 0, 0, drawn)
+        WellImage.open(self.paths, well).write_labels(name, 0, 0, drawn)
         buffer = io.BytesIO()
         pq.write_table(pa.concat_tables(tables), buffer)
         write_atomic(self.paths.objects(name, well), buffer.getvalue())

@@ -11,9 +11,9 @@ from plateflow.config import Config, PlateEntry, load_config
 from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, read_layout
-from plateflow.images.read import load_window
-from plateflow.images.store import open_image, write_labels
+from plateflow.images.layout import FieldBox
+from plateflow.images.well import WellImage
+from plateflow.images.window import load_window
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.simulate.plate import Fault, WellPlan
@@ -61,9 +61,9 @@ def test_columns_are_the_same_in_every_well_the_empty_one_included(run: Planted)
 
 def test_values_are_those_of_the_labels_and_of_the_corrected_image(run: Planted) -> None:
     table = run.cells("B02")
-    image = open_image(run.paths, "B02")
+    image = WellImage.open(run.paths, "B02").group
     labels = image["labels/cells/0"][0, 0]
-    layout = read_layout(run.paths, "B02")
+    layout = WellImage.open(run.paths, "B02").layout
     np.testing.assert_array_equal(table["ObjectNumber"], np.unique(labels)[1:])
     row = table.iloc[len(table) // 2]
     mask = labels == row["ObjectNumber"]
@@ -139,7 +139,7 @@ def test_the_nuclei_can_make_the_rows(planted: Planted, tmp_path) -> None:
     plate = planted.copy(tmp_path, features={"rows": "nuclei"})
     plate.run("features")
     table = plate.cells("B02")
-    image = open_image(plate.paths, "B02")
+    image = WellImage.open(plate.paths, "B02").group
     nuclei, cells = (image[f"labels/{name}/0"][0, 0] for name in ("nuclei", "cells"))
     assert len(table) == len(np.unique(nuclei)) - 1
     within = [(cells[nuclei == number] > 0).any() for number in table["ObjectNumber"]]
@@ -157,7 +157,7 @@ def test_an_object_inside_the_box_of_another_canvas_is_measured_once(tmp_path) -
     assert bend.slices[1].stop == corner.slices[1].stop  # the bend's box covers the corner
     plate.run("features")
     table = plate.cells("B02")
-    labels = open_image(plate.paths, "B02")["labels/cells/0"][0, 0]
+    labels = WellImage.open(plate.paths, "B02").group["labels/cells/0"][0, 0]
     np.testing.assert_array_equal(table["ObjectNumber"], np.unique(labels)[1:])
     in_corner = np.isin(table["ObjectNumber"], np.unique(labels[corner.slices]))
     assert in_corner.sum() > 3
@@ -178,9 +178,9 @@ def test_families_and_scales_are_chosen_and_the_location_is_always_there(planted
 
 
 def test_texture_uses_the_grey_levels_that_the_plate_uses(run: Planted) -> None:
-    ends = load_window(run.paths).ends("DNA")
-    (top, *_) = texture_tops(run.plate, "uint16")
-    assert ends[1] < top * 65535 <= 2 * ends[1]
+    window = load_window(run.paths)
+    (top,) = texture_tops(window, ["DNA"], "uint16")
+    assert window.limits("DNA")[1] < top * 65535 <= 2 * window.limits("DNA")[1]
     assert run.cells("B02")["Nuclei_Texture_Entropy_DNA_3_00_256"].median() > 3
 
 
@@ -237,7 +237,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     labels[:, 5:15, 5:15], labels[1, 20:30, 20:40] = 1, 2
     (canvas,) = plate.plate.canvases("B02", "nuclei")
     for z, plane in enumerate(canvas.planes()):
-        write_labels(plate.paths, "B02", "nuclei", 0, z, [(plane, labels[z])])
+        WellImage.open(plate.paths, "B02").write_labels("nuclei", 0, z, [(plane, labels[z])])
     objects = pd.DataFrame({"label": [1, 2], "flow_error": [0.1, 0.2], "cell_probability": [1.0, 2.0]})
     plate.paths.objects("nuclei", "B02").parent.mkdir(parents=True)
     objects.to_parquet(plate.paths.objects("nuclei", "B02"))

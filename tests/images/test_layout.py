@@ -6,7 +6,8 @@ import pytest
 from images_project import layout_of
 
 from plateflow.errors import PlateflowError
-from plateflow.images.layout import GRID_GAP_PX, Canvas, WellLayout, canvases, well_layout
+from plateflow.images.canvas import Canvas, canvases
+from plateflow.images.layout import GRID_GAP_PX, WellLayout, well_layout
 
 INFO = {"plate": "p", "pixel_size_um": [0.5, 0.5], "channels": [{"name": "DNA"}, {"name": "AGP"}]}
 

@@ -9,10 +9,11 @@ from images_project import Project
 
 from plateflow.config import Normalise
 from plateflow.errors import PlateflowError
+from plateflow.images.canvas import canvases
 from plateflow.images.histograms import BINS, focus_score, intensity_limits, plane_statistics
 from plateflow.images.illumination import fit_profile, profile
-from plateflow.images.layout import canvases, read_layout
-from plateflow.images.read import load_window, normalise, read_canvas
+from plateflow.images.well import WellImage
+from plateflow.images.window import load_window
 from plateflow.simulate.cells import camera, illumination_profile, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
 
@@ -49,7 +50,7 @@ def test_the_window_of_wells_and_fields(make_project: MakeProject, scope: str) -
         for field in (1, 2):
             pixels = [raw(project, well, n, "AGP") for n in ((1, 2) if scope == "well" else (field,))]
             expected = [percentile(np.stack(pixels), share) for share in (5, 90)]
-            assert window.ends_of_fields(well, ["AGP"], [str(field)]).tolist() == [[expected]]
+            assert window.limits_of_fields(well, ["AGP"], [str(field)]).tolist() == [[expected]]
     assert window.fingerprint(["AGP"]) != window.fingerprint(["DNA"])
 
 
@@ -64,10 +65,11 @@ def test_a_field_mended_after_the_freeze_has_its_own_window(make_project: MakePr
     project.run()
     assert project.paths.window.read_bytes() == frozen
     (canvas,) = project.plate.canvases("B03")
-    pixels = read_canvas(project.paths, "B03", canvas, ["DNA"], z_mode="max")
+    image = WellImage.open(project.paths, "B03")
+    pixels = image.read(canvas, ["DNA"], "max")
     low, high = percentile(bright, 1), percentile(bright, 99)
     expected = (pixels - low) / (high - low)
-    scaled = normalise(pixels, load_window(project.paths), channels=["DNA"], well="B03", canvas=canvas)
+    scaled = image.apply_window(pixels, canvas, ["DNA"])
     np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -122,9 +124,10 @@ def test_a_canvas_is_read_corrected_and_normalised(make_project: MakeProject) ->
     wells = [WellPlan(well=f"B{n:02d}", role="negative") for n in range(2, 8)]
     project = make_project(wells=wells, fields=3, overlap_px=8)
     project.run()
-    window, layout = load_window(project.paths), read_layout(project.paths, "B02")
-    (canvas,) = canvases(layout, set(), "max")
-    pixels = read_canvas(project.paths, "B02", canvas, ["AGP", "DNA"], z_mode="max")
+    image = WellImage.open(project.paths, "B02")
+    window = image.window
+    (canvas,) = canvases(image.layout, set(), "max")
+    pixels = image.read(canvas, ["AGP", "DNA"], "max")
     assert (pixels.dtype, pixels.shape) == (np.float32, (2, 120, 152))
     light = profile(window.profiles["AGP"], 64, 80)
     assert light.min() < 0.97
@@ -133,13 +136,13 @@ def test_a_canvas_is_read_corrected_and_normalised(make_project: MakeProject) ->
     np.testing.assert_array_equal(pixels[0, :64, :80], first / light)
     np.testing.assert_array_equal(pixels[0, :64, 80:], (second / light)[:, 8:])  # the first field has the overlap
     assert not pixels[:, 64:, 80:].any()
-    scaled = normalise(pixels, window, channels=["AGP", "DNA"], well="B02", canvas=canvas)
-    low, high = window.ends("AGP")
+    scaled = image.apply_window(pixels, canvas, ["AGP", "DNA"])
+    low, high = window.limits("AGP")
     np.testing.assert_allclose(scaled[0, :64, :80], (first / light - low) / (high - low), rtol=1e-5, atol=1e-6)
     assert not scaled[:, 64:, 80:].any()
     assert scaled.min() < 0 and scaled.max() > 1  # not clipped
     with pytest.raises(PlateflowError, match="no channel 'DAPI'"):
-        read_canvas(project.paths, "B02", canvas, ["DAPI"], z_mode="max")
+        image.read(canvas, ["DAPI"], "max")
 
 
 def test_projections_take_the_planes_that_a_channel_has(tmp_path: Path) -> None:
@@ -152,19 +155,21 @@ def test_projections_take_the_planes_that_a_channel_has(tmp_path: Path) -> None:
     project.options = {"segmentation": {"nuclei": {"channels": ["a"]}}, "normalise": {"illumination": False}}
     project.entry_options = {"layout": "pattern", "pattern": pattern}
     project.run()
-    layout = read_layout(project.paths, "A01")
-    (canvas,) = canvases(layout, set(), "max")
+    image = WellImage.open(project.paths, "A01")
+    (canvas,) = canvases(image.layout, set(), "max")
 
     def read(mode: str) -> np.ndarray:
-        return read_canvas(project.paths, "A01", canvas, ["a", "b"], z_mode=mode)
+        return image.read(canvas, ["a", "b"], mode)
 
     np.testing.assert_array_equal(read("max"), np.stack([planes[:3].max(axis=0), planes[3]]).astype(np.float32))
     np.testing.assert_allclose(read("mean")[0], planes[:3].mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(read("mean")[1], planes[3])
     np.testing.assert_array_equal(read("plane 2"), planes[[2, 3]])  # b has plane 1 alone: its nearest
-    kept = canvases(layout, set(), "keep")
-    pixels = read_canvas(project.paths, "A01", kept[2], ["a"], z_mode="keep")
+    kept = canvases(image.layout, set(), "keep")
+    pixels = image.read(kept[2], ["a"], "keep")
     np.testing.assert_array_equal(pixels[0], planes[2])
+    (volume,) = canvases(image.layout, set(), "keep", dimensions=3)
+    np.testing.assert_array_equal(image.read(volume, ["a"], "keep")[0], planes[:3])
 
 
 def shading(fields: int, *, falloff: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -228,13 +233,14 @@ def test_sharpness_tells_blur_and_neither_cells_nor_light() -> None:
 def test_fields_of_a_window_are_applied_each_to_itself(make_project: MakeProject) -> None:
     project = make_project(options={"normalise": Normalise(scope="field", illumination=False)})
     project.run()
-    window, layout = load_window(project.paths), read_layout(project.paths, "B02")
-    (canvas,) = canvases(layout, set(), "max")
-    pixels = read_canvas(project.paths, "B02", canvas, ["DNA", "AGP"], z_mode="max")
-    limits = window.ends_of_fields("B02", ["DNA", "AGP"], ["1", "2"])
+    image = WellImage.open(project.paths, "B02")
+    window = image.window
+    (canvas,) = canvases(image.layout, set(), "max")
+    pixels = image.read(canvas, ["DNA", "AGP"], "max")
+    limits = window.limits_of_fields("B02", ["DNA", "AGP"], ["1", "2"])
     assert (limits[:, 0] != limits[:, 1]).any()
     kept = pixels.copy()
-    scaled = normalise(pixels, window, channels=["DNA", "AGP"], well="B02", canvas=canvas)
+    scaled = image.apply_window(pixels, canvas, ["DNA", "AGP"])
     assert scaled is pixels  # no second canvas in memory
     for number, box in enumerate(canvas.fields):
         low, high = (limits[:, number, end, None, None] for end in (0, 1))
@@ -245,8 +251,9 @@ def test_fields_of_a_window_are_applied_each_to_itself(make_project: MakeProject
 def test_a_narrow_gap_between_fields_is_filled_from_beside_it(make_project: MakeProject) -> None:
     project = make_project(fields=4, overlap_px=-2)
     project.run()
-    (canvas,) = canvases(read_layout(project.paths, "B02"), set(), "max")
-    pixels = read_canvas(project.paths, "B02", canvas, ["DNA", "AGP"], z_mode="max")
+    image = WellImage.open(project.paths, "B02")
+    (canvas,) = canvases(image.layout, set(), "max")
+    pixels = image.read(canvas, ["DNA", "AGP"], "max")
     assert pixels.shape == (2, 130, 162)
     for gap in (64, 65):
         np.testing.assert_array_equal(pixels[:, gap], pixels[:, 63])
@@ -254,7 +261,7 @@ def test_a_narrow_gap_between_fields_is_filled_from_beside_it(make_project: Make
         np.testing.assert_array_equal(pixels[:, :, gap], pixels[:, :, 79])
     assert pixels.min() > 0
     window = load_window(project.paths)
-    low, high = window.ends("DNA")
+    low, high = window.limits("DNA")
     expected = (pixels[0] - low) / (high - low)
-    scaled = normalise(pixels, window, channels=["DNA", "AGP"], well="B02", canvas=canvas)
+    scaled = image.apply_window(pixels, canvas, ["DNA", "AGP"])
     np.testing.assert_allclose(scaled[0], expected, rtol=1e-5, atol=1e-6)

@@ -8,9 +8,10 @@ import pytest
 import zarr
 from images_project import layout_of
 
-from plateflow.images import store
+from plateflow.images import shards, store
+from plateflow.images.canvas import canvases
 from plateflow.images.halve import halve_labels, halve_mean
-from plateflow.images.layout import canvases, read_layout
+from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths
 
 INFO = {"plate": "p", "format": [8, 12], "channels": [{"name": "DNA", "wavelength_nm": 456.0}], "bit_max": 65535}
@@ -22,6 +23,11 @@ def make(tmp_path: Path, wells: dict[str, Any] | None = None, **options: Any) ->
     values = {"label_sets": ["nuclei"], "levels": 3, "z_mode": "max"} | options
     store.create_plate(paths, INFO, wells or {"B03": layout_of(*BOXES), "C11": layout_of((0, 0))}, **values)
     return paths
+
+
+def fill(paths: PlatePaths, well: str, pixels: np.ndarray) -> None:
+    """Write the whole of an image, (c, y, x)."""
+    WellImage.open(paths, well).write_region(0, 0, (slice(0, pixels.shape[1]), slice(0, pixels.shape[2])), pixels)
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -51,13 +57,28 @@ def test_the_plate_validates(tmp_path: Path) -> None:
     assert sorted(path.name for path in paths.store.iterdir()) == ["B", "C", "zarr.json"]
 
 
+def test_the_typed_models_hold_the_same_metadata(tmp_path: Path) -> None:
+    """What is written as dictionaries is what the models of ome-zarr-models would write, but for the order of keys."""
+    from ome_zarr_models.v05.hcs import HCSAttrs
+    from ome_zarr_models.v05.image import ImageAttrs
+    from ome_zarr_models.v05.image_label import ImageLabelAttrs
+    from ome_zarr_models.v05.labels import LabelsAttrs
+    from ome_zarr_models.v05.well import WellAttrs
+
+    paths = make(tmp_path)
+    groups = {"": HCSAttrs, "B/03": WellAttrs, "B/03/0": ImageAttrs, "B/03/0/labels": LabelsAttrs}
+    for path, model in (groups | {"B/03/0/labels/nuclei": ImageLabelAttrs}).items():
+        ome = json.loads((paths.store / path / "zarr.json").read_text())["attributes"]["ome"]
+        assert model.model_validate(ome).model_dump(by_alias=True, exclude_none=True, mode="json") == ome
+
+
 def test_ome_zarr_reads_image_and_labels(tmp_path: Path) -> None:
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
     paths = make(tmp_path, {well: layout_of(*BOXES) for well in ("B03", "C11")})
     pixels = np.arange(35 * 50, dtype=np.uint16).reshape(1, 35, 50)
-    store.write_image_block(store.open_image(paths, "B03"), 0, 0, 0, 0, pixels)
+    fill(paths, "B03", pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nodes = list(Reader(parse_url(str(paths.image("B03"))))())
@@ -72,7 +93,7 @@ def test_ngio_reads_plate_and_fields(tmp_path: Path) -> None:
     ngio = pytest.importorskip("ngio")
     paths = make(tmp_path)
     pixels = np.arange(35 * 50, dtype=np.uint16).reshape(1, 35, 50)
-    store.write_image_block(store.open_image(paths, "B03"), 0, 0, 0, 0, pixels)
+    fill(paths, "B03", pixels)
     images = ngio.open_ome_zarr_plate(str(paths.store)).get_images()
     assert sorted(images) == ["B/03/0", "C/11/0"]
     image = images["B/03/0"]
@@ -85,16 +106,16 @@ def test_ngio_reads_plate_and_fields(tmp_path: Path) -> None:
 
 def test_a_second_ingest_touches_nothing(tmp_path: Path) -> None:
     paths = make(tmp_path)
-    store.write_image_block(store.open_image(paths, "C11"), 0, 0, 0, 0, np.ones((1, 10, 10), np.uint16))
+    fill(paths, "C11", np.ones((1, 10, 10), np.uint16))
     before = files(paths.store)
     make(tmp_path)
     assert files(paths.store) == before
-    assert store.generation(paths, "C11") == 0
+    assert WellImage.open(paths, "C11").generation == 0
 
 
 def test_a_label_set_and_a_well_are_added(tmp_path: Path) -> None:
     paths = make(tmp_path)
-    store.write_image_block(store.open_image(paths, "C11"), 0, 0, 0, 0, np.ones((1, 10, 10), np.uint16))
+    fill(paths, "C11", np.ones((1, 10, 10), np.uint16))
     before = files(paths.store)
     wells = {"B03": layout_of(*BOXES), "C11": layout_of((0, 0)), "D01": layout_of((0, 0))}
     make(tmp_path, wells, label_sets=["nuclei", "cells"])
@@ -109,13 +130,13 @@ def test_a_label_set_and_a_well_are_added(tmp_path: Path) -> None:
 def test_an_image_whose_layout_changed_is_replaced_whole(tmp_path: Path) -> None:
     paths = make(tmp_path)
     for well, size in (("B03", (35, 50)), ("C11", (10, 10))):
-        store.write_image_block(store.open_image(paths, well), 0, 0, 0, 0, np.ones((1, *size), np.uint16))
+        fill(paths, well, np.ones((1, *size), np.uint16))
     other = files(paths.image("B03"))
     for n in (1, 2):
         make(tmp_path, {"B03": layout_of(*BOXES), "C11": layout_of((0, 0), (0, 10)) if n == 1 else layout_of((0, 0))})
-        assert not store.open_image(paths, "C11")["0"][:].any()
-        assert store.generation(paths, "C11") == n  # back at the first layout it is still another image
-    assert store.open_image(paths, "C11")["0"].shape == (1, 1, 1, 10, 10)
+        assert not WellImage.open(paths, "C11").group["0"][:].any()
+        assert WellImage.open(paths, "C11").generation == n  # back at the first layout it is still another image
+    assert WellImage.open(paths, "C11").group["0"].shape == (1, 1, 1, 10, 10)
     assert files(paths.image("B03")) == other
     assert [path.name for path in paths.image("C11").parent.iterdir() if path.name.startswith(".")] == []
 
@@ -136,56 +157,58 @@ def test_an_ingest_killed_while_it_removes_an_image_loses_no_generation(
         make(tmp_path, {"B03": layout_of((0, 0))})
     monkeypatch.undo()
     make(tmp_path)
-    assert store.generation(paths, "B03") == 2, "tile must not take the first, whose pixels are gone, for this one"
+    generation = WellImage.open(paths, "B03").generation
+    assert generation == 2, "tile must not take the first, whose pixels are gone, for this one"
     assert not list(paths.store.rglob("*.old"))
 
 
 def test_labels_follow_the_z_mode(tmp_path: Path) -> None:
     wells = {"B03": layout_of((0, 0), z=3)}
     paths = make(tmp_path, wells)
-    assert store.open_image(paths, "B03")["labels/nuclei/0"].shape == (1, 1, 10, 10)
+    assert WellImage.open(paths, "B03").group["labels/nuclei/0"].shape == (1, 1, 10, 10)
     before = files(paths.image("B03") / "0")
     make(tmp_path, wells, z_mode="keep")
-    assert store.open_image(paths, "B03")["labels/nuclei/0"].shape == (1, 3, 10, 10)
+    assert WellImage.open(paths, "B03").group["labels/nuclei/0"].shape == (1, 3, 10, 10)
     assert files(paths.image("B03") / "0") == before
     make(tmp_path, wells)
-    assert store.generation(paths, "B03", "nuclei") == 2, "back at the first shape, but what was in it is gone"
-    assert store.generation(paths, "B03") == 0
+    image = WellImage.open(paths, "B03")
+    assert image.label_generation("nuclei") == 2, "back at the first shape, but what was in it is gone"
+    assert image.generation == 0
 
 
 def test_one_shard_a_level_and_the_fill_is_never_written(tmp_path: Path) -> None:
     paths = make(tmp_path)
-    image = store.open_image(paths, "B03")
+    image = WellImage.open(paths, "B03").group
     assert not list(paths.store.rglob("c/*"))
     pixels = np.random.default_rng(0).integers(0, 4000, (1, 35, 50), dtype=np.uint16)
-    store.write_image_block(image, 0, 0, 0, 0, pixels)
+    fill(paths, "B03", pixels)
     assert [len(list((paths.image("B03") / str(n) / "c").rglob("0/0/0/0/0"))) for n in range(3)] == [1, 1, 1]
     np.testing.assert_array_equal(image["0"][0, :, 0], pixels)
     np.testing.assert_array_equal(image["1"][0, :, 0], halve_mean(pixels))
     np.testing.assert_array_equal(image["2"][0, :, 0], halve_mean(halve_mean(pixels)))
-    store.clear_image(paths, "B03")
+    WellImage.open(paths, "B03").clear()
     assert not image["0"][:].any()
     assert not list(paths.image("B03").rglob("c"))
 
 
 def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
     paths = make(tmp_path)
-    layout = read_layout(paths, "B03")
-    one, two = canvases(layout, set(), "max")
+    image = WellImage.open(paths, "B03")
+    one, two = canvases(image.layout, set(), "max")
     labels = np.arange(1, one.height * one.width + 1, dtype=np.uint32).reshape(one.height, one.width)
     more = np.full((two.height, two.width), 70000, np.uint32)
-    store.write_labels(paths, "B03", "nuclei", 0, 0, [(one, labels), (two, more)])
+    image.write_labels("nuclei", 0, 0, [(one, labels), (two, more)])
     expected = np.zeros((35, 50), np.uint32)
     expected[0:10, 0:20] = labels
     expected[25:35, 40:50] = more
-    arrays = store.open_image(paths, "B03")["labels/nuclei"]
+    arrays = image.group["labels/nuclei"]
     np.testing.assert_array_equal(arrays["0"][0, 0], expected)
     np.testing.assert_array_equal(arrays["1"][0, 0], expected[::2, ::2])
     np.testing.assert_array_equal(arrays["2"][0, 0], halve_labels(halve_labels(expected)))
-    store.write_labels(paths, "B03", "nuclei", 0, 0, [])
+    image.write_labels("nuclei", 0, 0, [])
     assert not arrays["0"][:].any()
-    store.write_labels(paths, "B03", "nuclei", 0, 0, [(two, more)])
-    store.clear_labels(paths, "B03", "nuclei")
+    image.write_labels("nuclei", 0, 0, [(two, more)])
+    image.clear_labels("nuclei")
     assert not arrays["0"][:].any()
 
 
@@ -193,42 +216,42 @@ def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
 def test_large_images_are_cut_into_blocks_of_one_shard_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
 ) -> None:
-    monkeypatch.setattr(store, "CHUNK_PX", 8)
-    monkeypatch.setattr(store, "SHARD_BYTES", 33 * 33 * 4)
-    store._arrays.cache_clear()
+    monkeypatch.setattr(shards, "CHUNK_PX", 8)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 33 * 33 * 4)
+    shards.array_files.cache_clear()
     layout = layout_of((0, 0), (0, 30), (71, 60), size=30)
-    edge = store.block_edge(layout, levels)
+    edge = shards.shard_region_size(layout, levels)
     assert edge == (32, 32)
     paths = make(tmp_path, {"B03": layout}, levels=levels)
-    image = store.open_image(paths, "B03")
+    image = WellImage.open(paths, "B03")
     pixels = np.random.default_rng(0).integers(1, 4000, layout.shape[-2:], dtype=np.uint16)
-    parts = list(store.blocks(layout, levels))
+    parts = shards.shard_regions(layout, levels)
     assert len(parts) == 4 * 3
     for ys, xs in parts[:-1]:
-        store.write_image_block(image, 0, 0, ys.start, xs.start, pixels[None, ys, xs])
+        image.write_region(0, 0, (ys, xs), pixels[None, ys, xs])
     ys, xs = parts[-1]
     pixels[ys, xs] = 0
-    np.testing.assert_array_equal(image["0"][0, 0, 0], pixels)
+    np.testing.assert_array_equal(image.group["0"][0, 0, 0], pixels)
     if levels == 3:
-        np.testing.assert_array_equal(image["2"][0, 0, 0], halve_mean(halve_mean(pixels)))
+        np.testing.assert_array_equal(image.group["2"][0, 0, 0], halve_mean(halve_mean(pixels)))
     (canvas, lone) = canvases(layout, set(), "max")
     labels = np.random.default_rng(1).integers(1, 9, (canvas.height, canvas.width), dtype=np.uint32)
-    store.write_labels(paths, "B03", "nuclei", 0, 0, [(canvas, labels)])
-    written = image["labels/nuclei/0"][0, 0]
+    image.write_labels("nuclei", 0, 0, [(canvas, labels)])
+    written = image.group["labels/nuclei/0"][0, 0]
     np.testing.assert_array_equal(written[canvas.slices], labels)
     assert not written[lone.slices].any()
     for level in range(levels):
-        shards = [p for p in (paths.image("B03") / str(level) / "c").rglob("*") if p.is_file()]
-        assert len(shards) == len(parts) - 1  # the block without a field was never written
-    store._arrays.cache_clear()
+        made = [p for p in (paths.image("B03") / str(level) / "c").rglob("*") if p.is_file()]
+        assert len(made) == len(parts) - 1  # the block without a field was never written
+    shards.array_files.cache_clear()
 
 
 def test_a_killed_writers_file_is_swept(tmp_path: Path) -> None:
     paths = make(tmp_path)
-    store.write_image_block(store.open_image(paths, "C11"), 0, 0, 0, 0, np.ones((1, 10, 10), np.uint16))
+    fill(paths, "C11", np.ones((1, 10, 10), np.uint16))
     shard = paths.image("C11") / "0" / "c" / "0" / "0" / "0" / "0" / "0"
     shard.with_name("0.abc.partial").write_bytes(b"half")
-    store.sweep(paths, "C11")
+    WellImage.open(paths, "C11").sweep()
     assert [path.name for path in shard.parent.iterdir()] == ["0"]
 
 

@@ -15,8 +15,7 @@ from vendors import LAYOUTS
 
 from plateflow.config import Config, LabelSet, PlateEntry
 from plateflow.errors import RawDataError
-from plateflow.images.layout import read_layout
-from plateflow.images.store import open_image
+from plateflow.images.well import WellImage
 from plateflow.plates import PlaneError, index_plate, recognise
 from plateflow.plates.check import check_plate
 from plateflow.plates.plate import read_row
@@ -180,8 +179,8 @@ def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, l
     tiled = plate.outcomes("tile")
     assert {(well, field) for well in WELLS for field in tiled.required(well).fields} == bad
     for well in WELLS:
-        layout_of_well = read_layout(plate.paths, well)
-        image = open_image(plate.paths, well)["0"]
+        layout_of_well = WellImage.open(plate.paths, well).layout
+        image = WellImage.open(plate.paths, well).group["0"]
         for box in layout_of_well.fields:
             for c, channel in enumerate(layout_of_well.channels):
                 for z in layout_of_well.z_planes[c]:

@@ -15,12 +15,11 @@ from planted_plate import Planted
 from scipy import ndimage
 
 from plateflow.config import PlateEntry
-from plateflow.images.store import open_image
+from plateflow.images.well import WellImage
 from plateflow.project import Project
 from plateflow.report import sections
 from plateflow.report.page import render
 from plateflow.report.screen import write_screen
-from plateflow.report.thumbnails import pyramid_level
 from plateflow.state.journal import Entry, append_outcome
 
 
@@ -95,17 +94,13 @@ def test_a_picture_shows_the_whole_well_with_nuclei_in_blue(measured: Planted, p
     grey, field = pictures["B05"][:, :158], pictures["B05"][:, 162:]  # the first is left out
     assert grey.std() < 3
     assert field.std() > 20
-    image = open_image(measured.paths, "B02")
+    image = WellImage.open(measured.paths, "B02").group
     at = ((np.arange(160) + 0.5) * 1.6).astype(int), ((np.arange(320) + 0.5) * 1.6).astype(int)
     nuclei, cells = (image[f"labels/{name}/0"][0, 0][np.ix_(*at)] > 0 for name in ("nuclei", "cells"))
     red, green, blue = pictures["B02"][ndimage.binary_erosion(nuclei, iterations=2)].mean(axis=0)
     assert blue > 1.3 * green > 1.3 * red
     red, green, blue = pictures["B02"][ndimage.binary_erosion(cells & ~nuclei, iterations=2)].mean(axis=0)
     assert green > max(red, blue)
-
-
-def test_a_picture_is_of_the_smallest_level_that_has_its_size() -> None:
-    assert [pyramid_level(size, 3, 320) for size in (200, 384, 640, 1279, 1280, 9000)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:

@@ -14,9 +14,9 @@ from vendors import LAYOUTS
 
 from plateflow.config import PlateEntry
 from plateflow.images.halve import halve_mean
-from plateflow.images.read import load_window
 from plateflow.paths import PlatePaths
 from plateflow.plates import index_plate, recognise
+from plateflow.project import Plate
 from plateflow.report.thumbnails import thumbnail
 from plateflow.simulate.plate import Fault, SimulatedPlate, WellPlan, simulate_plate
 
@@ -101,6 +101,6 @@ def test_an_omezarr_plate_in_place(
         (level,) = attributes["multiscales"][0]["datasets"]
         assert level["coordinateTransformations"][0]["scale"][-2:] == [0.6 * 8, 0.6 * 8]
         assert not list(found.image(well).glob("1"))
-    config = config_of(tmp_path / "results")
-    assert thumbnail(found, config, "B04", load_window(found), edge=320).startswith("data:image")
+    plate = Plate(config=config_of(tmp_path / "results"), spec=PlateEntry(plate="p", path=str(tmp_path / "p.zarr")))
+    assert thumbnail(plate, "B04", edge=320).startswith("data:image")
     assert files_of(tmp_path / "p.zarr") == files_of(simulated(tmp_path / "again", layout).raw)

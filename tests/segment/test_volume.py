@@ -20,7 +20,7 @@ from vendors import PatternLayout
 from plateflow.config import PlateEntry
 from plateflow.errors import PlateflowError
 from plateflow.flows import flow_error, flows_from_labels, labels_from_flows
-from plateflow.images.layout import read_layout
+from plateflow.images.well import WellImage
 from plateflow.metrics import average_precision, f1
 from plateflow.plates.plate import index_plate
 from plateflow.project import Plate
@@ -270,7 +270,7 @@ def test_the_distance_of_planes_must_be_known(tmp_path: Path) -> None:
         run(config, entry, "infer")
     told = entry.model_copy(update={"z_step_um": 1.5})
     run(config, told, "ingest", "tile", "normalise")
-    layout = read_layout(paths, "B02")
+    layout = WellImage.open(paths, "B02").layout
     assert layout.pixel_um == (1.5, 0.6, 0.6)
     assert anisotropy(layout, where="") == pytest.approx(2.5)
     context = Job.of(Plate(config=config, spec=told), "infer", "0")

@@ -119,7 +119,8 @@ def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
 
 def plate_sizes(plate: Plate) -> dict[str, Any]:
     """The columns of the plate sheet that say how large a plate is; of the well with the most fields."""
-    from plateflow.images.layout import canvases, well_layout
+    from plateflow.images.canvas import canvases
+    from plateflow.images.layout import well_layout
 
     planes, info = plate.planes, plate.info
     fields = planes.groupby("well", sort=False)["field"].nunique()

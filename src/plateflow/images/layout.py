@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
-from plateflow.paths import PlatePaths
 
 GRID_GAP_PX = 32
-TOUCH_PX = 2
-"""Fields with a gap of so many px touch: stages jitter, and positions are rounded to whole pixels. Cells across such a
-line would be cut in two, so it is filled on read with what lies at the field's edge beside it (`Canvas.reach`)."""
 PREVIEW_PX = 1024
 """Height and width at most of the image in the store where the pixels stay in the raw plate."""
 SPARSE = 400
@@ -101,67 +97,6 @@ class WellLayout:
         return t, z if z_mode == "keep" else 1, y, x
 
 
-@dataclass(frozen=True, kw_only=True)
-class Canvas:
-    """Fields that touch (see `TOUCH_PX`) or overlap: what is segmented as one.
-
-    Attributes:
-        index: its number in the well, over t, z and the place in the image.
-        t: time point.
-        z: the z plane of the labels, the first of a volume: 0 but where every plane is kept.
-        depth: planes of a volume; None for a canvas of one plane, which has no z axis.
-        y, x, height, width: its box in the image, in px.
-        fields: in the image's coordinates.
-    """
-
-    index: int
-    t: int
-    z: int
-    y: int
-    x: int
-    height: int
-    width: int
-    fields: tuple[FieldBox, ...]
-    depth: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """([z,] y, x) in px."""
-        return (*(() if self.depth is None else (self.depth,)), self.height, self.width)
-
-    def planes(self) -> list[Canvas]:
-        """The planes of a volume, each as a canvas of one plane; the canvas itself if it is one."""
-        if self.depth is None:
-            return [self]
-        return [replace(self, z=self.z + k, depth=None) for k in range(self.depth)]
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """The canvas in an array (..., y, x) of the image."""
-        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
-
-    def reach(self) -> list[tuple[int, int]]:
-        """How many px each field goes on below and to the right of it, over a gap of at most `TOUCH_PX`."""
-        near = [[b for b in self.fields if not _apart(a, b)] for a in self.fields]
-        return [
-            (max(0, *(b.y - a.y - a.height for b in of_a)), max(0, *(b.x - a.x - a.width for b in of_a)))
-            for a, of_a in zip(self.fields, near, strict=True)
-        ]
-
-    def owner(self) -> NDArray[np.int16]:
-        """Of each pixel of the canvas the number of the field that it belongs to, -1 outside of fields: (y, x).
-
-        The narrow gaps between fields belong to the field above or to the left; where fields lie, the first wins.
-        """
-        owner = np.full((self.height, self.width), -1, np.int16)
-        for reach in (self.reach(), [(0, 0)] * len(self.fields)):
-            for number in reversed(range(len(self.fields))):
-                box, (down, right) = self.fields[number], reach[number]
-                top, left = box.y - self.y, box.x - self.x
-                owner[top : top + box.height + down, left : left + box.width + right] = number
-        return owner
-
-
 def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
     """The layout of a well.
 
@@ -233,77 +168,3 @@ def _z_step(planes: pd.DataFrame) -> float | None:
     steps = np.diff(heights)
     step = float(np.median(np.abs(steps))) if len(steps) else math.nan
     return round(step, 6) if step > 0 else None
-
-
-def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2) -> list[Canvas]:
-    """The canvases of a well, numbered in the order of t, z, and the place of their top-left corner.
-
-    Args:
-        left_out: names of the fields that aren't used.
-        z_mode: the configuration's `z`.
-        dimensions: 3 makes one volume of all planes, 2 a canvas of each.
-    """
-    groups = _groups([box for box in layout.fields if box.name not in left_out])
-    boxes = []
-    for group in groups:
-        y, x = min(box.y for box in group), min(box.x for box in group)
-        height = max(box.y + box.height for box in group) - y
-        width = max(box.x + box.width for box in group) - x
-        boxes.append((y, x, height, width, tuple(group)))
-    boxes.sort(key=lambda box: box[:2])
-    made: list[Canvas] = []
-    n_t, n_z, _, _ = layout.label_shape(z_mode)
-    depth = n_z if dimensions == 3 else None
-    for t in range(n_t):
-        for z in range(1 if depth else n_z):
-            for y, x, height, width, members in boxes:
-                place = {"t": t, "z": z, "y": y, "x": x, "height": height, "width": width}
-                made.append(Canvas(index=len(made), **place, fields=members, depth=depth))
-    return made
-
-
-def _groups(fields: list[FieldBox]) -> list[list[FieldBox]]:
-    """Fields in groups that touch or overlap; each group in the fields' order."""
-    group = list(range(len(fields)))
-    for i, a in enumerate(fields):
-        for j, b in enumerate(fields[:i]):
-            if group[i] != group[j] and not _apart(a, b):
-                old, new = max(group[i], group[j]), min(group[i], group[j])
-                group = [new if number == old else number for number in group]
-    return [[box for box, number in zip(fields, group, strict=True) if number == n] for n in sorted(set(group))]
-
-
-def _apart(a: FieldBox, b: FieldBox) -> bool:
-    """Whether there is more than `TOUCH_PX` between two fields."""
-    down, right = max(a.y - b.y - b.height, b.y - a.y - a.height), max(a.x - b.x - b.width, b.x - a.x - a.width)
-    return max(down, right) > TOUCH_PX
-
-
-def read_layout(paths: PlatePaths, well: str) -> WellLayout:
-    """The layout of a well as ingest wrote it into the image's metadata.
-
-    Raises:
-        PlateflowError: the well has no image.
-    """
-    path = paths.image(well) / "zarr.json"
-    try:
-        attributes = json.loads(path.read_text())["attributes"]
-    except FileNotFoundError:
-        raise PlateflowError(
-            "the well has no image", where=f"{paths.plate}/{well}: {path}", remedy="run `snakemake`; ingest makes it"
-        ) from None
-    return WellLayout.from_json(attributes["plateflow"]["layout"])
-
-
-def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """Name of the field that holds each point (px in the image): the first one where fields overlap, the nearest
-    one for a centroid that lies in none (of an object round a corner)."""
-    distance = [
-        np.hypot(
-            np.maximum(np.maximum(box.y - y, y - (box.y + box.height - 1)), 0),
-            np.maximum(np.maximum(box.x - x, x - (box.x + box.width - 1)), 0),
-        )
-        for box in fields
-    ]
-    # Half a pixel, so that a centroid on the line between two fields that touch is in the first one.
-    return np.array([box.name for box in fields], object)[np.argmin(np.floor(np.array(distance) + 0.5), axis=0)]

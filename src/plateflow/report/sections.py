@@ -147,15 +147,13 @@ def plate(view: View) -> dict[str, Any]:
 
 def wells(view: View) -> dict[str, Any]:
     """One outlined thumbnail a well."""
-    from plateflow.images.read import load_window
-
-    plate, window = view.plate, load_window(view.plate.paths)
+    plate = view.plate
     edge = thumbnails.edge_px(len(view.wells))
     figures = []
     for row in records(view.wells):
         figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
         if row["Metadata_State"] not in LEFT_OUT:
-            figure["picture"] = thumbnails.thumbnail(plate, figure["well"], window, edge=edge)
+            figure["picture"] = thumbnails.thumbnail(plate, figure["well"], edge=edge)
         figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
         figure["count"] = _text(row[view.counts[0]])
         figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
@@ -222,14 +220,14 @@ def flags(view: View) -> dict[str, Any]:
 def intensity(view: View) -> dict[str, Any]:
     """The frozen window of each channel, what it would be now, and the illumination profile."""
     from plateflow.images.illumination import profile
-    from plateflow.images.read import load_window
+    from plateflow.images.window import load_window
 
     window, info = load_window(view.plate.paths), view.aggregate.info
     channels = []
     for name in view.plate.channels:
         if name not in info["window now"]:
             continue
-        low, high = window.ends(name)
+        low, high = window.limits(name)
         light = profile(window.profiles[name], 96, 96)
         item = {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
         item |= {"picture": "", "darkest": float(light.min() / light.max())}

@@ -17,8 +17,8 @@ from plateflow.features.columns import cell_columns
 from plateflow.features.feature import Feature
 from plateflow.features.measure import compartment
 from plateflow.files import digest, write_atomic
-from plateflow.images.layout import nearest_field
-from plateflow.images.read import load_window
+from plateflow.images.canvas import nearest_field
+from plateflow.images.window import load_window
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 from plateflow.state.journal import Entry
 from plateflow.stats.wells import OWN, SPREADS
@@ -130,7 +130,7 @@ def aggregate(job: Job) -> Outcome:
     info = {
         "window now": {channel: list(now.values()) for channel, now in found.now.items()},
         "drift": {
-            channel: round(quality.drift(window.ends(channel), list(now.values())), 6)
+            channel: round(quality.drift(window.limits(channel), list(now.values())), 6)
             for channel, now in found.now.items()
         },
     }

@@ -8,18 +8,18 @@ Work item: a well.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
 from plateflow.features.quality import FROM_SEGMENTATION
 from plateflow.files import write_atomic
-from plateflow.images.layout import Canvas, nearest_field, read_layout
-from plateflow.images.read import load_window, read_canvas
-from plateflow.images.store import open_image
+from plateflow.images.canvas import nearest_field
+from plateflow.images.well import WellImage
+from plateflow.images.window import Window, load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, one_by_one, run_job
@@ -78,23 +78,24 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
 
     config, paths = plate.config, plate.paths
     label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.rows)
-    layout, group = read_layout(paths, well), open_image(paths, well)
-    tops = texture_tops(plate, layout.dtype)
+    image = WellImage.open(paths, well)
+    layout = image.layout
+    tops = texture_tops(image.window, channels, layout.dtype)
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
     for canvas in plate.canvases(well, config.rows):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         labels = {}
         for name in label_sets:
-            labels[compartment(name)] = here = read_labels(group, name, canvas)
+            labels[compartment(name)] = here = image.labels(name, canvas)
             here[..., outside] = 0
         if not any(here.any() for here in labels.values()):
             continue
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
-        image = read_pixels(plate, well, canvas, channels)
-        image /= _top(layout.dtype)
+        pixels = image.read(canvas, channels, config.z)
+        pixels /= _top(layout.dtype)
         part = measure(
-            image,
+            pixels,
             labels,
             channels=channels,
             pixel_size_um=pixel_um if layout.unit_known else np.nan,
@@ -132,34 +133,16 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     return typed(table[order]), dict(orphans)
 
 
-def read_labels(group: Any, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:
-    """The labels ([z,] y, x) in a canvas's box, at full size."""
-    planes = canvas.z if canvas.depth is None else slice(canvas.z, canvas.z + canvas.depth)
-    labels: NDArray[np.uint32] = group[f"labels/{label_set}/0"][(canvas.t, planes, *canvas.slices)]
-    return labels
-
-
-def read_pixels(plate: Plate, well: str, canvas: Canvas, channels: list[str]) -> NDArray[np.float32]:
-    """The corrected pixels (channel, [z,] y, x) of a canvas, in units of the raw ones."""
-    paths, z_mode = plate.paths, plate.config.z
-    if canvas.depth is None:
-        return read_canvas(paths, well, canvas, channels, z_mode=z_mode)
-    pixels = np.empty((len(channels), *canvas.shape), np.float32)
-    for k, plane in enumerate(canvas.planes()):
-        pixels[:, k] = read_canvas(paths, well, plane, channels, z_mode=z_mode)
-    return pixels
-
-
-def texture_tops(plate: Plate, dtype: str) -> list[float]:
+def texture_tops(window: Window, channels: Sequence[str], dtype: str) -> list[float]:
     """By channel the intensity that is the highest grey level of the texture.
 
     A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is the last value of the
     bits that hold the upper end of the plate's frozen window, such as 4095: the same in all wells.
     """
-    window, top = load_window(plate.paths), _top(dtype)
-    ends = [max(float(window.ends(channel)[1]), 1 / 256) for channel in plate.channels]
-    tops = [2.0 ** (np.floor(np.log2(end)) + 1) for end in ends]
-    return [min(found - 1, top) / top if np.issubdtype(dtype, np.integer) else found for found in tops]
+    limit = _top(dtype)
+    highs = [max(float(window.limits(channel)[1]), 1 / 256) for channel in channels]
+    tops = [2.0 ** (np.floor(np.log2(high)) + 1) for high in highs]
+    return [min(top - 1, limit) / limit if np.issubdtype(dtype, np.integer) else top for top in tops]
 
 
 def _top(dtype: str) -> float:

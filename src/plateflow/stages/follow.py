@@ -19,7 +19,7 @@ from plateflow.segment.scratch import load_scratch, save_array
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 
 if TYPE_CHECKING:
-    from plateflow.images.layout import Canvas
+    from plateflow.images.canvas import Canvas
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, r
 from plateflow.state.journal import Key
 
 if TYPE_CHECKING:
-    from plateflow.images.layout import Canvas
-    from plateflow.images.read import Window
+    from plateflow.images.canvas import Canvas
+    from plateflow.images.well import WellImage
     from plateflow.segment.engine import FlowEngine, Request
 
 Item = WorkItem[float | None]
@@ -48,8 +48,8 @@ def run(job: Job) -> None:
 
 def work_items(job: Job) -> list[Item]:
     """Every label set of the wells of a GPU part."""
-    from plateflow.images.layout import read_layout
-    from plateflow.images.read import load_window
+    from plateflow.images.well import WellImage
+    from plateflow.images.window import load_window
 
     plate = job.plate
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
@@ -68,7 +68,8 @@ def work_items(job: Job) -> list[Item]:
         for label_set, depends_of in depends.items():
             ratio = None
             if job.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
-                ratio = anisotropy(read_layout(plate.paths, well), where=f"{plate.name}/{well}, label set {label_set}")
+                layout, where = WellImage.open(plate.paths, well).layout, f"{plate.name}/{well}, label set {label_set}"
+                ratio = anisotropy(layout, where=where)
             items.append(
                 WorkItem(
                     well=well,
@@ -141,10 +142,9 @@ def _requests(
     start: Callable[[Item], None],
     left: dict[Key, int],
 ) -> Iterator[Request]:
-    from plateflow.images.read import load_window
+    from plateflow.images.well import WellImage
     from plateflow.segment.volume import n_planes
 
-    window = load_window(job.paths)
     for item in items:
         canvases = job.plate.canvases(item.well, item.label_set)
         if not canvases:
@@ -152,17 +152,18 @@ def _requests(
         start(item)
         _clear(job, item)  # of an earlier layout there may be more canvases
         left[item.key] = sum(n_planes(canvas.shape) for canvas in canvases)
+        image = WellImage.open(job.paths, item.well)
         for canvas in canvases:
-            yield from _of_canvas(job, item, canvas, window)
+            yield from _of_canvas(job, item, canvas, image)
 
 
-def _of_canvas(job: Job, item: Item, canvas: Canvas, window: Window) -> Iterator[Request]:
+def _of_canvas(job: Job, item: Item, canvas: Canvas, image: WellImage) -> Iterator[Request]:
     """What the network runs of a canvas: the canvas, or all planes of a volume."""
     from plateflow.segment.engine import Request
     from plateflow.segment.volume import Volume
 
     scale = job.plate.grid(item.label_set).scale
-    reads = [partial(_read, job, item, plane, window) for plane in canvas.planes()]
+    reads = [partial(_read, job, item, plane, image) for plane in canvas.planes()]
     write = partial(_write, job, item, canvas)
     if canvas.depth is None:
         yield Request(read=reads[0], write=write, scale=scale, key=item.key)
@@ -178,12 +179,9 @@ def _of_canvas(job: Job, item: Item, canvas: Canvas, window: Window) -> Iterator
     yield from volume.requests(scale=scale, key=item.key)
 
 
-def _read(job: Job, item: Item, canvas: Canvas, window: Window) -> NDArray[np.float32]:
-    from plateflow.images.read import normalise, read_canvas
-
+def _read(job: Job, item: Item, canvas: Canvas, image: WellImage) -> NDArray[np.float32]:
     channels = job.plate.channels_of(item.label_set)
-    pixels = read_canvas(job.paths, item.well, canvas, channels, z_mode=job.config.z)
-    return normalise(pixels, window, channels=channels, well=item.well, canvas=canvas)
+    return image.apply_window(image.read(canvas, channels, job.config.z), canvas, channels)
 
 
 def _write(job: Job, item: Item, canvas: Canvas, flow: NDArray[np.float16]) -> None:

@@ -6,7 +6,7 @@ Work item: the plate.
 
 The window's limits are percentiles of all raw pixels of the fields in use, from exact histograms. Once `window.json`
 bears the configured freeze number and the same settings it stays as it is, whatever wells come or go. With
-`normalise.scope` well or field the limits come from their own pixels alone: these are computed on read (`images.read`).
+`normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
 from __future__ import annotations

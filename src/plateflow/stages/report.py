@@ -8,7 +8,7 @@ Work item: the plate.
 from __future__ import annotations
 
 from plateflow.files import write_atomic
-from plateflow.images.read import load_window
+from plateflow.images.window import load_window
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 from plateflow.state.ledger import write_ledger
 

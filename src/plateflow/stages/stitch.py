@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from plateflow.flows import Objects
-    from plateflow.images.layout import Canvas
+    from plateflow.images.canvas import Canvas
 
 IN_MEMORY_PX = 2**24
 """Labels of more pixels, of the canvases of one t and z, lie in a file of the scratch while they are made."""
@@ -67,7 +67,7 @@ def work_items(job: Job) -> list[Item]:
 
 def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
     """The work items of `stitch` in some wells."""
-    from plateflow.images.store import generation
+    from plateflow.images.well import WellImage
 
     followed = plate.outcomes("follow")
     blocks: dict[tuple[str, str], list[WorkItem[CanvasBlock]]] = {}
@@ -83,7 +83,7 @@ def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
                 depends={
                     "follow": [entry.fingerprint for entry in entries],
                     "parameters": plate.parameters("stitch", label_set),
-                    "label arrays": generation(plate.paths, well, label_set),
+                    "label arrays": WellImage.open(plate.paths, well).label_generation(label_set),
                 },
                 upstream=left_out_upstream(entries),
                 data=[block.data for block in of_well],
@@ -93,9 +93,10 @@ def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
 
 
 def _stitch(job: Job, item: Item) -> Outcome:
-    from plateflow.images.store import sweep, write_labels
+    from plateflow.images.well import WellImage
 
-    sweep(job.paths, item.well, f"labels/{item.label_set}/")
+    image = WellImage.open(job.paths, item.well)
+    image.sweep(item.label_set)
     canvases: dict[int, Canvas] = {}
     blocks: dict[int, list[int]] = {}  # of each canvas, by its index
     for number, block in enumerate(item.data):
@@ -115,22 +116,22 @@ def _stitch(job: Job, item: Item) -> Outcome:
             count += len(objects.label)
         for k in range(members[0].depth or 1):
             planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
-            write_labels(job.paths, item.well, item.label_set, t, z + k, planes)
+            image.write_labels(item.label_set, t, z + k, planes)
     write_atomic(job.paths.objects(item.label_set, item.well), _parquet(tables))
     return Outcome(info={"objects": count, "canvases": len(canvases)})
 
 
 @dataclass(frozen=True)
 class _Plane:
-    """A plane of labels that is read in windows; of a file nothing stays in memory."""
+    """A plane of labels that is read in regions; of a file nothing stays in memory."""
 
     labels: NDArray[np.uint32]
     z: int
 
-    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.uint32]:
+    def __getitem__(self, region: tuple[slice, slice]) -> NDArray[np.uint32]:
         from plateflow.flows import let_go
 
-        part = (self.labels if self.labels.ndim == 2 else self.labels[self.z])[window]
+        part = (self.labels if self.labels.ndim == 2 else self.labels[self.z])[region]
         if isinstance(part, np.memmap):
             part = np.array(part)
             let_go(self.labels)
@@ -186,9 +187,9 @@ def _parquet(tables: list[pa.Table]) -> bytes:
 
 
 def _clear(job: Job, item: Item) -> None:
-    from plateflow.images.store import clear_labels
+    from plateflow.images.well import WellImage
 
-    clear_labels(job.paths, item.well, item.label_set)
+    WellImage.open(job.paths, item.well).clear_labels(item.label_set)
     job.paths.objects(item.label_set, item.well).unlink(missing_ok=True)
 
 

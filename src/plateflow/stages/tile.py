@@ -1,8 +1,8 @@
 """The stage `tile`: raw planes into level 0 and its pyramid, with their statistics; one well after another.
 
 Level 0 keeps the raw values. A plane that can't be used sets its whole field aside, with its reason; the well goes on
-with the other fields. Memory holds one block of one image (`images.store.blocks`), used again for the next, and the
-planes that blocks to come need.
+with the other fields. Memory holds one region of one image (`images.shards`), used again for the next, and the planes
+that regions to come need.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from plateflow.files import digest, stat_of
-from plateflow.images.layout import FieldBox, WellLayout, read_layout
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from plateflow.images.histograms import PlaneStatistics
+    from plateflow.images.layout import FieldBox
+    from plateflow.images.well import WellImage
     from plateflow.plates.pixels import PlaneError
 
 THREADS = 2
@@ -53,15 +54,15 @@ def _planes(job: Job) -> pd.DataFrame:
 
 
 def _item(job: Job, well: str, planes: pd.DataFrame) -> WorkItem[pd.DataFrame]:
-    from plateflow.images.store import generation
+    from plateflow.images.well import WellImage
 
     rows = planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
-    paths = planes["path"].drop_duplicates()
+    paths, image = planes["path"].drop_duplicates(), WellImage.open(job.paths, well)
     depends = {
         "manifest": digest(rows, job.plate.metadata["bit_max"]),
         "raw files": digest([stat_of(path) for path in paths if path]),
         # ingest replaces an image whose layout changed: what was written is gone then
-        "image": digest(read_layout(job.paths, well).to_json(), generation(job.paths, well)),
+        "image": digest(image.layout.to_json(), image.generation),
         "parameters": job.parameters(),
     }
     return WorkItem(well=well, depends=depends, data=planes)
@@ -99,27 +100,28 @@ class _Memory:
 def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcome:
     """Write a well's image and statistics, and say which fields are left out."""
     from plateflow.images.histograms import write_histograms
-    from plateflow.images.store import clear_image, sweep
+    from plateflow.images.well import WellImage
 
     paths, well = job.paths, item.well
-    layout = read_layout(paths, well)
+    image = WellImage.open(paths, well)
+    layout = image.layout
     stats = {path: stat_of(path) for path in item.data["path"] if path}  # before they are read: they may be growing
-    sweep(paths, well)
-    clear_image(paths, well)
+    image.sweep()
+    image.clear()
     left_out: dict[str, PlaneError] = {}
     files: set[str] = set()
     while True:
-        found = _write(job, item, layout, left_out, memory)
+        found = _write(image, item, left_out, memory)
         left_out |= found.bad
         files |= found.files
         if not found.written & set(found.bad):
             break
         # A field turned out bad after a block of it was written, at another t, z or block: once more without it.
-        clear_image(paths, well)
+        image.clear()
     left_out = {box.name: left_out[box.name] for box in layout.fields if box.name in left_out}
     used = [box.name for box in layout.fields if box.name not in left_out]
     if not used:
-        clear_image(paths, well)
+        image.clear()
         paths.histogram(well).unlink(missing_ok=True)
         return _all_left_out(left_out, [(file, stats.get(file)) for file in sorted(files)])
     table = {name: [found.statistics[name, channel] for channel in layout.channels] for name in used}
@@ -149,17 +151,15 @@ def _all_left_out(left_out: dict[str, PlaneError], set_aside: list[tuple[str, li
     )
 
 
-def _write(
-    job: Job, item: WorkItem[pd.DataFrame], layout: WellLayout, left_out: dict[str, PlaneError], memory: _Memory
-) -> _Pass:
-    """Read all planes of a well but those of fields known to be bad, and write its image block by block."""
-    from plateflow.images.store import blocks, open_image, write_image_block
+def _write(image: WellImage, item: WorkItem[pd.DataFrame], left_out: dict[str, PlaneError], memory: _Memory) -> _Pass:
+    """Read all planes of a well but those of fields known to be bad, and write its image region by region."""
+    from plateflow.images.shards import shard_regions
 
-    image, planes = open_image(job.paths, item.well), cast(Any, item.data)
+    layout, planes = image.layout, cast(Any, item.data)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {
         (row["field"], row["channel"], row["t"], row["z"]): row for row in planes.to_dict("records")
     }
-    parts = list(blocks(layout, job.config.levels))
+    parts = shard_regions(layout, image.levels)
     found = _Pass()
     with ThreadPoolExecutor(THREADS) as pool:
         for t in range(layout.shape[0]):
@@ -185,7 +185,7 @@ def _write(
                         if box.name in later:
                             held[key] = pixels
                     if _take_out(block, boxes, found, ys, xs):
-                        write_image_block(image, t, z, ys.start, xs.start, block, pool.map)
+                        image.write_region(t, z, (ys, xs), block, pool.map)
     return found
 
 

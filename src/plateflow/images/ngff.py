@@ -1,0 +1,125 @@
+"""What the plate's store says of itself: NGFF 0.5 metadata of plate, wells, images and labels, as attributes of groups.
+
+Written as plain dictionaries: the models of ome-zarr-models hold the same values (a test compares them), but in another
+order of keys, so that equal plates would no longer give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from plateflow.images.layout import WellLayout
+from plateflow.paths import parse_well, row_name
+
+VERSION = "0.5"
+AXES = "tczyx"
+LABEL_AXES = "tzyx"
+
+
+def plate_attributes(metadata: Mapping[str, Any], wells: Iterable[str]) -> dict[str, Any]:
+    """The attributes of the plate's group; `metadata` is manifest/plate.json."""
+    rows, columns = metadata["format"]
+    plate = {
+        "version": VERSION,
+        "name": metadata["plate"],
+        "field_count": 1,
+        "rows": [{"name": row_name(row)} for row in range(rows)],
+        "columns": [{"name": f"{column + 1:02d}"} for column in range(columns)],
+        "wells": [
+            {"path": f"{row_name(row)}/{column + 1:02d}", "rowIndex": row, "columnIndex": column}
+            for row, column in map(parse_well, wells)
+        ],
+    }
+    return {"ome": {"version": VERSION, "plate": plate}}
+
+
+def well_attributes() -> dict[str, Any]:
+    """The attributes of a well's group: its one image."""
+    return {"ome": {"version": VERSION, "well": {"version": VERSION, "images": [{"path": "0"}]}}}
+
+
+def image_attributes(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """The attributes of an image's group: its levels, and how a viewer first shows its channels.
+
+    Args:
+        layout: of the well.
+        metadata: manifest/plate.json.
+        levels: of the pixels.
+    """
+    top = 4095 if layout.dtype == "uint16" else 255  # a first view; few cameras fill 16 bits
+    window = {"min": 0, "max": metadata["bit_max"], "start": 0, "end": min(top, metadata["bit_max"])}
+    channels = [
+        {"label": channel["name"], "color": _colour(channel, number), "active": number < 3, "window": window}
+        for number, channel in enumerate(metadata["channels"])
+    ]
+    multiscales = _multiscales("image", layout, levels, AXES, halved=layout.preview or 0)
+    return {"ome": {"version": VERSION, "multiscales": multiscales, "omero": {"channels": channels}}}
+
+
+def labels_attributes(label_sets: Sequence[str]) -> dict[str, Any]:
+    """The attributes of the group that lists an image's label sets."""
+    return {"ome": {"version": VERSION, "labels": list(label_sets)}}
+
+
+def label_attributes(label_set: str, layout: WellLayout, levels: int) -> dict[str, Any]:
+    """The attributes of the group of a label set."""
+    source = {"version": VERSION, "source": {"image": "../../"}}
+    multiscales = _multiscales(label_set, layout, levels, LABEL_AXES)
+    return {"ome": {"version": VERSION, "image-label": source, "multiscales": multiscales}}
+
+
+def _colour(channel: Mapping[str, Any], number: int) -> str:
+    """The colour of a channel's emission wavelength; where that is unknown, colours in turn."""
+    wavelength = channel.get("wavelength_nm")
+    if wavelength is None:
+        return ("0000FF", "00FF00", "FF0000", "FFFF00", "FF00FF", "00FFFF")[number % 6]
+    for top, colour in ((490, "0000FF"), (560, "00FF00"), (620, "FFA500"), (680, "FF0000")):
+        if wavelength < top:
+            return colour
+    return "FF00FF"
+
+
+def _multiscales(name: str, layout: WellLayout, levels: int, axes: str, *, halved: int = 0) -> list[dict[str, Any]]:
+    kinds: dict[str, dict[str, str]] = {
+        "t": {"type": "time"},
+        "c": {"type": "channel"},
+        **{axis: {"type": "space"} | ({"unit": "micrometer"} if layout.unit_known else {}) for axis in "zyx"},
+    }
+    step = dict(zip("zyx", layout.pixel_um, strict=True))
+    datasets = []
+    for level in range(levels):
+        factor = {"y": 2 ** (level + halved), "x": 2 ** (level + halved)}
+        scale = [float(step.get(axis, 1.0) * factor.get(axis, 1)) for axis in axes]
+        datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+    return [{"name": name, "axes": [{"name": axis, **kinds[axis]} for axis in axes], "datasets": datasets}]
+
+
+def field_table(layout: WellLayout) -> dict[str, bytes]:
+    """Each field's box as an ROI table that ngio and Fractal read (their table version 1, parquet): files by name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dz, dy, dx = layout.pixel_um
+    columns: dict[str, Any] = {"FieldIndex": [box.name for box in layout.fields]}
+    columns["x_micrometer"] = [box.x * dx for box in layout.fields]
+    columns["y_micrometer"] = [box.y * dy for box in layout.fields]
+    columns["z_micrometer"] = [0.0 for _ in layout.fields]
+    columns["len_x_micrometer"] = [box.width * dx for box in layout.fields]
+    columns["len_y_micrometer"] = [box.height * dy for box in layout.fields]
+    columns["len_z_micrometer"] = [layout.shape[2] * dz for _ in layout.fields]
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    kind = {"type": "roi_table", "table_version": "1", "backend": "parquet"}
+    return {
+        "tables/zarr.json": group_file({"tables": ["fields"]}),
+        "tables/fields/zarr.json": group_file({**kind, "index_key": "FieldIndex", "index_type": "str"}),
+        "tables/fields/table.parquet": buffer.getvalue().to_pybytes(),
+    }
+
+
+def group_file(attributes: Mapping[str, Any]) -> bytes:
+    """The `zarr.json` of a group."""
+    text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1, ensure_ascii=False)
+    return text.encode() + b"\n"

@@ -1,0 +1,101 @@
+"""The intensity window of a plate: the raw values that become 0 and 1 in each channel, and illumination profiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.errors import ChannelError, ResultsError
+from plateflow.files import digest
+from plateflow.images.histograms import intensity_limits, read_histograms
+from plateflow.paths import PlatePaths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The frozen intensity window of a plate and its illumination profiles.
+
+    The limits of single wells and fields (`normalise.scope`) follow from their own pixels alone, so they are not
+    frozen: they are computed on read, and the fingerprints of tile change whenever they do.
+
+    Attributes:
+        paths: of the plate.
+        content: of manifest/window.json.
+        profiles: coefficients by channel, see `images.illumination`.
+    """
+
+    paths: PlatePaths
+    content: Mapping[str, Any]
+    profiles: Mapping[str, NDArray[np.float64]]
+
+    def limits(self, channel: str) -> tuple[float, float]:
+        """The raw values that become 0 and 1, over the whole plate.
+
+        Raises:
+            ChannelError: the window was computed without this channel.
+        """
+        channels = self.content["channels"]
+        if channel not in channels:
+            raise ChannelError.missing(
+                [channel],
+                channels,
+                where=f"{self.paths.plate}: {self.paths.window}",
+                remedy="raise normalise.freeze, so that the window is computed again",
+            )
+        return channels[channel]["low"], channels[channel]["high"]
+
+    def limits_of_fields(self, well: str, channels: Sequence[str], fields: Sequence[str]) -> NDArray[np.float32]:
+        """The raw values that become 0 and 1 in each field of a well, according to `normalise.scope`.
+
+        Returns:
+            (channel, field, 2): low and high.
+        """
+        settings, shape = self.content["settings"], (len(channels), len(fields), 2)
+        if settings["scope"] == "plate":
+            plate = np.array([self.limits(channel) for channel in channels], np.float32)
+            return np.broadcast_to(plate[:, None], shape)
+        histograms = read_histograms(self.paths, well)
+        used = list(dict.fromkeys(field for field, _ in histograms))
+        limits = np.empty(shape, np.float32)
+        for c, channel in enumerate(channels):
+            if settings["scope"] == "well":
+                total = np.sum([histograms[field, channel].counts for field in used], axis=0)
+                limits[c] = list(intensity_limits(total, settings["percentiles"]).values())
+            else:
+                for f, field in enumerate(fields):
+                    counts = histograms[field, channel].counts
+                    limits[c, f] = list(intensity_limits(counts, settings["percentiles"]).values())
+        return limits
+
+    def fingerprint(self, channels: Sequence[str]) -> str:
+        """A digest of everything that the window and the profiles hold for these channels."""
+        settings = self.content["settings"]
+        of_plate = {channel: self.limits(channel) for channel in channels}  # raises for a channel that it lacks
+        return digest(
+            of_plate if settings["scope"] == "plate" else [settings["scope"], settings["percentiles"]],
+            [self.profiles[channel].tolist() for channel in channels],
+        )
+
+
+def load_window(paths: PlatePaths) -> Window:
+    """The intensity window of a plate.
+
+    Raises:
+        ResultsError: normalise has not run.
+    """
+    try:
+        content = json.loads(paths.window.read_text())
+        with np.load(paths.illumination) as file:
+            names, coefficients = file["channels"].tolist(), file["coefficients"]
+    except FileNotFoundError as error:
+        raise ResultsError(
+            "the plate has no intensity window",
+            where=f"{paths.plate}: {error.filename}",
+            remedy=f"run `snakemake`; if its receipt is there, `plateflow retry {paths.plate} --stage normalise` first",
+        ) from None
+    return Window(paths=paths, content=content, profiles=dict(zip(names, coefficients, strict=True)))

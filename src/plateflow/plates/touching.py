@@ -1,0 +1,40 @@
+"""Which fields of a well touch: they are segmented as one canvas, and preflight warns of gaps between the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOUCH_PX = 2
+"""Fields with a gap of at most so many px touch: stages jitter, and positions are rounded to whole pixels."""
+
+
+def gaps_between(corners: NDArray[Any], stops: NDArray[Any]) -> NDArray[Any]:
+    """The gaps between fields along y and x in px, below 0 where two overlap.
+
+    Args:
+        corners: top and left of each field, (n, 2).
+        stops: bottom and right of each, exclusive, (n, 2).
+
+    Returns:
+        (n, n, 2).
+    """
+    return np.maximum(corners[:, None], corners[None]) - np.minimum(stops[:, None], stops[None])
+
+
+def touching(gaps: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which fields touch or overlap, (n, n), from `gaps_between`."""
+    touch: NDArray[np.bool_] = gaps.max(axis=-1) <= TOUCH_PX
+    return touch
+
+
+def groups_of_touching(gaps: NDArray[Any]) -> NDArray[np.int64]:
+    """The group of each field, (n,): fields that touch, directly or by others, have the least index among them."""
+    touch, group = touching(gaps), np.arange(len(gaps))
+    while True:
+        least = np.where(touch, group[None], len(group)).min(axis=1, initial=len(group))
+        if (least == group).all():
+            return group
+        group = least

@@ -1,0 +1,45 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from images_project import Project, layout_of
+
+from plateflow.errors import ResultsError
+from plateflow.images.canvas import canvases
+from plateflow.images.halve import halve_mean
+from plateflow.images.illumination import profile
+from plateflow.images.well import WellImage
+from plateflow.paths import PlatePaths
+
+MakeProject = Callable[..., Project]
+
+
+def test_a_well_without_an_image_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="the well has no image") as error:
+        WellImage.open(PlatePaths.of("p", results=tmp_path), "B03")
+    assert "run `snakemake`" in error.value.remedy
+
+
+def test_a_picture_is_of_the_smallest_level_that_has_its_size(tmp_path: Path) -> None:
+    def level(size: int) -> int:
+        paths, layout = PlatePaths.of("p", results=tmp_path), layout_of((0, 0), size=size)
+        return WellImage(paths=paths, well="B03", layout=layout, levels=3, generation=0).preview_level(320)
+
+    assert [level(size) for size in (200, 384, 640, 1279, 1280, 9000)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_preview_is_corrected_and_the_first_field_wins(make_project: MakeProject) -> None:
+    project = make_project(fields=3, overlap_px=8)
+    project.run()
+    image = WellImage.open(project.paths, "B02")
+    (canvas,) = canvases(image.layout, set(), "max")
+    pixels, covered = image.preview(1, canvas.fields, ["AGP", "DNA"], "max")
+    assert (pixels.dtype, pixels.shape) == (np.float32, (2, 60, 76))
+    raw = halve_mean(image.group["0"][0, :, 0])
+    number = image.layout.channels.index("AGP")
+    light = profile(image.window.profiles["AGP"], 32, 40)
+    np.testing.assert_array_equal(pixels[0, :32, :40], raw[number, :32, :40] / light)
+    np.testing.assert_array_equal(pixels[0, :32, 40:], (raw[number, :32, 36:] / light)[:, 4:])
+    assert covered[:32].all() and covered[:, :40].all()
+    assert not covered[32:, 40:].any() and not pixels[:, 32:, 40:].any()
