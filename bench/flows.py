@@ -30,13 +30,13 @@ from flow_cases import draw_cells, draw_flow, tile
 
 from plateflow import metrics
 from plateflow.flows import (
+    cut_blocks,
     flow_error,
     flows_from_labels,
     follow_block,
     follow_flows,
-    labels_from_ends,
+    labels_from_endpoints,
     labels_from_flows,
-    plan_blocks,
 )
 
 PEER = importlib.util.find_spec("cellpose") is not None
@@ -202,12 +202,12 @@ def zarr_canvas(args: argparse.Namespace) -> None:
         for y in range(0, 16384, 1024):
             field[:, y : y + 1024] = np.tile(part, (1, 1, 16))
         start = time.perf_counter()
-        blocks = plan_blocks(field.shape[1:], 2048)
+        blocks = cut_blocks(field.shape[1:], 2048)
         for block in blocks:
             np.save(f"{folder}/{block.index}.npy", follow_block(field, block, n_steps=200, cell_threshold=0.0))
         followed = time.perf_counter() - start
-        found, objects = labels_from_ends(
-            lambda index: np.load(f"{folder}/{index}.npy"), field, shape=field.shape[1:], block=2048, n_steps=200,
+        found, objects = labels_from_endpoints(
+            lambda index: np.load(f"{folder}/{index}.npy"), field, block=2048,
             cell_threshold=0.0, flow_threshold=0.4, min_size=15, workers=args.threads,
         )  # fmt: skip
         emit(case="16384 px in zarr, block 2048", follow_s=followed, total_s=time.perf_counter() - start,

@@ -1,18 +1,16 @@
-"""How well labels agree with the truth: matching, average precision, error rate, F1, panoptic quality, Jaccard.
+"""How well labels agree with the truth: matching, average precision, error rate, F1.
 
 Every measure starts from the table of overlaps of two label images, of which only the pairs that occur are kept:
 50,000 objects against 50,000 have about 150,000 such pairs, and 2.5 billion possible ones. Labels may have gaps; 0 is
-no object. Each function takes one pair of label images, or two lists of them, and then gives a row for each image.
+no object. Each function takes one pair of label images, or two lists of them, and then gives one row per image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-__all__ = ["aggregated_jaccard", "average_precision", "error_rate", "f1", "panoptic_quality"]
 
 LabelImage = NDArray[Any]
 Images = LabelImage | Sequence[LabelImage]
@@ -25,15 +23,21 @@ _CHUNK = 1 << 21
 
 @dataclass(frozen=True, kw_only=True)
 class Overlaps:
-    """The overlaps of two label images; objects are counted from 0 in the order of their labels."""
+    """The overlaps of two label images, one entry per pair of objects that share pixels.
 
-    true: Counts  # (pairs,) object of the true image
-    pred: Counts  # (pairs,) object of the predicted image
-    shared: Counts  # (pairs,) pixels that both have
-    iou: Floats  # (pairs,)
+    Attributes:
+        true: object of the true image; objects are counted from 0 in the order of their labels.
+        pred: object of the predicted image.
+        iou: intersection over union of the two.
+        n_true: objects of the true image.
+        n_pred: objects of the predicted image.
+    """
+
+    true: Counts
+    pred: Counts
+    iou: Floats
     n_true: int
     n_pred: int
-    foreground: int  # pixels in an object of either image
 
 
 def average_precision(
@@ -42,68 +46,54 @@ def average_precision(
     """Count matches at thresholds of intersection over union, and AP = TP / (TP + FP + FN).
 
     A true object is found if it is paired with a predicted one at an IoU of at least the threshold; pairs are chosen so
-    that as many as can be are found (from 0.5 on, any way of choosing gives the same number). This is the AP of the
+    that as many as possible are found (from 0.5 on, any way of choosing gives the same number). This is the AP of the
     Data Science Bowl 2018 and of Cellpose; where both images are empty it is NaN.
 
-    Returns
-    -------
-    ``ap, tp, fp, fn``, each of shape ``(thresholds,)``, or ``(images, thresholds)`` for lists.
+    Args:
+        true: label image or list of label images, integers of any axes.
+        pred: the same for the prediction, of equal shapes.
+        threshold: one or several.
+
+    Returns:
+        ``ap, tp, fp, fn``, each of shape ``(thresholds,)``, or ``(images, thresholds)`` for lists.
+
+    Raises:
+        ValueError: the images aren't integers, their shapes differ, or the lists aren't equally long.
     """
     thresholds = np.atleast_1d(np.asarray(threshold, np.float64))
-
-    def measure(overlaps: Overlaps) -> NDArray[Any]:
-        tp = np.array([_matches(overlaps, t) for t in thresholds])
-        fp, fn = overlaps.n_pred - tp, overlaps.n_true - tp
-        return np.stack([_ratio(tp, tp + fp + fn), tp, fp, fn])
-
-    rows = np.moveaxis(_each(measure, true, pred), -2, 0)
-    return rows[0], *(counts.astype(np.int64) for counts in rows[1:])
+    single = isinstance(true, np.ndarray)
+    if single != isinstance(pred, np.ndarray) or (not single and len(true) != len(pred)):
+        raise ValueError("true and pred must be two label images, or two lists of equally many")
+    pairs = [overlaps(t, p) for t, p in ([(true, pred)] if single else zip(true, pred, strict=True))]
+    tp = np.array([[_matches(pair, t) for t in thresholds] for pair in pairs], np.int64).reshape(-1, thresholds.size)
+    fp = np.array([pair.n_pred for pair in pairs], np.int64)[:, None] - tp
+    fn = np.array([pair.n_true for pair in pairs], np.int64)[:, None] - tp
+    ap = _ratio(tp, tp + fp + fn)
+    return (ap[0], tp[0], fp[0], fn[0]) if single else (ap, tp, fp, fn)
 
 
 def error_rate(true: Images, pred: Images, threshold: float = 0.5) -> Floats:
     """Errors per true object, (FP + FN) / (TP + FN), as in the Cellpose-SAM paper (Pachitariu et al., 2025).
 
     NaN where there is no true object; above 1 where more is invented than there is. A float array of shape ``()``, or
-    ``(images,)`` for lists.
+    ``(images,)`` for lists; arguments and errors as for `average_precision`.
     """
     _, tp, fp, fn = average_precision(true, pred, threshold)
     return _ratio(fp + fn, tp + fn)[..., 0]
 
 
 def f1(true: Images, pred: Images, threshold: float = 0.5) -> Floats:
-    """Harmonic mean of precision and recall of objects, 2 TP / (2 TP + FP + FN); shaped as :func:`error_rate`."""
+    """Harmonic mean of precision and recall of objects, 2 TP / (2 TP + FP + FN); shaped as `error_rate`."""
     _, tp, fp, fn = average_precision(true, pred, threshold)
     return _ratio(2 * tp, 2 * tp + fp + fn)[..., 0]
 
 
-def panoptic_quality(true: Images, pred: Images) -> Floats:
-    """Summed IoU of the pairs above 0.5, over TP + FP / 2 + FN / 2 (Kirillov et al., CVPR 2019).
-
-    Shaped as :func:`error_rate`.
-    """
-
-    def measure(overlaps: Overlaps) -> Floats:
-        found = overlaps.iou[overlaps.iou > 0.5]
-        return _ratio(found.sum(), (overlaps.n_true + overlaps.n_pred) / 2)
-
-    return _each(measure, true, pred)
-
-
-def aggregated_jaccard(true: Images, pred: Images) -> Floats:
-    """Pixels shared by paired objects over the pixels of all objects (after Kumar et al., IEEE TMI 2017).
-
-    Objects are paired one to one, as Cellpose does it: as many pairs at an IoU of 0.5 or more as can be, then the
-    greatest sum of IoU. Shaped as :func:`error_rate`.
-    """
-
-    def measure(overlaps: Overlaps) -> Floats:
-        return _ratio(overlaps.shared[_best_pairs(overlaps)].sum(), overlaps.foreground)
-
-    return _each(measure, true, pred)
-
-
 def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
-    """Tabulate which objects of two label images share pixels, and how many."""
+    """Tabulate which objects of two label images share pixels, and their intersection over union.
+
+    Raises:
+        ValueError: the images aren't integers, or their shapes differ.
+    """
     true, pred = np.asarray(true), np.asarray(pred)
     for name, image in (("true", true), ("pred", pred)):
         if image.dtype.kind not in "iub":
@@ -112,7 +102,8 @@ def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
         raise ValueError(f"the two label images must have one shape; got {true.shape} and {pred.shape}")
     flat_true, flat_pred = true.reshape(-1), pred.reshape(-1)
     parts = [_count_pairs(flat_true[i : i + _CHUNK], flat_pred[i : i + _CHUNK]) for i in range(0, true.size, _CHUNK)]
-    pairs, shared = _sum_pairs(*(np.concatenate(p) for p in zip(*parts, strict=True))) if parts else _nothing()
+    parts = parts or [(np.zeros((0, 2), np.int64), np.zeros(0, np.int64))]
+    pairs, shared = _sum_pairs(*(np.concatenate(p) for p in zip(*parts, strict=True)))
     labels_true, labels_pred = pairs.T
     names_true, index_true = np.unique(labels_true, return_inverse=True)
     names_pred, index_pred = np.unique(labels_pred, return_inverse=True)
@@ -124,16 +115,10 @@ def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
     return Overlaps(
         true=index_true[kept] - no_true,
         pred=index_pred[kept] - no_pred,
-        shared=shared[kept],
         iou=shared[kept] / union,
         n_true=names_true.size - no_true,
         n_pred=names_pred.size - no_pred,
-        foreground=int(shared[(labels_true > 0) | (labels_pred > 0)].sum()),
     )
-
-
-def _nothing() -> tuple[Counts, Counts]:
-    return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
 
 
 def _count_pairs(true: LabelImage, pred: LabelImage) -> tuple[Counts, Counts]:
@@ -148,8 +133,8 @@ def _sum_pairs(pairs: Counts, counts: Counts) -> tuple[Counts, Counts]:
     """Sum the counts of equal pairs, ``(n, 2), (n,)`` to ``(m, 2), (m,)``, in ascending order."""
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     pairs = pairs[order]
-    first = np.concatenate([[True], (pairs[1:] != pairs[:-1]).any(1)])
-    return pairs[first], np.add.reduceat(counts[order], np.flatnonzero(first))
+    first = np.flatnonzero((np.diff(pairs, axis=0, prepend=pairs[:1] - 1) != 0).any(1))
+    return pairs[first], np.add.reduceat(counts[order], first) if first.size else counts
 
 
 def _matches(overlaps: Overlaps, threshold: float) -> int:
@@ -167,33 +152,6 @@ def _matches(overlaps: Overlaps, threshold: float) -> int:
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
-def _best_pairs(overlaps: Overlaps) -> NDArray[np.intp]:
-    """Choose the pairs of the best one to one assignment, as indices into the table of overlaps."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
-    n, m = overlaps.n_true, overlaps.n_pred
-    if overlaps.iou.size == 0:
-        return np.zeros(0, np.intp)
-    gain = (overlaps.iou >= 0.5) + overlaps.iou / (2 * min(n, m))
-    # Every true object may also stay alone, at a place of its own: that makes a full assignment possible at any time.
-    rows = np.concatenate([overlaps.true, np.arange(n)])
-    columns = np.concatenate([overlaps.pred, m + np.arange(n)])
-    costs = csr_array((np.concatenate([3 - gain, np.full(n, 3.0)]), (rows, columns)), shape=(n, m + n))
-    chosen = np.full(n, -1)
-    row, column = min_weight_full_bipartite_matching(costs)
-    chosen[row] = column
-    return np.flatnonzero(chosen[overlaps.true] == overlaps.pred)
-
-
 def _ratio(above: ArrayLike, below: ArrayLike) -> Floats:
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0)
-
-
-def _each(measure: Callable[[Overlaps], NDArray[Any]], true: Images, pred: Images) -> NDArray[Any]:
-    if isinstance(true, np.ndarray) and isinstance(pred, np.ndarray):
-        return measure(overlaps(true, pred))
-    if isinstance(true, np.ndarray) or isinstance(pred, np.ndarray) or len(true) != len(pred):
-        raise ValueError("true and pred must be two label images, or two lists of equally many")
-    return np.stack([measure(overlaps(t, p)) for t, p in zip(true, pred, strict=True)])

@@ -104,7 +104,7 @@ def slow_flows(labels: np.ndarray) -> np.ndarray:
     return out
 
 
-def slow_ends(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np.ndarray:
+def slow_endpoints(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np.ndarray:
     """Follow in float64, every step of every path."""
     field = np.clip(flow.astype(np.float64) / 5, -7.99, 7.99) * mask
     position = np.argwhere(mask).T.astype(np.float64)
@@ -115,7 +115,7 @@ def slow_ends(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np.ndar
     return np.floor(position + 0.5).astype(np.int64)
 
 
-def integer_ends(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np.ndarray:
+def integer_endpoints(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np.ndarray:
     """Follow in the integers of the design, every step of every path, with the whole canvas at hand."""
     field = np.clip(np.rint(flow.astype(np.float32) * np.float32(819.2)), -32727, 32727).astype(np.int64) * mask
     position = np.argwhere(mask).T * 4096
@@ -146,9 +146,9 @@ def slow_labels(
 ) -> np.ndarray:
     """Labels by the definition in the design, with dense arrays over the whole canvas."""
     mask = logit.astype(np.float64) > 0
-    ends = tuple(integer_ends(flow, mask, n_steps))
+    endpoints = tuple(integer_endpoints(flow, mask, n_steps))
     count = np.zeros(mask.shape, np.int64)
-    np.add.at(count, ends, 1)
+    np.add.at(count, endpoints, 1)
     # Greater: more end points, then the smaller z, y, x. Every pixel gets a rank of its own.
     rank = np.empty(count.size, np.int64)
     rank[np.lexsort((-np.arange(count.size), count.ravel()))] = np.arange(count.size)
@@ -163,7 +163,7 @@ def slow_labels(
             basin = ndimage.binary_dilation(basin, cube) & (count > 2)
         owner[basin] = number
     labels = np.zeros(mask.shape, np.int64)
-    labels[mask] = owner[ends]
+    labels[mask] = owner[endpoints]
     areas = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     labels[(areas > max_size)[labels]] = 0
     if flow_threshold:

@@ -1,10 +1,20 @@
 import numpy as np
 import pytest
-from flow_scenes import draw_cells, draw_flow, draw_labels, draw_scene, few, integer_ends, seeds, shapes, slow_ends
+from flow_scenes import (
+    draw_cells,
+    draw_flow,
+    draw_labels,
+    draw_scene,
+    few,
+    integer_endpoints,
+    seeds,
+    shapes,
+    slow_endpoints,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.flows import blocks, flows_from_labels, follow, follow_block, follow_flows, plan_blocks
+from plateflow.flows import blocks, cut_blocks, flows_from_labels, follow, follow_block, follow_flows
 
 
 def joined(flow: np.ndarray, logit: np.ndarray) -> np.ndarray:
@@ -12,25 +22,23 @@ def joined(flow: np.ndarray, logit: np.ndarray) -> np.ndarray:
 
 
 def by_blocks(field, block: int, n_steps: int = 200) -> list[np.ndarray]:
-    return [
-        follow_block(field, one, n_steps=n_steps, cell_threshold=0.0) for one in plan_blocks(field.shape[1:], block)
-    ]
+    return [follow_block(field, one, n_steps=n_steps, cell_threshold=0.0) for one in cut_blocks(field.shape[1:], block)]
 
 
-def cut(ends: np.ndarray, mask: np.ndarray, block: int) -> list[np.ndarray]:
-    """Deal the ends of a whole canvas to the blocks where their paths start."""
-    place = np.zeros((len(ends), *mask.shape), np.int64)
-    place[:, mask] = ends
-    return [place[(slice(None), *one.core)][:, mask[one.core]] for one in plan_blocks(mask.shape, block)]
+def cut(endpoints: np.ndarray, mask: np.ndarray, block: int) -> list[np.ndarray]:
+    """Deal the endpoints of a whole canvas to the blocks where their paths start."""
+    place = np.zeros((len(endpoints), *mask.shape), np.int64)
+    place[:, mask] = endpoints
+    return [place[(slice(None), *one.core)][:, mask[one.core]] for one in cut_blocks(mask.shape, block)]
 
 
 @few
 @given(shapes, seeds, st.sampled_from([0, 1, 2, 7, 50, 200, 333]))
 def test_equals_every_integer_step(shape, seed, n_steps):
     flow, logit = draw_scene(shape, seed)
-    ends = follow_flows(flow, logit > 0, n_steps=n_steps)
-    assert ends.dtype == np.int32
-    np.testing.assert_array_equal(ends, integer_ends(flow, logit > 0, n_steps))
+    endpoints = follow_flows(flow, logit > 0, n_steps=n_steps)
+    assert endpoints.dtype == np.int32
+    np.testing.assert_array_equal(endpoints, integer_endpoints(flow, logit > 0, n_steps))
 
 
 @few
@@ -53,7 +61,7 @@ def test_nearly_as_in_floating_point(shape):
     for seed in range(3):
         flow, logit = draw_flow(draw_cells(shape, seed), seed)
         mask = logit > 0
-        off = np.abs(follow_flows(flow, mask) - slow_ends(flow, mask)).max(0)
+        off = np.abs(follow_flows(flow, mask) - slow_endpoints(flow, mask)).max(0)
         wrong, far, total = wrong + (off > 0).sum(), far + (off > 1).sum(), total + off.size
     assert total > 50_000
     assert wrong <= 0.005 * total
@@ -81,10 +89,10 @@ def test_a_path_of_a_thousand_pixels_through_many_blocks(block):
     mask = logit > 0
     start = tuple(np.argwhere(mask).T[:, 0])
     assert start == (0, 0)
-    ends = follow_flows(flow, mask, n_steps=2000)
-    np.testing.assert_array_equal(ends[:, 0], [95, 44])
-    assert (np.abs(ends[:, 0] - np.array(start)).sum() * 7 < mask.sum()) and mask.sum() > 1000
-    for part, expected in zip(by_blocks(joined(flow, logit), block, 2000), cut(ends, mask, block), strict=True):
+    endpoints = follow_flows(flow, mask, n_steps=2000)
+    np.testing.assert_array_equal(endpoints[:, 0], [95, 44])
+    assert (np.abs(endpoints[:, 0] - np.array(start)).sum() * 7 < mask.sum()) and mask.sum() > 1000
+    for part, expected in zip(by_blocks(joined(flow, logit), block, 2000), cut(endpoints, mask, block), strict=True):
         np.testing.assert_array_equal(part, expected)
 
 
@@ -95,14 +103,14 @@ def test_a_spiral_leaves_every_halo(monkeypatch):
     flow = 5 * np.stack([x - 0.02 * y, -y - 0.02 * x]) / radius
     flow = (flow * 0.9).astype(np.float16)
     logit = np.ones((300, 300), np.float16)
-    windows = []
+    regions = []
     read = blocks.FlowField.read
-    monkeypatch.setattr(blocks.FlowField, "read", lambda self, box: windows.append(box) or read(self, box))
-    block = plan_blocks((300, 300), 30)[15]
-    ends = follow_block(joined(flow, logit), block, n_steps=2000, cell_threshold=0.0)
-    assert len(windows) > 5
+    monkeypatch.setattr(blocks.FlowField, "read", lambda self, region: regions.append(region) or read(self, region))
+    block = cut_blocks((300, 300), 30)[15]
+    endpoints = follow_block(joined(flow, logit), block, n_steps=2000, cell_threshold=0.0)
+    assert len(regions) > 5
     whole = follow_flows(flow, logit > 0, n_steps=2000)
-    np.testing.assert_array_equal(ends, cut(whole, logit > 0, 30)[15])
+    np.testing.assert_array_equal(endpoints, cut(whole, logit > 0, 30)[15])
 
 
 def test_reads_no_more_than_core_and_halo():
@@ -118,7 +126,7 @@ def test_reads_no_more_than_core_and_halo():
             return part
 
     field = Watched(joined(flow * np.float16(0.2), logit))
-    follow_block(field, plan_blocks((600, 600), 100)[14], n_steps=50, cell_threshold=0.0)
+    follow_block(field, cut_blocks((600, 600), 100)[14], n_steps=50, cell_threshold=0.0)
     assert field.pixels == (100 + 2 * follow.HALO[2]) ** 2
 
 
@@ -179,7 +187,7 @@ def test_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="floats of shape"):
         follow_flows(np.zeros((3, 5, 5), np.float32), np.ones((5, 5), bool))
     with pytest.raises(ValueError, match="floats of shape"):
-        follow_block(np.zeros((3, 5, 5), int), plan_blocks((5, 5), 5)[0], n_steps=1, cell_threshold=0)
+        follow_block(np.zeros((3, 5, 5), int), cut_blocks((5, 5), 5)[0], n_steps=1, cell_threshold=0)
     with pytest.raises(ValueError, match="no pixel"):
         follow_flows(np.zeros((2, 0, 5), np.float32), np.ones((0, 5), bool))
     with pytest.raises(ValueError, match="shape of a flow"):
@@ -191,9 +199,9 @@ def test_thin_canvases(shape):
     random = np.random.default_rng(0)
     flow = random.normal(0, 5, (len(shape), *shape)).astype(np.float16)
     mask = np.ones(shape, bool)
-    ends = follow_flows(flow, mask)
-    np.testing.assert_array_equal(ends, integer_ends(flow, mask))
-    assert (ends < np.array(shape)[:, None]).all() and (ends >= 0).all()
+    endpoints = follow_flows(flow, mask)
+    np.testing.assert_array_equal(endpoints, integer_endpoints(flow, mask))
+    assert (endpoints < np.array(shape)[:, None]).all() and (endpoints >= 0).all()
     assert follow_flows(flow, ~mask).shape == (len(shape), 0)
 
 
@@ -203,23 +211,23 @@ def test_one_plane_is_the_same_in_three_dimensions():
     np.testing.assert_array_equal(follow_flows(deep, logit[None] > 0)[1:], follow_flows(flow, logit > 0))
 
 
-def test_plan_covers_every_pixel_once_in_order():
+def test_blocks_cover_every_pixel_once_in_order():
     seen = np.zeros((7, 23, 40), int)
-    plan = plan_blocks(seen.shape, 9)
-    for block in plan:
+    cut = cut_blocks(seen.shape, 9)
+    for block in cut:
         seen[block.core] += 1
     assert (seen == 1).all()
-    assert [block.index for block in plan] == list(range(1 * 3 * 5))
-    assert [tuple(s.start for s in block.core) for block in plan] == sorted(
-        tuple(s.start for s in block.core) for block in plan
+    assert [block.index for block in cut] == list(range(1 * 3 * 5))
+    assert [tuple(s.start for s in block.core) for block in cut] == sorted(
+        tuple(s.start for s in block.core) for block in cut
     )
     with pytest.raises(ValueError, match="at least one pixel"):
-        plan_blocks((5, 5), 0)
+        cut_blocks((5, 5), 0)
 
 
 def test_true_flows_lead_to_the_object_they_start_in():
     labels = draw_labels((200, 200), 7)
     flow = (flows_from_labels(labels) * 5).astype(np.float16)
-    ends = follow_flows(flow, labels > 0)
-    stayed = labels[tuple(ends)] == labels[labels > 0]
+    endpoints = follow_flows(flow, labels > 0)
+    stayed = labels[tuple(endpoints)] == labels[labels > 0]
     assert stayed.mean() > 0.98

@@ -4,13 +4,14 @@ from flow_scenes import draw_cells, draw_flow, draw_labels, draw_scene, few, see
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plateflow.errors import ResultsError
 from plateflow.flows import (
+    cut_blocks,
     flow_error,
     flows_from_labels,
     follow_block,
-    labels_from_ends,
+    labels_from_endpoints,
     labels_from_flows,
-    plan_blocks,
 )
 from plateflow.flows import seeds as seeding
 from plateflow.metrics import average_precision
@@ -20,19 +21,19 @@ def joined(flow: np.ndarray, logit: np.ndarray) -> np.ndarray:
     return np.concatenate([flow, logit[None]])
 
 
-def through_ends(flow: np.ndarray, logit: np.ndarray, block: int, *, order: int = 0, slices: int = 1, **changed):
-    """As the pipeline does it: blocks in any order, dealt to slices, ends stored, then labels."""
-    field, shape = joined(flow, logit), logit.shape
+def through_endpoints(flow: np.ndarray, logit: np.ndarray, block: int, *, order: int = 0, slices: int = 1, **changed):
+    """As the pipeline does it: blocks in any order, dealt to slices, endpoints stored, then labels."""
+    field = joined(flow, logit)
     options = {"n_steps": 200, "cell_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15} | changed
-    plan = plan_blocks(shape, block)
+    n_steps = options.pop("n_steps")
     stored = {}
     for part in range(slices):
-        mine = [one for one in plan if one.index % slices == part]
-        for i in np.random.default_rng(order).permutation(len(mine)):
-            stored[mine[i].index] = follow_block(
-                field, mine[i], n_steps=options["n_steps"], cell_threshold=options["cell_threshold"]
+        blocks = cut_blocks(logit.shape, block)[part::slices]
+        for i in np.random.default_rng(order).permutation(len(blocks)):
+            stored[blocks[i].index] = follow_block(
+                field, blocks[i], n_steps=n_steps, cell_threshold=options["cell_threshold"]
             )
-    return labels_from_ends(stored.__getitem__, field, shape=shape, block=block, **options)
+    return labels_from_endpoints(stored.__getitem__, field, block=block, **options)
 
 
 @few
@@ -59,7 +60,7 @@ def test_neither_blocks_nor_order_nor_workers_nor_slices_show(shape, seed, block
     block = max(block, 1 + max(shape) // 8)
     whole = labels_from_flows(flow, logit, workers=1)
     np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
-    labels, _ = through_ends(flow, logit, block, order=order, slices=slices)
+    labels, _ = through_endpoints(flow, logit, block, order=order, slices=slices)
     np.testing.assert_array_equal(labels, whole)
 
 
@@ -70,9 +71,9 @@ def test_larger_canvases_by_blocks(block):
     assert whole.max() >= 10
     for workers in (1, 2, 5, 8):
         np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
-    expected = through_ends(flow, logit, 600)[1]
+    expected = through_endpoints(flow, logit, 600)[1]
     for slices in range(1, 7):
-        labels, objects = through_ends(flow, logit, block, slices=slices)
+        labels, objects = through_endpoints(flow, logit, block, slices=slices)
         np.testing.assert_array_equal(labels, whole)
         for name in ("label", "seed", "area", "flow_error", "cell_probability"):
             np.testing.assert_array_equal(getattr(objects, name), getattr(expected, name))
@@ -132,31 +133,28 @@ def test_ties_between_seeds():
     # Separate pixels so that no path reads a neighbour on its single step.
     flow, logit = point_field((30, 30), [((12, 10), left), ((12, 12), right)])
     labels = labels_from_flows(flow, logit, n_steps=1, flow_threshold=0, min_size=1)
-    _, objects = through_ends(flow, logit, 7, n_steps=1, flow_threshold=0, min_size=1)
+    _, objects = through_endpoints(flow, logit, 7, n_steps=1, flow_threshold=0, min_size=1)
     assert objects.seed.tolist() == [[12, 10]]
     # They lie 2 px apart without a bridge: the second's pixels are in nobody's basin.
     assert (labels > 0).sum() == len(left)
-    peer = labels_from_flows(flow, logit, n_steps=0, flow_threshold=0, min_size=1, compat="cellpose")
-    assert peer.max() == 0
 
 
 def test_a_pixel_claimed_twice_goes_to_the_greater_seed():
-    ends = seeding.EndCounts((1, 1, 12), np.arange(12), np.array([0, 20, 3, 3, 4, 3, 3, 30, 3, 3, 3, 1]))
-    chosen = seeding.find_seeds(ends)
+    counts = seeding.EndpointCounts((1, 1, 12), np.arange(12), np.array([0, 20, 3, 3, 4, 3, 3, 30, 3, 3, 3, 1]))
+    chosen = seeding.find_seeds(counts)
     assert chosen.tolist() == [1, 7]
-    assert seeding.find_basins(ends, chosen).tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0]
+    assert seeding.find_basins(counts, chosen).tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0]
 
 
-def test_seeds_of_equal_count_within_a_window():
-    ends = seeding.EndCounts((1, 3, 4), np.arange(12), np.array([0, 11, 0, 0, 0, 0, 11, 0, 11, 0, 0, 10]))
-    assert seeding.find_seeds(ends).tolist() == [1]
-    assert seeding.find_seeds(ends, ties=True).tolist() == [8, 6, 1]
+def test_seeds_of_equal_count_within_a_neighbourhood():
+    counts = seeding.EndpointCounts((1, 3, 4), np.arange(12), np.array([0, 11, 0, 0, 0, 0, 11, 0, 11, 0, 0, 10]))
+    assert seeding.find_seeds(counts).tolist() == [1]
 
 
 @few
 @given(shapes, seeds)
-def test_far_ends_are_counted_and_found_by_sorting_alike(shape, seed):
-    """Ends of one block that spread over too large a box take another way, with the same result."""
+def test_far_endpoints_are_counted_and_found_by_sorting_alike(shape, seed):
+    """Endpoints of one block that spread over too large a box take another way, with the same result."""
     flow, logit = draw_scene(shape, seed)
     whole = labels_from_flows(flow, logit)
     before = seeding._TABLE
@@ -173,7 +171,7 @@ def ring(shape, centre, outer, inner):
 
 
 def test_holes_of_holes_go_to_the_smallest_object():
-    from plateflow.flows import quality
+    from plateflow.flows import finish
     from plateflow.flows.targets import find_boxes
 
     labels = np.zeros((1, 60, 60), np.int32)
@@ -181,9 +179,8 @@ def test_holes_of_holes_go_to_the_smallest_object():
     labels[0][ring((60, 60), (30, 30), 14, 9)] = 2
     labels[0, 30, 30] = 3
     area = np.bincount(labels.ravel())[1:]
-    order = np.lexsort((-np.arange(3), -area))
     filled = labels.copy()
-    quality.fill_holes(filled, find_boxes(labels, 3), order, 2, False, area)
+    finish.fill_holes(filled[0].view(np.uint32), find_boxes(labels, 3), np.ones(3, bool), area, 1)
     filled = np.abs(filled)
     distance = np.hypot(*(np.indices((60, 60)) - 30))
     assert (filled[0][(distance < 9) & (labels[0] != 3)] == 2).all()
@@ -198,7 +195,7 @@ def test_holes_of_holes_go_to_the_smallest_object():
         image = labels.copy()
         image[(0, *pixel)] = 0
         area = np.bincount(image.ravel())[1:]
-        quality.fill_holes(image, find_boxes(image, 1), np.array([0]), 2, False, area)
+        finish.fill_holes(image[0].view(np.uint32), find_boxes(image, 1), np.ones(1, bool), area, 1)
         assert (image[0, 3, 3] == 0) == open_
 
 
@@ -207,7 +204,7 @@ def test_holes_in_labels_are_filled():
     square = [(y, x) for y in range(5, 16) for x in range(5, 16)]
     gaps = [(7, 7), (7, 8), (13, 9), (5, 5)]
     flow, logit = point_field((21, 24), [((10, 10), [p for p in square if p not in gaps])])
-    found, objects = through_ends(flow, logit, 8, n_steps=1, flow_threshold=0)
+    found, objects = through_endpoints(flow, logit, 8, n_steps=1, flow_threshold=0)
     assert objects.area.tolist() == [120]
     assert found[5, 5] == 0
     assert (found[5:16, 5:16] == 1).sum() == 120 == (found > 0).sum()
@@ -217,7 +214,7 @@ def test_holes_in_labels_are_filled():
 @given(shapes, seeds)
 def test_objects_say_what_the_labels_are(shape, seed):
     flow, logit = draw_scene(shape, seed)
-    labels, objects = through_ends(flow, logit, 50)
+    labels, objects = through_endpoints(flow, logit, 50)
     n = len(objects.label)
     assert objects.label.tolist() == list(range(1, n + 1))
     assert set(np.unique(labels)) - {0} == set(objects.label.tolist())
@@ -227,7 +224,7 @@ def test_objects_say_what_the_labels_are(shape, seed):
     assert (np.diff(raster) > 0).all()
     assert (objects.flow_error <= 0.4).all()
     assert ((objects.cell_probability > 0.5) & (objects.cell_probability <= 1)).all()
-    off, unchecked = through_ends(flow, logit, 50, flow_threshold=0)
+    off, unchecked = through_endpoints(flow, logit, 50, flow_threshold=0)
     assert len(unchecked.label) == off.max() >= n
     assert np.isnan(unchecked.flow_error).all()
 
@@ -241,19 +238,11 @@ def test_flow_error_equals_the_definition(shape, seed):
     errors = flow_error(labels, flow)
     assert errors.shape == (labels.max(),)
     for label, error in enumerate(errors, 1):
-        mine = labels == label
-        assert np.isnan(error) if not mine.any() else error == pytest.approx(away[mine].mean(), abs=1e-5)
+        mask = labels == label
+        assert np.isnan(error) if not mask.any() else error == pytest.approx(away[mask].mean(), abs=1e-5)
     np.testing.assert_array_equal(flow_error(labels, flow.astype(np.float32)), errors)
     spread = flow_error(np.where(labels > 0, labels * 1_000_003, 0), flow)
     np.testing.assert_array_equal(spread[1_000_002::1_000_003], errors)
-
-
-@settings(parent=few, max_examples=10)
-@given(shapes, seeds, st.sampled_from([30, 64]))
-def test_blocks_do_not_show_with_the_peers_conventions(shape, seed, block):
-    flow, logit = draw_scene(shape, seed)
-    whole = labels_from_flows(flow, logit, compat="cellpose", block=1000)
-    np.testing.assert_array_equal(labels_from_flows(flow, logit, compat="cellpose", block=block, workers=3), whole)
 
 
 def test_flow_error_of_true_and_opposite_flows():
@@ -286,27 +275,28 @@ def test_all_pixels_cell_flow_to_one_object():
     labels = labels_from_flows(flow, np.ones((40, 50), np.float16), flow_threshold=0)
     assert (labels == 1).all()
     assert labels_from_flows(flow, np.ones((40, 50)), flow_threshold=0, max_size=1999).max() == 0
-    assert labels_from_flows(flow, np.ones((40, 50)), flow_threshold=0, compat="cellpose").max() == 0
 
 
-def test_ends_of_something_else_are_refused():
+def test_endpoints_of_something_else_are_refused():
     flow, logit = draw_flow(draw_labels((60, 60), 1), 1)
     field = joined(flow, logit)
-    ends = [follow_block(field, one, n_steps=9, cell_threshold=0.0) for one in plan_blocks((60, 60), 30)]
-    options = {"shape": (60, 60), "block": 30, "cell_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}
-    assert labels_from_ends(ends, field, n_steps=9, **options)[0].max() > 0
-    with pytest.raises(ValueError, match="not one end pixel for each cell pixel"):
-        labels_from_ends([e[:, 1:] for e in ends], field, n_steps=9, **options)
-    with pytest.raises(ValueError, match="can't be reached"):
-        labels_from_ends([e + 100 for e in ends], field, n_steps=9, **options)
-    with pytest.raises(ValueError, match="lie outside their canvas"):
-        labels_from_ends([e + 40 for e in ends], field, n_steps=9, **options)
-    with pytest.raises(ValueError, match="must be the same"):
-        labels_from_ends(ends, field, n_steps=9, **(options | {"shape": (60, 61)}))
+    endpoints = [follow_block(field, one, n_steps=9, cell_threshold=0.0) for one in cut_blocks((60, 60), 30)]
+    options = {"block": 30, "cell_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}
+    assert labels_from_endpoints(endpoints, field, **options)[0].max() > 0
+    with pytest.raises(
+        ResultsError, match=r"block 0 aren't those of this flow field\n.*not one end pixel for each cell"
+    ):
+        labels_from_endpoints([e[:, 1:] for e in endpoints], field, **options)
+    for wrong in ([e + 40 for e in endpoints], [e - 100 for e in endpoints], [e[:1] for e in endpoints]):
+        with pytest.raises(ResultsError, match="some lie outside the canvas"):
+            labels_from_endpoints(wrong, field, **options)
+    with pytest.raises(ValueError, match="they must be equal"):
+        labels_from_endpoints(endpoints, field, out=np.zeros((60, 61), np.uint32), **options)
+
+
+def test_other_devices_are_refused():
     with pytest.raises(ValueError, match="device must be \"cpu\", got 'cuda'"):
-        labels_from_flows(flow, logit, device="cuda")
-    with pytest.raises(ValueError, match="compat"):
-        labels_from_flows(flow, logit, compat="stardist")
+        labels_from_flows(np.zeros((2, 9, 9)), np.ones((9, 9)), device="cuda")
 
 
 @pytest.mark.parametrize("shape", [(400, 400), (32, 100, 100)])

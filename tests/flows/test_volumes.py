@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from flow_scenes import draw_cells, draw_flow, draw_labels, slow_labels
 
-from plateflow.flows import finish, follow, follow_block, follow_flows, labels_from_ends, labels_from_flows, plan_blocks
+from plateflow.flows import (
+    cut_blocks,
+    finish,
+    follow,
+    follow_block,
+    follow_flows,
+    labels_from_endpoints,
+    labels_from_flows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +36,14 @@ def test_neither_blocks_nor_order_nor_workers_nor_slices_show(scene, block):
     flow, logit, whole = scene
     for workers in (1, 2, 5, 8):
         np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
-    field, plan = np.concatenate([flow, logit[None]]), plan_blocks(logit.shape, block)
-    options = {"cell_threshold": 0.0, "n_steps": 200}
+    field, blocks = np.concatenate([flow, logit[None]]), cut_blocks(logit.shape, block)
     for slices in (1, 2, 6):
         stored = {}
         for part in reversed(range(slices)):
-            for k in np.random.default_rng(slices).permutation(plan[part::slices]):
-                stored[k.index] = follow_block(field, k, **options)
-        labels, objects = labels_from_ends(
-            stored.__getitem__, field, shape=logit.shape, block=block, flow_threshold=0.4, min_size=15, **options
+            for k in np.random.default_rng(slices).permutation(blocks[part::slices]):
+                stored[k.index] = follow_block(field, k, n_steps=200, cell_threshold=0.0)
+        labels, objects = labels_from_endpoints(
+            stored.__getitem__, field, block=block, cell_threshold=0.0, flow_threshold=0.4, min_size=15
         )
         np.testing.assert_array_equal(labels, whole)
         assert objects.seed.shape == (whole.max(), 3)
@@ -45,19 +52,18 @@ def test_neither_blocks_nor_order_nor_workers_nor_slices_show(scene, block):
 
 @pytest.mark.parametrize("shape", [(44, 90, 100), (300, 400)])
 def test_labels_in_a_file_are_the_same(tmp_path, shape, monkeypatch):
-    """Of a file only a few pages are in memory at a time; here bands are small, so that there are many of them."""
+    """Only a few pages of a file are in memory at a time; here bands are small, so that there are many of them."""
     flow, logit = draw_flow(draw_labels(shape, 5), 5)
     field = np.concatenate([flow, logit[None]])
     np.save(tmp_path / "flow.npy", field)
-    options = {"n_steps": 200, "cell_threshold": 0.0}
-    ends = [follow_block(field, one, **options) for one in plan_blocks(shape, 50)]
-    options |= {"shape": shape, "block": 50, "flow_threshold": 0.4, "min_size": 15}
-    expected, objects = labels_from_ends(ends, field, **options)
+    endpoints = [follow_block(field, one, n_steps=200, cell_threshold=0.0) for one in cut_blocks(shape, 50)]
+    options = {"block": 50, "cell_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}
+    expected, objects = labels_from_endpoints(endpoints, field, **options)
     assert expected.max() > 10
     monkeypatch.setattr(finish, "_BAND", 30 * shape[-1])
     out = np.memmap(tmp_path / "labels", np.uint32, "w+", shape=shape)
     stored = np.load(tmp_path / "flow.npy", mmap_mode="r")
-    labels, again = labels_from_ends(ends, stored, out=out, first=1001, workers=2, **options)
+    labels, again = labels_from_endpoints(endpoints, stored, out=out, first=1001, workers=2, **options)
     assert labels is out
     np.testing.assert_array_equal(np.asarray(labels), np.where(expected > 0, expected + 1000, 0))
     np.testing.assert_array_equal(again.label, objects.label + 1000)
@@ -87,6 +93,6 @@ def test_a_helix_leaves_every_halo(monkeypatch):
     field = np.concatenate([flow, np.ones((1, *shape))]).astype(np.float16)
     whole = follow_flows(field[:3], field[3] > 0, n_steps=1000).reshape(3, *shape)
     assert (whole[0] == 35).all(), "up to the last plane"
-    for block in plan_blocks(shape, 12)[::4]:
-        ends = follow_block(field, block, n_steps=1000, cell_threshold=0.0)
-        np.testing.assert_array_equal(ends, whole[(slice(None), *block.core)].reshape(3, -1))
+    for block in cut_blocks(shape, 12)[::4]:
+        endpoints = follow_block(field, block, n_steps=1000, cell_threshold=0.0)
+        np.testing.assert_array_equal(endpoints, whole[(slice(None), *block.core)].reshape(3, -1))

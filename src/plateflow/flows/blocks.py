@@ -1,4 +1,4 @@
-"""How a canvas is cut into blocks, and how windows of its flow field are read, whatever holds it."""
+"""How a canvas is cut into blocks, and how regions of its flow field are read, from memory or from a file."""
 
 import mmap
 from collections.abc import Sequence
@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "plan_blocks"]
-
-Box = tuple[slice, ...]
+Region = tuple[slice, ...]
 Bits = NDArray[np.uint16]
-CHANNELS = ("dz", "dy", "dx", "cell logit")
+Points = NDArray[np.int32]
 # One pixel in the integers of positions and steps, and the longest step: 7.99 pixels. float16 flows are read through
-# tables with an entry for each of their 65,536 bit patterns, which makes the rounding the same wherever it runs.
+# tables with one entry for each of their 65,536 bit patterns, so that rounding is the same on every machine.
 ONE = 4096
 _LONGEST = 32727
 NOT_FINITE = -32768
@@ -24,14 +22,30 @@ NOT_FINITE = -32768
 
 @dataclass(frozen=True)
 class Block:
-    """A region of a canvas: ``core`` (canvas coordinates, an axis each) is the part that is nobody else's."""
+    """A region of a canvas that is followed in one piece.
+
+    Attributes:
+        index: number of the block in its canvas, in row-major order.
+        core: the pixels that belong to this block alone, in canvas coordinates, one slice per axis.
+    """
 
     index: int
-    core: Box
+    core: Region
 
 
-def plan_blocks(shape: Sequence[int], block: int) -> list[Block]:
-    """Cut a canvas of ``shape`` into cores of ``block`` pixels an axis (the last ones smaller), in row-major order."""
+def cut_blocks(shape: Sequence[int], block: int) -> list[Block]:
+    """Cut a canvas into blocks.
+
+    Args:
+        shape: of the canvas, ``([Z,] Y, X)``.
+        block: edge of a core in pixels, along every axis; the last core of an axis may be smaller.
+
+    Returns:
+        The blocks in row-major order.
+
+    Raises:
+        ValueError: the edge is less than one pixel.
+    """
     if block < 1:
         raise ValueError(f"a block must be at least one pixel wide; got {block}")
     axes = [[slice(start, min(start + block, size)) for start in range(0, size, block)] for size in shape]
@@ -39,10 +53,21 @@ def plan_blocks(shape: Sequence[int], block: int) -> list[Block]:
 
 
 class FlowField:
-    """A flow field that is read window by window: numpy, memmap or zarr; in one array with its logit, or two.
+    """A flow field that is read region by region, from numpy, memmap or zarr.
 
-    Windows come as the bits of float16, ``(D + 1, Z, Y, X)`` with Z = 1 in two dimensions. Other float types are
-    rounded to float16 on the way: that is where exactness starts.
+    Regions have three axes, and come as the bits of float16, ``(D + 1, Z, Y, X)`` with Z = 1 in two dimensions. Other
+    float types are rounded to float16 on the way: exactness starts from there.
+
+    Args:
+        flow: ``(D + 1, *space)``, order ``[dz,] dy, dx, cell logit``; without the logit if that is given separately.
+        cell_logit: ``(*space)``.
+
+    Attributes:
+        shape: of the canvas, ``([Z,] Y, X)``.
+        volume: the same with a z axis, ``(Z, Y, X)``.
+
+    Raises:
+        ValueError: shapes or types don't fit.
     """
 
     def __init__(self, flow: Any, cell_logit: Any = None) -> None:
@@ -58,64 +83,63 @@ class FlowField:
             raise ValueError(f"the canvas has no pixel: its shape is {self.shape}")
         if cell_logit is not None and tuple(cell_logit.shape) != self.shape:
             raise ValueError(f"cell_logit must have the shape of a flow, {self.shape}; got {tuple(cell_logit.shape)}")
-
-        # What is in memory is rounded once, what isn't with each window.
-        self._flow: Any = self._half(flow) if type(flow) is np.ndarray else flow
-        self._logit: Any = self._half(cell_logit) if type(cell_logit) is np.ndarray else cell_logit
-
-    @property
-    def volume(self) -> tuple[int, int, int]:
-        """The shape with a z axis."""
         depth, height, width = (1,) * (3 - self.ndim) + self.shape
-        return depth, height, width
+        self.volume = depth, height, width
+        # Arrays in memory are rounded once, others region by region.
+        self._flow: Any = _round_to_half(flow) if type(flow) is np.ndarray else flow
+        self._logit: Any = _round_to_half(cell_logit) if type(cell_logit) is np.ndarray else cell_logit
 
-    def read(self, box: Box) -> Bits:
-        """Read a window with all its channels."""
-        flow = self._bits(self._flow[(slice(None), *box)])
+    def read(self, region: Region) -> Bits:
+        """Read a region with all its channels."""
+        space = region[3 - self.ndim :]
+        flow = _bits(self._flow[(slice(None), *space)])
         if self._logit is not None:
-            flow = np.concatenate([flow, self._bits(self._logit[box])[None]])
-        let_go(self._flow)
+            flow = np.concatenate([flow, _bits(self._logit[space])[None]])
+        release_pages(self._flow)
         return flow if self.ndim == 3 else flow[:, None]
 
-    def read_logit(self, box: Box) -> Bits:
-        """Read the cell logits of a window."""
-        logit = self._bits(self._flow[(self.ndim, *box)] if self._logit is None else self._logit[box])
-        let_go(self._flow)
+    def read_logit(self, region: Region) -> Bits:
+        """Read the cell logits of a region, ``(Z, Y, X)``."""
+        space = region[3 - self.ndim :]
+        logit = _bits(self._flow[(self.ndim, *space)] if self._logit is None else self._logit[space])
+        release_pages(self._flow)
         return logit if self.ndim == 3 else logit[None]
 
-    @classmethod
-    def _bits(cls, values: Any) -> Bits:
-        return np.ascontiguousarray(cls._half(np.asarray(values))).view(np.uint16)
 
-    @staticmethod
-    def _half(values: NDArray[Any]) -> NDArray[np.float16]:
-        if values.dtype != np.float16:
-            with np.errstate(over="ignore"):
-                half = values.astype(np.float16)
-            if not np.isfinite(half).all():
-                # What is beyond float16 stays finite; NaN and infinity stay what they are, to be refused.
-                half = np.where(np.isfinite(values), np.clip(values, -60000, 60000), values).astype(np.float16)
-            values = half
-        return values
+def as_field(flow: Any) -> FlowField:
+    """Wrap an array ``(D + 1, *space)`` that isn't a `FlowField` yet."""
+    return flow if isinstance(flow, FlowField) else FlowField(flow)
 
 
-def let_go(array: Any) -> None:
-    """Take the pages of a mapped file out of this process's memory: they lie in the file, what was written too.
+def with_z(region: Region) -> Region:
+    """Give a region of a plane a z axis of length one."""
+    return (slice(0, 1),) * (3 - len(region)) + region
 
-    Anything else than a ``np.memmap`` stays as it is.
+
+def release_pages(array: Any) -> None:
+    """Remove the pages of a mapped file from this process's memory; the file keeps them, including what was written.
+
+    Args:
+        array: a ``np.memmap`` or a view of one; anything else is left alone.
     """
     base = array.base if isinstance(array, np.memmap) and array.mode != "c" else None
     if isinstance(base, mmap.mmap):
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def refuse(channel: int, pixel: Sequence[int], ndim: int) -> ValueError:
-    """Say where a flow field isn't finite."""
-    place = ", ".join(f"{axis} = {int(p)}" for axis, p in zip("zyx"[3 - ndim :], pixel[3 - ndim :], strict=True))
-    return ValueError(
-        f"the flow field isn't finite: {CHANNELS[3 - ndim + channel]} is NaN or infinite at {place}. "
-        "Labels made from it would be wrong; run the network again on this image."
-    )
+def _bits(values: Any) -> Bits:
+    return np.ascontiguousarray(_round_to_half(np.asarray(values))).view(np.uint16)
+
+
+def _round_to_half(values: NDArray[Any]) -> NDArray[np.float16]:
+    if values.dtype == np.float16:
+        return values
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        # Values beyond float16 stay finite; NaN and infinity stay as they are, to be refused later.
+        half = np.where(np.isfinite(values), np.clip(values, -60000, 60000), values).astype(np.float16)
+    return half
 
 
 @cache
@@ -143,6 +167,6 @@ def cell_table(threshold: float) -> NDArray[np.uint8]:
 
 @cache
 def probability_table() -> NDArray[np.float64]:
-    """The logistic function of every float16."""
+    """The logistic function of every float16, by its bits."""
     with np.errstate(all="ignore"):
         return 1 / (1 + np.exp(-half_values().astype(np.float64)))

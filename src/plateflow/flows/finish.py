@@ -1,120 +1,32 @@
-"""From painted labels to the final ones: objects are measured, dropped, filled and numbered."""
+"""From painted labels to the final ones, in place: boxes, holes and numbers.
+
+Labels may lie in a file: bands of rows and boxes of objects are worked on, and their pages released.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.flows import quality
-from plateflow.flows.blocks import let_go
-from plateflow.flows.targets import Labels, as_volume, grow_boxes
+from plateflow.flows.blocks import release_pages
+from plateflow.flows.targets import Boxes, Labels, as_volume, grow_boxes
 
-# Rows are worked on in bands of at most so many pixels.
+# A band has at most this many pixels.
 _BAND = 1 << 22
-# What Cellpose takes for too large, as a share of the canvas.
-_CELLPOSE_LARGEST = 0.4
-
+# Objects in which holes are looked for at a time: close to each other, as they are in raster order.
+_GROUP = 512
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objects:
-    """The objects of a canvas in the order of their labels 1..n; arrays with an entry for each."""
-
-    label: NDArray[np.uint32]
-    seed: NDArray[np.int64]  # (n, D), canvas coordinates
-    area: NDArray[np.int64]  # pixels, filled holes among them
-    flow_error: NDArray[np.float64]  # NaN if the check is off
-    cell_probability: NDArray[np.float64]  # mean over the pixels that lead to the seed
-
-
-def finish(
-    out: NDArray[np.uint32],
-    seed: NDArray[np.int64],
-    area: NDArray[np.int64],
-    measure: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]],
-    flow_threshold: float,
-    min_size: int,
-    max_size: int | None,
-    cellpose: bool,
-    workers: int,
-    first: int = 1,
-) -> tuple[NDArray[np.uint32], Objects]:
-    """Drop what is too large or wrong, fill holes, drop what is too small, and number, in place.
-
-    ``measure`` gives the flow errors (NaN without the check) and cell probabilities of the objects kept so far, from
-    their boxes.
-    """
-    ndim = out.ndim
-    labels = as_labels(out)
-    depth, height, width = labels.shape
-    bands = [*range(0, height, max(1, min(256, _BAND // (depth * width)))), height]
-    boxes = np.zeros((seed.size, 6), np.int64)
-    for band in pairwise(bands):
-        grow_boxes(labels, *band, boxes)
-        let_go(out)
-    if cellpose:
-        max_size = int(_CELLPOSE_LARGEST * out.size)
-    kept = area > 0
-    if max_size is not None:
-        kept &= area <= max_size
-    check = flow_threshold is not None and flow_threshold > 0 and not (cellpose and ndim == 3)
-    errors, probability = measure(boxes, kept, check)
-    if check:
-        kept &= ~(errors > flow_threshold)
-    if cellpose:
-        kept &= area >= min_size
-    for some in _by_number(~kept & (area > 0)):
-        quality.clear(labels, boxes, some)
-        let_go(out)
-    if cellpose:
-        quality.fill_holes(labels, boxes, np.flatnonzero(kept), ndim, True, area)
-    else:
-
-        def have_holes(some: NDArray[np.int64]) -> NDArray[np.int64]:
-            found = some[quality.have_holes(labels, boxes, some, ndim, area)]
-            let_go(out)
-            return found
-
-        holed = np.concatenate([kept[:0].nonzero()[0], *each(have_holes, _by_number(kept), workers)])
-        # Where holes lie in each other the smallest object wins, then the first in raster order: it comes last.
-        for i in holed[np.lexsort((-holed, -area[holed]))]:
-            quality.fill_holes(labels, boxes, np.array([i]), ndim, False, area)
-            let_go(out)
-    kept &= area >= max(min_size, 1)
-
-    numbers = np.zeros(seed.size + 1, np.int32)
-    numbers[1:][kept] = np.arange(first, first + kept.sum())
-
-    def renumber(band: tuple[int, int]) -> None:
-        quality.renumber(labels[:, slice(*band)], numbers)
-        let_go(out)
-
-    list(each(renumber, pairwise(bands), workers))
-    return out, Objects(
-        label=np.arange(first, first + kept.sum(), dtype=np.uint32),
-        seed=np.stack(np.unravel_index(seed[kept], out.shape), -1),
-        area=area[kept],
-        flow_error=errors[kept],
-        cell_probability=probability[kept],
-    )
-
-
 def as_labels(out: NDArray[np.uint32]) -> Labels:
-    """The labels in work: int32, always with a z axis, a plain array whatever holds it."""
+    """The labels while they are made: int32, with a z axis, as a plain array."""
     return as_volume(np.asarray(out).view(np.int32))
-
-
-def _by_number(which: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Indices of objects, a few at a time: they lie near each other, as they are in raster order."""
-    chosen = np.flatnonzero(which)
-    return np.array_split(chosen, -(-chosen.size // 512)) if chosen.size else []
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
@@ -125,3 +37,138 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], workers: int) ->
         return
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(work, items)
+
+
+def find_boxes_by_band(out: NDArray[np.uint32], n: int) -> Boxes:
+    """Find the boxes of labels 1..n."""
+    boxes = np.zeros((n, 6), np.int64)
+    for band in _bands(out):
+        grow_boxes(as_labels(out), *band, boxes)
+        release_pages(out)
+    return boxes
+
+
+def fill_holes(
+    out: NDArray[np.uint32], boxes: Boxes, kept: NDArray[np.bool_], area: NDArray[np.int64], workers: int
+) -> None:
+    """Fill the holes of the kept objects; their areas are updated.
+
+    Pixels of objects that aren't kept count as unlabelled. Where holes lie in each other the smallest object gets the
+    pixels, of equal ones the first in raster order: it comes last.
+    """
+    labels, objects = as_labels(out), np.flatnonzero(kept)
+
+    def with_holes(group: NDArray[np.int64]) -> NDArray[np.int64]:
+        result = group[_have_holes(labels, boxes, group, out.ndim, area)]
+        release_pages(out)
+        return result
+
+    groups = np.array_split(objects, max(1, -(-objects.size // _GROUP)))
+    holed = np.concatenate([*each(with_holes, groups, workers)])
+    for i in holed[np.lexsort((-holed, -area[holed]))]:
+        _fill_holes(labels, boxes[i], i, out.ndim, kept, area)
+        release_pages(out)
+
+
+def renumber(out: NDArray[np.uint32], kept: NDArray[np.bool_], first: int, workers: int) -> None:
+    """Number the kept objects from ``first`` on, and remove the others."""
+    numbers = np.zeros(kept.size + 1, np.int32)
+    numbers[1:][kept] = np.arange(first, first + kept.sum())
+
+    def renumber_band(band: tuple[int, int]) -> None:
+        _renumber(as_labels(out)[:, slice(*band)], numbers)
+        release_pages(out)
+
+    list(each(renumber_band, _bands(out), workers))
+
+
+def _bands(out: NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
+    depth, height, width = as_labels(out).shape
+    return pairwise([*range(0, height, max(1, min(256, _BAND // (depth * width)))), height])
+
+
+@njit(cache=True, nogil=True)
+def _have_holes(
+    labels: Labels, boxes: Boxes, objects: NDArray[np.int64], ndim: int, area: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    result = np.empty(objects.size, np.bool_)
+    for k in range(objects.size):
+        i = objects[k]
+        result[k] = _find_holes(labels, boxes[i], i, ndim, area[i]).size > 0
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _fill_holes(
+    labels: Labels, box: NDArray[np.int64], i: int, ndim: int, kept: NDArray[np.bool_], area: NDArray[np.int64]
+) -> None:
+    """Fill the holes of object i.
+
+    A filled pixel gets the label's negative, so that it still counts as unlabelled for the objects that come later.
+    """
+    holes = _find_holes(labels, box, i, ndim, area[i])
+    if holes.size == 0:
+        return
+    z0, z1, y0, y1, x0, x1 = box
+    row = x1 - x0 + 2
+    plane = (y1 - y0 + 2) * row
+    for z in range(z0, z1):
+        for y in range(y0, y1):
+            p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
+            for x in range(x0, x1):
+                old = labels[z, y, x]
+                if holes[p] and (old <= 0 or not kept[old - 1]):
+                    labels[z, y, x] = -(i + 1)
+                    area[i] += 1
+                    if old != 0:
+                        area[abs(old) - 1] -= 1
+                p += 1
+
+
+@njit(cache=True, nogil=True)
+def _find_holes(labels: Labels, box: NDArray[np.int64], i: int, ndim: int, area: int) -> NDArray[np.bool_]:
+    """Find the pixels in object i's box, with a border of one pixel, flat, that are in its holes; empty without any.
+
+    A hole is what isn't reached from the rim of the box through pixels that aren't the object's, by their 4 neighbours
+    (6 in three dimensions). Filled holes of other objects don't matter.
+    """
+    z0, z1, y0, y1, x0, x1 = box
+    size = (z1 - z0) * (y1 - y0) * (x1 - x0)
+    row = x1 - x0 + 2
+    plane = (y1 - y0 + 2) * row
+    holes = np.zeros((z1 - z0 + 2) * plane if size > area else 0, np.bool_)
+    if size == area:
+        return holes
+    stack = np.empty(size - area, np.int64)
+    reached, top = 0, 0
+    for z in range(z0, z1):
+        for y in range(y0, y1):
+            p = (z - z0 + 1) * plane + (y - y0 + 1) * row + 1
+            rim = y == y0 or y == y1 - 1 or (ndim == 3 and (z == z0 or z == z1 - 1))
+            for x in range(x0, x1):
+                if labels[z, y, x] != i + 1:
+                    if rim or x == x0 or x == x1 - 1:
+                        stack[top] = p
+                        top += 1
+                    else:
+                        holes[p] = True
+                p += 1
+    while top > 0:
+        top -= 1
+        p = stack[top]
+        reached += 1
+        for q in (p - 1, p + 1, p - row, p + row, p - plane, p + plane):
+            if holes[q]:
+                holes[q] = False
+                stack[top] = q
+                top += 1
+    return holes if reached < size - area else holes[:0]
+
+
+@njit(cache=True, nogil=True)
+def _renumber(labels: Labels, numbers: NDArray[np.int32]) -> None:
+    """Replace labels (and the negatives that mark filled pixels) by ``numbers[label]``, in place."""
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                labels[z, y, x] = numbers[abs(labels[z, y, x])]

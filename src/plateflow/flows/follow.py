@@ -1,8 +1,8 @@
 """Following the flow: from every cell pixel to the pixel where its path ends, in integers.
 
-Positions have 12 fractional bits, and so have steps. A step is interpolated linearly along x, then y, then z, each time
-as ``a + (((b - a) * f + 2048) >> 12)``, and the position is kept within the canvas; so where a path ends depends on
-the flow field alone, not on the window it is followed in. A path that leaves its window is followed again in a larger
+Positions and steps have 12 fractional bits. A step is interpolated linearly along x, then y, then z, each time as
+``a + (((b - a) * f + 2048) >> 12)``, and the position is kept within the canvas; so where a path ends depends on the
+flow field alone, not on the region in which it is followed. A path that leaves its region is followed again in a larger
 one.
 """
 
@@ -12,131 +12,113 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.flows.blocks import ONE, Bits, Block, FlowField, cell_table, refuse, step_table
-from plateflow.flows.peer import follow_cellpose
+from plateflow.flows.blocks import (
+    NOT_FINITE,
+    ONE,
+    Bits,
+    Block,
+    FlowField,
+    Points,
+    Region,
+    as_field,
+    cell_table,
+    step_table,
+    with_z,
+)
 
-__all__ = ["follow_block", "follow_flows"]
-
-Points = NDArray[np.int32]
+CHANNELS = ("dz", "dy", "dx", "cell logit")
+# Pixels that are read beyond a core at first, by dimensions.
 HALO = {2: 64, 3: 24}
 
 
 def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: int = 200) -> Points:
     """Follow the flow from every pixel of a mask.
 
-    Parameters
-    ----------
-    flow
-        Flow field in network units (5 x pixels a step), ``(D, *space)``, order ``[dz,] dy, dx``; rounded to float16.
-        It counts as 0 outside the mask.
-    cell_mask
-        Pixels to start from, ``(*space)``.
-    n_steps
-        Steps that each path has.
+    Args:
+        flow: flow field in network units (5 x pixels per step), ``(D, *space)``, order ``[dz,] dy, dx``; rounded to
+            float16. It counts as 0 outside the mask.
+        cell_mask: pixels to start from, ``(*space)``.
+        n_steps: steps of each path.
 
-    Returns
-    -------
-    End pixels, int32 ``(D, n)``, in raster order of the mask.
+    Returns:
+        End pixels, int32 ``(D, n)``, in raster order of the mask.
 
-    Raises
-    ------
-    ValueError
-        If shapes don't fit, or the flow is NaN or infinite anywhere (the message names the place).
+    Raises:
+        ValueError: shapes don't fit, or the flow is NaN or infinite anywhere (the message gives the place).
     """
     field = FlowField(flow, np.asarray(cell_mask).astype(np.float16))
-    whole = Block(0, tuple(slice(0, size) for size in field.shape))
-    return follow_core(field, whole, n_steps=n_steps, cell_threshold=0.5)
+    canvas = Block(0, tuple(slice(0, size) for size in field.shape))
+    return follow_block(field, canvas, n_steps=n_steps, cell_threshold=0.5)
 
 
-def follow_block(
-    flow: Any,
-    block: Block,
-    *,
-    n_steps: int,
-    cell_threshold: float,
-    compat: str | None = None,
-) -> Points:
+def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float) -> Points:
     """Follow the flow from every cell pixel of one block of a canvas.
 
-    Parameters
-    ----------
-    flow
-        The canvas's flow field ``(D + 1, *space)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr. Only the
-        core and a halo are read, and more where a path leads further.
-    block
-        One of :func:`plan_blocks`.
-    n_steps, cell_threshold
-        Steps a path has; the logit above which a pixel is cell.
-    compat
-        ``"cellpose"`` samples the flow as Cellpose 4 does.
+    Only the core and a halo are read, and more where a path leads further.
 
-    Returns
-    -------
-    End pixels in canvas coordinates, int32 ``(D, n)``, in raster order of the cell pixels in the block's core.
+    Args:
+        flow: the canvas's flow field ``(D + 1, *space)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr.
+        block: one of `cut_blocks`.
+        n_steps: steps of each path.
+        cell_threshold: logit above which a pixel is cell.
+
+    Returns:
+        End pixels in canvas coordinates, int32 ``(D, n)``, in raster order of the cell pixels in the block's core.
+
+    Raises:
+        ValueError: as `follow_flows`.
     """
-    return follow_core(FlowField(flow), block, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat)
-
-
-def follow_core(
-    field: FlowField,
-    block: Block,
-    *,
-    n_steps: int,
-    cell_threshold: float,
-    compat: str | None = None,
-) -> Points:
-    """Do what :func:`follow_block` says."""
-    ndim, canvas = field.ndim, field.volume
-    core = (slice(0, 1),) * (3 - ndim) + block.core
-    halo = HALO[ndim]
-    ends = starts = np.empty((3, 0), np.int32)
-    left = None
-    while left is None or left.size:
-        window = tuple(slice(max(c.start - halo, 0), min(c.stop + halo, n)) for c, n in zip(core, canvas, strict=True))
-        origin = np.array([[w.start] for w in window], np.int32)
-        bits = field.read(window[3 - ndim :])
-        steps, cells = _quantise_window(bits, window, cell_threshold)
-        if left is None:
-            inside = tuple(slice(c.start - w.start, c.stop - w.start) for c, w in zip(core, window, strict=True))
-            starts = _list_cells(cells[inside]) + np.array([[c.start] for c in core], np.int32)
-            ends = np.empty_like(starts)
-            left = np.arange(starts.shape[1])
-        local = (starts if left.size == starts.shape[1] else starts[:, left]) - origin
-        limits = _limits(window, canvas)
-        if compat == "cellpose":
-            found, escaped = follow_cellpose(bits, cells, local, origin, canvas, n_steps)
-        else:
-            found, escaped = np.empty_like(local), np.empty(left.size, np.bool_)
-            _follow(steps.reshape(-1), np.array(steps.shape), local, limits, ndim, n_steps, found, escaped)
-        ends[:, left] = found + origin
-        left = left[escaped]
+    field = as_field(flow)
+    canvas = np.array(field.volume)
+    core_start, core_stop = np.array([(axis.start, axis.stop) for axis in with_z(block.core)]).T
+    halo = HALO[field.ndim]
+    endpoints = starts = np.empty((3, 0), np.int32)
+    pending = None
+    while pending is None or pending.size:
+        low, high = np.maximum(core_start - halo, 0), np.minimum(core_stop + halo, canvas)
+        region = _slices(low, high)
+        steps, cells = _quantise_region(field.read(region), region, cell_threshold)
+        if pending is None:
+            core_cells = cells[_slices(core_start - low, core_stop - low)]
+            starts = _list_cells(core_cells) + core_start[:, None].astype(np.int32)
+            endpoints = np.empty_like(starts)
+            pending = np.arange(starts.shape[1])
+        origin = low[:, None].astype(np.int32)
+        local = (starts if pending.size == starts.shape[1] else starts[:, pending]) - origin
+        reached, escaped = np.empty_like(local), np.empty(pending.size, np.bool_)
+        bounds = _bounds(low, high, canvas)
+        _follow(steps.reshape(-1), np.array(steps.shape), local, bounds, field.ndim, n_steps, reached, escaped)
+        endpoints[:, pending] = reached + origin
+        pending = pending[escaped]
         halo *= 2
-    return ends[3 - ndim :]
+    return endpoints[3 - field.ndim :]
 
 
-def _quantise_window(
-    bits: Bits, window: tuple[slice, ...], threshold: float
-) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Make a window's integer steps ``(Z, Y, X, D)``, with a pixel of 0 behind the last of each axis, and its cells."""
+def _slices(start: NDArray[np.int64], stop: NDArray[np.int64]) -> Region:
+    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+
+
+def _quantise_region(bits: Bits, region: Region, threshold: float) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Make a region's integer steps ``(Z, Y, X, D)``, with a pixel of 0 behind the last of each axis, and its cells."""
     ndim = bits.shape[0] - 1
     depth, height, width = bits.shape[1:]
     steps = np.zeros((depth + 1, height + 1, width + 1, ndim), np.int16)
     cells = np.empty((depth, height, width), np.uint8)
-    bad = _quantise(bits, step_table(), cell_table(float(threshold)), steps, cells)
-    if bad >= 0:
-        channel, *pixel = (int(i) for i in np.unravel_index(bad, bits.shape))
-        raise refuse(channel, [p + w.start for p, w in zip(pixel, window, strict=True)], ndim)
+    if not _quantise(bits, step_table(), cell_table(float(threshold)), steps, cells):
+        channel, *pixel = np.argwhere(~np.isfinite(bits.view(np.float16)))[0]
+        place = [f"{axis} = {p + r.start}" for axis, p, r in zip("zyx", pixel, region, strict=True)]
+        raise ValueError(
+            f"the flow field isn't finite: {CHANNELS[3 - ndim + channel]} is NaN or infinite at "
+            f"{', '.join(place[3 - ndim :])}. Labels made from it would be wrong; run the network again on this image."
+        )
     return steps, cells
 
 
-def _limits(window: tuple[slice, ...], canvas: tuple[int, ...]) -> NDArray[np.int64]:
-    """Bounds of positions relative to a window, a row an axis: the canvas's first and last, and the last known."""
-    rows = []
-    for w, size in zip(window, canvas, strict=True):
-        last = (size - 1 - w.start) * ONE
-        # Between two pixels both are needed, so the last pixel of a window is known only if it is the canvas's last.
-        rows.append((-w.start * ONE, last, last if w.stop == size else (w.stop - 1 - w.start) * ONE - 1))
-    return np.array(rows, np.int64)
+def _bounds(low: NDArray[np.int64], high: NDArray[np.int64], canvas: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bounds of positions relative to a region, one row per axis: the canvas's first and last, the region's last."""
+    first, last = -low * ONE, (canvas - 1 - low) * ONE
+    # Between two pixels both are needed, so a region's last pixel can be reached only if it is the canvas's last.
+    return np.stack([first, last, np.where(high == canvas, last, (high - 1 - low) * ONE - 1)], 1)
 
 
 @njit(cache=True, nogil=True)
@@ -146,38 +128,27 @@ def _quantise(
     above: NDArray[np.uint8],
     steps: NDArray[np.int16],
     cells: NDArray[np.uint8],
-) -> int:
-    """Fill steps and cells; return the flat index of the first value that isn't finite, or -1."""
+) -> bool:
+    """Fill steps and cells; return whether all values are finite."""
     ndim = bits.shape[0] - 1
-    bad = -1
+    finite = True
     for z in range(bits.shape[1]):
         for y in range(bits.shape[2]):
             for x in range(bits.shape[3]):
                 cell = above[bits[ndim, z, y, x]]
                 cells[z, y, x] = cell
-                wrong = cell == 2
+                finite &= cell != 2
                 for c in range(ndim):
                     value = table[bits[c, z, y, x]]
-                    wrong |= value == -32768
+                    finite &= value != NOT_FINITE
                     steps[z, y, x, c] = value if cell == 1 else 0
-                if wrong:
-                    for c in range(ndim + 1):
-                        finite = cell != 2 if c == ndim else table[bits[c, z, y, x]] != -32768
-                        if not finite:
-                            place = ((c * bits.shape[1] + z) * bits.shape[2] + y) * bits.shape[3] + x
-                            bad = place if bad < 0 else min(bad, place)
-    return bad
+    return finite
 
 
 @njit(cache=True, nogil=True)
 def _list_cells(cells: NDArray[np.uint8]) -> Points:
-    """List the cell pixels of a window, ``(3, n)``, in raster order."""
-    count = 0
-    for z in range(cells.shape[0]):
-        for y in range(cells.shape[1]):
-            for x in range(cells.shape[2]):
-                count += cells[z, y, x]
-    points = np.empty((3, count), np.int32)
+    """List the cell pixels of a region, ``(3, n)``, in raster order."""
+    points = np.empty((3, np.count_nonzero(cells)), np.int32)
     i = 0
     for z in range(cells.shape[0]):
         for y in range(cells.shape[1]):
@@ -206,24 +177,24 @@ def _follow(
     steps: NDArray[np.int16],
     shape: NDArray[np.int64],
     starts: Points,
-    limits: NDArray[np.int64],
+    bounds: NDArray[np.int64],
     ndim: int,
     n_steps: int,
-    ends: Points,
+    endpoints: Points,
     escaped: NDArray[np.bool_],
 ) -> None:
-    """Follow every start ``(3, n)`` within a window (all in its coordinates); those that leave it are marked.
+    """Follow every start ``(3, n)`` within a region (all in its coordinates); mark those that leave it.
 
-    A state seen before means a cycle: then only what is left of the steps modulo its period is walked, which is exact.
+    A state seen before means a cycle: then only the remainder of the steps modulo its period is walked, which is exact.
     States are remembered at growing intervals, so that a cycle is found whatever its period.
     """
-    # Unsigned indices spare the check for negative ones, which would be a fifth of the time.
+    # Unsigned indices avoid the check for negative ones, which would take a fifth of the time.
     row, plane = shape[2] * ndim, shape[1] * shape[2] * ndim
     right, below, behind = np.uint64(ndim), np.uint64(row), np.uint64(plane)
     one = np.uint64(1)
-    z_low, z_high, z_known = limits[0]
-    y_low, y_high, y_known = limits[1]
-    x_low, x_high, x_known = limits[2]
+    z_low, z_high, z_last = bounds[0]
+    y_low, y_high, y_last = bounds[1]
+    x_low, x_high, x_last = bounds[2]
     z_first, y_first, x_first = max(z_low, 0), max(y_low, 0), max(x_low, 0)
     for i in range(starts.shape[1]):
         z, y, x = np.int64(starts[0, i]) << 12, np.int64(starts[1, i]) << 12, np.int64(starts[2, i]) << 12
@@ -248,7 +219,7 @@ def _follow(
                 z = min(max(z + step_z, z_low), z_high)
             y = min(max(y + step_y, y_low), y_high)
             x = min(max(x + step_x, x_low), x_high)
-            gone = y < y_first or y > y_known or x < x_first or x > x_known or z < z_first or z > z_known
+            gone = y < y_first or y > y_last or x < x_first or x > x_last or z < z_first or z > z_last
             if gone:
                 break
             left -= 1
@@ -260,4 +231,4 @@ def _follow(
                 remembered = done
                 remember += max(8, done >> 2)
         escaped[i] = gone
-        ends[0, i], ends[1, i], ends[2, i] = (z + 2048) >> 12, (y + 2048) >> 12, (x + 2048) >> 12
+        endpoints[0, i], endpoints[1, i], endpoints[2, i] = (z + 2048) >> 12, (y + 2048) >> 12, (x + 2048) >> 12

@@ -1,33 +1,56 @@
-"""From end pixels to labels: the same labels however the canvas was cut into blocks, and the work among threads."""
+"""From end pixels to labels: the same labels however the canvas is cut into blocks, and the work among threads."""
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.flows import quality, seeds
+from plateflow.errors import ResultsError
+from plateflow.flows import seeds
 from plateflow.flows.blocks import (
     Bits,
     Block,
     FlowField,
+    Points,
+    as_field,
     cell_table,
+    cut_blocks,
     half_values,
-    let_go,
-    plan_blocks,
     probability_table,
+    release_pages,
+    with_z,
 )
-from plateflow.flows.finish import Objects, as_labels, each, finish
-from plateflow.flows.follow import Points, follow_core
-from plateflow.flows.peer import errors_cellpose
-from plateflow.flows.targets import Labels
+from plateflow.flows.finish import as_labels, each, fill_holes, find_boxes_by_band, renumber
+from plateflow.flows.flow_error import mean_probability, measure_errors
+from plateflow.flows.follow import follow_block
+from plateflow.flows.targets import Boxes, Floats, Labels
 
-__all__ = ["labels_from_ends", "labels_from_flows"]
-
-# Blocks that labels_from_flows cuts for itself: small enough to stay in cache and to keep every thread busy.
+# Edge of the blocks that labels_from_flows chooses: small enough to stay in cache and to keep all threads busy.
 _OWN_BLOCK = {2: 512, 3: 96}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """The objects of a canvas in ascending order of their labels; each array has one entry per object.
+
+    Attributes:
+        label: 1..n, or from another first label on.
+        seed: ``(n, D)``, canvas coordinates.
+        area: pixels, filled holes included.
+        flow_error: NaN if the check is off.
+        cell_probability: mean over the pixels whose paths lead to the seed.
+    """
+
+    label: NDArray[np.uint32]
+    seed: NDArray[np.int64]
+    area: NDArray[np.int64]
+    flow_error: Floats
+    cell_probability: Floats
 
 
 def labels_from_flows(
@@ -42,236 +65,212 @@ def labels_from_flows(
     flow_threshold: float = 0.4,
     min_size: int = 15,
     max_size: int | None = None,
-    compat: str | None = None,
 ) -> NDArray[np.uint32]:
     """Turn a flow field into labels.
 
-    Parameters
-    ----------
-    flow, cell_logit
-        Flow field in network units (5 x pixels a step), ``(D, *space)``, order ``[dz,] dy, dx``, and logits
-        ``(*space)``; numpy, memmap or zarr. Both are rounded to float16 first.
-    block, workers
-        Edge of the blocks in pixels, and threads (default: one a processor). They change no pixel of the result.
-    device
-        ``"cpu"``, the only one so far.
-    n_steps
-        Steps of a path.
-    cell_threshold
-        Pixels whose logit is above belong to objects.
-    flow_threshold
-        Objects whose flow error is above are dropped; 0 switches the check off.
-    min_size, max_size
-        Objects with fewer pixels (holes filled), or more (before), are dropped; ``None`` is no limit.
-    compat
-        ``"cellpose"`` follows the conventions of Cellpose 4, dependence on the size of the image included.
+    Args:
+        flow: flow field in network units (5 x pixels per step), ``(D, *space)``, order ``[dz,] dy, dx``; numpy, memmap
+            or zarr. Rounded to float16 first.
+        cell_logit: ``(*space)``, like the flow.
+        block: edge of the blocks in pixels. It changes no pixel of the result.
+        workers: threads (default: one per processor). They change no pixel of the result.
+        device: ``"cpu"``, the only one so far.
+        n_steps: steps of each path.
+        cell_threshold: pixels with a logit above this belong to objects.
+        flow_threshold: objects with a flow error above this are dropped; 0 switches the check off.
+        min_size: objects with fewer pixels (filled holes included) are dropped.
+        max_size: objects with more pixels (before holes are filled) are dropped; ``None`` is no limit.
 
-    Returns
-    -------
-    Labels 1..n in raster order of the seeds, uint32, 0 outside.
+    Returns:
+        Labels 1..n in raster order of the seeds, uint32, 0 outside.
 
-    Raises
-    ------
-    ValueError
-        If shapes don't fit, a value is NaN or infinite (the message names the place), or the device isn't the CPU.
+    Raises:
+        ValueError: shapes don't fit, a value is NaN or infinite (the message gives the place), or the device isn't the
+            CPU.
     """
     if str(device) != "cpu":
         raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
     field = FlowField(flow, cell_logit)
-    compat = _check_compat(compat)
-    blocks = plan_blocks(field.shape, block or _OWN_BLOCK[field.ndim])
+    block = block or _OWN_BLOCK[field.ndim]
     workers = workers or _processors()
-
-    def follow(one: Block) -> Points:
-        return follow_core(field, one, n_steps=n_steps, cell_threshold=cell_threshold, compat=compat)
-
-    ends = list(each(follow, blocks, workers))
-    labels, _ = _assemble(
+    follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
+    labels, _ = labels_from_endpoints(
+        list(each(follow, cut_blocks(field.shape, block), workers)),
         field,
-        blocks,
-        ends.__getitem__,
-        cell_threshold,
-        flow_threshold,
-        min_size,
-        max_size,
-        compat,
-        workers,
-        np.zeros(field.shape, np.uint32),
+        block=block,
+        cell_threshold=cell_threshold,
+        flow_threshold=flow_threshold,
+        min_size=min_size,
+        max_size=max_size,
+        workers=workers,
     )
     return labels
 
 
-def labels_from_ends(
-    ends: Callable[[int], Points] | Sequence[Points],
+def labels_from_endpoints(
+    endpoints: Callable[[int], Points] | Sequence[Points],
     flow: Any,
     *,
-    shape: Sequence[int],
     block: int,
-    n_steps: int,
     cell_threshold: float,
     flow_threshold: float,
     min_size: int,
     max_size: int | None = None,
-    compat: str | None = None,
     workers: int = 1,
     first: int = 1,
     out: NDArray[np.uint32] | None = None,
 ) -> tuple[NDArray[np.uint32], Objects]:
     """Make the labels of a canvas from the end pixels of its blocks.
 
-    Without ``out`` the labels are held in memory, 4 bytes a pixel. With a memmap only a block of them is, or as much as
-    the largest object's box, and of ends, flows and objects what blocks and objects need.
+    Without ``out`` the labels are held in memory, 4 bytes per pixel. With a memmap only a block of them is, or the box
+    of the largest object; of endpoints, flows and objects only what blocks and objects need.
 
-    Parameters
-    ----------
-    ends
-        The result of :func:`follow_block` for each of ``plan_blocks(shape, block)``: a sequence, or a function of the
-        block's index (it is called twice for each block).
-    flow
-        The canvas's flow field ``(D + 1, *space)`` with the logit last; numpy, memmap or zarr.
-    shape, block, n_steps, cell_threshold, compat
-        As the blocks were planned and followed.
-    flow_threshold, min_size, max_size
-        As :func:`labels_from_flows`.
-    workers
-        Threads; they change nothing in the result.
-    first
-        Label of the first object.
-    out
-        Where to make the labels, uint32 ``shape``, full of 0.
+    Args:
+        endpoints: the result of `follow_block` for each block of ``cut_blocks(shape, block)``: a sequence, or a
+            function of the block's index (called twice per block).
+        flow: the canvas's flow field ``(D + 1, *shape)`` with the logit last; numpy, memmap or zarr.
+        block: edge of the blocks, as they were cut.
+        cell_threshold: as the blocks were followed.
+        flow_threshold: as `labels_from_flows`, like the next three.
+        min_size: in pixels.
+        max_size: in pixels.
+        workers: threads.
+        first: label of the first object.
+        out: where to make the labels, uint32, of the canvas's shape, filled with 0.
 
-    Returns
-    -------
-    Labels 1..n (uint32, ``shape``), or from ``first`` on, and what is known of each object.
+    Returns:
+        The labels, uint32, and their objects.
 
-    Raises
-    ------
-    ValueError
-        If the end pixels aren't those of this flow field and these parameters.
+    Raises:
+        ValueError: shapes don't fit.
+        ResultsError: the endpoints aren't those of this flow field and these blocks.
     """
-    field = FlowField(flow)
-    if tuple(shape) != field.shape:
-        raise ValueError(f"the canvas is {tuple(shape)} and its flow field {field.shape}: they must be the same")
-    blocks = plan_blocks(shape, block)
-    compat = _check_compat(compat)
-
-    def read(index: int) -> Points:
-        points = ends(index) if callable(ends) else ends[index]
-        core = np.array([[(c.start, c.stop)] for c in blocks[index].core])
-        # No path leads further than 7.99 pixels a step: end pixels that lie beyond are those of something else.
-        reach = 8 * n_steps + 1
-        if len(points) != len(core) or (points < core[..., 0] - reach).any() or (points > core[..., 1] + reach).any():
-            raise ValueError(f"the end pixels of block {index} can't be reached from it: follow this canvas again")
-        return points
-
+    field = as_field(flow)
     out = np.zeros(field.shape, np.uint32) if out is None else out
-    return _assemble(
-        field, blocks, read, cell_threshold, flow_threshold, min_size, max_size, compat, workers, out, first
-    )
+    if out.shape != field.shape:
+        raise ValueError(f"the labels have the shape {out.shape} and the flow field {field.shape}: they must be equal")
+    blocks = cut_blocks(field.shape, block)
 
+    def read(one: Block) -> Points:
+        points = endpoints(one.index) if callable(endpoints) else endpoints[one.index]
+        if len(points) != field.ndim or points.min(initial=0) < 0 or (points.max(1, initial=0) >= field.shape).any():
+            raise _foreign_endpoints(one, f"some lie outside the canvas of {field.shape} pixels")
+        return points if field.ndim == 3 else np.concatenate([np.zeros_like(points[:1]), points])
 
-def _assemble(
-    field: FlowField,
-    blocks: list[Block],
-    ends: Callable[[int], Points],
-    cell_threshold: float,
-    flow_threshold: float,
-    min_size: int,
-    max_size: int | None,
-    compat: str | None,
-    workers: int,
-    out: NDArray[np.uint32],
-    first: int = 1,
-) -> tuple[NDArray[np.uint32], Objects]:
-    """Count, find seeds, label, then finish: the steps of the design in their order."""
-    canvas = field.volume
-    cellpose = compat == "cellpose"
-    count = each(lambda one: seeds.count_ends(ends(one.index), canvas), blocks, workers)
-    counts = seeds.merge_counts(count, canvas)
-    chosen = seeds.find_seeds(counts, ties=cellpose)
-    owner = seeds.find_basins(counts, chosen)
+    counted = each(lambda one: seeds.count_endpoints(read(one), field.volume), blocks, workers)
+    counts = seeds.merge_counts(counted, field.volume)
+    chosen = seeds.find_seeds(counts)
     # From here on objects are known by their indices 0..n-1 in raster order of their seeds, and labelled index + 1.
     order = np.argsort(chosen)
     numbers = np.zeros(chosen.size + 1, np.int32)
     numbers[1 + order] = np.arange(1, chosen.size + 1)
-    owner = numbers[owner]
+    owner = numbers[seeds.find_basins(counts, chosen)]
     seed = counts.pixels[chosen[order]]
 
-    labels = as_labels(out)
-    rows = counts.rows()
-    above = cell_table(float(cell_threshold))
-    area = np.zeros(seed.size, np.int64)
+    def look_up(one: Block) -> NDArray[np.int32]:
+        return seeds.look_up(read(one), counts, owner)
+
+    area = _paint(field, blocks, look_up, cell_threshold, out, seed.size, workers)
+    boxes = find_boxes_by_band(out, seed.size)
+    kept = area > 0
+    if max_size is not None:
+        kept &= area <= max_size
+    errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), flow_threshold > 0, workers)
+    kept &= ~(errors > flow_threshold)
+    fill_holes(out, boxes, kept, area, workers)
+    kept &= area >= max(min_size, 1)
+    renumber(out, kept, first, workers)
+    return out, Objects(
+        label=np.arange(first, first + kept.sum(), dtype=np.uint32),
+        seed=np.stack(np.unravel_index(seed[kept], field.shape), -1),
+        area=area[kept],
+        flow_error=errors[kept],
+        cell_probability=probability[kept],
+    )
+
+
+def _paint(
+    field: FlowField,
+    blocks: list[Block],
+    look_up: Callable[[Block], NDArray[np.int32]],
+    cell_threshold: float,
+    out: NDArray[np.uint32],
+    n: int,
+    workers: int,
+) -> NDArray[np.int64]:
+    """Label the cell pixels of each block by what ``look_up`` says of its endpoints; return the areas of n objects."""
+    labels, above = as_labels(out), cell_table(float(cell_threshold))
 
     def paint(one: Block) -> tuple[int, NDArray[np.int64]]:
-        values = seeds.look_up(ends(one.index), counts, rows, owner)
-        core = labels[_with_z(one.core)]
-        if _paint(field.read_logit(one.core), above, values, core) != values.size:
-            raise ValueError(f"block {one.index} has not one end pixel for each cell pixel: follow this canvas again")
-        let_go(out)
-        # Objects of a block have numbers not far apart: count from the lowest on, not all of the canvas's.
+        values, core = look_up(one), with_z(one.core)
+        if _paint_core(field.read_logit(core), above, values, labels[core]) != values.size:
+            raise _foreign_endpoints(one, "there is not one end pixel for each cell pixel")
+        release_pages(out)
+        # Objects of a block have numbers close to each other: count from the lowest on, not all of the canvas's.
         painted = values[values > 0] - 1
-        lowest = int(painted.min(initial=seed.size))
+        lowest = int(painted.min(initial=n))
         return lowest, np.bincount(painted - lowest)
 
+    area = np.zeros(n, np.int64)
     for lowest, part in each(paint, blocks, workers):
         area[lowest : lowest + part.size] += part
-
-    def measure(
-        boxes: NDArray[np.int64], kept: NDArray[np.bool_], check: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        errors, probability = _measure(field, blocks, out, boxes, kept, check and not cellpose, workers)
-        return errors_cellpose(labels, boxes, kept, field) if check and cellpose else errors, probability
-
-    return finish(out, seed, area, measure, flow_threshold, min_size, max_size, cellpose, workers, first)
+    return area
 
 
 def _measure(
     field: FlowField,
-    blocks: list[Block],
+    block: int,
     out: NDArray[np.uint32],
-    boxes: NDArray[np.int64],
-    kept: NDArray[np.bool_],
+    boxes: Boxes,
+    objects: NDArray[np.int64],
     check: bool,
     workers: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measure flow error and cell probability of the kept objects; the rest stays NaN.
+) -> tuple[Floats, Floats]:
+    """Measure flow error (with ``check``) and cell probability of these objects; NaN for the others.
 
-    Objects are taken with the block that holds the first corner of their box, so that each window is read once.
+    Objects are taken with the block that holds the first corner of their box, so that each region is read once.
     """
     errors, probability = np.full((2, len(boxes)), np.nan)
-    ndim, labels = field.ndim, as_labels(out)
-    edge = [c.stop - c.start for c in _with_z(blocks[0].core)]
-    across = [-(-n // e) for n, e in zip(field.volume, edge, strict=True)]
-    home = np.ravel_multi_index(tuple(boxes[:, 2 * a] // edge[a] for a in range(3)), tuple(across))
-    indices = np.flatnonzero(kept)
-    indices = indices[np.argsort(home[indices], kind="stable")]
-    groups = np.split(indices, np.flatnonzero(np.diff(home[indices])) + 1) if indices.size else []
+    labels = as_labels(out)
+    home = np.ravel_multi_index(tuple(boxes[objects, ::2].T // block), field.volume)
+    order = np.argsort(home, kind="stable")
+    groups = np.split(objects[order], np.flatnonzero(np.diff(home[order])) + 1) if objects.size else []
 
     def measure(group: NDArray[np.int64]) -> None:
-        mine = boxes[group]
-        low, high = mine[:, ::2].min(0), mine[:, 1::2].max(0)
-        window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        local = mine - np.repeat(low, 2)
-        view = labels[window]
+        low, high = boxes[group, ::2].min(0), boxes[group, 1::2].max(0)
+        region = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        local = boxes[group] - np.repeat(low, 2)
         if check:
-            bits = field.read(window[3 - ndim :])
-            found = np.empty(group.size)
-            quality.measure_errors(view, local, group + 1, ndim, half_values()[bits[:ndim]], found)
-            errors[group] = found
-            logit = bits[ndim]
+            bits = field.read(region)
+            values = np.empty(group.size)
+            measure_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], values)
+            errors[group] = values
+            logit = bits[-1]
         else:
-            logit = field.read_logit(window[3 - ndim :])
-        found = np.empty(group.size)
-        quality.mean_probability(view, local, group + 1, logit, probability_table(), found)
-        probability[group] = found
-        let_go(out)
+            logit = field.read_logit(region)
+        values = np.empty(group.size)
+        mean_probability(labels[region], local, group + 1, logit, probability_table(), values)
+        probability[group] = values
+        release_pages(out)
 
     list(each(measure, groups, workers))
     return errors, probability
 
 
+def _foreign_endpoints(block: Block, why: str) -> ResultsError:
+    return ResultsError(
+        f"the end pixels of block {block.index} aren't those of this flow field",
+        why=why,
+        remedy="follow this canvas again; in a project: `plateflow retry PLATE/WELL --stage follow`, then `snakemake`",
+    )
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @njit(cache=True, nogil=True)
-def _paint(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], labels: Labels) -> int:
+def _paint_core(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], labels: Labels) -> int:
     """Give the cell pixels of a core their values, in raster order; return how many there are."""
     i = 0
     for z in range(logit.shape[0]):
@@ -282,17 +281,3 @@ def _paint(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], lab
                         labels[z, y, x] = values[i]
                     i += 1
     return i
-
-
-def _with_z(core: tuple[slice, ...]) -> tuple[slice, ...]:
-    return (slice(0, 1),) * (3 - len(core)) + core
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_compat(compat: str | None) -> str | None:
-    if compat not in (None, "cellpose"):
-        raise ValueError(f'compat is None or "cellpose"; got {compat!r}')
-    return compat

@@ -1,9 +1,9 @@
-"""Flow fields of label images: what the network is trained on, and what the quality check compares with.
+"""Flow fields of label images: what the network is trained on, and what the flow error compares with.
 
 The method is Cellpose's (Stringer et al., Nature Methods 2021): heat is fed into the centre of an object, diffuses
-inside it, and the flow is the direction of the gradient. Two things differ on purpose. The number of steps follows each
-object's own box, so that an object's flow doesn't depend on what else is in the image; and the gradient takes what lies
-outside the object as 0, so that nothing leaks between labels that touch.
+inside it, and the flow is the direction of its gradient. Two things differ on purpose. The number of steps follows from
+each object's own box, so that an object's flow doesn't depend on what else is in the image; and the gradient takes what
+lies outside the object as 0, so that nothing leaks between labels that touch.
 """
 
 from typing import Any
@@ -12,30 +12,26 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["flows_from_labels"]
-
 Labels = NDArray[np.int32]
-# What one pass of the diffusion keeps in the first-level cache: rows are updated in strips of about so many pixels.
+Boxes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# What one pass of the diffusion keeps in the first-level cache: rows are updated in strips of about this many pixels.
 _STRIP = 1024
 
 
 def flows_from_labels(labels: NDArray[Any]) -> NDArray[np.float32]:
     """Compute the flow field that leads from every pixel of an object to its centre.
 
-    Parameters
-    ----------
-    labels
-        Label image, axes ``YX`` or ``ZYX``, integers; 0 (and below) is outside, gaps between labels are allowed.
+    Args:
+        labels: label image, axes ``YX`` or ``ZYX``, integers; 0 and below is outside, gaps between labels are allowed.
 
-    Returns
-    -------
-    Array of shape ``(D, *labels.shape)``, order ``[dz,] dy, dx``: unit vectors in pixels, 0 outside the objects and
-    where the heat doesn't reach (pieces of an object that don't hang together with its centre).
+    Returns:
+        Array of shape ``(D, *labels.shape)``, order ``[dz,] dy, dx``: unit vectors in pixels; 0 outside the objects and
+        where the heat doesn't reach (pieces of an object that aren't connected to its centre).
 
-    Raises
-    ------
-    ValueError
-        If the labels aren't integers in two or three dimensions.
+    Raises:
+        ValueError: the labels aren't integers in two or three dimensions.
     """
     compact, boxes = compact_labels(labels)
     out = np.zeros((compact.ndim, *compact.shape), np.float32)
@@ -45,14 +41,17 @@ def flows_from_labels(labels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def as_volume(array: NDArray[Any]) -> NDArray[Any]:
-    """Give a ``YX`` array a z axis of length one: the compiled code knows three axes only."""
+    """Give a ``YX`` array a z axis of length one: compiled code takes three axes only."""
     return array if array.ndim == 3 else array.reshape(1, *array.shape)
 
 
-def compact_labels(labels: NDArray[Any]) -> tuple[Labels, NDArray[np.int64]]:
+def compact_labels(labels: NDArray[Any]) -> tuple[Labels, Boxes]:
     """Return labels as contiguous int32 and the boxes of their objects.
 
-    Labels much larger than the image are numbered anew in ascending order.
+    Labels much larger than the image are renumbered in ascending order.
+
+    Raises:
+        ValueError: the labels aren't integers in two or three dimensions.
     """
     labels = np.ascontiguousarray(labels)
     if labels.ndim not in (2, 3) or labels.dtype.kind not in "iub":
@@ -70,16 +69,16 @@ def compact_labels(labels: NDArray[Any]) -> tuple[Labels, NDArray[np.int64]]:
 
 
 @njit(cache=True, nogil=True)
-def find_boxes(labels: Labels, top: int) -> NDArray[np.int64]:
-    """Find the box of each label 1..top: ``z0, z1, y0, y1, x0, x1``, ends exclusive; all 0 where there is none."""
+def find_boxes(labels: Labels, top: int) -> Boxes:
+    """Find the box of each label 1..top: ``z0, z1, y0, y1, x0, x1``, the second exclusive; 0 where there is none."""
     boxes = np.zeros((top, 6), np.int64)
     grow_boxes(labels, 0, labels.shape[1], boxes)
     return boxes
 
 
 @njit(cache=True, nogil=True)
-def grow_boxes(labels: Labels, first: int, last: int, boxes: NDArray[np.int64]) -> None:
-    """Grow boxes so that they hold what rows ``first..last`` have of the labels."""
+def grow_boxes(labels: Labels, first: int, last: int, boxes: Boxes) -> None:
+    """Grow the boxes of labels to include their pixels in the rows from ``first`` to before ``last``."""
     for z in range(labels.shape[0]):
         for y in range(first, last):
             for x in range(labels.shape[2]):
@@ -99,25 +98,20 @@ def grow_boxes(labels: Labels, first: int, last: int, boxes: NDArray[np.int64]) 
 
 @njit(cache=True, nogil=True)
 def diffuse(
-    labels: Labels,
-    label: int,
-    box: NDArray[np.int64],
-    ndim: int,
-    steps: int,
-    memory: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int, int]:
-    """Let heat diffuse in one object, as many ``steps`` as its box asks for if that is 0.
+    labels: Labels, label: int, box: NDArray[np.int64], ndim: int, buffer: Floats
+) -> tuple[Floats, Floats, int, int, int]:
+    """Let heat diffuse in one object, for as many steps as its box requires (Cellpose's numbers, even in 3D).
 
-    Returns heat and weight (above 0 inside the object) of its box with a border of one pixel, flat, in ``memory``; the
-    index of the box's first pixel in them; and how far rows and planes lie apart.
+    Returns heat and weight (above 0 inside the object) of its box with a border of one pixel, flat, in ``buffer``; the
+    index of the box's first pixel in them; and the distances between rows and between planes.
     """
-    z0, z1, y0, y1, x0, x1 = box[0], box[1], box[2], box[3], box[4], box[5]
+    z0, z1, y0, y1, x0, x1 = box
     row = x1 - x0 + 2
     plane = (y1 - y0 + 2) * row
     border = 1 if ndim == 3 else 0
     size = plane * (z1 - z0 + 2 * border)
-    heat, other, weight = memory[0, :size], memory[1, :size], memory[2, :size]
-    memory[:, :size] = 0.0
+    heat, other, weight = buffer[0, :size], buffer[1, :size], buffer[2, :size]
+    buffer[:, :size] = 0.0
     share = 1.0 / 7.0 if ndim == 3 else 1.0 / 9.0
     area, sum_z, sum_y, sum_x = 0, 0, 0, 0
     for z in range(z0, z1):
@@ -143,23 +137,16 @@ def diffuse(
                     d = (z - centre_z) ** 2 + (y - centre_y) ** 2 + (x - centre_x) ** 2
                     if nearest < 0 or d < nearest:
                         nearest, source = d, base + x
-    steps = steps if steps > 0 else diffusion_steps(box, ndim)
+    extent = (y1 - y0) + (x1 - x0) + 2
     if ndim == 3:
-        _diffuse_cross(heat, other, weight, row, plane, source, steps)
+        _diffuse_cross(heat, other, weight, row, plane, source, 6 * (extent + z1 - z0 + 1))
     else:
-        _diffuse_square(heat, other, weight, row, source, steps)
+        _diffuse_square(heat, other, weight, row, source, 2 * extent)
     return heat, weight, border * plane + row + 1, row, plane
 
 
-@njit(cache=True, nogil=True)
-def diffusion_steps(box: NDArray[np.int64], ndim: int) -> int:
-    """Say how many steps heat takes to fill an object with such a box (Cellpose's numbers, an even one in 3D)."""
-    extent = (box[3] - box[2]) + (box[5] - box[4]) + 2
-    return 6 * (extent + box[1] - box[0] + 1) if ndim == 3 else 2 * extent
-
-
 @njit(cache=True, nogil=True, inline="always")
-def slope(heat: NDArray[np.float64], p: int, row: int, plane: int, ndim: int) -> tuple[float, float, float]:
+def slope(heat: Floats, p: int, row: int, plane: int, ndim: int) -> tuple[float, float, float]:
     """Direction ``dz, dy, dx`` in which the heat grows at ``p``, a unit vector; 0 where it is flat."""
     dy = heat[p + row] - heat[p - row]
     dx = heat[p + 1] - heat[p - 1]
@@ -171,35 +158,26 @@ def slope(heat: NDArray[np.float64], p: int, row: int, plane: int, ndim: int) ->
 
 
 @njit(cache=True, nogil=True)
-def _diffuse_square(
-    heat: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    row: int,
-    source: int,
-    steps: int,
-) -> None:
+def _diffuse_square(heat: Floats, sums: Floats, weight: Floats, row: int, source: int, steps: int) -> None:
     """Average over 3 x 3 pixels, ``steps`` times, in place.
 
-    Rows are laid end to end: sums that run over a row's end only reach border pixels, whose weight is 0. Strips keep
-    what is in work in cache: a strip is written when the sums of the next one are known.
+    Rows are laid end to end: sums that run over a row's end only reach border pixels, whose weight is 0. A strip is
+    updated when the sums of the next one are there, so that both are still in cache.
     """
     n = heat.size
     strip = max(1, _STRIP // row) * row
     for _ in range(steps):
         heat[source] += 1.0
-        known = 0
+        summed = 0
         first = row
         while first < n - row:
             last = min(first + strip, n - row)
             upto = min(last + row, n)
-            count = upto - known
-            if known == 0:
+            if summed == 0:
                 sums[0] = heat[0] + heat[1]
-                _sum3(heat[: count - 1], heat[1:count], heat[2 : count + 1], sums[1:count])
-            else:
-                _sum3(heat[known - 1 : upto - 1], heat[known:upto], heat[known + 1 : upto + 1], sums[known:upto])
-            known = upto
+                summed = 1
+            _sum3(heat[summed - 1 : upto - 1], heat[summed:upto], heat[summed + 1 : upto + 1], sums[summed:upto])
+            summed = upto
             _weigh3(
                 sums[first - row : last - row],
                 sums[first:last],
@@ -211,33 +189,19 @@ def _diffuse_square(
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _sum3(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+def _sum3(a: Floats, b: Floats, c: Floats, out: Floats) -> None:
     for i in range(min(out.size, c.size)):
         out[i] = a[i] + b[i] + c[i]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _weigh3(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    c: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    out: NDArray[np.float64],
-) -> None:
+def _weigh3(a: Floats, b: Floats, c: Floats, weight: Floats, out: Floats) -> None:
     for i in range(out.size):
         out[i] = (a[i] + b[i] + c[i]) * weight[i]
 
 
 @njit(cache=True, nogil=True)
-def _diffuse_cross(
-    heat: NDArray[np.float64],
-    other: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    row: int,
-    plane: int,
-    source: int,
-    steps: int,
-) -> None:
+def _diffuse_cross(heat: Floats, other: Floats, weight: Floats, row: int, plane: int, source: int, steps: int) -> None:
     """Average over a voxel and its six neighbours, ``steps`` times (an even number); the result is in ``heat``."""
     for _ in range(steps // 2):
         _cross(heat, other, weight, row, plane, source)
@@ -245,14 +209,7 @@ def _diffuse_cross(
 
 
 @njit(cache=True, nogil=True)
-def _cross(
-    old: NDArray[np.float64],
-    new: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    row: int,
-    plane: int,
-    source: int,
-) -> None:
+def _cross(old: Floats, new: Floats, weight: Floats, row: int, plane: int, source: int) -> None:
     old[source] += 1.0
     n = old.size - 2 * plane
     centre, left, right = old[plane : plane + n], old[plane - 1 : plane - 1 + n], old[plane + 1 : plane + 1 + n]
@@ -264,25 +221,24 @@ def _cross(
 
 
 @njit(cache=True, nogil=True)
-def room(boxes: NDArray[np.int64], ndim: int) -> NDArray[np.float64]:
-    """Make the memory that ``diffuse`` needs for the largest of these boxes."""
+def scratch_buffer(boxes: Boxes, ndim: int) -> Floats:
+    """Allocate what ``diffuse`` needs for the largest of these boxes."""
     largest = 0
-    for i in range(len(boxes)):
-        box = boxes[i]
-        depth = box[1] - box[0] + 2 if ndim == 3 else 1
-        largest = max(largest, depth * (box[3] - box[2] + 2) * (box[5] - box[4] + 2))
+    for z0, z1, y0, y1, x0, x1 in boxes:
+        depth = z1 - z0 + 2 if ndim == 3 else 1
+        largest = max(largest, depth * (y1 - y0 + 2) * (x1 - x0 + 2))
     return np.empty((3, largest), np.float64)
 
 
 @njit(cache=True, nogil=True)
-def _targets(labels: Labels, boxes: NDArray[np.int64], ndim: int, out: NDArray[np.float32]) -> None:
+def _targets(labels: Labels, boxes: Boxes, ndim: int, out: NDArray[np.float32]) -> None:
     """Write the unit vectors of all objects into ``out``, ``(D, Z, Y, X)``."""
-    memory = room(boxes, ndim)
+    buffer = scratch_buffer(boxes, ndim)
     for i in range(len(boxes)):
         z0, z1, y0, y1, x0, x1 = boxes[i]
         if z1 == 0:
             continue
-        heat, weight, first, row, plane = diffuse(labels, i + 1, boxes[i], ndim, 0, memory)
+        heat, weight, first, row, plane = diffuse(labels, i + 1, boxes[i], ndim, buffer)
         for z in range(z0, z1):
             for y in range(y0, y1):
                 base = first + (z - z0) * plane + (y - y0) * row - x0

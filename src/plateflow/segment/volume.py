@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from plateflow.flows import let_go
+from plateflow.flows import release_pages
 from plateflow.segment.engine import Request
 from plateflow.segment.scratch import scratch_array
 
@@ -99,7 +99,7 @@ class Volume:
             if not self._filled:
                 for z in range(self.shape[0]):
                     self._pixels[:, z] = self._read_plane(z)
-                    let_go(self._pixels)
+                    release_pages(self._pixels)
                 self._filled = True
             number, k = divmod(index, self._thickness(axis))
             if self._slab is None or self._slab[0] != (axis, number):
@@ -107,7 +107,7 @@ class Volume:
                 start = index - k
                 planes = self._pixels[_along(axis + 1, start, start + self._thickness(axis))]
                 self._slab = (axis, number), np.array(np.moveaxis(planes, axis + 1, 0), order="C")
-                let_go(self._pixels)
+                release_pages(self._pixels)
             return _with_rows(self._slab[1][k], self._network_rows(axis), antialias=self.anisotropy < 1)
 
     def _write(self, axis: int, components: tuple[int, ...], index: int, flow: NDArray[np.float16]) -> None:
@@ -119,7 +119,7 @@ class Volume:
             for k, component in enumerate(components):
                 self._sums[component][place] += np.stack([part[k] for part in self._waiting], axis)
             self._waiting.clear()
-            let_go(self._sums)
+            release_pages(self._sums)
         if last and axis == self._passes[-1][0]:
             self._finish()
 
@@ -131,8 +131,8 @@ class Volume:
             mean = (self._sums[:, z] / counts).astype(np.float32, copy=False)
             mean[:3] = in_voxels(mean[:3], self.anisotropy)
             flow[:, z] = mean
-            let_go(self._sums)
-            let_go(flow)
+            release_pages(self._sums)
+            release_pages(flow)
         self._save(flow)
 
 

@@ -74,12 +74,12 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
 
 def blocks_of_well(plate: Plate, well: str, label_set: str) -> list[CanvasBlock]:
     """The blocks of a label set of a well, counted on over its canvases: the index is the work item's block number."""
-    from plateflow.flows import plan_blocks
+    from plateflow.flows import cut_blocks
 
     return [
         CanvasBlock(canvas=canvas, number=number)
         for canvas in plate.canvases(well, label_set)
-        for number in range(len(plan_blocks(canvas.shape, block_edge(canvas.shape, plate.config.follow_block_px))))
+        for number in range(len(cut_blocks(canvas.shape, block_edge(canvas.shape, plate.config.follow_block_px))))
     ]
 
 
@@ -94,13 +94,13 @@ def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
 
 
 def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
-    from plateflow.flows import follow_block, plan_blocks
+    from plateflow.flows import follow_block, cut_blocks
 
     canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
     flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index), job.plate.name)
     endpoints = follow_block(
         flow,
-        plan_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],
+        cut_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],
         n_steps=job.plate.grid(item.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
     )

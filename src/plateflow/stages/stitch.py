@@ -129,26 +129,24 @@ class _Plane:
     z: int
 
     def __getitem__(self, region: tuple[slice, slice]) -> NDArray[np.uint32]:
-        from plateflow.flows import let_go
+        from plateflow.flows import release_pages
 
         part = (self.labels if self.labels.ndim == 2 else self.labels[self.z])[region]
         if isinstance(part, np.memmap):
             part = np.array(part)
-            let_go(self.labels)
+            release_pages(self.labels)
         return part
 
 
 def _label(job: Job, item: Item, canvas: Canvas, blocks: list[int], out: NDArray[np.uint32], first: int) -> Objects:
     """Make the labels of a canvas in `out`."""
-    from plateflow.flows import labels_from_ends
+    from plateflow.flows import labels_from_endpoints
 
     paths, settings, plate = job.paths, job.config.segmentation[item.label_set], job.plate.name
-    _, objects = labels_from_ends(
+    _, objects = labels_from_endpoints(
         lambda index: load_scratch(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index]), plate),
         load_scratch(paths.flows(item.label_set, item.well, canvas.index), plate),
-        shape=canvas.shape,
         block=block_edge(canvas.shape, job.config.follow_block_px),
-        n_steps=job.plate.grid(item.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
         min_size=settings.min_size_px,

@@ -1,0 +1,86 @@
+"""How well labels and flow field agree, one object at a time in its box: flow error and cell probability."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from plateflow.flows.blocks import Bits
+from plateflow.flows.targets import Boxes, Floats, Labels, as_volume, compact_labels, diffuse, scratch_buffer, slope
+
+
+def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
+    """Compare a flow field with the one that the labels themselves would have (Cellpose's flow error).
+
+    Args:
+        labels: label image, axes ``YX`` or ``ZYX``; objects of one pixel or more, gaps between labels are allowed.
+        flow: flow field in network units (5 x the unit target), ``(D, *labels.shape)``, order ``[dz,] dy, dx``.
+
+    Returns:
+        For each label 1..max the mean over its pixels of the squared distance between ``flow / 5`` and its own unit
+        target (`flows_from_labels`); NaN where there is no such label. Sums are float64 in raster order.
+
+    Raises:
+        ValueError: the shapes don't fit, or the labels aren't integers in two or three dimensions.
+    """
+    labels = np.asarray(labels)
+    top = int(labels.max(initial=0))
+    compact, boxes = compact_labels(labels)
+    if flow.shape != (compact.ndim, *compact.shape):
+        raise ValueError(f"flow must have the shape {(compact.ndim, *compact.shape)} of these labels; got {flow.shape}")
+    if flow.dtype == np.float16:
+        flow = flow.astype(np.float32)
+    volume = as_volume(compact)
+    errors = np.full(len(boxes), np.nan)
+    numbers = np.arange(1, len(boxes) + 1)
+    measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), errors)
+    if top == len(errors):
+        return errors
+    spread = np.full(top, np.nan)  # the labels were renumbered
+    spread[np.unique(labels[labels > 0]).astype(np.int64) - 1] = errors
+    return spread
+
+
+@njit(cache=True, nogil=True)
+def measure_errors(
+    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, errors: Floats
+) -> None:
+    """Fill the flow errors of the objects with these numbers and boxes, all in the coordinates of ``labels``."""
+    buffer = scratch_buffer(boxes, ndim)
+    for i in range(len(boxes)):
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        if z1 == 0:
+            continue
+        heat, weight, first, row, plane = diffuse(labels, numbers[i], boxes[i], ndim, buffer)
+        total, area = 0.0, 0
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                base = first + (z - z0) * plane + (y - y0) * row - x0
+                for x in range(x0, x1):
+                    if weight[base + x] > 0.0:
+                        dz, dy, dx = slope(heat, base + x, row, plane, ndim)
+                        dy -= np.float64(flow[ndim - 2, z, y, x]) / 5.0
+                        dx -= np.float64(flow[ndim - 1, z, y, x]) / 5.0
+                        if ndim == 3:
+                            dz -= np.float64(flow[0, z, y, x]) / 5.0
+                        total += dz * dz + dy * dy + dx * dx
+                        area += 1
+        errors[i] = total / area
+
+
+@njit(cache=True, nogil=True)
+def mean_probability(
+    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], logit: Bits, table: Floats, means: Floats
+) -> None:
+    """Fill the mean over each object of the logistic function (``table``, by the bits of the float16 logit)."""
+    for i in range(len(boxes)):
+        z0, z1, y0, y1, x0, x1 = boxes[i]
+        total, area = 0.0, 0
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                for x in range(x0, x1):
+                    if labels[z, y, x] == numbers[i]:
+                        total += table[logit[z, y, x]]
+                        area += 1
+        means[i] = total / max(area, 1)
