@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import grimp
+
 import plateflow
 
 PACKAGE = Path(plateflow.__file__).parent

@@ -94,7 +94,7 @@ def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
 
 
 def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
-    from plateflow.flows import follow_block, cut_blocks
+    from plateflow.flows import cut_blocks, follow_block
 
     canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
     flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index), job.plate.name)
