@@ -11,13 +11,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GRID_GAP_PX = 32
 PREVIEW_PX = 1024
