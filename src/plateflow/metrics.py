@@ -64,7 +64,8 @@ def average_precision(
     single = isinstance(true, np.ndarray)
     if single != isinstance(pred, np.ndarray) or (not single and len(true) != len(pred)):
         raise ValueError("true and pred must be two label images, or two lists of equally many")
-    pairs = [overlaps(t, p) for t, p in ([(true, pred)] if single else zip(true, pred, strict=True))]
+    images: Any = [(true, pred)] if single else zip(true, pred, strict=True)
+    pairs = [overlaps(t, p) for t, p in images]
     tp = np.array([[_matches(pair, t) for t in thresholds] for pair in pairs], np.int64).reshape(-1, thresholds.size)
     fp = np.array([pair.n_pred for pair in pairs], np.int64)[:, None] - tp
     fn = np.array([pair.n_true for pair in pairs], np.int64)[:, None] - tp

@@ -1,5 +1,9 @@
 """The stage `tile`: raw planes into level 0 and its pyramid, with their statistics; one well after another.
 
+Reads: the raw plate, manifest/planes.parquet.
+Writes: images in plate.zarr, histograms/<well>.npz.
+Work item: a well.
+
 Level 0 keeps the raw values. A plane that can't be used sets its whole field aside, with its reason; the well goes on
 with the other fields. Memory holds one region of one image (`images.shards`), used again for the next, and the planes
 that regions to come need.
@@ -9,10 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plateflow.files import digest, stat_of
 from plateflow.plates.reader import plate_folder
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from plateflow.images.well import WellImage
     from plateflow.plates.pixels import PlaneError
 
+Region = tuple[slice, slice]
+"""Rows and columns of an image."""
 THREADS = 2
 """Decode planes, then compress channels: both run outside of Python's lock."""
 
@@ -68,16 +73,6 @@ def _item(job: Job, well: str, planes: pd.DataFrame) -> WorkItem[pd.DataFrame]:
     return WorkItem(well=well, depends=depends, data=planes)
 
 
-@dataclass
-class _Pass:
-    """What one pass over a well's planes found."""
-
-    statistics: dict[tuple[str, str], PlaneStatistics] = field(default_factory=dict)
-    bad: dict[str, PlaneError] = field(default_factory=dict)
-    files: set[str] = field(default_factory=set)
-    written: set[str] = field(default_factory=set)
-
-
 class _Memory:
     """Memory of the last block: the system takes longer to give new pages than a block takes to be filled."""
 
@@ -107,131 +102,167 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     layout = image.layout
     stats = {path: stat_of(path) for path in item.data["path"] if path}  # before they are read: they may be growing
     image.sweep()
-    image.clear()
-    left_out: dict[str, PlaneError] = {}
+    bad: dict[str, PlaneError] = {}
     files: set[str] = set()
     while True:
-        found = _write(image, item, left_out, memory)
-        left_out |= found.bad
-        files |= found.files
-        if not found.written & set(found.bad):
-            break
-        # A field turned out bad after a block of it was written, at another t, z or block: once more without it.
+        # A field may turn out bad after a region of it was written, at another t or z: then once more without it.
         image.clear()
-    left_out = {box.name: left_out[box.name] for box in layout.fields if box.name in left_out}
-    used = [box.name for box in layout.fields if box.name not in left_out]
+        attempt = _Pass(image, item.data, bad, memory)
+        attempt.run()
+        bad |= attempt.bad
+        files |= attempt.files
+        if not attempt.written & set(attempt.bad):
+            break
+    bad = {box.name: bad[box.name] for box in layout.fields if box.name in bad}
+    used = [box.name for box in layout.fields if box.name not in bad]
+    set_aside = tuple((file, stats.get(file)) for file in sorted(files))
     if not used:
         image.clear()
         paths.histogram(well).unlink(missing_ok=True)
-        return _all_left_out(left_out, [(file, stats.get(file)) for file in sorted(files)])
-    table = {name: [found.statistics[name, channel] for channel in layout.channels] for name in used}
+        return _all_left_out(bad, set_aside)
+    table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
     info = {"fields": len(used)}
-    if not left_out:
+    if not bad:
         return Outcome(info=info)
     return Outcome(
         state="flagged",
         reason="fields",
-        detail="; ".join(f"field {name}: {error.detail}" for name, error in left_out.items()),
-        fields={name: error.reason for name, error in left_out.items()},
+        detail="; ".join(f"field {name}: {error.detail}" for name, error in bad.items()),
+        fields={name: error.reason for name, error in bad.items()},
         info=info,
-        set_aside=tuple((file, stats.get(file)) for file in sorted(files)),
+        set_aside=set_aside,
     )
 
 
-def _all_left_out(left_out: dict[str, PlaneError], set_aside: list[tuple[str, list[int] | None]]) -> Outcome:
-    reasons = Counter(error.reason for error in left_out.values())
+def _all_left_out(bad: dict[str, PlaneError], set_aside: tuple[tuple[str, list[int] | None], ...]) -> Outcome:
+    reasons = Counter(error.reason for error in bad.values())
     reason = reasons.most_common(1)[0][0]
     return Outcome(
         state="missing" if set(reasons) == {"missing"} else "quarantined",
         reason=reason,
-        detail=f"no field can be used: {next(e.detail for e in left_out.values() if e.reason == reason)}",
-        fields={name: error.reason for name, error in left_out.items()},
-        set_aside=tuple(set_aside),
+        detail=f"no field can be used: {next(error.detail for error in bad.values() if error.reason == reason)}",
+        fields={name: error.reason for name, error in bad.items()},
+        set_aside=set_aside,
     )
 
 
-def _write(image: WellImage, item: WorkItem[pd.DataFrame], left_out: dict[str, PlaneError], memory: _Memory) -> _Pass:
-    """Read all planes of a well but those of fields known to be bad, and write its image region by region."""
-    from plateflow.images.shards import shard_regions
+class _Pass:
+    """One pass over a well: reads its planes, writes its image region by region, and collects what it learns.
 
-    layout, planes = image.layout, cast(Any, item.data)
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {
-        (row["field"], row["channel"], row["t"], row["z"]): row for row in planes.to_dict("records")
-    }
-    parts = shard_regions(layout, image.levels)
-    found = _Pass()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for t in range(layout.shape[0]):
-            for z in range(layout.shape[2]):
-                if not any(at[2:] == (t, z) for at in rows):
-                    continue
-                held: dict[tuple[str, str], NDArray[np.generic]] = {}  # what later blocks need, too
-                for number, (ys, xs) in enumerate(parts):
-                    boxes = [box for box in layout.fields if box.name not in left_out and _meet(box, ys, xs)]
-                    boxes.reverse()  # where fields overlap the first is written last
-                    places = [(box, c) for box in boxes for c in range(len(layout.channels))]
-                    places = [(box, c) for box, c in places if (box.name, layout.channels[c], t, z) in rows]
-                    keys = [(box.name, layout.channels[c]) for box, c in places]
-                    read = _read([rows[*key, t, z] for key in keys if key not in held], found, pool)
-                    later = {box.name for box in boxes if any(_meet(box, *part) for part in parts[number + 1 :])}
-                    block = memory.zeros((len(layout.channels), ys.stop - ys.start, xs.stop - xs.start), layout.dtype)
-                    for (box, c), key in zip(places, keys, strict=True):
-                        pixels = held.pop(key) if key in held else next(read)
-                        if pixels is None:
-                            continue
-                        target, source = _shared(box, ys, xs)
-                        block[(c, *target)] = pixels[source]
-                        if box.name in later:
-                            held[key] = pixels
-                    if _take_out(block, boxes, found, ys, xs):
-                        image.write_region(t, z, (ys, xs), block, pool.map)
-    return found
-
-
-def _take_out(block: NDArray[Any], boxes: list[FieldBox], found: _Pass, ys: slice, xs: slice) -> bool:
-    """Remove from a block what bad fields have left in it; whether a field is left.
-
-    Where a bad field overlaps a good one it counts as written, so that the well is done once more without it.
+    Attributes:
+        statistics: by field and channel.
+        bad: why a field can't be used, by its name; fields known to be bad before aren't read, and aren't here.
+        files: the files of bad fields.
+        written: fields of which something was written.
     """
-    good = [box for box in boxes if box.name not in found.bad]
-    for box in boxes:
-        if box.name in found.bad:
-            target, _ = _shared(box, ys, xs)
-            block[(slice(None), *target)] = 0
-            if any(_meet(box, *other.slices) for other in good):
-                found.written.add(box.name)
-    found.written.update(box.name for box in good)
-    return bool(good)
 
+    def __init__(self, image: WellImage, planes: pd.DataFrame, left_out: Collection[str], memory: _Memory) -> None:
+        self.image, self.layout, self.memory = image, image.layout, memory
+        records: Any = planes.to_dict("records")
+        self.rows: dict[tuple[str, str, int, int], dict[str, Any]] = {
+            (row["field"], row["channel"], row["t"], row["z"]): row for row in records
+        }
+        self.fields = [box for box in self.layout.fields if box.name not in left_out]
+        self.fields.reverse()  # where fields overlap the first is written last
+        self.statistics: dict[tuple[str, str], PlaneStatistics] = {}
+        self.bad: dict[str, PlaneError] = {}
+        self.files: set[str] = set()
+        self.written: set[str] = set()
 
-def _read(wanted: list[dict[str, Any]], found: _Pass, pool: Executor) -> Iterator[NDArray[np.generic] | None]:
-    """Decode planes in threads, in order; adds their statistics to `found`, or what is wrong with them: then None."""
-    from plateflow.images.histograms import plane_statistics
-    from plateflow.plates.pixels import PlaneError
-    from plateflow.plates.plate import read_row
+    def run(self) -> None:
+        """Do all planes."""
+        planes = {key[2:] for key in self.rows}
+        with ThreadPoolExecutor(THREADS) as pool:
+            for t in range(self.layout.shape[0]):
+                for z in range(self.layout.shape[2]):
+                    if (t, z) in planes:
+                        self._plane(t, z, pool)
 
-    def read(row: dict[str, Any]) -> tuple[NDArray[np.generic], PlaneStatistics] | PlaneError:
-        try:
-            pixels = read_row(row)
-        except PlaneError as error:
-            return error
-        return pixels, plane_statistics(pixels)
+    def _plane(self, t: int, z: int, pool: Executor) -> None:
+        from plateflow.images.shards import shard_regions
 
-    for row, result in zip(wanted, pool.map(read, wanted), strict=True):
-        if isinstance(result, PlaneError):
-            found.bad.setdefault(row["field"], result)
-            if row["path"]:
-                found.files.add(row["path"])
-            yield None
-            continue
-        pixels, statistics = result
-        key = row["field"], row["channel"]
-        if key in found.statistics:
-            found.statistics[key].add(statistics)
-        else:
-            found.statistics[key] = statistics
-        yield pixels
+        held: dict[tuple[str, str], NDArray[np.generic]] = {}  # what later regions need, too
+        regions = shard_regions(self.layout, self.image.levels)
+        for number, region in enumerate(regions):
+            boxes = [box for box in self.fields if _meet(box, *region)]
+            later = {box.name for box in boxes if any(_meet(box, *other) for other in regions[number + 1 :])}
+            block = self._block(t, z, region, boxes, later, held, pool)
+            if self._take_out(block, boxes, region):
+                self.image.write_region(t, z, region, block, pool.map)
+
+    def _block(
+        self,
+        t: int,
+        z: int,
+        region: Region,
+        boxes: list[FieldBox],
+        later: set[str],
+        held: dict[tuple[str, str], NDArray[np.generic]],
+        pool: Executor,
+    ) -> NDArray[Any]:
+        """The pixels (c, y, x) of a region; planes of the fields in `later` are put into `held`."""
+        ys, xs = region
+        channels = self.layout.channels
+        places = [
+            (box, c, (box.name, channels[c]))
+            for box in boxes
+            for c in range(len(channels))
+            if (box.name, channels[c], t, z) in self.rows
+        ]
+        read = self._read([self.rows[*key, t, z] for _, _, key in places if key not in held], pool)
+        block = self.memory.zeros((len(channels), ys.stop - ys.start, xs.stop - xs.start), self.layout.dtype)
+        for box, c, key in places:
+            pixels = held.pop(key) if key in held else next(read)
+            if pixels is not None:
+                target, source = _shared(box, ys, xs)
+                block[(c, *target)] = pixels[source]
+                if box.name in later:
+                    held[key] = pixels
+        return block
+
+    def _take_out(self, block: NDArray[Any], boxes: list[FieldBox], region: Region) -> bool:
+        """Remove from a block what bad fields have left in it; whether a field is left.
+
+        Where a bad field overlaps a good one it counts as written, so that the well is done once more without it.
+        """
+        good = [box for box in boxes if box.name not in self.bad]
+        for box in boxes:
+            if box.name in self.bad:
+                target, _ = _shared(box, *region)
+                block[(slice(None), *target)] = 0
+                if any(_meet(box, *other.slices) for other in good):
+                    self.written.add(box.name)
+        self.written.update(box.name for box in good)
+        return bool(good)
+
+    def _read(self, rows: list[dict[str, Any]], pool: Executor) -> Iterator[NDArray[np.generic] | None]:
+        """Decode planes in threads, in order, and collect their statistics; None where a plane can't be used."""
+        from plateflow.images.histograms import plane_statistics
+        from plateflow.plates.pixels import PlaneError
+        from plateflow.plates.plate import read_row
+
+        def read(row: dict[str, Any]) -> tuple[NDArray[np.generic], PlaneStatistics] | PlaneError:
+            try:
+                pixels = read_row(row)
+            except PlaneError as error:
+                return error
+            return pixels, plane_statistics(pixels)
+
+        for row, result in zip(rows, pool.map(read, rows), strict=True):
+            if isinstance(result, PlaneError):
+                self.bad.setdefault(row["field"], result)
+                if row["path"]:
+                    self.files.add(row["path"])
+                yield None
+                continue
+            pixels, statistics = result
+            key = row["field"], row["channel"]
+            if key in self.statistics:
+                self.statistics[key].add(statistics)
+            else:
+                self.statistics[key] = statistics
+            yield pixels
 
 
 def _meet(box: FieldBox, ys: slice, xs: slice) -> bool:
