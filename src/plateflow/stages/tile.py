@@ -54,8 +54,9 @@ def _planes(job: Job) -> pd.DataFrame:
     """The manifest's rows of this job's wells."""
     import pandas as pd
 
+    wells = job.wells  # refuses a plate that isn't ingested
     planes = pd.read_parquet(job.paths.planes)
-    return planes[planes["well"].isin(job.wells)]  # a part may be empty, which pyarrow's filter refuses
+    return planes[planes["well"].isin(wells)]  # a part may be empty, which pyarrow's filter refuses
 
 
 def _item(job: Job, well: str, planes: pd.DataFrame) -> WorkItem[pd.DataFrame]:
