@@ -60,17 +60,17 @@ def average_precision(
     Raises:
         ValueError: the images aren't integers, their shapes differ, or the lists aren't equally long.
     """
-    thresholds = np.atleast_1d(np.asarray(threshold, np.float64))
-    single = isinstance(true, np.ndarray)
-    if single != isinstance(pred, np.ndarray) or (not single and len(true) != len(pred)):
+    if isinstance(true, np.ndarray) and isinstance(pred, np.ndarray):
+        ap, tp, fp, fn = average_precision([true], [pred], threshold)
+        return ap[0], tp[0], fp[0], fn[0]
+    if isinstance(true, np.ndarray) or isinstance(pred, np.ndarray) or len(true) != len(pred):
         raise ValueError("true and pred must be two label images, or two lists of equally many")
-    images: Any = [(true, pred)] if single else zip(true, pred, strict=True)
-    pairs = [overlaps(t, p) for t, p in images]
+    thresholds = np.atleast_1d(np.asarray(threshold, np.float64))
+    pairs = [overlaps(t, p) for t, p in zip(true, pred, strict=True)]
     tp = np.array([[_matches(pair, t) for t in thresholds] for pair in pairs], np.int64).reshape(-1, thresholds.size)
     fp = np.array([pair.n_pred for pair in pairs], np.int64)[:, None] - tp
     fn = np.array([pair.n_true for pair in pairs], np.int64)[:, None] - tp
-    ap = _ratio(tp, tp + fp + fn)
-    return (ap[0], tp[0], fp[0], fn[0]) if single else (ap, tp, fp, fn)
+    return _ratio(tp, tp + fp + fn), tp, fp, fn
 
 
 def error_rate(true: Images, pred: Images, threshold: float = 0.5) -> Floats:
