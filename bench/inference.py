@@ -31,10 +31,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/peers"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
+from cellpose_tiles import CellposeTiling
 from inference_cases import cellpose_network, draw_field, plate_of_fields, seam_ratios
 
 from plateflow.flows import labels_from_flows
@@ -44,8 +46,8 @@ from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, init_weigh
 from plateflow.project import Plate
 from plateflow.segment import engine as engine_module
 from plateflow.segment import segment_image
-from plateflow.segment.engine import FlowEngine, Request
-from plateflow.segment.image import normalised
+from plateflow.segment.engine import CanvasJob, FlowEngine
+from plateflow.segment.image import scale_intensities
 from plateflow.stages import infer
 from plateflow.stages.runner import Job
 
@@ -119,17 +121,19 @@ class Networks:
 
 
 def pixels_of(edge: int, seed: int) -> Any:
-    return np.repeat(normalised(draw_field(edge, seed)[None]), 3, axis=0)
+    return np.repeat(scale_intensities(draw_field(edge, seed)[None]), 3, axis=0)
 
 
-def engine_of(network: Any, args: argparse.Namespace, **keywords: Any) -> FlowEngine:
+def engine_of(
+    network: Any, args: argparse.Namespace, kind: type[FlowEngine] = FlowEngine, **keywords: Any
+) -> FlowEngine:
     settings = {"dtype": args.kind, "batch_size": args.batch_size, **keywords}
-    return FlowEngine(network, device=torch.device(args.device), **settings)
+    return kind(network, device=torch.device(args.device), **settings)
 
 
 def flows_of(engine: FlowEngine, fields: list[Any]) -> list[Any]:
     flows: list[Any] = []
-    for _ in engine.run([Request(read=lambda f=field: f, write=flows.append) for field in fields]):
+    for _ in engine.run([CanvasJob(read=lambda f=field: f, write=flows.append) for field in fields]):
         pass
     return flows
 
@@ -173,7 +177,7 @@ def labels(args: argparse.Namespace, networks: Networks) -> None:
     engine = engine_of(networks.ours, args)
 
     def ours() -> None:
-        for flow in flows_of(engine, [normalised(field[None]) for field in raw]):
+        for flow in flows_of(engine, [scale_intensities(field[None]) for field in raw]):
             labels_from_flows(flow[:2], flow[2], device=args.device)
 
     sides: dict[str, Callable[[], Any]] = {"ours": ours}
@@ -260,15 +264,16 @@ def parity(args: argparse.Namespace, networks: Networks) -> None:
 
 def seams(args: argparse.Namespace) -> None:
     network = load_model("default", device=args.device, dtype=args.kind)
-    fields = [normalised(draw_field(args.edge, seed)[None]) for seed in range(args.fields)]
-    flows = {tiling: flows_of(engine_of(network, args, tiling=tiling), fields) for tiling in ("plateflow", "cellpose")}
+    fields = [scale_intensities(draw_field(args.edge, seed)[None]) for seed in range(args.fields)]
+    engines = {"plateflow": engine_of(network, args), "cellpose": engine_of(network, args, CellposeTiling)}
+    flows = {tiling: flows_of(engine, fields) for tiling, engine in engines.items()}
     ratios = seam_ratios([dict(zip(flows, pair, strict=True)) for pair in zip(*flows.values(), strict=True)])
     emit(case="seams", edge=args.edge, fields=args.fields, **ratios)
 
 
 def batches(args: argparse.Namespace) -> None:
     network = load_model("default", device=args.device, dtype=args.kind)
-    fields = [normalised(draw_field(args.edge, seed)[None]) for seed in range(args.fields)]
+    fields = [scale_intensities(draw_field(args.edge, seed)[None]) for seed in range(args.fields)]
     found = []
     for size in (1, args.batch_size):
         flows = flows_of(engine_of(network, args, batch_size=size), fields)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import tifffile
 import torch
+from cellpose_tiles import cellpose_layout
 from numpy.typing import NDArray
 
 from plateflow.chain import STAGES
 from plateflow.config import Config, PlateEntry
 from plateflow.paths import well_name
 from plateflow.project import Plate
-from plateflow.segment.tiles import TILE, plan_tiles
+from plateflow.segment.tiles import TILE, tile_layout
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.stages import ingest, normalise, tile
 from plateflow.stages.runner import Job
@@ -94,17 +95,18 @@ def seam_ratios(fields: list[dict[str, NDArray[np.float16]]]) -> dict[str, float
     Args:
         fields: flow fields by tiling, of whole canvases at scale 1, (3, Y, X); dy and dx are looked at.
     """
-    sums = dict.fromkeys(itertools.product(("plateflow", "cellpose"), ("across", "inside", "other")), 0.0)
+    layouts = {"plateflow": tile_layout, "cellpose": cellpose_layout}
+    sums = dict.fromkeys(itertools.product(layouts, ("across", "inside", "other")), 0.0)
     counts = sums.copy()
     for flows in fields:
         for axis in (1, 2):
             steps = {t: np.abs(np.diff(f[:2].astype(np.float64), axis=axis)).mean(axis=0) for t, f in flows.items()}
             for tiling, other in (("plateflow", "cellpose"), ("cellpose", "plateflow")):
                 shape = flows[tiling].shape[1:]
-                plan = plan_tiles((shape[0], shape[1]), tiling=tiling)
-                tiles = plan.y if axis == 1 else plan.x
-                ends = {edge - tiles.before for start in tiles.starts for edge in (start, start + TILE)}
-                border = np.array([n + 1 in ends for n in range(shape[axis - 1] - 1)])
+                layout = layouts[tiling]((shape[0], shape[1]))
+                tiles = layout.y if axis == 1 else layout.x
+                borders = {edge - tiles.before for start in tiles.starts for edge in (start, start + TILE)}
+                border = np.array([n + 1 in borders for n in range(shape[axis - 1] - 1)])
                 for name, which, whose in (
                     ("across", border, tiling),
                     ("inside", ~border, tiling),
@@ -116,6 +118,6 @@ def seam_ratios(fields: list[dict[str, NDArray[np.float16]]]) -> dict[str, float
     mean = {key: sums[key] / max(1, counts[key]) for key in sums}
     return {
         f"{tiling}{kind}": mean[tiling, "across"] / mean[tiling, against]
-        for tiling in ("plateflow", "cellpose")
+        for tiling in layouts
         for kind, against in (("", "inside"), ("_paired", "other"))
     }

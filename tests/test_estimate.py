@@ -42,12 +42,12 @@ def test_the_headline_plate_by_hand() -> None:
 
 
 def test_tiles_are_counted_as_the_network_lays_them() -> None:
-    from plateflow.segment.tiles import plan_tiles
+    from plateflow.segment.tiles import tile_layout
 
     for edge in (192, 540, 1080, 2160, 3240, 4000):
         size = replace(HEADLINE, fields=1, field_mpx=edge**2 / 1e6, canvas_mpx=edge**2 / 1e6)
-        plan = plan_tiles((edge, edge))
-        assert Estimate(size, config()).tiles == 2 * len(plan.y.starts) * len(plan.x.starts), edge
+        layout = tile_layout((edge, edge))
+        assert Estimate(size, config()).tiles == 2 * len(layout.y.starts) * len(layout.x.starts), edge
 
 
 def test_tiles_are_of_the_grid_on_which_objects_have_the_models_diameter() -> None:

@@ -89,7 +89,8 @@ def parameters(config: Config, stage: str, spec: PlateEntry, label_set: str | No
             return config.normalise.model_dump(mode="json")
         case "infer":
             keys = {"channels", "diameter_um", "dimensions"}
-            common = {"z": config.z, "tiling": config.tiling, "augment": config.augment}
+            # "tiling" was a key once; the constant keeps fingerprints equal
+            common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
             # not the model's name: its hash is in the fingerprint beside these
             return {name: {**value.model_dump(include=keys), **common} for name, value in sets.items()}
         case "follow":

@@ -47,9 +47,14 @@ class ChannelError(ConfigError):
 
     @classmethod
     def missing(
-        cls, names: Iterable[str], available: Iterable[str], *, where: str, remedy: str = "name one of these instead"
+        cls,
+        names: Iterable[str | int],
+        available: Iterable[str | int],
+        *,
+        where: str,
+        remedy: str = "name one of these instead",
     ) -> ChannelError:
-        """The error for names in `names` that `known` lacks.
+        """The error for names in `names` that `available` lacks.
 
         Args:
             names: the names asked for; those that are available aren't mentioned.

@@ -18,7 +18,7 @@ from typing import Any
 from plateflow.chain import STAGES
 from plateflow.config import PLATE_SIZES, Config, PlateEntry
 from plateflow.files import write_json
-from plateflow.model.registry import find_weights, model_info
+from plateflow.model.registry import find_weights, model_spec
 from plateflow.project import Project
 
 TILE_PX, OVERLAP_PX = 256, 40
@@ -294,7 +294,7 @@ def estimates_of(project: Project) -> dict[str, Estimate]:
     for name, label_set in config.segmentation.items():
         try:
             model_mb = max(model_mb, find_weights(label_set.model).stat().st_size / 1e6)
-            diameters[name] = model_info(label_set.model).diameter if label_set.diameter_um else None
+            diameters[name] = model_spec(label_set.model).diameter if label_set.diameter_um else None
         except (ValueError, OSError):
             continue  # infer says what is wrong with it
     try:

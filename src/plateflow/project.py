@@ -16,7 +16,7 @@ from plateflow.chain import STAGES, parameters, part_of, part_of_well
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
 from plateflow.files import stat_of
-from plateflow.model.registry import model_info
+from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Key, LeftOut, item_key, left_out, outcomes
 
@@ -169,7 +169,7 @@ class Plate:
                 remedy="give pixel_size_um in the plate sheet, or leave diameter_um empty",
             )
         diameter = settings.diameter_um / (sum(sizes) / len(sizes))
-        return grid_of(model_info(settings.model), diameter, where=where)
+        return grid_of(model_spec(settings.model), diameter, where=where)
 
     def canvases(self, well: str, label_set: str = "") -> list[Canvas]:
         """The canvases of a well, without the fields that tile left out: the same for every stage that asks.

@@ -15,7 +15,7 @@ from typing import Any
 from plateflow.chain import STAGES
 from plateflow.estimate import Estimate, estimates_of
 from plateflow.files import digest, stat_of
-from plateflow.model.registry import find_weights, licence_notice, model_info
+from plateflow.model.registry import find_weights, licence_notice, model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
 from plateflow.state.progress import failure_lines
@@ -178,6 +178,6 @@ def _model_stamp(name: str) -> Any:
     try:
         path = find_weights(name)
         small = path.stat().st_size < SMALL_MODEL
-        return model_info(name).sha256 if small else stat_of(path)
+        return model_spec(name).sha256 if small else stat_of(path)
     except (ValueError, OSError):
         return None  # infer says what is wrong with it

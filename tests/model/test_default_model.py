@@ -10,8 +10,9 @@ from plateflow.flows import labels_from_flows
 from plateflow.metrics import average_precision, f1
 from plateflow.model import load_model
 from plateflow.segment import segment_image
+from plateflow.segment.image import scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
-from plateflow.train.data import load_source, normalise
+from plateflow.train.data import load_source
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_images_dimmer_and_brighter_than_the_window_of_their_plate(
     field: tuple[np.ndarray, np.ndarray, np.ndarray], gain: float
 ) -> None:
     image, nuclei, _ = field
-    assert f1(nuclei, run(gain * normalise(image[0])[None])) >= 0.88
+    assert f1(nuclei, run(gain * scale_intensities(image[:1]))) >= 0.88
 
 
 def test_an_empty_field_in_the_window_of_a_full_plate_has_no_objects() -> None:
@@ -53,7 +54,7 @@ def test_an_empty_field_in_the_window_of_a_full_plate_has_no_objects() -> None:
 
 def test_flows_shift_with_the_image_by_whole_tokens(field: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     """There is no table of positions: away from the borders, what is seen doesn't depend on where it is seen."""
-    image = normalise(field[0][0])
+    image = scale_intensities(field[0][:1])[0]
     shifted = np.roll(image, (-32, -32), (0, 1))
     a, b = run(image[None]), run(shifted[None])
     inner, moved = a[64:192, 64:192], b[32:160, 32:160]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from plateflow.model import model_info, save_model
+from plateflow.errors import ModelError
+from plateflow.model import model_spec, save_model
 from plateflow.model.registry import DEFAULT_FILE, PUBLISHED, find_weights, licence_notice
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 
@@ -17,33 +18,33 @@ def test_a_file_tells_its_terms_and_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     model = init_weights(FlowViT(FlowViTConfig(width=32, depth=1, heads=1, neck_width=16)), 0)
     save_model(model, path, name="mine", licence="CC0-1.0", citation="me", diameter=30)
-    info = model_info(path)
-    assert (info.name, info.licence, info.citation, info.diameter) == ("mine", "CC0-1.0", "me", 30.0)
-    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert "99th percentile" in info.normalisation
+    spec = model_spec(path)
+    assert (spec.name, spec.licence, spec.citation, spec.diameter) == ("mine", "CC0-1.0", "me", 30.0)
+    assert spec.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "99th percentile" in spec.normalisation
 
 
 def test_equal_models_give_equal_files(tmp_path: Path) -> None:
     model = init_weights(FlowViT(FlowViTConfig(width=32, depth=1, heads=1, neck_width=16)), 0)
     for name in "abcd":
         save_model(model, tmp_path / f"{name}.safetensors", name="same", licence="CC0-1.0")
-    assert len({model_info(tmp_path / f"{name}.safetensors").sha256 for name in "abcd"}) == 1
+    assert len({model_spec(tmp_path / f"{name}.safetensors").sha256 for name in "abcd"}) == 1
 
 
 def test_a_changed_file_has_another_hash(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"one")
-    first = model_info(path).sha256
+    first = model_spec(path).sha256
     path.write_bytes(b"three")
-    assert model_info(path).sha256 != first
+    assert model_spec(path).sha256 != first
 
 
 def test_the_default_model_fits_and_is_free_for_any_use() -> None:
-    info = model_info("default")
-    assert info.path == DEFAULT_FILE
+    spec = model_spec("default")
+    assert spec.path == DEFAULT_FILE
     assert DEFAULT_FILE.stat().st_size <= 16 * 2**20
-    assert "free for any use" in info.licence
-    assert info.diameter == 24.0
+    assert "free for any use" in spec.licence
+    assert spec.diameter == 24.0
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 def test_folders_are_searched_in_order(folders: list[Path]) -> None:
-    with pytest.raises(ValueError, match="aren't on this machine") as error:
+    with pytest.raises(ModelError, match="aren't on this machine") as error:
         find_weights("cpsam", folders[0])
     for words in (*map(str, folders), "weights fetch cpsam", "weights add FILE --name cpsam", "PLATEFLOW_WEIGHTS"):
         assert words in str(error.value)
@@ -91,17 +92,17 @@ def test_a_published_file_is_known_by_its_hash_wherever_it_lies(
     (folders[1] / "cpsam").write_bytes(published)
     (tmp_path / "renamed.pth").write_bytes(published)
     for name in ("cpsam", tmp_path / "renamed.pth"):
-        info = model_info(name)
-        assert (info.name, info.diameter) == ("cpsam", 30.0)
-        assert "CC-BY-NC" in info.licence
+        spec = model_spec(name)
+        assert (spec.name, spec.diameter) == ("cpsam", 30.0)
+        assert "CC-BY-NC" in spec.licence
     other = published.replace(b"anyone", b"no one")
     for content, words in ((other, "sha256"), (published[:5], "5 bytes instead of 29")):
         (folders[1] / "cpsam").write_bytes(content)
-        with pytest.raises(ValueError, match=f"isn't the published 'cpsam': it has {words}"):
-            model_info("cpsam")
-        info = model_info(folders[1] / "cpsam")  # as a file of its own it may be used: nothing is claimed of it
-        assert "unknown" in info.licence
-        assert info.diameter == 30.0  # of Cellpose's layout, as everything that says nothing of itself
+        with pytest.raises(ModelError, match=f"isn't the published 'cpsam': it has {words}"):
+            model_spec("cpsam")
+        spec = model_spec(folders[1] / "cpsam")  # as a file of its own it may be used: nothing is claimed of it
+        assert "unknown" in spec.licence
+        assert spec.diameter == 30.0  # of Cellpose's layout, as everything that says nothing of itself
 
 
 def test_a_restricted_licence_is_told_once(folders: list[Path], published: bytes) -> None:
@@ -116,8 +117,8 @@ def test_a_restricted_licence_is_told_once(folders: list[Path], published: bytes
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="default, cpsam, cpsam_v2"):
-        model_info("cyto3")
+    with pytest.raises(ModelError, match="default, cpsam, cpsam_v2"):
+        model_spec("cyto3")
 
 
 def test_the_registry_is_complete() -> None:
@@ -132,10 +133,10 @@ def test_the_registry_is_complete() -> None:
 
 def test_a_header_cut_short_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"\x50\0\0\0\0\0\0\0{}")
-    with pytest.raises(ValueError, match="cut short"):
-        model_info(tmp_path / "cut.safetensors")
+    with pytest.raises(ModelError, match="truncated"):
+        model_spec(tmp_path / "cut.safetensors")
 
 
 def test_the_registry_needs_no_torch() -> None:
-    code = "import sys; from plateflow.model.registry import model_info; sys.exit('torch' in sys.modules)"
+    code = "import sys; from plateflow.model.registry import model_spec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,11 +13,12 @@ import torch
 core = pytest.importorskip("cellpose.core", reason="Cellpose isn't installed: make test")
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+from cellpose_tiles import CellposeTiling  # noqa: E402
 from inference_cases import cellpose_network, draw_field  # noqa: E402
 
 from plateflow.model import load_model  # noqa: E402
-from plateflow.segment.engine import FlowEngine, Request  # noqa: E402
-from plateflow.segment.image import normalised  # noqa: E402
+from plateflow.segment.engine import CanvasJob  # noqa: E402
+from plateflow.segment.image import scale_intensities  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def distance(a, b):
 
 @pytest.fixture(scope="module")
 def tiles():
-    field = normalised(draw_field(512)[None])[0]
+    field = scale_intensities(draw_field(512)[None])[0]
     return np.stack([np.stack([field[y : y + 256, x : x + 256]] * 3) for y in (0, 200) for x in (0, 250)])
 
 
@@ -62,7 +63,7 @@ def test_in_bfloat16_no_further_from_float32_than_the_peer(networks, tiles):
     assert ours <= 1.2 * peers
 
 
-class BeforeRounding(FlowEngine):
+class BeforeRounding(CellposeTiling):
     """Keeps flow fields as they are before they are rounded to float16, which alone makes 1.7e-4."""
 
     def _finish(self, total, canvas):
@@ -75,13 +76,11 @@ class BeforeRounding(FlowEngine):
 )
 def test_flow_fields_with_the_peers_tiling(networks, edge, augment, tiles):
     peer, ours, _ = networks
-    pixels = np.repeat(normalised(draw_field(edge)[None]), 3, axis=0)
+    pixels = np.repeat(scale_intensities(draw_field(edge)[None]), 3, axis=0)
     expected, _ = core.run_net(peer, pixels.transpose(1, 2, 0)[None], bsize=256, augment=augment)
-    engine = BeforeRounding(
-        ours, device=torch.device("cpu"), dtype=torch.float32, batch_size=4, tiling="cellpose", augment=augment
-    )
+    engine = BeforeRounding(ours, device=torch.device("cpu"), dtype=torch.float32, batch_size=4, augment=augment)
     flows = []
-    (result,) = engine.run([Request(read=lambda: pixels, write=flows.append)])
+    (result,) = engine.run([CanvasJob(read=lambda: pixels, write=flows.append)])
     assert result.tiles == tiles
     expected = expected[0].transpose(2, 0, 1)
     found = distance(engine.flow.numpy(), expected)

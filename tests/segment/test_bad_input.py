@@ -59,12 +59,12 @@ def weights(tmp_path: Path) -> dict[str, tuple[str, str]]:
     return {
         "another model": (str(tmp_path / "other.pth"), "neither a model of Plateflow nor one of Cellpose-SAM"),
         "code": (str(tmp_path / "code.pth"), "can't be read as weights"),
-        "cut short": (str(tmp_path / "cut.safetensors"), "cut short"),
-        "cut in its header": (str(tmp_path / "head.safetensors"), "cut short"),
-        "empty": (str(tmp_path / "empty.pth"), "cut short"),
-        "a folder": (str(tmp_path), "There is no model"),
+        "cut short": (str(tmp_path / "cut.safetensors"), "truncated"),
+        "cut in its header": (str(tmp_path / "head.safetensors"), "truncated"),
+        "empty": (str(tmp_path / "empty.pth"), "truncated"),
+        "a folder": (str(tmp_path), "there is no such model"),
         "unknown": ("cyto9", "neither one of default, cpsam, cpsam_v2"),
-        "not on this machine": ("cpsam", "Three ways to bring them"),
+        "not on this machine": ("cpsam", "there are three ways to get them"),
     }
 
 
@@ -199,7 +199,7 @@ def test_no_contrast_gives_no_objects(tmp_path: Path) -> None:
     ("image", "options", "words"),
     [
         (np.concatenate([IMAGE, IMAGE[:1]]), [], r"4 channels are too many[\s\S]*the image has 4: 0, 1, 2, 3"),
-        (IMAGE, ["--channels", "0,5"], r"no channel 5[\s\S]*the image has 3: 0, 1, 2"),
+        (IMAGE, ["--channels", "0,5"], r"no channel 5[\s\S]*the channels are 0, 1, 2"),
         (IMAGE, ["--channels", "DNA"], r"no channel 'DNA'[\s\S]*doesn't name its channels"),
         (IMAGE, ["--channels", "0,-1"], "no channel '-1'"),
         (np.where(IMAGE[0] > 3900, np.nan, IMAGE[0].astype(np.float32)), [], r"\d+ values that are NaN"),

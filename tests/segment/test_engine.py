@@ -3,8 +3,10 @@
 import copy
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ from torch import Tensor
 
 from plateflow.errors import PlateflowError
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
-from plateflow.segment.engine import AHEAD, FlowEngine, Request, choose_device
-from plateflow.segment.tiles import FRAME, TILE, Tiling, plan_tiles
+from plateflow.segment.engine import AHEAD, CanvasJob, FlowEngine, choose_device
+from plateflow.segment.tiles import FRAME, TILE, tile_layout
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
+from cellpose_tiles import CellposeTiling
 
 Flow = NDArray[np.float16]
 
@@ -32,17 +37,23 @@ def network() -> FlowViT:
     return model.eval()
 
 
-def engine_of(network, batch_size: int = 4, dtype: torch.dtype = torch.float32, **keywords: Any) -> FlowEngine:
-    return FlowEngine(network, device=torch.device("cpu"), dtype=dtype, batch_size=batch_size, **keywords)
+def engine_of(
+    network,
+    batch_size: int = 4,
+    dtype: torch.dtype = torch.float32,
+    kind: type[FlowEngine] = FlowEngine,
+    **keywords: Any,
+) -> FlowEngine:
+    return kind(network, device=torch.device("cpu"), dtype=dtype, batch_size=batch_size, **keywords)
 
 
 def run(engine: FlowEngine, images: list[NDArray[np.float32]], *, scale: float = 1.0) -> list[Flow]:
     flows: list[Flow] = []
-    requests = [
-        Request(read=lambda image=image: image, write=flows.append, scale=scale, key=number)
+    jobs = [
+        CanvasJob(read=lambda image=image: image, write=flows.append, scale=scale, key=number)
         for number, image in enumerate(images)
     ]
-    assert [result.key for result in engine.run(requests)] == list(range(len(images)))
+    assert [result.key for result in engine.run(jobs)] == list(range(len(images)))
     return flows
 
 
@@ -69,18 +80,19 @@ def test_a_canvas_has_the_same_bits_with_any_companions(network: FlowViT) -> Non
     assert np.array_equal(pooled.view(np.uint16), alone.view(np.uint16))
 
 
-@pytest.mark.parametrize("tiling", ["plateflow", "cellpose"])
+@pytest.mark.parametrize("kind", [FlowEngine, CellposeTiling])
 @pytest.mark.parametrize("augment", [False, True])
-def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT, tiling: Tiling, augment: bool) -> None:
+def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT, kind: type[FlowEngine], augment: bool) -> None:
     image = picture(3, 3, 300, 500)
-    plan = plan_tiles((300, 500), tiling=tiling, augment=augment)
-    weight = np.outer(plan.y.weights, plan.x.weights)
-    framed = np.pad(image, ((0, 0), plan.y.zeros, plan.x.zeros))
-    assert framed.shape[1:] == plan.shape
+    engine = engine_of(network, kind=kind, augment=augment)
+    layout = engine.layout((300, 500))
+    weight = np.outer(layout.y.weights, layout.x.weights)
+    framed = np.pad(image, ((0, 0), layout.y.zeros, layout.x.zeros))
+    assert framed.shape[1:] == layout.shape
     total, weights = np.zeros(framed.shape), np.zeros(framed.shape[1:])
     with torch.inference_mode():
-        for number, (y, x) in enumerate(plan.corners):
-            row, column = divmod(number, len(plan.x.starts))
+        for number, (y, x) in enumerate(layout.corners):
+            row, column = divmod(number, len(layout.x.starts))
             upside_down, mirrored = augment and column % 2 == 1, augment and row % 2 == 1
             tile = framed[:, y : y + TILE, x : x + TILE]
             tile = tile[:, ::-1] if upside_down else tile
@@ -92,9 +104,9 @@ def test_blending_is_the_weighted_mean_of_the_tiles(network: FlowViT, tiling: Ti
                 out = out[:, :, ::-1] * np.array([1, -1, 1])[:, None, None]
             total[:, y : y + TILE, x : x + TILE] += weight * out
             weights[y : y + TILE, x : x + TILE] += weight
-    top, left = plan.y.before, plan.x.before
+    top, left = layout.y.before, layout.x.before
     expected = (total / weights)[:, top : top + 300, left : left + 500]
-    got = run(engine_of(network, tiling=tiling, augment=augment), [image])[0]
+    got = run(engine, [image])[0]
     assert got.dtype == np.float16
     np.testing.assert_allclose(got, expected, rtol=2**-10, atol=1e-4)
 
@@ -138,7 +150,7 @@ def test_the_network_sees_a_black_frame_and_a_small_image_mirrored_beyond_it() -
 
 
 def test_all_borders_are_black_where_a_frame_has_room_on_one_side_alone() -> None:
-    assert plan_tiles((470, 470)).y.zeros == (1, 0)
+    assert tile_layout((470, 470)).y.zeros == (1, 0)
     seen: list[Tensor] = []
     run(engine_of(lambda x: seen.append(x.clone()) or x, batch_size=4), [picture(5, 1, 470, 470) + 1])
     tiles = seen[0][:, 0].numpy()
@@ -165,8 +177,8 @@ def test_blank_tiles_are_skipped_and_counted() -> None:
     image = picture(7, 1, 256, 1000)
     image[..., 240:] = 0
     flows: list[Flow] = []
-    request = Request(read=lambda: image, write=flows.append)
-    (result,) = engine_of(network).run([request])
+    job = CanvasJob(read=lambda: image, write=flows.append)
+    (result,) = engine_of(network).run([job])
     assert (result.tiles, result.skipped) == (5, 3)
     assert sum(calls) == 2
     assert (flows[0][:2, :, 500:] == 0).all()
@@ -234,8 +246,8 @@ def test_memory_is_bounded(slow: str) -> None:
         wait("network")
         return x
 
-    requests = [Request(read=read, write=write, key=number) for number in range(60)]
-    for _ in engine_of(network, batch_size=8).run(requests):
+    jobs = [CanvasJob(read=read, write=write, key=number) for number in range(60)]
+    for _ in engine_of(network, batch_size=8).run(jobs):
         wait("the caller")
     assert held == 0
     assert most <= 2 * (AHEAD // 9 + 1) + 6, "48 tiles on either side, and what each thread has in hand"
@@ -245,13 +257,13 @@ def test_reading_running_and_writing_overlap() -> None:
     """The third image is read while the second is in the network and the first is written: each waits for both."""
     together, calls = threading.Barrier(3, timeout=60), 0
 
-    def request(number: int) -> Request:
+    def job(number: int) -> CanvasJob:
         def read() -> NDArray[np.float32]:
             if number == 2:
                 together.wait()
             return picture(10, 1, 64, 64)
 
-        return Request(read=read, write=lambda _: together.wait() if number == 0 else None)
+        return CanvasJob(read=read, write=lambda _: together.wait() if number == 0 else None)
 
     def network(x: Tensor) -> Tensor:
         nonlocal calls
@@ -260,7 +272,7 @@ def test_reading_running_and_writing_overlap() -> None:
         calls += 1
         return x
 
-    assert len(list(engine_of(network, batch_size=1).run([request(number) for number in range(4)]))) == 4
+    assert len(list(engine_of(network, batch_size=1).run([job(number) for number in range(4)]))) == 4
     assert calls == 4
 
 
@@ -284,8 +296,8 @@ def test_whoever_leaves_early_is_not_held_up(network: FlowViT, where: str) -> No
     slow = Slow()
     slow.layer = layer
     image = picture(10, 1, 64, 64)
-    request = Request(read=lambda: read.append(0) or image, write=lambda flow: None)  # type: ignore[func-returns-value]
-    run = engine_of(network if where == "between results" else slow).run([request] * 500)
+    job = CanvasJob(read=lambda: read.append(0) or image, write=lambda flow: None)  # type: ignore[func-returns-value]
+    run = engine_of(network if where == "between results" else slow).run([job] * 500)
     start = time.perf_counter()
     if where == "between results":
         next(run)
@@ -306,16 +318,16 @@ def test_a_fault_of_a_thread_or_of_the_network_ends_the_run(fault: str) -> None:
         raise OSError("No space left on device")
 
     image = picture(11, 1, 64, 64)
-    request = Request(
+    job = CanvasJob(
         read=fail if fault == "read" else lambda: image,
         write=fail if fault == "write" else lambda flow: None,  # type: ignore[arg-type]
     )
     if fault == "network":
-        with pytest.raises(RuntimeError, match="no numbers"):
-            list(engine_of(lambda x: x * torch.nan).run([request] * 3))
+        with pytest.raises(RuntimeError, match="isn't finite"):
+            list(engine_of(lambda x: x * torch.nan).run([job] * 3))
     else:
         with pytest.raises(OSError, match="No space left"):
-            list(engine_of(lambda x: x).run([request] * 9))
+            list(engine_of(lambda x: x).run([job] * 9))
 
 
 def test_four_channels_are_refused() -> None:

@@ -9,7 +9,7 @@ from plateflow.errors import PlateflowError
 from plateflow.metrics import f1
 from plateflow.model import load_model, save_model
 from plateflow.segment import segment_image
-from plateflow.segment.image import fitting_batch, normalised
+from plateflow.segment.image import fitting_batch, scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -114,14 +114,14 @@ def test_bad_input_is_a_clear_error(image: NDArray[np.generic], keywords: dict[s
 def test_channels_are_normalised_by_their_own_percentiles() -> None:
     rng = np.random.default_rng(1)
     image = np.stack([rng.normal(500, 20, (100, 100)), np.full((100, 100), 3.0), rng.random((100, 100))])
-    pixels = normalised(image)
+    pixels = scale_intensities(image)
     assert not pixels[1].any()
     for channel in pixels[[0, 2]]:
         np.testing.assert_allclose(np.percentile(channel, (1, 99)), (0, 1), atol=1e-4)
     assert pixels[0].max() > 1
     spot = np.zeros((1, 100, 100))
     spot[0, 3, 4] = 9
-    assert normalised(spot)[0, 3, 4] == 1
+    assert scale_intensities(spot)[0, 3, 4] == 1
 
 
 @pytest.mark.parametrize(("tiles", "size"), [(1, 1), (4, 4), (9, 3), (25, 5), (16, 8), (7, 7)])
@@ -132,21 +132,19 @@ def test_batches_have_no_empty_places_where_that_can_be(tiles: int, size: int) -
 @pytest.mark.parametrize(("factor", "offset"), [(1, 1e9), (1e36, 0), (1e-50, 0)])
 def test_contrast_is_kept_whatever_the_range_of_values(factor: float, offset: float) -> None:
     image = np.random.default_rng(3).random((1, 40, 40))
-    np.testing.assert_allclose(normalised(image * factor + offset), normalised(image), atol=1e-5)
+    np.testing.assert_allclose(scale_intensities(image * factor + offset), scale_intensities(image), atol=1e-5)
 
 
 def test_a_mask_is_an_image_of_two_values() -> None:
     mask = np.zeros((1, 40, 40), bool)
     mask[0, 10:20, 10:20] = True
-    assert np.array_equal(normalised(mask), mask)
+    assert np.array_equal(scale_intensities(mask), mask)
 
 
 def test_a_channel_without_contrast_keeps_its_place() -> None:
     """A blank first channel may not push the nuclei into its place: cells would become nuclei."""
-    from plateflow.segment.image import normalised
-
     image = np.stack([np.full((8, 8), 7), np.arange(64).reshape(8, 8)])
-    made = normalised(image)
+    made = scale_intensities(image)
     assert made.shape == image.shape
     assert not made[0].any()
     assert made[1].max() > 0.9

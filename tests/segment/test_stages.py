@@ -137,7 +137,7 @@ def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
 
 @pytest.mark.parametrize(
     ("key", "tiles", "redone"),
-    [({"tiling": "cellpose"}, 2, True), ({"augment": True}, 4, True), ({"dtype": "bfloat16"}, 2, False)],
+    [({"augment": True}, 4, True), ({"dtype": "bfloat16"}, 2, False)],
 )
 def test_keys_of_inference_change_its_results(
     whole: PlatePaths, copied: tuple[PlateEntry, Path], key: dict[str, Any], tiles: int, redone: bool
@@ -265,7 +265,7 @@ def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tup
     script = """
 import json, sys
 from plateflow.config import Config, PlateEntry
-from plateflow.segment import follow, infer, stitch
+from plateflow.stages import follow, infer, stitch
 from plateflow.stages.runner import Job
 from plateflow.chain import STAGES
 config, entry = Config.model_validate_json(sys.argv[1]), PlateEntry.model_validate_json(sys.argv[2])

@@ -85,15 +85,15 @@ def run_planes(pixels: Array, ratio: float, folder: Path) -> list[Array]:
         anisotropy=ratio,
         folder=folder,
     )
-    requests = list(made.requests(scale=1.0, key="k"))
-    assert len(requests) == n_planes(pixels.shape[1:])
+    jobs = list(made.jobs(scale=1.0, key="k"))
+    assert len(jobs) == n_planes(pixels.shape[1:])
     ahead: list[Array] = []
-    for number in range(len(requests) + 3):
-        if number < len(requests):
-            ahead.append(requests[number].read())
+    for number in range(len(jobs) + 3):
+        if number < len(jobs):
+            ahead.append(jobs[number].read())
         if number >= 3:
             assert not saved
-            requests[number - 3].write(stub(ahead[number - 3]))
+            jobs[number - 3].write(stub(ahead[number - 3]))
     return saved
 
 

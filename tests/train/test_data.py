@@ -1,4 +1,4 @@
-"""Reading annotated images: channels in the network's order, intensities normalised, trouble named."""
+"""Reading annotated images: channels in the network's order, intensities scaled, errors that name the cause."""
 
 from pathlib import Path
 
@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.train.data import load_source, median_diameter, normalise, simulated_samples
+from plateflow.segment import segment_image
+from plateflow.segment.engine import CanvasJob, FlowEngine
+from plateflow.segment.image import scale_intensities
+from plateflow.train.data import load_source, median_diameter, simulated_samples
 
 
 def write(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> None:
     for kind, array in (("images", image), ("labels", labels)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(folder / kind / f"{name}.tif", array)
+
+
+class Stop(Exception):
+    """Raised where the network would run."""
 
 
 LABELS = np.pad(np.ones((10, 10), np.uint16), 5)
@@ -30,9 +37,8 @@ def test_whole_cells_see_their_channel_first_and_the_nucleus_second(tmp_path: Pa
     ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
     write(tmp_path, "a", np.stack([ramp, ramp[::-1], ramp.T]), LABELS)  # membrane, cytoplasm, nucleus
     cytoplasm, membrane = load_source(tmp_path)
-    assert np.array_equal(cytoplasm.image[0], normalise(ramp[::-1]))
-    assert np.array_equal(membrane.image[0], normalise(ramp))
-    assert np.array_equal(membrane.image[1], normalise(ramp.T))
+    assert np.array_equal(cytoplasm.image, scale_intensities(np.stack([ramp[::-1], ramp.T])))
+    assert np.array_equal(membrane.image, scale_intensities(np.stack([ramp, ramp.T])))
 
 
 def test_stained_tissue_is_turned_so_that_objects_are_bright(tmp_path: Path) -> None:
@@ -43,12 +49,36 @@ def test_stained_tissue_is_turned_so_that_objects_are_bright(tmp_path: Path) -> 
     assert sample.image[0][LABELS > 0].min() > sample.image[0][LABELS == 0].max()
 
 
-def test_percentiles_map_to_zero_and_one_without_clipping() -> None:
-    image = normalise(np.arange(1001, dtype=np.float32).reshape(7, 143))
-    assert np.percentile(image, 1) == pytest.approx(0, abs=1e-6)
-    assert np.percentile(image, 99) == pytest.approx(1, abs=1e-6)
-    assert image.min() < 0 and image.max() > 1
-    assert not normalise(np.full((4, 4), 7, np.uint8)).any()
+def test_percentiles_map_to_zero_and_one_without_clipping(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.arange(400, dtype=np.float32).reshape(20, 20), LABELS)
+    write(tmp_path, "b", np.full((20, 20), 7, np.uint8), LABELS)
+    ramp, constant = (sample.image for sample in load_source(tmp_path))
+    assert np.percentile(ramp, 1) == pytest.approx(0, abs=1e-6)
+    assert np.percentile(ramp, 99) == pytest.approx(1, abs=1e-6)
+    assert ramp.min() < 0 and ramp.max() > 1
+    assert not constant.any()
+
+
+@pytest.mark.parametrize("kind", ["little contrast", "a few bright pixels"])
+def test_training_sees_an_image_as_inference_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    image = np.zeros((20, 20), np.float32)
+    if kind == "little contrast":
+        image[:] = np.linspace(0, 5e-4, 400).reshape(20, 20)
+    else:
+        image[5, 5:8] = 9  # so few that the 1st and 99th percentile are equal
+    write(tmp_path, "a", image, LABELS)
+    (sample,) = load_source(tmp_path)
+    seen: list[np.ndarray] = []
+
+    def run(_: FlowEngine, jobs: list[CanvasJob]) -> None:
+        seen.extend(job.read() for job in jobs)
+        raise Stop
+
+    monkeypatch.setattr(FlowEngine, "run", run)
+    with pytest.raises(Stop):
+        segment_image(image, device="cpu")
+    assert np.array_equal(sample.image, seen[0])
+    assert sample.image.min() <= 0 and sample.image.max() >= 1
 
 
 def test_trouble_with_the_files_is_named(tmp_path: Path) -> None:

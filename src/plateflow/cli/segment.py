@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plateflow.errors import PlateflowError
+from plateflow.model.registry import IN_CHANNELS
 
 if TYPE_CHECKING:
     import numpy as np
-
-IN_CHANNELS = 3
 
 
 def segment(
@@ -48,10 +47,7 @@ def segment(
             "two images would write the same label file", where=doubled[0], remedy="segment them into two folders"
         )
     choose_device(device)
-    try:
-        model = str(check_model(model, weights_dir))
-    except (ValueError, OSError) as error:
-        raise PlateflowError("the model can't be used", where=model, why=str(error)) from error
+    model = str(check_model(model, weights_dir))
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     for path, name in track(list(zip(images, names, strict=True)), description="segment"):

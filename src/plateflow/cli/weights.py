@@ -156,9 +156,9 @@ def _copy_of(file: Path) -> Callable[[Path], object]:
 
 
 def _describe(name: str, path: Path) -> None:
-    from plateflow.model.registry import PUBLISHED, terms
+    from plateflow.model.registry import PUBLISHED, spec_of
 
-    licence = PUBLISHED[name].licence if name in PUBLISHED else terms(path)["licence"]
+    licence = PUBLISHED[name].licence if name in PUBLISHED else spec_of(path).licence
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:,.0f} MB)\n  licence: {licence}")
 
 
@@ -189,8 +189,8 @@ def _is_model(path: Path) -> bool:
 
 @contextmanager
 def _clearly(where: str, done: str = "used") -> Iterator[None]:
-    """Turn what the model package raises into an error for a user."""
+    """Turn errors of the file system into an error for a user."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise PlateflowError(f"the weights can't be {done}", where=where, why=str(error)) from error

@@ -45,9 +45,6 @@ class Config(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="arithmetic of the network; auto: bfloat16 on CUDA, float32 on CPU"
     )
-    tiling: Literal["plateflow", "cellpose"] = Field(
-        "plateflow", description="how canvases are cut into tiles: in as few as possible, or as Cellpose does"
-    )
     augment: bool = Field(False, description="mirror every second tile and overlap tiles by half; about 3 times slower")
     levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
     z: str = Field("max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep")

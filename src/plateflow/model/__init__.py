@@ -1,17 +1,17 @@
-"""Flow models: the network, its weights files, and the registry that says whose they are.
+"""Flow models: the network, its weights files, and the registry of models with their terms of use.
 
-Torch is imported when the network is asked for, not before: `plateflow.model.registry` alone needs none.
+Torch is imported on first use of the network; `plateflow.model.registry` doesn't need it.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from plateflow.model.registry import ModelInfo, model_info
+from plateflow.model.registry import ModelSpec, model_spec
 
 if TYPE_CHECKING:
     from plateflow.model.vit import FlowViT, FlowViTConfig
     from plateflow.model.weights import check_model, load_model, save_model
 
-__all__ = ["FlowViT", "FlowViTConfig", "ModelInfo", "check_model", "load_model", "model_info", "save_model"]
+__all__ = ["FlowViT", "FlowViTConfig", "ModelSpec", "check_model", "load_model", "model_spec", "save_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""Download of published weights: goes on where it broke off, is checked, and appears only when it is right.
+"""Download of published weights: interrupted ones resume, and the file appears only once its hash is right.
 
-Written here because pooch, which checks hashes too, starts a gigabyte that broke off anew.
+Not with pooch, which verifies hashes too but restarts an interrupted gigabyte from the beginning.
 """
 
 import ssl
@@ -11,16 +11,17 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from plateflow.model.registry import PUBLISHED, check_published, ways_to_bring
+from plateflow.errors import ModelError
+from plateflow.model.registry import PUBLISHED, check_published, ways_to_get
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 TRIES = 4
-"""Attempts in a row that bring no byte before the download is given up."""
+"""Consecutive attempts without a byte before the download fails."""
 PAUSE = 1.0
-"""Seconds before the second of them; doubled for each further one."""
-_BLOCK = 2**20
-_BEYOND = 416  # the server's file ends before the byte asked for
+"""Seconds before the second attempt; doubled for each further one."""
+_PIECE = 2**20
+_RANGE_BEYOND_END = 416  # status: the server's file ends before the requested byte
 
 
 def fetch(name: str, folder: Path, *, progress: Callable[[int], None] = lambda done: None) -> Path:
@@ -28,16 +29,16 @@ def fetch(name: str, folder: Path, *, progress: Callable[[int], None] = lambda d
 
     Args:
         name: of the model in the registry.
-        folder: made if it is missing. What has come so far lies there as `<file>.part`, beside it the server's tag
-            for this version of the file, so that another one on the server isn't joined to it.
-        progress: told the bytes that are there, now and then.
+        folder: made if missing. The bytes received so far are kept there as `<file>.part`, beside the server's tag for
+            this version of the file, so that pieces of different versions aren't joined.
+        progress: called now and then with the number of bytes present.
 
     Returns:
-        the path of the file, whose size and hash are the published ones.
+        The path of the file, which has the published size and hash.
 
     Raises:
-        ValueError: there are other bytes than were published, on the server or in the folder.
-        ConnectionError: the network doesn't bring it; the message says how else it can come.
+        ModelError: server or folder hold other bytes than were published, or the network fails; the message says how
+            else to get the file.
     """
     card = PUBLISHED[name]
     target = folder / card.file
@@ -46,86 +47,86 @@ def fetch(name: str, folder: Path, *, progress: Callable[[int], None] = lambda d
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{card.file}.part"
-    for last in (False, True):
-        joined = _bring(name, part, progress)
+    for last_attempt in (False, True):
+        joined = _download(name, part, progress)
         try:
             check_published(name, part)
             break
-        except ValueError:
+        except ModelError:
             _discard(part)
-            if last or not joined:  # else these may have been pieces of two files: once more
+            if last_attempt or not joined:  # joined bytes may come from two versions of the file: try once more
                 raise _not_published(name) from None
     part.replace(target)
     _discard(part)
     return target
 
 
-def _bring(name: str, part: Path, progress: Callable[[int], None]) -> bool:
-    """Download until the part has the published size, in as many pieces as it takes; whether there were several."""
+def _download(name: str, part: Path, progress: Callable[[int], None]) -> bool:
+    """Download until the part has the published size; return whether it was joined from several pieces."""
     card, idle, joined = PUBLISHED[name], 0, part.exists()
     while (before := _size(part)) < card.size:
         why = "the connection broke off"
         try:
-            joined |= _continue(name, part, progress)
+            joined |= _append(name, part, progress)
         except HTTPError as error:
-            why = f"{error.code} {error.reason}"
+            why = f"the server answers {error.code} {error.reason}"
             if error.code < 500:
-                raise ConnectionError(f"{card.url} answers {why}. {ways_to_bring(name)}") from None
+                raise _cannot_fetch(name, why) from None
         except (ConnectionError, TimeoutError, HTTPException, ssl.SSLError) as error:
             why = str(error) or type(error).__name__
         idle = 0 if _size(part) > before else idle + 1
         if idle == TRIES:
-            raise ConnectionError(
-                f"{card.url} can't be downloaded: {why}. {_size(part):,} of {card.size:,} bytes are kept and used when "
-                f"it is tried again. {ways_to_bring(name)}"
-            )
+            kept = f"{_size(part):,} of {card.size:,} bytes are kept, and the next attempt resumes there"
+            raise _cannot_fetch(name, f"{why}; {kept}")
         if idle:
             time.sleep(PAUSE * 2 ** (idle - 1))
     return joined
 
 
-def _continue(name: str, part: Path, progress: Callable[[int], None]) -> bool:
-    """Append to the part what the server sends (True), or begin anew where it doesn't go on where we ask it to."""
+def _append(name: str, part: Path, progress: Callable[[int], None]) -> bool:
+    """Append what the server sends to the part and return True; False if the server started from the beginning."""
     card, tag, done = PUBLISHED[name], part.with_name(f"{part.name}.etag"), _size(part)
     request = Request(card.url)
     if done:
         request.add_header("Range", f"bytes={done}-")
         if tag.exists():
-            request.add_header("If-Range", tag.read_text())  # all of it, if it is another file by now
+            request.add_header("If-Range", tag.read_text())  # if the file changed, the server sends all of it
     try:
         answer = urlopen(request, timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code != _BEYOND:
+        if error.code != _RANGE_BEYOND_END:
             raise
         _discard(part)
         raise _not_published(name) from None
-    except OSError as error:  # no route, no name, no certificate
+    except OSError as error:  # no route, no such host, no certificate
         raise ConnectionError(getattr(error, "reason", None) or error) from error
     with answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-        done = done if goes_on else 0
+        resumes = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+        done = done if resumes else 0
         length = answer.headers.get("Content-Length")
         if length and done + int(length) != card.size:
             _discard(part)
             raise _not_published(name)
-        found = answer.headers.get("ETag", "")
-        if found.startswith('"'):  # a weak tag (W/) doesn't promise equal bytes
-            tag.write_text(found)
+        etag = answer.headers.get("ETag", "")
+        if etag.startswith('"'):  # a weak tag (W/) doesn't promise equal bytes
+            tag.write_text(etag)
         else:
             tag.unlink(missing_ok=True)
-        with part.open("ab" if goes_on else "wb") as file:
-            while done <= card.size and (block := answer.read(_BLOCK)):
-                file.write(block)
-                done += len(block)
+        with part.open("ab" if resumes else "wb") as file:
+            while done <= card.size and (piece := answer.read(_PIECE)):
+                file.write(piece)
+                done += len(piece)
                 progress(done)
-    return goes_on
+    return resumes
 
 
-def _not_published(name: str) -> ValueError:
-    return ValueError(
-        f"{PUBLISHED[name].url} sends something else than was published as {name!r}: other size or sha256. Nothing is "
-        f"kept of it. {ways_to_bring(name)}"
-    )
+def _not_published(name: str) -> ModelError:
+    why = f"the server sends something other than was published as {name!r}: another size or sha256; nothing is kept"
+    return _cannot_fetch(name, why)
+
+
+def _cannot_fetch(name: str, why: str) -> ModelError:
+    return ModelError("the weights can't be fetched", where=PUBLISHED[name].url, why=why, remedy=ways_to_get(name))
 
 
 def _size(part: Path) -> int:

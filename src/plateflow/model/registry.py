@@ -1,39 +1,66 @@
-"""Which models there are, where their files lie, and under which terms they may be used; without torch."""
+"""Which models there are, where their files lie, and the terms under which they may be used; without torch."""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from plateflow.errors import ModelError
+
+IN_CHANNELS = 3
+"""Channels of a network's input: the object's first, unused ones 0."""
 UNKNOWN = "unknown: the file doesn't say"
 NORMALISATION = "1st and 99th percentile of a channel to 0 and 1, not clipped"
 METADATA_KEY = "plateflow"
-"""Of the entry in a safetensors header that holds, as JSON, what a model's file says of itself."""
-# A header longer than this is no header: the file isn't what its name says.
+"""Key in a safetensors header under which a model's file describes itself, as JSON."""
 _MAX_HEADER = 10_000_000
+"""Bytes; a longer header means that the file isn't a safetensors file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """What a report, a journal and a fingerprint say of a model."""
+class ModelSpec:
+    """What reports, journals and fingerprints say about a model.
+
+    Attributes:
+        name: of the model; of the file if it doesn't say.
+        path: of the file.
+        licence: terms of use.
+        citation: what to cite.
+        normalisation: of the channels.
+        diameter: px to which objects are resampled when a diameter is given; None for an encoder.
+    """
 
     name: str
     path: Path
-    sha256: str
-    """Of the file: the model's hash in fingerprints."""
     licence: str
     citation: str
-    normalisation: str
+    normalisation: str = NORMALISATION
     diameter: float | None
-    """Diameter (px) to which images are resampled when a diameter is given; None: the model takes any size as it is."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file: the model's hash in fingerprints."""
+        return hash_of(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What is known of a published file. Its hash is what several public projects recorded of their downloads."""
+    """A published file.
+
+    Attributes:
+        file: its name.
+        url: where it is published.
+        size: bytes.
+        sha256: as several public projects recorded it, independently, of their downloads.
+        licence: terms of use.
+        citation: what to cite.
+        segments: whether it is a complete model; else it is an encoder, from which one can be trained.
+    """
 
     file: str
     url: str
@@ -41,9 +68,7 @@ class Card:
     sha256: str
     licence: str
     citation: str
-    diameter: float | None = None
     segments: bool = True
-    """Whether it is a whole model; else an encoder, from which one can be trained."""
 
 
 _CELLPOSE: dict[str, Any] = {
@@ -51,14 +76,12 @@ _CELLPOSE: dict[str, Any] = {
     "citation": "Pachitariu, Rariden, Stringer: Cellpose-SAM: superhuman generalization for cellular segmentation, "
     "bioRxiv 2025.04.28.651001",
 }
-CELLPOSE_DIAMETER = 30.0
 PUBLISHED = {
     "cpsam": Card(
         file="cpsam",
         url="https://huggingface.co/mouseland/cellpose-sam/resolve/main/cpsam",
         size=1_233_587_898,
         sha256="e1440429eb384f95afe32bcba6510f90d518eaedc917ede549bed6804004abe2",
-        diameter=CELLPOSE_DIAMETER,
         **_CELLPOSE,
     ),
     "cpsam_v2": Card(
@@ -66,7 +89,6 @@ PUBLISHED = {
         url="https://huggingface.co/mouseland/cellpose-sam/resolve/main/cpsam_v2",
         size=1_233_586_851,
         sha256="0f1cc3f7ecdd8a037a57c6c48d9d8921391be4cbce3fa9f13c3e3a2e1253c667",
-        diameter=CELLPOSE_DIAMETER,
         **_CELLPOSE,
     ),
     "sam_vit_l": Card(
@@ -79,13 +101,16 @@ PUBLISHED = {
         segments=False,
     ),
 }
-"""Files that the user fetches or brings; Cellpose's keep the names that it gives them."""
+"""Files that the user downloads or supplies; those of Cellpose keep their original names."""
 
 DEFAULT_FILE = Path(__file__).parent / "weights" / "default.safetensors"
+CELLPOSE_DIAMETER = 30.0
+TRAINED_DIAMETER = 24.0
+"""Diameter of models trained here that don't say: the geometric middle of the 11 to 50 px of `train.augment`."""
 
 
 def search_path(first: Path | None = None) -> list[Path]:
-    """Folders in which weights are looked for, first come first served; `first` is what `--weights-dir` names."""
+    """Folders that are searched for weights, in order; `first` is the value of `--weights-dir`."""
     named = [os.environ.get(name) for name in ("PLATEFLOW_WEIGHTS", "CELLPOSE_LOCAL_MODELS_PATH")]
     folders = [first, *(Path(folder) for folder in named if folder), Path.home() / ".cellpose" / "models"]
     return [folder for folder in folders if folder]
@@ -96,65 +121,39 @@ def find_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> P
 
     Args:
         name_or_path: `default`, the name of a published model or of a file in one of the folders of `search_path`
-            (`.safetensors` may be left out), or the path of a weights file.
-        weights_dir: a folder to look into before the others.
+            (`.safetensors` may be omitted), or the path of a weights file.
+        weights_dir: a folder to search before the others.
 
     Raises:
-        ValueError: if there is no such file; the message says where it was looked for.
+        ModelError: there is no such file; the message lists where it was searched for.
     """
     name = str(name_or_path)
     if name == "default":
         return DEFAULT_FILE
-    if name not in PUBLISHED and Path(name).is_file():
-        return Path(name)
     files = [PUBLISHED[name].file] if name in PUBLISHED else [name, f"{name}.safetensors"]
     folders = search_path(weights_dir)
-    for folder in folders:
-        for file in files:
-            if (folder / file).is_file():
-                return folder / file
-    looked = ", ".join(map(str, folders))
+    paths = [] if name in PUBLISHED else [Path(name)]
+    paths += [folder / file for folder in folders for file in files]
+    with file_errors(Path(name)):
+        for path in paths:
+            if path.is_file():
+                return path
+    searched = ", ".join(map(str, folders))
     if name in PUBLISHED:
-        raise ValueError(f"The weights of {name!r} aren't on this machine; looked in {looked}. {ways_to_bring(name)}")
-    known = ", ".join(["default", *(name for name, card in PUBLISHED.items() if card.segments)])
-    raise ValueError(f"There is no model {name!r}: neither one of {known}, nor a file, nor in {looked}.")
-
-
-def ways_to_bring(name: str) -> str:
-    """How a published file comes to a machine."""
-    card = PUBLISHED[name]
-    return (
-        f"Three ways to bring them: (1) where there is a network, `plateflow weights fetch {name}`, and copy the file "
-        f"into one of these folders; (2) download {card.url} by other means, then `plateflow weights add FILE --name "
-        f"{name}`; (3) where they lie on another disk, name their folder in PLATEFLOW_WEIGHTS, or give the file's path "
-        "as the model."
-    )
-
-
-def check_published(name: str, path: Path) -> None:
-    """Refuse a file that isn't what was published under a name.
-
-    Raises:
-        ValueError: its size or its hash is another.
-    """
-    card, size = PUBLISHED[name], path.stat().st_size
-    if size != card.size:
-        found = f"{size:,} bytes instead of {card.size:,}"
-    elif hash_of(path) != card.sha256:
-        found = f"sha256 {hash_of(path)} instead of {card.sha256}"
-    else:
-        return
-    raise ValueError(
-        f"{path} isn't the published {name!r}: it has {found}. Remove it and run `plateflow weights fetch {name}`; "
-        "if it is another model, give it another name."
+        raise unusable(name, f"its weights aren't on this machine; searched {searched}", ways_to_get(name))
+    names = ", ".join(["default", *(name for name, card in PUBLISHED.items() if card.segments)])
+    raise unusable(
+        name,
+        f"there is no such model: neither one of {names}, nor a file, nor in {searched}",
+        "`plateflow weights list` shows the models of this machine",
     )
 
 
 def right_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> Path:
-    """Return the file of a model, as `find_weights` does, but refuse one that only has the name of a published one.
+    """Return the file of a model as `find_weights` does, but refuse one that only has the name of a published model.
 
     Raises:
-        ValueError: if there is no such file, or its size or hash isn't the published one.
+        ModelError: there is no such file, or its size or hash isn't the published one.
     """
     path = find_weights(name_or_path, weights_dir)
     if str(name_or_path) in PUBLISHED:
@@ -162,52 +161,73 @@ def right_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> 
     return path
 
 
-TRAINED_DIAMETER = 24.0
-"""Of models trained here that don't say otherwise: the middle, by ratio, of the 11 to 50 px of `train.augment`."""
-
-
-def model_info(name_or_path: str | Path) -> ModelInfo:
-    """Describe a model from its file (hash, metadata) and, for a published one, from what is known of it.
-
-    A published file is known by its hash, under any name and at any path.
+def check_published(name: str, path: Path) -> None:
+    """Refuse a file that isn't what was published under a name.
 
     Raises:
-        ValueError: if there is no such model, if its file is cut short, or isn't the one that was published.
+        ModelError: its size or its hash differs.
     """
-    path = right_weights(name_or_path)
-    return ModelInfo(path=path, sha256=hash_of(path), **terms(path))
+    card, size = PUBLISHED[name], _size(path)
+    if size == card.size and hash_of(path) == card.sha256:
+        return
+    actual = f"{size:,} bytes" if size != card.size else f"sha256 {hash_of(path)}"
+    expected = f"{card.size:,}" if size != card.size else card.sha256
+    raise unusable(
+        path,
+        f"it isn't the published {name!r}: it has {actual} instead of {expected}",
+        f"remove it and run `plateflow weights fetch {name}`; if it is another model, give it another name",
+    )
 
 
-def terms(path: Path) -> dict[str, Any]:
-    """Name, licence, citation and conventions of a file; only one of a published file's size is hashed."""
+def model_spec(name_or_path: str | Path) -> ModelSpec:
+    """Describe a model.
+
+    Raises:
+        ModelError: there is no such model, its file is truncated, or it isn't the file that was published.
+    """
+    return spec_of(right_weights(name_or_path))
+
+
+def spec_of(path: Path) -> ModelSpec:
+    """Describe a model from the metadata in its file; a published one from its card, under any name and path.
+
+    Raises:
+        ModelError: the file can't be read.
+    """
+    size = _size(path)
     for name, card in PUBLISHED.items():
-        if path.stat().st_size == card.size and hash_of(path) == card.sha256:
-            known = {"licence": card.licence, "citation": card.citation, "diameter": card.diameter}
-            return {"name": name, "normalisation": NORMALISATION, **known}
+        if size == card.size and hash_of(path) == card.sha256:  # only files of this size are hashed
+            diameter = CELLPOSE_DIAMETER if card.segments else None
+            return ModelSpec(name=name, path=path, licence=card.licence, citation=card.citation, diameter=diameter)
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-    # What says nothing of itself has Cellpose's layout, and so its conventions.
+    # a file without metadata has Cellpose's layout, and so its conventions
     diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER)
-    return {
-        "name": metadata.get("name", path.name),
-        "licence": metadata.get("licence") or UNKNOWN,
-        "citation": metadata.get("citation") or UNKNOWN,
-        "normalisation": metadata.get("normalisation", NORMALISATION),
-        "diameter": float(diameter),
-    }
+    return ModelSpec(
+        name=metadata.get("name", path.name),
+        path=path,
+        licence=metadata.get("licence") or UNKNOWN,
+        citation=metadata.get("citation") or UNKNOWN,
+        normalisation=metadata.get("normalisation", NORMALISATION),
+        diameter=float(diameter),
+    )
 
 
 def licence_notice(path: Path) -> str | None:
-    """What to tell a user of weights with a restricted licence, once; None afterwards, and for free models.
+    """The notice to show to a user of weights with a restricted licence, once; None afterwards, and for free models.
 
-    That it was told is recorded in a file beside the weights, so that of many jobs one alone tells it; in a folder
-    that can't be written, each does.
+    A file beside the weights records that the notice was shown, so that only one of many jobs shows it. In a folder
+    that isn't writable, every job does.
     """
-    known = terms(path)
-    if "-NC" not in known["licence"]:
+    record = path.with_name(f"{path.name}.licence.txt")
+    with file_errors(path):
+        if record.exists():
+            return None
+    spec = spec_of(path)
+    if "-NC" not in spec.licence:
         return None
-    notice = f"Model {known['name']}: licence {known['licence']}. Cite: {known['citation']}."
+    notice = f"Model {spec.name}: licence {spec.licence}. Cite: {spec.citation}."
     try:
-        with path.with_name(f"{path.name}.licence.txt").open("x") as file:
+        with record.open("x") as file:
             file.write(f"{notice}\nThis was shown when the model was first fetched or used here.\n")
     except FileExistsError:
         return None
@@ -217,29 +237,63 @@ def licence_notice(path: Path) -> str | None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what a safetensors file of ours says of itself: config, name, licence and so on; nothing for others.
+    """Return what one of our safetensors files says about itself (config, name, licence, ...); nothing for others.
 
     Raises:
-        ValueError: if the header is cut short or isn't one.
+        ModelError: the file can't be read, or its header is truncated or isn't one.
     """
-    with path.open("rb") as file:
+    with file_errors(path), path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         raw = file.read(size) if size <= _MAX_HEADER else b""
     try:
         header = json.loads(raw if len(raw) == size else b"")
         return dict(json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}")))
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} isn't a safetensors file, or was cut short: copy it again.") from error
+        raise unusable(path, "it isn't a safetensors file, or is truncated", "copy it again") from error
 
 
 def hash_of(path: Path) -> str:
-    """sha256 of a file, computed once in a process unless its size or time change."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    """The sha256 of a file, computed once per process unless its size or time changes.
+
+    Raises:
+        ModelError: the file can't be read.
+    """
+    with file_errors(path):
+        stat = path.stat()
+        return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash a file; size and time are there so that a changed file is hashed anew."""
+    """Hash a file; size and time are arguments so that a changed file is hashed again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    with file_errors(path):
+        return path.stat().st_size
+
+
+def unusable(where: str | Path, why: str, remedy: str = "") -> ModelError:
+    """The error for a model, or its weights file, that can't be used."""
+    return ModelError("the model can't be used", where=str(where), why=why, remedy=remedy)
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system, met with a weights file, into `ModelError`."""
+    try:
+        yield
+    except OSError as error:
+        raise unusable(path, f"the file can't be read: {error}") from error
+
+
+def ways_to_get(name: str) -> str:
+    """How to get a published file onto a machine."""
+    return (
+        f"there are three ways to get them: (1) with a network, run `plateflow weights fetch {name}` and copy "
+        f"the file into one of these folders; (2) download {PUBLISHED[name].url} by other means, then run `plateflow "
+        f"weights add FILE --name {name}`; (3) if they lie on another disk, name their folder in PLATEFLOW_WEIGHTS, or "
+        "give the file's path as the model"
+    )

@@ -1,8 +1,9 @@
 """FlowViT: a plain vision transformer that predicts flow fields.
 
-One class reads both the published Cellpose-SAM network (SAM's ViT-L encoder, its neck, a 1x1 output layer) and the
-small default model. What differs is in `FlowViTConfig`: the stem (one patch convolution, or strided convolutions whose
-finer features are kept), how tokens know where they are, and the neck that turns tokens into features for two heads.
+One class covers both the published Cellpose-SAM network (SAM's ViT-L encoder, its neck, a 1x1 output layer) and the
+small default model. `FlowViTConfig` holds the differences: the stem (one patch convolution, or strided convolutions
+whose finer features are kept), how tokens encode their position, and the neck that turns tokens into features for two
+heads.
 
 Axes: B batch, C channels, H W pixels, h w tokens (h = H / patch), N = h * w.
 Output: [dy, dx, cell logit], flows in network units (5 x the unit target).
@@ -19,13 +20,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plateflow.model.registry import IN_CHANNELS
+
 PATCH = 8
-IN_CHANNELS = 3
+"""Edge of a token in px."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowViTConfig:
-    """The shape of a FlowViT; stored in the metadata of its weights file."""
+    """The shape of a FlowViT, stored in the metadata of its weights file.
+
+    Attributes:
+        width: dimensions of a token.
+        depth: number of transformer blocks.
+        heads: attention heads per block.
+        stem: pixels to tokens, `PatchStem` or `ConvStem`.
+        neck: tokens to features, `SamNeck` or `FuseNeck`.
+        neck_width: channels of the neck.
+        grid: side of the absolute position table in tokens; 0: none.
+        rel_pos: tokens up to which relative distances differ; larger ones share the last entry; 0: no tables.
+        local_conv: a depthwise 3 x 3 convolution before each attention: position without a table, for any tile size.
+    """
 
     width: int = 192
     depth: int = 6
@@ -34,29 +49,18 @@ class FlowViTConfig:
     neck: Literal["sam", "fuse"] = "fuse"
     neck_width: int = 64
     grid: int = 0
-    """Side of the absolute position table in tokens; 0: none."""
     rel_pos: int = 0
-    """Tokens up to which relative distances are told apart, further ones share the last entry; 0: no tables."""
     local_conv: bool = True
-    """A depthwise 3 x 3 convolution before each attention: position without a table, so that every tile size works."""
 
 
 VIT_L = FlowViTConfig(
-    width=1024,
-    depth=24,
-    heads=16,
-    stem="patch",
-    neck="sam",
-    neck_width=256,
-    grid=32,
-    rel_pos=32,
-    local_conv=False,
+    width=1024, depth=24, heads=16, stem="patch", neck="sam", neck_width=256, grid=32, rel_pos=32, local_conv=False
 )
 """The encoder and heads of `cpsam` and `cpsam_v2`."""
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W), at each pixel on its own."""
+    """LayerNorm over the channels of (B, C, H, W), separately at each pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) over C."""
@@ -83,7 +87,7 @@ class PatchStem(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Three strided convolutions to stride 8; the features at strides 2 and 4 go on to the neck."""
+    """Three strided convolutions to stride 8; the features at strides 2 and 4 are passed to the neck."""
 
     def __init__(self, config: FlowViTConfig) -> None:
         super().__init__()
@@ -100,7 +104,7 @@ class ConvStem(nn.Module):
 
 
 class SamNeck(nn.Module):
-    """SAM's neck: 1 x 1 and 3 x 3 convolutions at the grid of the tokens."""
+    """SAM's neck: 1 x 1 and 3 x 3 convolutions on the grid of the tokens."""
 
     stride = PATCH
 
@@ -120,7 +124,7 @@ class SamNeck(nn.Module):
 
 
 class FuseNeck(nn.Module):
-    """Tokens spread to strides 4 and 2 and joined there with the stem's features, so that borders stay sharp."""
+    """Tokens upsampled to strides 4 and 2 and fused there with the stem's features, so that borders stay sharp."""
 
     stride = 2
 
@@ -147,7 +151,7 @@ class Attention(nn.Module):
     """Global attention; with relative-position tables, the decomposed bias of ViTDet.
 
     The bias q_i . (R_h[row_i - row_j] + R_w[col_i - col_j]) is the dot product of [q R_h, q R_w] with the one-hot
-    [row_j, col_j]. So it rides along as h + w further dimensions of q and k, and plain attention does the rest.
+    [row_j, col_j]. It is therefore added as h + w further dimensions of q and k, and plain attention does the rest.
     """
 
     def __init__(self, config: FlowViTConfig) -> None:
@@ -193,9 +197,9 @@ class Attention(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T) v for q and k (B, heads, N, d), v (B, heads, N, dim), dim <= d -> (B, heads, N, dim).
 
-    The fused kernels want one dimension for all three, and spare a GPU's memory the N x N scores; so do gradients. On a
-    CPU one head's scores fit into the cache, and plain products of matrices, head by head, take half of the fused time
-    in bfloat16 and four fifths in float32, where the fused kernel must carry the padding of v along.
+    The fused kernels require the same dimension for all three. They never store the N x N scores, which saves memory on
+    GPUs and with gradients. On a CPU one head's scores fit into the cache, and plain matrix products, head by head,
+    take half of the fused time in bfloat16 and four fifths in float32, where the fused kernel carries the padding of v.
     """
     extra = q.shape[-1] - v.shape[-1]
     if q.device.type != "cpu" or q.requires_grad or (q.dtype == torch.float32 and not extra):
@@ -254,7 +258,7 @@ class FlowViT(nn.Module):
 
 
 def init_weights(model: FlowViT, seed: int) -> FlowViT:
-    """Random weights for training from nothing, the same for the same seed."""
+    """Random weights for training from scratch, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -273,7 +277,7 @@ def init_weights(model: FlowViT, seed: int) -> FlowViT:
 
 
 def channels_last(model: FlowViT) -> FlowViT:
-    """Lay the kernels out for channels-last convolutions, which the tokens' layout makes the cheap ones; in place."""
+    """Store the kernels for channels-last convolutions, the faster ones given the tokens' layout; in place."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

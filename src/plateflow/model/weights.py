@@ -1,12 +1,13 @@
 """Weights files: strict loading of our own, of Cellpose's published ones, and of SAM's encoder; saving both ways.
 
-Our own files are safetensors that carry the network's configuration in their metadata. Files are mapped: tensors that
-have the type asked for already stay in the map, which all jobs of a machine share; others are converted one by one.
+Our own files are safetensors with the network's configuration in their metadata. Files are memory-mapped: tensors that
+already have the requested type stay in the map, which all jobs on a machine share; others are converted one by one.
 """
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from plateflow.errors import ModelError
+from plateflow.files import write_atomic
 from plateflow.model.registry import (
     METADATA_KEY,
     NORMALISATION,
+    file_errors,
     licence_notice,
     read_metadata,
     right_weights,
+    unusable,
 )
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, channels_last
 
 _MAPPED_BYTES = 48 * 2**20
-"""After so many converted bytes a file is mapped anew: the pages read count as this process's memory until then."""
-_FLOW_ROWS = 2 * PATCH**2  # of the 192 rows of the published `out` layer, these are dy and dx
-# blocks of SAM's ViT-L that had global attention when it was trained: their tables know distances up to 64 tokens
+"""A file is mapped again after this many converted bytes: pages read count as memory of the process until then."""
+_FLOW_ROWS = 2 * PATCH**2
+"""Rows of the published `out` layer (192) that give dy and dx."""
 _GLOBAL_BLOCKS = (5, 11, 17, 23)
+"""Blocks of SAM's ViT-L trained with global attention: their tables cover distances up to 64 tokens."""
 _SAM = "image_encoder."
-"""With which the names of the encoder begin in SAM's checkpoints."""
+"""Prefix of the encoder's tensors in SAM's checkpoints."""
 _LAYER_NAMES = {
     "encoder.pos_embed": "pos_embed",
     "encoder.patch_embed.": "stem.",
@@ -48,15 +54,15 @@ def load_model(
 
     Args:
         name_or_path: `default`, `cpsam`, `cpsam_v2`, or the path of a safetensors or torch file.
-        device: where the weights go.
-        dtype: what they are converted to.
+        device: of the weights.
+        dtype: to which they are converted.
 
     Returns:
         The network in evaluation mode, convolutions in channels-last layout.
 
     Raises:
-        ValueError: if there is no such file, if it can't be read, or if tensors are missing, too many or of another
-            shape; the message names them.
+        ModelError: there is no such file, it can't be read, or tensors are missing, additional or of another shape; the
+            message names them.
     """
     path = right_weights(name_or_path)
     model, tensors = _prepare(path, stays=dtype if torch.device(device).type == "cpu" else None)
@@ -68,11 +74,14 @@ def load_model(
 
 
 def check_model(name_or_path: str | Path, weights_dir: Path | None = None) -> Path:
-    """Raise what `load_model` would raise of a model, without reading its weights; else return its file.
+    """Check a model as `load_model` does, without reading its weights, and return its file.
 
     Args:
         name_or_path: as in `load_model`.
-        weights_dir: a folder to look into before the others.
+        weights_dir: a folder to search before the others.
+
+    Raises:
+        ModelError: as in `load_model`.
     """
     path = right_weights(name_or_path, weights_dir)
     _prepare(path)
@@ -80,37 +89,34 @@ def check_model(name_or_path: str | Path, weights_dir: Path | None = None) -> Pa
 
 
 def _prepare(path: Path, *, stays: torch.dtype | None = None) -> tuple[FlowViT, Iterable[tuple[str, Tensor]]]:
-    """The network of a file, without memory, and an iterator over its tensors, names and shapes checked before."""
+    """The network of a file, without memory, and an iterator over its tensors, whose names and shapes are checked."""
     metadata, names, read = _open(path)
     shapes = {name.removeprefix("module."): read(name).shape for name in names}
     cellpose = "config" not in metadata
     if cellpose and "W2" not in shapes:
         sam = any(name.startswith(_SAM) for name in shapes)
-        raise ValueError(
-            f"{path} holds neither a model of Plateflow nor one of Cellpose-SAM (it lacks the tensor W2)."
-            + (" It is SAM's checkpoint, an encoder; `plateflow weights add` makes a start for training of it." * sam)
+        raise unusable(
+            path,
+            "it holds neither a model of Plateflow nor one of Cellpose-SAM (the tensor W2 is missing)"
+            + "; it is SAM's checkpoint, an encoder" * sam,
+            "`plateflow weights add` turns it into a model that can be trained" if sam else "",
         )
-    try:
-        config = _published_config(shapes) if cellpose else FlowViTConfig(**metadata["config"])
-        with torch.device("meta"):
-            model = FlowViT(config)
-    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{path} describes a network of another kind: {error}") from error
 
     def tensors(read: Callable[[str], Tensor]) -> Iterable[tuple[str, Tensor]]:
         return from_cellpose(names, read, config) if cellpose else ((name, read(name)) for name in names)
 
-    try:
-        # shapes suffice, but resampling shapes would take torch a second and 60 MB of imports
+    with _shape_errors(path):
+        config = _published_config(shapes) if cellpose else FlowViTConfig(**metadata["config"])
+        with torch.device("meta"):
+            model = FlowViT(config)
+        # only shapes are needed, but resampling tensors without memory costs torch a second and 60 MB of imports
         state = dict(tensors(lambda name: read(name) if "rel_pos" in name else read(name).to("meta")))
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} holds tensors of other shapes: {error}") from error
     _check(path, model, state)
     return model, tensors(_remapping(path, read, stays))
 
 
 def _remapping(path: Path, read: Callable[[str], Tensor], stays: torch.dtype | None) -> Callable[[str], Tensor]:
-    """Read tensors through maps that are let go once `_MAPPED_BYTES` were read that don't stay in the map."""
+    """Read tensors through a map that is renewed after every `_MAPPED_BYTES` read of tensors that don't stay in it."""
     seen = 0
 
     def read_next(name: str) -> Tensor:
@@ -134,13 +140,13 @@ def save_model(
     diameter: float | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write a model as safetensors with its configuration; the file appears by rename.
+    """Write a model as safetensors with its configuration, by rename.
 
     Args:
         model: the network.
         path: of the file, ending in `.safetensors`.
         name: of the model in reports.
-        licence: terms under which it may be used.
+        licence: terms of use.
         citation: what to cite.
         diameter: object diameter (px) to which images are resampled; None if the model takes any.
         dtype: of the tensors on disk.
@@ -154,12 +160,8 @@ def save_model(
         "diameter": diameter,
     }
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    # one entry alone: safetensors writes several in any order, and equal models should give equal files
-    save_file(tensors, new, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    new.chmod(0o644)  # safetensors writes files that their owner alone can read
-    new.replace(path)
+    # a single entry: safetensors writes several in arbitrary order, and equal models should give equal files
+    write_atomic(path, save(tensors, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
 def from_cellpose(
@@ -167,8 +169,8 @@ def from_cellpose(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a published state dict under the names used here.
 
-    The rows of `out` go to the two heads; relative-position tables are resampled once, to the distances of the grid.
-    `W2` (a pixel shuffle written as a convolution) and the diameters carry no weights of the network.
+    The rows of `out` go to the two heads. Relative-position tables are resampled once, to the distances of the grid.
+    `W2` (a pixel shuffle written as a convolution) and the diameters are no weights of the network and are skipped.
     """
     for name in names:
         plain = name.removeprefix("module.")
@@ -180,22 +182,24 @@ def from_cellpose(
             yield f"flow_head.{kind}", tensor[:_FLOW_ROWS].clone()
             yield f"cell_head.{kind}", tensor[_FLOW_ROWS:].clone()
         elif "rel_pos" in plain:
-            yield _rename(plain), resample_table(tensor, 2 * config.rel_pos - 1)
+            yield _our_name(plain), resample_table(tensor, 2 * config.rel_pos - 1)
         else:
-            yield _rename(plain), tensor
+            yield _our_name(plain), tensor
 
 
 def to_cellpose(model: FlowViT) -> dict[str, Tensor]:
     """Return a state dict that Cellpose opens, float32.
 
-    Cellpose keeps tables of 27 or 127 relative positions and resamples them itself. Here they are chosen so that its
+    Cellpose stores tables of 27 or 127 relative positions and resamples them itself. They are chosen so that its
     resampling gives ours: exactly for 127, and for 27 in the least-squares sense (exactly, unless training moved them).
 
     Raises:
-        ValueError: if the model hasn't the patch stem and the neck of the published ones.
+        ModelError: the model doesn't have the patch stem and the neck of the published ones.
     """
     if model.config.stem != "patch" or model.config.neck != "sam":
-        raise ValueError("Only models with the patch stem and SAM's neck can be saved in Cellpose's format.")
+        raise ModelError(
+            "the model can't be saved in Cellpose's format", why="only models with the patch stem and SAM's neck can be"
+        )
     state = {key: value.detach().float().cpu() for key, value in model.state_dict().items()}
     out: dict[str, Tensor] = {
         "diam_labels": torch.tensor([30.0]),
@@ -218,31 +222,32 @@ def is_sam(path: Path) -> bool:
     """Whether a file is SAM's checkpoint (of any size).
 
     Raises:
-        ValueError: if it can't be read as weights.
+        ModelError: it can't be read as weights.
     """
     return any(name.startswith(_SAM) for name in _open(path)[1])
 
 
 def import_sam(path: Path) -> FlowViT:
-    """Start a ViT-L from SAM's `sam_vit_l` checkpoint, as Cellpose-SAM does; the heads are random and small.
+    """Make a ViT-L from SAM's `sam_vit_l` checkpoint, as Cellpose-SAM does; the heads are random and small.
 
     Patches of 16 px become patches of 8: every second weight of the kernel, every second entry of the position table.
 
     Raises:
-        ValueError: if the checkpoint can't be read or isn't SAM's ViT-L.
+        ModelError: the checkpoint can't be read or isn't SAM's ViT-L.
     """
     _, names, read = _open(path)
     encoder = {f"encoder.{name.removeprefix(_SAM)}": name for name in names if name.startswith(_SAM)}
     for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
         if needed not in encoder:
-            raise ValueError(f"{path} isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}.")
-    config = _published_config({name: read(file).shape for name, file in encoder.items()})
-    state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), config))
-    state["stem.proj.weight"] = state["stem.proj.weight"][:, :, ::2, ::2].contiguous()
-    state["pos_embed"] = state["pos_embed"][:, ::2, ::2].contiguous()
+            raise unusable(path, f"it isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}")
+    with _shape_errors(path):
+        config = _published_config({name: read(file).shape for name, file in encoder.items()})
+        state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), config))
+        state["stem.proj.weight"] = state["stem.proj.weight"][:, :, ::2, ::2].contiguous()
+        state["pos_embed"] = state["pos_embed"][:, ::2, ::2].contiguous()
+        with torch.device("meta"):
+            model = FlowViT(config)
     generator = torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        model = FlowViT(config)
     for key, value in model.state_dict().items():
         if key.startswith(("flow_head", "cell_head")):
             state[key] = 0.01 * torch.randn(value.shape, generator=generator)
@@ -261,7 +266,7 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
     return F.interpolate(table.to(dtype).T[None], size=rows, mode="linear")[0].T.contiguous()
 
 
-def _rename(name: str) -> str:
+def _our_name(name: str) -> str:
     """Published name to ours."""
     for theirs, ours in _LAYER_NAMES.items():
         if name.startswith(theirs):
@@ -278,7 +283,7 @@ def _cellpose_name(name: str) -> str:
 
 
 def _published_config(shapes: Mapping[str, torch.Size]) -> FlowViTConfig:
-    """ViT-L in the size of the file (smaller ones are for tests); what is amiss in it shows when it is checked."""
+    """ViT-L in the size of the file (smaller ones are for tests); `_check` finds what doesn't fit."""
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.blocks.")}
     width = shapes.get("encoder.patch_embed.proj.weight", (VIT_L.width,))[0]
     dim = shapes.get("encoder.blocks.0.attn.rel_pos_h", (0, VIT_L.width // VIT_L.heads))[1]
@@ -288,43 +293,54 @@ def _published_config(shapes: Mapping[str, torch.Size]) -> FlowViTConfig:
 
 def _open(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], Tensor]]:
     """Map a weights file: its metadata, the names of its tensors, and a function that reads one."""
-    unreadable = f"{path} can't be read as weights: it was cut short, or holds something else than tensors."
-    if path.suffix == ".safetensors":
+    unreadable = unusable(
+        path, "it can't be read as weights: it is truncated, or holds something other than tensors", "copy it again"
+    )
+    with file_errors(path):
+        if path.suffix == ".safetensors":
+            try:
+                file = safe_open(path, framework="pt")
+            except SafetensorError as error:
+                raise unreadable from error
+            return read_metadata(path), list(file.keys()), file.get_tensor
         try:
-            file = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise ValueError(unreadable) from error
-        return read_metadata(path), list(file.keys()), file.get_tensor
-    try:
-        state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # torch raises many kinds for files that aren't its own
-        raise ValueError(unreadable) from error
+            state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch raises many kinds for files that aren't its own
+            raise unreadable from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(unreadable)
+        raise unreadable
     return {}, list(state), state.__getitem__
 
 
+@contextmanager
+def _shape_errors(path: Path) -> Iterator[None]:
+    """Turn what a network or a resampling of unfitting shapes raises into `ModelError`."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise unusable(path, f"it describes another kind of network: {error}") from error
+
+
 def _check(path: Path, model: FlowViT, state: Mapping[str, Tensor]) -> None:
-    """Refuse a state dict that isn't the model's, naming what differs."""
+    """Refuse a state dict that isn't the model's, naming the differences."""
     wanted = model.state_dict()
-    faults = [f"lacks {_some(wanted.keys() - state.keys())}"] if wanted.keys() - state.keys() else []
-    if state.keys() - wanted.keys():
-        faults.append(f"adds {_some(state.keys() - wanted.keys())}")
-    shapes = [
+    misshapen = [
         f"{key} of shape {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in sorted(wanted.keys() & state.keys())
         if state[key].shape != wanted[key].shape
     ]
-    if shapes:
-        faults.append(f"has {', '.join(shapes[:5])}")
+    differences = {
+        "lacks": sorted(wanted.keys() - state.keys()),
+        "adds": sorted(state.keys() - wanted.keys()),
+        "has": misshapen,
+    }
+    faults = [f"it {verb} {_shortened(items)}" for verb, items in differences.items() if items]
     if faults:
-        raise ValueError(f"{path} isn't a model of this kind: it {'; it '.join(faults)}.")
+        raise unusable(path, f"it isn't a model of this kind: {'; '.join(faults)}")
 
 
-def _some(names: set[str]) -> str:
-    """The first few of a set of names."""
-    listed = sorted(names)
-    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
-    return ", ".join(listed[:8]) + more
+def _shortened(items: list[str]) -> str:
+    """A list in words, cut after the first eight."""
+    return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")

@@ -1,4 +1,4 @@
-"""From images to labels: flow fields by the network, paths followed in blocks, labels stitched from their ends."""
+"""From images to flow fields by the network; labels of a single image."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plateflow.errors import ConfigError
-from plateflow.model.registry import ModelInfo
+from plateflow.model.registry import ModelSpec
 
 if TYPE_CHECKING:
     from plateflow.images.layout import WellLayout
@@ -33,25 +33,25 @@ class Grid:
     n_steps: int = N_STEPS
 
 
-def grid_of(info: ModelInfo, diameter: float | None, *, where: str) -> Grid:
+def grid_of(spec: ModelSpec, diameter: float | None, *, where: str) -> Grid:
     """The grid on which objects of a given diameter have the model's diameter.
 
     Without a diameter, or for a model that has none, the canvas is taken as it is.
 
     Args:
-        info: the model.
+        spec: the model.
         diameter: of the objects, px of the canvas.
         where: plate and label set, for the error.
 
     Raises:
         ConfigError: the image would be scaled more than 16 times up or down, so the diameter is wrong.
     """
-    if diameter is None or info.diameter is None:
+    if diameter is None or spec.diameter is None:
         return Grid()
-    scale = info.diameter / diameter if diameter > 0 else math.inf
+    scale = spec.diameter / diameter if diameter > 0 else math.inf
     if not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
         raise ConfigError(
-            f"objects of {diameter:g} px can't be resized to the {info.diameter:g} px that model {info.name} expects",
+            f"objects of {diameter:g} px can't be resized to the {spec.diameter:g} px that model {spec.name} expects",
             where=where,
             why=f"the image would be scaled {scale:g} times; a factor beyond 16 is surely a mistake",
             remedy="check the diameter and the pixel size, or leave the diameter empty",

@@ -1,4 +1,4 @@
-"""Labels of a single image, from Python: the same network, grid and flow following as a plate's."""
+"""Labels of a single image, from Python: the same network, grid and flow following as for plates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import PlateflowError
-from plateflow.model.registry import model_info
+from plateflow.errors import ChannelError, PlateflowError
+from plateflow.model.registry import IN_CHANNELS, model_spec
 from plateflow.segment.grid import grid_of
-from plateflow.segment.tiles import network_shape, plan_tiles
+from plateflow.segment.tiles import network_shape, tile_layout
 
 if TYPE_CHECKING:
     from plateflow.segment.engine import FlowEngine
 
-IN_CHANNELS = 3
 PERCENTILES = (1.0, 99.0)
 
 
@@ -32,56 +31,57 @@ def segment_image(
 ) -> NDArray[np.uint32]:
     """Segment the objects of an image.
 
-    Each channel is normalised by its own 1st and 99th percentile. A picture YXS of 3 equal samples is taken as one
-    channel, unless `channels` chooses among them; a fourth sample is transparency and left out. A channel without
-    contrast is passed over (a picture whose nuclei are blue has them in its third), unless `channels` names it: then it
-    keeps its place, as 0. An image that has no other gives no objects.
+    Each channel is scaled by its own 1st and 99th percentile. An image YXS of 3 equal samples is taken as one channel,
+    unless `channels` selects among them; a fourth sample is transparency and is ignored. A channel without contrast is
+    skipped (blue nuclei are in the third channel of a colour image), unless `channels` names it: then it keeps its
+    place, as 0. An image in which no channel has contrast gives no objects.
 
     Args:
         image: YX, CYX, or YXS where S is 3 or 4 and last; any number type.
         model: `default`, the name of a registered model, or the path of a weights file.
-        channels: which channels, counted from 0, the one in which the objects are seen first; all, in order, where not
-            given.
-        diameter: typical diameter of the objects in px; where not given the image isn't resized.
+        channels: which channels, counted from 0, the one that shows the objects first; by default all, in order.
+        diameter: typical diameter of the objects in px; by default the image isn't resized.
         device: auto, cpu or cuda.
 
     Returns:
-        labels YX: 0 outside of objects, 1..n in raster order of their seeds.
+        Labels YX: 0 outside of objects, 1..n in raster order of their seeds.
 
     Raises:
-        PlateflowError: the shape isn't one of these, values are NaN or infinite, a channel isn't there, there are more
-            than three channels, or model or device can't be used.
+        ChannelError: a channel doesn't exist.
+        ModelError: the model can't be used.
+        PlateflowError: the shape isn't one of these, values are NaN or infinite, there are more than three channels, or
+            there is no such device.
     """
-    pixels = normalised(_pick(_as_cyx(np.asarray(image), merge=channels is None), channels))
+    pixels = scale_intensities(_pick(_as_cyx(np.asarray(image), merge=channels is None), channels))
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
-    info = model_info(str(model))
-    grid = grid_of(info, diameter, where="diameter")
+    spec = model_spec(model)
+    grid = grid_of(spec, diameter, where="diameter")
     if not pixels.any():
         return np.zeros(np.asarray(image).shape[:2] if _is_yxs(image) else np.shape(image)[-2:], np.uint32)
 
     from plateflow.flows import labels_from_flows
-    from plateflow.segment.engine import FlowEngine, Request
+    from plateflow.segment.engine import CanvasJob, FlowEngine
 
     flows: list[NDArray[np.float16]] = []
-    loaded = _engine(str(model), info.sha256, device)
-    tiles = len(plan_tiles(network_shape((pixels.shape[1], pixels.shape[2]), grid.scale)))
+    loaded = _engine(str(model), spec.sha256, device)
+    tiles = len(tile_layout(network_shape((pixels.shape[1], pixels.shape[2]), grid.scale)))
     size = fitting_batch(tiles, largest=2 * loaded.batch_size)
     engine = FlowEngine(loaded.network, device=loaded.device, dtype=loaded.dtype, batch_size=size)
-    request = Request(read=lambda: pixels, write=flows.append, scale=grid.scale, key="the image")
-    for _ in engine.run([request]):
+    job = CanvasJob(read=lambda: pixels, write=flows.append, scale=grid.scale, key="the image")
+    for _ in engine.run([job]):
         pass
     return labels_from_flows(flows[0][:2], flows[0][2], n_steps=grid.n_steps)
 
 
 def fitting_batch(tiles: int, *, largest: int) -> int:
-    """The greatest batch up to `largest` that runs an image of `tiles` tiles with the fewest empty places."""
+    """The largest batch size up to `largest` that runs `tiles` tiles with the least padding."""
     return min(range(1, largest + 1), key=lambda size: (-(-tiles // size) * size, -size))
 
 
 @lru_cache(maxsize=1)
 def _engine(model: str, sha256: str, device: str) -> FlowEngine:
-    """The engine of the last model used; the hash is there so that a changed file is loaded anew."""
+    """The engine of the last model used; the hash is an argument so that a changed file is loaded again."""
     from plateflow.segment.engine import FlowEngine
 
     return FlowEngine.load(model, device=device)
@@ -93,12 +93,12 @@ def _is_yxs(image: NDArray[Any]) -> bool:
 
 
 def _as_cyx(image: NDArray[Any], *, merge: bool) -> NDArray[Any]:
-    """The channels of an image; `merge`: equal samples of a picture are one."""
+    """The channels of an image; `merge`: equal samples of a colour image are one channel."""
     if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "biuf":
         raise PlateflowError(
             f"an image of shape {image.shape} and type {image.dtype} can't be segmented",
-            why="it must be YX, CYX, or YXS with 3 or 4 samples last, of numbers",
-            remedy="choose one plane, or project the stack, and leave out axes of length 1",
+            why="it must be YX, CYX, or YXS with 3 or 4 samples last, and hold numbers",
+            remedy="select one plane, or project the stack, and remove axes of length 1",
         )
     if image.ndim == 2:
         return image[None]
@@ -110,43 +110,48 @@ def _as_cyx(image: NDArray[Any], *, merge: bool) -> NDArray[Any]:
 
 
 def _pick(image: NDArray[Any], channels: Sequence[int] | None) -> NDArray[Any]:
-    known = f"the image has {len(image)}: {', '.join(map(str, range(len(image))))}"
+    """The channels of a CYX image that were asked for, 1 to 3 of them."""
+    numbers = range(len(image))
     if channels is not None:
-        wrong = [channel for channel in channels if not 0 <= channel < len(image)]
-        if wrong:
-            raise PlateflowError(
-                f"there is no channel {', '.join(map(str, wrong))}", why=known, remedy="channels count from 0"
-            )
+        absent = [channel for channel in channels if channel not in numbers]
+        if absent:
+            raise ChannelError.missing(absent, numbers, where="channels", remedy="channels are counted from 0")
         image = image[list(channels)]
     if not 1 <= len(image) <= IN_CHANNELS:
         raise PlateflowError(
             f"{len(image)} channels are {'none' if not len(image) else 'too many'}: the network takes 1 to 3",
-            why=known,
-            remedy="choose them with channels=[...], the one in which the objects are seen first",
+            why=f"the image has {len(numbers)}: {', '.join(map(str, numbers))}",
+            remedy="select them with channels=[...], the one that shows the objects first",
         )
     return image
 
 
-def normalised(image: NDArray[Any]) -> NDArray[np.float32]:
-    """A CYX image, each channel's 1st and 99th percentile at 0 and 1, not clipped.
+def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale the channels of an image as the network expects them, in training as in inference.
 
-    Where those two are equal (a few bright objects on nothing), the least and the greatest value are taken; a channel
-    without contrast is 0 throughout, in its place.
+    Each channel's 1st and 99th percentile become 0 and 1, without clipping. Where they are equal (a few bright objects
+    on an empty background), the minimum and maximum are taken; a channel without contrast becomes 0.
+
+    Args:
+        image: CYX, any number type.
+
+    Returns:
+        float32 CYX.
 
     Raises:
         PlateflowError: values are NaN or infinite.
     """
     if not np.isfinite(image).all():
-        bad = int((~np.isfinite(image)).sum())
+        n_bad = int((~np.isfinite(image)).sum())
         raise PlateflowError(
-            f"the image has {bad} values that are NaN or infinite", remedy="mend them, or choose another channel"
+            f"the image has {n_bad} values that are NaN or infinite", remedy="fix them, or choose another channel"
         )
-    made = np.zeros(image.shape, np.float32)
-    for channel, out in zip(image, made, strict=True):
+    scaled = np.zeros(image.shape, np.float32)
+    for channel, out in zip(image, scaled, strict=True):
         values = channel.astype(np.float64)  # in float32, little contrast on a large offset would be lost
         low, high = np.percentile(values, PERCENTILES)
         if not high > low:
             low, high = values.min(), values.max()
         if high > low:
             out[...] = (values - low) / (high - low)
-    return made
+    return scaled

@@ -1,8 +1,8 @@
-"""Flow fields of volumes, by a network that knows planes: it runs over the YX, ZY and ZX planes, and they are averaged.
+"""Flow fields of volumes from a 2D network: it runs over the YX, ZY and ZX planes, and their flows are averaged.
 
-The pixels of a volume and the sums of its flows lie in files without a name in the scratch, 4 bytes a voxel and channel
-and 16 a voxel. In memory are at most the planes that the engine holds, and in either direction a slab of `SLAB` voxels
-a channel, or of one plane if that is larger; whatever else the kernel keeps of files it gives up when asked.
+The pixels of a volume and the sums of its flows are in nameless files in the scratch, 4 bytes per voxel and channel and
+16 per voxel. Memory holds at most the planes of the engine and, for reading and for writing, a slab of `SLAB` voxels
+per channel, or one plane if that is larger; pages of the files are released after use.
 """
 
 from __future__ import annotations
@@ -19,36 +19,37 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from plateflow.flows import release_pages
-from plateflow.segment.engine import Request
+from plateflow.segment.engine import CanvasJob
 from plateflow.segment.scratch import scratch_array
 
 PASSES = ((0, (1, 2, 3)), (2, (0, 1, 3)), (1, (0, 2, 3)))
-"""YX, ZY, ZX: the axis along which planes lie, and which of [dz, dy, dx, cell logit] the network's [d row, d column,
-cell logit] are there. Sums are made in this order."""
+"""YX, ZY, ZX: the axis across the planes, and which of [dz, dy, dx, cell logit] the network's [d row, d column, cell
+logit] are in these planes. Sums are made in this order."""
 SLAB = 2**22
+"""Voxels per channel that are read or written at once."""
 TARGET = np.float32(5)
 """Length of a target in network units."""
 
 
 def n_planes(shape: tuple[int, ...]) -> int:
-    """How many planes are run of a canvas of `shape`, ([Z,] Y, X)."""
+    """How many planes the network sees of a canvas of `shape`, ([Z,] Y, X)."""
     return 1 if len(shape) == 2 else sum(shape[axis] for axis, _ in _passes(shape))
 
 
 def _passes(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    return PASSES if shape[0] > 1 else PASSES[:1]  # a single plane has no others across it
+    return PASSES if shape[0] > 1 else PASSES[:1]  # a single plane has no sections
 
 
 class Volume:
-    """A volume whose planes are run one by one; its flow field is made once all of them are written.
+    """A volume whose planes are run one by one; its flow field is saved after the last of them.
 
     Args:
-        read: gives the normalised pixels of the YX plane z, float32 (C, Y, X); called in order, in a thread.
+        read: returns the normalised pixels of the YX plane z, float32 (C, Y, X); called in order, in a thread.
         save: takes the flow field, float16 (4, Z, Y, X) = [dz, dy, dx, cell logit], steps in voxels; called once.
         shape: (Z, Y, X).
-        channels: that `read` gives.
-        anisotropy: the distance of planes over the size of a pixel.
-        folder: where the files lie.
+        channels: number of channels that `read` returns.
+        anisotropy: the distance between planes divided by the pixel size.
+        folder: for the nameless files.
     """
 
     def __init__(
@@ -70,16 +71,16 @@ class Volume:
         self._waiting: list[NDArray[Any]] = []
         self._passes = _passes(shape)
 
-    def requests(self, *, scale: float, key: Any) -> Iterator[Request]:
+    def jobs(self, *, scale: float, key: Any) -> Iterator[CanvasJob]:
         """The planes, in the order in which they must be written.
 
         Args:
-            scale: px on the network's grid for one px of a YX plane.
-            key: of every request.
+            scale: px on the network's grid per px of a YX plane.
+            key: of every job.
         """
         for axis, components in self._passes:
             for index in range(self.shape[axis]):
-                yield Request(
+                yield CanvasJob(
                     read=partial(self._read, axis, index),
                     write=partial(self._write, axis, components, index),
                     scale=scale,
@@ -87,11 +88,11 @@ class Volume:
                 )
 
     def _network_rows(self, axis: int) -> int:
-        """Rows of a plane with square pixels: along z there are more of them, or fewer, than planes."""
+        """Rows of a plane resampled to square pixels: along z, more or fewer than there are planes."""
         return self.shape[1] if axis == 0 else max(1, round(self.shape[0] * self.anisotropy))
 
     def _thickness(self, axis: int) -> int:
-        """Planes of a slab."""
+        """Planes per slab."""
         return max(1, SLAB * self.shape[axis] // int(np.prod(self.shape)))
 
     def _read(self, axis: int, index: int) -> NDArray[np.float32]:
@@ -115,17 +116,17 @@ class Volume:
         self._waiting.append(_with_rows(flow, rows))
         last = index + 1 == self.shape[axis]
         if last or len(self._waiting) == self._thickness(axis):
-            place = _along(axis, index + 1 - len(self._waiting), index + 1)
+            slab = _along(axis, index + 1 - len(self._waiting), index + 1)
             for k, component in enumerate(components):
-                self._sums[component][place] += np.stack([part[k] for part in self._waiting], axis)
+                self._sums[component][slab] += np.stack([plane[k] for plane in self._waiting], axis)
             self._waiting.clear()
             release_pages(self._sums)
         if last and axis == self._passes[-1][0]:
             self._finish()
 
     def _finish(self) -> None:
-        times = [sum(c in components for _, components in self._passes) for c in range(4)]
-        counts = np.maximum(times, 1).astype(np.float32)[:, None, None]
+        passes = [sum(c in components for _, components in self._passes) for c in range(4)]
+        counts = np.maximum(passes, 1).astype(np.float32)[:, None, None]
         flow = scratch_array(self.folder, (4, *self.shape), np.float16)
         for z in range(self.shape[0]):
             mean = (self._sums[:, z] / counts).astype(np.float32, copy=False)
@@ -137,10 +138,10 @@ class Volume:
 
 
 def in_voxels(flow: NDArray[np.float32], anisotropy: float) -> NDArray[np.float32]:
-    """Turn flows, (3, ...) in px of equal size along all axes, into steps in voxels that lead along the same lines.
+    """Turn flows (3, ...) in px of equal size along all axes into steps in voxels along the same directions.
 
-    Lengths stay, as targets are unit vectors in voxels; but none is longer than a target. Means of planes are, by up to
-    sqrt(3 / 2): a plane's vectors are as long as a target even where the object's centre lies far from the plane.
+    Lengths are kept, as targets are unit vectors in voxels, but capped at the length of a target. Means over planes
+    exceed it by up to sqrt(3 / 2): a plane's vectors are as long as a target even far from the object's centre.
     """
     steps = flow.copy()
     steps[0] /= np.float32(anisotropy)
@@ -154,7 +155,7 @@ def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
 
 
 def _with_rows(plane: NDArray[Any], rows: int, *, antialias: bool = False) -> NDArray[Any]:
-    """A plane (C, rows, columns) with another number of rows, float32; as it is if it has them."""
+    """A plane (C, rows, columns) resized to `rows` rows, float32; unchanged if it has them."""
     if plane.shape[1] == rows:
         return plane
     pixels = torch.from_numpy(np.ascontiguousarray(plane, np.float32))[None]

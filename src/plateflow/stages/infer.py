@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.model.registry import ModelInfo, model_info
+from plateflow.model.registry import ModelSpec, model_spec
 from plateflow.segment.grid import anisotropy
 from plateflow.segment.scratch import save_array
 from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, run_job
@@ -24,7 +24,7 @@ from plateflow.state.journal import Key
 if TYPE_CHECKING:
     from plateflow.images.canvas import Canvas
     from plateflow.images.well import WellImage
-    from plateflow.segment.engine import FlowEngine, Request
+    from plateflow.segment.engine import CanvasJob, FlowEngine
 
 Item = WorkItem[float | None]
 """Carries the anisotropy of a volume."""
@@ -60,7 +60,7 @@ def work_items(job: Job) -> list[Item]:
         depends[label_set] = {
             "normalise": window.fingerprint(channels),
             "parameters": job.parameters(label_set),
-            "model": model_info(settings.model).sha256,
+            "model": model_spec(settings.model).sha256,
         }
     items = []
     for well in job.wells:
@@ -108,10 +108,9 @@ def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: di
                 batch_size=job.config.batch_size,
                 threads=job.config.threads,
                 dtype=job.config.dtype,
-                tiling=job.config.tiling,
                 augment=job.config.augment,
             )
-        yield from _infer(job, loaded[model], group, start, model_info(model))
+        yield from _infer(job, loaded[model], group, start, model_spec(model))
 
 
 def _infer(
@@ -119,14 +118,14 @@ def _infer(
     engine: FlowEngine,
     items: list[Item],
     start: Callable[[Item], None],
-    model: ModelInfo,
+    model: ModelSpec,
 ) -> Work:
     """Run the items of one model, their tiles pooled; each item is given once its last canvas is written."""
     left: dict[Key, int] = {}  # planes, of each item
     counts: dict[Key, list[int]] = {}
     by_key = {item.key: item for item in items}
     names = {"model": model.name, "licence": model.licence, "sha256": model.sha256}
-    for result in engine.run(_requests(job, items, start, left)):
+    for result in engine.run(_canvas_jobs(job, items, start, left)):
         key = result.key
         count = counts.setdefault(key, [0, 0])
         count[0] += result.tiles
@@ -136,12 +135,12 @@ def _infer(
             yield by_key[key], Outcome(info={"tiles": count[0], "tiles_skipped": count[1], **engine.info, **names})
 
 
-def _requests(
+def _canvas_jobs(
     job: Job,
     items: list[Item],
     start: Callable[[Item], None],
     left: dict[Key, int],
-) -> Iterator[Request]:
+) -> Iterator[CanvasJob]:
     from plateflow.images.well import WellImage
     from plateflow.segment.volume import n_planes
 
@@ -157,16 +156,16 @@ def _requests(
             yield from _of_canvas(job, item, canvas, image)
 
 
-def _of_canvas(job: Job, item: Item, canvas: Canvas, image: WellImage) -> Iterator[Request]:
+def _of_canvas(job: Job, item: Item, canvas: Canvas, image: WellImage) -> Iterator[CanvasJob]:
     """What the network runs of a canvas: the canvas, or all planes of a volume."""
-    from plateflow.segment.engine import Request
+    from plateflow.segment.engine import CanvasJob
     from plateflow.segment.volume import Volume
 
     scale = job.plate.grid(item.label_set).scale
     reads = [partial(_read, job, item, plane, image) for plane in canvas.planes()]
     write = partial(_write, job, item, canvas)
     if canvas.depth is None:
-        yield Request(read=reads[0], write=write, scale=scale, key=item.key)
+        yield CanvasJob(read=reads[0], write=write, scale=scale, key=item.key)
         return
     volume = Volume(
         lambda z: reads[z](),
@@ -176,7 +175,7 @@ def _of_canvas(job: Job, item: Item, canvas: Canvas, image: WellImage) -> Iterat
         anisotropy=item.data or 1.0,
         folder=job.paths.flows(item.label_set, item.well, canvas.index).parent,
     )
-    yield from volume.requests(scale=scale, key=item.key)
+    yield from volume.jobs(scale=scale, key=item.key)
 
 
 def _read(job: Job, item: Item, canvas: Canvas, image: WellImage) -> NDArray[np.float32]:

@@ -16,7 +16,8 @@ from scipy import ndimage as ndi
 from skimage.measure import label as connected
 
 from plateflow.flows import flows_from_labels
-from plateflow.train.data import IN_CHANNELS, Sample
+from plateflow.model.registry import IN_CHANNELS
+from plateflow.train.data import Sample
 
 Float = NDArray[np.float32]
 Rng = np.random.Generator

@@ -12,9 +12,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from plateflow.segment.image import scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
 
-IN_CHANNELS = 3
 CODEX_CHANNELS = {"membrane": 0, "cytoplasm": 1, "nucleus": 2}
 
 
@@ -25,19 +25,11 @@ class Sample:
     source: str
     name: str
     image: NDArray[np.float32]
-    """CYX, 1 to 3 channels, each normalised; the object's channel first."""
+    """CYX, 1 to 3 channels, each scaled by its percentiles; the object's channel first."""
     labels: NDArray[np.int32]
     """YX."""
     diameter: float
     """Median diameter of the objects in px; 0 without objects."""
-
-
-def normalise(channel: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Map the 1st and 99th percentile of a YX image to 0 and 1, without clipping; 0 for a constant image."""
-    low, high = np.percentile(channel.astype(np.float32), (1, 99))
-    if high - low < 1e-3:
-        return np.zeros(channel.shape, np.float32)
-    return ((channel.astype(np.float32) - low) / (high - low)).astype(np.float32)
 
 
 def median_diameter(labels: NDArray[np.integer]) -> float:
@@ -48,7 +40,7 @@ def median_diameter(labels: NDArray[np.integer]) -> float:
 
 
 def _sample(source: str, name: str, channels: Iterable[NDArray[np.generic]], labels: NDArray[np.integer]) -> Sample:
-    image = np.stack([normalise(c) for c in channels])
+    image = scale_intensities(np.stack(list(channels)))
     return Sample(
         source=source, name=name, image=image, labels=labels.astype(np.int32), diameter=median_diameter(labels)
     )
