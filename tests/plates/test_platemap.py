@@ -8,7 +8,7 @@ import pytest
 
 from plateflow.errors import RawDataError
 from plateflow.plates.platemap import read_plate_map
-from plateflow.workflow import Plan
+from plateflow.workflow import Workflow
 
 
 def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -252,6 +252,6 @@ def test_a_changed_map_of_a_table_of_barcodes_is_noticed(tmp_path: Path) -> None
     for path in (None, own, external, table):
         if path is not None:
             path.write_text("longer")
-        plan = Plan({"plates": str(sheet), "results": str(tmp_path / "results")})
-        seen.add(plan.params("aggregate", "p"))
+        workflow = Workflow({"plates": str(sheet), "results": str(tmp_path / "results")})
+        seen.add(workflow.params("aggregate", "p"))
     assert len(seen) == 4
