@@ -3,8 +3,6 @@
 A column has one name throughout: in the tables below, in the records that the kernels fill, and in the cell table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +11,18 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume, is_position
+from plateflow.features.feature import (
+    Family,
+    Feature,
+    Image,
+    Pixels,
+    Regions,
+    Rows,
+    Starts,
+    Values,
+    Volume,
+    is_position,
+)
 
 _BOTH = {
     "BoundingBoxMaximum_X": ("px", "right end of the box in the image, exclusive"),
@@ -56,17 +65,13 @@ _SOLID = {
     "Volume": ("px³", "number of voxels"),
     "Volume_um3": ("µm³", "number of voxels times the size of one"),
 } | _BOTH
-
-
 _ROW = np.dtype([(name, np.float64) for name in (*_FLAT, "yy", "yx", "xx")])
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns of objects in 2D or 3D, sorted by name."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"AreaShape_{name}",
-            family="area_shape",
             unit=unit,
             definition=definition,
             source="Plateflow" if "_um" in name else "CellProfiler, scikit-image",
@@ -76,41 +81,10 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure(regions: Regions, image: Image) -> Values:
     """Measure masks. Ratios that divide by 0 are NaN, where CellProfiler has infinity."""
-    return [_flat(regions) if regions.ndim == 2 else _solid(regions) for regions in sets]
-
-
-AREA_SHAPE = Family(features=features, measure=measure, in_3d=True)
-
-
-def _location_features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    return [
-        Feature(
-            name=f"Location_Center_{letter}{suffix}",
-            family="location",
-            unit=unit,
-            definition=f"{letter.lower()} of the centroid in the image of the well",
-            source="Plateflow" if suffix else "CellProfiler",
-            kind="position",
-        )
-        for suffix, unit in (("", "px"), ("_um", "µm"))
-        for letter in "XYZ"[:ndim]
-    ]
-
-
-def _locations(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    tables = []
-    for regions in sets:
-        centre = regions.centres() + np.array(regions.origin_px)
-        tables.append(np.hstack([centre[:, ::-1], (centre * np.array(regions.pixel_size_um))[:, ::-1]]))
-    return tables
-
-
-LOCATION = Family(features=_location_features, measure=_locations, in_3d=True)
-
-
-def _flat(regions: Regions) -> Values:
+    if regions.ndim == 3:
+        return _measure_volumes(regions)
     rows = regions.each(_shape, 1, row=_ROW)
     area, perimeter = rows["Area"], np.where(rows["Perimeter"] > 0, rows["Perimeter"], np.nan)
     rows["Compactness"] = perimeter**2 / (4 * np.pi * area)
@@ -128,6 +102,31 @@ def _flat(regions: Regions) -> Values:
     rows["MajorAxisLength"], rows["MinorAxisLength"] = 4 * np.sqrt(long), 4 * np.sqrt(short)
     rows["Eccentricity"] = np.sqrt(1 - np.divide(short, long, out=np.ones_like(long), where=long > 0))
     return regions.columns(rows, sorted(_FLAT))
+
+
+AREA_SHAPE = Family(name="area_shape", features=_features, measure=_measure, in_3d=True)
+
+
+def _location_features(channels: Sequence[str], ndim: int) -> list[Feature]:
+    return [
+        Feature(
+            name=f"Location_Center_{letter}{suffix}",
+            unit=unit,
+            definition=f"{letter.lower()} of the centroid in the image of the well",
+            source="Plateflow" if suffix else "CellProfiler",
+            kind="position",
+        )
+        for suffix, unit in (("", "px"), ("_um", "µm"))
+        for letter in "XYZ"[:ndim]
+    ]
+
+
+def _locate(regions: Regions, image: Image) -> Values:
+    centre = regions.centres() + np.array(regions.origin_px)
+    return np.hstack([centre[:, ::-1], (centre * np.array(regions.pixel_size_um))[:, ::-1]])
+
+
+LOCATION = Family(name="location", features=_location_features, measure=_locate, in_3d=True)
 
 
 def axes(yy: Values, yx: Values, xx: Values) -> tuple[Values, Values, Values]:
@@ -212,7 +211,7 @@ def _euler(mask: NDArray[np.uint8]) -> float:
     return count / 4
 
 
-def _solid(regions: Regions) -> Values:
+def _measure_volumes(regions: Regions) -> Values:
     """3D objects by scikit-image, one by one; NaN where it cannot compute a value for an odd object."""
     from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 

@@ -1,16 +1,14 @@
 """Colocalisation of two channels inside an object, by the definitions of CellProfiler's MeasureColocalization."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from math import comb
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
 
 _ABOVE = "pixels above 15 % of the object's maximum in both"
 _TABLE = {
@@ -25,29 +23,21 @@ _TABLE = {
 _ROW = np.dtype([(name, np.float64, (values,)) for name, (values, _) in _TABLE.items()])
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns, pair by pair."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
-        Feature(
-            name=f"Correlation_{name}",
-            family="colocalisation",
-            unit="1",
-            definition=definition,
-            channel=f"{first}_{second}",
-        )
+        Feature(name=f"Correlation_{name}", unit="1", definition=definition, channel=f"{first}_{second}")
         for a, b in combinations(channels, 2)
         for name, (values, definition) in _TABLE.items()
         for first, second in ((a, b), (b, a))[:values]
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure(regions: Regions, image: Image) -> Values:
     """Measure pairs of channels. If nothing lies above the thresholds of both channels, Manders and RWC are 0."""
-    pairs = len(image) * (len(image) - 1) // 2
-    return [regions.each(_colocalisation, pairs, image, row=_ROW).view(np.float64) for regions in sets]
+    return regions.each(_colocalisation, comb(len(image), 2), image, row=_ROW).view(np.float64)
 
 
-COLOCALISATION = Family(features=features, measure=measure)
+COLOCALISATION = Family(name="colocalisation", features=_features, measure=_measure)
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 Labels = NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
+Image = NDArray[Any]
 Values = NDArray[np.float64]
 Pixels = NDArray[np.int32]
 Starts = NDArray[np.int64]
@@ -31,7 +32,7 @@ class Feature:
 
     Attributes:
         name: without compartment and channel: AreaShape_Area.
-        family: the family that measures it, or `objects`.
+        family: the family that measures it (`Family.columns` adds it), or `objects`.
         unit: px, px², degree, µm², or 1 if it has none.
         definition: in one sentence.
         source: whose definition it is.
@@ -41,7 +42,7 @@ class Feature:
     """
 
     name: str
-    family: str
+    family: str = ""
     unit: str
     definition: str
     source: str = "CellProfiler"
@@ -60,17 +61,32 @@ class Family:
     """Features that are measured together.
 
     Attributes:
-        features: of the names of the channels and the number of dimensions, the features in the order of their columns.
-        measure: of the sets of objects and the image, (channel, [z,] y, x) and finite, one array (object, feature) per
-            set.
-        in_3d: whether volumes have it.
-        of_parts: whether it says something about the cytoplasm that it does not say about the cell.
+        name: as in the configuration.
+        features: the features for given names of channels and number of dimensions, in the order of their columns;
+            `columns` adds the family's name.
+        measure: the values (object, feature) for the objects of one label image and the image, (channel, [z,] y, x)
+            and finite.
+        together: `measure` takes a list of label images, whose objects share work, and returns one array for each.
+        in_3d: volumes have these features.
+        of_parts: they say something about a cytoplasm that they do not say about its cell.
     """
 
+    name: str
     features: Callable[..., list[Feature]]
-    measure: Callable[..., list[Values]]
+    measure: Callable[..., Any]
+    together: bool = False
     in_3d: bool = False
     of_parts: bool = True
+
+    def columns(self, channels: Sequence[str], ndim: int, *options: Any) -> list[Feature]:
+        """The features, in the order of their columns."""
+        return [replace(feature, family=self.name) for feature in self.features(channels, ndim, *options)]
+
+    def tables(self, sets: Sequence[Regions], image: Image, *options: Any) -> list[Values]:
+        """The values (object, feature) for each set of objects."""
+        if self.together:
+            return list(self.measure(sets, image, *options))
+        return [self.measure(regions, image, *options) for regions in sets]
 
 
 def is_position(name: str) -> bool:
@@ -150,7 +166,7 @@ class Regions:
         return np.column_stack([self.mean(self.pixels // s % n) for s, n in zip(strides, lengths, strict=True)])
 
     def each(
-        self, kernel: Callable[..., None], items: int, image: NDArray[Any] | None = None, *args: Any, row: Any = float
+        self, kernel: Callable[..., None], items: int, image: Image | None = None, *args: Any, row: Any = float
     ) -> Rows:
         """Call a compiled function for every object, in threads.
 

@@ -1,7 +1,5 @@
 """Compiled geometry of one object in its box: mask, distance to the edge, convex hull, enclosing circle."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,38 +4,32 @@ The spectrum belongs to the image, not to objects: it is computed once per chann
 step is averaged over the objects of all sets at once. Memory is that of a few quarter-size planes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import THREADS, Family, Feature, Pixels, Regions, Starts, Values
+from plateflow.features.feature import THREADS, Family, Feature, Image, Pixels, Regions, Starts, Values
 
 LENGTH = 16
 _EVERY = 4
 _RADIUS = 10
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns, channel by channel."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     text = (
         "part, in percent, of the mean intensity that lies in grains taken away by erosion {}, at a quarter of the size"
     )
     return [
-        Feature(
-            name=f"Granularity_{step}", family="granularity", unit="%", definition=text.format(step), channel=channel
-        )
+        Feature(name=f"Granularity_{step}", unit="%", definition=text.format(step), channel=channel)
         for channel in channels
         for step in range(1, LENGTH + 1)
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure(sets: Sequence[Regions], image: Image) -> list[Values]:
     """Measure spectra; NaN for images below 8 px, which have none, and for objects whose mean is not above 0."""
     size = image.shape[1:]
     tables = [np.full((len(regions.numbers), len(image), LENGTH), np.nan) for regions in sets]
@@ -57,7 +51,7 @@ def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
     return [table.reshape(len(table), len(image) * LENGTH) for table in tables]
 
 
-GRANULARITY = Family(features=features, measure=measure)
+GRANULARITY = Family(name="granularity", features=_features, measure=_measure, together=True)
 
 
 class _Means:
@@ -76,7 +70,7 @@ class _Means:
         return total / self._areas
 
 
-def _steps(plane: NDArray[Any]) -> Iterator[Values]:
+def _steps(plane: Image) -> Iterator[Values]:
     """The small plane after each erosion, restored as far as the remains of each grain allow."""
     from scipy.ndimage import map_coordinates
 

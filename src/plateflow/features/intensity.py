@@ -3,42 +3,45 @@
 Sums run over each object's pixels in raster order, so that a value depends on nothing but its object.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume, is_position
+from plateflow.features.feature import (
+    Family,
+    Feature,
+    Image,
+    Pixels,
+    Regions,
+    Rows,
+    Starts,
+    Values,
+    Volume,
+    is_position,
+)
 
 _EDGE = "of its pixels with a neighbour (side by side) outside; NaN without one"
+_MASS = "of the centre of mass of the intensities in the image; NaN if they sum up to 0"
+_BRIGHTEST = "of the brightest pixel in the image, the first in raster order"
 _TABLE = {
-    "IntegratedIntensity": "sum of the pixels' intensities",
-    "MeanIntensity": "mean intensity of the pixels",
-    "StdIntensity": "standard deviation of the pixels' intensities (divided by n)",
-    "MinIntensity": "least intensity of a pixel",
-    "MaxIntensity": "greatest intensity of a pixel",
-    "IntegratedIntensityEdge": f"sum {_EDGE}",
-    "MeanIntensityEdge": f"mean {_EDGE}",
-    "StdIntensityEdge": f"standard deviation {_EDGE}",
-    "MinIntensityEdge": f"least {_EDGE}",
-    "MaxIntensityEdge": f"greatest {_EDGE}",
-    "LowerQuartileIntensity": "intensity below which a quarter of the pixels lie",
-    "MedianIntensity": "intensity below which half of the pixels lie",
-    "UpperQuartileIntensity": "intensity below which three quarters of the pixels lie",
-    "MADIntensity": "median of the absolute differences to the median intensity",
-    "MassDisplacement": "distance of the centroid to the centre of mass of the intensities",
-}
-_TABLE |= {
-    f"{name}_{letter}": f"{letter.lower()} of {text}"
-    for name, text in (
-        ("CenterMassIntensity", "the centre of mass of the intensities in the image; NaN if they sum up to 0"),
-        ("MaxIntensity", "the brightest pixel in the image, the first in raster order"),
-    )
-    for letter in "ZYX"
+    "IntegratedIntensity": ("1", "sum of the pixels' intensities"),
+    "MeanIntensity": ("1", "mean intensity of the pixels"),
+    "StdIntensity": ("1", "standard deviation of the pixels' intensities (divided by n)"),
+    "MinIntensity": ("1", "least intensity of a pixel"),
+    "MaxIntensity": ("1", "greatest intensity of a pixel"),
+    "IntegratedIntensityEdge": ("1", f"sum {_EDGE}"),
+    "MeanIntensityEdge": ("1", f"mean {_EDGE}"),
+    "StdIntensityEdge": ("1", f"standard deviation {_EDGE}"),
+    "MinIntensityEdge": ("1", f"least {_EDGE}"),
+    "MaxIntensityEdge": ("1", f"greatest {_EDGE}"),
+    "LowerQuartileIntensity": ("1", "intensity below which a quarter of the pixels lie"),
+    "MedianIntensity": ("1", "intensity below which half of the pixels lie"),
+    "UpperQuartileIntensity": ("1", "intensity below which three quarters of the pixels lie"),
+    "MADIntensity": ("1", "median of the absolute differences to the median intensity"),
+    "MassDisplacement": ("px", "distance of the centroid to the centre of mass of the intensities"),
+    **{f"CenterMassIntensity_{axis.upper()}": ("px", f"{axis} {_MASS}") for axis in "zyx"},
+    **{f"MaxIntensity_{axis.upper()}": ("px", f"{axis} {_BRIGHTEST}") for axis in "zyx"},
 }
 _ROW = np.dtype([(name, np.float64) for name in _TABLE])
 
@@ -47,14 +50,12 @@ def _columns(ndim: int) -> list[str]:
     return [name for name in _TABLE if ndim == 3 or not name.endswith("_Z")]
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns of objects in 2D or 3D, channel by channel."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"{'Location' if is_position(name) else 'Intensity'}_{name}",
-            family="intensity",
-            unit="px" if is_position(name) or name == "MassDisplacement" else "1",
-            definition=_TABLE[name],
+            unit=_TABLE[name][0],
+            definition=_TABLE[name][1],
             kind="position" if is_position(name) else "measurement",
             channel=channel,
         )
@@ -63,23 +64,20 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure(regions: Regions, image: Image) -> Values:
     """Measure intensities.
 
     Quartiles are CellProfiler's: between the sorted pixels k and k + 1, counted from 0, where k + fraction = area *
     quartile, so slightly above the usual ones; the MAD likewise, in 3D too.
     """
-    return [
-        regions.columns(regions.each(_intensity, len(image), image, row=_ROW), _columns(regions.ndim))
-        for regions in sets
-    ]
+    return regions.columns(regions.each(_intensity, len(image), image, row=_ROW), _columns(regions.ndim))
 
 
-INTENSITY = Family(features=features, measure=measure, in_3d=True)
+INTENSITY = Family(name="intensity", features=_features, measure=_measure, in_3d=True)
 
 
 @njit(cache=True, nogil=True)
-def _is_edge(volume: NDArray[np.int32], z: int, y: int, x: int) -> bool:
+def _is_edge(volume: Volume, z: int, y: int, x: int) -> bool:
     label = volume[z, y, x]
     depth, height, width = volume.shape
     return (
@@ -154,7 +152,7 @@ def _intensity(values: Values, pixels: Pixels, starts: Starts, volume: Volume, r
 
 
 @njit(cache=True, nogil=True)
-def _select(values: NDArray[np.float64], first: int, k: int) -> float:
+def _select(values: Values, first: int, k: int) -> float:
     """Put the k-th smallest value in its place in values[first:]: what precedes it is smaller, what follows larger."""
     low, high = first, len(values) - 1
     while low < high:
@@ -180,7 +178,7 @@ def _select(values: NDArray[np.float64], first: int, k: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _quantile(values: NDArray[np.float64], first: int, position: float) -> tuple[float, int]:
+def _quantile(values: Values, first: int, position: float) -> tuple[float, int]:
     """The value at a position between two ranks (from 0), and the rank below; values before `first` are smaller.
 
     Much faster than sorting. Positions from the last rank on give the largest value.

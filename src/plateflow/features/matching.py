@@ -1,7 +1,5 @@
 """Matching of objects between two label sets, from one sparse count of the pixels that they share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ from plateflow.config import FAMILIES, FAMILY_PRESETS
 from plateflow.errors import PlateflowError
 from plateflow.features.area_shape import AREA_SHAPE, LOCATION
 from plateflow.features.colocalisation import COLOCALISATION
-from plateflow.features.feature import Family, Feature, Labels, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Feature, Labels, Pixels, Regions, Rows, Starts, Values, Volume
 from plateflow.features.granularity import GRANULARITY
 from plateflow.features.intensity import INTENSITY
 from plateflow.features.matching import match, match_kinds, relation_features, relations
@@ -29,20 +29,9 @@ from plateflow.features.zernike import RADIAL_ZERNIKE, ZERNIKE
 if TYPE_CHECKING:
     import pandas as pd
 
-_FAMILY: dict[str, Family] = {
-    "location": LOCATION,
-    "area_shape": AREA_SHAPE,
-    "moments": MOMENTS,
-    "zernike": ZERNIKE,
-    "intensity": INTENSITY,
-    "texture": TEXTURE,
-    "granularity": GRANULARITY,
-    "radial_distribution": RADIAL_DISTRIBUTION,
-    "radial_zernike": RADIAL_ZERNIKE,
-    "colocalisation": COLOCALISATION,
-    "neighbours": NEIGHBOURS,
-    "quality": QUALITY,
-}
+_FAMILIES = [LOCATION, AREA_SHAPE, MOMENTS, ZERNIKE, INTENSITY, TEXTURE, GRANULARITY, RADIAL_DISTRIBUTION]
+_FAMILIES += [RADIAL_ZERNIKE, COLOCALISATION, NEIGHBOURS, QUALITY]
+_FAMILY = {family.name: family for family in _FAMILIES}
 CYTOPLASM = "Cytoplasm"
 
 NUMBER = Feature(
@@ -71,8 +60,8 @@ def with_cytoplasm(compartments: Iterable[str]) -> list[str]:
     return [*names, CYTOPLASM] if {"Cells", "Nuclei"} <= set(names) and CYTOPLASM not in names else names
 
 
-def _family_features(family: str, channels: Sequence[str], ndim: int, scales: Sequence[int]) -> list[Feature]:
-    return _FAMILY[family].features(channels, ndim, *([scales] if family == "texture" else []))
+def _family_columns(family: str, channels: Sequence[str], ndim: int, scales: Sequence[int]) -> list[Feature]:
+    return _FAMILY[family].columns(channels, ndim, *([scales] if family == "texture" else []))
 
 
 def column_features(
@@ -96,7 +85,7 @@ def column_features(
             features += [feature for other in compartments if other != rows for feature in relation_features(other)]
         for family in chosen_families(families, ndim):
             if name != CYTOPLASM or _FAMILY[family].of_parts:
-                features += _family_features(family, channels, ndim, texture_scales)
+                features += _family_columns(family, channels, ndim, texture_scales)
         columns |= {f"{name}_{feature.column}": feature for feature in features}
     return columns
 
@@ -225,8 +214,8 @@ def _tables(
     for family in families:
         sets = {name: r for name, r in regions.items() if name != CYTOPLASM or _FAMILY[family].of_parts}
         options = [scales, tops] if family == "texture" else []
-        measured = _FAMILY[family].measure(list(sets.values()), image, *options)
-        features = _family_features(family, channels, image.ndim - 1, scales)
+        measured = _FAMILY[family].tables(list(sets.values()), image, *options)
+        features = _family_columns(family, channels, image.ndim - 1, scales)
         for name, table in zip(sets, measured, strict=True):
             for feature, column in zip(features, table.T, strict=True):
                 if not_finite and feature.channel:

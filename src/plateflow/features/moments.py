@@ -1,16 +1,12 @@
 """Spatial moments of an object's mask up to order 3, as scikit-image and CellProfiler define them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from plateflow.features.area_shape import axes
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
 
 _ORDERS = [(p, q) for p in range(4) for q in range(4)]
 _SPATIAL = [(p, q) for p, q in _ORDERS if p < 3]
@@ -28,23 +24,15 @@ _TABLE = {
 }
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns, which need no image."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
-        Feature(name=f"AreaShape_{name}", family="moments", unit=unit, definition=definition)
+        Feature(name=f"AreaShape_{name}", unit=unit, definition=definition)
         for name, (unit, definition) in _TABLE.items()
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """Measure masks."""
-    return [_derived(regions.each(_moments, 32).reshape(-1, 2, 4, 4)) for regions in sets]
-
-
-MOMENTS = Family(features=features, measure=measure)
-
-
-def _derived(raw: Values) -> Values:
+def _measure(regions: Regions, image: Image) -> Values:
+    raw = regions.each(_moments, 32).reshape(-1, 2, 4, 4)
     spatial, central = raw[:, 0], raw[:, 1]
     area = central[:, 0, 0]
     nu = {(p, q): central[:, p, q] / area ** ((p + q) / 2 + 1) for p, q in _NORMAL}
@@ -70,6 +58,9 @@ def _derived(raw: Values) -> Values:
         **{"InertiaTensorEigenvalues_0": larger, "InertiaTensorEigenvalues_1": smaller},
     }
     return np.column_stack([columns[name] for name in _TABLE])
+
+
+MOMENTS = Family(name="moments", features=_features, measure=_measure)
 
 
 @njit(cache=True, nogil=True)

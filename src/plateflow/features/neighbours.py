@@ -1,15 +1,11 @@
 """Neighbours of objects in their own set, by the definitions of CellProfiler's MeasureObjectNeighbors, "Adjacent"."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
 
 _TABLE = {
     "NumberOfNeighbors": ("1", "how many objects have a pixel beside one of this object's"),
@@ -23,12 +19,10 @@ _TABLE = {
 _ROW = np.dtype([(name, np.float64) for name in _TABLE])
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns, which need no image."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"Neighbors_{name}",
-            family="neighbours",
             unit=unit,
             definition=definition,
             kind="number" if name.endswith("ObjectNumber") else "measurement",
@@ -38,15 +32,7 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    """Measure each object's neighbours in its own set."""
-    return [_neighbours(regions) for regions in sets]
-
-
-NEIGHBOURS = Family(features=features, measure=measure, of_parts=False)
-
-
-def _neighbours(regions: Regions) -> Values:
+def _measure(regions: Regions, image: Image) -> Values:
     from scipy.spatial import KDTree
 
     rows = regions.each(_touching, 1, row=_ROW)
@@ -68,6 +54,9 @@ def _neighbours(regions: Regions) -> Values:
         angle = np.degrees(np.abs(np.arctan2(cross, dot)))
         row["AngleBetweenNeighbors"] = np.where((distance > 0).all(axis=1), angle, np.nan)
     return rows.view(np.float64)
+
+
+NEIGHBOURS = Family(name="neighbours", features=_features, measure=_measure, of_parts=False)
 
 
 @njit(cache=True, nogil=True)

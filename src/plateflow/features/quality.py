@@ -1,14 +1,12 @@
 """How far an object's segmentation can be trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Regions, Values
+from plateflow.features.feature import Family, Feature, Image, Regions, Values
 
 
 def _feature(name: str, definition: str) -> Feature:
@@ -27,21 +25,16 @@ FROM_SEGMENTATION = {
 """What the network's output says about an object, by the column of the objects table that it is copied from."""
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The column that is measured here."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [_feature("TouchesBorder", "1 if the object has a pixel at the border of what was imaged, else 0")]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure(regions: Regions, image: Image) -> Values:
     """Find the border. In 3D the first and last planes are not part of it: a stack rarely holds all of a cell."""
-    tables = []
-    for regions in sets:
-        touches = np.isin(regions.numbers, _at_border(regions))
-        tables.append(touches[:, np.newaxis].astype(np.float64))
-    return tables
+    return np.isin(regions.numbers, _at_border(regions))[:, np.newaxis].astype(np.float64)
 
 
-QUALITY = Family(features=features, measure=measure, in_3d=True, of_parts=False)
+QUALITY = Family(name="quality", features=_features, measure=_measure, in_3d=True, of_parts=False)
 
 
 def _at_border(regions: Regions) -> NDArray[Any]:

@@ -3,17 +3,14 @@
 Rings and wedges depend on the shape alone: they are found once per object and serve all channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
 
 RINGS = 4
 _TABLE = {
@@ -24,12 +21,10 @@ _TABLE = {
 _ROW = np.dtype([(name, np.float64, (RINGS,)) for name in _TABLE])
 
 
-def features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    """The columns, channel by channel."""
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"RadialDistribution_{name}",
-            family="radial_distribution",
             unit="1",
             definition=text.format(ring, RINGS),
             channel=channel,
@@ -41,17 +36,17 @@ def features(channels: Sequence[str], ndim: int) -> list[Feature]:
     ]
 
 
-def measure(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure(regions: Regions, image: Image) -> Values:
     """Measure intensities in rings.
 
     The middle is the pixel farthest from the edge. The border of the image is not an edge, so an object that fills
     the image is NaN. A pixel's ring follows from its distance to the middle, along steps inside the object, divided by
     that plus its distance to the edge. Pixels without a path to the middle do not count.
     """
-    return [regions.each(_radial, len(image), image, row=_ROW).view(np.float64) for regions in sets]
+    return regions.each(_radial, len(image), image, row=_ROW).view(np.float64)
 
 
-RADIAL_DISTRIBUTION = Family(features=features, measure=measure)
+RADIAL_DISTRIBUTION = Family(name="radial_distribution", features=_features, measure=_measure)
 
 
 @njit(cache=True, nogil=True)

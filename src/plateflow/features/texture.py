@@ -3,8 +3,6 @@
 An object's co-occurrence matrix is mostly zeros: only the pairs that occur are visited.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
 
 LEVELS = 256
 _TABLE = {
@@ -35,12 +33,11 @@ _STEPS = np.array([[0, 1], [1, 1], [1, 0], [1, -1]])
 """The directions, as y and x: along a row, down right, down, down left."""
 
 
-def features(channels: Sequence[str], ndim: int, scales: Sequence[int] = (3,)) -> list[Feature]:
-    """The columns, channel by channel; `scales` are the distances of pairs, in px."""
+def _features(channels: Sequence[str], ndim: int, scales: Sequence[int]) -> list[Feature]:
+    """The columns for distances of pairs in px."""
     return [
         Feature(
             name=f"Texture_{name}",
-            family="texture",
             unit="1",
             definition=f"{text}; pairs {scale} px apart, direction {direction}",
             channel=channel,
@@ -53,26 +50,22 @@ def features(channels: Sequence[str], ndim: int, scales: Sequence[int] = (3,)) -
     ]
 
 
-def measure(
-    sets: Sequence[Regions], image: NDArray[Any], scales: Sequence[int] = (3,), tops: Sequence[float] | None = None
-) -> list[Values]:
+def _measure(regions: Regions, image: Image, scales: Sequence[int], tops: Sequence[float] | None) -> Values:
     """Measure grey levels.
 
     Intensities from 0 to the channel's top (by default 1) become the levels 0 to 255, and intensities beyond become the
     nearest of these; level 0 makes no pairs. An object without pairs in one direction is NaN in all.
     """
     top = np.ones(len(image)) if tops is None else np.array(tops, np.float64)
-    shape = (len(image) * len(scales), len(_STEPS) * len(_TABLE))
-    tables = []
-    for regions in sets:
-        rows = regions.each(_haralick, shape[0] * len(_STEPS), image, np.array(scales), _STEPS, top, row=_ROW)
-        values = rows.view(np.float64).reshape(len(rows), *shape)
-        values[np.isnan(values).any(axis=2)] = np.nan
-        tables.append(values.reshape(len(rows), shape[0] * shape[1]))
-    return tables
+    items = len(image) * len(scales) * len(_STEPS)
+    rows = regions.each(_haralick, items, image, np.array(scales), _STEPS, top, row=_ROW)
+    values = rows.view(np.float64)
+    by_scale = values.reshape(len(rows), len(image) * len(scales), len(_STEPS) * len(_TABLE))
+    by_scale[np.isnan(by_scale).any(axis=2)] = np.nan
+    return values
 
 
-TEXTURE = Family(features=features, measure=measure)
+TEXTURE = Family(name="texture", features=_features, measure=_measure)
 
 
 @njit(cache=True, nogil=True)

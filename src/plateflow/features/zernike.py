@@ -4,18 +4,15 @@ The polynomials are sums of powers: z^m r^2j is summed over the pixels once, for
 30 moments are combinations of these sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import factorial
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Family, Feature, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
 
 _TOP = 9
 _ORDERS = [(n, m) for n in range(_TOP + 1) for m in range(n % 2, n + 1, 2)]
@@ -33,23 +30,17 @@ def _combination() -> NDArray[np.float64]:
     return table
 
 
-def _mask_features(channels: Sequence[str], ndim: int) -> list[Feature]:
+def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     text = "magnitude of the mask's Zernike moment {}, {} over the area of the enclosing circle; NaN for one pixel"
-    return [
-        Feature(name=f"AreaShape_Zernike_{n}_{m}", family="zernike", unit="1", definition=text.format(n, m))
-        for n, m in _ORDERS
-    ]
+    return [Feature(name=f"AreaShape_Zernike_{n}_{m}", unit="1", definition=text.format(n, m)) for n, m in _ORDERS]
 
 
-def _measure_masks(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
-    tables = []
-    for regions in sets:
-        mask_moments, radius = _moments(regions, None)
-        tables.append(np.abs(mask_moments[:, 0]) / (np.pi * radius**2)[:, np.newaxis])
-    return tables
+def _measure(regions: Regions, image: Image) -> Values:
+    moments, radius = _moments(regions, None)
+    return np.abs(moments[:, 0]) / (np.pi * radius**2)[:, np.newaxis]
 
 
-ZERNIKE = Family(features=_mask_features, measure=_measure_masks)
+ZERNIKE = Family(name="zernike", features=_features, measure=_measure)
 
 _RADIAL = {
     "Magnitude": ("1", "magnitude of the intensities' Zernike moment {}, {} a pixel"),
@@ -61,7 +52,6 @@ def _radial_features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"RadialDistribution_Zernike{name}",
-            family="radial_zernike",
             unit=unit,
             definition=text.format(n, m),
             channel=channel,
@@ -73,24 +63,21 @@ def _radial_features(channels: Sequence[str], ndim: int) -> list[Feature]:
     ]
 
 
-def _measure_intensities(sets: Sequence[Regions], image: NDArray[Any]) -> list[Values]:
+def _measure_radial(regions: Regions, image: Image) -> Values:
     """CellProfiler's RadialDistribution_Zernike*. The phase is CellProfiler's too: arctan2(real part, imaginary)."""
-    tables = []
-    for regions in sets:
-        weighted = _moments(regions, image)[0][:, 1:]
-        columns = {
-            "Magnitude": np.abs(weighted) / regions.areas.astype(np.float64)[:, np.newaxis, np.newaxis],
-            "Phase": np.arctan2(weighted.real, weighted.imag),
-        }
-        table = np.stack([columns[name] for name in _RADIAL], axis=2)
-        tables.append(table.reshape(len(table), len(image) * len(_RADIAL) * len(_ORDERS)))
-    return tables
+    weighted = _moments(regions, image)[0][:, 1:]
+    columns = {
+        "Magnitude": np.abs(weighted) / regions.areas.astype(np.float64)[:, np.newaxis, np.newaxis],
+        "Phase": np.arctan2(weighted.real, weighted.imag),
+    }
+    table = np.stack([columns[name] for name in _RADIAL], axis=2)
+    return table.reshape(len(table), len(image) * len(_RADIAL) * len(_ORDERS))
 
 
-RADIAL_ZERNIKE = Family(features=_radial_features, measure=_measure_intensities)
+RADIAL_ZERNIKE = Family(name="radial_zernike", features=_radial_features, measure=_measure_radial)
 
 
-def _moments(regions: Regions, image: NDArray[Any] | None) -> tuple[NDArray[np.complex128], Values]:
+def _moments(regions: Regions, image: Image | None) -> tuple[NDArray[np.complex128], Values]:
     """Moments (object, mask and channels, moment), and radii of the enclosing circles; NaN for one pixel."""
     weights = 1 if image is None else 1 + len(image)
     raw = regions.each(_sums, 1 + 2 * weights * _N_POWERS, image)
