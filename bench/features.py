@@ -1,11 +1,12 @@
 """Features side by side with cp_measure 0.3 and scikit-image: one process, the same labels and images.
 
-    python bench/features.py [--size 2048] [--cells 2000] [--channels 5] [--repeat 3] [--part speed|objects|peak ...]
+    python bench/features.py [--size 2048] [--cells 2000] [--channels 5] [--repeat 3] [--part speed|matching|peak ...]
 
-Prints JSON lines: for each family, and for the preset `standard`, seconds of both sides (median and all runs; wall, and
-processor time of all threads), cells a second and ratios. Plateflow measures in two threads; cp_measure, with its numba
-accelerator on and off, and scikit-image run as they are, in one: `ratio_cpu` leaves the threads out. A run of more than
-20 s isn't repeated. `objects` matches 80,000 cells with their nuclei; `peak` measures memory in a process of its own.
+Prints JSON lines: for each family, and for the preset `standard`, seconds of both sides (median and all runs; wall
+time, and processor time of all threads), cells per second and ratios. Plateflow measures in two threads; cp_measure,
+with its numba accelerator on and off, and scikit-image run as they are, in one: `ratio_cpu` excludes the effect of
+threads. A run of more than 20 s is not repeated. `matching` matches 80,000 cells with their nuclei; `peak` measures
+memory in its own process.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def scene(size: int, cells: int, channels: int) -> tuple[Any, Any]:
 
 
 def cp_measure_families(accelerator: str | None) -> dict[str, Callable[[Any, Any], None]]:
-    """What cp_measure calls for each of our families, over all channels or pairs of them."""
+    """The calls of cp_measure for each of our families, over all channels or pairs of channels."""
     import cp_measure
     from cp_measure.bulk import get_core_measurements, get_correlation_measurements
     from cp_measure.core.measurecolocalization import get_correlation_overlap
@@ -142,7 +143,7 @@ def speed(args: argparse.Namespace) -> None:
             if same is not None:
                 same(*tiny)
                 line |= timed(peer, lambda work=same: work(labels, wide))
-            else:  # the accelerator has nothing for this family
+            else:  # not accelerated
                 line |= {f"off_{key}": line[f"on_{key}"] for key in ("s", "cpu_s")}
             line |= ratios(line, peer)
             total[f"{peer}_s"] += line[f"{peer}_s"]
@@ -150,14 +151,14 @@ def speed(args: argparse.Namespace) -> None:
         emit(**line)
     line = {"case": "standard", **timed("ours", ours("standard")), **total}
     line |= ratios(line, "on") | ratios(line, "off")
-    emit(**line, cells_a_second=cells / line["ours_s"], on_cells_a_second=cells / line["on_s"])
+    emit(**line, cells_per_second=cells / line["ours_s"], on_cells_per_second=cells / line["on_s"])
     both = ours(["area_shape", "intensity"])
     line = {"case": "regionprops_table", **timed("ours", both), **timed("skimage", lambda: regionprops(labels, image))}
     emit(**line, **ratios(line, "skimage"))
 
 
-def objects(args: argparse.Namespace) -> None:
-    """80,000 cells of 17 x 17 px with a nucleus each."""
+def matching(args: argparse.Namespace) -> None:
+    """Match 80,000 cells of 17 x 17 px that have one nucleus each."""
     pattern = np.arange(1, 80_001, dtype=np.int32).reshape(250, 320)
     cells = np.kron(pattern, np.pad(np.ones((17, 17), np.int32), 1))
     nuclei = np.kron(pattern, np.pad(np.ones((7, 7), np.int32), 6))
@@ -183,7 +184,7 @@ def _peak(size: int, cells: int, channels: int, answer: Any) -> None:
 
 
 def _status(key: str) -> float:
-    """Of this process, in MB."""
+    """A size from this process's status, in MB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[key].split()[0]) * 1024 / 1e6
 
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--channels", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=3)
-    parts = {"speed": speed, "objects": objects, "peak": peak}
+    parts = {"speed": speed, "matching": matching, "peak": peak}
     parser.add_argument("--part", nargs="+", choices=parts, default=list(parts))
     args = parser.parse_args()
     warnings.simplefilter("ignore")

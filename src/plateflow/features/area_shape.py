@@ -15,10 +15,10 @@ from plateflow.features.feature import (
     Family,
     Feature,
     Image,
+    Integers,
     Pixels,
     Regions,
     Rows,
-    Starts,
     Values,
     Volume,
     is_position,
@@ -137,7 +137,7 @@ def axes(yy: Values, yx: Values, xx: Values) -> tuple[Values, Values, Values]:
 
 
 @njit(cache=True, nogil=True)
-def _shape(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _shape(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
         inside = pixels[starts[index] : starts[index + 1]]

@@ -6,9 +6,8 @@ from math import comb
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _ABOVE = "pixels above 15 % of the object's maximum in both"
 _TABLE = {
@@ -41,7 +40,7 @@ COLOCALISATION = Family(name="colocalisation", features=_features, measure=_meas
 
 
 @njit(cache=True, nogil=True)
-def _ranks(values: Values, out: NDArray[np.int64]) -> None:
+def _ranks(values: Values, out: Integers) -> None:
     """Dense ranks from 0: equal values have the same rank."""
     order = np.argsort(values)
     rank = 0
@@ -57,7 +56,7 @@ def _over(part: float, total: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _colocalisation(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _colocalisation(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     channels = len(values)
     for index in range(len(rows)):
         first, last = starts[index], starts[index + 1]

@@ -16,7 +16,7 @@ Labels = NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
 Image = NDArray[Any]
 Values = NDArray[np.float64]
 Pixels = NDArray[np.int32]
-Starts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 Volume = NDArray[np.int32]
 Rows = NDArray[Any]
 """What a kernel fills: (object, item), of float64 or of records whose fields are the names of a family's columns."""
@@ -124,7 +124,7 @@ class Regions:
         return np.ascontiguousarray(labels, np.int32)
 
     @cached_property
-    def _sorted(self) -> tuple[Pixels, NDArray[np.int64], Starts]:
+    def _sorted(self) -> tuple[Pixels, Integers, Integers]:
         pixels, stops = _sort_pixels(self.volume.ravel(), int(self.volume.max(initial=0)))
         present = np.flatnonzero(np.diff(stops))
         starts = np.append(stops[present], len(pixels))
@@ -132,7 +132,7 @@ class Regions:
         return pixels, numbers, starts
 
     @property
-    def numbers(self) -> NDArray[np.int64]:
+    def numbers(self) -> Integers:
         """The objects' labels, ascending."""
         return self._sorted[1]
 
@@ -142,12 +142,12 @@ class Regions:
         return self._sorted[0]
 
     @property
-    def starts(self) -> Starts:
+    def starts(self) -> Integers:
         """Where each object starts in `pixels`, and where the last one stops."""
         return self._sorted[2]
 
     @property
-    def areas(self) -> NDArray[np.int64]:
+    def areas(self) -> Integers:
         """Number of pixels of each object."""
         return np.diff(self.starts)
 
@@ -205,7 +205,7 @@ class Regions:
 
 
 @njit(cache=True, nogil=True)
-def _sort_pixels(labels: NDArray[np.int32], top: int) -> tuple[Pixels, NDArray[np.int64]]:
+def _sort_pixels(labels: NDArray[np.int32], top: int) -> tuple[Pixels, Integers]:
     """Flat indices sorted by label, and where each label stops among them: a counting sort."""
     stops = np.zeros(top + 1, np.int64)
     for label in labels:

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from plateflow.features.feature import THREADS, Family, Feature, Image, Pixels, Regions, Starts, Values
+from plateflow.features.feature import THREADS, Family, Feature, Image, Integers, Pixels, Regions, Values
 
 LENGTH = 16
 _EVERY = 4
@@ -167,13 +166,8 @@ def _reconstruct(seed: Values, mask: Values) -> Values:
 
 @njit(cache=True, nogil=True)
 def _weights(
-    pixels: Pixels,
-    starts: Starts,
-    height: int,
-    width: int,
-    small_height: int,
-    small_width: int,
-) -> tuple[Values, NDArray[np.int64], NDArray[np.int64]]:
+    pixels: Pixels, starts: Integers, height: int, width: int, small_height: int, small_width: int
+) -> tuple[Values, Integers, Integers]:
     """The weight of each small pixel in each object's sum, as the three arrays of a CSR matrix.
 
     A pixel that rounding puts beyond the last small one has no weight, as in CellProfiler.

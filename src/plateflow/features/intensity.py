@@ -12,10 +12,10 @@ from plateflow.features.feature import (
     Family,
     Feature,
     Image,
+    Integers,
     Pixels,
     Regions,
     Rows,
-    Starts,
     Values,
     Volume,
     is_position,
@@ -104,7 +104,7 @@ def _statistics(values: Values) -> tuple[float, float, float, float, float]:
 
 
 @njit(cache=True, nogil=True)
-def _intensity(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
         first, last = starts[index], starts[index + 1]

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from plateflow.features.feature import Feature, Pixels, Regions, Starts, Values
+from plateflow.features.feature import Feature, Integers, Pixels, Regions, Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,11 @@ class Matches:
         orphans: number of other objects with neither parent nor child among the rows.
     """
 
-    index: NDArray[np.int64]
+    index: Integers
     score: Values
-    children: NDArray[np.int64]
-    parent: NDArray[np.int64]
-    siblings: NDArray[np.int64]
+    children: Integers
+    parent: Integers
+    siblings: Integers
     orphans: int
 
 
@@ -104,13 +104,13 @@ def relation_features(others: str) -> list[Feature]:
     ]
 
 
-def relations(matches: Matches, others: str, numbers: NDArray[np.int64]) -> dict[str, Values]:
+def relations(matches: Matches, others: str, numbers: Integers) -> dict[str, Values]:
     """The values of `relation_features`, from the matches and the labels of the other objects."""
     labels = numbers.astype(np.float64)
     return {name.format(others): values(matches, labels) for name, (_, values) in _RELATIONS.items()}
 
 
-def _largest(first: NDArray[np.int64], second: NDArray[np.int64], shared: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _largest(first: Integers, second: Integers, shared: Integers) -> NDArray[np.bool_]:
     """Which pairs are the largest overlap of their first object; ties go to the smaller second one."""
     order = np.lexsort((second, -shared, first))
     chosen = np.zeros(len(first), bool)
@@ -120,8 +120,8 @@ def _largest(first: NDArray[np.int64], second: NDArray[np.int64], shared: NDArra
 
 @njit(cache=True, nogil=True)
 def _shared_pixels(
-    pixels: Pixels, starts: Starts, others: Pixels, lookup: NDArray[np.int64], n_others: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    pixels: Pixels, starts: Integers, others: Pixels, lookup: Integers, n_others: int
+) -> tuple[Integers, Integers, Integers]:
     """Row, other and count of every pair of objects that share pixels."""
     rows, columns, counts = np.empty(1024, np.int64), np.empty(1024, np.int64), np.empty(1024, np.int64)
     place = np.full(n_others, -1, np.int64)

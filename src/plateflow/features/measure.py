@@ -15,7 +15,7 @@ from plateflow.config import FAMILIES, FAMILY_PRESETS
 from plateflow.errors import PlateflowError
 from plateflow.features.area_shape import AREA_SHAPE, LOCATION
 from plateflow.features.colocalisation import COLOCALISATION
-from plateflow.features.feature import Feature, Labels, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Feature, Integers, Labels, Pixels, Regions, Rows, Values, Volume
 from plateflow.features.granularity import GRANULARITY
 from plateflow.features.intensity import INTENSITY
 from plateflow.features.matching import match, match_kinds, relation_features, relations
@@ -187,7 +187,7 @@ def measure(
     return frame
 
 
-def _same_number(cells: Regions, index: NDArray[np.int64], others: Regions) -> NDArray[np.int64]:
+def _same_number(cells: Regions, index: Integers, others: Regions) -> Integers:
     """Which of the other objects has the number of each row's cell; -1 without one."""
     place = np.searchsorted(others.numbers, cells.numbers)
     equal = np.append(others.numbers, -1)[place] == cells.numbers
@@ -226,7 +226,7 @@ def _tables(
 
 
 @njit(cache=True, nogil=True)
-def _any(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _any(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     """1 for channels in which an object has a value that is not 0."""
     for index in range(len(rows)):
         for channel in range(len(values)):

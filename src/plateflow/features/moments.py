@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from plateflow.features.area_shape import axes
-from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _ORDERS = [(p, q) for p in range(4) for q in range(4)]
 _SPATIAL = [(p, q) for p, q in _ORDERS if p < 3]
@@ -64,7 +64,7 @@ MOMENTS = Family(name="moments", features=_features, measure=_measure)
 
 
 @njit(cache=True, nogil=True)
-def _moments(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _moments(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
         inside = pixels[starts[index] : starts[index + 1]]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _TABLE = {
     "NumberOfNeighbors": ("1", "how many objects have a pixel beside one of this object's"),
@@ -60,7 +60,7 @@ NEIGHBOURS = Family(name="neighbours", features=_features, measure=_measure, of_
 
 
 @njit(cache=True, nogil=True)
-def _touching(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _touching(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     """Number of neighbours, percentage of the outline that touches them."""
     _, height, width = volume.shape
     for index in range(len(rows)):

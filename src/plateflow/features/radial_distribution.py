@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 RINGS = 4
 _TABLE = {
@@ -80,7 +80,7 @@ def _walk(mask: NDArray[np.uint8], start: int) -> Values:
 
 
 @njit(cache=True, nogil=True)
-def _push(values: Values, pixels: NDArray[np.int64], n: int, value: float, pixel: int) -> None:
+def _push(values: Values, pixels: Integers, n: int, value: float, pixel: int) -> None:
     while n and values[(n - 1) // 2] > value:
         values[n], pixels[n] = values[(n - 1) // 2], pixels[(n - 1) // 2]
         n = (n - 1) // 2
@@ -88,7 +88,7 @@ def _push(values: Values, pixels: NDArray[np.int64], n: int, value: float, pixel
 
 
 @njit(cache=True, nogil=True)
-def _sift(values: Values, pixels: NDArray[np.int64], n: int) -> None:
+def _sift(values: Values, pixels: Integers, n: int) -> None:
     """Replace the heap's first item by its last, number n."""
     value, pixel, k = values[n], pixels[n], 0
     while 2 * k + 1 < n:
@@ -103,7 +103,7 @@ def _sift(values: Values, pixels: NDArray[np.int64], n: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _radial(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _radial(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
         first = starts[index]

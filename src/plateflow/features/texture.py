@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 LEVELS = 256
 _TABLE = {
@@ -58,7 +57,7 @@ def _measure(regions: Regions, image: Image, scales: Sequence[int], tops: Sequen
     """
     top = np.ones(len(image)) if tops is None else np.array(tops, np.float64)
     items = len(image) * len(scales) * len(_STEPS)
-    rows = regions.each(_haralick, items, image, np.array(scales), _STEPS, top, row=_ROW)
+    rows = regions.each(_haralick, items, image, np.array(scales), top, row=_ROW)
     values = rows.view(np.float64)
     by_scale = values.reshape(len(rows), len(image) * len(scales), len(_STEPS) * len(_TABLE))
     by_scale[np.isnan(by_scale).any(axis=2)] = np.nan
@@ -70,14 +69,7 @@ TEXTURE = Family(name="texture", features=_features, measure=_measure)
 
 @njit(cache=True, nogil=True)
 def _haralick(
-    values: Values,
-    pixels: Pixels,
-    starts: Starts,
-    volume: Volume,
-    rows: Rows,
-    scales: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    tops: Values,
+    values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows, scales: Integers, tops: Values
 ) -> None:
     _, height, width = volume.shape
     level = np.zeros(pixels.max() - pixels.min() + 1 if len(pixels) else 0, np.uint8)
@@ -88,7 +80,7 @@ def _haralick(
     logs[0] = 0
     for index in range(len(rows)):
         inside = pixels[starts[index] : starts[index + 1]]
-        item = rows[index].reshape(len(values), len(scales), len(steps))
+        item = rows[index].reshape(len(values), len(scales), len(_STEPS))
         for channel in range(len(values)):
             top = 0
             for k in range(len(inside)):
@@ -96,8 +88,8 @@ def _haralick(
                 level[inside[k] - offset] = np.uint8(grey)
                 top = max(top, int(grey))
             for scale in range(len(scales)):
-                for step in range(len(steps)):
-                    dy, dx = scales[scale] * steps[step, 0], scales[scale] * steps[step, 1]
+                for step in range(len(_STEPS)):
+                    dy, dx = scales[scale] * _STEPS[step, 0], scales[scale] * _STEPS[step, 1]
                     n = total = 0
                     for pixel in inside:
                         y, x = pixel // width + dy, pixel % width + dx
@@ -122,9 +114,7 @@ def _haralick(
 
 
 @njit(cache=True, nogil=True)
-def _thirteen(
-    counts: NDArray[np.int64], pairs: NDArray[np.int64], total: int, levels: int, logs: Values, row: Any
-) -> None:
+def _thirteen(counts: Integers, pairs: Integers, total: int, levels: int, logs: Values, row: Any) -> None:
     """Compute the features from the counts of unordered pairs, each of which stands for two symmetric entries."""
     single = np.zeros(levels, np.int64)  # counts, here and below; they sum up to 2 * total
     sums = np.zeros(2 * levels, np.int64)

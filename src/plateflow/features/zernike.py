@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from plateflow.features import geometry
-from plateflow.features.feature import Family, Feature, Image, Pixels, Regions, Rows, Starts, Values, Volume
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _TOP = 9
 _ORDERS = [(n, m) for n in range(_TOP + 1) for m in range(n % 2, n + 1, 2)]
@@ -87,7 +87,7 @@ def _moments(regions: Regions, image: Image | None) -> tuple[NDArray[np.complex1
 
 
 @njit(cache=True, nogil=True)
-def _sums(values: Values, pixels: Pixels, starts: Starts, volume: Volume, rows: Rows) -> None:
+def _sums(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     basis = np.empty(2 * _N_POWERS)
     for index in range(len(rows)):
