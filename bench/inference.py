@@ -2,16 +2,16 @@
 
     python bench/inference.py [--cases NAME ...] [--model vit_l|small] [--dtype bfloat16] [--device cuda] [--tiles 2]
 
-Prints one JSON line a measurement: seconds of both sides (median and all runs, taken in turn; wall, and processor time
-of all threads, which says more on a machine that others use too) and their ratio; a first line about the machine. The
+Prints one JSON line per measurement: seconds of both sides (median and all runs, alternating; wall time, and processor
+time of all threads, which is more reliable on a shared machine) and their ratio; first a line about the machine. The
 matrix ceiling is measured in the same process and dtype. Without Cellpose only this project's side runs. Cases:
 
-    network   tiles a second, operations a second, and the fraction of the ceiling
-    fields    fields a second, network alone: ours pooled, the peer's `run_net` one field after another
-    labels    fields a second with labels: ours as `segment_image` does it, the peer's `eval` on a list
+    network   tiles per second, operations per second, and the fraction of the ceiling
+    fields    fields per second, network alone: ours pooled, the peer's `run_net` on one field after another
+    labels    fields per second with labels: ours as in `segment_image`, the peer's `eval` on a list
     default   one field with the default model, labels included
-    overhead  a job of `infer` whose network only sleeps: time outside of it, with and without overlap; of each the
-              run in the middle
+    overhead  a job of `infer` whose network only sleeps: the time outside of it, with and without overlap; the median
+              run of each
     parity    ||a - b|| / ||b|| of the outputs
     seams     flow differences across tile borders over those inside, for both tilings (default model)
     batches   agreement of labels between batch sizes (default model)
@@ -59,7 +59,7 @@ def emit(**line: Any) -> None:
 
 
 def in_turn(sides: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of each side, run in turn, so that a busy machine is so for both; the device is waited for."""
+    """Median seconds of each side, alternating, so that load on the machine affects both; synchronised."""
     wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     wall: dict[str, list[float]] = {name: [] for name in sides}
     cpu: dict[str, list[float]] = {name: [] for name in sides}
@@ -82,7 +82,7 @@ def in_turn(sides: dict[str, Callable[[], Any]], args: argparse.Namespace) -> di
 
 
 def operations(config: FlowViTConfig) -> float:
-    """Floating-point operations of a tile in the blocks (a multiplication and an addition are two)."""
+    """Floating-point operations per tile in the blocks (a multiplication and an addition are two)."""
     n, width = (256 // PATCH) ** 2, config.width
     linear = 12 * width * width * n
     attention = 2 * n * n * width
@@ -90,12 +90,12 @@ def operations(config: FlowViTConfig) -> float:
 
 
 def clock(args: argparse.Namespace) -> str:
-    """Operations are counted a second on a device, and a second of a core on a CPU, which others may use too."""
+    """The time that operations are counted over: wall time on a GPU, processor time on a CPU, which may be shared."""
     return "cpu_s" if args.device == "cpu" else "s"
 
 
 def ceiling(args: argparse.Namespace) -> float:
-    """Operations a second of products of square matrices, of the best size."""
+    """Operations per second of products of square matrices, at the best size."""
     best = 0.0
     for n in (1024, 2048, 4096) if args.device == "cpu" else (4096, 8192):
         a = torch.randn(n, n, device=args.device).to(args.kind)
@@ -105,7 +105,7 @@ def ceiling(args: argparse.Namespace) -> float:
 
 
 class Networks:
-    """The peer's network and ours with the same weights, in the dtype and on the device asked for."""
+    """The peer's network and ours with the same weights, in the requested dtype and on the requested device."""
 
     def __init__(self, args: argparse.Namespace, folder: str) -> None:
         self.path = Path(folder, "weights")
@@ -139,7 +139,7 @@ def flows_of(engine: FlowEngine, fields: list[Any]) -> list[Any]:
 
 
 def peer_model(args: argparse.Namespace, networks: Networks) -> Any:
-    """The peer's whole model around its network, made without a second copy of the weights."""
+    """The peer's complete model around its network, without a second copy of the weights."""
     from cellpose import models
 
     with patch.object(models, "CPSAM", lambda dtype: networks.peer), patch.object(networks.peer, "load_model"):
@@ -160,7 +160,7 @@ def network(args: argparse.Namespace, networks: Networks) -> None:
 
 
 def fields(args: argparse.Namespace, networks: Networks) -> None:
-    """The same fields; ours needs fewer tiles, and pools them."""
+    """The same fields; ours needs fewer tiles and pools them."""
     pixels = [pixels_of(args.edge, seed) for seed in range(args.fields)]
     engine = engine_of(networks.ours, args)
     sides: dict[str, Callable[[], Any]] = {"ours": lambda: flows_of(engine, pixels)}
@@ -194,7 +194,7 @@ def default(args: argparse.Namespace) -> None:
 
 
 class Sleeper:
-    """A network of 300 tiles a second that only sleeps, and counts for how long."""
+    """A network of 300 tiles per second that only sleeps, and counts for how long."""
 
     asleep = 0.0
 
@@ -235,7 +235,7 @@ def job_that_sleeps(args: argparse.Namespace, overlap: bool) -> dict[str, Any]:
 
 
 def iter_of(items: Any) -> Any:
-    """A generator, as `in_thread` gives, but in the thread of who asks."""
+    """A generator like that of `in_thread`, but in the thread of the consumer."""
     yield from items
 
 

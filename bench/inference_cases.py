@@ -1,4 +1,4 @@
-"""What inference is measured with: fields, a plate of them, and a network of Cellpose's with random weights."""
+"""Inputs of the inference benchmark: fields, a plate of them, and Cellpose's network with random weights."""
 
 import itertools
 import tempfile
@@ -88,9 +88,9 @@ def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateEntry
 def seam_ratios(fields: list[dict[str, NDArray[np.float16]]]) -> dict[str, float]:
     """Flow differences of neighbouring pixels across tile borders over those inside, for both tilings.
 
-    The plain ratio is the mean across borders over the mean of all other pairs. What lies at a border is chance, and
-    weighs as much as the seam; so `paired` compares pairs across a border with the same pairs in the other tiling,
-    where nearly all of them are inside.
+    The plain ratio is the mean across borders over the mean of all other pairs. It depends on what lies at the borders
+    as much as on the seam, so `paired` compares pairs across a border with the same pairs in the other tiling, where
+    nearly all of them are inside.
 
     Args:
         fields: flow fields by tiling, of whole canvases at scale 1, (3, Y, X); dy and dx are looked at.

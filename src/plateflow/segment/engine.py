@@ -54,13 +54,7 @@ class CanvasJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A canvas that was written.
-
-    Attributes:
-        key: of its job.
-        tiles: that it has.
-        skipped: tiles that are blank and were not run.
-    """
+    """A canvas that was written: the key of its job, its number of tiles, and how many were blank and skipped."""
 
     key: Any
     tiles: int
@@ -277,14 +271,9 @@ class FlowEngine:
 
 @dataclass(frozen=True, kw_only=True)
 class _Canvas:
-    """A canvas being run.
+    """A canvas being run: its shape (px), the same on the network's grid, its tiles, and which of them are blank.
 
-    Attributes:
-        job: what to run.
-        shape: of the canvas, px.
-        grid: its shape on the network's grid, px.
-        layout: its tiles.
-        blank: indices of the tiles that are all zero: no field lies there, or no channel has contrast.
+    A tile is blank if it is all zero: no field lies there, or no channel has contrast.
     """
 
     job: CanvasJob
@@ -296,13 +285,9 @@ class _Canvas:
 
 @dataclass(kw_only=True)
 class _Batch:
-    """Tiles that are run in one call.
+    """Tiles that are run in one call, (size, 3, TILE, TILE), of which `filled` are in use; later with their outputs.
 
-    Attributes:
-        tiles: (size, 3, TILE, TILE).
-        filled: how many of them are in use.
-        parts: canvas and index of each tile, in order; (canvas, None) marks the end of a canvas.
-        outputs: of the network, once it has run.
+    `parts` are canvas and index of each tile, in order; (canvas, None) marks the end of a canvas.
     """
 
     tiles: Tensor = field(default_factory=lambda: torch.empty(0))
