@@ -9,7 +9,7 @@ import pytest
 from plateflow.errors import RawDataError
 from plateflow.plates.files import list_files, parsing
 from plateflow.plates.names import NamePattern, parse_place
-from plateflow.plates.touch import gaps, touching
+from plateflow.plates.touching import gaps_between, groups_of_touching
 
 NAMES = NamePattern(re.compile(r"(?P<well>[A-Z]+\d+)(?:_s(?P<field>\d+))?(?:_z(?P<z>\d+))?\.tif"))
 
@@ -88,8 +88,8 @@ def test_errors_of_the_machine_and_our_own_pass() -> None:
 
 def test_fields_that_touch() -> None:
     corners = np.array([[0, 0], [0, 12], [13, 12], [0, 40]])
-    gap = gaps(corners, np.full((4, 2), 10))
+    gap = gaps_between(corners, corners + 10)
     assert gap[0, 1].tolist() == [-10, 2]
     assert gap[0, 2].tolist() == [3, 2]
-    assert touching(gap).tolist() == [0, 0, 2, 3]
-    assert touching(gaps(corners[[0, 2, 1, 3]], np.full((4, 2), 11))).tolist() == [0, 0, 0, 3]
+    assert groups_of_touching(gap).tolist() == [0, 0, 2, 3]
+    assert groups_of_touching(gaps_between(corners[[0, 2, 1, 3]], corners[[0, 2, 1, 3]] + 11)).tolist() == [0, 0, 0, 3]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plateflow.config import PlateEntry
 from plateflow.errors import PlateflowError
 from plateflow.plates.reader import Index, examples
-from plateflow.plates.touch import TOUCH_PX, gaps, touching
+from plateflow.plates.touching import TOUCH_PX, gaps_between, groups_of_touching
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -165,7 +165,7 @@ def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[
         severity, what, remedy, for the worst pair.
     """
     sides = fields[["height", "width"]].to_numpy(float)
-    gap, area = gaps(corners, sides), sides.prod(axis=1)
+    gap, area = gaps_between(corners, corners + sides), sides.prod(axis=1)
     over = np.prod(np.maximum(-gap, 0), axis=-1) / np.minimum(area[:, None], area[None])
     over[(gap > -TOUCH_PX).any(axis=-1)] = 0
     np.fill_diagonal(over, 0)
@@ -178,7 +178,7 @@ def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[
             yield "warning", what, "check whether positions and pixel size are right"
         else:
             yield "note", what, "nothing: where fields overlap the first is used, and each cell is counted once"
-    group = touching(gap)
+    group = groups_of_touching(gap)
     if (group != group[0]).any():
         distance = float(gap.max(axis=-1)[group[:, None] != group[None]].min())
         what = f"gaps between fields, of {distance:.0f} px and more"
