@@ -1,4 +1,4 @@
-"""Damaged plates: a message, or a field that is set aside; never a traceback, never a gap that nobody is told of."""
+"""Damaged plates: a message, or a field that is set aside; never a traceback, never a silent gap."""
 
 import re
 import shutil
@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from damage import PIXEL_UM, WELLS, Damage, Raw, kinds, write_good
+from damage_images import of_files, of_tiffs
+from damage_metadata import at_random, of_texts, of_values
+from damaged_plate import PIXEL_UM, WELLS, Damage, Raw, write_good
 from vendors import LAYOUTS
 
 from plateflow.config import Config, LabelSet, PlateEntry
@@ -24,6 +26,19 @@ from plateflow.stages import run_stage
 
 PATTERN = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t\d+_z(?P<z>\d+))?\.tif"
 PLACE = ["well", "field", "channel", "t", "z"]
+
+
+def kinds(layout: str) -> Iterator[Damage]:
+    """All kinds of damage that can be made in a layout."""
+    yield from of_files()
+    if not layout.startswith("omezarr"):
+        yield from of_tiffs(layout)
+    if layout != "pattern":
+        yield from of_texts()
+        yield from at_random()
+    yield from of_values(layout)
+
+
 CASES = [(layout, damage) for layout in LAYOUTS for damage in kinds(layout)]
 
 
@@ -32,7 +47,7 @@ def reader_of(layout: str, good: Path) -> str:
     return "pattern" if layout == "pattern" else recognise(good)
 
 
-def entry_of(raw: Path, layout: str, good: Path) -> PlateEntry:
+def spec_of(raw: Path, layout: str, good: Path) -> PlateEntry:
     """The line of the plate sheet of a plate, or of a damaged copy of it; the map lies beside the good plate."""
     pattern = {"pattern": PATTERN, "pixel_size_um": PIXEL_UM} if layout == "pattern" else {}
     plate_map = str(good.parent / "map.csv")
@@ -41,7 +56,7 @@ def entry_of(raw: Path, layout: str, good: Path) -> PlateEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What a plate gives: its planes by place, their pixels or the reason why there are none, what preflight says."""
+    """What a plate gives: its planes by place, their pixels or why there are none, and what preflight reports."""
 
     planes: pd.DataFrame
     pixels: dict[tuple[object, ...], np.ndarray | str]
@@ -52,10 +67,10 @@ class Read:
 Good = Callable[[str], tuple[Path, Read]]
 
 
-def read(entry: PlateEntry) -> Read:
+def read(spec: PlateEntry) -> Read:
     """Raises RawDataError, and nothing else."""
-    index = index_plate(entry)
-    config = Config(segmentation={"nuclei": LabelSet(channels=["1" if entry.layout == "pattern" else "DNA"])})
+    index = index_plate(spec)
+    config = Config(segmentation={"nuclei": LabelSet(channels=["1" if spec.layout == "pattern" else "DNA"])})
     pixels: dict[tuple[object, ...], np.ndarray | str] = {}
     for row in index.planes.to_dict("records"):
         place = tuple(row[name] for name in PLACE)
@@ -63,14 +78,14 @@ def read(entry: PlateEntry) -> Read:
             pixels[place] = read_row(row)
         except PlaneError as error:
             pixels[place] = error.reason
-    problems = check_plate(entry, config, deep=True)
+    problems = check_plate(spec, config, deep=True)
     says = [f"{p.well}/{p.field} {p.what}" for p in problems]
     names = [channel["name"] for channel in index.info["channels"]]
     return Read(planes=index.planes.set_index(PLACE), pixels=pixels, says=says, channels=names)
 
 
 def differences(good: Read, now: Read) -> Iterator[str]:
-    """What a user gets otherwise than from the good plate."""
+    """What differs from the good plate."""
     if now.channels != good.channels:
         yield "channels"
     for place, pixels in good.pixels.items():
@@ -96,7 +111,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     def make(layout: str) -> tuple[Path, Read]:
         raw = write_good(tmp_path_factory.mktemp("good"), layout)
         (raw.parent / "map.csv").write_text("\n".join(["well,role", *(f"{well},treatment" for well in WELLS)]))
-        found = read(entry_of(raw, layout, raw))
+        found = read(spec_of(raw, layout, raw))
         assert not any(isinstance(pixels, str) for pixels in found.pixels.values())
         return raw, found
 
@@ -122,7 +137,7 @@ def test_damage_is_told(good: Good, tmp_path: Path, layout: str, damage: Damage)
     except RawDataError as error:
         assert error.where and error.remedy
     try:
-        now = read(entry_of(copy.root, layout, raw))
+        now = read(spec_of(copy.root, layout, raw))
     except RawDataError as error:
         assert error.where and (error.remedy or error.why)
         said = [str(error)]
@@ -142,7 +157,7 @@ def test_odd_names_of_folders_do_no_harm(good: Good, tmp_path: Path, layout: str
     raw, sound = good(layout)
     copy = tmp_path / 'Plätte "1" of John\'s; $(rm) %20' / raw.name
     shutil.copytree(raw, copy)
-    assert list(differences(sound, read(entry_of(copy, layout, raw)))) == []
+    assert list(differences(sound, read(spec_of(copy, layout, raw)))) == []
 
 
 SET_ASIDE = ("image deleted", "image empty", "image cut in the middle", "image scrambled", "image is a folder")
@@ -164,8 +179,8 @@ def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, l
     copy = Raw(root=tmp_path / "copy" / raw.name, layout=layout)
     shutil.copytree(raw, copy.root)
     damage.make(copy)
-    entry = entry_of(copy.root, layout, raw)
-    bad = {place[:2] for place, pixels in read(entry).pixels.items() if isinstance(pixels, str)}
+    spec = spec_of(copy.root, layout, raw)
+    bad = {place[:2] for place, pixels in read(spec).pixels.items() if isinstance(pixels, str)}
     assert len(bad) == 1
     config = Config(
         results=str(tmp_path / "results"),
@@ -173,7 +188,7 @@ def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, l
         segmentation={"nuclei": LabelSet(channels=["DNA"])},
         z="keep",
     )
-    plate = Plate(config=config, spec=entry)
+    plate = Plate(config=config, spec=spec)
     run_stage(plate, "ingest")
     run_stage(plate, "tile")
     tiled = plate.outcomes("tile")

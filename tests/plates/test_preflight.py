@@ -35,13 +35,13 @@ def simulate(folder: Path, *faults: Fault) -> tuple[SimulatedPlate, PlateEntry]:
 
 
 def test_a_sound_plate_has_no_problem(tmp_path: Path) -> None:
-    _, entry = simulate(tmp_path)
-    assert check_plate(entry, CONFIG, deep=True) == []
+    _, spec = simulate(tmp_path)
+    assert check_plate(spec, CONFIG, deep=True) == []
 
 
 def test_every_damaged_file_is_named(tmp_path: Path) -> None:
-    _, entry = simulate(tmp_path, *DAMAGE)
-    problems = check_plate(entry, CONFIG)
+    _, spec = simulate(tmp_path, *DAMAGE)
+    problems = check_plate(spec, CONFIG)
     found = {(p.well, p.field, p.what.split(": ")[1], Path(p.file).suffix) for p in problems}
     assert found == {
         ("B02", "1", "truncated", ".tiff"),
@@ -54,26 +54,26 @@ def test_every_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_deep_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plateflow.plates.check_pixels.SAMPLED_FIELDS", 1)
-    made, entry = simulate(tmp_path)
+    made, spec = simulate(tmp_path)
     path = sorted((made.raw / "Images").glob("*.tiff"))[-1]
     content = bytearray(path.read_bytes())
     content[-1500:] = bytes(np.random.default_rng(1).bytes(1500))
     path.write_bytes(bytes(content))
-    assert check_plate(entry, CONFIG) == []
-    (problem,) = check_plate(entry, CONFIG, deep=True)
+    assert check_plate(spec, CONFIG) == []
+    (problem,) = check_plate(spec, CONFIG, deep=True)
     assert problem.file == str(path)
 
 
 def test_wells_of_map_and_plate_and_a_channel_that_is_not_there(tmp_path: Path) -> None:
-    made, entry = simulate(tmp_path)
+    made, spec = simulate(tmp_path)
     made.plate_map.write_text("well,role\nB02,negative\nC05,positive\n")
     config = Config(segmentation={"nuclei": LabelSet(channels=["DAPI"])})
-    found = {(p.severity, p.what) for p in check_plate(entry, config)}
+    found = {(p.severity, p.what) for p in check_plate(spec, config)}
     assert ("warning", "1 wells of the plate are not in the plate map: B03") in found
     assert ("warning", "1 wells of the plate map are not in the plate: C05") in found
     assert any(severity == "error" and "no channel 'DAPI'" in what for severity, what in found)
     made.plate_map.write_text("well,role\nB02,what\n")
-    assert any("unknown role" in p.what for p in check_plate(entry, CONFIG))
+    assert any("unknown role" in p.what for p in check_plate(spec, CONFIG))
 
 
 def test_a_misspelt_channel_gets_the_right_one() -> None:
@@ -91,24 +91,24 @@ def test_a_plate_that_cannot_be_indexed_is_one_problem(tmp_path: Path) -> None:
 
 
 def test_a_well_with_fewer_fields(tmp_path: Path) -> None:
-    made, entry = simulate(tmp_path)
+    made, spec = simulate(tmp_path)
     index = made.raw / "Images" / "Index.idx.xml"
     head, *images = index.read_text().split("    <Image Version")
     keep = [text for text in images if "<URL>r02c03f02" not in text]
     tail = "" if "</Images>" in keep[-1] else images[-1][images[-1].index("  </Images>") :]
     index.write_text("    <Image Version".join([head, *keep]) + tail)
-    problems = check_plate(entry, CONFIG)
+    problems = check_plate(spec, CONFIG)
     assert any(p.well == "B03" and p.what == "the well has 1 fields; most have 2" for p in problems)
     assert any("3 images are not in the index" in p.what for p in problems)
 
 
 def test_files_that_changed_since_ingest(tmp_path: Path) -> None:
-    made, entry = simulate(tmp_path / "raw", Fault(kind="missing", well="B02", field=0, channel=0))
+    made, spec = simulate(tmp_path / "raw", Fault(kind="missing", well="B02", field=0, channel=0))
     paths = PlatePaths.of("p", results=tmp_path / "results")
-    assert changed_files(entry, paths) == []  # not ingested yet: nothing to compare with
+    assert changed_files(spec, paths) == []  # not ingested yet: nothing to compare with
     paths.planes.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pandas(index_plate(entry).planes), paths.planes)
-    assert changed_files(entry, paths) == []
+    pq.write_table(pa.Table.from_pandas(index_plate(spec).planes), paths.planes)
+    assert changed_files(spec, paths) == []
     images = made.raw / "Images"
     new, changed, gone = (
         images / f"r02c0{name}sk1fk1fl1.tiff" for name in ("2f01p01-ch1", "2f02p01-ch1", "3f01p01-ch1")
@@ -116,7 +116,7 @@ def test_files_that_changed_since_ingest(tmp_path: Path) -> None:
     tifffile.imwrite(new, np.zeros((48, 48), np.uint16))
     changed.touch()
     gone.unlink()
-    assert changed_files(entry, paths) == sorted([f"{new}: new", f"{changed}: changed", f"{gone}: gone"])
+    assert changed_files(spec, paths) == sorted([f"{new}: new", f"{changed}: changed", f"{gone}: gone"])
 
 
 def tables(**columns: Any) -> Index:
@@ -196,11 +196,11 @@ def test_clocks_that_run_backwards() -> None:
 
 @pytest.mark.parametrize(("offset", "known"), [("12.5", True), ("soon", False)])
 def test_harmony_tells_when_planes_were_taken(tmp_path: Path, offset: str, known: bool) -> None:
-    made, entry = simulate(tmp_path)
+    made, spec = simulate(tmp_path)
     index = made.raw / "Images" / "Index.idx.xml"
     tag = '<MeasurementTimeOffset Unit="s">'
     index.write_text(index.read_text().replace(f"{tag}0<", f"{tag}{offset}<"))
-    times = index_plate(entry).times_s
+    times = index_plate(spec).times_s
     assert times is not None
     assert (times == 12.5).all() == known
 
@@ -234,13 +234,13 @@ def test_pixels_that_are_odd(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fraction", "warned"), [(0.01, True), (0.02, True), (0.021, False)])
 def test_saturation_is_judged_by_the_configuration(tmp_path: Path, fraction: float, warned: bool) -> None:
     """From `quality.saturated_fraction` on, as the flag of a field is."""
-    made, entry = simulate(tmp_path)
+    made, spec = simulate(tmp_path)
     config = CONFIG.model_copy(update={"quality": Quality(saturated_fraction=fraction)})
     path = sorted((made.raw / "Images").glob("*.tiff"))[0]
     pixels = tifffile.imread(path)
     pixels.flat[: math.ceil(0.02 * pixels.size)] = 65535
     tifffile.imwrite(path, pixels)
-    found = [problem.what for problem in check_plate(entry, config, deep=True)]
+    found = [problem.what for problem in check_plate(spec, config, deep=True)]
     assert any("saturated: 2.0% of the pixels" in what for what in found) == warned
 
 
@@ -254,9 +254,9 @@ def test_values_with_an_offset_or_a_spread(tmp_path: Path) -> None:
 
 
 def test_wells_of_the_map_that_the_plate_cannot_have(tmp_path: Path) -> None:
-    made, entry = simulate(tmp_path)
+    made, spec = simulate(tmp_path)
     made.plate_map.write_text("well,role\nB02,negative\nB03,positive\nAF48,positive\n")
-    (problem,) = check_plate(entry, CONFIG)
+    (problem,) = check_plate(spec, CONFIG)
     assert problem.what == "1 wells of the plate map lie off the plate of 8 x 12 wells: AF48"
 
 

@@ -110,25 +110,25 @@ def _pixel_sizes(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
 def _positions(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
     """Fields without a position, far from where they are in other wells, on top of each other, or apart."""
     fields = planes.groupby(["well", "field"], sort=False).first().reset_index()
-    known = fields[["y_um", "x_um", "dy_um", "dx_um"]].notna().all(axis=1)
-    if not known.any():
+    placed = fields[["y_um", "x_um", "dy_um", "dx_um"]].notna().all(axis=1)
+    if not placed.any():
         if planes["field"].nunique() > 1:
             what = "the positions of the fields are unknown: they are laid out in a grid"
             yield Problem("note", plate, what, "nothing, if they don't touch: cells at the fields' borders are cut")
         return
-    if not known.all():
-        lost = fields[~known]
-        names = examples(f"{well} field {field}" for well, field in zip(lost["well"], lost["field"], strict=True))
-        what = f"{len(lost)} fields have no position: {names}; their wells are laid out in a grid"
+    if not placed.all():
+        lacking = fields[~placed]
+        names = examples(f"{row.well} field {row.field}" for row in lacking.itertuples())
+        what = f"{len(lacking)} fields have no position: {names}; their wells are laid out in a grid"
         remedy = "copy the metadata again, or go on: cells at the fields' borders are then cut"
-        one_well = str(lost["well"].iloc[0]) if lost["well"].nunique() == 1 else ""
+        one_well = str(lacking["well"].iloc[0]) if lacking["well"].nunique() == 1 else ""
         yield Problem("warning", plate, what, remedy, well=one_well)
-    fields = fields[known & ~fields["well"].isin(fields.loc[~known, "well"])]
+    fields = fields[placed & ~fields["well"].isin(fields.loc[~placed, "well"])]
     yield from _strays(plate, fields)
     layouts: dict[tuple[float, ...], tuple[pd.DataFrame, list[str]]] = {}  # of each the wells, as most have the same
     for well, rows in fields.groupby("well", sort=False):
-        at = rows[["y_um", "x_um"]].to_numpy() / rows[["dy_um", "dx_um"]].to_numpy()
-        key = tuple(np.round(at - at.min(axis=0)).ravel().tolist())
+        corners = rows[["y_um", "x_um"]].to_numpy() / rows[["dy_um", "dx_um"]].to_numpy()
+        key = tuple(np.round(corners - corners.min(axis=0)).ravel().tolist())
         layouts.setdefault(key, (rows, []))[1].append(str(well))
     faults: dict[tuple[Severity, str, str], list[str]] = {}  # wells whose stage jitters by a pixel have the same
     for key, (rows, wells) in layouts.items():

@@ -19,7 +19,7 @@ from typing import Any
 from plateflow.config import PlateEntry
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
 from plateflow.plates.names import NamePattern
-from plateflow.plates.reader import Index, Records, counted, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_folder
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
 NAMES = NamePattern(
@@ -131,7 +131,7 @@ def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
 
 def _plane(values: Values) -> dict[str, Any]:
     """The record of an image (see `Records.planes`), still without its path."""
-    dy, dx = (_length(values, tag) for tag in ("ImageResolutionY", "ImageResolutionX"))
+    dy, dx, y, x = (_length(values, f"{tag}{axis}") for tag in ("ImageResolution", "Position") for axis in "YX")
     height, width = (int(values.get(tag, ("0", ""))[0]) for tag in ("ImageSizeY", "ImageSizeX"))
     return {
         "row": int(values["Row"][0]) - 1,
@@ -140,14 +140,9 @@ def _plane(values: Values) -> dict[str, Any]:
         "t": int(values.get("TimepointID", ("0", ""))[0]),
         "z": int(values.get("PlaneID", ("1", ""))[0]),
         "channel": int(values["ChannelID"][0]),
-        "y_um": -_length(values, "PositionY") - height * dy / 2,
-        "x_um": _length(values, "PositionX") - width * dx / 2,
         "z_um": _length(values, "PositionZ" if "PositionZ" in values else "AbsPositionZ"),
-        "dy_um": dy,
-        "dx_um": dx,
-        "height": height,
-        "width": width,
         "time_s": _seconds(values),
+        **geometry(-y, x, dy=dy, dx=dx, height=height, width=width),
     }
 
 

@@ -25,7 +25,7 @@ from plateflow.config import PlateEntry
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, decode, list_files, peek
 from plateflow.plates.names import NamePattern
-from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
 NAMES = NamePattern(
@@ -76,12 +76,10 @@ class ImageXpressReader:
         heights = _heights(planes, heads)
         centres = _centres(planes, heads, sizes, notes)
         for plane in planes:
-            plane.update(sizes[plane["channel"]])
-            plane["z_um"] = heights.get((plane["channel"], plane["z"]), math.nan)
             site = plane["field"]
             y, x = centres.get((plane["row"], plane["column"], site), centres.get(site, (math.nan, math.nan)))
-            plane["y_um"] = y - plane["height"] * plane["dy_um"] / 2
-            plane["x_um"] = x - plane["width"] * plane["dx_um"] / 2
+            plane.update(geometry(y, x, **sizes[plane["channel"]]))
+            plane["z_um"] = heights.get((plane["channel"], plane["z"]), math.nan)
         planes += _planned(planes, htd, notes)
         bits = _real(heads.first(planes), "Camera Bit Depth")
         records = Records(
@@ -176,7 +174,7 @@ def _without_copies(planes: list[Plane], heads: Headers, notes: list[str]) -> li
 def _channels(
     planes: list[Plane], heads: Headers, htd: Mapping[str, list[str]], notes: list[str]
 ) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
-    """What is known about each channel, and the size of its images and pixels."""
+    """What is known about each channel, and the size of its images and pixels (see `geometry`)."""
     channels: dict[int, dict[str, Any]] = {}
     sizes: dict[int, dict[str, Any]] = {}
     for number in sorted({plane["channel"] for plane in planes}):
@@ -194,8 +192,8 @@ def _channels(
         sizes[number] = {
             "height": int(head.get("height", "0")),
             "width": int(head.get("width", "0")),
-            "dy_um": _real(head, "spatial-calibration-y") if in_um else math.nan,
-            "dx_um": _real(head, "spatial-calibration-x") if in_um else math.nan,
+            "dy": _real(head, "spatial-calibration-y") if in_um else math.nan,
+            "dx": _real(head, "spatial-calibration-x") if in_um else math.nan,
         }
     if len(channels) < _number(htd, "NWavelengths"):
         n_planned = _number(htd, "NWavelengths")
@@ -241,7 +239,7 @@ def _centres(
 
     centres: dict[Any, tuple[float, float]] = {}
     wrong: list[str] = []
-    pixel = next(iter(sizes.values()))["dx_um"]
+    pixel = next(iter(sizes.values()))["dx"]
     for site, wells in by_site.items():
         usual = sorted(wells, key=lambda well: (-counts[well], well))
         sample = [wells[usual[n * (len(usual) - 1) // (WELLS_SAMPLED - 1)]] for n in range(WELLS_SAMPLED)]

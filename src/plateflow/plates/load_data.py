@@ -23,7 +23,7 @@ from plateflow.config import PlateEntry
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, decode, inside, list_files, parsing, peek, positive_int
 from plateflow.plates.names import parse_place
-from plateflow.plates.reader import Index, Records, counted, examples, make_index, plate_folder
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
 
 TABLE = re.compile(r"(?:[^/]+/)?[^/]*\.csv(?:\.gz)?", re.IGNORECASE)
 CHANNEL = re.compile(r"(?:Image_)?(FileName|URL)_((?!Illum).+)")
@@ -131,11 +131,9 @@ def _place(line: Line) -> dict[str, Any]:
     height, width = (positive_int(line.get(f"Metadata_ImageSize{axis}") or "") for axis in "YX")
     if not (0 < dy < 1e-3 and 0 < dx < 1e-3):  # not in metres: the unit is unknown
         return place
-    place |= {"dy_um": dy * 1e6, "dx_um": dx * 1e6}
     if height and width and not math.isnan(y + x):
-        place |= {"height": height, "width": width}
-        place |= {"y_um": -y * 1e6 - height * place["dy_um"] / 2, "x_um": x * 1e6 - width * place["dx_um"] / 2}
-    return place
+        return place | geometry(-y * 1e6, x * 1e6, dy=dy * 1e6, dx=dx * 1e6, height=height, width=width)
+    return place | {"dy_um": dy * 1e6, "dx_um": dx * 1e6}
 
 
 def _real(line: Line, key: str) -> float:

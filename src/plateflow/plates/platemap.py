@@ -173,10 +173,12 @@ def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
         shared = next((name for name in names if name and name in rows[0][1]), None)
         if shared is None:
             continue
-        at = names.index(shared)
-        known = {cells[at]: dict(zip(names, cells, strict=False)) for _, cells in lines if len(cells) > at}
+        n = names.index(shared)
+        cells_of = {cells[n]: dict(zip(names, cells, strict=False)) for _, cells in lines if len(cells) > n}
         new = [name for name in names if name and name not in rows[0][1]]
-        rows = [(where, row | {name: known.get(row[shared], {}).get(name, "") for name in new}) for where, row in rows]
+        rows = [
+            (where, row | {name: cells_of.get(row[shared], {}).get(name, "") for name in new}) for where, row in rows
+        ]
     return rows
 
 

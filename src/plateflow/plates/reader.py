@@ -129,6 +129,21 @@ def plate_folder(spec: PlateEntry) -> Path:
     return folder
 
 
+def geometry(y: float, x: float, *, dy: float, dx: float, height: int, width: int) -> dict[str, Any]:
+    """The part of a record that says where a field lies and how large it is.
+
+    Args:
+        y: the centre of the field in um, y pointing down.
+        x: the centre of the field in um.
+        dy: the height of a pixel in um.
+        dx: the width of a pixel in um.
+        height: the height of the field in px.
+        width: the width of the field in px.
+    """
+    corner = {"y_um": y - height * dy / 2, "x_um": x - width * dx / 2}
+    return corner | {"dy_um": dy, "dx_um": dx, "height": height, "width": width}
+
+
 def other_layout(spec: PlateEntry, expected: str, *, why: str, remedy: str) -> RawDataError:
     """The error of a reader for a folder that does not have its layout.
 

@@ -20,7 +20,7 @@ from plateflow.config import PlateEntry
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, peek, positive_int, xml_elements
 from plateflow.plates.names import NamePattern
-from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 
 NAMES = NamePattern(
     re.compile(
@@ -138,6 +138,7 @@ def _plane(values: Values, settings: dict[int, Values]) -> dict[str, Any]:
     size = settings.get(channel, {})
     height, width = (int(size.get(key, "0")) for key in ("VerticalPixels", "HorizontalPixels"))
     dy, dx = (float(size.get(key, "nan")) for key in ("VerticalPixelDimension", "HorizontalPixelDimension"))
+    y, x = (float(values.get(key, "nan")) for key in "YX")
     return {
         "row": int(values["Row"]) - 1,
         "column": int(values["Column"]) - 1,
@@ -147,14 +148,9 @@ def _plane(values: Values, settings: dict[int, Values]) -> dict[str, Any]:
         "channel": channel,
         "line": values.get("TimelineIndex", "1"),
         "action": (int(values.get("ActionIndex", "1")), values.get("ZImageProcessing", "")),
-        "y_um": -float(values.get("Y", "nan")) - height * dy / 2,
-        "x_um": float(values.get("X", "nan")) - width * dx / 2,
         "z_um": float(values.get("Z", "nan")),
         "time_s": datetime.fromisoformat(values["Time"]).timestamp() if "Time" in values else math.nan,
-        "dy_um": dy,
-        "dx_um": dx,
-        "height": height,
-        "width": width,
+        **geometry(-y, x, dy=dy, dx=dx, height=height, width=width),
     }
 
 
@@ -179,14 +175,10 @@ def _lost(planes: list[dict[str, Any]], errors: list[tuple[Values, str]], notes:
             if (*place.values(), channel, z, action) in present:
                 continue
             model = next(plane for plane in others if plane["channel"] == channel)
-            position = {
-                "y_um": -y - model["height"] * model["dy_um"] / 2,
-                "x_um": x - model["width"] * model["dx_um"] / 2,
-                "z_um": math.nan,
-                "time_s": math.nan,
-            }
-            reason = {"z": z, "action": action, "path": "", "reason": "instrument_error"}
-            lost.append(model | place | position | reason)
+            size = {"height": model["height"], "width": model["width"]}
+            position = geometry(-y, x, dy=model["dy_um"], dx=model["dx_um"], **size)
+            plane = model | place | position | {"z": z, "action": action, "z_um": math.nan, "time_s": math.nan}
+            lost.append(plane | {"path": "", "reason": "instrument_error"})
             present.add((*place.values(), channel, z, action))
     return lost
 
