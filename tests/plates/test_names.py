@@ -88,8 +88,8 @@ def test_errors_of_the_machine_and_our_own_pass() -> None:
 
 def test_fields_that_touch() -> None:
     corners = np.array([[0, 0], [0, 12], [13, 12], [0, 40]])
-    gap = gaps_between(corners, corners + 10)
-    assert gap[0, 1].tolist() == [-10, 2]
-    assert gap[0, 2].tolist() == [3, 2]
-    assert groups_of_touching(gap).tolist() == [0, 0, 2, 3]
+    gaps = gaps_between(corners, corners + 10)
+    assert gaps[0, 1].tolist() == [-10, 2]
+    assert gaps[0, 2].tolist() == [3, 2]
+    assert groups_of_touching(gaps).tolist() == [0, 0, 2, 3]
     assert groups_of_touching(gaps_between(corners[[0, 2, 1, 3]], corners[[0, 2, 1, 3]] + 11)).tolist() == [0, 0, 0, 3]

@@ -31,9 +31,7 @@ class Problem:
         plate: the plate's id.
         what: one sentence.
         remedy: what the user can do.
-        well: the well; empty where the problem concerns several.
-        field: the field; empty where the problem concerns several.
-        file: the file, if the problem concerns one.
+        well, field, file: where; empty where the problem concerns several.
     """
 
     severity: Severity
@@ -165,9 +163,9 @@ def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[
         severity, what, remedy, for the worst pair.
     """
     sides = fields[["height", "width"]].to_numpy(float)
-    gap, area = gaps_between(corners, corners + sides), sides.prod(axis=1)
-    over = np.prod(np.maximum(-gap, 0), axis=-1) / np.minimum(area[:, None], area[None])
-    over[(gap > -TOUCH_PX).any(axis=-1)] = 0
+    gaps, area = gaps_between(corners, corners + sides), sides.prod(axis=1)
+    over = np.prod(np.maximum(-gaps, 0), axis=-1) / np.minimum(area[:, None], area[None])
+    over[(gaps > -TOUCH_PX).any(axis=-1)] = 0
     np.fill_diagonal(over, 0)
     names = [str(name) for name in fields["field"]]
     worst = float(over.max(initial=0))
@@ -178,9 +176,9 @@ def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[
             yield "warning", what, "check whether positions and pixel size are right"
         else:
             yield "note", what, "nothing: where fields overlap the first is used, and each cell is counted once"
-    group = groups_of_touching(gap)
+    group = groups_of_touching(gaps)
     if (group != group[0]).any():
-        distance = float(gap.max(axis=-1)[group[:, None] != group[None]].min())
+        distance = float(gaps.max(axis=-1)[group[:, None] != group[None]].min())
         what = f"gaps between fields, of {distance:.0f} px and more"
         if distance < sides.min() / 10:
             remedy = "check whether positions and pixel size are right: cells in the gaps are cut"

@@ -51,8 +51,7 @@ def read_plane(
     Args:
         path: a TIFF or PNG file, or the folder of a Zarr array (..., y, x).
         page: the page of a TIFF, from 0; the plane of an array, counted over all axes but the last two.
-        height: the height that it must have, in px.
-        width: the width that it must have, in px.
+        height, width: the size that it must have, in px.
         dtype: the pixel type that it must have: uint8 or uint16.
         decode: False only checks the header and the length of the file, and returns an empty array.
 

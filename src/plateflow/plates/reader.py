@@ -133,12 +133,9 @@ def geometry(y: float, x: float, *, dy: float, dx: float, height: int, width: in
     """The part of a record that says where a field lies and how large it is.
 
     Args:
-        y: the centre of the field in um, y pointing down.
-        x: the centre of the field in um.
-        dy: the height of a pixel in um.
-        dx: the width of a pixel in um.
-        height: the height of the field in px.
-        width: the width of the field in px.
+        y, x: the centre of the field in um, y pointing down.
+        dy, dx: the height and width of a pixel in um.
+        height, width: the size of the field in px.
     """
     corner = {"y_um": y - height * dy / 2, "x_um": x - width * dx / 2}
     return corner | {"dy_um": dy, "dx_um": dx, "height": height, "width": width}

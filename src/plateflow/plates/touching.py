@@ -1,4 +1,4 @@
-"""Which fields of a well touch: they are segmented as one canvas, and preflight warns of gaps between the others."""
+"""Which fields of a well touch: they are segmented as one canvas, and preflight reports gaps between the others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOUCH_PX = 2
-"""Fields with a gap of at most so many px touch: stages jitter, and positions are rounded to whole pixels."""
+"""The largest gap between fields that touch: stages jitter, and positions are rounded to whole pixels."""
 
 
 def gaps_between(corners: NDArray[Any], stops: NDArray[Any]) -> NDArray[Any]:
-    """The gaps between fields along y and x in px, below 0 where two overlap.
+    """The gaps between fields along y and x in px, negative where two overlap.
 
     Args:
         corners: top and left of each field, (n, 2).
@@ -31,7 +31,7 @@ def touching(gaps: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def groups_of_touching(gaps: NDArray[Any]) -> NDArray[np.int64]:
-    """The group of each field, (n,): fields that touch, directly or by others, have the least index among them."""
+    """The group of each field, (n,): the lowest index among the fields that touch, directly or through others."""
     touch, group = touching(gaps), np.arange(len(gaps))
     while True:
         least = np.where(touch, group[None], len(group)).min(axis=1, initial=len(group))
