@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plateflow.errors import ModelError
-from plateflow.model import check_model, load_model, save_model
+from plateflow.model import check_model, load_model, save_model, weights
+from plateflow.model.registry import hash_of
 from plateflow.model.vit import VIT_L, FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import import_sam, resample_table, to_cellpose
 
@@ -83,6 +84,27 @@ def test_a_file_cut_short_is_refused(small: Path, length: int) -> None:
     small.write_bytes(small.read_bytes()[:length])
     with pytest.raises(ModelError, match="truncated"):
         load_model(small)
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors"])
+def test_a_file_that_cannot_be_read_is_an_error_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """As on a file system without permission, or one that went away."""
+    path = tmp_path / f"mine{suffix}"
+    save_model(init_weights(FlowViT(SMALL), 0), path, name="mine")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(weights, "safe_open", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    for use in (load_model, check_model):
+        with pytest.raises(ModelError, match=f"the model can't be used\\n  where: {path}\\n.*Permission denied"):
+            use(path)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ModelError, match="Permission denied"):
+        hash_of(path)
 
 
 class Mischief:

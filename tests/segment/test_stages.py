@@ -265,9 +265,9 @@ def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tup
     script = """
 import json, sys
 from plateflow.config import Config, PlateEntry
+from plateflow.project import Plate
 from plateflow.stages import follow, infer, stitch
 from plateflow.stages.runner import Job
-from plateflow.chain import STAGES
 config, entry = Config.model_validate_json(sys.argv[1]), PlateEntry.model_validate_json(sys.argv[2])
 for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
     stage.run(Job.of(Plate(config=config, spec=entry), name, job))
