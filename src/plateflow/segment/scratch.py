@@ -1,4 +1,4 @@
-"""Files of the scratch: flow fields and end points, written whole, mapped when read; and arrays without a name.
+"""Files of the scratch: flow fields and endpoints, written whole and mapped when read; nameless files for large arrays.
 
 Imports neither torch nor zarr: a job that has nothing to do loads this.
 """
