@@ -73,7 +73,7 @@ def weights(*arguments: object) -> str:
 
 
 def test_a_restricted_licence_is_shown_at_the_first_fetch(folder: Path, server: Path) -> None:
-    assert f"cpsam: not here; 0 MB at {PUBLISHED['cpsam'].url}" in weights("list")
+    assert f"cpsam: not on this machine; 0 MB at {PUBLISHED['cpsam'].url}" in weights("list")
     output = weights("fetch", "cpsam")
     assert f"cpsam: {folder / 'cpsam'}, checked" in output
     assert "licence CC-BY-NC" in output

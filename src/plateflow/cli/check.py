@@ -24,16 +24,16 @@ PROFILE = Path("profiles/slurm")
 
 def check(
     plates: Annotated[list[str] | None, typer.Argument(help="plate ids; default: all")] = None,
-    deep: Annotated[bool, typer.Option(help="decode every file instead of a sample")] = False,
+    deep: Annotated[bool, typer.Option(help="decode every file, not just a sample")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the problems as JSON")] = False,
     cluster: Annotated[bool, typer.Option(help="instead: try with small jobs what a run on SLURM will need")] = False,
     profile: Annotated[Path, typer.Option(help="with --cluster: the profile whose partitions are tried")] = PROFILE,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Look at the raw plates: problems with their remedies, and files that are new or changed since ingest.
+    """Examine the raw plates: problems with their remedies, and files that are new or changed since ingest.
 
-    Changed files are noted, so that the next `snakemake` looks at those wells again. Ends with 2 where a problem is an
-    error, 1 where there are warnings, 0 where there are notes at most.
+    Changed files are noted, so that the next `snakemake` looks at those wells again. Exit status: 2 for
+    errors, 1 for warnings, 0 if there are at most notes.
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.check_index import Problem
@@ -73,7 +73,7 @@ def check(
 
 
 def report(problems: list[Problem]) -> Iterator[str]:
-    """The problems in words, the worst first; of many of one kind on a plate the first `SHOWN`."""
+    """The problems in words, worst first; of many of one kind per plate only the first `SHOWN`."""
     from plateflow.plates.check_index import SEVERITIES
 
     if not problems:

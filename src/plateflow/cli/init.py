@@ -33,15 +33,16 @@ def init(
     directory: Annotated[Path, typer.Option(help="the project's folder: config/ is written there")] = Path(),
     plate: Annotated[str | None, typer.Option(help="plate id; default: made of the folder's name")] = None,
     plate_map: Annotated[Path | None, typer.Option(help="CSV, TSV or XLSX with well, role, treatment, dose")] = None,
-    layout: Annotated[str | None, typer.Option(help="reader, where it isn't recognised")] = None,
+    layout: Annotated[str | None, typer.Option(help="reader, needed where it is not recognised")] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="for other names: a regular expression, a ready pattern, or a CSV of paths")
+        str | None,
+        typer.Option(help="for other names: a regular expression, a known pattern, or a CSV of paths"),
     ] = None,
-    pixel_size_um: Annotated[float | None, typer.Option(help="where the layout doesn't say")] = None,
+    pixel_size_um: Annotated[float | None, typer.Option(help="needed where the layout does not say")] = None,
 ) -> None:
-    """Recognise a raw plate, list what is in it, and write config/config.yaml and config/plates.tsv.
+    """Recognise a raw plate, list its contents, and write config/config.yaml and config/plates.tsv.
 
-    A configuration that someone has changed stays as it is; the plate is added to the sheet.
+    A configuration that was edited stays as it is; the plate is added to the sheet.
     """
     spec = make_spec(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
     from plateflow.plates import open_plate
@@ -53,7 +54,7 @@ def init(
     size = info["pixel_size_um"]
     typer.echo(f"{spec.plate}: {info['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
     typer.echo(f"  wells with images: {len(info['wells'])} ({', '.join(_few(info['wells']))})")
-    typer.echo(f"  fields a well: {info['fields']}, z planes: {info['z']}, time points: {info['t']}")
+    typer.echo(f"  fields per well: {info['fields']}, z planes: {info['z']}, time points: {info['t']}")
     typer.echo(f"  channels: {', '.join(channels)}")
     typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
     for line in info["disagreements"]:
@@ -105,7 +106,7 @@ def make_spec(
 
 
 def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
-    """Nuclei from the channel whose name says DNA; cells from one that shows them, with the nuclei's as a help."""
+    """Nuclei from the channel whose name suggests DNA; cells from one that shows them, helped by that of the nuclei."""
     nuclear = next((name for name in channels if NUCLEAR.search(name)), None)
     others = [name for name in channels if name != nuclear and not TRANSMITTED.search(name)]
     cellular = next((name for word in CELLULAR for name in others if word.search(name)), None)
@@ -140,7 +141,7 @@ def plate_sizes(plate: Plate) -> dict[str, Any]:
 
 
 def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
-    """Write or extend the configuration of a project for a plate; returns what was done, for people.
+    """Write or extend the configuration of a project for a plate; returns what was done, in words.
 
     Raises:
         PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
@@ -173,7 +174,7 @@ def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
             why=plates[spec.plate].path,
             remedy="give this plate its own id with --plate",
         )
-    edited = plates.get(spec.plate, spec)  # what someone added to its line stays
+    edited = plates.get(spec.plate, spec)  # what was added to its line by hand stays
     plates[spec.plate] = edited.model_copy(update=spec.model_dump(exclude_none=True) | plate_sizes(plate))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")

@@ -21,14 +21,16 @@ def segment(
     diameter: Annotated[float | None, typer.Option(help="typical diameter in pixels; default: no resizing")] = None,
     channels: Annotated[
         str | None,
-        typer.Option(help="numbers from 0, or names where an OME image has them, as 0,2: the objects' channel first"),
+        typer.Option(
+            help="numbers from 0, or names of an OME image, such as 0,2; the channel that shows the objects first"
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     weights_dir: Annotated[
-        Path | None, typer.Option("--weights-dir", help="folder of weights, looked into before the others")
+        Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")
     ] = None,
 ) -> None:
-    """Segment single images: one label TIFF (uint16, or uint32 above 65,535 objects) an image."""
+    """Segment single images: one label TIFF per image (uint16, or uint32 above 65,535 objects)."""
     import io
 
     import numpy as np
@@ -44,7 +46,7 @@ def segment(
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise PlateflowError(
-            "two images would write the same label file", where=doubled[0], remedy="segment them into two folders"
+            "two images would write the same label file", where=doubled[0], remedy="write them to different folders"
         )
     choose_device(device)
     model = str(check_model(model, weights_dir))
@@ -103,7 +105,7 @@ def read_image(path: Path) -> np.ndarray:
             "the image can't be read",
             where=str(path),
             why=f"{type(error).__name__}: {error}",
-            remedy="TIFF, PNG and OME-Zarr images are read; is the file whole?",
+            remedy="TIFF, PNG and OME-Zarr images are read; is the file complete?",
         ) from error
 
 
@@ -140,13 +142,15 @@ def _numbers(text: str | None, names: list[str]) -> list[int] | None:
             raise PlateflowError(
                 f"{len(names)} channels are too many: the network takes 1 to {IN_CHANNELS}",
                 why=has,
-                remedy="choose them with --channels, the one in which the objects are seen first",
+                remedy="choose them with --channels, first the one that shows the objects",
             )
         return None
     unknown = [name for name in text.split(",") if name not in named and not name.isdecimal()]
     if unknown:
         raise PlateflowError(
-            f"there is no channel {', '.join(map(repr, unknown))}", why=has, remedy="numbers, from 0, do in any case"
+            f"there is no channel {', '.join(map(repr, unknown))}",
+            why=has,
+            remedy="numbers from 0 always work",
         )
     return [names.index(name) if name in named else int(name) for name in text.split(",")]
 

@@ -1,4 +1,4 @@
-"""`plateflow weights`: which models there are on this machine, and how others come to it."""
+"""`plateflow weights`: the models on this machine, and how to get others."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from plateflow.config import SAFE_NAME
 from plateflow.errors import PlateflowError
 
 weights = typer.Typer(
-    help="List, fetch, check and add the weights of models. They are looked for in --weights-dir, $PLATEFLOW_WEIGHTS, "
+    help="List, fetch, verify and add the weights of models. They are searched in --weights-dir, $PLATEFLOW_WEIGHTS, "
     "$CELLPOSE_LOCAL_MODELS_PATH and ~/.cellpose/models, in this order; new ones are put into the first of these.",
     no_args_is_help=True,
 )
-Folder = Annotated[Path | None, typer.Option("--weights-dir", help="folder of weights, looked into before the others")]
+Folder = Annotated[Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")]
 
 
 @weights.command("list")
 def list_weights(weights_dir: Folder = None) -> None:
-    """Show the models: where each lies, or from where it can be fetched, and its licence."""
+    """Show the models: where each one is, or where it can be fetched from, and its licence."""
     from plateflow.model.registry import PUBLISHED, find_weights
 
     for name in ["default", *PUBLISHED, *_added(weights_dir)]:
@@ -32,7 +32,9 @@ def list_weights(weights_dir: Folder = None) -> None:
             path = find_weights(name, weights_dir)
         except ValueError:
             card = PUBLISHED[name]
-            typer.echo(f"{name}: not here; {card.size / 1e6:,.0f} MB at {card.url}\n  licence: {card.licence}")
+            typer.echo(
+                f"{name}: not on this machine; {card.size / 1e6:,.0f} MB at {card.url}\n  licence: {card.licence}"
+            )
             continue
         with _clearly(name):
             _describe(name, path)
@@ -43,7 +45,7 @@ def fetch(
     names: Annotated[list[str], typer.Argument(help="published models, such as cpsam_v2")],
     weights_dir: Folder = None,
 ) -> None:
-    """Download published weights; one that broke off goes on. Size and sha256 are checked."""
+    """Download published weights, checksum verified; interrupted downloads resume."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from plateflow.model.fetch import fetch as download
@@ -52,7 +54,9 @@ def fetch(
     folder = search_path(weights_dir)[0]
     for name in names:
         if name not in PUBLISHED:
-            raise PlateflowError(f"there is nothing to fetch for {name!r}", remedy=f"known are {', '.join(PUBLISHED)}")
+            raise PlateflowError(
+                f"there is nothing to fetch for {name!r}", remedy=f"published models are {', '.join(PUBLISHED)}"
+            )
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     for name in names:
         with _clearly(name, "fetched"), Progress(*columns, TimeRemainingColumn()) as bar:
@@ -69,15 +73,15 @@ def fetch(
 
 @weights.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="models; all that are here where not given")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="models; default: all on this machine")] = None,
     weights_dir: Folder = None,
 ) -> None:
-    """Check weights: published files by size and sha256, others by opening them. Exit status 1 if one is wrong."""
+    """Verify weights: published files by size and sha256, others by opening them. Exit status 1 if one is wrong."""
     from plateflow.model import check_model
     from plateflow.model.registry import PUBLISHED, check_published, find_weights, hash_of
 
     wrong = []
-    for name in names or ["default", *_here(weights_dir), *_added(weights_dir)]:
+    for name in names or ["default", *_on_this_machine(weights_dir), *_added(weights_dir)]:
         try:
             path = find_weights(name, weights_dir)
             if name in PUBLISHED:
@@ -87,7 +91,7 @@ def verify(
         except (ValueError, OSError) as error:
             wrong.append(f"{name}: {error}")
         else:
-            typer.echo(f"{name}: {path} is right, sha256 {hash_of(path)}")
+            typer.echo(f"{name}: {path} is intact, sha256 {hash_of(path)}")
     if wrong:
         raise PlateflowError(f"{len(wrong)} of the weights can't be used", why="\n  ".join(wrong))
 
@@ -98,16 +102,16 @@ def add(
     name: Annotated[str, typer.Option(help="what to call it; cpsam, cpsam_v2, sam_vit_l: the published file, checked")],
     weights_dir: Folder = None,
 ) -> None:
-    """Put a weights file into the folder of weights, so that it can be named as `model`.
+    """Copy a weights file into the folder of weights, so that `model` can name it.
 
-    SAM's checkpoint under another name than sam_vit_l is converted to the start of a model: its encoder, resampled to
-    patches of 8 px, and random heads, to be trained.
+    SAM's checkpoint under another name than sam_vit_l is converted into the start of a model: its encoder, resampled to
+    patches of 8 px, and random heads that are yet to be trained.
     """
     from plateflow.model.registry import PUBLISHED, check_published, search_path
 
     folder = search_path(weights_dir)[0]
     if not SAFE_NAME.fullmatch(name) or name == "default":
-        raise PlateflowError(f"{name!r} can't be the name of a model", remedy="use letters, digits and . _ + -")
+        raise PlateflowError(f"{name!r} cannot be the name of a model", remedy="use letters, digits and . _ + -")
     if not file.is_file():
         raise PlateflowError("there is no such file", where=str(file))
     if name in PUBLISHED:
@@ -120,7 +124,7 @@ def add(
             suffix, write = _opened(file, name)
         target = folder / (name.removesuffix(suffix) + suffix)
     if target.exists():
-        raise PlateflowError("there is a model of this name", where=str(target), remedy="give another --name")
+        raise PlateflowError("a model of this name exists already", where=str(target), remedy="give another --name")
     folder.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{os.getpid()}.{target.name}")  # with its suffix, by which the format is known
     try:
@@ -162,7 +166,7 @@ def _describe(name: str, path: Path) -> None:
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:,.0f} MB)\n  licence: {licence}")
 
 
-def _here(weights_dir: Path | None) -> Iterator[str]:
+def _on_this_machine(weights_dir: Path | None) -> Iterator[str]:
     """Published models that are on this machine."""
     from plateflow.model.registry import PUBLISHED, find_weights
 
@@ -175,7 +179,7 @@ def _here(weights_dir: Path | None) -> Iterator[str]:
 
 
 def _added(weights_dir: Path | None) -> list[str]:
-    """Other models in the folders: files as `add` writes them, and Cellpose's, which have no suffix."""
+    """Other models in the folders: files that `add` wrote, and Cellpose's, which have no suffix."""
     from plateflow.model.registry import PUBLISHED, search_path
 
     files = [path for folder in search_path(weights_dir) if folder.is_dir() for path in sorted(folder.iterdir())]
