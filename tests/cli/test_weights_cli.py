@@ -86,7 +86,7 @@ def test_the_option_goes_before_the_environment(folder: Path, server: Path, tmp_
     weights("fetch", "cpsam", "--weights-dir", tmp_path / "other")
     assert (tmp_path / "other" / "cpsam").exists()
     assert not folder.exists()
-    assert "not here" in weights("list").split("cpsam: ")[1]
+    assert "not on this machine" in weights("list").split("cpsam: ")[1]
     assert str(tmp_path / "other" / "cpsam") in weights("list", "--weights-dir", tmp_path / "other")
 
 
@@ -167,8 +167,8 @@ def test_what_is_no_model_is_not_added(folder: Path, tmp_path: Path) -> None:
     for file, name, words in (
         (tmp_path / "bad.pth", "bad", "can't be read as weights"),
         (tmp_path / "none.pth", "none", "no such file"),
-        (TINY, "default", "can't be the name"),
-        (TINY, "../up", "can't be the name"),
+        (TINY, "default", "cannot be the name"),
+        (TINY, "../up", "cannot be the name"),
         (TINY, "cpsam_v2", "isn't the published 'cpsam_v2'"),
     ):
         with pytest.raises(PlateflowError, match=words):
