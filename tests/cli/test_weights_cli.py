@@ -175,7 +175,7 @@ def test_what_is_no_model_is_not_added(folder: Path, tmp_path: Path) -> None:
             weights("add", file, "--name", name)
     assert not folder.exists()
     weights("add", TINY, "--name", "mine")
-    with pytest.raises(PlateflowError, match="there is a model of this name"):
+    with pytest.raises(PlateflowError, match="a model of this name exists already"):
         weights("add", TINY, "--name", "mine")
     assert {path.name for path in folder.iterdir()} == {"mine.safetensors"}
 
