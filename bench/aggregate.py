@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 
 from plateflow.config import Stats
 from plateflow.paths import PlatePaths, well_name
-from plateflow.stats.tables import write_statistics, write_table
+from plateflow.stats.statistics import write_statistics
 from plateflow.stats.wells import read_cells, well_table
+from plateflow.tables import write_table
 
 
 def write_cells(path: Path, cells: int, names: list[str], seed: int) -> None:
@@ -69,9 +70,9 @@ def main() -> None:
         plate_map = pd.DataFrame({"well": wells, "role": [roles[n % 12] for n in range(len(wells))], "dose": 1.0})
         plate_map["treatment"] = [f"c{n // 2}" for n in range(len(wells))]
         start = time.perf_counter(), time.process_time()
-        table = well_table("bench", rows, plate_map)
+        table = well_table("bench", rows, plate_map, counts=["Count_Cells"], medians=names)
         for name in ("wells.parquet", "wells.csv"):
-            write_table(paths, name, table)
+            write_table(paths.table(name), table)
         write_statistics(paths, table, names, Stats(), (16, 24))
         report(start, what="tables and statistics", wells=options.wells)
 

@@ -6,10 +6,33 @@ pandas and pyarrow are imported on use, so that importing this module stays chea
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from plateflow.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TEXT = ("Metadata_treatment", "Positive", "Feature", "Wells", "Plates", "Reason", "Reasons", "Flags")
+"""Columns of CSV tables that are text, whatever they look like: a treatment may be called 101 or NA."""
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table by rename, as CSV (numbers with 7 digits) or as parquet, depending on the suffix of the file."""
+    csv = path.suffix == ".csv"
+    data = table.to_csv(index=False, float_format="%.7g").encode() if csv else parquet_bytes(table)
+    write_atomic(path, data)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote; in a CSV, empty cells of the columns TEXT are empty strings."""
+    import pandas as pd
+
+    if path.suffix != ".csv":
+        return pd.read_parquet(path)
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    return table.fillna({name: "" for name in TEXT if name in table})
 
 
 def parquet_bytes(frame: pd.DataFrame) -> bytes:

@@ -21,7 +21,8 @@ from plateflow.report.page import render
 from plateflow.report.sections import View
 from plateflow.state.journal import Entry
 from plateflow.stats.doses import four_parameters
-from plateflow.stats.tables import write_statistics
+from plateflow.stats.statistics import write_statistics
+from plateflow.tables import read_table
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
     assert "<b>Säure" not in html
     assert "&lt;b&gt;Säure, 5 %&lt;/b&gt;" in html
     assert f"{view.wells.loc[3, 'Metadata_Well']} (field 2, 4: focus)" in html
-    names = screening.read_table(view.context.paths.table("hits.csv"))["Metadata_treatment"]
+    names = read_table(view.context.paths.table("hits.csv"))["Metadata_treatment"]
     assert {"101", "NA"} <= set(names)
     assert "148 more in <code>hits.csv</code>" in html
     assert drawn(made["rank"]).count(DOT) == 168

@@ -13,7 +13,7 @@ from simulated_wells import well_table as simulated
 from plateflow.config import PlateEntry, Stats
 from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
-from plateflow.stats.tables import write_statistics
+from plateflow.stats.statistics import write_statistics
 from plateflow.stats.wells import read_cells, well_table
 
 
@@ -185,6 +185,19 @@ def test_a_well_twice_in_the_map_is_named_and_another_plate_goes_on(measured: Pl
     plate.run("aggregate")
 
 
+def test_the_plate_map_is_read_once_so_that_tables_and_fingerprint_agree(
+    measured: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plateflow.plates import platemap
+
+    plate, reads = measured.copy(tmp_path), []
+    plate.paths.journal("aggregate", "plate").unlink()
+    read = platemap.read_plate_map
+    monkeypatch.setattr(platemap, "read_plate_map", lambda *place: reads.append(place) or read(*place))
+    plate.run("aggregate")
+    assert len(reads) == 1
+
+
 def test_the_csv_says_the_same(measured: Planted, wells: pd.DataFrame) -> None:
     read = pd.read_csv(measured.paths.table("wells.csv"), keep_default_na=True).set_index("Metadata_Well")
     assert list(read.columns) == list(wells.columns)
@@ -272,7 +285,7 @@ def test_summaries_pass_over_nan_as_numpy_does(tmp_path: Path) -> None:
     sites = np.array(["1", "2", "10"])[np.arange(57) % 3]
     pd.DataFrame(values, columns=names).assign(Metadata_Site=sites).to_parquet(tmp_path / "B02.parquet")
     used = values[sites != "2"].astype(float)
-    found = read_cells(tmp_path / "B02.parquet", names, without=["2"], by_field=True)
+    found = read_cells(tmp_path / "B02.parquet", names, without=["2"], count_by_field="Count_Cells")
     assert (found.rows, set(found.fields)) == (38, {"1", "10"})
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning):
         median = np.nanmedian(used, axis=0)
@@ -286,4 +299,4 @@ def test_summaries_pass_over_nan_as_numpy_does(tmp_path: Path) -> None:
     for suffix, expected in spreads.items():
         np.testing.assert_allclose([found.values[name + suffix] for name in names], expected, rtol=1e-12)
     np.testing.assert_allclose([found.fields["10"][name] for name in names], by_field, rtol=1e-12)
-    assert found.fields["10"][""] == 19
+    assert found.fields["10"]["Count_Cells"] == 19

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kruskal
 from simulated_wells import SHAPE, names_of, well_table
 
-from plateflow.stats.positions import _compare, median_polish, position_effects
+from plateflow.stats.positions import _kruskal_wallis, median_polish, position_effects
 
 
 def test_median_polish_of_the_published_example() -> None:
@@ -33,7 +33,7 @@ def test_the_test_is_scipys_with_ties_and_missing_values() -> None:
     values[rng.random(90) < 0.2, 1] = np.nan
     values[:, 2] += lines
     values[:, 3] = 7
-    found = _compare(values, lines)
+    found = _kruskal_wallis(values, lines)
     for number in range(3):
         known = ~np.isnan(values[:, number])
         groups = [values[known & (lines == line), number] for line in range(5)]

@@ -9,7 +9,7 @@ from plateflow.config import Stats
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import Entry, append_outcome
 from plateflow.stats.screen import write_screen_tables
-from plateflow.stats.tables import write_statistics
+from plateflow.stats.statistics import write_statistics
 
 
 def finish(paths: PlatePaths, wells: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from plateflow.paths import PlatePaths
 from plateflow.project import Plate, Project
 from plateflow.state.journal import PLATE_KEY
 from plateflow.stats.wells import NOT_ACQUIRED
-from plateflow.tables import records
+from plateflow.tables import read_table, records
 
 HITS = 50
 SHOWN = 200
@@ -53,8 +53,6 @@ def write_screen(project: Project) -> str:
 
 def _hits(screen: PlatePaths) -> list[dict[str, Any]]:
     """The first hits over all plates."""
-    from plateflow.report.screening import read_table
-
     path = screen.table("hits.csv")
     if not path.is_file():
         return []

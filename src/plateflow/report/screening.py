@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, vega
 from plateflow.stats.doses import four_parameters
-from plateflow.stats.normalise import has_role, in_use, well_values
 from plateflow.stats.positions import EFFECTS
-from plateflow.tables import records
+from plateflow.stats.reference import has_role, in_use, well_values
+from plateflow.tables import read_table, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,17 +19,8 @@ if TYPE_CHECKING:
     from plateflow.report.sections import View
 
 LISTED, CURVES = 20, 6
-TEXT = ("Metadata_treatment", "Positive", "Feature", "Wells", "Plates", "Reason", "Reasons", "Flags")
 LEVELS = {"good": "good", "marginal": "warn", "poor": "bad", "unknown": "warn"}
 HIT, OTHER = "#d9480f", "#adb5bd"
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table of statistics as it was written: a treatment may be called 101 or NA; text that isn't there is empty."""
-    import pandas as pd
-
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
-    return table.fillna({name: "" for name in TEXT if name in table})
 
 
 def controls(view: View) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from plateflow.project import Plate
 from plateflow.report import charts, costs, screening, thumbnails
 from plateflow.report.page import render
 from plateflow.state.journal import LEFT_OUT, Entry, LeftOut
-from plateflow.stats.quality import FLAGS
+from plateflow.stats.flags import FLAGS
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
 

@@ -1,204 +1,178 @@
-"""The stage `aggregate`: the tables of a plate, from its wells' cell tables, histograms and plate map.
+"""The stage `aggregate`: the tables of a plate.
 
-It reads one well at a time and no image, so a changed plate map costs seconds.
+Reads: the cell and object tables, one well at a time, histograms, the intensity window, the plate map; no image, so a
+    changed plate map costs seconds.
+Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, and the tables of
+    `stats.statistics`.
+Work item: the plate.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.config import Config
 from plateflow.features.columns import cell_columns
-from plateflow.features.feature import Feature
 from plateflow.features.measure import compartment
-from plateflow.files import digest, write_atomic
+from plateflow.files import digest, write_json
 from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
+from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 from plateflow.state.journal import Entry
-from plateflow.stats.wells import OWN, SPREADS
+from plateflow.tables import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from plateflow.stats.flags import WellFields
 
-def work_items(job: Job) -> list[WorkItem[None]]:
-    """The plate, with all that its tables are made of."""
+
+def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
+    """The plate, with all that its tables are made of; its data is the plate map."""
     tiled, measured = job.plate.outcomes("tile"), job.plate.outcomes("features")
+    plate_map = _read_map(job)
     depends = {
         "features": [[well, *_stamp(measured.required(well))] for well in job.wells],
         "tile": [[well, *_stamp(tiled.required(well))] for well in job.wells],
         "window": load_window(job.paths).fingerprint(job.plate.channels),
-        "plate map": _read_map(job)[1],
+        "plate map": "" if plate_map is None else digest(plate_map.to_csv(index=False)),
         "parameters": job.parameters(),
     }
-    return [WorkItem(depends=depends)]
+    return [WorkItem(depends=depends, data=plate_map)]
 
 
 def _stamp(entry: Entry) -> list[Any]:
     return [entry.fingerprint, entry.state, entry.reason, entry.fields]
 
 
-def _read_map(job: Job) -> tuple[pd.DataFrame | None, str]:
-    """The plate map, and a digest of what it says."""
+def _read_map(job: Job) -> pd.DataFrame | None:
     from plateflow.plates.platemap import read_plate_map
 
-    if job.plate.spec.plate_map is None:
-        return None, ""
-    table = read_plate_map(job.plate.spec.plate_map, job.plate.name)
-    return table, digest(table.to_csv(index=False))
+    path = job.plate.spec.plate_map
+    return None if path is None else read_plate_map(path, job.plate.name)
 
 
 def run(job: Job) -> None:
     """Write the tables of a plate."""
-    run_job(job, lambda: work_items(job), one_by_one(lambda item: aggregate(job)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: aggregate(job.plate, item.data)))
 
 
-def aggregate(job: Job) -> Outcome:
-    """Write the well table, the quality table, the dictionary, and the tables of statistics."""
+def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
+    """Write the well table, the quality table, the data dictionary, and the tables of statistics."""
     import pandas as pd
 
-    from plateflow.stats import quality
+    from plateflow.stats.flags import drift, field_flags, fields_in_use, wells_off
     from plateflow.stats.qc import read_quality
-    from plateflow.stats.tables import write_statistics, write_table
-    from plateflow.stats.wells import medians_of, read_cells, sites_of, well_table
+    from plateflow.stats.statistics import write_statistics
+    from plateflow.stats.wells import dictionary, medians_of, sites_of, well_table
 
-    paths, config, channels = job.paths, job.config, job.plate.channels
-    columns = cell_columns(config, channels)
-    medians = medians_of(columns)
-    tiled, measured = job.plate.outcomes("tile"), job.plate.outcomes("features")
-    planes = pd.read_parquet(paths.planes, columns=["well", "field"])
-    fields = {str(well): list(dict.fromkeys(rows)) for well, rows in planes.groupby("well", sort=False)["field"]}
+    paths, config, channels = plate.paths, plate.config, plate.channels
+    tiled, outcomes = plate.outcomes("tile"), plate.outcomes("features")
+    measured = {well: outcomes.required(well) for well in plate.wells}
+    fields = _field_names(paths)
+    left_out = {well: _left_out(fields[well], tiled.required(well), entry) for well, entry in measured.items()}
+    _remove_former_wells(paths, measured)
+    window, columns = load_window(paths), cell_columns(config, channels)
+    sites = {well: sites_of(paths.cells(well)) for well, entry in measured.items() if not entry.left_out}
+    quality = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
+    first_channels = list(dict.fromkeys(settings.channels[0] for settings in config.segmentation.values()))
+    qc = field_flags(quality.fields, config.quality, first_channels)
+    off = wells_off(quality.wells, config.quality)
+    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags)
 
-    left_out: dict[str, dict[str, tuple[str, str]]] = {}
-    for well in job.wells:
-        entry = measured.required(well)
-        left_out[well] = {name: ("quarantined", reason) for name, reason in tiled.required(well).fields.items()}
-        if entry.left_out:
-            left_out[well] = dict.fromkeys(fields[well], (entry.state, entry.reason)) | left_out[well]
-    for path in paths.cells("A01").parent.glob("*.parquet"):
-        if path.stem not in left_out:  # of a well that the plate had before
-            path.unlink()
-    there = [well for well in job.wells if not measured.required(well).left_out]
-    sites = {well: sites_of(paths.cells(well)) for well in there}
-    window = load_window(paths)
-    found = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
-    first = list(dict.fromkeys(item.channels[0] for item in config.segmentation.values()))
-    qc = quality.field_flags(found.fields, config.quality, first)
-    off = quality.wells_off(found.wells, config.quality)
-
-    rows: dict[str, dict[str, Any]] = {}
-    by_field: list[dict[str, Any]] = []
-    raised_in = _flags_of_fields(qc)
-    for well in job.wells:
-        entry, out, here = measured.required(well), list(left_out[well]), raised_in.get(well, {})
-        raised = {flag for flags in here.values() for flag in flags}
-        excluded: list[str] = []
-        row: dict[str, Any] = {"Metadata_State": entry.state, "Metadata_Reason": entry.reason}
-        if not entry.left_out:
-            raised |= ({"intensity"} if well in off else set()) | ({"fields"} if out else set())
-            excluded = _excluded(here, well in off, [name for name in fields[well] if name not in out], config)
-            row["Metadata_State"] = "flagged" if raised else "ok"
-            cells = read_cells(paths.cells(well), medians, without=excluded, by_field=config.stats.by_field)
-            if len(out) + len(excluded) < len(fields[well]):
-                row |= _counts(job, well, cells.rows, excluded) | cells.values
-            place = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
-            used = [name for name in fields[well] if name not in {*out, *excluded}] if config.stats.by_field else []
-            by_field += [place | {"Metadata_Site": name} | cells.fields.get(name, {"": 0}) for name in used]
-        row["Metadata_Flags"] = ",".join(flag for flag in quality.FLAGS if flag in raised)
-        row["Metadata_FieldsUsed"] = len(fields[well]) - len(out) - len(excluded)
-        row["Metadata_FieldsLeftOut"], row["Metadata_FieldsExcluded"] = ",".join(out), ",".join(excluded)
-        rows[well] = row
-    table = well_table(paths.plate, rows, _read_map(job)[0])
-    table = _in_order(table, [f"Count_{compartment(name)}" for name in config.segmentation], medians)
-
-    write_table(paths, "wells.parquet", table)
-    write_table(paths, "wells.csv", table)
-    write_table(paths, "qc.parquet", qc)
+    medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
+    rows, field_rows = _rows(plate, measured, use, medians)
+    table = well_table(plate.name, rows, plate_map, counts=counts, medians=medians)
+    write_table(paths.table("wells.parquet"), table)
+    write_table(paths.table("wells.csv"), table)
+    write_table(paths.table("qc.parquet"), qc)
+    write_json(paths.table("features.json"), dictionary(columns))
     if config.stats.by_field:
-        write_table(
-            paths, "fields.parquet", pd.DataFrame(by_field).rename(columns={"": f"Count_{compartment(config.rows)}"})
-        )
+        write_table(paths.table("fields.parquet"), pd.DataFrame(field_rows))
     else:
         paths.table("fields.parquet").unlink(missing_ok=True)
-    write_atomic(paths.table("features.json"), dictionary(columns, medians))
-    info = {
-        "window now": {channel: list(now.values()) for channel, now in found.now.items()},
-        "drift": {
-            channel: round(quality.drift(window.limits(channel), list(now.values())), 6)
-            for channel, now in found.now.items()
-        },
-    }
-    return Outcome(info=info | write_statistics(paths, table, medians, config.stats, job.plate.metadata["format"]))
+    now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
+    drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
+    verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
+    return Outcome(info={"window now": now, "drift": drifts, **verdicts})
 
 
-def _flags_of_fields(qc: pd.DataFrame) -> dict[str, dict[str, set[str]]]:
-    """By well and field, the flags that some channel has."""
-    found: dict[str, dict[str, set[str]]] = {}
-    flagged = qc[qc["Flags"] != ""]
-    for well, field, flags in zip(flagged["Metadata_Well"], flagged["Metadata_Site"], flagged["Flags"], strict=True):
-        found.setdefault(well, {}).setdefault(field, set()).update(flags.split(","))
-    return found
+def _field_names(paths: PlatePaths) -> dict[str, list[str]]:
+    """By well, the names of its fields in the manifest's order."""
+    import pandas as pd
+
+    planes = pd.read_parquet(paths.planes, columns=["well", "field"])
+    return {str(well): list(dict.fromkeys(names)) for well, names in planes.groupby("well", sort=False)["field"]}
 
 
-def _excluded(flags: Mapping[str, set[str]], off: bool, names: list[str], config: Config) -> list[str]:
-    """Of a well's fields, those that the configuration leaves out of the statistics for their flags."""
-    out = set(config.stats.exclude_flags)
-    if off and "intensity" in out:
-        return names
-    return [name for name in names if flags.get(name, set()) & out]
+def _left_out(names: Iterable[str], tiled: Entry, measured: Entry) -> dict[str, tuple[str, str]]:
+    """Of a well, the fields that are quarantined or missing, with state and reason."""
+    fields = dict[str, tuple[str, str]]()
+    if measured.left_out:
+        fields |= dict.fromkeys(names, (measured.state, measured.reason))
+    return fields | {name: ("quarantined", reason) for name, reason in tiled.fields.items()}
 
 
-def _counts(job: Job, well: str, rows: int, excluded: list[str]) -> dict[str, int]:
-    """Objects of each label set, without those in excluded fields: of other sets than the rows' by their seeds."""
+def _remove_former_wells(paths: PlatePaths, wells: Collection[str]) -> None:
+    """Remove the cell tables of wells that the plate no longer has."""
+    for path in paths.cells("A01").parent.glob("*.parquet"):
+        if path.stem not in wells:
+            path.unlink()
+
+
+def _rows(
+    plate: Plate, measured: Mapping[str, Entry], use: Mapping[str, WellFields], medians: list[str]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of the well table, by well, and those of the table of fields, which are made on request."""
+    from plateflow.stats.wells import read_cells
+
+    paths, config = plate.paths, plate.config
+    rows, field_rows = dict[str, dict[str, Any]](), list[dict[str, Any]]()
+    count = f"Count_{compartment(config.rows)}" if config.stats.by_field else ""
+    for well, entry in measured.items():
+        fields = use[well]
+        state = entry.state if entry.left_out else "flagged" if fields.flags else "ok"
+        rows[well] = {"Metadata_State": state, "Metadata_Reason": entry.reason, **fields.metadata()}
+        if not fields.used:
+            continue
+        cells = read_cells(paths.cells(well), medians, without=fields.excluded, count_by_field=count)
+        rows[well] |= _counts(plate, well, cells.rows, fields.excluded) | cells.values
+        for name in fields.used if count else ():
+            place = {"Metadata_Plate": plate.name, "Metadata_Well": well, "Metadata_Site": name}
+            field_rows.append(place | cells.fields.get(name, {count: 0}))
+    return rows, field_rows
+
+
+def _counts(plate: Plate, well: str, rows: int, excluded: Collection[str]) -> dict[str, int]:
+    """Objects of each label set outside the excluded fields: the rows' by their cells, others by their seeds."""
     from plateflow.stats.wells import row_count
 
     counts = {}
-    for name in job.config.segmentation:
-        path = job.paths.objects(name, well)
-        if name == job.config.rows and excluded:
+    for name in plate.config.segmentation:
+        if not excluded:
+            count = row_count(plate.paths.objects(name, well))
+        elif name == plate.config.rows:
             count = rows
-        elif not excluded:
-            count = row_count(path)
         else:
-            count = _seeds_elsewhere(job, well, name, set(excluded))
+            count = _seeds_outside(plate, well, name, excluded)
         counts[f"Count_{compartment(name)}"] = count
     return counts
 
 
-def _seeds_elsewhere(job: Job, well: str, label_set: str, excluded: set[str]) -> int:
-    """How many objects of a label set have their seed in another field than these."""
+def _seeds_outside(plate: Plate, well: str, label_set: str, excluded: Collection[str]) -> int:
+    """Number of objects of a label set whose seed lies in none of the excluded fields."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(job.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
-    canvas, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
+    table = pq.read_table(plate.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
+    numbers, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
     count = 0
-    for item in job.plate.canvases(well, label_set):
-        here = canvas == item.index
-        if here.any():
-            sites = nearest_field(item.fields, y[here], x[here])
+    for canvas in plate.canvases(well, label_set):
+        inside = numbers == canvas.index
+        if inside.any():
+            sites = nearest_field(canvas.fields, y[inside], x[inside])
             count += int(np.isin(sites.astype(str), list(excluded), invert=True).sum())
     return count
-
-
-def _in_order(table: pd.DataFrame, counts: list[str], medians: list[str]) -> pd.DataFrame:
-    """Columns: metadata, counts, medians, then what tells the spread; those that no well has are there, empty."""
-    measured = [*counts, *medians, *(f"{name}_{spread}" for spread in SPREADS for name in medians)]
-    own = [f"Metadata_{name}" for name in OWN[4:]]
-    metadata = [name for name in table if str(name).startswith("Metadata_") and name not in own]
-    return table.reindex(columns=[*metadata, *own, *measured])
-
-
-def dictionary(columns: dict[str, Feature], medians: list[str]) -> bytes:
-    """The data dictionary: every measured column of the cell tables, and whether the well table has its median."""
-    in_wells = set(medians)
-    entries = {
-        column: {"compartment": column.partition("_")[0], **asdict(feature), "in_wells": column in in_wells}
-        for column, feature in columns.items()
-    }
-    return json.dumps(entries, indent=1, ensure_ascii=False).encode() + b"\n"

@@ -1,1 +1,1 @@
-"""From cells to wells: the well table, the quality of fields and wells, the data dictionary."""
+"""From cells to wells, controls and hits: flags, the well table, statistics; and the tables over all plates."""

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.stats.hits import TREATMENT, benjamini_hochberg, replicate_agreement
-from plateflow.stats.normalise import MIN_WELLS, ROLE, centre_and_spread, has_role, well_values
+from plateflow.stats.reference import MIN_WELLS, ROLE, centre_and_spread, has_role, well_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.01
 """A feature counts in the verdict if the controls' means differ in Welch's test at this false discovery rate: among a
-thousand features, three wells a control lie close together in one or the other by chance."""
+thousand features, three wells per control lie close together in some by chance."""
 GRADES = ((0.5, "good"), (0.0, "marginal"), (-np.inf, "poor"))
-"""Zhang, Chung & Oldenburg: an excellent assay has Z' of at least 0.5; from 0 on controls' 3 SD bands don't overlap."""
+"""Zhang, Chung & Oldenburg: an excellent assay has Z' of at least 0.5; from 0 the controls' 3 SD bands do not meet."""
 
 
 def z_prime(negative: tuple[Any, Any], positive: tuple[Any, Any]) -> Any:
@@ -38,11 +38,11 @@ def ssmd(negative: tuple[Any, Any], positive: tuple[Any, Any]) -> Any:
 
 
 def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Statistics of the controls: one row a feature and treatment among the positive controls.
+    """Statistics of the controls: one row per feature and positive control.
 
-    Without positive controls there is one row a feature, of the negatives alone; one whose wells are all out of use has
-    its rows, with the Reason. ReplicateICC is `replicate_agreement`
-    of the treatments. What can't be computed is NaN, with the Reason.
+    Without positive controls there is one row per feature, of the negatives alone. ReplicateICC is the
+    `replicate_agreement` of the treatments. What cannot be computed is NaN, with the Reason; a positive control
+    without a well in use has its rows, too.
     """
     import pandas as pd
     from scipy.stats import ttest_ind
@@ -53,73 +53,65 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     agreement = replicate_agreement(wells, columns)
     named = TREATMENT in wells and ROLE in wells
     names = wells.loc[wells[ROLE] == "positive", TREATMENT] if named else pd.Series(dtype=object)
-    found = []
+    tables = []
     for name in sorted(names.unique()) or [""]:
         positives = values[is_positive & (wells[TREATMENT] == name)] if len(names) else values.iloc[:0]
-        mean = [centre_and_spread(part, robust=False) for part in (negatives, positives)]
-        median = [centre_and_spread(part, robust=True) for part in (negatives, positives)]
+        both = negatives, positives
+        mean, median = ([centre_and_spread(controls, robust=robust) for controls in both] for robust in (False, True))
         p = np.full(len(columns), np.nan)
-        if min(len(negatives), len(positives)) >= MIN_WELLS:
-            with warnings.catch_warnings():  # of features that are the same in all wells
+        if min(map(len, both)) >= MIN_WELLS:
+            with warnings.catch_warnings():  # about features with one value in all wells
                 warnings.simplefilter("ignore", RuntimeWarning)
                 p = ttest_ind(positives, negatives, equal_var=False, nan_policy="omit").pvalue
-        table = pd.DataFrame(
-            {
-                "Feature": list(columns),
-                "Positive": name,
-                "Negatives": negatives.count().to_numpy(),
-                "Positives": positives.count().to_numpy(),
-                "NegativeMean": mean[0][0].to_numpy(),
-                "NegativeSD": mean[0][1].to_numpy(),
-                "NegativeCV": (mean[0][1] / mean[0][0].abs()).to_numpy(),
-                "PositiveMean": mean[1][0].to_numpy(),
-                "PositiveSD": mean[1][1].to_numpy(),
-                "PositiveCV": (mean[1][1] / mean[1][0].abs()).to_numpy(),
-                "ZPrime": z_prime(*mean).to_numpy(),
-                "RobustZPrime": z_prime(*median).to_numpy(),
-                "SSMD": ssmd(*mean).to_numpy(),
-                "RobustSSMD": ssmd(*median).to_numpy(),
-                "SignalToBackground": (mean[1][0] / mean[0][0]).to_numpy(),
-                "Q": benjamini_hochberg(np.asarray(p, np.float64)),
-            }
-        )
-        few = [f"{n} {kind} controls" for n, kind in ((len(negatives), "negative"), (len(positives), "positive"))]
-        few = [text for text in few if int(text.split()[0]) < MIN_WELLS]
+        table = pd.DataFrame({"Positive": name, "Negatives": negatives.count(), "Positives": positives.count()})
+        for kind, (centre, spread) in zip(("Negative", "Positive"), mean, strict=True):
+            table = table.assign(**{f"{kind}Mean": centre, f"{kind}SD": spread, f"{kind}CV": spread / centre.abs()})
+        table = table.assign(ZPrime=z_prime(*mean), RobustZPrime=z_prime(*median))
+        table = table.assign(SSMD=ssmd(*mean), RobustSSMD=ssmd(*median), SignalToBackground=mean[1][0] / mean[0][0])
+        table = table.assign(Q=benjamini_hochberg(np.asarray(p, np.float64))).rename_axis("Feature").reset_index()
+        numbers = zip(both, ("negative", "positive"), strict=True)
+        few = [f"{len(controls)} {kind} controls" for controls, kind in numbers if len(controls) < MIN_WELLS]
         table["Reason"] = f"too few wells: {' and '.join(few)}; {MIN_WELLS} are needed" if few else ""
-        lacking = (table["Reason"] == "") & table["ZPrime"].isna()
-        table.loc[lacking, "Reason"] = "values are missing, or all the same"
-        found.append(table)
-    result = pd.concat(found, ignore_index=True)
+        unknown = (table["Reason"] == "") & table["ZPrime"].isna()
+        table.loc[unknown, "Reason"] = "values are missing, or all the same"
+        tables.append(table)
+    result = pd.concat(tables, ignore_index=True)
     result["ReplicateICC"] = result["Feature"].map(agreement)
     result.insert(0, "Metadata_Plate", wells["Metadata_Plate"].iloc[0] if len(wells) else "")
     return result
 
 
 def verdict(controls: pd.DataFrame) -> dict[str, Any]:
-    """What the controls say of the plate: grade, reasons, and the feature that separates each positive control best.
+    """Verdict of the controls on the plate: grade, reasons, and the feature that separates each positive control best.
 
-    Each positive control has the grade of its best feature; the plate has the worst of them, "unknown" where none
-    can be judged. Of many features the best is a little better by chance than it would be if done again.
+    Each positive control has the grade of its best feature; the plate has the worst of these grades, "unknown" if none
+    can be judged. The best of many features is a little better than it would be in a repetition.
+
+    Args:
+        controls: of `control_table`.
+
+    Returns:
+        `grade`, `reasons` (one per positive control), `best` (features).
     """
     grades, reasons, best = [], [], []
     for name in controls["Positive"].unique():
         table = controls[controls["Positive"] == name]
         title = f"positive control {name}" if name else "positive controls"
-        told = table["Reason"].iloc[0] if len(table) else ""
-        sure = table[(table["Q"] <= LEVEL) & table["ZPrime"].notna() & table["RobustZPrime"].notna()]
+        separate = table[(table["Q"] <= LEVEL) & table["ZPrime"].notna() & table["RobustZPrime"].notna()]
         if table["ZPrime"].isna().all():
-            reasons.append(f"{title}: {told}")
+            reasons.append(f"{title}: {table['Reason'].iloc[0]}")
             continue
-        if sure.empty:
+        if separate.empty:
             grades.append("poor")
             reasons.append(f"{title}: it differs from the negative controls in no feature")
             continue
-        top = sure.iloc[int(sure["ZPrime"].argmax())]
+        top = separate.iloc[int(separate["ZPrime"].argmax())]
         grade = next(grade for least, grade in GRADES if top["ZPrime"] >= least)
         grades.append(grade)
         best.append(str(top["Feature"]))
+        excellent = int((separate["ZPrime"] >= 0.5).sum())
         reasons.append(
-            f"{title}: {grade}; {int((sure['ZPrime'] >= 0.5).sum())} of {len(table)} features have Z' of at least 0.5; "
+            f"{title}: {grade}; {excellent} of {len(table)} features have Z' of at least 0.5; "
             f"best {top['Feature']} (Z' {top['ZPrime']:.2f}, robust {top['RobustZPrime']:.2f}, SSMD {top['SSMD']:.1f})"
         )
     order = [grade for _, grade in GRADES]

@@ -1,4 +1,4 @@
-"""Dose response: a four-parameter curve through a treatment's wells, its EC50 with interval, and its faults."""
+"""Dose response: a four-parameter curve through a treatment's wells, its EC50 with an interval, and its flags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.stats.hits import DOSE, TREATMENT, Effects, groups_of, p_values
-from plateflow.stats.normalise import has_role, well_values
+from plateflow.stats.reference import has_role, well_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,11 +19,13 @@ Values = NDArray[np.float64]
 MIN_DOSES = 5
 """Doses that a curve of four parameters needs to be more than a line through its points."""
 FEATURES = 10
-"""Features a treatment that are fitted, at most: of each compartment's families the one in which a dose is surest."""
+"""The most features that are fitted per treatment: of each compartment's families the one with the least p-value."""
 HILL = (0.1, 10.0)
 WIDE = 10.0
-"""An EC50 whose interval is wider than this factor to either side isn't known."""
+"""An EC50 whose interval is wider than this factor to either side is not known."""
 LEVEL = 0.01
+COLUMNS = [TREATMENT, "Feature", "Doses", "Wells", "EC50", "EC50Low", "EC50High", "Bottom", "Top"]
+COLUMNS += ["Hill", "RSquared", "P", "Flags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +36,19 @@ class Curve:
         ec50: in the plate map's unit of dose.
         ec50_interval: 95 %, from the covariance of log EC50 and Student's t.
         bottom, top, hill: the other parameters.
-        r_squared: part of the variance that the curve explains.
+        r_squared: fraction of the variance that the curve explains.
         p: of the F test against no response at all.
-        flags: what is wrong; empty where the curve can be used.
+        flags: what is wrong with it; empty for a usable curve.
     """
 
-    ec50: float
-    ec50_interval: tuple[float, float]
-    bottom: float
-    top: float
-    hill: float
-    r_squared: float
-    p: float
-    flags: tuple[str, ...]
+    ec50: float = np.nan
+    ec50_interval: tuple[float, float] = (np.nan, np.nan)
+    bottom: float = np.nan
+    top: float = np.nan
+    hill: float = np.nan
+    r_squared: float = np.nan
+    p: float = np.nan
+    flags: tuple[str, ...] = ("not fitted",)
 
 
 def four_parameters(dose: Values, bottom: float, top: float, log_ec50: float, hill: float) -> Values:
@@ -64,9 +66,9 @@ def fit_curve(dose: Values, response: Values) -> Curve:
     - "not fitted": no convergence, or fewer than MIN_DOSES doses; everything else is NaN
     - "no response": the F test against a constant has p above LEVEL
     - "outside the doses": the EC50 is below the lowest or above the highest dose
-    - "imprecise": the interval of the EC50 is wider than the factor WIDE to a side
-    - "another shape": with replicates, the doses' means are off the curve by more than replicates differ (F test of
-      lack of fit, p below LEVEL)
+    - "imprecise": the interval of the EC50 is wider than the factor WIDE to one side
+    - "another shape": with replicates, the means of the doses are off the curve by more than replicates differ (F test
+      for lack of fit, p below LEVEL)
 
     Args:
         dose: at least 0; zero is the response without the compound.
@@ -76,52 +78,42 @@ def fit_curve(dose: Values, response: Values) -> Curve:
     from scipy.stats import f as f_distribution
     from scipy.stats import t
 
-    known = ~(np.isnan(dose) | np.isnan(response))
-    dose, response = dose[known], response[known]
+    valid = ~(np.isnan(dose) | np.isnan(response))
+    dose, response = dose[valid], response[valid]
     positive = np.unique(dose[dose > 0])
-    nothing = float("nan")
-    unfitted = Curve(
-        ec50=nothing,
-        ec50_interval=(nothing, nothing),
-        bottom=nothing,
-        top=nothing,
-        hill=nothing,
-        r_squared=nothing,
-        p=nothing,
-        flags=("not fitted",),
-    )
     scale = float(np.ptp(response)) if len(response) else 0.0
     if len(positive) < MIN_DOSES or scale == 0:
-        return unfitted
+        return Curve()
     levels, group = np.unique(dose, return_inverse=True)
     means = np.bincount(group, response) / np.bincount(group)
     first, last = means[0], means[-1]
     half = positive[np.abs(means[levels > 0] - (first + last) / 2).argmin()]
-    bounds = (first - 3 * scale, last - 3 * scale, np.log(positive[0] / 1e3), HILL[0])
+    lower = (first - 3 * scale, last - 3 * scale, np.log(positive[0] / 1e3), HILL[0])
     upper = (first + 3 * scale, last + 3 * scale, np.log(positive[-1] * 1e3), HILL[1])
     try:
         best, covariance = curve_fit(
-            four_parameters, dose, response, p0=(first, last, np.log(half), 1.0), bounds=(bounds, upper), max_nfev=400
+            four_parameters, dose, response, p0=(first, last, np.log(half), 1.0), bounds=(lower, upper), max_nfev=400
         )
     except RuntimeError:
-        return unfitted
-    left = float(((response - four_parameters(dose, *best)) ** 2).sum())
-    whole = float(((response - response.mean()) ** 2).sum())
-    free = len(response) - 4
-    p = float(f_distribution.sf((whole - left) / 3 / (left / free), 3, free)) if left > 0 else 0.0
-    error = float(np.sqrt(covariance[2, 2])) * float(t.ppf(0.975, free))
-    low, high = np.exp(np.clip([best[2] - error, best[2] + error], -700, 700))  # a flat curve's is anything
+        return Curve()
+    residual = float(((response - four_parameters(dose, *best)) ** 2).sum())
+    total = float(((response - response.mean()) ** 2).sum())
+    freedom = len(response) - 4
+    p = float(f_distribution.sf((total - residual) / 3 / (residual / freedom), 3, freedom)) if residual > 0 else 0.0
+    error = float(np.sqrt(covariance[2, 2])) * float(t.ppf(0.975, freedom))
+    low, high = np.exp(np.clip([best[2] - error, best[2] + error], -700, 700))  # a flat curve can have any
     ec50 = float(np.exp(best[2]))
     pure = float(((response - means[group]) ** 2).sum())
-    spare, lacking = len(response) - len(levels), len(levels) - 4
-    lack = 1.0
-    if spare > 0 and lacking > 0 and pure > 0:
-        lack = float(f_distribution.sf(max(left - pure, 0) / lacking / (pure / spare), lacking, spare))
+    pure_freedom, lack_freedom = len(response) - len(levels), len(levels) - 4
+    p_fit = 1.0
+    if pure_freedom > 0 and lack_freedom > 0 and pure > 0:
+        lack = max(residual - pure, 0) / lack_freedom
+        p_fit = float(f_distribution.sf(lack / (pure / pure_freedom), lack_freedom, pure_freedom))
     flags = {
         "no response": p > LEVEL,
         "outside the doses": not positive[0] <= ec50 <= positive[-1],
         "imprecise": not high <= WIDE * ec50,
-        "another shape": lack < LEVEL,
+        "another shape": p_fit < LEVEL,
     }
     return Curve(
         ec50=ec50,
@@ -129,20 +121,20 @@ def fit_curve(dose: Values, response: Values) -> Curve:
         bottom=float(best[0]),
         top=float(best[1]),
         hill=float(best[3]),
-        r_squared=1 - left / whole,
+        r_squared=1 - residual / total,
         p=p,
         flags=tuple(name for name, raised in flags.items() if raised),
     )
 
 
 def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.DataFrame:
-    """Curves of every treatment that has MIN_DOSES doses, in the features in which it is surest, one a family.
+    """Curves of every treatment with MIN_DOSES doses, in the feature with the least p-value of each family.
 
-    The negative controls of the plate are each treatment's dose 0. Wells whose dose is below 0 are in no curve: it is
-    a logarithm, or stands for none (LINCS writes -666).
+    The negative controls of the plate are each treatment's dose 0. Wells with a dose below 0 are in no curve: they
+    hold a logarithm, or a placeholder for no dose (LINCS writes -666).
 
     Returns:
-        one row a treatment and feature: Doses, Wells, EC50, EC50Low, EC50High, Bottom, Top, Hill, RSquared, P, Flags.
+        One row per treatment and feature: Doses, Wells, EC50, EC50Low, EC50High, Bottom, Top, Hill, RSquared, P, Flags.
     """
     import pandas as pd
 
@@ -150,7 +142,7 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     values = well_values(wells, columns)
     negatives = values[has_role(wells, "negative")]
     least = pd.DataFrame(p_values(effects), columns=columns).groupby(effects.keys[TREATMENT].to_numpy()).min()
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for name, treated in groups[~(groups[DOSE] < 0)].groupby(TREATMENT, sort=True):
         doses = treated[DOSE].to_numpy(np.float64)
         n_doses = len(np.unique(doses[doses > 0]))
@@ -161,27 +153,10 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
         for feature in surest[~pd.Index(families).duplicated()].index[:FEATURES]:
             response = np.concatenate([negatives[feature], values.loc[treated.index, feature]])
             curve = fit_curve(np.concatenate([np.zeros(len(negatives)), doses]), response)
-            rows.append(
-                {
-                    TREATMENT: name,
-                    "Feature": feature,
-                    "Doses": n_doses,
-                    "Wells": int(values.loc[treated.index, feature].count()),
-                    "EC50": curve.ec50,
-                    "EC50Low": curve.ec50_interval[0],
-                    "EC50High": curve.ec50_interval[1],
-                    "Bottom": curve.bottom,
-                    "Top": curve.top,
-                    "Hill": curve.hill,
-                    "RSquared": curve.r_squared,
-                    "P": curve.p,
-                    "Flags": ", ".join(curve.flags),
-                }
-            )
+            n_wells = int(values.loc[treated.index, feature].count())
+            parameters = (curve.ec50, *curve.ec50_interval, curve.bottom, curve.top, curve.hill)
+            flags = ", ".join(curve.flags)
+            rows.append((name, feature, n_doses, n_wells, *parameters, curve.r_squared, curve.p, flags))
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.insert(0, "Metadata_Plate", wells["Metadata_Plate"].iloc[0] if len(wells) else "")
     return table
-
-
-COLUMNS = [TREATMENT, "Feature", "Doses", "Wells", "EC50", "EC50Low", "EC50High", "Bottom", "Top"]
-COLUMNS += ["Hill", "RSquared", "P", "Flags"]

@@ -1,4 +1,4 @@
-"""From histograms to the quality table: one row a field and channel."""
+"""From histograms to the quality table: one row per field and channel."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLACE = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Channel")
-WELL_COLUMNS = ["Metadata_Well", "Metadata_Channel", "Background", "Brightness"]
+NUMBERS = ("Objects", "Background", "Brightness", "Sharpness", "SaturatedFraction")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlateQuality:
-    """What the histograms of a plate come to, over the fields in use.
+    """Image quality of a plate, from the histograms of the fields that are not left out.
 
     Attributes:
-        fields: one row a field and channel of every well.
-        wells: one row a well and channel: Background and Brightness.
-        now: by channel, the ends (low, high) that the intensity window would have now.
+        fields: one row per field and channel of every well.
+        wells: one row per well and channel: Background and Brightness.
+        now: by channel, the limits (low, high) that the intensity window would have now.
     """
 
     fields: pd.DataFrame
@@ -41,17 +41,17 @@ def read_quality(
     left_out: Mapping[str, Mapping[str, tuple[str, str]]],
     objects: Mapping[str, Mapping[str, int]],
     channels: Sequence[str],
-    which: tuple[float, float],
+    percentiles: tuple[float, float],
 ) -> PlateQuality:
     """Read the histograms of a plate, one well at a time.
 
     Args:
         paths: of the plate.
         fields: by well, the names of its fields.
-        left_out: by well and field, state and reason of those that aren't used.
-        objects: by well and field, how many row objects were found.
+        left_out: by well and field, state and reason of those that are quarantined or missing.
+        objects: by well and field, the number of objects of the rows' label set.
         channels: names, in order.
-        which: the window's percentiles.
+        percentiles: of the intensity window.
     """
     import pandas as pd
 
@@ -61,28 +61,31 @@ def read_quality(
     for well, names in fields.items():
         out = left_out.get(well, {})
         used = [name for name in names if name not in out]
-        found = read_histograms(paths, well) if used else {}
+        histograms = read_histograms(paths, well) if used else {}
         for name, channel in itertools.product(names, channels):
             row = dict(zip(PLACE, (paths.plate, well, name, channel), strict=True))
             if name in out:
                 rows.append(row | dict(zip(("State", "Reason"), out[name], strict=True)))
                 continue
-            here = found[name, channel]
-            low, high = intensity_limits(here.counts, which).values()
+            histogram = histograms[name, channel]
+            low, high = intensity_limits(histogram.counts, percentiles).values()
             rows.append(
                 row
                 | {"State": "ok", "Reason": "", "Objects": objects.get(well, {}).get(name, 0)}
-                | {"Background": low, "Brightness": high, "Constant": int((here.counts > 0).sum()) == 1}
-                | {"Sharpness": here.sharpness, "SaturatedFraction": here.saturated}
+                | {"Background": low, "Brightness": high, "Constant": int((histogram.counts > 0).sum()) == 1}
+                | {"Sharpness": histogram.sharpness, "SaturatedFraction": histogram.saturated}
             )
         for channel in channels if used else ():
-            total = np.sum([found[name, channel].counts for name in used], axis=0)
-            low, high = intensity_limits(total, which).values()
+            total = np.sum([histograms[name, channel].counts for name in used], axis=0)
+            low, high = intensity_limits(total, percentiles).values()
             wells.append((well, channel, low, high))
             plate[channel] = plate.get(channel, np.zeros_like(total)) + total
-    numbers = ("Objects", "Background", "Brightness", "Sharpness", "SaturatedFraction")
-    table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *numbers, "Constant"])
-    table = table.astype(dict.fromkeys(numbers, np.float64))
+    table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *NUMBERS, "Constant"])
+    table = table.astype(dict.fromkeys(NUMBERS, np.float64))
     table["Constant"] = table["Constant"].eq(True)
-    now = {channel: intensity_limits(counts, which) for channel, counts in plate.items()}
-    return PlateQuality(fields=table, wells=pd.DataFrame(wells, columns=WELL_COLUMNS), now=now)
+    columns = ["Metadata_Well", "Metadata_Channel", "Background", "Brightness"]
+    return PlateQuality(
+        fields=table,
+        wells=pd.DataFrame(wells, columns=columns),
+        now={channel: intensity_limits(counts, percentiles) for channel, counts in plate.items()},
+    )

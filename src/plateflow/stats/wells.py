@@ -1,10 +1,10 @@
-"""The well table: counts, medians, MADs and quantiles a well, joined with the plate map."""
+"""The well table: counts, medians, MADs and quantiles per well, joined with the plate map; and its data dictionary."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +20,23 @@ if TYPE_CHECKING:
 NOT_ACQUIRED = "not_acquired"
 """State of a well that only the plate map names: nothing was left out there."""
 OWN = ("Plate", "Well", "Row", "Column", "State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
-"""Metadata that the well table has of itself; a column of the plate map with such a name becomes Metadata_Map_*.
-FieldsLeftOut are quarantined or missing; FieldsExcluded have a flag of `stats.exclude_flags`."""
-
-
+"""The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*. FieldsLeftOut are
+quarantined or missing; FieldsExcluded have a flag of `stats.exclude_flags`."""
 QUANTILES = {"Q25": 0.25, "Q75": 0.75}
 SPREADS = ("MAD", *QUANTILES)
-"""What the well table has of each measurement beside its median, in columns named <measurement>_<this>."""
+"""What the well table has of each measurement beside its median, in columns named <measurement>_<spread>."""
 COLUMNS_AT_ONCE = 100
 """Columns of a well's cells that are in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WellCells:
-    """What a well's cell table comes to.
+    """Summary of a well's cell table.
 
     Attributes:
-        rows: how many cells.
+        rows: number of cells.
         values: median, MAD and quantiles of every measurement, by column of the well table.
-        fields: by field, its number of cells and the medians; empty unless asked for.
+        fields: by field that has cells, the number of its cells and the medians; empty unless requested.
     """
 
     rows: int
@@ -47,58 +45,61 @@ class WellCells:
 
 
 def sites_of(path: Path) -> dict[str, int]:
-    """Rows a field of a well's cell table."""
+    """Number of cells per field in a well's cell table."""
     import pyarrow.parquet as pq
 
     return dict(Counter(pq.read_table(path, columns=["Metadata_Site"])["Metadata_Site"].to_pylist()))
 
 
-def read_cells(path: Path, columns: Iterable[str], *, without: Iterable[str] = (), by_field: bool = False) -> WellCells:
-    """Medians, MADs and quantiles of a well's cells, some columns at a time.
+def read_cells(
+    path: Path, columns: Sequence[str], *, without: Collection[str] = (), count_by_field: str = ""
+) -> WellCells:
+    """Medians, MADs and quantiles of a well's cells; COLUMNS_AT_ONCE of them are read at a time.
 
-    NaN is passed over, and a column without a value, or that isn't there, is NaN. MADs are as they are, not times
-    1.4826. Quantiles lie between two values in proportion, as numpy's do.
+    NaN is ignored; a column without values, or that the table lacks, gives NaN. MADs are not multiplied by 1.4826.
+    Quantiles are interpolated linearly, as numpy's are.
 
     Args:
         path: the cell table.
         columns: the measurements.
         without: fields whose cells are left out.
-        by_field: the medians of each field, too.
+        count_by_field: name for the number of cells of a field; if given, fields are summarised, too.
     """
     import pyarrow.parquet as pq
 
-    out = list(without)
     with pq.ParquetFile(path) as file:
         sites = file.read(["Metadata_Site"])["Metadata_Site"].to_numpy().astype(object)
-        used = ~np.isin(sites.astype(str), out)
-        names = [str(site) for site in np.unique(sites[used].astype(str))] if by_field else []
-        fields: dict[str, dict[str, float]] = {name: {"": int((sites[used] == name).sum())} for name in names}
-        known, columns, values = set(file.schema_arrow.names), list(columns), dict[str, float]()
+        used = ~np.isin(sites.astype(str), list(without))
+        names = [str(site) for site in np.unique(sites[used].astype(str))] if count_by_field else []
+        fields: dict[str, dict[str, float]] = {
+            name: {count_by_field: int((sites[used] == name).sum())} for name in names
+        }
+        present, values = set(file.schema_arrow.names), dict[str, float]()
         for start in range(0, len(columns), COLUMNS_AT_ONCE):
-            some = columns[start : start + COLUMNS_AT_ONCE]
-            table = file.read([name for name in some if name in known])
-            block = np.full((len(some), int(used.sum())), np.nan)
-            for number, name in enumerate(some):
-                if name in known:
-                    block[number] = table[name].to_numpy()[used]
-            for suffix, found in summaries(block).items():
-                values |= zip((f"{name}{suffix}" for name in some), found.tolist(), strict=True)
+            batch = columns[start : start + COLUMNS_AT_ONCE]
+            table = file.read([name for name in batch if name in present])
+            cells = np.full((len(batch), int(used.sum())), np.nan)
+            for number, name in enumerate(batch):
+                if name in present:
+                    cells[number] = table[name].to_numpy()[used]
+            for suffix, summary in summaries(cells).items():
+                values |= zip((f"{name}{suffix}" for name in batch), summary.tolist(), strict=True)
             for name, row in fields.items():
-                here = nan_median(block[:, sites[used] == name], axis=1)
-                row.update(zip(some, here.tolist(), strict=True))
+                medians = nan_median(cells[:, sites[used] == name], axis=1)
+                row.update(zip(batch, medians.tolist(), strict=True))
     return WellCells(rows=int(used.sum()), values=values, fields=fields)
 
 
 def summaries(values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Median (under ""), MAD and quantiles of each row; NaN is passed over."""
+    """Median (under ""), MAD and quantiles of each row, by suffix of the column's name; NaN is ignored."""
     ordered = np.sort(values, axis=1)
-    found = {"": _quantile(ordered, 0.5)}
-    found["_MAD"] = _quantile(np.sort(np.abs(ordered - found[""][:, None]), axis=1), 0.5)
-    return found | {f"_{name}": _quantile(ordered, q) for name, q in QUANTILES.items()}
+    median = _quantile(ordered, 0.5)
+    mad = _quantile(np.sort(np.abs(ordered - median[:, None]), axis=1), 0.5)
+    return {"": median, "_MAD": mad} | {f"_{name}": _quantile(ordered, q) for name, q in QUANTILES.items()}
 
 
 def nan_median(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """The median along an axis without NaN; NaN where there is nothing else."""
+    """The median along an axis, ignoring NaN; NaN where there is nothing else."""
     return _quantile(np.sort(np.moveaxis(values, axis, -1), axis=-1), 0.5)
 
 
@@ -115,33 +116,57 @@ def _quantile(ordered: NDArray[np.float64], q: float) -> NDArray[np.float64]:
 
 
 def row_count(path: Path) -> int:
-    """Rows of a parquet file, from its footer."""
+    """Number of rows of a parquet file, from its footer."""
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(path).num_rows)
 
 
 def medians_of(columns: Mapping[str, Feature]) -> list[str]:
-    """The columns that a median makes sense of: positions and numbers of objects are left out."""
+    """The columns that have a meaningful median: not positions and numbers of objects."""
     return [name for name, feature in columns.items() if feature.kind == "measurement"]
 
 
-def well_table(plate: str, rows: Mapping[str, Mapping[str, Any]], plate_map: pd.DataFrame | None) -> pd.DataFrame:
-    """Join what was measured with the plate map.
+def dictionary(columns: Mapping[str, Feature]) -> dict[str, dict[str, Any]]:
+    """The data dictionary: every measured column of the cell tables, and whether the well table has its median."""
+    in_wells = set(medians_of(columns))
+    return {
+        column: {"compartment": column.partition("_")[0], **asdict(feature), "in_wells": column in in_wells}
+        for column, feature in columns.items()
+    }
+
+
+def well_table(
+    plate: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    plate_map: pd.DataFrame | None,
+    *,
+    counts: Iterable[str] = (),
+    medians: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Join the measurements with the plate map.
 
     Args:
         plate: its id.
-        rows: by well: its metadata (Metadata_State, ...), counts and medians.
-        plate_map: one row a well, with `well` and the columns that become Metadata_*; wells that only the map names
+        rows: by well: its metadata (Metadata_State, ...), counts, medians and spreads.
+        plate_map: one row per well, with `well` and the columns that become Metadata_*; wells that only the map names
             have the state NOT_ACQUIRED, and wells that only the plate has keep empty cells there.
+        counts: names of the columns of counts.
+        medians: names of the columns of medians, each of which has one of every spread.
+
+    Returns:
+        One row per well, in the plate's order. Columns: metadata of place and plate map, the table's own, counts,
+        medians, spreads; those that no well has are empty.
     """
     import pandas as pd
 
-    measured = pd.DataFrame({"Metadata_Well": list(rows)} | _columns(rows))
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    values = {name: [row.get(name, np.nan) for row in rows.values()] for name in names}
+    measured = pd.DataFrame({"Metadata_Well": list(rows)} | values)
     mapped = pd.DataFrame({"Metadata_Well": []}, dtype=object)
     if plate_map is not None:
-        names = {name: f"Metadata_Map_{name}" if name in OWN else f"Metadata_{name}" for name in plate_map}
-        mapped = plate_map.rename(columns=names | {"well": "Metadata_Well"})
+        renamed = {name: f"Metadata_Map_{name}" if name in OWN else f"Metadata_{name}" for name in plate_map}
+        mapped = plate_map.rename(columns=renamed | {"well": "Metadata_Well"})
     table = mapped.merge(measured, on="Metadata_Well", how="outer")
     absent = table["Metadata_State"].isna()
     table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
@@ -150,10 +175,10 @@ def well_table(plate: str, rows: Mapping[str, Mapping[str, Any]], plate_map: pd.
     table.insert(0, "Metadata_Plate", plate)
     table.insert(2, "Metadata_Row", [row_name(row) for row, _ in places])
     table.insert(3, "Metadata_Column", [column + 1 for _, column in places])
+    own = [f"Metadata_{name}" for name in OWN[4:]]
+    metadata = [name for name in table if str(name).startswith("Metadata_") and name not in own]
+    medians = list(medians)
+    spreads = [f"{name}_{spread}" for spread in SPREADS for name in medians]
     order = np.lexsort(([column for _, column in places], [row for row, _ in places]))
-    return table.iloc[order].reset_index(drop=True)
-
-
-def _columns(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for row in rows.values() for name in row)
-    return {name: [row.get(name, np.nan) for row in rows.values()] for name in names}
+    table = table.iloc[order].reset_index(drop=True)
+    return table.reindex(columns=[*metadata, *own, *counts, *medians, *spreads])

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from simulated_wells import names_of, well_table
 
-from plateflow.stats.normalise import centre_and_spread, normalise, reference_wells, well_values
+from plateflow.stats.reference import centre_and_spread, reference_wells, standardise, well_values
 
 
 def test_by_hand() -> None:
     values = pd.DataFrame({"a": [1.0, 2, 3, 4, 100], "b": [5.0, 5, 5, 5, 9], "c": [1.0, 2, np.nan, np.nan, 3]})
     reference = np.array([True, True, True, True, False])
-    standard = normalise(values, reference, robust=False)
+    standard = standardise(values, reference, robust=False)
     assert standard.loc[4, "a"] == pytest.approx(97.5 / np.std([1, 2, 3, 4], ddof=1))
-    robust = normalise(values, reference, robust=True)
+    robust = standardise(values, reference, robust=True)
     assert robust.loc[4, "a"] == pytest.approx(97.5 / 1.4826)
     assert standard[["b", "c"]].isna().all().all()  # all the same, and too few: nothing is divided by that
 
@@ -31,7 +31,7 @@ def test_as_pycytominer(method: str, robust: bool) -> None:
     theirs = pycytominer.normalize(
         wells.astype({"Metadata_dose": str}), features=columns, samples="Metadata_role == 'negative'", method=method
     )
-    mine = normalise(well_values(wells, columns), reference_wells(wells, "negative"), robust=robust)
+    mine = standardise(well_values(wells, columns), reference_wells(wells, "negative"), robust=robust)
     factor = 1 if robust else np.sqrt(32 / 31)  # theirs is the standard deviation with n
     np.testing.assert_allclose(mine.dropna() * factor, theirs.loc[mine.dropna().index, columns], rtol=1e-9)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from plateflow.config import Quality
-from plateflow.stats.quality import LEAST_SPREAD, deviations, drift, field_flags, wells_off
+from plateflow.stats.flags import LEAST_SPREAD, deviations, drift, field_flags, fields_in_use, wells_off
 
 
 def fields(**columns: list) -> pd.DataFrame:
@@ -83,6 +83,27 @@ def test_a_well_far_off_is_flagged_whichever_side_and_channel() -> None:
     )
     assert wells_off(table, Quality()) == {"B02", "B08"}
     assert wells_off(table, Quality(intensity_mad=np.log(301 / 101) / LEAST_SPREAD)) == {"B02"}
+
+
+def test_fields_are_used_left_out_or_excluded_and_the_well_has_their_flags() -> None:
+    fields = {"B02": ["1", "2", "3"], "B03": ["1"], "B04": ["1", "2"]}
+    left_out = {"B02": ["3"], "B03": ["1"], "B04": []}
+    qc = pd.DataFrame(
+        [("B02", "1", "saturated"), ("B02", "2", "empty"), ("B02", "2", "focus"), ("B02", "3", ""), ("B04", "1", "")],
+        columns=["Metadata_Well", "Metadata_Site", "Flags"],
+    )
+    use = fields_in_use(fields, left_out, qc, {"B04"}, ["focus"])
+    assert (use["B02"].used, use["B02"].excluded, use["B02"].left_out) == (["1"], ["2"], ["3"])
+    assert use["B02"].flags == ["focus", "saturated", "empty", "fields"]
+    assert (use["B03"].used, use["B03"].flags) == ([], [])  # nothing was measured there
+    assert (use["B04"].used, use["B04"].flags) == (["1", "2"], ["intensity"])
+    assert fields_in_use(fields, left_out, qc, {"B04"}, ["intensity"])["B04"].excluded == ["1", "2"]
+    assert use["B02"].metadata() == {
+        "Metadata_Flags": "focus,saturated,empty,fields",
+        "Metadata_FieldsUsed": 1,
+        "Metadata_FieldsLeftOut": "3",
+        "Metadata_FieldsExcluded": "2",
+    }
 
 
 def test_drift_is_the_larger_change_over_the_windows_width() -> None:

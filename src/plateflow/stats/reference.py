@@ -12,35 +12,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_WELLS = 3
-"""Of fewer wells no spread is taken: what needs one is NaN, and it is said why."""
+"""Wells that a spread needs; with fewer, what depends on it is NaN, with a reason."""
 MAD_TO_SD = 1.4826
 """The MAD of normal values times this is their standard deviation: 1 / Φ⁻¹(3/4), to the digits that all tools use."""
 ROLE = "Metadata_role"
 
 
 def in_use(wells: pd.DataFrame) -> NDArray[np.bool_]:
-    """The wells that have a field in use: not missing, not quarantined, not left out for their flags."""
+    """The wells that have a field in use: not missing, not quarantined, not excluded for their flags."""
     return (wells["Metadata_FieldsUsed"].fillna(0) > 0).to_numpy()
 
 
 def has_role(wells: pd.DataFrame, *roles: str) -> NDArray[np.bool_]:
-    """The wells in use whose role in the plate map is one of these; none without a plate map."""
+    """The wells in use that have one of these roles in the plate map; none without a plate map."""
     if ROLE not in wells:
         return np.zeros(len(wells), bool)
     return in_use(wells) & wells[ROLE].isin(roles).to_numpy()
 
 
 def reference_wells(wells: pd.DataFrame, which: str) -> NDArray[np.bool_]:
-    """The wells that others are compared with: `negative`, or `plate`: all but positive controls and empty wells."""
+    """The wells that others are compared with: `negative`, or `plate` (all but positive controls and empty wells)."""
     if which == "negative":
         return has_role(wells, "negative")
     return in_use(wells) & ~has_role(wells, "positive", "empty")
 
 
 def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """What statistics are made of: one row a well of the table, NaN where a well isn't in use; counts are a field's.
+    """The values that statistics use: one row per well of the table, NaN for wells that are not in use.
 
-    Counts are divided by the fields in use, as wells of which a field was left out have fewer cells for that reason.
+    Counts are divided by the fields in use: a well of which a field was left out has fewer cells for that reason alone.
     """
     import pandas as pd
 
@@ -53,8 +53,8 @@ def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[float], pd.Series[float]]:
     """Centre and spread of each column: mean and standard deviation (n - 1), or median and 1.4826 MAD.
 
-    NaN is passed over. Both are NaN where fewer than MIN_WELLS values are there; the spread also where the values are
-    all the same (within rounding), so that nothing is divided by it.
+    NaN is ignored. Both are NaN for fewer than MIN_WELLS values; the spread is also NaN where all values are the same
+    (within rounding), so that nothing is divided by it.
     """
     enough = values.count() >= MIN_WELLS
     if robust:
@@ -65,16 +65,16 @@ def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[
     return centre.where(enough), spread.where(enough & (spread > 1e-9 * centre.abs()))
 
 
-def normalise(values: pd.DataFrame, reference: NDArray[np.bool_], *, robust: bool) -> pd.DataFrame:
+def standardise(values: pd.DataFrame, reference: NDArray[np.bool_], *, robust: bool) -> pd.DataFrame:
     """Standardised values: (x - centre) / spread of the reference wells, the z-score or robust z-score.
 
     Malo et al., Statistical practice in high-throughput screening data analysis, Nat Biotechnol 24 (2006) 167.
-    pycytominer's `mad_robustize` is the same; its `standardize` takes the standard deviation with n in place of n - 1.
+    pycytominer's `mad_robustize` is the same; its `standardize` uses the standard deviation with n instead of n - 1.
 
     Args:
-        values: one row a well, one column a feature.
+        values: one row per well, one column per feature.
         reference: which rows are the reference.
-        robust: with median and MAD.
+        robust: use median and MAD.
     """
     centre, spread = centre_and_spread(values[reference], robust=robust)
     return (values - centre) / spread
