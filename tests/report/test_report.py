@@ -17,9 +17,10 @@ from scipy import ndimage
 from plateflow.config import PlateEntry
 from plateflow.images.well import WellImage
 from plateflow.project import Project
-from plateflow.report import sections
+from plateflow.report import page as pages
 from plateflow.report.page import render
 from plateflow.report.screen import write_screen
+from plateflow.report.view import View
 from plateflow.state.journal import Entry, append_outcome
 
 
@@ -37,7 +38,7 @@ def text_of(page: str) -> str:
 
 def test_the_verdict_comes_first_and_says_what_is_wrong(page: str) -> None:
     text = text_of(page)
-    assert "Complete, but left out: 1 well and 1 field; flagged to look at: 3 wells." in text
+    assert "Complete, but left out: 1 well and 1 field; flagged for review: 3 wells." in text
     assert "wells measured 6 / 7" in text
     assert "fields used 10 / 14" in text
 
@@ -67,10 +68,10 @@ def test_what_can_not_be_said_of_controls_and_hits_is_said(page: str) -> None:
     text = text_of(page)
     assert "Unknown positive controls: too few wells: 2 negative controls and 0 positive controls; 3 are needed" in text
     assert "No hits can be called: too few wells to compare with: 2 negative controls in use, 3 are needed." in text
-    assert "Left out of the statistics for their flags: B03 (field 2: focus" in text
+    assert "Excluded from the statistics for their flags: B03 (field 2: focus" in text
     assert "Edge: not tested; Row: not tested; Column: not tested." in text
-    assert "Those with focus or saturated are left out of the tables of wells" in text
-    assert "could not be made" not in text
+    assert "Fields flagged focus or saturated are excluded from the well tables" in text
+    assert "could not be created" not in text
 
 
 def pictures_of(page: str) -> dict[str, np.ndarray]:
@@ -166,7 +167,7 @@ def test_wells_that_only_the_plate_map_names_are_a_note_and_not_left_out(measure
     plate.run("aggregate", "report")
     page = plate.paths.table("report.html").read_text()
     text = text_of(page)
-    assert "Complete, but left out: 1 well and 1 field; flagged to look at: 3 wells." in text
+    assert "Complete, but left out: 1 well and 1 field; flagged for review: 3 wells." in text
     assert "wells measured 6 / 7" in text
     assert text.count("G11") == text.count("H12") == 1
     assert "not acquired: G11, H12." in text
@@ -184,11 +185,11 @@ def test_a_section_that_fails_is_named_and_the_rest_goes_on(
 ) -> None:
     plate = measured.copy(tmp_path)
 
-    def fail(view: sections.View) -> dict:
+    def fail(view: View) -> dict:
         raise ValueError("no <b>luck</b>")
 
-    changed = tuple((name, title, fail if name == "plate" else make) for name, title, make in sections.SECTIONS)
-    monkeypatch.setattr(sections, "SECTIONS", changed)
+    changed = tuple((name, title, fail if name == "plate" else make) for name, title, make in pages.SECTIONS)
+    monkeypatch.setattr(pages, "SECTIONS", changed)
     plate.paths.journal("report", "plate").unlink(missing_ok=True)
     plate.run("report")
     page = plate.paths.table("report.html").read_text()
@@ -198,9 +199,10 @@ def test_a_section_that_fails_is_named_and_the_rest_goes_on(
 
 
 def test_of_many_bad_files_a_few_are_named() -> None:
-    item = {"well": "B02", "field": "", "stage": "tile", "state": "missing", "reason": "missing", "detail": "gone"}
+    item = {"plate": "p", "well": "B02", "field": "", "stage": "tile", "label_set": "", "state": "missing"}
+    item |= {"reason": "missing", "detail": "gone"}
     item |= {"files": [f"raw/{n}.tif" for n in range(9)], "remedy": "copy them"}
-    text = text_of(render("left_out.html.j2", plate="p", items=[item], disagreements=[]))
+    text = text_of(render("left_out.html.j2", items=[item], disagreements=[]))
     assert "raw/5.tif and 3 more files" in text
     assert "raw/6.tif" not in text
 
@@ -212,14 +214,14 @@ def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: 
         append_outcome(plate.paths.journal("tile", "0"), entry)
     plate.run("features", "aggregate", "report")
     page = plate.paths.table("report.html").read_text()
-    assert "Nothing could be measured." in page
-    assert "could not be made" not in page
+    assert "No well could be measured." in page
+    assert "could not be created" not in page
     assert page.count("<td>all</td>") == 7
     assert not list(plate.paths.cells("B02").parent.iterdir())
 
 
 def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
-    entries = {"demo": measured.entry, "later": measured.entry}
+    entries = {"demo": measured.entry, "later": measured.entry.model_copy(update={"plate": "later"})}
     first = write_screen(Project.of(measured.config, entries))
     path = Path(measured.config.results) / "screen" / "report.html"
     assert path.read_text() == first == write_screen(Project.of(measured.config, entries))

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stats"))
 
 from simulated_wells import SHAPE, well_table
 
-from plateflow.config import Config, Stats
-from plateflow.paths import PlatePaths, parse_well, row_name
+from plateflow.config import Config, PlateEntry, Stats
+from plateflow.paths import parse_well, row_name
+from plateflow.project import Plate
 from plateflow.report import screening
 from plateflow.report.page import render
-from plateflow.report.sections import View
+from plateflow.report.view import View
 from plateflow.state.journal import Entry
 from plateflow.stats.doses import four_parameters
 from plateflow.stats.statistics import write_statistics
@@ -42,11 +42,23 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
     wells.loc[empty, "F0"] += four_parameters(dose, 0, 100, 0.0, 1.0)
     wells.loc[3, ["Metadata_FieldsExcluded", "Metadata_Flags"]] = ["2,4", "focus"]
     wells["Metadata_treatment"] = wells["Metadata_treatment"].replace({"c000": "101", "c001": "NA"})
-    paths = PlatePaths.of("p1", results=tmp_path_factory.mktemp("results"))
-    info = write_statistics(paths, wells, ["F0", "F1"], Stats(), SHAPE)
-    context: Any = SimpleNamespace(paths=paths, config=Config())
-    entry = Entry(well="", label_set="", fingerprint="x", info=info)
-    return View(context=context, wells=wells, not_acquired=[], qc=pd.DataFrame(), aggregate=entry)
+    plate = plate_of(tmp_path_factory.mktemp("results"))
+    info = write_statistics(plate.paths, wells, ["F0", "F1"], Stats(), SHAPE)
+    return view_of(plate, wells, info)
+
+
+def plate_of(results: Path) -> Plate:
+    return Plate(config=Config(results=str(results)), spec=PlateEntry(plate="p1", path="raw"))
+
+
+def view_of(plate: Plate, wells: pd.DataFrame, info: dict[str, Any]) -> View:
+    return View(
+        plate=plate,
+        wells=wells,
+        not_acquired=[],
+        qc=pd.DataFrame(),
+        aggregate=Entry(info=info),
+    )
 
 
 DOT = 'aria-roledescription="circle"'
@@ -77,7 +89,7 @@ def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
     assert "<b>Säure" not in html
     assert "&lt;b&gt;Säure, 5 %&lt;/b&gt;" in html
     assert f"{view.wells.loc[3, 'Metadata_Well']} (field 2, 4: focus)" in html
-    names = read_table(view.context.paths.table("hits.csv"))["Metadata_treatment"]
+    names = read_table(view.plate.paths.table("hits.csv"))["Metadata_treatment"]
     assert {"101", "NA"} <= set(names)
     assert "148 more in <code>hits.csv</code>" in html
     assert drawn(made["rank"]).count(DOT) == 168
@@ -96,11 +108,9 @@ def test_the_edge_is_named_and_drawn(view: View) -> None:
 
 def test_without_a_reference_or_an_effect_the_sections_say_so(view: View, tmp_path: Path) -> None:
     wells = view.wells.drop(columns=["Metadata_role", "Metadata_treatment", "Metadata_dose"]).assign(F1=5.0)
-    paths = PlatePaths.of("p2", results=tmp_path)
-    info = write_statistics(paths, wells, ["F1"], Stats(), SHAPE)
-    context: Any = SimpleNamespace(paths=paths, config=Config())
-    entry = Entry(well="", label_set="", fingerprint="x", info=info)
-    bare = View(context=context, wells=wells, not_acquired=[], qc=pd.DataFrame(), aggregate=entry)
+    plate = plate_of(tmp_path)
+    info = write_statistics(plate.paths, wells, ["F1"], Stats(), SHAPE)
+    bare = view_of(plate, wells, info)
     assert "0 negative controls and 0 positive controls" in render("controls.html.j2", **screening.controls(bare))
     hits = render("hits.html.j2", **screening.hits(bare))
     assert "No hits can be called: the plate has no plate map." in hits

@@ -11,7 +11,7 @@ import pytest
 
 from plateflow.files import append_line
 from plateflow.paths import PlatePaths
-from plateflow.report.costs import summary
+from plateflow.report.sections import resource_use
 from plateflow.state.journal import Entry, append_outcome
 from plateflow.state.ledger import attempts, write_ledger
 
@@ -125,9 +125,9 @@ def test_the_table_and_its_summary(paths: PlatePaths) -> None:
     table = write_ledger(paths)
     assert pd.read_parquet(paths.table("ledger.parquet")).equals(pd.read_parquet(paths.table("ledger.parquet")))
     assert len(pd.read_parquet(paths.table("ledger.parquet"))) == len(table) == 5
-    found = summary(attempts(paths), cells=500)
+    found = resource_use(attempts(paths), cells=500)
     assert [row["stage"] for row in found["stages"]] == ["infer", "stitch"]
     assert found["failed"]["attempts"] == 3
     assert found["failed"]["gpu_s"] == 60  # the killed one's; of the others no line names a device
     assert found["cells_gpu_h"] == pytest.approx(500 / (100 / 3600))
-    assert summary([], cells=0)["cells_gpu_h"] is None
+    assert resource_use([], cells=0)["cells_gpu_h"] is None

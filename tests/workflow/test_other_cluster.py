@@ -70,5 +70,5 @@ def check_ledger(project: Project) -> None:
     assert ledger.loc["stitch", "objects"] > 10
     assert ledger.loc["infer", "tiles"] == 4
     assert ledger.loc["tile", "written_mb"] > 0.1
-    assert "What it cost" in project.path().table("report.html").read_text()
+    assert "Resource use" in project.path().table("report.html").read_text()
     assert len(pd.read_parquet(project.path().table("ledger.parquet"))) == len(STAGES) - 1

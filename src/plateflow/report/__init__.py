@@ -1,1 +1,1 @@
-"""One self-contained page a plate, and one over all plates."""
+"""One self-contained page per plate, and one over all plates."""

@@ -1,4 +1,4 @@
-"""The charts of the page, as Vega-Lite specifications; the page embeds the library once for all of them."""
+"""Charts of the page as Vega-Lite specifications; the page embeds the library once for all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_GROUPS = 40
 
 
 def metrics(wells: pd.DataFrame, counts: list[str], rows: str, channels: list[str]) -> dict[str, str]:
-    """What the charts can show: column of the well table -> its name for people."""
+    """What the charts can show: column of the well table -> title."""
     names = {name: f"{name.removeprefix('Count_')} (count)" for name in counts}
     names[f"{rows}_AreaShape_Area_um2"] = f"{rows}: median area (µm²)"
     for channel in channels:
@@ -28,16 +28,16 @@ def metrics(wells: pd.DataFrame, counts: list[str], rows: str, channels: list[st
 
 
 def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, str]) -> dict[str, Any]:
-    """The plate as a heat map: every position of the plate; left-out wells crossed out, others in faint grey."""
+    """Heat map of all positions of the plate; wells that were left out are crossed out, those without a value grey."""
     import altair as alt
 
-    known = {row["Metadata_Well"]: row for row in records(wells)}
+    rows = {row["Metadata_Well"]: row for row in records(wells)}
     data = []
     for row, column in np.ndindex(shape):
         well = well_name(row, column)
         item: dict[str, Any] = {"well": well, "row": row_name(row), "column": column + 1, "state": "not acquired"}
-        if well in known:
-            item |= _well_item(known[well], shown)
+        if well in rows:
+            item |= _well_item(rows[well], shown)
         data.append(item)
     edge = 46 if shape[1] <= 12 else 27 if shape[1] <= 24 else 15
     place = {
@@ -47,24 +47,20 @@ def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, s
     tooltip = [alt.Tooltip(f"{key}:N") for key in ("well", "treatment", "dose", "state", "flags")]
     tooltip.append(alt.Tooltip("value:Q", format=",.4~r"))
     base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
-    shape_of: dict[str, Any] = {"cornerRadius": 4, "stroke": "white", "strokeWidth": 2, "cursor": "pointer"}
-    places = base.mark_rect(**shape_of, color=FAINT).encode(**place, tooltip=tooltip)
+    tile: dict[str, Any] = {"cornerRadius": 4, "stroke": "white", "strokeWidth": 2, "cursor": "pointer"}
+    places = base.mark_rect(**tile, color=FAINT).encode(**place, tooltip=tooltip)
     colour = alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=alt.Legend(title=None))
-    tiles = base.transform_filter("isValid(datum.value)").mark_rect(**shape_of)
+    tiles = base.transform_filter("isValid(datum.value)").mark_rect(**tile)
     tiles = tiles.encode(**place, tooltip=tooltip, color=colour)
     marks = base.transform_filter("datum.mark")
     marks = marks.mark_text(fontSize=edge * 0.42, fontWeight="bold", color=ACCENT, cursor="pointer")
     marks = marks.encode(**place, tooltip=tooltip, text="mark:N")
-    chart = (
-        alt.layer(places, tiles, marks)
-        .add_params(alt.param(name="metric", value="m0"))
-        .properties(width=alt.Step(edge), height=alt.Step(edge))
-    )
-    return vega(chart)
+    chart = alt.layer(places, tiles, marks).add_params(alt.param(name="metric", value="m0"))
+    return vega(chart.properties(width=alt.Step(edge), height=alt.Step(edge)))
 
 
 def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | None:
-    """Wells by treatment and dose, negative controls first; None where the plate map names neither."""
+    """Wells by treatment and dose, negative controls first; None without a plate map, or with 1 or too many groups."""
     import altair as alt
 
     if "Metadata_treatment" not in wells and "Metadata_role" not in wells:
@@ -88,11 +84,9 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
     points = base.mark_circle(size=70, opacity=0.75, cursor="pointer").encode(
         x=x, y=y, color=roles, tooltip=["well:N", "group:N", "value:Q"]
     )
-    middle = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
-    width = min(max(280, 44 * len(order)), 520)
-    return vega(
-        alt.layer(points, middle).add_params(alt.param(name="metric", value="m0")).properties(width=width, height=230)
-    )
+    median = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
+    chart = alt.layer(points, median).add_params(alt.param(name="metric", value="m0"))
+    return vega(chart.properties(width=min(max(280, 44 * len(order)), 520), height=230))
 
 
 ROLES = ["negative", "treatment", "positive", "empty"]
@@ -100,7 +94,7 @@ ROLE_COLOURS = ["#4263eb", "#495057", "#e8590c", "#adb5bd"]
 
 
 def _fields(shown: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Keys in the charts' data with their titles: column names can hold dots and brackets, which Vega parses."""
+    """Keys and titles of the charts' data: column names can contain dots and brackets, which Vega would parse."""
     return [(f"m{number}", title) for number, title in enumerate(shown.values())]
 
 
@@ -117,10 +111,15 @@ def _well_item(row: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, An
 
 
 def vega(chart: Any) -> dict[str, Any]:
-    """The specification, without names from altair's counters, so that the same plate gives the same page."""
+    """The specification, without the names that altair numbers, so that the same plate gives the same page."""
     spec: dict[str, Any] = chart.to_dict()
     for view in [spec, *spec.get("layer", []), *spec.get("hconcat", [])]:
         view.pop("name", None)
-    spec["padding"] = {"left": 16, "right": 16, "top": 5, "bottom": 5}  # a browser's font may be wider than Vega thinks
+    spec["padding"] = {
+        "left": 16,
+        "right": 16,
+        "top": 5,
+        "bottom": 5,
+    }  # fonts may be wider than Vega assumes
     spec["config"] = {"view": {"stroke": None}, "font": FONT, "axis": {"labelColor": "#616e7c", "grid": False}}
     return spec

@@ -1,4 +1,4 @@
-"""One page over all plates, and the tables over all plates: what is complete, what was left out, what was found."""
+"""The page and the tables over all plates: what is complete, what was left out, and the hits."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import read_table, records
 
 HITS = 50
+"""The most hits that the page lists."""
 SHOWN = 200
-"""Lines of what was left out that are written; the plates' own pages have all."""
+"""The most lines on what was left out; the plates' own pages have all of them."""
 
 
 def write_screen(project: Project) -> str:
-    """Write the tables over all plates and screen/report.html, and return that; the same tables give the same page."""
+    """Write the tables over all plates and screen/report.html; return the page. Equal tables give equal pages."""
     from plateflow.report.page import render
     from plateflow.stats.screen import write_screen_tables
 
     screen, plates = project.screen, project.plates.values()
     statistics = write_screen_tables(screen, [plate.paths for plate in plates], fdr=project.config.stats.fdr)
-    judged = {row["Metadata_Plate"]: row for row in records(statistics)}
+    verdicts = {row["Metadata_Plate"]: row for row in records(statistics)}
     items = [_plate(plate) for plate in plates]
     left_out = [str(item) for plate in plates for item in plate.left_out()]
     done = [item for item in items if item["wells"]]
@@ -32,9 +33,9 @@ def write_screen(project: Project) -> str:
     cards = [(f"{len(done)} / {len(items)}", "plates with tables")]
     cards.append((f"{sum(item['measured'] for item in done):,}", "wells measured"))
     cards += [(f"{sum(item['counts'].get(name, 0) for item in done):,}", name) for name in counts]
-    level, line = (
-        ("warn", f"Left out: {len(left_out)}, listed below.") if left_out else ("good", "Nothing was left out.")
-    )
+    level, line = "good", "Nothing was left out."
+    if left_out:
+        level, line = "warn", f"Left out: {len(left_out)}, listed below."
     if len(done) < len(items):
         level, line = "warn", f"{len(items) - len(done)} of {len(items)} plates have no tables yet. {line}"
     if len(left_out) > SHOWN:
@@ -42,7 +43,7 @@ def write_screen(project: Project) -> str:
     page = render(
         "screen.html.j2",
         verdict={"level": level, "line": line, "cards": cards},
-        plates=[item | {"statistics": judged.get(item["plate"])} for item in items],
+        plates=[item | {"statistics": verdicts.get(item["plate"])} for item in items],
         hits=_hits(screen),
         counts=counts,
         left_out=left_out,
@@ -61,7 +62,7 @@ def _hits(screen: PlatePaths) -> list[dict[str, Any]]:
 
 
 def _plate(plate: Plate) -> dict[str, Any]:
-    """A plate's line, from its well table; `wells` is 0 where there is none."""
+    """A plate's row, from its well table; `wells` is 0 if there is none yet."""
     import pyarrow.parquet as pq
 
     path = plate.paths.table("wells.parquet")

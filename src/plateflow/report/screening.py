@@ -1,4 +1,4 @@
-"""The sections on controls, hits and position effects, with their charts."""
+"""Sections on controls, hits and position effects, with their charts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, vega
+from plateflow.report.view import View
 from plateflow.stats.doses import four_parameters
 from plateflow.stats.positions import EFFECTS
 from plateflow.stats.reference import has_role, in_use, well_values
@@ -16,31 +17,29 @@ from plateflow.tables import read_table, records
 if TYPE_CHECKING:
     import pandas as pd
 
-    from plateflow.report.sections import View
-
 LISTED, CURVES = 20, 6
+"""The most treatments that are listed, and the most curves that are drawn."""
 LEVELS = {"good": "good", "marginal": "warn", "poor": "bad", "unknown": "warn"}
 HIT, OTHER = "#d9480f", "#adb5bd"
 
 
 def controls(view: View) -> dict[str, Any]:
     """The verdict with its reasons, the features that separate the controls best, and the wells in the best of them."""
-    table, found = read_table(view.plate.paths.table("controls.csv")), view.aggregate.info["controls"]
+    table, verdict = read_table(view.plate.paths.table("controls.csv")), view.aggregate.info["controls"]
     best = table[table["ZPrime"].notna()].sort_values("ZPrime", ascending=False).head(LISTED // 2)
-    values = well_values(view.wells, found["best"])
+    values = well_values(view.wells, verdict["best"])
     shown = has_role(view.wells, *ROLES)
-    charts = [_strip(view.wells[shown], values.loc[shown, name], name) for name in found["best"]]
-    return {"level": LEVELS[found["grade"]], **found, "rows": records(best), "charts": charts}
+    charts = [_strip(view.wells[shown], values.loc[shown, name], name) for name in verdict["best"]]
+    return {"level": LEVELS[verdict["grade"]], **verdict, "rows": records(best), "charts": charts}
 
 
 def hits(view: View) -> dict[str, Any]:
-    """How many treatments are hits or why none is, the list, what was left out of the statistics, and curves."""
-    table, found = read_table(view.plate.paths.table("hits.csv")), view.aggregate.info["hits"]
-    curves = read_table(view.plate.paths.table("doses.csv"))
+    """How many treatments are hits or why none is, the list, what the statistics exclude, and dose-response curves."""
+    table, curves = (read_table(view.plate.paths.table(name)) for name in ("hits.csv", "doses.csv"))
     usable = curves[curves["Flags"] == ""].drop_duplicates("Metadata_treatment").head(CURVES)
     excluded = view.wells[view.wells["Metadata_FieldsExcluded"].fillna("") != ""]
     return {
-        "summary": found,
+        "summary": view.aggregate.info["hits"],
         "fdr": view.plate.config.stats.fdr,
         "reference": view.plate.config.stats.normalise.split()[0],
         "rows": records(table.head(LISTED)),
@@ -56,17 +55,19 @@ def hits(view: View) -> dict[str, Any]:
 
 
 def positions(view: View) -> dict[str, Any]:
-    """How many features differ by edge, row or column, the strongest, and what the first of them looks like."""
+    """How many features differ by edge, row or column, the strongest effects, and a chart of the first of them."""
     table = read_table(view.plate.paths.table("positions.csv"))
-    found = table[table["Found"]].sort_values("Share", ascending=False)
-    counts = [(effect, *view.aggregate.info["positions"][effect]) for effect in EFFECTS]
-    reasons = list(dict.fromkeys(reason for reason in table["Reason"] if reason))
-    chart = _lines(view.wells, found["Feature"].iloc[0]) if len(found) else None
-    return {"counts": counts, "rows": records(found.head(LISTED // 2)), "reasons": reasons, "chart_spec": chart}
+    strongest = table[table["Found"]].sort_values("Share", ascending=False)
+    return {
+        "counts": [(effect, *view.aggregate.info["positions"][effect]) for effect in EFFECTS],
+        "rows": records(strongest.head(LISTED // 2)),
+        "reasons": list(dict.fromkeys(reason for reason in table["Reason"] if reason)),
+        "chart_spec": _lines(view.wells, strongest["Feature"].iloc[0]) if len(strongest) else None,
+    }
 
 
 def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str, Any]:
-    """One dot a well, by role."""
+    """One dot per well, by role."""
     import altair as alt
 
     data = _data(zip(wells["Metadata_Well"], wells["Metadata_role"], values, strict=True), "well role value")
@@ -89,9 +90,9 @@ def _rank(table: pd.DataFrame) -> dict[str, Any] | None:
     table = table[table["Q"].notna() & table["Z"].notna()]
     if table.empty:
         return None
-    sure = -np.log10(table["Q"].clip(lower=1e-12))
+    significance = -np.log10(table["Q"].clip(lower=1e-12))
     names = table["Metadata_treatment"].astype(str), table["Metadata_dose"], table["Feature"]
-    data = _data(zip(*names, table["Z"], sure, table["Hit"], strict=True), "treatment dose feature z q hit")
+    data = _data(zip(*names, table["Z"], significance, table["Hit"], strict=True), "treatment dose feature z q hit")
     colour = alt.Color(
         "hit:N", scale=alt.Scale(domain=[True, False], range=[HIT, OTHER]), legend=alt.Legend(title="hit")
     )
@@ -109,8 +110,8 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     """A treatment's wells over the dose, with the fitted curve."""
     import altair as alt
 
-    mine = in_use(wells) & (wells["Metadata_treatment"] == row["Metadata_treatment"]).to_numpy()
-    doses = wells.loc[mine, "Metadata_dose"].astype(float)
+    treated = in_use(wells) & (wells["Metadata_treatment"] == row["Metadata_treatment"]).to_numpy()
+    doses = wells.loc[treated, "Metadata_dose"].astype(float)
     dose = doses[doses > 0]
     values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]]
     fine = np.geomspace(dose.min(), dose.max(), 60)
@@ -142,7 +143,7 @@ def _lines(wells: pd.DataFrame, feature: str) -> dict[str, Any]:
 
 
 def _data(rows: Iterable[tuple[Any, ...]], names: str) -> Any:
-    """Rows as Vega's data: rounded numbers, and nothing that isn't one."""
+    """Rows as data of Vega: plain values, numbers rounded, None for those that are not finite."""
     import altair as alt
 
     def plain(value: Any) -> Any:

@@ -1,36 +1,28 @@
-"""The sections of a plate's page: each gathers what its template shows. One that fails doesn't stop the others."""
+"""Sections of a plate's page: each function gathers what the template of that name shows."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from plateflow.chain import STAGES, parameters
-from plateflow.features.measure import compartment
-from plateflow.project import Plate
-from plateflow.report import charts, costs, screening, thumbnails
-from plateflow.report.page import render
-from plateflow.state.journal import LEFT_OUT, Entry, LeftOut
+from plateflow.chain import STAGES
+from plateflow.report import charts, thumbnails
+from plateflow.report.view import View
+from plateflow.state.journal import LEFT_OUT
+from plateflow.state.ledger import attempts
 from plateflow.stats.flags import FLAGS
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 REMEDIES = {
-    "missing": "if it was lost on the way, copy it; the next run of snakemake takes it up",
+    "missing": "if it was lost in transfer, copy it again; the next run of snakemake picks it up",
     "crash": "look at the log, then run plateflow retry",
 }
-RECOPY = "copy the file again from the microscope; the next run of snakemake redoes this well alone"
+RECOPY = "copy the file again from the microscope; the next run of snakemake processes this well alone"
 NAMED = 48
-"""Wells that weren't acquired are named up to this many."""
+"""The most wells that were not acquired that are named."""
 TABLES = (
     *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
     *("effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
@@ -38,133 +30,36 @@ TABLES = (
 PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A plate as the page sees it.
-
-    Attributes:
-        plate: of the project.
-        wells: the well table, without the wells that weren't acquired.
-        not_acquired: the names of those.
-        qc: the quality table.
-        aggregate: the outcome of the stage that made them.
-    """
-
-    plate: Plate
-    wells: pd.DataFrame
-    not_acquired: list[str]
-    qc: pd.DataFrame
-    aggregate: Entry
-
-    @cached_property
-    def rows(self) -> str:
-        """The compartment that makes the rows."""
-        return compartment(self.plate.config.rows)
-
-    @cached_property
-    def counts(self) -> list[str]:
-        """The columns that count objects, the rows' first."""
-        names = [str(name) for name in self.wells if str(name).startswith("Count_")]
-        return sorted(names, key=lambda name: name != f"Count_{self.rows}")
-
-    @cached_property
-    def shown(self) -> dict[str, str]:
-        """What the charts can show."""
-        return charts.metrics(self.wells, self.counts, self.rows, self.plate.channels)
-
-    @cached_property
-    def left_out(self) -> list[dict[str, Any]]:
-        """Wells, and fields of wells that went on without them, each at the stage where it was left out."""
-        return [_left_out_row(item) for item in self.plate.left_out()]
-
-
-def _left_out_row(item: LeftOut) -> dict[str, Any]:
-    return {
-        "well": item.well,
-        "field": item.field,
-        "stage": f"{item.stage} of {item.label_set}" if item.label_set else item.stage,
-        "state": item.state,
-        "reason": item.reason,
-        "detail": item.detail,
-        "files": item.files,
-        "remedy": REMEDIES.get(item.reason, RECOPY),
-    }
-
-
-def verdict(view: View) -> dict[str, Any]:
-    """The first lines of the page: whether the plate is complete, and the numbers that matter."""
-    wells = view.wells
-    states = wells["Metadata_State"].value_counts()
-    used = int(wells["Metadata_FieldsUsed"].sum())
-    fields = len(view.qc[["Metadata_Well", "Metadata_Site"]].drop_duplicates())
-    measured = len(wells) - int(sum(states.get(state, 0) for state in LEFT_OUT))
-    flagged = int((wells["Metadata_Flags"].fillna("") != "").sum())
-    out = len(view.left_out)
-    if not measured:
-        level, line = "bad", "Nothing could be measured"
-    elif out:
-        fields_out = sum(bool(item["field"]) for item in view.left_out)
-        parts = [_number(out - fields_out, "well"), _number(fields_out, "field")]
-        level, line = "warn", f"Complete, but left out: {' and '.join(part for part in parts if part)}"
-    else:
-        level, line = "good", "Complete"
-    if measured and flagged:
-        line += f"; flagged to look at: {_number(flagged, 'well')}"
-    cards = [(f"{measured} / {len(wells)}", "wells measured"), (f"{used} / {fields}", "fields used")]
-    cards += [(f"{int(wells[name].sum()):,}", name.removeprefix("Count_").lower()) for name in view.counts]
-    middle = float(wells[view.counts[0]].dropna().median())
-    if np.isfinite(middle):
-        cards.append((f"{middle:,.0f}", f"{view.rows.lower()} a well (median)"))
-    cards.append((view.aggregate.info["controls"]["grade"], "controls"))
-    cards.append((str(view.aggregate.info["hits"]["hits"]), "hits"))
-    info = view.plate.metadata
-    rows, columns = info["format"]
-    facts = [
-        f"{rows * columns}-well plate",
-        f"{len(info['channels'])} channels: {', '.join(view.plate.channels)}",
-    ]
-    if info.get("pixel_size_um"):
-        facts.append(f"{info['pixel_size_um'][0]:.4g} µm a pixel")
-    facts.append(f"read as {info['layout']}")
-    return {"level": level, "line": line + ".", "cards": cards, "facts": facts}
-
-
-def _number(n: int, thing: str) -> str:
-    return "" if not n else f"{n} {thing}" if n == 1 else f"{n} {thing}s"
-
-
 def plate(view: View) -> dict[str, Any]:
     """Heat map of the plate, and wells by treatment."""
-    shape = (int(view.plate.metadata["format"][0]), int(view.plate.metadata["format"][1]))
+    rows, columns = view.plate.metadata["format"]
     return {
-        "metrics": list(enumerate(view.shown.values())),
-        "map": charts.plate_map(view.wells, shape, view.shown),
-        "groups": charts.groups(view.wells, view.shown),
+        "metrics": list(enumerate(view.metrics.values())),
+        "map": charts.plate_map(view.wells, (rows, columns), view.metrics),
+        "groups": charts.groups(view.wells, view.metrics),
         "not_acquired": view.not_acquired[:NAMED],
         "more": max(0, len(view.not_acquired) - NAMED),
     }
 
 
 def wells(view: View) -> dict[str, Any]:
-    """One outlined thumbnail a well."""
-    plate = view.plate
+    """One thumbnail per well, with outlines of the objects."""
+    config = view.plate.config
     edge = thumbnails.edge_px(len(view.wells))
     figures = []
     for row in records(view.wells):
         figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
         if row["Metadata_State"] not in LEFT_OUT:
-            figure["picture"] = thumbnails.thumbnail(plate, figure["well"], edge=edge)
+            figure["picture"] = thumbnails.thumbnail(view.plate, figure["well"], edge=edge)
         figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
         figure["count"] = _text(row[view.counts[0]])
         figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
         figures.append(figure)
-    names = [plate.config.rows, *(name for name in plate.config.segmentation if name != plate.config.rows)]
+    names = dict.fromkeys((config.rows, *config.segmentation))
     return {
         "figures": figures,
         "edge": edge,
-        "channels": [
-            (name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(plate.config).items()
-        ],
+        "channels": [(name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(config).items()],
         "outlines": [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)],
         "gamma": thumbnails.GAMMA,
     }
@@ -178,8 +73,8 @@ def _facts(view: View, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name.removeprefix("Metadata_"), _text(value)
     yield "fields used", _text(row["Metadata_FieldsUsed"])
     yield "fields left out", (row["Metadata_FieldsLeftOut"] or "").replace(",", ", ")
-    yield "fields out of the statistics", (row["Metadata_FieldsExcluded"] or "").replace(",", ", ")
-    for column, title in view.shown.items():
+    yield "fields excluded", (row["Metadata_FieldsExcluded"] or "").replace(",", ", ")
+    for column, title in view.metrics.items():
         yield title, _text(row[column])
 
 
@@ -191,34 +86,30 @@ def _text(value: Any) -> str:
 
 def left_out(view: View) -> dict[str, Any]:
     """What was left out, and why."""
-    return {
-        "plate": view.plate.name,
-        "items": view.left_out,
-        "disagreements": view.plate.metadata["disagreements"],
-    }
+    items = [asdict(item) | {"remedy": REMEDIES.get(item.reason, RECOPY)} for item in view.left_out]
+    return {"items": items, "disagreements": view.plate.metadata["disagreements"]}
 
 
 def flags(view: View) -> dict[str, Any]:
-    """Flags with the wells and fields that bear them."""
+    """Flags, each with the wells and fields that have it."""
     fields: dict[tuple[str, str], list[str]] = {}
     for row in records(view.qc[view.qc["Flags"] != ""]):
         for flag in row["Flags"].split(","):
             fields.setdefault((row["Metadata_Well"], flag), []).append(row["Metadata_Site"])
-    found: dict[str, list[str]] = {}
+    flagged: dict[str, list[str]] = {}
     for row in records(view.wells[view.wells["Metadata_Flags"].fillna("") != ""]):
         well = row["Metadata_Well"]
         for flag in row["Metadata_Flags"].split(","):
-            own = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
-            names = f" (field {', '.join(dict.fromkeys(own))})" if own else ""
-            found.setdefault(flag, []).append(well + names)
+            names = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
+            flagged.setdefault(flag, []).append(well + (f" (field {', '.join(dict.fromkeys(names))})" if names else ""))
     return {
-        "flags": [(flag, meaning, found[flag]) for flag, meaning in FLAGS.items() if flag in found],
+        "flags": [(flag, meaning, flagged[flag]) for flag, meaning in FLAGS.items() if flag in flagged],
         "excluding": view.plate.config.stats.exclude_flags,
     }
 
 
 def intensity(view: View) -> dict[str, Any]:
-    """The frozen window of each channel, what it would be now, and the illumination profile."""
+    """The frozen intensity window of each channel, its limits as they would be now, and the illumination profile."""
     from plateflow.images.illumination import profile
     from plateflow.images.window import load_window
 
@@ -229,21 +120,21 @@ def intensity(view: View) -> dict[str, Any]:
             continue
         low, high = window.limits(name)
         light = profile(window.profiles[name], 96, 96)
-        item = {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
-        item |= {"picture": "", "darkest": float(light.min() / light.max())}
-        if item["darkest"] < 1:
-            item["picture"] = thumbnails.profile_url(light)
-        channels.append(item)
+        darkest = float(light.min() / light.max())
+        channels.append(
+            {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
+            | {"darkest": darkest, "picture": thumbnails.profile_url(light) if darkest < 1 else ""}
+        )
     return {"channels": channels, "settings": view.plate.config.normalise}
 
 
 def methods(view: View) -> dict[str, Any]:
-    """Models with their licences, versions, parameters, and where the tables are."""
-    config, models = view.plate.config, {}
+    """Models with their licences, versions of the software, parameters, and where the tables are."""
+    models = {}
     for entry in view.plate.outcomes("infer").values():
-        if entry.label_set in config.segmentation and entry.info.get("model"):
+        if entry.label_set in view.plate.config.segmentation and entry.info.get("model"):
             models[entry.label_set] = {key: entry.info.get(key, "") for key in ("model", "licence", "sha256", "device")}
-    settings = {stage: parameters(config, stage, view.plate.spec) for stage in STAGES}
+    settings = {stage: view.plate.parameters(stage) for stage in STAGES}
     return {
         "models": sorted(models.items()),
         "versions": [(name, _version(name)) for name in PACKAGES],
@@ -267,29 +158,35 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
-    ("plate", "Plate", plate),
-    ("controls", "Controls", screening.controls),
-    ("hits", "Hits", screening.hits),
-    ("positions", "Position effects", screening.positions),
-    ("wells", "Wells", wells),
-    ("left_out", "Left out", left_out),
-    ("flags", "Flags", flags),
-    ("intensity", "Intensity and illumination", intensity),
-    ("methods", "How it was made", methods),
-    ("costs", "What it cost", costs.costs),
-)
+def resources(view: View) -> dict[str, Any]:
+    """What the plate took in time and memory, without the report itself, which is still running."""
+    rows = [row for row in attempts(view.plate.paths) if row["stage"] != "report"]
+    return resource_use(rows, cells=int(view.wells[view.counts[0]].sum()))
 
 
-def gather(view: View) -> list[dict[str, str]]:
-    """All sections of the page in order: name, title, and html; or the error, where one failed."""
-    made = []
-    for name, title, make in SECTIONS:
-        section = {"name": name, "title": title, "html": "", "error": ""}
-        try:
-            section["html"] = render(f"{name}.html.j2", **make(view))
-        except Exception as error:
-            traceback.print_exc()
-            section["error"] = f"{type(error).__name__}: {error}"
-        made.append(section)
-    return made
+def resource_use(rows: Iterable[Mapping[str, Any]], *, cells: int) -> dict[str, Any]:
+    """Summary of a ledger's rows.
+
+    Returns:
+        `stages`: each with attempts, unsuccessful ones, seconds of GPU, CPU and wall time, peak memory (MB), bytes read
+        and written (MB); `failed`: the same of all unsuccessful attempts; `cells`; `cells_gpu_h`: cells per GPU hour,
+        None without a GPU; `cells_cpu_h`: cells per CPU hour.
+    """
+    rows = list(rows)
+    by_stage = {stage: [row for row in rows if row["stage"] == stage] for stage in STAGES}
+    total = _sums(rows)
+    return {
+        "stages": [{"stage": stage, **_sums(rows)} for stage, rows in by_stage.items() if rows],
+        "failed": _sums([row for row in rows if row["state"] != "ok"]),
+        "cells": cells,
+        "cells_gpu_h": cells / (total["gpu_s"] / 3600) if total["gpu_s"] else None,
+        "cells_cpu_h": cells / (total["cpu_s"] / 3600) if total["cpu_s"] else None,
+    }
+
+
+def _sums(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "attempts": len(rows),
+        "not_ok": sum(row["state"] != "ok" for row in rows),
+        "peak_mb": max((row["peak_mb"] or 0.0 for row in rows), default=0.0),
+    } | {key: sum(row[key] or 0.0 for row in rows) for key in ("gpu_s", "cpu_s", "seconds", "read_mb", "written_mb")}

@@ -28,32 +28,11 @@ def run(job: Job) -> None:
 
 
 def report(job: Job) -> Outcome:
-    """Write report.html; sections that fail are named in the outcome."""
-    import pandas as pd
+    """Write report.html and the ledger; sections that fail are named in the outcome."""
+    from plateflow.report.page import plate_page
+    from plateflow.report.view import View
 
-    from plateflow.report import sections
-    from plateflow.report.page import chart_library, render
-    from plateflow.stats.wells import NOT_ACQUIRED
-
-    paths = job.paths
-    wells = pd.read_parquet(paths.table("wells.parquet"))
-    absent = wells["Metadata_State"] == NOT_ACQUIRED
-    view = sections.View(
-        plate=job.plate,
-        wells=wells[~absent].reset_index(drop=True),
-        not_acquired=wells.loc[absent, "Metadata_Well"].tolist(),
-        qc=pd.read_parquet(paths.table("qc.parquet")),
-        aggregate=job.plate.outcomes("aggregate").required(),
-    )
-    made = sections.gather(view)
-    page = render(
-        "page.html.j2",
-        plate=paths.plate,
-        verdict=sections.verdict(view),
-        sections=made,
-        library=chart_library(),
-    )
-    write_atomic(paths.table("report.html"), page.encode())
-    write_ledger(paths)
-    failed = [section["name"] for section in made if section["error"]]
+    page, failed = plate_page(View.read(job.plate))
+    write_atomic(job.paths.table("report.html"), page.encode())
+    write_ledger(job.paths)
     return Outcome(info={"bytes": len(page)} | ({"failed sections": failed} if failed else {}))
