@@ -171,14 +171,18 @@ def well_table(
     absent = table["Metadata_State"].isna()
     table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
     table.loc[absent, [f"Metadata_{name}" for name in OWN[5:] if name != "FieldsUsed"]] = ""
-    places = [parse_well(well) for well in table["Metadata_Well"]]
-    table.insert(0, "Metadata_Plate", plate)
-    table.insert(2, "Metadata_Row", [row_name(row) for row, _ in places])
-    table.insert(3, "Metadata_Column", [column + 1 for _, column in places])
+    table = _at_their_places(table, plate)
     own = [f"Metadata_{name}" for name in OWN[4:]]
     metadata = [name for name in table if str(name).startswith("Metadata_") and name not in own]
     medians = list(medians)
     spreads = [f"{name}_{spread}" for spread in SPREADS for name in medians]
-    order = np.lexsort(([column for _, column in places], [row for row, _ in places]))
-    table = table.iloc[order].reset_index(drop=True)
     return table.reindex(columns=[*metadata, *own, *counts, *medians, *spreads])
+
+
+def _at_their_places(table: pd.DataFrame, plate: str) -> pd.DataFrame:
+    """The table with plate, row and column of each well, in the plate's order."""
+    rows, columns = zip(*map(parse_well, table["Metadata_Well"]), strict=True) if len(table) else ((), ())
+    table.insert(0, "Metadata_Plate", plate)
+    table.insert(2, "Metadata_Row", list(map(row_name, rows)))
+    table.insert(3, "Metadata_Column", [column + 1 for column in columns])
+    return table.iloc[np.lexsort((columns, rows))].reset_index(drop=True)
