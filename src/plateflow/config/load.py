@@ -55,6 +55,8 @@ def explain(item: Any) -> str:
     """One of pydantic's errors in a sentence that names the key, and the nearest right one."""
     location = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
+        if location == ["tiling"]:
+            return "the key 'tiling' is gone: delete its line; canvases are always cut into as few tiles as possible"
         keys = _keys(location[:-1])
         near = difflib.get_close_matches(location[-1], keys, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(keys)}"
