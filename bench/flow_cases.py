@@ -37,7 +37,7 @@ def draw_cells(size: int, count: int, *, foreground: float = 0.49, ndim: int = 2
 
 
 def draw_flow(labels: Labels, flows: NDArray[np.float32], *, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What a network would answer: 5 x the targets, blurred, with correlated noise; noisy logits. float32."""
+    """What a network would predict: 5 x the targets, blurred, with correlated noise; noisy logits. float32."""
     random = np.random.default_rng(seed)
 
     def noise(sd: float) -> NDArray[Any]:

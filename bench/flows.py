@@ -2,10 +2,10 @@
 
     python bench/flows.py [--cases NAME ...] [--sizes 1024:500 ...] [--threads 2] [--repeat 3]
 
-Prints one JSON line a measurement: seconds of both sides (median and all runs; wall, and processor time of all threads,
-which says more on a machine that others use too) and their ratio; a first line about the machine. A run of more than
-20 s isn't repeated. The case `peak` measures memory: one call of each side in a process of its own, beyond what the
-arrays take. Without Cellpose only this project's side runs.
+Prints one JSON line per measurement: seconds of both sides (median and all runs; wall, and processor time of all
+threads, which says more on a shared machine) and their ratio; a first line about the machine. A run of more than 20 s
+isn't repeated. The case `peak` measures memory: one call of each side in a process of its own, beyond what the arrays
+take. Without Cellpose only this project's side runs.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def labels(args: argparse.Namespace) -> None:
             continue
         _, flow, logit = scene(size)
         compare(
-            "labels, quality check on" if threshold else "labels, quality check off",
+            "labels, check on" if threshold else "labels, check off",
             size,
             lambda f=flow, g=logit, t=threshold: labels_from_flows(f, g, flow_threshold=t, workers=args.threads),
             peer_labels(flow, logit, threshold) if PEER and peer_too else None,
@@ -144,7 +144,7 @@ def large_object(args: argparse.Namespace) -> None:
 
 
 def linear(args: argparse.Namespace) -> None:
-    """The same 512 px pattern repeated: time for each foreground pixel must not grow with the canvas. One thread."""
+    """The same 512 px pattern repeated: time per foreground pixel must not grow with the canvas. One thread."""
     pattern = draw_cells(512, 125)
     flow, logit = (part.astype(np.float16) for part in draw_flow(pattern, flows_from_labels(pattern)))
     first = None
@@ -164,7 +164,7 @@ def linear(args: argparse.Namespace) -> None:
 
 
 def steps(args: argparse.Namespace) -> None:
-    """Where the time goes, and the limit: steps that are walked x the bytes each reads."""
+    """Where the time goes: following, and the diffusion of the flow error."""
     labels_, flow, logit = scene("2048:5000")
     mask = logit > 0
     half = flow.astype(np.float16)
@@ -206,12 +206,12 @@ def zarr_canvas(args: argparse.Namespace) -> None:
         for block in blocks:
             np.save(f"{folder}/{block.index}.npy", follow_block(field, block, n_steps=200, cell_threshold=0.0))
         followed = time.perf_counter() - start
-        found, objects = labels_from_endpoints(
+        made, objects = labels_from_endpoints(
             lambda index: np.load(f"{folder}/{index}.npy"), field, block=2048,
             cell_threshold=0.0, flow_threshold=0.4, min_size=15, workers=args.threads,
         )  # fmt: skip
         emit(case="16384 px in zarr, block 2048", follow_s=followed, total_s=time.perf_counter() - start,
-             objects=len(objects.label), foreground=float((found[::7] > 0).mean()), peak_mb=rss())  # fmt: skip
+             objects=len(objects.label), foreground=float((made[::7] > 0).mean()), peak_mb=rss())  # fmt: skip
 
 
 def rss() -> float:
@@ -250,7 +250,7 @@ def _peak_of(side: str, size: str, threshold: float, threads: int, queue: Any) -
 def peak(args: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     for size, threshold in (("1024:500", 0.4), ("2048:5000", 0.0), ("4096:5000", 0.0), ("4096:5000", 0.4)):
-        line: dict[str, Any] = {"case": "peak memory", "size": size, "quality_check": threshold > 0}
+        line: dict[str, Any] = {"case": "peak memory", "size": size, "check": threshold > 0}
         # The peer's check at 4096 px takes minutes; without it its peak is a lower bound.
         sides = ["ours"] + (["peer"] if PEER and not (size == "4096:5000" and threshold) else [])
         for side in sides:

@@ -37,10 +37,10 @@ def test_average_precision_equals_a_dense_assignment(seed):
     thresholds = (0.1, 0.25, 0.5, 0.75, 0.9)
     ap, tp, fp, fn = metrics.average_precision(true, pred, thresholds)
     for k, threshold in enumerate(thresholds):
-        found = (iou[hungarian(iou, threshold)] >= threshold).sum()
-        assert tp[k] == found
-        assert (fp[k], fn[k]) == (iou.shape[1] - found, iou.shape[0] - found)
-        assert ap[k] == found / (iou.shape[0] + iou.shape[1] - found)
+        matches = (iou[hungarian(iou, threshold)] >= threshold).sum()
+        assert tp[k] == matches
+        assert (fp[k], fn[k]) == (iou.shape[1] - matches, iou.shape[0] - matches)
+        assert ap[k] == matches / (iou.shape[0] + iou.shape[1] - matches)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.75])
@@ -49,12 +49,12 @@ def test_greedy_and_optimal_pairs_agree_from_one_half_on(threshold):
         true, pred = random_pair(seed)
         iou = dense_iou(true, pred)
         greedy = iou.copy()
-        found = 0
+        matches = 0
         while greedy.max() >= threshold:
             i, j = np.unravel_index(greedy.argmax(), greedy.shape)
             greedy[i], greedy[:, j] = -1, -1
-            found += 1
-        assert metrics.average_precision(true, pred, threshold)[1] == [found]
+            matches += 1
+        assert metrics.average_precision(true, pred, threshold)[1] == [matches]
 
 
 def test_two_halves_are_one_match():
@@ -102,11 +102,11 @@ def test_nothing_there():
 
 def test_chunks_do_not_show(monkeypatch):
     true, pred = random_pair(1)
-    whole = metrics.overlaps(true, pred)
+    unchunked = metrics.overlaps(true, pred)
     monkeypatch.setattr(metrics, "_CHUNK", 7)
     parts = metrics.overlaps(true, pred)
     for name in ("true", "pred", "iou", "n_true", "n_pred"):
-        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+        np.testing.assert_array_equal(getattr(unchunked, name), getattr(parts, name))
 
 
 def test_refuses_what_cannot_be_compared():

@@ -1,4 +1,4 @@
-"""Label images and flow fields of all kinds, drawn from a seed; and the slow, plain way from the ones to the others."""
+"""Label images and flow fields of all kinds, drawn from a seed; and the slow, plain way from one to the other."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from plateflow.flows import flows_from_labels
 
-# More examples than a commit needs can be asked for: PLATEFLOW_EXAMPLES=1000 pytest tests/flows.
+# PLATEFLOW_EXAMPLES=1000 pytest tests/flows tries more examples than a commit needs.
 EXAMPLES = int(os.environ.get("PLATEFLOW_EXAMPLES", "25"))
 few = settings(max_examples=EXAMPLES, deadline=None, derandomize="PLATEFLOW_EXAMPLES" not in os.environ)
 
@@ -37,7 +37,7 @@ def draw_labels(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def draw_cells(shape: tuple[int, ...], seed: int, count: int = 80) -> np.ndarray:
-    """Compact cells as a network would find them: balls of 7 to 11 px that touch, and none that is a mere rest."""
+    """Compact cells as a network would find them: balls of 7 to 11 px that touch, without small remnants."""
     random = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
     grid = np.indices(shape)
@@ -48,7 +48,7 @@ def draw_cells(shape: tuple[int, ...], seed: int, count: int = 80) -> np.ndarray
 
 
 def draw_flow(labels: np.ndarray, seed: int, *, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """A network's answer to these labels: 5 x the targets, blurred, with correlated noise; and logits."""
+    """What a network would predict for these labels: 5 x the targets, blurred, with correlated noise; and logits."""
     random = np.random.default_rng(seed)
 
     def rough(scale: float) -> np.ndarray:
@@ -116,7 +116,7 @@ def slow_endpoints(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np
 
 
 def integer_endpoints(flow: np.ndarray, mask: np.ndarray, n_steps: int = 200) -> np.ndarray:
-    """Follow in the integers of the design, every step of every path, with the whole canvas at hand."""
+    """Follow in the integers of the design, every step of every path, on the whole canvas."""
     field = np.clip(np.rint(flow.astype(np.float32) * np.float32(819.2)), -32727, 32727).astype(np.int64) * mask
     position = np.argwhere(mask).T * 4096
     last = np.array(mask.shape)[:, None] - 1
@@ -175,7 +175,7 @@ def slow_labels(
     areas = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     for label in sorted(np.unique(labels[labels > 0]), key=lambda label: (-areas[label], -label)):
         box = ndimage.find_objects((labels == label).astype(int))[0]
-        # A hole: fill_holes of scipy knows the same neighbours (4, or 6 in 3D), and nothing beyond the box.
+        # scipy's binary_fill_holes uses the same neighbours (4, or 6 in 3D) within the box.
         hole = ndimage.binary_fill_holes(labels[box] == label) & (labels[box] == 0)
         filled[box][hole] = label
     areas = np.bincount(filled.ravel(), minlength=len(seeds) + 1)

@@ -46,8 +46,8 @@ def test_equals_every_integer_step(shape, seed, n_steps):
 def test_blocks_do_not_show(shape, seed, block):
     flow, logit = draw_scene(shape, seed)
     block = max(block, 1 + max(shape) // 8)
-    whole = cut(follow_flows(flow, logit > 0), logit > 0, block)
-    for part, expected in zip(by_blocks(joined(flow, logit), block), whole, strict=True):
+    parts = cut(follow_flows(flow, logit > 0), logit > 0, block)
+    for part, expected in zip(by_blocks(joined(flow, logit), block), parts, strict=True):
         np.testing.assert_array_equal(part, expected)
 
 
@@ -109,8 +109,8 @@ def test_a_spiral_leaves_every_halo(monkeypatch):
     block = cut_blocks((300, 300), 30)[15]
     endpoints = follow_block(joined(flow, logit), block, n_steps=2000, cell_threshold=0.0)
     assert len(regions) > 5
-    whole = follow_flows(flow, logit > 0, n_steps=2000)
-    np.testing.assert_array_equal(endpoints, cut(whole, logit > 0, 30)[15])
+    uncut = follow_flows(flow, logit > 0, n_steps=2000)
+    np.testing.assert_array_equal(endpoints, cut(uncut, logit > 0, 30)[15])
 
 
 def test_reads_no_more_than_core_and_halo():
@@ -141,8 +141,8 @@ def test_memmap_zarr_and_other_floats_are_the_same(tmp_path):
     stored[:] = field
     others = [np.load(tmp_path / "flow.npy", mmap_mode="r"), stored, field.astype(np.float32), field.astype(float)]
     for other in others:
-        for part, whole in zip(by_blocks(other, 40), expected, strict=True):
-            np.testing.assert_array_equal(part, whole)
+        for part, reference in zip(by_blocks(other, 40), expected, strict=True):
+            np.testing.assert_array_equal(part, reference)
 
 
 def test_steps_are_rounded_as_the_design_says():

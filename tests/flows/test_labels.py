@@ -58,23 +58,23 @@ def test_equals_the_definition(shape, seed, flow_threshold, min_size, max_size):
 def test_neither_blocks_nor_order_nor_workers_nor_slices_show(shape, seed, block, workers, slices, order):
     flow, logit = draw_scene(shape, seed)
     block = max(block, 1 + max(shape) // 8)
-    whole = labels_from_flows(flow, logit, workers=1)
-    np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
+    uncut = labels_from_flows(flow, logit, workers=1)
+    np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), uncut)
     labels, _ = through_endpoints(flow, logit, block, order=order, slices=slices)
-    np.testing.assert_array_equal(labels, whole)
+    np.testing.assert_array_equal(labels, uncut)
 
 
 @pytest.mark.parametrize("block", [64, 96, 127, 256, 1000])
 def test_larger_canvases_by_blocks(block):
     flow, logit = draw_flow(draw_labels((500, 430), 9), 9)
-    whole = labels_from_flows(flow, logit, block=600, workers=1)
-    assert whole.max() >= 10
+    uncut = labels_from_flows(flow, logit, block=600, workers=1)
+    assert uncut.max() >= 10
     for workers in (1, 2, 5, 8):
-        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
+        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), uncut)
     expected = through_endpoints(flow, logit, 600)[1]
     for slices in range(1, 7):
         labels, objects = through_endpoints(flow, logit, block, slices=slices)
-        np.testing.assert_array_equal(labels, whole)
+        np.testing.assert_array_equal(labels, uncut)
         for name in ("label", "seed", "area", "flow_error", "cell_probability"):
             np.testing.assert_array_equal(getattr(objects, name), getattr(expected, name))
 
@@ -84,9 +84,9 @@ def test_an_object_larger_than_its_blocks():
     labels[20:400, 30:470] = 1
     flow = (flows_from_labels(labels) * 5).astype(np.float16)
     logit = np.where(labels > 0, 5, -5).astype(np.float16)
-    whole = labels_from_flows(flow, logit, n_steps=600)
-    np.testing.assert_array_equal(whole, labels)
-    np.testing.assert_array_equal(labels_from_flows(flow, logit, n_steps=600, block=64, workers=3), whole)
+    uncut = labels_from_flows(flow, logit, n_steps=600)
+    np.testing.assert_array_equal(uncut, labels)
+    np.testing.assert_array_equal(labels_from_flows(flow, logit, n_steps=600, block=64, workers=3), uncut)
 
 
 @settings(parent=few, max_examples=10)
@@ -101,18 +101,18 @@ def test_an_object_is_the_same_in_a_crop(shape, seed):
         centre = random.integers(0, shape)[(slice(None), *(None for _ in shape))]
         labels[((grid - centre) ** 2).sum(0) < random.integers(4, 9) ** 2] = label
     flow, logit = draw_flow(labels, seed)
-    whole = labels_from_flows(flow, logit)
-    found = np.unique(whole[whole > 0])
-    assert len(found) > 10
-    for label in random.choice(found, 6, replace=False):
-        pixels = np.argwhere(whole == label)
+    uncut = labels_from_flows(flow, logit)
+    numbers = np.unique(uncut[uncut > 0])
+    assert len(numbers) > 10
+    for label in random.choice(numbers, 6, replace=False):
+        pixels = np.argwhere(uncut == label)
         starts = np.maximum(pixels.min(0) - margin - random.integers(0, 20, len(shape)), 0)
         stops = pixels.max(0) + 1 + margin + random.integers(0, 20, len(shape))
         crop = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
         cut = labels_from_flows(flow[(slice(None), *crop)], logit[crop])
         number = cut[tuple(pixels[0] - starts)]
         assert number > 0
-        np.testing.assert_array_equal(cut == number, whole[crop] == label)
+        np.testing.assert_array_equal(cut == number, uncut[crop] == label)
 
 
 def point_field(shape, groups):
@@ -156,11 +156,11 @@ def test_seeds_of_equal_count_within_a_neighbourhood():
 def test_far_endpoints_are_counted_and_found_by_sorting_alike(shape, seed):
     """Endpoints of one block that spread over too large a box take another way, with the same result."""
     flow, logit = draw_scene(shape, seed)
-    whole = labels_from_flows(flow, logit)
+    uncut = labels_from_flows(flow, logit)
     before = seeding._TABLE
     try:
         seeding._TABLE = 1
-        np.testing.assert_array_equal(labels_from_flows(flow, logit), whole)
+        np.testing.assert_array_equal(labels_from_flows(flow, logit), uncut)
     finally:
         seeding._TABLE = before
 
@@ -204,10 +204,10 @@ def test_holes_in_labels_are_filled():
     square = [(y, x) for y in range(5, 16) for x in range(5, 16)]
     gaps = [(7, 7), (7, 8), (13, 9), (5, 5)]
     flow, logit = point_field((21, 24), [((10, 10), [p for p in square if p not in gaps])])
-    found, objects = through_endpoints(flow, logit, 8, n_steps=1, flow_threshold=0)
+    filled, objects = through_endpoints(flow, logit, 8, n_steps=1, flow_threshold=0)
     assert objects.area.tolist() == [120]
-    assert found[5, 5] == 0
-    assert (found[5:16, 5:16] == 1).sum() == 120 == (found > 0).sum()
+    assert filled[5, 5] == 0
+    assert (filled[5:16, 5:16] == 1).sum() == 120 == (filled > 0).sum()
 
 
 @few
@@ -302,6 +302,6 @@ def test_other_devices_are_refused():
 @pytest.mark.parametrize("shape", [(400, 400), (32, 100, 100)])
 def test_realistic_labels_come_back(shape):
     labels = draw_cells(shape, 0)
-    found = labels_from_flows(*draw_flow(labels, 0, noise=0.3))
-    ap = average_precision(labels, found, 0.5)[0]
+    again = labels_from_flows(*draw_flow(labels, 0, noise=0.3))
+    ap = average_precision(labels, again, 0.5)[0]
     assert ap >= 0.93

@@ -23,27 +23,27 @@ def test_stacks_come_back_from_their_true_flows(test_data, path):
     assert labels.ndim == 3
     flow = 5 * flows_from_labels(labels)
     logit = np.where(labels > 0, np.float32(5), np.float32(-5))
-    whole = labels_from_flows(flow, logit)
-    assert average_precision(labels, whole, 0.5)[0] >= 0.9
+    uncut = labels_from_flows(flow, logit)
+    assert average_precision(labels, uncut, 0.5)[0] >= 0.9
     for block in (20, 45):
-        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=2), whole)
+        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=2), uncut)
 
 
 def test_planes_come_back_from_their_true_flows(test_data):
     paths = sorted((test_data / "cells2d" / "val").glob("*/labels/*.tif"))[::12]
     assert paths
-    true, found = [], []
+    true, pred = [], []
     for path in paths:
         labels = tifffile.imread(path)
         if labels.ndim != 2:
             continue
         true.append(labels)
         logit = np.where(labels > 0, np.float32(5), np.float32(-5))
-        found.append(labels_from_flows(5 * flows_from_labels(labels), logit, min_size=1))
+        pred.append(labels_from_flows(5 * flows_from_labels(labels), logit, min_size=1))
         np.testing.assert_array_equal(
-            labels_from_flows(5 * flows_from_labels(labels), logit, min_size=1, block=100), found[-1]
+            labels_from_flows(5 * flows_from_labels(labels), logit, min_size=1, block=100), pred[-1]
         )
-    _, tp, fp, fn = average_precision(true, found, 0.5)
+    _, tp, fp, fn = average_precision(true, pred, 0.5)
     assert tp.sum() / (tp + fp + fn).sum() >= 0.95
 
 

@@ -19,23 +19,23 @@ from plateflow.flows import (
 def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cells with noisy flows, and the labels in one piece."""
     flow, logit = draw_flow(draw_cells((44, 90, 100), 4), 4)
-    whole = labels_from_flows(flow, logit, block=200, workers=1)
-    assert whole.max() >= 20
-    return flow, logit, whole
+    uncut = labels_from_flows(flow, logit, block=200, workers=1)
+    assert uncut.max() >= 20
+    return flow, logit, uncut
 
 
 def test_a_volume_is_as_its_definition_says():
     flow, logit = draw_flow(draw_cells((30, 44, 40), 1, count=12), 1)
-    found = labels_from_flows(flow, logit, block=16)
-    assert found.max() >= 5
-    np.testing.assert_array_equal(found, slow_labels(flow, logit))
+    labels = labels_from_flows(flow, logit, block=16)
+    assert labels.max() >= 5
+    np.testing.assert_array_equal(labels, slow_labels(flow, logit))
 
 
 @pytest.mark.parametrize("block", [15, 24, 33, 64, 1000])
 def test_neither_blocks_nor_order_nor_workers_nor_slices_show(scene, block):
-    flow, logit, whole = scene
+    flow, logit, uncut = scene
     for workers in (1, 2, 5, 8):
-        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), whole)
+        np.testing.assert_array_equal(labels_from_flows(flow, logit, block=block, workers=workers), uncut)
     field, blocks = np.concatenate([flow, logit[None]]), cut_blocks(logit.shape, block)
     for slices in (1, 2, 6):
         stored = {}
@@ -45,9 +45,9 @@ def test_neither_blocks_nor_order_nor_workers_nor_slices_show(scene, block):
         labels, objects = labels_from_endpoints(
             stored.__getitem__, field, block=block, cell_threshold=0.0, flow_threshold=0.4, min_size=15
         )
-        np.testing.assert_array_equal(labels, whole)
-        assert objects.seed.shape == (whole.max(), 3)
-        np.testing.assert_array_equal(objects.area, np.bincount(whole.ravel())[1:])
+        np.testing.assert_array_equal(labels, uncut)
+        assert objects.seed.shape == (uncut.max(), 3)
+        np.testing.assert_array_equal(objects.area, np.bincount(uncut.ravel())[1:])
 
 
 @pytest.mark.parametrize("shape", [(44, 90, 100), (300, 400)])
@@ -78,9 +78,9 @@ def test_an_object_larger_than_its_blocks():
     away = middle - np.indices(labels.shape)
     flow = (5 * away / np.maximum(np.sqrt((away**2).sum(0)), 1) * (labels > 0)).astype(np.float16)
     logit = np.where(labels > 0, 5, -5).astype(np.float16)
-    whole = labels_from_flows(flow, logit, flow_threshold=0)
-    np.testing.assert_array_equal(whole, labels)
-    np.testing.assert_array_equal(labels_from_flows(flow, logit, flow_threshold=0, block=16, workers=3), whole)
+    uncut = labels_from_flows(flow, logit, flow_threshold=0)
+    np.testing.assert_array_equal(uncut, labels)
+    np.testing.assert_array_equal(labels_from_flows(flow, logit, flow_threshold=0, block=16, workers=3), uncut)
 
 
 def test_a_helix_leaves_every_halo(monkeypatch):
@@ -91,8 +91,8 @@ def test_a_helix_leaves_every_halo(monkeypatch):
     radius = np.hypot(y, x) + 1e-6
     flow = 4.5 * np.stack([0 * x + 0.05, (x - 0.01 * y) / radius, (-y - 0.01 * x) / radius])
     field = np.concatenate([flow, np.ones((1, *shape))]).astype(np.float16)
-    whole = follow_flows(field[:3], field[3] > 0, n_steps=1000).reshape(3, *shape)
-    assert (whole[0] == 35).all(), "up to the last plane"
+    uncut = follow_flows(field[:3], field[3] > 0, n_steps=1000).reshape(3, *shape)
+    assert (uncut[0] == 35).all(), "up to the last plane"
     for block in cut_blocks(shape, 12)[::4]:
         endpoints = follow_block(field, block, n_steps=1000, cell_threshold=0.0)
-        np.testing.assert_array_equal(endpoints, whole[(slice(None), *block.core)].reshape(3, -1))
+        np.testing.assert_array_equal(endpoints, uncut[(slice(None), *block.core)].reshape(3, -1))

@@ -43,18 +43,18 @@ def agreement(one, other):
 
 def test_labels_agree_without_the_quality_check(case):
     _, flow, logit = case
-    found = agreement(peer_labels(flow, logit, flow_threshold=0), labels_from_flows(flow, logit, flow_threshold=0))
-    print(found)
-    assert found["ap50"] >= 0.999
-    assert found["ap90"] >= 0.98
+    agreed = agreement(peer_labels(flow, logit, flow_threshold=0), labels_from_flows(flow, logit, flow_threshold=0))
+    print(agreed)
+    assert agreed["ap50"] >= 0.999
+    assert agreed["ap90"] >= 0.98
 
 
 def test_the_peers_conventions_explain_the_rest(case):
     _, flow, logit = case
     peer = peer_labels(flow, logit, flow_threshold=0)
-    found = agreement(peer, cellpose_labels(flow, logit, flow_threshold=0))
-    print(found)
-    assert found["ap90"] >= 0.999
+    agreed = agreement(peer, cellpose_labels(flow, logit, flow_threshold=0))
+    print(agreed)
+    assert agreed["ap90"] >= 0.999
 
 
 def test_the_peers_conventions_drop_the_same_objects(case):
@@ -62,9 +62,9 @@ def test_the_peers_conventions_drop_the_same_objects(case):
     _, flow, logit = (part[..., :400, :400] for part in case)
     peer = peer_labels(flow, logit, flow_threshold=0.1)
     assert peer.max() < peer_labels(flow, logit, flow_threshold=0).max()
-    found = agreement(peer, cellpose_labels(flow, logit, flow_threshold=0.1))
-    print(peer.max(), found)
-    assert found["ap50"] >= 0.99
+    agreed = agreement(peer, cellpose_labels(flow, logit, flow_threshold=0.1))
+    print(peer.max(), agreed)
+    assert agreed["ap50"] >= 0.99
 
 
 def test_labels_agree_in_three_dimensions():
@@ -73,9 +73,9 @@ def test_labels_agree_in_three_dimensions():
     flow = flow.astype(np.float16).astype(np.float32)
     peer = peer_labels(flow, logit, do_3D=True)
     assert peer.max() > 100
-    found = agreement(peer, labels_from_flows(flow, logit, flow_threshold=0))
-    print(found)
-    assert found["ap50"] >= 0.98
+    agreed = agreement(peer, labels_from_flows(flow, logit, flow_threshold=0))
+    print(agreed)
+    assert agreed["ap50"] >= 0.98
     closer = agreement(peer, cellpose_labels(flow, logit))
     print(closer)
     assert closer["ap90"] >= 0.98
