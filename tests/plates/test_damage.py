@@ -80,7 +80,7 @@ def read(spec: PlateEntry) -> Read:
             pixels[place] = error.reason
     problems = check_plate(spec, config, deep=True)
     says = [f"{p.well}/{p.field} {p.what}" for p in problems]
-    names = [channel["name"] for channel in index.info["channels"]]
+    names = [channel["name"] for channel in index.metadata["channels"]]
     return Read(planes=index.planes.set_index(PLACE), pixels=pixels, says=says, channels=names)
 
 

@@ -51,11 +51,11 @@ def edit(folder: Path, change: str, to: str, *, count: int = 0) -> None:
 def test_a_real_plate_of_harmony_5(test_data: Path) -> None:
     folder = test_data / "plates" / "phenix_harmony5_BR00121482"
     plate = open_plate(folder)
-    assert plate.info["layout"] == "harmony"
-    assert plate.info["format"] == [16, 24]
-    assert plate.info["wells"] == ["A01"]
+    assert plate.metadata["layout"] == "harmony"
+    assert plate.metadata["format"] == [16, 24]
+    assert plate.metadata["wells"] == ["A01"]
     # by hand from the index: channels in the order of ChannelID, emission in nm; brightfield has an emission of 0
-    assert plate.info["channels"] == [
+    assert plate.metadata["channels"] == [
         {"name": "Alexa 647", "wavelength_nm": 706.0, "exposure_s": 0.01},
         {"name": "Alexa 568", "wavelength_nm": 599.0, "exposure_s": 0.01},
         {"name": "488 long", "wavelength_nm": 599.0, "exposure_s": 0.01},
@@ -63,7 +63,7 @@ def test_a_real_plate_of_harmony_5(test_data: Path) -> None:
         {"name": "HOECHST 33342", "wavelength_nm": 456.0, "exposure_s": 0.01},
         {"name": "Brightfield", "exposure_s": 0.01},
     ]
-    assert plate.info["disagreements"] == []
+    assert plate.metadata["disagreements"] == []
     planes = plate.planes.set_index("channel")
     assert (planes["state"] == "ok").all()
     assert planes["z_um"].to_dict() == {
@@ -80,14 +80,14 @@ def test_a_real_plate_of_harmony_5(test_data: Path) -> None:
 def test_real_metadata_of_harmony_7_with_its_channels_in_maps(test_data: Path) -> None:
     folder = test_data / "plates" / "phenix_harmony7_metadata_only"
     plate = open_plate(folder)
-    assert plate.info["format"] == [8, 12]
-    assert [channel["name"] for channel in plate.info["channels"]] == [
+    assert plate.metadata["format"] == [8, 12]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == [
         *("Alexa 488", "Alexa 568", "Alexa 488 Em 650", "405ex, 570-630-em)", "Alexa 647", "HOECHST 33342"),
         "Brightfield",
     ]
-    assert plate.info["channels"][3] == {"name": "405ex, 570-630-em)", "wavelength_nm": 599.0, "exposure_s": 0.035}
-    assert plate.info["bit_max"] == 65535  # the file says 65536
-    assert plate.info["t"] == plate.info["z"] == 1  # TimepointID begins with 1 here
+    assert plate.metadata["channels"][3] == {"name": "405ex, 570-630-em)", "wavelength_nm": 599.0, "exposure_s": 0.035}
+    assert plate.metadata["bit_max"] == 65535  # the file says 65536
+    assert plate.metadata["t"] == plate.metadata["z"] == 1  # TimepointID begins with 1 here
     planes = plate.planes.set_index("channel")
     assert set(zip(planes["state"], planes["reason"], strict=True)) == {("missing", "missing")}
     assert set(planes["height"]) == set(planes["width"]) == {2160}
@@ -114,8 +114,8 @@ def _compare_with_pe2loaddata(planes: "object", path: Path) -> None:
 def test_a_simulated_plate_pixel_for_pixel_and_position_for_position(tmp_path: Path) -> None:
     made = simulate_plate(tmp_path, wells=micro_wells(), fields=3, field_shape=(64, 96), overlap_px=8)
     plate = open_plate(made.raw)
-    assert plate.info["wells"] == ["B02", "B03"]
-    assert plate.info["fields"] == 3
+    assert plate.metadata["wells"] == ["B02", "B03"]
+    assert plate.metadata["fields"] == 3
     assert len(plate.planes) == 2 * 3 * 3
     for row in plate.planes.to_dict("records"):
         field, channel = int(row["field"]), ["DNA", "AGP", "Marker"].index(row["channel"]) + 1
@@ -136,10 +136,10 @@ def test_names_alone_where_the_index_is_missing(tmp_path: Path) -> None:
     plate = open_plate(folder, pixel_size_um=0.7)
     same = ["row", "column", "well", "field", "t", "z", "path", "height", "width", "dtype", "size_bytes", "state"]
     assert plate.planes[same].equals(with_index.planes[same])
-    assert [channel["name"] for channel in plate.info["channels"]] == ["ch1", "ch2"]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["ch1", "ch2"]
     assert plate.planes["y_um"].isna().all()
-    assert plate.info["pixel_size_um"] == [0.7, 0.7]
-    assert "no index" in plate.info["disagreements"][0]
+    assert plate.metadata["pixel_size_um"] == [0.7, 0.7]
+    assert "no index" in plate.metadata["disagreements"][0]
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_values_of_the_channel_in_maps_and_an_image_that_overrules_them(tmp_path
                 values[tag].text, values[tag].attrib["Unit"] = "250", "nm"
     tree.write(path)
     plate = open_plate(folder)
-    assert plate.info["channels"] == expected.info["channels"]
+    assert plate.metadata["channels"] == expected.metadata["channels"]
     assert plate.planes["dy_um"].tolist() == [0.5, 0.5, 0.5, 0.25]
-    assert "pixel sizes differ" in plate.info["disagreements"][-1]
+    assert "pixel sizes differ" in plate.metadata["disagreements"][-1]
     assert plate.planes["dx_um"].equals(expected.planes["dx_um"])
 
 
@@ -232,8 +232,8 @@ def test_disagreements_are_reported(tmp_path: Path) -> None:
     edit(folder, "<ImageSizeY>20<", "<ImageSizeY>40<")
     tifffile.imwrite(folder / "Images" / "r05c05f01p01-ch1sk1fk1fl1.tiff", np.zeros((20, 30), np.uint16))
     plate = open_plate(folder)
-    assert plate.info["format"] == [8, 12]
-    notes = "\n".join(plate.info["disagreements"])
+    assert plate.metadata["format"] == [8, 12]
+    notes = "\n".join(plate.metadata["disagreements"])
     assert "2 file names say another well, field or channel" in notes
     assert "1 images are not in the index" in notes
     assert "the metadata say 1 x 12 wells, but wells reach row 2" in notes
@@ -245,10 +245,10 @@ def test_numbers_that_are_written_otherwise_or_missing_do_no_harm(tmp_path: Path
     edit(folder, "<MaxIntensity>65535<", "<MaxIntensity>4095.0<")
     edit(folder, "<PlateRows>8</PlateRows>", "<PlateRows/>")
     plate = open_plate(folder)
-    assert plate.info["bit_max"] == 4095
-    assert plate.info["format"] == [8, 12]
+    assert plate.metadata["bit_max"] == 4095
+    assert plate.metadata["format"] == [8, 12]
     edit(folder, "<MaxIntensity>4095.0<", "<MaxIntensity>NaN<")
-    assert open_plate(folder).info["bit_max"] == 65535
+    assert open_plate(folder).metadata["bit_max"] == 65535
 
 
 def test_channels_of_different_sizes_in_every_field_are_refused(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_field_with_channels_of_different_sizes_is_left_to_its_files(tmp_path:
     edit(folder, r"(?s)(f02p01-ch2sk1fk1fl1.tiff<.*?<ImageSizeY>)20<", r"\g<1>10<")
     plate = open_plate(folder)
     assert set(plate.planes["height"]) == {20}
-    assert "well B03, field 2: DNA 20 x 30, AGP 10 x 30 px" in plate.info["disagreements"][-1]
+    assert "well B03, field 2: DNA 20 x 30, AGP 10 x 30 px" in plate.metadata["disagreements"][-1]
     assert plate.read("B03", "2", "AGP").shape == (20, 30)  # the file was right
     tifffile.imwrite(folder / "Images" / file_name(records[3]), np.zeros((10, 30), np.uint16))
     with pytest.raises(PlaneError, match="wrong_size"):
@@ -276,7 +276,7 @@ def test_a_field_with_channels_of_different_sizes_is_left_to_its_files(tmp_path:
 def test_channels_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folder = make_plate(tmp_path / "p", two_fields())
     edit(folder, "<ChannelName>AGP<", "<ChannelName>DNA<")
-    assert [channel["name"] for channel in open_plate(folder).info["channels"]] == ["DNA", "DNA (2)"]
+    assert [channel["name"] for channel in open_plate(folder).metadata["channels"]] == ["DNA", "DNA (2)"]
 
 
 def test_fields_beyond_ten_are_in_the_order_of_numbers(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ def test_a_real_plate_of_one_channel_without_w(test_data: Path) -> None:
     """By hand from the headers: 1.3668 um, FITC_05, 536 nm, 15 ms; sites 699.84 um apart in x, steps 4.94 um."""
     folder = test_data / "plates" / "imagexpress_singlechannel"
     plate = open_plate(folder)
-    assert plate.info["layout"] == "imagexpress"
-    assert plate.info["channels"] == [{"name": "FITC_05", "wavelength_nm": 536.0, "exposure_s": 0.015}]
-    assert plate.info["wells"] == ["E07", "E08"]
-    assert (plate.info["fields"], plate.info["z"], plate.info["t"]) == (2, 2, 1)
-    assert plate.info["disagreements"] == ["4 projections are not used, as their stacks are there"]
-    assert plate.info["pixel_size_um"] == [1.3668, 1.3668]
+    assert plate.metadata["layout"] == "imagexpress"
+    assert plate.metadata["channels"] == [{"name": "FITC_05", "wavelength_nm": 536.0, "exposure_s": 0.015}]
+    assert plate.metadata["wells"] == ["E07", "E08"]
+    assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (2, 2, 1)
+    assert plate.metadata["disagreements"] == ["4 projections are not used, as their stacks are there"]
+    assert plate.metadata["pixel_size_um"] == [1.3668, 1.3668]
     planes = plate.planes
     assert len(planes) == 8
     assert (planes["state"] == "ok").all()
@@ -38,7 +38,7 @@ def test_a_real_plate_of_one_channel_without_w(test_data: Path) -> None:
 
 def test_real_channels_with_a_stack_a_projection_and_one_plane(test_data: Path) -> None:
     plate = open_plate(test_data / "plates" / "imagexpress_projection_mix")
-    assert [channel["name"] for channel in plate.info["channels"]] == [
+    assert [channel["name"] for channel in plate.metadata["channels"]] == [
         *("FITC_05", "FITC_05 (2)", "FITC_05 (3)", "FITC_05 (4)")
     ]
     stacks = {name: len(of) for name, of in plate.planes.groupby("channel")}
@@ -50,11 +50,11 @@ def test_real_channels_with_a_stack_a_projection_and_one_plane(test_data: Path) 
 
 def test_real_time_points_and_sites_above_each_other(test_data: Path) -> None:
     plate = open_plate(test_data / "plates" / "imagexpress_1well_3C_2S_Zmix_T")
-    assert [(c["name"], c["wavelength_nm"], c["exposure_s"]) for c in plate.info["channels"]] == [
+    assert [(c["name"], c["wavelength_nm"], c["exposure_s"]) for c in plate.metadata["channels"]] == [
         *(("FITC", 536.0, 0.08), ("Cy3", 593.0, 0.1), ("Texas Red", 624.0, 0.005))
     ]
-    assert (plate.info["fields"], plate.info["z"], plate.info["t"]) == (2, 1, 2)
-    assert plate.info["pixel_size_um"] == [13.5504, 13.5504]
+    assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (2, 1, 2)
+    assert plate.metadata["pixel_size_um"] == [13.5504, 13.5504]
     corners = plate.planes.groupby("field")[["y_um", "x_um"]].first()
     assert corners.loc["2", "y_um"] - corners.loc["1", "y_um"] == pytest.approx(1734.52 + 1734.34)
     assert corners.loc["2", "x_um"] == corners.loc["1", "x_um"]
@@ -62,10 +62,10 @@ def test_real_time_points_and_sites_above_each_other(test_data: Path) -> None:
 
 def test_a_real_htd_that_is_no_utf8(test_data: Path) -> None:
     plate = open_plate(test_data / "plates" / "metaxpress_exported_htd_min")
-    assert plate.info["channels"] == [{"name": "DAPI", "wavelength_nm": 452.0, "exposure_s": 0.1}]
-    assert plate.info["format"] == [8, 12]
+    assert plate.metadata["channels"] == [{"name": "DAPI", "wavelength_nm": 452.0, "exposure_s": 0.1}]
+    assert plate.metadata["format"] == [8, 12]
     assert plate.planes[["well", "state"]].to_numpy().tolist() == [["B02", "ok"]]
-    assert plate.info["disagreements"] == []
+    assert plate.metadata["disagreements"] == []
 
 
 def test_the_htd_in_utf16_and_without_it(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_htd_in_utf16_and_without_it(tmp_path: Path) -> None:
     there = expected.planes["field"] != "3"  # the third field has no file: the HTD alone knows of it
     same = ["well", "field", "channel", "t", "z", "path", "y_um", "x_um", "z_um", "state"]
     assert plate.planes[same].equals(expected.planes.loc[there, same].reset_index(drop=True))
-    assert [channel["name"] for channel in plate.info["channels"]] == ["DNA", "AGP"]  # from the headers
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["DNA", "AGP"]  # from the headers
 
 
 def test_wells_of_the_plan_without_images_and_the_reverse(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_wells_of_the_plan_without_images_and_the_reverse(tmp_path: Path) -> Non
     }
     assert len(planes[planes["well"] == "B02"]) == 2 * 4  # the third site has no image in any well
     assert set(planes.loc[planes["well"] == "B02", "reason"]) == {"no_record"}
-    assert "the HTD file speaks of 3 sites; images of 2 are there" in open_plate(raw).info["disagreements"]
+    assert "the HTD file speaks of 3 sites; images of 2 are there" in open_plate(raw).metadata["disagreements"]
     (htd,) = raw.glob("*.HTD")
     text = htd.read_bytes().replace(b"TRUE, FALSE, FALSE, FALSE, FALSE, FALSE, FALSE, FALSE\r\n", b"FALSE\r\n")
     text = text.replace(b'"WaveName2", "AGP"', b'"WaveName2", "ER"')
     htd.write_bytes(text)
     plate = open_plate(raw)
-    notes = "\n".join(plate.info["disagreements"])
+    notes = "\n".join(plate.metadata["disagreements"])
     assert "1 wells with images are not in the HTD file: C05" in notes
     assert "channel 2 is ER in the HTD file, which is followed, and AGP in the images" in notes
 
@@ -113,7 +113,7 @@ def test_single_planes_that_were_copied_into_every_step(tmp_path: Path) -> None:
     for path in raw.rglob("*_B02_*_w2*"):
         path.unlink()
     plate = open_plate(raw)
-    assert "6 images of channel 2 are copies of one plane in every z step" in "\n".join(plate.info["disagreements"])
+    assert "6 images of channel 2 are copies of one plane in every z step" in "\n".join(plate.metadata["disagreements"])
     depth = plate.planes.groupby(["well", "channel"])["z"].nunique().to_dict()
     assert depth == {("B02", "DNA"): 3, ("B02", "AGP"): 1, ("C05", "DNA"): 3, ("C05", "AGP"): 1}
 
@@ -140,7 +140,7 @@ def test_stage_positions_where_there_are_no_offsets_and_a_label_of_another_well(
     plate = open_plate(raw)
     corners = plate.planes.groupby("field")[["y_um", "x_um"]].first()
     assert (corners.loc["2"] - corners.loc["1"]).tolist() == pytest.approx([0, 20])
-    assert "images say another well than their names, which are followed" in "\n".join(plate.info["disagreements"])
+    assert "images say another well than their names, which are followed" in "\n".join(plate.metadata["disagreements"])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_names(tmp_path: Path, name: str, found: tuple[str, str, int]) -> None:
     tifffile.imwrite(tmp_path / name.replace("_w", "_thumb_w"), np.zeros((2, 2), np.uint16))
     plate = open_plate(tmp_path, layout="imagexpress")
     row = plate.planes.iloc[0]
-    assert (row["well"], row["field"], len(plate.info["channels"])) == found
+    assert (row["well"], row["field"], len(plate.metadata["channels"])) == found
     assert plate.planes["y_um"].isna().all()  # no header says where
 
 
@@ -165,8 +165,8 @@ def test_a_name_with_a_well_that_no_plate_has(tmp_path: Path) -> None:
     for name in ("p_B02_s1_w1.tif", "p_B99_s1_w1.tif"):
         tifffile.imwrite(tmp_path / name, np.zeros((8, 8), np.uint16))
     plate = open_plate(tmp_path, layout="imagexpress")
-    assert plate.info["wells"] == ["B02"]
-    (note,) = plate.info["disagreements"]
+    assert plate.metadata["wells"] == ["B02"]
+    (note,) = plate.metadata["disagreements"]
     assert note == "1 images are not named as MetaXpress names them and are not used: p_B99_s1_w1.tif"
 
 

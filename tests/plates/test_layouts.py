@@ -34,11 +34,11 @@ def test_pixel_for_pixel_and_position_for_position(
     if layout != "pattern":
         assert recognise(raw) == {"columbus": "harmony", "omezarr 0.5": "omezarr"}.get(layout, layout)
     plate = opened(raw, layout)
-    assert plate.info["format"] == list(shape)
-    assert set(plate.info["wells"]) == set(wells)
-    assert (plate.info["fields"], plate.info["z"], plate.info["t"]) == (3, 3, 2)
-    assert plate.info["pixel_size_um"] == [0.5, 0.5]
-    names = [channel["name"] for channel in plate.info["channels"]]
+    assert plate.metadata["format"] == list(shape)
+    assert set(plate.metadata["wells"]) == set(wells)
+    assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (3, 3, 2)
+    assert plate.metadata["pixel_size_um"] == [0.5, 0.5]
+    names = [channel["name"] for channel in plate.metadata["channels"]]
     assert names == (["1", "2"] if layout == "pattern" else ["DNA", "AGP"])
     index = plate.planes.set_index(["well", "field", "channel", "t", "z"])
     seen = 0

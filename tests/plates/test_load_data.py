@@ -30,14 +30,21 @@ def test_pe2loaddata_of_a_real_plate(test_data: Path, tmp_path: Path) -> None:
     shutil.copytree(test_data / "plates" / "phenix_harmony5_BR00121482", tmp_path / "p")
     (tmp_path / "p" / "Images" / "Index.idx.xml").unlink()
     plate = open_plate(tmp_path / "p", layout="load_data")
-    assert [channel["name"] for channel in plate.info["channels"]] == ["RNA", "ER", "AGP", "Mito", "Brightfield", "DNA"]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == [
+        "RNA",
+        "ER",
+        "AGP",
+        "Mito",
+        "Brightfield",
+        "DNA",
+    ]
     row = plate.planes.set_index("channel").loc["DNA"]
     assert (row["well"], row["field"], row["state"]) == ("A01", "1", "ok")
     assert (row["z_um"], row["dy_um"]) == pytest.approx((-4.0, 0.5979760809567617))
     assert (row["y_um"], row["x_um"]) == pytest.approx((-540 * 0.5979760809567617,) * 2)
     expected = tifffile.imread(tmp_path / "p" / "Images" / "r01c01f01p01-ch5sk1fk1fl1.tiff")
     np.testing.assert_array_equal(plate.read("A01", "1", "DNA"), expected)
-    assert plate.info["disagreements"] == ["6 images lie elsewhere by the table; found by the end of their paths"]
+    assert plate.metadata["disagreements"] == ["6 images lie elsewhere by the table; found by the end of their paths"]
 
 
 def test_a_real_table_of_the_gallery(test_data: Path, tmp_path: Path) -> None:
@@ -54,9 +61,9 @@ def test_a_real_table_of_the_gallery(test_data: Path, tmp_path: Path) -> None:
     tifffile.imwrite(folder / "r01c01f01p01-ch2sk1fk1fl1.tiff", np.full((8, 9), 5, np.uint16))
     assert recognise(tmp_path) == "load_data"
     plate = open_plate(tmp_path)
-    assert [channel["name"] for channel in plate.info["channels"]] == ["AGP", "DNA", "ER", "Mito", "RNA"]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["AGP", "DNA", "ER", "Mito", "RNA"]
     assert len(plate.planes) == 5 * len(lines)
-    assert plate.info["wells"][0] == "A01"
+    assert plate.metadata["wells"][0] == "A01"
     ok = plate.planes[plate.planes["state"] == "ok"]
     assert ok[["well", "field", "channel"]].to_numpy().tolist() == [["A01", "1", "AGP"]]
     assert plate.read("A01", "1", "AGP")[0, 0] == 5
@@ -84,7 +91,7 @@ def test_file_urls_and_absolute_paths_below_the_folder(tmp_path: Path) -> None:
 
     rewrite(raw / "load_data.csv", as_url)
     assert open_plate(raw).planes.equals(expected.planes)
-    assert open_plate(raw).info == expected.info
+    assert open_plate(raw).metadata == expected.metadata
 
 
 def test_the_table_without_illumination_and_the_lines_of_one_plate(tmp_path: Path) -> None:
@@ -99,7 +106,7 @@ def test_the_table_without_illumination_and_the_lines_of_one_plate(tmp_path: Pat
     table.write_text(
         table.read_text() + table.read_text().split("\n", 1)[1].replace("p,C05", "q,A01").replace("p,B02", "q,A02")
     )
-    assert open_plate(raw).info["wells"] == ["B02", "C05"]
+    assert open_plate(raw).metadata["wells"] == ["B02", "C05"]
     with pytest.raises(RawDataError, match="several plates") as error:
         open_plate(PlateEntry(plate="other", path=str(raw), layout="load_data"))
     assert "p, q" in error.value.why

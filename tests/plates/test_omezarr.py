@@ -54,11 +54,11 @@ def test_a_real_plate_of_0_4(test_data: Path) -> None:
     root = folder / "single-plane-hcs.zarr"
     assert recognise(folder) == recognise(root) == "omezarr"
     opened = open_plate(root)
-    assert opened.info["format"] == [16, 24]
-    assert opened.info["wells"] == ["E07", "E08"]
-    assert opened.info["pixel_size_um"] == [2.7336, 2.7336]
+    assert opened.metadata["format"] == [16, 24]
+    assert opened.metadata["wells"] == ["E07", "E08"]
+    assert opened.metadata["pixel_size_um"] == [2.7336, 2.7336]
     names = ["Maximum-Projection_FITC_05", "Best-Focus-Projection_FITC_05", "Maximum-Projection_FITC_05 (2)"]
-    assert [channel["name"] for channel in opened.info["channels"]] == names
+    assert [channel["name"] for channel in opened.metadata["channels"]] == names
     assert (opened.planes["state"] == "ok").all()
     assert set(zip(opened.planes["height"], opened.planes["width"], strict=True)) == {(256, 512)}
     level0 = zarr.open_array(root / "E" / "08" / "0" / "0", mode="r")
@@ -73,13 +73,13 @@ def test_well_images_of_two_to_five_axes_in_shards(tmp_path: Path, axes: str, sh
     for well in ("B/03", "AF/48"):
         image(folder / well / "0", pixels, axes, [*(1.0 for _ in shape), 0.0005, 0.00025])
     opened = open_plate(folder)
-    assert opened.info["wells"] == ["B03", "AF48"]
-    assert opened.info["format"] == [32, 48]
-    assert opened.info["pixel_size_um"] == [0.5, 0.25]
+    assert opened.metadata["wells"] == ["B03", "AF48"]
+    assert opened.metadata["format"] == [32, 48]
+    assert opened.metadata["pixel_size_um"] == [0.5, 0.25]
     size = dict(zip(axes, shape, strict=False))
-    assert (opened.info["t"], opened.info["z"]) == (size.get("t", 1), size.get("z", 1))
+    assert (opened.metadata["t"], opened.metadata["z"]) == (size.get("t", 1), size.get("z", 1))
     last = {axis: size.get(axis, 1) - 1 for axis in "tz"}
-    found = opened.read("AF48", "0", opened.info["channels"][-1]["name"], **last)
+    found = opened.read("AF48", "0", opened.metadata["channels"][-1]["name"], **last)
     np.testing.assert_array_equal(found, pixels.reshape(-1, 20, 30)[-1])
 
 
@@ -91,10 +91,10 @@ def test_acquisitions_lie_on_each_other_with_their_own_channels(tmp_path: Path) 
         channels = {"channels": [{"label": "DAPI" if about["acquisition"] else "GFP"}]}
         image(folder / "B/03" / about["path"], values, "cyx", [1, 1, 1], omero=channels)
     opened = open_plate(folder)
-    assert [channel["name"] for channel in opened.info["channels"]] == ["GFP A0", "DAPI A2"]
-    assert opened.info["fields"] == 2
+    assert [channel["name"] for channel in opened.metadata["channels"]] == ["GFP A0", "DAPI A2"]
+    assert opened.metadata["fields"] == 2
     assert opened.read("B03", "1", "DAPI A2")[0, 0] == 4
-    assert "several acquisitions" in opened.info["disagreements"][0]
+    assert "several acquisitions" in opened.metadata["disagreements"][0]
 
 
 @pytest.mark.parametrize("layout", ["omezarr", "omezarr 0.5"])
@@ -178,7 +178,7 @@ def test_a_bad_image_leaves_its_field_out(tmp_path: Path, change: str, to: str, 
     assert change in path.read_text()
     path.write_text(path.read_text().replace(change, to))
     plate = open_plate(raw)
-    assert message in "\n".join(plate.info["disagreements"])
+    assert message in "\n".join(plate.metadata["disagreements"])
     states = plate.planes[plate.planes["well"] == "B02"].groupby("field")["state"].unique()
     assert [list(of) for of in states] == [["missing"], ["ok"], ["ok"]]
 

@@ -22,9 +22,9 @@ def test_a_simulated_plate_pixel_for_pixel(tmp_path: Path) -> None:
     flat = simulate_plate(tmp_path / "flat", wells=micro_wells(), field_shape=(48, 64), layout=PatternLayout)
     harmony = simulate_plate(tmp_path / "harmony", wells=micro_wells(), field_shape=(48, 64))
     plate, twin = open_plate(flat.raw, pattern=EXAMPLE, pixel_size_um=0.6), open_plate(harmony.raw)
-    assert plate.info["layout"] == "pattern"
-    assert plate.info["format"] == twin.info["format"] == [8, 12]
-    assert plate.info["wells"] == twin.info["wells"]
+    assert plate.metadata["layout"] == "pattern"
+    assert plate.metadata["format"] == twin.metadata["format"] == [8, 12]
+    assert plate.metadata["wells"] == twin.metadata["wells"]
     same = ["row", "column", "well", "field", "t", "z", "height", "width", "dtype", "dy_um", "dx_um", "state"]
     assert plate.planes[same].equals(twin.planes[same])
     assert plate.planes["y_um"].isna().all()
@@ -43,11 +43,11 @@ def test_row_and_column_folders_z_and_t(tmp_path: Path) -> None:
     ]
     pattern = r"(?P<row>[A-P])/(?P<column>\d+)/t(?P<t>\d+)_z(?P<z>\d+)_(?P<channel>\w+)\.tif"
     plate = open_plate(write(tmp_path, *names), pattern=pattern)
-    assert plate.info["wells"] == ["A01", "A12", "B01", "B12"]
-    assert (plate.info["t"], plate.info["z"], plate.info["fields"]) == (2, 2, 1)
-    assert [channel["name"] for channel in plate.info["channels"]] == ["dapi", "gfp"]
-    assert plate.info["pixel_size_um"] is None
-    assert plate.info["bit_max"] == 255
+    assert plate.metadata["wells"] == ["A01", "A12", "B01", "B12"]
+    assert (plate.metadata["t"], plate.metadata["z"], plate.metadata["fields"]) == (2, 2, 1)
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["dapi", "gfp"]
+    assert plate.metadata["pixel_size_um"] is None
+    assert plate.metadata["bit_max"] == 255
     assert plate.read("B01", "1", "gfp", t=1, z=0)[0, 0] == names.index("B/1/t007_z1_gfp.tif")
 
 
@@ -61,7 +61,7 @@ def test_a_missing_file_is_a_row(tmp_path: Path) -> None:
 
 def test_files_that_do_not_match_are_reported(tmp_path: Path) -> None:
     plate = open_plate(write(tmp_path, "A01_s1_w1.tif", "thumb.tif"), pattern=EXAMPLE)
-    assert plate.info["disagreements"] == ["1 images don't match the pattern and are not used: thumb.tif"]
+    assert plate.metadata["disagreements"] == ["1 images don't match the pattern and are not used: thumb.tif"]
 
 
 @pytest.mark.parametrize(
@@ -106,25 +106,25 @@ def test_real_names_of_cytation(test_data: Path) -> None:
     folder = test_data / "plates" / "cytation_nf1_cellpainting"
     assert recognise(folder / "Plate_2_images") == recognise(folder) == "pattern"
     plate = open_plate(folder)
-    assert plate.info["wells"] == ["D06", "F07", "H12"]
-    assert [channel["name"] for channel in plate.info["channels"]] == ["DAPI", "GFP", "RFP"]
+    assert plate.metadata["wells"] == ["D06", "F07", "H12"]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["DAPI", "GFP", "RFP"]
     assert plate.planes.groupby("well")["field"].unique().map(list).to_dict() == {
         "D06": ["2"],
         "F07": ["2"],
         "H12": ["1"],
     }
     assert set(zip(plate.planes["height"], plate.planes["width"], strict=True)) == {(904, 1224)}
-    assert plate.info["disagreements"][0].startswith("9 images don't match the pattern")  # the masks
+    assert plate.metadata["disagreements"][0].startswith("9 images don't match the pattern")  # the masks
     expected = tifffile.imread(folder / "Plate_2_images" / "F7_01_3_2_RFP_001.tif")
     np.testing.assert_array_equal(plate.read("F07", "2", "RFP"), expected)
 
 
 def test_real_names_of_cellomics_and_embl(test_data: Path) -> None:
     plate = open_plate(test_data / "plates" / "cellomics_bbbc008_examplehuman")
-    assert (plate.info["wells"], plate.info["bit_max"]) == (["D03"], 255)
-    assert [channel["name"] for channel in plate.info["channels"]] == ["0", "1", "2"]
+    assert (plate.metadata["wells"], plate.metadata["bit_max"]) == (["D03"], 255)
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["0", "1", "2"]
     plate = open_plate(test_data / "plates" / "almf_embl_zerobased")
-    assert plate.info["wells"] == ["B09"]
+    assert plate.metadata["wells"] == ["B09"]
     assert plate.planes[["field", "channel", "t", "z"]].to_numpy().tolist() == [["0", "00", 0, 0], ["0", "01", 0, 0]]
     assert plate.read("B09", "0", "00").shape == (1608, 1608)
 
@@ -135,7 +135,7 @@ def test_names_of_scanr_and_a_ready_pattern_by_its_name(tmp_path: Path) -> None:
     )
     assert recognise(folder) == "pattern"
     plate = open_plate(folder)
-    assert (plate.info["wells"], plate.info["fields"], plate.info["z"]) == (["H12"], 2, 2)
+    assert (plate.metadata["wells"], plate.metadata["fields"], plate.metadata["z"]) == (["H12"], 2, 2)
     assert open_plate(folder, pattern="ScanR").planes.equals(plate.planes)
     with pytest.raises(RawDataError, match="no image matches"):
         open_plate(folder, pattern="embl")
@@ -150,14 +150,14 @@ def test_a_table_of_paths(tmp_path: Path) -> None:
     ]
     (folder / "files.csv").write_text("\n".join([*lines, "three.tif,AF48,7,DNA,,,0.5", ",AF48,8,DNA,,,0.5"]) + "\n")
     plate = open_plate(folder, pattern="files.csv")
-    assert plate.info["wells"] == ["A01", "AF48"]
-    assert plate.info["pixel_size_um"] == [0.5, 0.5]
+    assert plate.metadata["wells"] == ["A01", "AF48"]
+    assert plate.metadata["pixel_size_um"] == [0.5, 0.5]
     assert plate.planes["x_um"].tolist()[:2] == [0.0, 4.5]
     assert plate.planes["reason"].tolist() == ["", "", "", "no_record"]
     assert plate.read("AF48", "7", "DNA")[0, 0] == 2
     tsv = tmp_path.parent / "files.tsv"  # need not lie in the plate's folder
     tsv.write_text("row\tcolumn\tpath\nB\t12\tthree.tif\n")
-    assert open_plate(folder, pattern=str(tsv)).info["wells"] == ["B12"]
+    assert open_plate(folder, pattern=str(tsv)).metadata["wells"] == ["B12"]
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ def test_bad_tables(tmp_path: Path, text: str | None, message: str) -> None:
 def test_names_of_cytation_with_planes_and_stitched_ones(tmp_path: Path) -> None:
     folder = write(tmp_path, *(f"A1_-1_1_1Z{z}_Bright Field_00{t}.tif" for z in (0, 1) for t in (1, 2)))
     plate = open_plate(folder)
-    assert (plate.info["z"], plate.info["t"], plate.info["channels"]) == (2, 2, [{"name": "Bright Field"}])
+    assert (plate.metadata["z"], plate.metadata["t"], plate.metadata["channels"]) == (2, 2, [{"name": "Bright Field"}])

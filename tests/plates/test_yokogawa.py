@@ -21,16 +21,16 @@ def edit(raw: Path, name: str, change: str, to: str, *, count: int = 0) -> None:
 def test_a_real_cv8000(test_data: Path) -> None:
     """By hand from its files: 0.325 um, 2000 px, steps of 3 um, four fields in a square, 649.9 um apart."""
     plate = open_plate(test_data / "plates" / "yokogawa_cv8000")
-    assert plate.info["layout"] == "yokogawa"
-    assert plate.info["format"] == [8, 12]
-    assert plate.info["wells"] == ["D08", "E03", "F08"]
-    assert plate.info["channels"] == [
+    assert plate.metadata["layout"] == "yokogawa"
+    assert plate.metadata["format"] == [8, 12]
+    assert plate.metadata["wells"] == ["D08", "E03", "F08"]
+    assert plate.metadata["channels"] == [
         {"name": "405", "wavelength_nm": 445.0, "exposure_s": 0.1},
         {"name": "488", "wavelength_nm": 525.0, "exposure_s": 0.1},
     ]
-    assert (plate.info["fields"], plate.info["z"], plate.info["t"]) == (4, 4, 1)
-    assert plate.info["pixel_size_um"] == [0.325, 0.325]
-    assert plate.info["disagreements"] == []
+    assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (4, 4, 1)
+    assert plate.metadata["pixel_size_um"] == [0.325, 0.325]
+    assert plate.metadata["disagreements"] == []
     planes = plate.planes
     assert (len(planes), set(planes["state"])) == (96, {"ok"})
     corners = planes[planes["well"] == "D08"].groupby("field")[["y_um", "x_um"]].first()
@@ -44,9 +44,9 @@ def test_a_real_cv8000(test_data: Path) -> None:
 def test_real_records_of_errors_and_wells_of_different_time_lines(test_data: Path) -> None:
     """1,860 records of images in four wells, each in a time line of its own with one channel, and four errors."""
     plate = open_plate(test_data / "plates" / "yokogawa_cv7000_metadata_only" / "CV8000_AF_Error")
-    assert [channel["name"] for channel in plate.info["channels"]] == ["405", "488", "561", "640"]
-    assert plate.info["t"] == 1  # time points 1 to 4, each in another well
-    assert plate.info["z"] == 31
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["405", "488", "561", "640"]
+    assert plate.metadata["t"] == 1  # time points 1 to 4, each in another well
+    assert plate.metadata["z"] == 31
     planes = plate.planes
     assert (planes["reason"] == "missing").sum() == 1860
     lost = planes[planes["reason"] == "instrument_error"]
@@ -56,7 +56,7 @@ def test_real_records_of_errors_and_wells_of_different_time_lines(test_data: Pat
     assert len(lost) == 4 * 31
     assert lost[lost["field"] == "5"]["x_um"].iloc[0] == pytest.approx(1050 - 1000 * 0.1625)
     assert lost[lost["field"] == "5"]["y_um"].iloc[0] == pytest.approx(-350 - 1000 * 0.1625)
-    assert "the instrument reported 4 errors: AF Error at F06 No. 11" in plate.info["disagreements"][0]
+    assert "the instrument reported 4 errors: AF Error at F06 No. 11" in plate.metadata["disagreements"][0]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_real_records_of_errors_and_wells_of_different_time_lines(test_data: Pat
 def test_real_cv7000_metadata(test_data: Path, name: str, expected: tuple[int, int, list[float]]) -> None:
     plate = open_plate(test_data / "plates" / "yokogawa_cv7000_metadata_only" / name)
     named = plate.planes[plate.planes["path"] != ""]
-    assert (len(named), plate.info["z"], plate.info["pixel_size_um"]) == expected
+    assert (len(named), plate.metadata["z"], plate.metadata["pixel_size_um"]) == expected
     assert (set(named["height"]), set(named["width"])) == ({2160}, {2560})
 
 
@@ -74,7 +74,7 @@ def test_a_channel_in_two_actions_is_two_channels(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "yokogawa", wells=("B02",), times=1)
     edit(raw, "MeasurementData.mlf", r'(ActionIndex="2"[^>]*) bts:Ch="2"', r'\1 bts:Ch="1"')
     plate = open_plate(raw)
-    assert [channel["name"] for channel in plate.info["channels"]] == ["DNA A1", "DNA A2"]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["DNA A1", "DNA A2"]
     assert len(plate.planes) == 3 * 4
 
 
@@ -88,8 +88,8 @@ def test_names_alone_where_the_records_are_missing(tmp_path: Path) -> None:
     there = expected[expected["state"] == "ok"]
     found = plate.planes[plate.planes["state"] == "ok"]
     assert found[same].reset_index(drop=True).equals(there[same].reset_index(drop=True))
-    assert [channel["name"] for channel in plate.info["channels"]] == ["C01", "C02"]
-    assert "there is no .mlf file" in plate.info["disagreements"][0]
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["C01", "C02"]
+    assert "there is no .mlf file" in plate.metadata["disagreements"][0]
 
 
 def test_without_settings_sizes_and_names_are_unknown(tmp_path: Path) -> None:
@@ -98,16 +98,16 @@ def test_without_settings_sizes_and_names_are_unknown(tmp_path: Path) -> None:
         for path in raw.glob(f"*.{ending}"):
             path.unlink()
     plate = open_plate(raw)
-    assert plate.info["pixel_size_um"] is None
-    assert [channel["name"] for channel in plate.info["channels"]] == ["C01", "C02"]
-    assert len([note for note in plate.info["disagreements"] if "the measurement has no" in note]) == 2
+    assert plate.metadata["pixel_size_um"] is None
+    assert [channel["name"] for channel in plate.metadata["channels"]] == ["C01", "C02"]
+    assert len([note for note in plate.metadata["disagreements"] if "the measurement has no" in note]) == 2
 
 
 def test_disagreements_are_reported(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "yokogawa", wells=("B02", "C05"), times=1)
     edit(raw, "MeasurementData.mlf", r'Row="3"(.*?FieldIndex=)"1"', r'Row="3"\1"9"', count=1)
     tifffile.imwrite(raw / "p_H12_T0001F001L01A01Z01C01.tif", np.zeros((24, 40), np.uint16))
-    notes = "\n".join(open_plate(raw).info["disagreements"])
+    notes = "\n".join(open_plate(raw).metadata["disagreements"])
     assert "1 file names say another well, field or plane" in notes
     assert "1 images have no record and are not used: p_H12" in notes
 
@@ -138,7 +138,7 @@ def test_an_error_whose_record_cannot_be_read(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "yokogawa", wells=("B02",), times=1)
     edit(raw, "MeasurementData.mlf", 'bts:Type="ERR"([^>]*)bts:Y="[^"]*"', r'bts:Type="ERR"\1bts:Y="lost"')
     plate = open_plate(raw)
-    assert "the instrument reported 1 errors" in plate.info["disagreements"][0]
+    assert "the instrument reported 1 errors" in plate.metadata["disagreements"][0]
     assert set(plate.planes["reason"]) == {"", "missing", "no_record"}
 
 
@@ -147,7 +147,7 @@ def test_numbers_that_matter_little_do_no_harm(tmp_path: Path) -> None:
     edit(raw, "MeasurementDetail.mrf", 'InputBitDepth="16"', 'InputBitDepth="deep"')
     edit(raw, "MeasurementDetail.mrf", 'RowCount="8"', 'RowCount=""')
     plate = open_plate(raw)
-    assert (plate.info["format"], plate.info["bit_max"]) == ([8, 12], 65535)
+    assert (plate.metadata["format"], plate.metadata["bit_max"]) == ([8, 12], 65535)
 
 
 def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:

@@ -48,16 +48,16 @@ def init(
     from plateflow.plates import open_plate
 
     opened = open_plate(spec)
-    info = opened.info
-    channels = [channel["name"] for channel in info["channels"]]
-    rows, columns = info["format"]
-    size = info["pixel_size_um"]
-    typer.echo(f"{spec.plate}: {info['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
-    typer.echo(f"  wells with images: {len(info['wells'])} ({', '.join(_few(info['wells']))})")
-    typer.echo(f"  fields per well: {info['fields']}, z planes: {info['z']}, time points: {info['t']}")
+    metadata = opened.metadata
+    channels = [channel["name"] for channel in metadata["channels"]]
+    rows, columns = metadata["format"]
+    size = metadata["pixel_size_um"]
+    typer.echo(f"{spec.plate}: {metadata['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
+    typer.echo(f"  wells with images: {len(metadata['wells'])} ({', '.join(_few(metadata['wells']))})")
+    typer.echo(f"  fields per well: {metadata['fields']}, z planes: {metadata['z']}, time points: {metadata['t']}")
     typer.echo(f"  channels: {', '.join(channels)}")
     typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
-    for line in info["disagreements"]:
+    for line in metadata["disagreements"]:
         typer.echo(f"  note: {line}")
     for line in write_project(directory, spec, opened):
         typer.echo(line)
@@ -123,16 +123,16 @@ def plate_sizes(plate: Plate) -> dict[str, Any]:
     from plateflow.images.canvas import canvases
     from plateflow.images.layout import well_layout
 
-    planes, info = plate.planes, plate.info
+    planes, metadata = plate.planes, plate.metadata
     fields = planes.groupby("well", sort=False)["field"].nunique()
-    layout = well_layout(planes[planes["well"] == fields.idxmax()], info)
+    layout = well_layout(planes[planes["well"] == fields.idxmax()], metadata)
     areas = [canvas.height * canvas.width for canvas in canvases(layout, (), "max")]
     return {
-        "wells": len(info["wells"]),
+        "wells": len(metadata["wells"]),
         "fields": int(fields.max()),
-        "channels": len(info["channels"]),
-        "z": info["z"],
-        "t": info["t"],
+        "channels": len(metadata["channels"]),
+        "z": metadata["z"],
+        "t": metadata["t"],
         "field_mpx": round(max(box.height * box.width for box in layout.fields) / 1e6, 3),
         "canvas_mpx": round(max(areas) / 1e6, 3),
         "image_mpx": round(layout.shape[-2] * layout.shape[-1] / 1e6, 3),
@@ -147,8 +147,8 @@ def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
         PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
             channel that the plate lacks.
     """
-    info = plate.info
-    channels = [channel["name"] for channel in info["channels"]]
+    metadata = plate.metadata
+    channels = [channel["name"] for channel in metadata["channels"]]
     path, sheet = directory / "config" / "config.yaml", directory / "config" / "plates.tsv"
     lines = []
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
                     f"CHECK: {name} in {path} asks for {', '.join(lacking)}; the plate has {', '.join(channels)}"
                 )
     else:
-        wells = len(info["wells"])
+        wells = len(metadata["wells"])
         parts = Parts(cpu=8, gpu=2) if wells > 96 else Parts(cpu=4, gpu=1) if wells > 24 else Parts(cpu=2, gpu=1)
         config = Config(segmentation=guess_label_sets(channels), parts=parts)
         path.write_text(config_yaml(config))

@@ -99,17 +99,17 @@ class WellLayout:
         return t, z if z_mode == "keep" else 1, y, x
 
 
-def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
+def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout:
     """The layout of a well.
 
     Args:
         planes: the manifest's rows of this well.
-        info: manifest/plate.json.
+        metadata: manifest/plate.json.
 
     Raises:
         PlateflowError: the positions and the pixel size can't both be right.
     """
-    size = info["pixel_size_um"]
+    size = metadata["pixel_size_um"]
     dy, dx = size or (1.0, 1.0)
     first = planes.groupby("field", sort=False)[["y_um", "x_um", "height", "width"]].first()
     names, heights, widths = list(first.index), first["height"].astype(int), first["width"].astype(int)
@@ -131,11 +131,11 @@ def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
     if height * width > SPARSE * max(1, sum(box.height * box.width for box in fields)):
         raise PlateflowError(
             "the fields' positions and the pixel size don't go together",
-            where=f"{info['plate']}: well {planes['well'].iloc[0]}",
+            where=f"{metadata['plate']}: well {planes['well'].iloc[0]}",
             why=f"at {dy} x {dx} um a pixel its fields would lie in an image of {height} x {width} px",
             remedy="set pixel_size_um in the plate sheet",
         )
-    channels = tuple(channel["name"] for channel in info["channels"])
+    channels = tuple(channel["name"] for channel in metadata["channels"])
     z_step = _z_step(planes)
     stacks = {str(name): sorted(set(z.tolist())) for name, z in planes.groupby("channel")["z"]}
     return WellLayout(
@@ -148,7 +148,7 @@ def well_layout(planes: pd.DataFrame, info: Mapping[str, Any]) -> WellLayout:
         unit_known=size is not None,
         placement=placement,
         z_known=z_step is not None,
-        preview=math.ceil(math.log2(max(1.0, max(height, width) / PREVIEW_PX))) if info.get("in_place") else None,
+        preview=math.ceil(math.log2(max(1.0, max(height, width) / PREVIEW_PX))) if metadata.get("in_place") else None,
     )
 
 

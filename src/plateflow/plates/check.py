@@ -18,17 +18,17 @@ from plateflow.plates.platemap import read_plate_map
 from plateflow.plates.reader import counted
 
 
-def check_channels(config: Config, info: Mapping[str, Any]) -> None:
+def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
     """Check that a plate has the channels that the label sets name.
 
     Args:
         config: the configuration.
-        info: the content of manifest/plate.json.
+        metadata: the content of manifest/plate.json.
 
     Raises:
         ChannelError: the plate lacks one; suggests the nearest.
     """
-    channels = [channel["name"] for channel in info["channels"]]
+    channels = [channel["name"] for channel in metadata["channels"]]
     for name, label_set in config.segmentation.items():
         for channel in label_set.channels:
             if channel not in channels:
@@ -36,7 +36,7 @@ def check_channels(config: Config, info: Mapping[str, Any]) -> None:
                 raise ChannelError.missing(
                     [channel],
                     channels,
-                    where=f"{info['plate']}: segmentation.{name}.channels",
+                    where=f"{metadata['plate']}: segmentation.{name}.channels",
                     remedy=f"did you mean {near[0]!r}?" if near else "name one of these in the configuration",
                 )
 
@@ -55,12 +55,12 @@ def check_plate(spec: PlateEntry, config: Config, *, deep: bool = False) -> list
         return [Problem.of_error(spec, error)]
     problems = list(check_index(index))
     try:
-        check_channels(config, index.info)
+        check_channels(config, index.metadata)
     except ChannelError as error:
         problems.append(Problem.of_error(spec, error))
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
-        problems += _unmapped(spec, spec.plate_map, index.info)
+        problems += _unmapped(spec, spec.plate_map, index.metadata)
     return problems
 
 
@@ -91,14 +91,14 @@ def changed_files(spec: PlateEntry, paths: PlatePaths) -> list[str]:
     return [f"{path}: {change}" for path, change in sorted(changes.items())]
 
 
-def _unmapped(spec: PlateEntry, plate_map: str, info: Mapping[str, Any]) -> Iterator[Problem]:
+def _unmapped(spec: PlateEntry, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
     """A plate map that cannot be read, and wells that only the map or only the plate has."""
     try:
         mapped = set(read_plate_map(plate_map, spec.plate)["well"])
     except PlateflowError as error:
         yield Problem.of_error(spec, error)
         return
-    wells, (rows, columns) = set(info["wells"]), info["format"]
+    wells, (rows, columns) = set(metadata["wells"]), metadata["format"]
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (
         (wells - mapped, "wells of the plate are not in the plate map"),

@@ -52,8 +52,8 @@ class Problem:
 
 def check_index(index: Index) -> Iterator[Problem]:
     """Yield what the index shows to be wrong, or to have consequences."""
-    planes, plate = index.planes, str(index.info["plate"])
-    for note in index.info["disagreements"]:
+    planes, plate = index.planes, str(index.metadata["plate"])
+    for note in index.metadata["disagreements"]:
         yield Problem("warning", plate, note, "check whether the metadata are right")
     yield from _incomplete(plate, planes)
     yield from _one_file_for_several(plate, planes)

@@ -67,7 +67,7 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
             pixels = read_row(item[1], decode=item[0] in sample)
         except PlaneError as error:
             return error
-        return _facts(pixels, index.info["bit_max"]) if item[0] in sample else None
+        return _facts(pixels, index.metadata["bit_max"]) if item[0] in sample else None
 
     rows = planes.to_dict("records")
     looked: list[tuple[Row, _Facts]] = []
@@ -80,7 +80,7 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
                 what, remedy = f"{result.reason}: {result.detail}", _REMEDIES.get(result.reason, _COPY_AGAIN)
                 yield _problem(row, "error", what, remedy)
     yield from _odd_planes(looked, saturated_fraction)
-    yield from _odd_plate(str(index.info["plate"]), [facts for _, facts in looked if facts.values > 1])
+    yield from _odd_plate(str(index.metadata["plate"]), [facts for _, facts in looked if facts.values > 1])
 
 
 def _sample(planes: pd.DataFrame) -> pd.Index:

@@ -56,7 +56,7 @@ class OmeZarrReader:
         plate = _Plate(spec, list_files(root))
         index = make_index(spec, self.name, plate.records(), plate.listing)
         if self.in_place:
-            index.info["in_place"] = True
+            index.metadata["in_place"] = True
         return index
 
 

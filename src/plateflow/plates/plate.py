@@ -41,11 +41,11 @@ class Plate:
 
     Attributes:
         planes: the manifest, one row per plane (docs/design.md).
-        info: the manifest's description: format, wells, channels, pixel size, layout, disagreements.
+        metadata: the manifest's description: format, wells, channels, pixel size, layout, disagreements.
     """
 
     planes: pd.DataFrame
-    info: dict[str, Any]
+    metadata: dict[str, Any]
 
     def read(self, well: str, field: str, channel: str, *, t: int = 0, z: int = 0) -> NDArray[Any]:
         """The raw pixels of one plane, (height, width).
@@ -133,4 +133,4 @@ def open_plate(
         chosen = layout or ("pattern" if pattern is not None else recognise(folder))
         path = spec.model_copy(update={"layout": chosen})
     index = index_plate(path)
-    return Plate(planes=index.planes, info=index.info)
+    return Plate(planes=index.planes, metadata=index.metadata)

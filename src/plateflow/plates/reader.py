@@ -65,12 +65,12 @@ class Index:
 
     Attributes:
         planes: one row per plane, with `COLUMNS`, sorted by row, column, field, channel, t, z.
-        info: the content of manifest/plate.json.
+        metadata: the content of manifest/plate.json.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
     """
 
     planes: pd.DataFrame
-    info: dict[str, Any]
+    metadata: dict[str, Any]
     times_s: NDArray[np.float64] | None = None
 
 
@@ -213,7 +213,7 @@ def make_index(spec: PlateEntry, layout: str, records: Records, listing: Listing
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
     metadata = {"plate": spec.plate, "format": list(shape), "layout": layout, **_metadata(records, planes, notes)}
-    return Index(planes=planes, info=metadata, times_s=times)
+    return Index(planes=planes, metadata=metadata, times_s=times)
 
 
 def _metadata(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[str, Any]:

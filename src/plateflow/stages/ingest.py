@@ -24,7 +24,7 @@ from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index, with the size and time of every raw file."""
     index = index_plate(job.plate.spec)
-    check_channels(job.config, index.info)
+    check_channels(job.config, index.metadata)
     depends = {
         "parameters": job.parameters(),
         "raw files": manifest_digest(index),
@@ -39,7 +39,7 @@ def run(job: Job) -> None:
 
 def manifest_digest(index: Index) -> str:
     """A digest of all that a manifest says, including the size and time of each file."""
-    content = index.planes.to_csv(index=False) + json.dumps(index.info, sort_keys=True)
+    content = index.planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
@@ -51,7 +51,7 @@ def ingest(job: Job, index: Index) -> Outcome:
     from plateflow.images.layout import well_layout
     from plateflow.images.store import create_plate
 
-    planes, metadata = index.planes, index.info
+    planes, metadata = index.planes, index.metadata
     layouts = {str(well): well_layout(of_well, metadata) for well, of_well in planes.groupby("well", sort=False)}
     stacked = [well for well, layout in layouts.items() if layout.placement == "stacked"]
     if stacked:
