@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plateflow.files import write_atomic
 
@@ -59,5 +59,6 @@ def parquet_bytes(frame: pd.DataFrame) -> bytes:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as dictionaries, with None for every empty or NaN cell."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return cast(list[dict[str, Any]], rows)
+    # to_dict("records") takes each cell of a wide table by itself: 20 times as long for two wells of 3,000 columns.
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    return [dict(zip(frame.columns, row, strict=True)) for row in rows]
