@@ -1,10 +1,11 @@
-"""Fixtures that all tests share."""
+"""What all tests share: a clean environment, real data, and which worker runs which tests."""
 
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -15,6 +16,31 @@ for name in list(os.environ):
         del os.environ[name]
 # What a shell starts in its background ignores SIGINT, and so does all that it starts: tests that send one would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# One worker runs these, as they share a project that Snakemake has run: making one takes half a minute.
+SAME_PROJECT = ("test_chain.py", "test_incremental.py", "test_keys.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the workflow are two thirds of the time: they begin, so that no worker is left with a long file."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
+class OneWorkerPerFile(LoadFileScheduling):
+    """Files go to workers whole and in their order; those that share a project go to one worker."""
+
+    def __init__(self, config: pytest.Config, log: object) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return SAME_PROJECT[0] if file.endswith(SAME_PROJECT) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneWorkerPerFile:
+    """The scheduler of `pytest -n 2`."""
+    return OneWorkerPerFile(config, log)
 
 
 @pytest.fixture(scope="session")

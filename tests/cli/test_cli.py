@@ -8,27 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import plateflow
 from vendors import PatternLayout
 
 from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
 
 HEAVY = ("torch", "pandas", "zarr", "numba", "skimage", "scipy")
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def plateflow(*arguments: str, cwd: Path, status: int = 0) -> str:
-    code = "from plateflow.cli import app; app()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == status, result.stdout
-    assert "Traceback" not in result.stdout
-    return result.stdout
 
 
 def imported(*command: str, cwd: Path) -> set[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from vendors import PatternLayout
-from workflow_project import REPOSITORY
+from workflow_project import MICRO, REPOSITORY
 
-PROJECT = {"fields": 2, "field_shape": (128, 160)}
+from plateflow.simulate.plate import simulate_plate
 
 
 def test_the_store_is_valid_and_read_by_others(project):
@@ -116,17 +116,7 @@ def test_a_flat_folder_by_pattern_gives_the_same_pixels(project, tmp_path):
     """The same wells written with another layout: other names, no positions, so fields lie in a grid with a gap."""
     import zarr
 
-    from plateflow.simulate.plate import micro_wells, simulate_plate
-
-    made = simulate_plate(
-        project.folder / "flat",
-        wells=micro_wells(),
-        fields=2,
-        field_shape=(128, 160),
-        channels=("DNA", "AGP"),
-        layout=PatternLayout,
-        plate="flat",
-    )
+    made = simulate_plate(project.folder / "flat", layout=PatternLayout, plate="flat", **MICRO)
     pattern = r"(?P<well>[A-P]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
     project.plateflow("init", str(made.raw), "--plate", "flat", "--pattern", pattern, "--pixel-size-um", "0.6")
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from workflow_project import REPOSITORY, all_of
+from workflow_project import MICRO, REPOSITORY, all_of
 
-from plateflow.simulate.plate import WellPlan
+from plateflow.simulate.plate import WellPlan, simulate_plate
 from plateflow.state.journal import outcomes
 
 WELLS = [WellPlan(well=well, role="negative", treatment="DMSO", dose=0.0) for well in ("B02", "B03", "B04")]
-PROJECT = {"fields": 2, "field_shape": (128, 160), "wells": WELLS}
+PROJECT = {"wells": WELLS}
 NOTHING = "Nothing to be done"
 
 
@@ -155,16 +155,8 @@ def test_a_full_disk_fails_the_job_and_loses_nothing(project, tmp_path):
 
 def test_a_broken_index_fails_its_plate_alone(project):
     """Two plates, one with its XML cut short: the other completes, the message names file and remedy."""
-    from plateflow.simulate.plate import micro_wells, simulate_plate
-
-    made = simulate_plate(
-        project.folder / "more",
-        plate="second",
-        wells=micro_wells()[:1],
-        fields=1,
-        field_shape=(128, 128),
-        channels=("DNA", "AGP"),
-    )
+    options = MICRO | {"wells": MICRO["wells"][:1], "fields": 1, "field_shape": (128, 128)}
+    made = simulate_plate(project.folder / "more", plate="second", **options)
     project.plateflow("init", str(made.raw), "--plate", "second")
     index = made.raw / "Images" / "Index.idx.xml"
     whole = index.read_text()

@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from workflow_project import REPOSITORY, all_of, touch_pixels
+from workflow_project import MICRO, REPOSITORY, all_of, touch_pixels
+
+from plateflow.simulate.plate import WellPlan, simulate_plate
 
 NOTHING = "Nothing to be done"
 
@@ -34,14 +36,10 @@ def test_a_changed_raw_file_redoes_its_well_alone(project):
 
 
 def test_a_new_well_adds_only_itself(project):
-    from plateflow.simulate.plate import WellPlan, micro_wells, simulate_plate
-
     before = project.sequences()
-    wells = [*micro_wells(), WellPlan(well="C02", role="negative", treatment="DMSO", dose=0.0)]
+    wells = [*MICRO["wells"], WellPlan(well="C02", role="negative", treatment="DMSO", dose=0.0)]
     kept = {file: file.stat() for file in project.folder.glob("raw/micro__*/Images/*.tiff")}
-    simulate_plate(
-        project.folder / "raw", plate="micro", wells=wells, fields=1, field_shape=(192, 192), channels=("DNA", "AGP")
-    )
+    simulate_plate(project.folder / "raw", plate="micro", **MICRO | {"wells": wells})
     for file, stat in kept.items():  # the same pixels were written again: lay their times back
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     project.plateflow("check", status=None)
@@ -53,18 +51,8 @@ def test_a_new_well_adds_only_itself(project):
 
 
 def test_a_new_plate_adds_only_itself(project):
-    from plateflow.simulate.plate import micro_wells, simulate_plate
-
     before = project.sequences()
-    made = simulate_plate(
-        project.folder / "more",
-        plate="second",
-        wells=micro_wells()[:1],
-        fields=1,
-        field_shape=(192, 192),
-        channels=("DNA", "AGP"),
-        seed=5,
-    )
+    made = simulate_plate(project.folder / "more", plate="second", **MICRO | {"wells": MICRO["wells"][:1]}, seed=5)
     project.plateflow("init", str(made.raw), "--plate", "second")
     project.snakemake()
     assert project.redone(before) == set()

@@ -6,8 +6,6 @@
 import numpy as np
 import pytest
 
-PROJECT = {"fields": 2, "field_shape": (128, 160)}
-
 
 def test_keys_that_change_where_and_how_change_no_label(project):
     """Blocks, batches, threads, scratch, slices: the same labels, byte for byte, from nothing."""

@@ -25,7 +25,7 @@ echo $!
 
 
 def test_another_profile_is_enough(tmp_path: Path) -> None:
-    project = make_project(tmp_path)
+    project = make_project(tmp_path, fields=1, field_shape=(192, 192))
     project.configure(lambda config: config.update(parts={"cpu": 1, "gpu": 1}, device="cpu"))
     stub = tmp_path / "bin" / "qsub"
     stub.parent.mkdir()

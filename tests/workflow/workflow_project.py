@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from command_line import plateflow
 
 from plateflow.chain import STAGES
 from plateflow.paths import PlatePaths
+from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.state.journal import outcomes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LABEL_SETS = ("nuclei", "cells")
+MICRO = {"wells": micro_wells(), "fields": 2, "field_shape": (128, 160), "channels": ("DNA", "AGP")}
+"""The plate of most tests."""
 TINY = REPOSITORY / "tests" / "data" / "tiny.safetensors"
 
 
@@ -49,19 +53,15 @@ class Project:
     def snakemake(self, *arguments: str, status: int | None = 0, **kwargs) -> str:
         """Run snakemake; returns all that it printed."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
-        return self._run(command, status, **kwargs)
-
-    def plateflow(self, *arguments: str, status: int | None = 0) -> str:
-        """Run a command of the command line."""
-        code = "from plateflow.cli import app; app()"
-        return self._run([sys.executable, "-c", code, *arguments], status)
-
-    def _run(self, command: list[str], status: int | None, **kwargs) -> str:
         result = subprocess.run(
             command, cwd=self.folder, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
         )
         assert status is None or result.returncode == status, f"status {result.returncode}:\n{result.stdout}"
         return result.stdout
+
+    def plateflow(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command of the command line."""
+        return plateflow(*arguments, cwd=self.folder, status=status)
 
     def configure(self, change: Callable[[dict], None]) -> None:
         """Change the configuration in place."""
@@ -101,10 +101,7 @@ class Project:
 
 def make_project(folder: Path, *, plate: str = "micro", seed: int = 0, **kwargs) -> Project:
     """A project with one simulated plate, as `plateflow init` writes it, for the tiny model."""
-    from plateflow.simulate.plate import micro_wells, simulate_plate
-
-    kwargs = {"wells": micro_wells(), "fields": 1, "field_shape": (192, 192), "channels": ("DNA", "AGP")} | kwargs
-    made = simulate_plate(folder / "raw", plate=plate, seed=seed, **kwargs)
+    made = simulate_plate(folder / "raw", plate=plate, seed=seed, **MICRO | kwargs)
     project = Project(folder)
     project.plateflow("init", str(made.raw), "--plate", plate, "--plate-map", str(made.plate_map))
 
