@@ -10,7 +10,7 @@ from images_project import layout_of
 
 from plateflow.images import shards, store
 from plateflow.images.canvas import canvases
-from plateflow.images.halve import halve_labels, halve_mean
+from plateflow.images.shards import halve_labels, halve_mean
 from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths
 
@@ -208,7 +208,7 @@ def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
     image.write_labels("nuclei", 0, 0, [])
     assert not arrays["0"][:].any()
     image.write_labels("nuclei", 0, 0, [(two, more)])
-    image.clear_labels("nuclei")
+    image.clear("nuclei")
     assert not arrays["0"][:].any()
 
 

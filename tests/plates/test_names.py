@@ -9,7 +9,7 @@ import pytest
 from plateflow.errors import RawDataError
 from plateflow.plates.files import list_files, parsing
 from plateflow.plates.names import NamePattern, parse_place
-from plateflow.plates.touching import gaps_between, groups_of_touching
+from plateflow.touching import gaps_between, groups_of_touching
 
 NAMES = NamePattern(re.compile(r"(?P<well>[A-Z]+\d+)(?:_s(?P<field>\d+))?(?:_z(?P<z>\d+))?\.tif"))
 

@@ -13,7 +13,7 @@ from segment_project import SETS, config_of, labels_of, run
 from vendors import LAYOUTS
 
 from plateflow.config import PlateEntry
-from plateflow.images.halve import halve_mean
+from plateflow.images.shards import halve_mean
 from plateflow.paths import PlatePaths
 from plateflow.plates import index_plate, recognise
 from plateflow.project import Plate

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.images.layout import FieldBox, WellLayout
-from plateflow.plates.touching import gaps_between, groups_of_touching, touching
+from plateflow.images.layout import FieldBox, Region, WellLayout
+from plateflow.touching import gaps_between, groups_of_touching, touching
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """Fields that touch (see `TOUCH_PX`) or overlap: what is segmented as one.
+    """Fields that touch or overlap: what is segmented as one.
 
     Attributes:
         index: its number in the well, over t, z and the place in the image.
         t: time point.
-        z: the z plane of the labels, the first of a volume: 0 but where every plane is kept.
+        z: the z plane of the labels, the first of a volume: 0 unless every plane is kept.
         depth: planes of a volume; None for a canvas of one plane, which has no z axis.
         y, x, height, width: its box in the image, in px.
         fields: in the image's coordinates.
@@ -52,77 +52,80 @@ class Canvas:
         return [replace(self, z=self.z + k, depth=None) for k in range(self.depth)]
 
     @property
-    def slices(self) -> tuple[slice, slice]:
+    def slices(self) -> Region:
         """The canvas in an array (..., y, x) of the image."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
-    def regions(self, *, gaps: bool = False) -> list[tuple[slice, slice]]:
+    def regions(self, *, with_gaps: bool = False) -> list[Region]:
         """The region of each field in an array (..., y, x) of the canvas.
 
         Args:
-            gaps: include the narrow gaps below and to the right of a field, up to the fields that it touches.
+            with_gaps: include the narrow gaps below and to the right of a field, up to the fields that it touches.
         """
-        corners, stops = corners_of(self.fields)
-        if gaps:
-            beyond = corners[None] - stops[:, None]
+        corners, stops = _corners(self.fields)
+        if with_gaps:
             near = touching(gaps_between(corners, stops))[..., None]
-            stops = stops + np.where(near, beyond, 0).max(axis=1).clip(0)
-        corners, stops = corners - (self.y, self.x), stops - (self.y, self.x)
-        return [
-            (slice(y, bottom), slice(x, right))
-            for (y, x), (bottom, right) in zip(corners.tolist(), stops.tolist(), strict=True)
-        ]
+            stops = stops + np.where(near, corners[None] - stops[:, None], 0).max(axis=1).clip(0)
+        limits = np.stack([corners, stops], axis=-1) - [[self.y], [self.x]]  # (field, axis, start and stop)
+        return [(slice(*ys), slice(*xs)) for ys, xs in limits.tolist()]
 
     def owner(self) -> NDArray[np.int16]:
         """The number of the field to which each pixel of the canvas belongs, -1 outside of fields: (y, x).
 
-        The narrow gaps between fields belong to the field above or to the left; where fields lie, the first wins.
+        The narrow gaps between fields belong to the field above or to the left; where fields overlap, the first wins.
         """
         owner = np.full((self.height, self.width), -1, np.int16)
-        for gaps in (True, False):
-            for number, region in reversed(list(enumerate(self.regions(gaps=gaps)))):
+        for with_gaps in (True, False):
+            for number, region in reversed(list(enumerate(self.regions(with_gaps=with_gaps)))):
                 owner[region] = number
         return owner
 
 
-def corners_of(fields: Sequence[FieldBox]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Top left and bottom right corner (exclusive) of each field in its image, px, each (n, 2)."""
-    corners = np.array([(box.y, box.x) for box in fields], np.int64).reshape(-1, 2)
-    return corners, corners + np.array([(box.height, box.width) for box in fields], np.int64).reshape(-1, 2)
+def _corners(fields: Sequence[FieldBox]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Top left and bottom right corner (exclusive) of each field in its image in px, (n, 2) each."""
+    boxes = np.array([(box.y, box.x, box.height, box.width) for box in fields], np.int64).reshape(-1, 4)
+    return boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
 
 
 def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2) -> list[Canvas]:
-    """The canvases of a well, numbered in the order of t, z, and the place of their top-left corner.
+    """The canvases of a well, numbered in the order of t, z, and the place of their top left corner.
 
     Args:
-        left_out: names of the fields that aren't used.
+        layout: of the well.
+        left_out: names of the fields that are not used.
         z_mode: the configuration's `z`.
         dimensions: 3 makes one volume of all planes, 2 a canvas of each.
     """
     fields = [box for box in layout.fields if box.name not in left_out]
-    corners, stops = corners_of(fields)
-    numbers = groups_of_touching(gaps_between(corners, stops))
+    corners, stops = _corners(fields)
+    groups = groups_of_touching(gaps_between(corners, stops))
     boxes = []
-    for number in np.unique(numbers):
-        members = numbers == number
-        (y, x), (bottom, right) = corners[members].min(axis=0).tolist(), stops[members].max(axis=0).tolist()
-        group = tuple(box for box, member in zip(fields, members, strict=True) if member)
-        boxes.append((y, x, bottom - y, right - x, group))
+    for group in np.unique(groups):
+        members = groups == group
+        corner, stop = corners[members].min(axis=0), stops[members].max(axis=0)
+        own = tuple(box for box, member in zip(fields, members, strict=True) if member)
+        boxes.append((*corner.tolist(), *(stop - corner).tolist(), own))
     boxes.sort(key=lambda box: box[:2])
     made: list[Canvas] = []
     n_t, n_z, _, _ = layout.label_shape(z_mode)
     depth = n_z if dimensions == 3 else None
     for t in range(n_t):
         for z in range(1 if depth else n_z):
-            for y, x, height, width, group in boxes:
+            for y, x, height, width, own in boxes:
                 place = {"t": t, "z": z, "y": y, "x": x, "height": height, "width": width}
-                made.append(Canvas(index=len(made), **place, fields=group, depth=depth))
+                made.append(Canvas(index=len(made), **place, fields=own, depth=depth))
     return made
 
 
-def nearest_field(fields: tuple[FieldBox, ...], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """Name of the field that holds each point (px in the image): the first one where fields overlap, the nearest
-    one for a centroid that lies in none (of an object round a corner)."""
+def nearest_field(fields: Sequence[FieldBox], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    """The name of the field that holds each point, the first where fields overlap.
+
+    The centroid of an object that goes round a corner may lie in no field: it gets the nearest.
+
+    Args:
+        fields: the fields, in the image's coordinates.
+        y, x: points in px of the image, (n,) each.
+    """
     distance = [
         np.hypot(
             np.maximum(np.maximum(box.y - y, y - (box.y + box.height - 1)), 0),

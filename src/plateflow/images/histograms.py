@@ -1,6 +1,6 @@
-"""What tile learns of a well's raw pixels in passing: exact histograms, binned means, sharpness.
+"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, binned means, sharpness.
 
-One file a well, `histograms/<well>.npz`. Exact counts let the intensity window be taken over any set of fields without
+One file per well, `histograms/<well>.npz`. From exact counts the intensity window follows for any set of fields without
 reading a pixel again; the binned means give the illumination profile; the rest is for quality control.
 """
 
@@ -24,20 +24,22 @@ from plateflow.paths import PlatePaths
 BINS = 32
 """Height and width of the grid of binned means."""
 _COUNTS = numcodecs.Blosc("zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
-"""Zip would take longer to compress the counts of a plane than it takes to make them."""
-_BLOCK = 16
+"""Zip would take longer to compress the counts of a plane than it takes to compute them."""
+_SQUARE_PX = 16
+"""The largest detail that `focus_score` looks at."""
 _NOISE = 3.0
+"""Coarse detail counts if it has at least this many times the energy of the noise."""
 
 
 @dataclass(kw_only=True)
 class PlaneStatistics:
-    """Of one plane, or of several planes of a field and channel added up.
+    """Statistics of one plane, or of several planes of a field and channel added up.
 
     Attributes:
-        counts: pixels of each value, int64 (65536,) or (256,).
-        binned: sums of the means of the `BINS` x `BINS` parts of a plane, float64; divide by `planes`.
-        sharpness: the greatest sharpness of the planes, see `focus_score`; NaN where there is nothing to be sharp.
-        planes: how many planes.
+        counts: number of pixels with each value, int64 (65536,) or (256,).
+        binned: means of a plane on a grid of `BINS` x `BINS`, summed over the planes, float64 (BINS, BINS).
+        sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
+        planes: number of planes.
     """
 
     counts: NDArray[np.int64]
@@ -55,12 +57,12 @@ class PlaneStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldHistogram:
-    """What is known of a field's raw pixels in one channel, over all its t and z.
+    """Statistics of a field's raw pixels in one channel, over all its t and z.
 
     Attributes:
-        counts: pixels of each value, int64 (65536,) or (256,).
+        counts: number of pixels with each value, int64 (65536,) or (256,).
         binned: mean values on a grid over the field, float32 (BINS, BINS).
-        sharpness: see `focus_score`; rises with focus, NaN where there is nothing to be sharp.
+        sharpness: see `focus_score`; rises with focus, NaN if there is nothing to focus on.
         saturated: the fraction of pixels at the top of the camera's range.
     """
 
@@ -85,11 +87,11 @@ def focus_score(pixels: NDArray[Any]) -> float:
     """Sharpness: log2 of the ratio of detail at 2 to 4 px to detail at 8 to 16 px.
 
     Detail is the energy of the Haar wavelet between two halvings of the plane. Independent noise of the pixels loses
-    three quarters of its energy with each halving; what the finest level (1 to 2 px) holds is taken for noise and
-    taken off, so the score follows structure, not exposure. Blur lowers it; the number and brightness of cells hardly
-    matter. NaN where the coarse detail isn't clearly more than noise: an empty field is neither sharp nor blurred.
+    three quarters of its energy with each halving; the energy of the finest level (1 to 2 px) is taken for noise and
+    subtracted, so the score follows structure, not exposure. Blur lowers it; the number and brightness of cells hardly
+    matter. NaN if the coarse detail is not clearly above the noise: an empty field is neither sharp nor blurred.
     """
-    if min(pixels.shape) < _BLOCK:
+    if min(pixels.shape) < _SQUARE_PX:
         return float("nan")
     energy = _haar(pixels)
     fine = energy[1] - energy[0] / 4
@@ -107,7 +109,7 @@ def _count(
     counts: NDArray[np.uint32],
     sums: NDArray[np.int64],
 ) -> None:
-    """Add a plane to its histogram, and to the sums of its bins, whose edges are `rows` and `columns`."""
+    """Add a plane to a histogram, and to the sums of its bins, whose edges are `rows` and `columns`."""
     for row in range(len(rows) - 1):
         for y in range(rows[row], rows[row + 1]):
             for column in range(len(columns) - 1):
@@ -121,16 +123,16 @@ def _count(
 
 @numba.njit(cache=True, nogil=True)
 def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean energy a coefficient of the details between 1 and 2, 2 and 4, 4 and 8, 8 and 16 px.
+    """Mean energy per coefficient of the detail between 1 and 2, 2 and 4, 4 and 8, 8 and 16 px.
 
     In integers: with S the sum of four values, the sum of their squared distances from the mean is sum(a^2) - S^2 / 4.
     """
-    half, across = _BLOCK // 2, pixels.shape[1] // _BLOCK
+    half, across = _SQUARE_PX // 2, pixels.shape[1] // _SQUARE_PX
     energy = np.zeros(4)
     sums = np.empty((half, across * half), np.int64)
     detail = np.empty((half, across * half), np.int64)
-    for top in range(0, pixels.shape[0] - _BLOCK + 1, _BLOCK):
-        for y in range(half):  # of a whole row of blocks, so that it is compiled to vectors
+    for top in range(0, pixels.shape[0] - _SQUARE_PX + 1, _SQUARE_PX):
+        for y in range(half):  # a whole row of squares at once, so that it is compiled to vectors
             up, low = pixels[top + 2 * y], pixels[top + 2 * y + 1]
             for x in range(across * half):
                 a, b = np.int64(up[2 * x]), np.int64(up[2 * x + 1])
@@ -151,14 +153,15 @@ def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
                         sums[y, x] = a + b + c + d
                         total += 4 * (a * a + b * b + c * c + d * d) - sums[y, x] ** 2
                 energy[step] += total / (scale * size * size)
-    return energy / (pixels.shape[0] // _BLOCK * across)
+    return energy / (pixels.shape[0] // _SQUARE_PX * across)
 
 
 def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channels: Sequence[str], bit_max: int) -> None:
-    """Write `histograms/<well>.npz`: of counts only the span from the least to the greatest value.
+    """Write `histograms/<well>.npz`, with counts from the least to the greatest value alone.
 
     Args:
-        well: of each used field its channels' statistics, in the channels' order.
+        path: of the file.
+        well: the statistics of each used field, one per channel.
         channels: names.
         bit_max: top of the camera's range.
     """
@@ -184,8 +187,8 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
 
 
 def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], FieldHistogram]:
-    """Of a well that is used, by (field, channel): fields that were left out aren't there."""
-    found = {}
+    """The histograms of a well that is used, by field and channel, without the fields that were left out."""
+    histograms = {}
     with np.load(paths.histogram(well)) as file:
         content = {name: file[name] for name in file.files}
     counted = np.frombuffer(_COUNTS.decode(content["counts"]), np.uint32)
@@ -196,19 +199,19 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
             counts = np.zeros(int(content["depth"]), np.int64)
             counts[low:high] = counted[start : start + high - low]
             start += high - low
-            found[name, channel] = FieldHistogram(
+            histograms[name, channel] = FieldHistogram(
                 counts=counts,
                 binned=content["binned"][f, c],
                 sharpness=float(content["sharpness"][f, c]),
                 saturated=float(content["saturated"][f, c]),
             )
-    return found
+    return histograms
 
 
 def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:
-    """The intensity limits of a histogram: the least values that so many percent of the pixels are at or below.
+    """The intensity limits of a histogram: the least values that have given percentages of the pixels at or below them.
 
-    Pixels of one single value would give a window of no width; it then reaches one step up.
+    Pixels of a single value would give a window without width: it then reaches one step up.
     """
     below = np.cumsum(counts)
     low, high = (int(np.searchsorted(below, max(1, share / 100 * below[-1]))) for share in percentiles)
@@ -218,15 +221,15 @@ def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]
 def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays as a compressed npz by rename; the same arrays give the same bytes.
 
-    numpy's own writer compresses at a level that takes longer than all else that tile does with a plane.
+    numpy's own writer compresses at a level that takes longer than everything else that tile does with a plane.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in arrays.items():
             content = io.BytesIO()
             np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
-            # the date of the epoch of zip files: no clock in the content
-            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            packed = array.dtype == np.uint8  # as the counts are
-            file.writestr(entry, content.getvalue(), zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED, 1)
+            # the epoch of zip files: no clock in the content
+            member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            packed = array.dtype == np.uint8  # the counts
+            file.writestr(member, content.getvalue(), zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED, 1)
     write_atomic(path, buffer.getvalue())

@@ -1,7 +1,7 @@
-"""Illumination profiles: how much of the light each place of a field gets, one a plate and channel.
+"""Illumination profiles: the share of the light that each place in a field gets, one per plate and channel.
 
-A profile is a low polynomial of the place in the field, fitted to the mean of the plate's fields. It has mean 1; raw
-values are divided by it on read, level 0 stays as it is.
+A profile is a polynomial of low order in the place in the field, fitted to the mean of the plate's fields. Its mean is
+1; raw values are divided by it on read, level 0 stays as it is.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _LIMITS = (0.2, 5.0)
 def fit_profile(binned: NDArray[np.float32]) -> NDArray[np.float64]:
     """Fit the profile of a channel.
 
-    Each field is divided by its own mean, so that crowded or bright fields don't outweigh others. The terms of each
-    degree are then shrunk by what of them may be chance, as the scatter between the n fields tells (after James and
-    Stein, 1961): 1 - f * (squared standard error) / (squared size), at least 0. f = 3 (n - 1) / (n - 3) is about the
-    95 % point of the F distribution, which chance alone seldom reaches. So few fields, in which cells lie at one side
-    by chance, give a flat profile, and thousands of fields one that isn't shrunk at all.
+    Each field is divided by its own mean, so that crowded or bright fields do not outweigh others. The terms of each
+    degree are then shrunk by the part of them that may be chance, estimated from the scatter between the n fields
+    (after James and Stein, 1961): 1 - f * (squared standard error) / (squared size), at least 0. f = 3 (n - 1) /
+    (n - 3) is about the 95 % point of the F distribution, which chance alone seldom reaches. So a few fields, whose
+    cells lie on one side by chance, give a flat profile, and thousands of fields one that is hardly shrunk.
 
     Args:
         binned: mean values on a grid, (field, y, x).
 
     Returns:
-        coefficients (ORDER + 1, ORDER + 1) of y^i x^j, with y and x from -1 to 1 over a field; flat with three fields
+        coefficients (ORDER + 1, ORDER + 1) of y^i x^j, with y and x from -1 to 1 over a field; flat for three fields
         or fewer.
     """
     coefficients = np.zeros((ORDER + 1, ORDER + 1))
@@ -40,7 +40,7 @@ def fit_profile(binned: NDArray[np.float32]) -> NDArray[np.float64]:
     powers = [(i, degree - i) for degree in range(ORDER + 1) for i in range(degree + 1)]
     degrees = np.array([i + j for i, j in powers])
     terms = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], axis=1)
-    basis, mixing = np.linalg.qr(terms)  # in order of degree: a term is free of all lower ones
+    basis, mixing = np.linalg.qr(terms)  # in order of degree: each term is orthogonal to all lower ones
     fields = (usable / usable.mean(axis=(1, 2), keepdims=True)).reshape(len(usable), -1) @ basis
     mean, error = fields.mean(axis=0), fields.var(axis=0, ddof=1) / n * 3 * (n - 1) / (n - 3)
     for degree in range(1, ORDER + 1):
@@ -59,7 +59,7 @@ def profile(coefficients: NDArray[np.float64], height: int, width: int) -> NDArr
 
 @lru_cache(maxsize=16)
 def _profile(coefficients: bytes, height: int, width: int) -> NDArray[np.float32]:
-    """By Horner's rule, elementwise: a matrix product may round differently with the number of threads."""
+    """Horner's rule, elementwise: a matrix product may round differently with the number of threads."""
     table = np.frombuffer(coefficients).reshape(ORDER + 1, ORDER + 1)
     y, x = (2 * (np.arange(size) + 0.5) / size - 1 for size in (height, width))
     total = np.zeros((height, width))
@@ -69,5 +69,5 @@ def _profile(coefficients: bytes, height: int, width: int) -> NDArray[np.float32
             column = column * y + table[i, j]
         total = total * x + column[:, None]
     light = np.clip(total, *_LIMITS).astype(np.float32)
-    light.flags.writeable = False  # shared by all who ask
+    light.flags.writeable = False  # shared by all callers
     return light

@@ -1,8 +1,8 @@
-"""Where a well's fields lie in its image, and which of them are segmented as one.
+"""Where a well's fields lie in its image.
 
 A well is one image, axes t c z y x, in pixels; its fields lie at their stage positions, rounded to whole pixels, with
-the top-left field's corner of the well's bounding box at the origin. Where any field of a well has no position, all of
-that well lie in a grid with a gap between them. Where fields overlap, the first in order wins.
+the top left corner of the box around them at the origin. If any field of a well has no position, all of its fields lie
+in a grid with a gap between them. Where fields overlap, the first in order wins.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import RawDataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GRID_GAP_PX = 32
 PREVIEW_PX = 1024
-"""Height and width at most of the image in the store where the pixels stay in the raw plate."""
+"""Largest height and width of the image in the store where the pixels stay in the raw plate."""
 SPARSE = 400
-"""An image may have this many times the pixels of its fields; more is a wrong pixel size, not a sparse well."""
+"""An image may have this many times the pixels of its fields; more means a wrong pixel size, not a sparse well."""
+Region = tuple[slice, slice]
+"""Rows and columns of an image or of a canvas."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class FieldBox:
     width: int
 
     @property
-    def slices(self) -> tuple[slice, slice]:
+    def slices(self) -> Region:
         """The field in an array (..., y, x) of the image."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
@@ -53,13 +57,13 @@ class WellLayout:
         dtype: of its pixels.
         fields: in the manifest's order; where they overlap the first wins.
         channels: names, in the order of the image's axis.
-        z_planes: of each channel the z planes that it has; stacks may differ.
+        z_planes: the z planes of each channel; stacks may differ.
         pixel_um: (z, y, x) in um; 1.0 along an axis of unknown size, see `unit_known`.
         unit_known: whether y and x are known in um.
         z_known: whether the distance of z planes is known in um.
-        placement: "stage" where the fields lie at their positions; "grid" where these are unknown; "stacked" where
-            they are in a grid because by the metadata they would lie on each other.
-        preview: where the pixels stay in the raw plate, how often its image in the store is halved; else None.
+        placement: "stage" if the fields lie at their positions; "grid" if these are unknown; "stacked" if they are
+            in a grid because their positions would lay them on each other.
+        preview: how often the image in the store is halved, if the pixels stay in the raw plate; else None.
     """
 
     shape: tuple[int, int, int, int, int]
@@ -80,23 +84,30 @@ class WellLayout:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WellLayout:
         """Back from `to_json`."""
-        return cls(
-            shape=tuple(value["shape"]),
-            dtype=value["dtype"],
-            fields=tuple(FieldBox(**box) for box in value["fields"]),
-            channels=tuple(value["channels"]),
-            z_planes=tuple(tuple(planes) for planes in value["z_planes"]),
-            pixel_um=tuple(value["pixel_um"]),
-            unit_known=value["unit_known"],
-            placement=value["placement"],
-            z_known=value["z_known"],
-            preview=value.get("preview"),
-        )
+        return _adapter().validate_python(value)
 
     def label_shape(self, z_mode: str) -> tuple[int, int, int, int]:
-        """The shape (t, z, y, x) of label arrays: z is 1 but where every plane is kept."""
+        """The shape (t, z, y, x) of label arrays: z is 1 unless every plane is kept."""
         t, _, z, y, x = self.shape
         return t, z if z_mode == "keep" else 1, y, x
+
+
+@cache
+def _adapter() -> TypeAdapter[WellLayout]:
+    return TypeAdapter(WellLayout)
+
+
+def shared(first: Region, second: Region) -> tuple[Region, Region] | None:
+    """What two regions of an image share, relative to the first and to the second; None if they share nothing."""
+    both = list(zip(first, second, strict=True))
+    limits = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in both]
+    if any(start >= stop for start, stop in limits):
+        return None
+    (a_y, a_x), (b_y, b_x) = (
+        [slice(start - side.start, stop - side.start) for (start, stop), side in zip(limits, region, strict=True)]
+        for region in (first, second)
+    )
+    return (a_y, a_x), (b_y, b_x)
 
 
 def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout:
@@ -107,7 +118,7 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
         metadata: manifest/plate.json.
 
     Raises:
-        PlateflowError: the positions and the pixel size can't both be right.
+        RawDataError: the positions and the pixel size cannot both be right.
     """
     size = metadata["pixel_size_um"]
     dy, dx = size or (1.0, 1.0)
@@ -129,10 +140,10 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     )
     height, width = max(box.y + box.height for box in fields), max(box.x + box.width for box in fields)
     if height * width > SPARSE * max(1, sum(box.height * box.width for box in fields)):
-        raise PlateflowError(
-            "the fields' positions and the pixel size don't go together",
+        raise RawDataError(
+            "the positions of the fields and the pixel size contradict each other",
             where=f"{metadata['plate']}: well {planes['well'].iloc[0]}",
-            why=f"at {dy} x {dx} um a pixel its fields would lie in an image of {height} x {width} px",
+            why=f"with pixels of {dy} x {dx} µm its fields would lie in an image of {height} x {width} px",
             remedy="set pixel_size_um in the plate sheet",
         )
     channels = tuple(channel["name"] for channel in metadata["channels"])
@@ -165,7 +176,7 @@ def _stacked(corners: NDArray[np.float64], height: int, width: int) -> bool:
 
 
 def _z_step(planes: pd.DataFrame) -> float | None:
-    """The distance of z planes in um; None where there is one plane, or where it isn't known."""
+    """The distance of z planes in um; None if there is one plane, or if it is unknown."""
     heights = planes.groupby("z")["z_um"].first().to_numpy(float)
     steps = np.diff(heights)
     step = float(np.median(np.abs(steps))) if len(steps) else math.nan

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from plateflow.images.layout import WellLayout
@@ -16,6 +17,8 @@ from plateflow.paths import parse_well, row_name
 VERSION = "0.5"
 AXES = "tczyx"
 LABEL_AXES = "tzyx"
+WELL_ATTRIBUTES = {"ome": {"version": VERSION, "well": {"version": VERSION, "images": [{"path": "0"}]}}}
+"""Of a well's group: its one image."""
 
 
 def plate_attributes(metadata: Mapping[str, Any], wells: Iterable[str]) -> dict[str, Any]:
@@ -33,11 +36,6 @@ def plate_attributes(metadata: Mapping[str, Any], wells: Iterable[str]) -> dict[
         ],
     }
     return {"ome": {"version": VERSION, "plate": plate}}
-
-
-def well_attributes() -> dict[str, Any]:
-    """The attributes of a well's group: its one image."""
-    return {"ome": {"version": VERSION, "well": {"version": VERSION, "images": [{"path": "0"}]}}}
 
 
 def image_attributes(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> dict[str, Any]:
@@ -103,12 +101,10 @@ def field_table(layout: WellLayout) -> dict[str, bytes]:
 
     dz, dy, dx = layout.pixel_um
     columns: dict[str, Any] = {"FieldIndex": [box.name for box in layout.fields]}
-    columns["x_micrometer"] = [box.x * dx for box in layout.fields]
-    columns["y_micrometer"] = [box.y * dy for box in layout.fields]
-    columns["z_micrometer"] = [0.0 for _ in layout.fields]
-    columns["len_x_micrometer"] = [box.width * dx for box in layout.fields]
-    columns["len_y_micrometer"] = [box.height * dy for box in layout.fields]
-    columns["len_z_micrometer"] = [layout.shape[2] * dz for _ in layout.fields]
+    corners = [(box.x * dx, box.y * dy, 0.0) for box in layout.fields]
+    lengths = [(box.width * dx, box.height * dy, layout.shape[2] * dz) for box in layout.fields]
+    for prefix, values in (("", corners), ("len_", lengths)):
+        columns |= {f"{prefix}{axis}_micrometer": [row[n] for row in values] for n, axis in enumerate("xyz")}
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     kind = {"type": "roi_table", "table_version": "1", "backend": "parquet"}
@@ -123,3 +119,14 @@ def group_file(attributes: Mapping[str, Any]) -> bytes:
     """The `zarr.json` of a group."""
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1, ensure_ascii=False)
     return text.encode() + b"\n"
+
+
+def own_attributes(group: Path) -> dict[str, Any]:
+    """What `create_plate` noted in an image's or label set's group: its generation, and of an image layout and levels.
+
+    Empty where there is none.
+    """
+    try:
+        return dict(json.loads((group / "zarr.json").read_text())["attributes"]["plateflow"])
+    except (FileNotFoundError, KeyError, ValueError):
+        return {}

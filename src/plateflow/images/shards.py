@@ -11,23 +11,23 @@ length of each chunk, in C order (uint64, little endian, all ones where there is
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.images.halve import halve_mean
-from plateflow.images.layout import WellLayout
+from plateflow.files import atomic_file
+from plateflow.images.layout import Region, WellLayout
 
 CHUNK_PX = 512
 SHARD_BYTES = 2**30
 Map = Callable[[Callable[[NDArray[Any]], Any], Iterable[NDArray[Any]]], Iterable[Any]]
-_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
 def shard_region_size(layout: WellLayout, levels: int) -> tuple[int, int]:
@@ -41,7 +41,7 @@ def shard_region_size(layout: WellLayout, levels: int) -> tuple[int, int]:
     return edge, edge
 
 
-def shard_regions(layout: WellLayout, levels: int) -> list[tuple[slice, slice]]:
+def shard_regions(layout: WellLayout, levels: int) -> list[Region]:
     """The regions of level 0 that make one shard each, (y, x), cut at the image's border."""
     (height, width), (edge_y, edge_x) = layout.shape[-2:], shard_region_size(layout, levels)
     return [
@@ -114,12 +114,15 @@ class Level:
         """From the zarr.Array in a folder, as `array_files` describes them."""
         import numcodecs
 
-        (sharding,) = array.metadata.to_dict()["codecs"]
-        inner = sharding["configuration"]
-        _, blosc = inner["codecs"]
-        how = blosc["configuration"]
-        codec = numcodecs.Blosc(how["cname"], how["clevel"], _SHUFFLE[how["shuffle"]], how["blocksize"])
-        return cls(folder=folder, chunk=tuple(inner["chunk_shape"][-2:]), shard=array.shards[-2:], codec=codec)
+        (blosc,) = array.compressors
+        shuffle = getattr(numcodecs.Blosc, blosc.shuffle.value.upper())
+        codec = numcodecs.Blosc(blosc.cname.value, blosc.clevel, shuffle, blosc.blocksize)
+        return cls(folder=folder, chunk=array.chunks[-2:], shard=array.shards[-2:], codec=codec)
+
+    def path(self, t: int, z: int, corner: tuple[int, int]) -> Path:
+        """The file of the shard with a corner (y, x) in px of this level."""
+        y, x = (at // side for at, side in zip(corner, self.shard, strict=True))
+        return self.folder / "c" / str(t) / "0" / str(z) / str(y) / str(x)
 
     def chunks(self, plane: NDArray[Any]) -> Iterator[bytes | None]:
         """The compressed chunks of one channel of a shard, in C order; None where the image has ended."""
@@ -136,66 +139,85 @@ class Level:
 
 
 def write_shards(
-    levels: Sequence[Level], t: int, z: int, corner: tuple[int, int], block: NDArray[Any], run: Map = map
+    levels: Sequence[Level], t: int, z: int, corner: tuple[int, int], pixels: NDArray[Any], run: Map = map
 ) -> None:
-    """Write the shard of each level that a block of an image fills.
+    """Write the shard of each level that a region of an image fills.
 
     Args:
         levels: the pyramid, level 0 first.
         t, z: the plane.
-        corner: (y, x) of the block at level 0 in px, a corner of shards at every level.
-        block: (c, y, x) of level 0; further levels are means of 2 x 2 px.
+        corner: (y, x) of the region at level 0 in px, a corner of shards at every level.
+        pixels: (c, y, x) of level 0; further levels are means of 2 x 2 px.
         run: how the channels are compressed, such as a pool's `map`.
     """
 
     def encode(plane: NDArray[Any]) -> list[list[bytes | None]]:
-        found = []
+        chunks = []
         for number, level in enumerate(levels):
             plane = halve_mean(plane) if number else plane
-            found.append(list(level.chunks(plane)))
-        return found
+            chunks.append(list(level.chunks(plane)))
+        return chunks
 
-    files = [_Shard(level, t, z, (corner[0] >> n, corner[1] >> n)) for n, level in enumerate(levels)]
-    try:
-        for channel in run(encode, block):  # in order, so that equal pixels give equal bytes
+    with ExitStack() as stack:  # the files appear when all are whole
+        paths = [level.path(t, z, (corner[0] >> n, corner[1] >> n)) for n, level in enumerate(levels)]
+        files = [_Shard(stack.enter_context(atomic_file(path, durable=False))) for path in paths]
+        for channel in run(encode, pixels):  # in order, so that equal pixels give equal bytes
             for file, chunks in zip(files, channel, strict=True):
                 file.add(chunks)
         for file in files:
-            file.close()
-    finally:
-        for file in files:
-            file.discard()
+            file.finish()
 
 
 class _Shard:
-    """A file being written, beside its place until it is whole."""
+    """A shard that is being written: its chunks, then the table of their places."""
 
-    def __init__(self, level: Level, t: int, z: int, corner: tuple[int, int]) -> None:
-        y, x = (at // side for at, side in zip(corner, level.shard, strict=True))
-        self.path = level.folder / "c" / str(t) / "0" / str(z) / str(y) / str(x)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        self.file = self.partial.open("wb")
-        self.table: list[tuple[int, int]] = []
-        self.end = 0
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.end, self.table = file, 0, list[tuple[int, int]]()
 
     def add(self, chunks: Iterable[bytes | None]) -> None:
         for chunk in chunks:
             if chunk is None:
                 self.table.append((2**64 - 1, 2**64 - 1))
-                continue
-            self.table.append((self.end, len(chunk)))
-            self.end += self.file.write(chunk)
+            else:
+                self.table.append((self.end, len(chunk)))
+                self.end += self.file.write(chunk)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         from google_crc32c import value
 
         table = np.array(self.table, "<u8").tobytes()
         self.file.write(table + value(table).to_bytes(4, "little"))
-        self.file.close()
-        self.partial.replace(self.path)
 
-    def discard(self) -> None:
-        """Remove what didn't become whole."""
-        self.file.close()
-        self.partial.unlink(missing_ok=True)
+
+def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Means of 2 x 2 pixels, rounded half up; at an odd border of those that exist.
+
+    Args:
+        pixels: unsigned integers, (..., y, x).
+
+    Returns:
+        (..., ceil(y / 2), ceil(x / 2)) of the same type.
+    """
+    height, width = pixels.shape[-2:]
+    half = np.empty((*pixels.shape[:-2], (height + 1) // 2, (width + 1) // 2), pixels.dtype)
+    for index in np.ndindex(*pixels.shape[:-2]):
+        _halve(pixels[index], half[index])
+    return half
+
+
+def halve_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Every second label of every second row: labels aren't mixed."""
+    return np.ascontiguousarray(labels[..., ::2, ::2])
+
+
+@numba.njit(cache=True, nogil=True)
+def _halve(pixels: NDArray[Any], half: NDArray[Any]) -> None:
+    height, width = pixels.shape
+    for y in range(half.shape[0]):
+        up, low = pixels[2 * y], pixels[min(2 * y + 1, height - 1)]
+        for x in range(width // 2):  # without a condition inside, so that it is compiled to vectors
+            total = np.uint32(up[2 * x]) + np.uint32(up[2 * x + 1]) + np.uint32(low[2 * x]) + np.uint32(low[2 * x + 1])
+            half[y, x] = (total + np.uint32(2)) >> np.uint32(2)
+        if width % 2:  # at an odd border a pixel counts twice, which is the mean of those that exist
+            total = np.uint32(2) * (np.uint32(up[width - 1]) + np.uint32(low[width - 1]))
+            half[y, width // 2] = (total + np.uint32(2)) >> np.uint32(2)

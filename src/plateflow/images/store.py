@@ -5,7 +5,6 @@ Every other stage writes shards of its own wells (`images.well`). Nothing is con
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -48,7 +47,7 @@ def create_plate(
         image = paths.image(well)
         for leftover in (*image.parent.glob(f".{image.name}.*"), *image.glob("labels/.*.*")):
             shutil.rmtree(leftover, ignore_errors=True)  # of an ingest that was killed
-        _write_group(image.parent, ngff.well_attributes())
+        _write_group(image.parent, ngff.WELL_ATTRIBUTES)
         _make_image(image, layout, metadata, levels)
         for name in label_sets:
             _make_labels(image / "labels" / name, layout, levels, z_mode)
@@ -57,7 +56,7 @@ def create_plate(
 
 def _make_image(group: Path, layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> None:
     """Make an image's arrays, or replace them; those of an equal image stay."""
-    old, own = own_attributes(group), {"layout": layout.to_json(), "levels": levels}
+    old, own = ngff.own_attributes(group), {"layout": layout.to_json(), "levels": levels}
     unchanged = {key: old.get(key) for key in own} == own
     own["generation"] = old.get("generation", -1) + (0 if unchanged else 1)
     shape, region = layout.shape, shard_region_size(layout, levels)
@@ -77,23 +76,12 @@ def _make_labels(group: Path, layout: WellLayout, levels: int, z_mode: str) -> N
     shape, region = layout.label_shape(z_mode), shard_region_size(layout, levels)
     arrays = array_files(shape, "uint32", region, levels, ngff.LABEL_AXES)
     unchanged = all((group / name).is_file() and (group / name).read_bytes() == data for name, data in arrays.items())
-    generation = own_attributes(group).get("generation", -1) + (0 if unchanged else 1)
+    generation = ngff.own_attributes(group).get("generation", -1) + (0 if unchanged else 1)
     attributes = ngff.label_attributes(group.name, layout, levels) | {"plateflow": {"generation": generation}}
     if unchanged:
         _write_group(group, attributes)
     else:
         replace_folder(group, {"zarr.json": ngff.group_file(attributes), **arrays})
-
-
-def own_attributes(group: Path) -> dict[str, Any]:
-    """What `create_plate` noted in an image's or label set's group: its generation, and of an image layout and levels.
-
-    Empty where there is none.
-    """
-    try:
-        return dict(json.loads((group / "zarr.json").read_text())["attributes"]["plateflow"])
-    except (FileNotFoundError, KeyError, ValueError):
-        return {}
 
 
 def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:

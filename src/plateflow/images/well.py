@@ -1,7 +1,9 @@
 """The image of a well, opened once: its pixels and labels, read and written.
 
-Level 0 holds raw values; what is done to them is done here, on read: the projection of z, the division by the
-illumination profile, the intensity window.
+Level 0 holds raw values; they are processed here, on read: the projection of z, the division by the illumination
+profile, the intensity window.
+
+Jobs with nothing to do open images too, so zarr and what compiles kernels are imported on use.
 """
 
 from __future__ import annotations
@@ -12,36 +14,37 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.images.canvas import Canvas
-from plateflow.images.halve import halve_labels, halve_mean
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, WellLayout
-from plateflow.images.shards import Level, Map, shard_regions, write_shards
-from plateflow.images.store import own_attributes
+from plateflow.images.layout import FieldBox, Region, WellLayout, shared
+from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
 
+if TYPE_CHECKING:
+    from plateflow.images.shards import Level, Map
+
 BAND_PX = 2**24
-"""Labels are written in bands of rows of at most so many px."""
+"""Labels are written in bands of rows of at most this many px."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WellImage:
     """The image of a well in the plate's store.
 
-    Opening it reads its metadata alone; arrays, intensity window and raw plate follow when they are needed, once.
+    Opening it reads its metadata alone; arrays, intensity window and raw plate are opened once, when they are needed.
 
     Attributes:
         paths: of the plate.
         well: its name.
         layout: the image's axes and the places of its fields.
-        levels: of the pyramid of labels, and of pixels unless these stay in the raw plate.
+        levels: how many the pyramid of labels has, and that of pixels unless these stay in the raw plate.
         generation: how often ingest has replaced the image; what was written into an earlier one is gone.
     """
 
@@ -66,21 +69,21 @@ class WellImage:
         layout = WellLayout.from_json(own["layout"])
         return cls(paths=paths, well=well, layout=layout, levels=own["levels"], generation=own["generation"])
 
-    @property
-    def folder(self) -> Path:
-        """The group's folder."""
-        return self.paths.image(self.well)
-
     def label_generation(self, label_set: str) -> int:
         """How often ingest has replaced the arrays of a label set; -1 where there are none."""
-        return int(own_attributes(self.folder / "labels" / label_set).get("generation", -1))
+        return int(own_attributes(self._folder(label_set)).get("generation", -1))
+
+    def _folder(self, label_set: str = "") -> Path:
+        """The folder of the image, or of a label set."""
+        image = self.paths.image(self.well)
+        return image / "labels" / label_set if label_set else image
 
     @cached_property
     def group(self) -> Any:
         """The zarr.Group of the image, for reading and writing: levels "0", "1", ... and "labels/<name>/0", ..."""
         import zarr
 
-        return zarr.open_group(self.folder, mode="r+", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(self._folder(), mode="r+", zarr_format=3, use_consolidated=False)
 
     @cached_property
     def window(self) -> Window:
@@ -104,18 +107,20 @@ class WellImage:
             ChannelError: the plate lacks a channel.
             ResultsError: normalise has not run.
         """
-        numbers = self._numbers(channels)
+        if not set(channels) <= set(self.layout.channels):
+            where, remedy = f"{self.paths.plate}/{self.well}", "name one of these in the configuration"
+            raise ChannelError.missing(channels, self.layout.channels, where=where, remedy=remedy)
         owner, regions = canvas.owner(), canvas.regions()
         pixels = np.zeros((len(channels), canvas.depth or 1, canvas.height, canvas.width), np.float32)
-        for c, (channel, number) in enumerate(zip(channels, numbers, strict=True)):
+        for c, channel in enumerate(channels):
             for k, plane in enumerate(canvas.planes()):
-                planes = self._z_planes(number, z_mode, plane.z)
-                project((self._raw(plane, number, z) for z in planes), z_mode, pixels[c, k])
+                planes = self._z_planes(channel, z_mode, plane.z)
+                project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
                 light = profile(self.window.profiles[channel], box.height, box.width)
                 np.divide(part, light, out=part, where=owner[ys, xs] == field)
-        for field, ((ys, xs), (far_ys, far_xs)) in enumerate(zip(regions, canvas.regions(gaps=True), strict=True)):
+        for field, ((ys, xs), (far_ys, far_xs)) in enumerate(zip(regions, canvas.regions(with_gaps=True), strict=True)):
             right, below = slice(xs.stop, far_xs.stop), slice(ys.stop, far_ys.stop)
             edge = pixels[..., ys, xs.stop - 1 : xs.stop]
             np.copyto(pixels[..., ys, right], edge, where=owner[ys, right] == field)
@@ -136,7 +141,7 @@ class WellImage:
         """
         owner = canvas.owner()
         limits = self.window.limits_of_fields(self.well, channels, [box.name for box in canvas.fields])
-        for field, (ys, xs) in enumerate(canvas.regions(gaps=True)):
+        for field, (ys, xs) in enumerate(canvas.regions(with_gaps=True)):
             own = owner[ys, xs] == field
             for c in range(len(channels)):
                 low, high = limits[c, field]
@@ -163,7 +168,7 @@ class WellImage:
 
     def preview(
         self, level: int, fields: Sequence[FieldBox], channels: Sequence[str], z_mode: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    ) -> NDArray[np.float32]:
         """The image at a level of the pyramid, at the first time point, corrected for illumination.
 
         Args:
@@ -173,20 +178,20 @@ class WellImage:
             z_mode: as for `read`; with keep the middle plane is shown.
 
         Returns:
-            pixels, float32 (channel, y, x), and where a field lies, (y, x).
+            float32 (channel, y, x); NaN where none of the fields lies.
         """
         size = [math.ceil(side / 2**level) for side in self.layout.shape[-2:]]
-        pixels, covered = np.zeros((len(channels), *size), np.float32), np.zeros(size, bool)
-        middle = self.layout.label_shape(z_mode)[1] // 2
+        pixels, middle = np.full((len(channels), *size), np.nan, np.float32), self.layout.label_shape(z_mode)[1] // 2
         for box in reversed(fields):
-            region = _at_level(box.y, box.height, level), _at_level(box.x, box.width, level)
-            covered[region] = True
-            for c, number in enumerate(self._numbers(channels)):
-                part = np.zeros([side.stop - side.start for side in region], np.float32)
-                planes = self._z_planes(number, z_mode, middle)
-                project((self._small(level, number, z, region) for z in planes), z_mode, part)
-                pixels[(c, *region)] = part / profile(self.window.profiles[channels[c]], *part.shape)
-        return pixels, covered
+            ys, xs = (
+                slice(side.start >> level, max(side.stop >> level, (side.start >> level) + 1)) for side in box.slices
+            )
+            for c, channel in enumerate(channels):
+                part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
+                planes = self._z_planes(channel, z_mode, middle)
+                project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
+                pixels[c, ys, xs] = part / profile(self.window.profiles[channel], *part.shape)
+        return pixels
 
     def preview_labels(self, level: int, label_set: str) -> NDArray[np.uint32]:
         """The labels (y, x) that belong to `preview`."""
@@ -194,34 +199,25 @@ class WellImage:
         labels: NDArray[np.uint32] = array[0, array.shape[1] // 2]
         return labels
 
-    def _numbers(self, channels: Sequence[str]) -> list[int]:
-        known = self.layout.channels
-        if not set(channels) <= set(known):
-            where, remedy = f"{self.paths.plate}/{self.well}", "name one of these in the configuration"
-            raise ChannelError.missing(channels, known, where=where, remedy=remedy)
-        return [known.index(channel) for channel in channels]
-
-    def _z_planes(self, channel: int, z_mode: str, z: int) -> Sequence[int]:
-        """The planes of a channel that become one; `z` is the plane that keep wants."""
-        planes = self.layout.z_planes[channel]
+    def _z_planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
+        """The z planes of a channel that are made one; `z` is the plane for keep."""
+        planes = self.layout.z_planes[self.layout.channels.index(channel)]
         if z_mode in ("max", "mean"):
             return planes
         wanted = z if z_mode == "keep" else int(z_mode.split()[1])
         return [min(planes, key=lambda plane: (abs(plane - wanted), plane))]
 
-    def _raw(self, canvas: Canvas, channel: int, z: int) -> NDArray[Any]:
-        """Raw values of a plane in a canvas's box; of an image in place, of the canvas's fields alone."""
+    def _raw(self, canvas: Canvas, channel: str, z: int) -> NDArray[Any]:
+        """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
         if self.layout.preview is None:
-            pixels: NDArray[Any] = self.group["0"][(canvas.t, channel, z, *canvas.slices)]
-            return pixels
+            return self._stored(0, canvas.t, channel, z, canvas.slices)
         from plateflow.plates.pixels import read_plane
 
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
-            path, page = self._raw_planes.get((box.name, self.layout.channels[channel], canvas.t, z), ("", 0))
+            path, page = self._raw_planes.get((box.name, channel, canvas.t, z), ("", 0))
             if path:
-                size = {"height": box.height, "width": box.width}
-                pixels[region] = read_plane(path, page, **size, dtype=self.layout.dtype)
+                pixels[region] = read_plane(path, page, height=box.height, width=box.width, dtype=self.layout.dtype)
         return pixels
 
     @cached_property
@@ -233,24 +229,26 @@ class WellImage:
         rows = pd.read_parquet(self.paths.planes, columns=columns, filters=[("well", "==", self.well)])
         return {(field, channel, t, z): (path, page) for field, channel, t, z, path, page in rows.itertuples(False)}
 
-    def _small(self, level: int, channel: int, z: int, region: tuple[slice, slice]) -> NDArray[Any]:
-        """A region of a plane at a level; of the one level of an image in place each pixel is enlarged."""
+    def _small(self, level: int, channel: str, z: int, region: Region) -> NDArray[Any]:
+        """A region of a plane at a level, at the first time point; an image in place has one level, enlarged here."""
         if self.layout.preview is None:
-            pixels: NDArray[Any] = self.group[str(level)][(0, channel, z, *region)]
-            return pixels
-        plane, steps = self.group["0"][0, channel, z], self.layout.preview - level
-        at = (np.arange(side.start, side.stop) >> steps for side in region)
-        enlarged: NDArray[Any] = plane[
-            np.ix_(*(np.minimum(rows, size - 1) for rows, size in zip(at, plane.shape, strict=True)))
-        ]
-        return enlarged
+            return self._stored(level, 0, channel, z, region)
+        steps = self.layout.preview - level
+        rows, columns = (np.arange(side.start, side.stop) >> steps for side in region)
+        return self._stored(0, 0, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
+
+    def _stored(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
+        pixels: NDArray[Any] = self.group[str(level)][(t, self.layout.channels.index(channel), z, *region)]
+        return pixels
 
     @cached_property
     def _pyramid(self) -> list[Level]:
         """Where and how the shards of each level are written."""
-        return [Level.of(self.folder / str(level), self.group[str(level)]) for level in range(self.levels)]
+        from plateflow.images.shards import Level
 
-    def write_region(self, t: int, z: int, region: tuple[slice, slice], pixels: NDArray[Any], run: Map = map) -> None:
+        return [Level.of(self._folder() / str(level), self.group[str(level)]) for level in range(self.levels)]
+
+    def write_region(self, t: int, z: int, region: Region, pixels: NDArray[Any], run: Map = map) -> None:
         """Write a region of the image and its pyramid: whole shards, one per level.
 
         Args:
@@ -259,62 +257,62 @@ class WellImage:
             pixels: (c, y, x) of the region.
             run: how the channels are compressed, such as a pool's `map`.
         """
-        ys, xs = region
+        from plateflow.images.shards import halve_mean, write_shards
+
         if self.layout.preview is None:
-            write_shards(self._pyramid, t, z, (ys.start, xs.start), pixels, run)
+            write_shards(self._pyramid, t, z, (region[0].start, region[1].start), pixels, run)
             return
         for _ in range(self.layout.preview):
             pixels = halve_mean(pixels)
-        place = _place(region, self.layout.preview, pixels)
-        self.group["0"][(slice(t, t + 1), slice(None), slice(z, z + 1), *place)] = pixels[None, :, None]
+        ys, xs = _at_level(region, self.layout.preview, pixels)
+        self.group["0"][t : t + 1, :, z : z + 1, ys, xs] = pixels[None, :, None]
 
     def write_labels(self, label_set: str, t: int, z: int, labels: Iterable[tuple[Canvas, Any]]) -> None:
         """Write all labels of one t and z, and their pyramid; what no canvas covers becomes 0.
 
         Args:
-            labels: canvases of this t and z with their labels, uint32 (y, x), or what gives regions of them. Where the
-                boxes of two canvases overlap (their fields do not) labels win over 0.
+            label_set: its name.
+            t, z: the plane of the labels.
+            labels: canvases of this t and z with their labels, uint32 (y, x), or an object that yields regions of them.
+                Where the boxes of two canvases overlap (their fields do not) labels win over 0.
         """
-        arrays, canvases = self.group[f"labels/{label_set}"], list(labels)
-        for region in self._bands():
-            ys, xs = region
-            band = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.uint32)
-            for canvas, values in canvases:
-                top, bottom = max(ys.start, canvas.y), min(ys.stop, canvas.y + canvas.height)
-                left, right = max(xs.start, canvas.x), min(xs.stop, canvas.x + canvas.width)
-                if top < bottom and left < right:
-                    part = band[top - ys.start : bottom - ys.start, left - xs.start : right - xs.start]
-                    new = values[top - canvas.y : bottom - canvas.y, left - canvas.x : right - canvas.x]
-                    np.copyto(part, new, where=new > 0)
-            for level in range(self.levels):
-                arrays[str(level)][(slice(t, t + 1), slice(z, z + 1), *_place(region, level, band))] = band[None, None]
-                band = halve_labels(band)
+        from plateflow.images.shards import halve_labels
 
-    def _bands(self) -> Iterator[tuple[slice, slice]]:
+        arrays, canvases = self.group[f"labels/{label_set}"], list(labels)
+        for band in self._bands():
+            pixels = np.zeros([side.stop - side.start for side in band], np.uint32)
+            for canvas, values in canvases:
+                if part := shared(band, canvas.slices):
+                    new = values[part[1]]
+                    np.copyto(pixels[part[0]], new, where=new > 0)
+            for level in range(self.levels):
+                ys, xs = _at_level(band, level, pixels)
+                arrays[str(level)][t : t + 1, z : z + 1, ys, xs] = pixels[None, None]
+                pixels = halve_labels(pixels)
+
+    def _bands(self) -> Iterator[Region]:
         """The shard regions, those of more than `BAND_PX` px in bands of rows that no pixel of any level crosses."""
+        from plateflow.images.shards import shard_regions
+
         unit = 2 ** (self.levels - 1)
         for ys, xs in shard_regions(self.layout, self.levels):
             rows = max(unit, BAND_PX // (xs.stop - xs.start) // unit * unit)
             for y in range(ys.start, ys.stop, rows):
                 yield slice(y, min(y + rows, ys.stop)), xs
 
-    def clear(self) -> None:
-        """Remove all pixels; the arrays stay, and read as fill."""
-        _clear_arrays(self.folder)
-
-    def clear_labels(self, label_set: str) -> None:
-        """Remove all labels of a label set; its arrays stay, and read as fill."""
-        _clear_arrays(self.folder / "labels" / label_set)
+    def clear(self, label_set: str = "") -> None:
+        """Remove all pixels, or all labels of a label set; the arrays stay, and read as fill."""
+        for chunks in self._folder(label_set).glob("[0-9]*/c"):
+            shutil.rmtree(chunks)
 
     def sweep(self, label_set: str = "") -> None:
         """Remove what a killed writer of the pixels, or of a label set, may have left beside its shards."""
-        below = f"labels/{label_set}/" if label_set else ""
-        for partial in self.folder.glob(f"{below}[0-9]*/c/**/*.partial"):
+        for partial in self._folder(label_set).glob("[0-9]*/c/**/*.partial"):
             partial.unlink(missing_ok=True)
 
 
 def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:
-    """Make z planes one: their mean, or else their maximum (of one plane, itself). One plane is held at a time.
+    """Make z planes one: their mean, or else their maximum (a single plane is both). One plane is held at a time.
 
     Args:
         planes: unsigned integers (y, x).
@@ -332,17 +330,7 @@ def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32
         out /= np.float32(count)
 
 
-def _at_level(start: int, length: int, level: int) -> slice:
-    """A field's rows or columns at a level: at least one."""
-    return slice(start >> level, max((start + length) >> level, (start >> level) + 1))
-
-
-def _place(region: tuple[slice, slice], level: int, pixels: NDArray[Any]) -> tuple[slice, slice]:
-    """A region's place at a level: corners of regions are multiples of 2^levels, or 0."""
+def _at_level(region: Region, level: int, pixels: NDArray[Any]) -> Region:
+    """The place at a level of a region's `pixels` (..., y, x): corners of regions are multiples of 2^levels, or 0."""
     top, left = (side.start >> level for side in region)
     return slice(top, top + pixels.shape[-2]), slice(left, left + pixels.shape[-1])
-
-
-def _clear_arrays(group: Path) -> None:
-    for chunks in group.glob("[0-9]*/c"):
-        shutil.rmtree(chunks)

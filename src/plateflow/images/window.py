@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.files import digest
-from plateflow.images.histograms import intensity_limits, read_histograms
 from plateflow.paths import PlatePaths
 
 
@@ -55,22 +54,20 @@ class Window:
         Returns:
             (channel, field, 2): low and high.
         """
-        settings, shape = self.content["settings"], (len(channels), len(fields), 2)
+        from plateflow.images.histograms import intensity_limits, read_histograms
+
+        settings = self.content["settings"]
         if settings["scope"] == "plate":
-            plate = np.array([self.limits(channel) for channel in channels], np.float32)
-            return np.broadcast_to(plate[:, None], shape)
-        histograms = read_histograms(self.paths, well)
-        used = list(dict.fromkeys(field for field, _ in histograms))
-        limits = np.empty(shape, np.float32)
-        for c, channel in enumerate(channels):
-            if settings["scope"] == "well":
-                total = np.sum([histograms[field, channel].counts for field in used], axis=0)
-                limits[c] = list(intensity_limits(total, settings["percentiles"]).values())
-            else:
-                for f, field in enumerate(fields):
-                    counts = histograms[field, channel].counts
-                    limits[c, f] = list(intensity_limits(counts, settings["percentiles"]).values())
-        return limits
+            limits = [[list(self.limits(channel))] for channel in channels]
+        else:
+            histograms = read_histograms(self.paths, well)
+            used = list(dict.fromkeys(field for field, _ in histograms))
+            groups = [[field] for field in fields] if settings["scope"] == "field" else [used]
+            limits = []
+            for channel in channels:
+                counts = [np.sum([histograms[field, channel].counts for field in group], axis=0) for group in groups]
+                limits.append([list(intensity_limits(each, settings["percentiles"]).values()) for each in counts])
+        return np.broadcast_to(np.array(limits, np.float32), (len(channels), len(fields), 2))
 
     def fingerprint(self, channels: Sequence[str]) -> str:
         """A digest of everything that the window and the profiles hold for these channels."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plateflow.config import PlateEntry
 from plateflow.errors import PlateflowError
 from plateflow.plates.reader import Index, examples
-from plateflow.plates.touching import TOUCH_PX, gaps_between, groups_of_touching
+from plateflow.touching import TOUCH_PX, gaps_between, groups_of_touching
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

@@ -47,16 +47,16 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     level = image.preview_level(edge)
     fields = [box for canvas in plate.canvases(well) if canvas.t == canvas.z == 0 for box in canvas.fields]
     tints = channel_tints(config)
-    pixels, covered = image.preview(level, fields, list(tints), config.z)
-    picture = np.zeros((*covered.shape, 3), np.float32)
+    pixels = image.preview(level, fields, list(tints), config.z)
+    picture = np.zeros((*pixels.shape[1:], 3), np.float32)
     for plane, (channel, tint) in zip(pixels, tints.items(), strict=True):
         low, high = image.window.limits(channel)
         picture += np.clip((plane - low) / (high - low), 0, 1)[..., None] ** GAMMA * np.array(tint, np.float32)
-    picture[~covered] = NO_FIELD
-    shrink = max(max(covered.shape) / edge, 1.0)
-    size = [max(round(side / shrink), 1) for side in covered.shape]
+    picture[np.isnan(pixels[0])] = NO_FIELD
+    shrink = max(max(pixels.shape[1:]) / edge, 1.0)
+    size = [max(round(side / shrink), 1) for side in pixels.shape[1:]]
     picture = np.clip(resize(picture, (*size, 3), order=1, anti_aliasing=shrink > 1), 0, 1)
-    sides = zip(size, covered.shape, strict=True)
+    sides = zip(size, pixels.shape[1:], strict=True)
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
     label_sets = list(dict.fromkeys((config.rows, *config.segmentation)))
     for number, label_set in reversed(list(enumerate(label_sets))):

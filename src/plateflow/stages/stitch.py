@@ -187,7 +187,7 @@ def _parquet(tables: list[pa.Table]) -> bytes:
 def _clear(job: Job, item: Item) -> None:
     from plateflow.images.well import WellImage
 
-    WellImage.open(job.paths, item.well).clear_labels(item.label_set)
+    WellImage.open(job.paths, item.well).clear(item.label_set)
     job.paths.objects(item.label_set, item.well).unlink(missing_ok=True)
 
 

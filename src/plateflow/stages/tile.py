@@ -18,6 +18,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from plateflow.files import digest, stat_of
+from plateflow.images.layout import shared
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from plateflow.images.histograms import PlaneStatistics
-    from plateflow.images.layout import FieldBox
+    from plateflow.images.layout import FieldBox, Region
     from plateflow.images.well import WellImage
     from plateflow.plates.pixels import PlaneError
 
-Region = tuple[slice, slice]
-"""Rows and columns of an image."""
 THREADS = 2
 """Decode planes, then compress channels: both run outside of Python's lock."""
 
@@ -186,8 +185,8 @@ class _Pass:
         held: dict[tuple[str, str], NDArray[np.generic]] = {}  # what later regions need, too
         regions = shard_regions(self.layout, self.image.levels)
         for number, region in enumerate(regions):
-            boxes = [box for box in self.fields if _meet(box, *region)]
-            later = {box.name for box in boxes if any(_meet(box, *other) for other in regions[number + 1 :])}
+            boxes = [box for box in self.fields if shared(box.slices, region)]
+            later = {box.name for box in boxes if any(shared(box.slices, other) for other in regions[number + 1 :])}
             block = self._block(t, z, region, boxes, later, held, pool)
             if self._take_out(block, boxes, region):
                 self.image.write_region(t, z, region, block, pool.map)
@@ -215,8 +214,8 @@ class _Pass:
         block = self.memory.zeros((len(channels), ys.stop - ys.start, xs.stop - xs.start), self.layout.dtype)
         for box, c, key in places:
             pixels = held.pop(key) if key in held else next(read)
-            if pixels is not None:
-                target, source = _shared(box, ys, xs)
+            if pixels is not None and (part := shared(region, box.slices)):
+                target, source = part
                 block[(c, *target)] = pixels[source]
                 if box.name in later:
                     held[key] = pixels
@@ -229,10 +228,9 @@ class _Pass:
         """
         good = [box for box in boxes if box.name not in self.bad]
         for box in boxes:
-            if box.name in self.bad:
-                target, _ = _shared(box, *region)
-                block[(slice(None), *target)] = 0
-                if any(_meet(box, *other.slices) for other in good):
+            if box.name in self.bad and (part := shared(region, box.slices)):
+                block[(slice(None), *part[0])] = 0
+                if any(shared(box.slices, other.slices) for other in good):
                     self.written.add(box.name)
         self.written.update(box.name for box in good)
         return bool(good)
@@ -264,17 +262,3 @@ class _Pass:
             else:
                 self.statistics[key] = statistics
             yield pixels
-
-
-def _meet(box: FieldBox, ys: slice, xs: slice) -> bool:
-    return box.y < ys.stop and box.y + box.height > ys.start and box.x < xs.stop and box.x + box.width > xs.start
-
-
-def _shared(box: FieldBox, ys: slice, xs: slice) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """What a field and a block share: as slices (y, x) of the block, and of the field."""
-    top, bottom = max(ys.start, box.y), min(ys.stop, box.y + box.height)
-    left, right = max(xs.start, box.x), min(xs.stop, box.x + box.width)
-    of_block, of_field = (
-        (slice(top - y, bottom - y), slice(left - x, right - x)) for y, x in ((ys.start, xs.start), (box.y, box.x))
-    )
-    return of_block, of_field
