@@ -105,7 +105,7 @@ class Workflow:
             # file would not be noticed.
             plate_map = self.plates[plate].spec.plate_map
             more += [plate_map, self._map_stats(plate_map) if plate_map else None]
-        settings = self._parameter_digests[stage] if stage != "ingest" else self._digest_of(stage, plate)
+        settings = self._settings(stage, plate if stage == "ingest" else next(iter(self.plates)))
         return digest(settings, STAGES[stage].version, self.config.parts.model_dump(), more)
 
     @cache  # noqa: B019
@@ -119,27 +119,20 @@ class Workflow:
         return [[str(file), stat_of(file)] for file in sorted(beside)]
 
     @cache  # noqa: B019
-    def _digest_of(self, stage: str, plate: str) -> str:
-        return digest(self.plates[plate].parameters(stage))
-
-    @cached_property
-    def _parameter_digests(self) -> dict[str, str]:
-        """A digest of each stage's parameters; of all stages but ingest they are equal for all plates."""
-        plate = next(iter(self.plates))
-        digests = {stage: self._digest_of(stage, plate) for stage in STAGES}
-        models = [_model_stamp(label_set.model) for label_set in self.config.segmentation.values()]
-        return digests | {"infer": digest(digests["infer"], models)}
+    def _settings(self, stage: str, plate: str) -> str:
+        """A digest of a stage's parameters; of all stages but ingest they are equal for all plates."""
+        settings = digest(self.plates[plate].parameters(stage))
+        if stage != "infer":
+            return settings
+        return digest(settings, [_model_stamp(label_set.model) for label_set in self.config.segmentation.values()])
 
     def resources(self, stage: str) -> dict[str, Callable[..., int]]:
         """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""
 
-        def memory(wildcards: Any, attempt: int) -> int:
-            return self.first_resources(stage, wildcards.plate)["mem_mb"] * attempt
+        def growing(kind: str) -> Callable[..., int]:
+            return lambda wildcards, attempt: self.first_resources(stage, wildcards.plate)[kind] * attempt
 
-        def minutes(wildcards: Any, attempt: int) -> int:
-            return self.first_resources(stage, wildcards.plate)["runtime"] * attempt
-
-        return {"mem_mb": memory, "runtime": minutes}
+        return {kind: growing(kind) for kind in ("mem_mb", "runtime")}
 
     @cache  # noqa: B019
     def first_resources(self, stage: str, plate: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from plateflow.config import Config, LabelSet, Parts, PlateEntry, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError
@@ -88,18 +89,15 @@ def make_spec(
     if layout is None:
         layout = "pattern" if pattern else recognise(raw)
     name = plate or re.sub(r"[^A-Za-z0-9_+-]+", "_", raw.resolve().name.partition("__")[0]).strip("_") or "plate"
-    values: dict[str, Any] = {
-        "plate": name,
-        "path": str(raw.resolve()),
-        "layout": layout,
-        "pattern": pattern,
-        "pixel_size_um": pixel_size,
-        "plate_map": str(plate_map.resolve()) if plate_map else None,
-    }
-    from pydantic import ValidationError
-
     try:
-        return PlateEntry.model_validate(values)
+        return PlateEntry(
+            plate=name,
+            path=str(raw.resolve()),
+            layout=layout,
+            pattern=pattern,
+            pixel_size_um=pixel_size,
+            plate_map=str(plate_map.resolve()) if plate_map else None,
+        )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise PlateflowError("the plate can't be used", where=str(raw), why=reason, remedy="see --plate") from error
@@ -179,9 +177,7 @@ def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {key: value for key, value in item.model_dump().items() if value is not None} for item in plates.values()
-    )
+    writer.writerows(item.model_dump(exclude_none=True) for item in plates.values())
     write_atomic(sheet, text.getvalue().encode())
     lines.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
     return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, PlateflowError
 from plateflow.project import Plate, Project
 from plateflow.state import slurm
-from plateflow.state.lease import HEARTBEAT_S, SILENT_S, STALE_S, Owner, clear, read_owner
+from plateflow.state.lease import HEARTBEAT_S, SILENT_S, STALE_S, clear, leases
 from plateflow.state.requests import request
 
 
@@ -42,7 +41,7 @@ def retry(
         typer.echo("Now run `snakemake`.")
 
 
-def _clear_lock(leases: list[Path]) -> None:
+def _clear_lock(folders: list[Path]) -> None:
     locks = sorted(Path(".snakemake/locks").glob("*.lock"))
     if not locks:
         return
@@ -57,9 +56,14 @@ def _clear_lock(leases: list[Path]) -> None:
         )
     # Of a job that SLURM killed a moment ago it takes a while to know that it is silent.
     end = time.monotonic() + SILENT_S + HEARTBEAT_S
-    while doubtful := {lease: owner for lease, owner in _owners(leases) if owner.alive() is None}:
+    while doubtful := [
+        (lease, owner)
+        for folder in folders
+        for lease, owner in leases(folder)
+        if owner is not None and owner.alive() is None
+    ]:
         if time.monotonic() > end:
-            lease, owner = next(iter(doubtful.items()))
+            lease, owner = doubtful[0]
             raise LeaseError(
                 "a job of this run may still be alive on another host",
                 where=str(lease),
@@ -70,13 +74,6 @@ def _clear_lock(leases: list[Path]) -> None:
     for lock in locks:
         lock.unlink(missing_ok=True)
     typer.echo("Cleared the lock of a driver that is gone.")
-
-
-def _owners(folders: list[Path]) -> Iterator[tuple[Path, Owner]]:
-    for lease in (lease for folder in folders for lease in sorted(folder.glob("[!.]*"))):
-        owner = read_owner(lease)
-        if owner is not None:
-            yield lease, owner
 
 
 def _wait_for_orphans(cancel: bool) -> None:
@@ -114,8 +111,7 @@ def _drivers_here() -> list[int]:
 
 
 def _clear_leases(folder: Path, plate: str) -> None:
-    for lease in sorted(folder.glob("[!.]*")):
-        owner = read_owner(lease)
+    for lease, owner in leases(folder):
         alive = owner.alive() if owner else False
         if alive is False:
             if clear(lease):

@@ -15,7 +15,7 @@ from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
 from plateflow.stages.runner import Job, changes
 from plateflow.state.journal import Entry, Journal, Key, outcomes
-from plateflow.state.lease import read_owner
+from plateflow.state.lease import leases
 
 Stale = dict[tuple[str, Key], list[str]]
 
@@ -50,7 +50,9 @@ def status(
             follow(project.config, plates)
         else:
             overview(plates)
-        left_out = _list_left_out(plates)
+        lines = [str(item) for plate in plates for item in plate.left_out()]
+        if left_out := bool(lines):
+            typer.echo("\n  ".join([f"Left out ({len(lines)}):", *lines]))
     raise typer.Exit(3 if left_out else 0)
 
 
@@ -117,19 +119,9 @@ def _notes(plate: Plate, stale: Stale, note: str) -> Iterator[str]:
     reasons = Counter((stage, why) for (stage, _), whys in stale.items() for why in whys if why != "never done")
     for (stage, why), n in reasons.items():
         yield f"{stage}: {n} stale: {why} changed"
-    for lease in sorted((plate.paths.root / "leases").glob("[!.]*")):
-        owner = read_owner(lease)
+    for lease, owner in leases(plate.paths.root / "leases"):
         gone = owner is None or owner.alive() is False
         yield f"{lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}"
-
-
-def _list_left_out(plates: list[Plate]) -> bool:
-    lines = [str(item) for plate in plates for item in plate.left_out()]
-    if lines:
-        typer.echo(f"Left out ({len(lines)}):")
-        for line in lines:
-            typer.echo(f"  {line}")
-    return bool(lines)
 
 
 def explain(plate: Plate, well: str) -> None:

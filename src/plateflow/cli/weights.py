@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from plateflow.config import SAFE_NAME
-from plateflow.errors import PlateflowError
+from plateflow.errors import ModelError, PlateflowError
+from plateflow.files import atomic_file
 
 weights = typer.Typer(
     help="List, fetch, verify and add the weights of models. They are searched in --weights-dir, $PLATEFLOW_WEIGHTS, "
@@ -25,19 +23,14 @@ Folder = Annotated[Path | None, typer.Option("--weights-dir", help="folder of we
 @weights.command("list")
 def list_weights(weights_dir: Folder = None) -> None:
     """Show the models: where each one is, or where it can be fetched from, and its licence."""
-    from plateflow.model.registry import PUBLISHED, find_weights
+    from plateflow.model.registry import PUBLISHED
 
-    for name in ["default", *PUBLISHED, *_added(weights_dir)]:
-        try:
-            path = find_weights(name, weights_dir)
-        except ValueError:
-            card = PUBLISHED[name]
-            typer.echo(
-                f"{name}: not on this machine; {card.size / 1e6:,.0f} MB at {card.url}\n  licence: {card.licence}"
-            )
-            continue
-        with _clearly(name):
+    for name, path in _models(weights_dir).items():
+        if path is not None:
             _describe(name, path)
+            continue
+        card = PUBLISHED[name]
+        typer.echo(f"{name}: not on this machine; {card.size / 1e6:,.0f} MB at {card.url}\n  licence: {card.licence}")
 
 
 @weights.command()
@@ -59,13 +52,12 @@ def fetch(
             )
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     for name in names:
-        with _clearly(name, "fetched"), Progress(*columns, TimeRemainingColumn()) as bar:
-            task = bar.add_task(name, total=PUBLISHED[name].size)
-
-            def show(done: int, bar: Progress = bar, task: object = task) -> None:
-                bar.update(task, completed=done)  # type: ignore[arg-type]
-
-            path = download(name, folder, progress=show)
+        try:
+            with Progress(*columns, TimeRemainingColumn()) as bar:
+                task = bar.add_task(name, total=PUBLISHED[name].size)
+                path = download(name, folder, progress=lambda n: bar.update(task, completed=n))  # noqa: B023
+        except OSError as error:
+            raise PlateflowError("the weights can't be fetched", where=name, why=str(error)) from error
         typer.echo(f"{name}: {path}, checked")
         if notice := licence_notice(path):
             typer.echo(notice)
@@ -78,17 +70,15 @@ def verify(
 ) -> None:
     """Verify weights: published files by size and sha256, others by opening them. Exit status 1 if one is wrong."""
     from plateflow.model import check_model
-    from plateflow.model.registry import PUBLISHED, check_published, find_weights, hash_of
+    from plateflow.model.registry import PUBLISHED, hash_of, right_weights
 
     wrong = []
-    for name in names or ["default", *_on_this_machine(weights_dir), *_added(weights_dir)]:
+    for name in names or [name for name, path in _models(weights_dir).items() if path]:
         try:
-            path = find_weights(name, weights_dir)
-            if name in PUBLISHED:
-                check_published(name, path)
-            else:
+            path = right_weights(name, weights_dir)
+            if name not in PUBLISHED:
                 check_model(path)
-        except (ValueError, OSError) as error:
+        except ModelError as error:
             wrong.append(f"{name}: {error}")
         else:
             typer.echo(f"{name}: {path} is intact, sha256 {hash_of(path)}")
@@ -107,56 +97,34 @@ def add(
     SAM's checkpoint under another name than sam_vit_l is converted into the start of a model: its encoder, resampled to
     patches of 8 px, and random heads that are yet to be trained.
     """
+    import torch
+
     from plateflow.model.registry import PUBLISHED, check_published, search_path
+    from plateflow.model.weights import check_model, import_sam, is_sam, save_model
 
     folder = search_path(weights_dir)[0]
     if not SAFE_NAME.fullmatch(name) or name == "default":
         raise PlateflowError(f"{name!r} cannot be the name of a model", remedy="use letters, digits and . _ + -")
     if not file.is_file():
         raise PlateflowError("there is no such file", where=str(file))
+    model, suffix = None, ".safetensors" if file.suffix == ".safetensors" else ""
     if name in PUBLISHED:
-        target = folder / PUBLISHED[name].file
-        write: Callable[[Path], object] = _copy_of(file)
-        with _clearly(name):
-            check_published(name, file)
+        check_published(name, file)
+    elif is_sam(file):
+        model, suffix = import_sam(file), ".safetensors"
     else:
-        with _clearly(str(file)):
-            suffix, write = _opened(file, name)
-        target = folder / (name.removesuffix(suffix) + suffix)
+        check_model(file)
+    target = folder / (PUBLISHED[name].file if name in PUBLISHED else name.removesuffix(suffix) + suffix)
     if target.exists():
         raise PlateflowError("a model of this name exists already", where=str(target), remedy="give another --name")
-    folder.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{os.getpid()}.{target.name}")  # with its suffix, by which the format is known
-    try:
-        write(part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    with _clearly(name):
-        _describe(name, target)
-
-
-def _opened(file: Path, name: str) -> tuple[str, Callable[[Path], object]]:
-    """The suffix that a model's file gets, and what writes it; ValueError if it is no model."""
-    from plateflow.model.weights import check_model, import_sam, is_sam, save_model
-
-    if not is_sam(file):
-        check_model(file)
-        return (".safetensors" if file.suffix == ".safetensors" else ""), _copy_of(file)
-
-    import torch
-
-    from plateflow.model.registry import PUBLISHED
-
-    model, card = import_sam(file), PUBLISHED["sam_vit_l"]
-    licence = f"{card.licence} (encoder of SAM; untrained heads)"
-    return ".safetensors", lambda path: save_model(
-        model, path, name=name, licence=licence, citation=card.citation, dtype=torch.float32
-    )
-
-
-def _copy_of(file: Path) -> Callable[[Path], object]:
-    return lambda path: shutil.copyfile(file, path)
+    if model is None:
+        with file.open("rb") as source, atomic_file(target) as copy:
+            shutil.copyfileobj(source, copy)
+    else:
+        card = PUBLISHED["sam_vit_l"]
+        licence = f"{card.licence} (encoder of SAM; untrained heads)"
+        save_model(model, target, name=name, licence=licence, citation=card.citation, dtype=torch.float32)
+    _describe(name, target)
 
 
 def _describe(name: str, path: Path) -> None:
@@ -166,35 +134,23 @@ def _describe(name: str, path: Path) -> None:
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:,.0f} MB)\n  licence: {licence}")
 
 
-def _on_this_machine(weights_dir: Path | None) -> Iterator[str]:
-    """Published models that are on this machine."""
-    from plateflow.model.registry import PUBLISHED, find_weights
+def _models(weights_dir: Path | None) -> dict[str, Path | None]:
+    """The default and the published models, None where one isn't on this machine, and what the folders hold besides.
 
-    for name in PUBLISHED:
-        try:
-            find_weights(name, weights_dir)
-        except ValueError:
-            continue
-        yield name
-
-
-def _added(weights_dir: Path | None) -> list[str]:
-    """Other models in the folders: files that `add` wrote, and Cellpose's, which have no suffix."""
-    from plateflow.model.registry import PUBLISHED, search_path
+    That is what `add` wrote, and Cellpose's files, which have no suffix.
+    """
+    from plateflow.model.registry import PUBLISHED, find_weights, search_path
 
     files = [path for folder in search_path(weights_dir) if folder.is_dir() for path in sorted(folder.iterdir())]
-    names = [path.stem if path.suffix == ".safetensors" else path.name for path in files if _is_model(path)]
-    return [name for name in dict.fromkeys(names) if name not in PUBLISHED]
-
-
-def _is_model(path: Path) -> bool:
-    return path.is_file() and path.suffix in ("", ".safetensors") and not path.name.startswith(".")
-
-
-@contextmanager
-def _clearly(where: str, done: str = "used") -> Iterator[None]:
-    """Turn errors of the file system into an error for a user."""
-    try:
-        yield
-    except OSError as error:
-        raise PlateflowError(f"the weights can't be {done}", where=where, why=str(error)) from error
+    others = [
+        path.stem if path.suffix == ".safetensors" else path.name
+        for path in files
+        if path.is_file() and path.suffix in ("", ".safetensors") and not path.name.startswith(".")
+    ]
+    models: dict[str, Path | None] = {}
+    for name in ["default", *PUBLISHED, *others]:
+        try:
+            models[name] = find_weights(name, weights_dir)
+        except ModelError:
+            models[name] = None
+    return models

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from plateflow.config.root import Config
 from plateflow.config.segmentation import LabelSet
@@ -65,15 +65,8 @@ def explain(item: Any) -> str:
 
 
 def _keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    for index, part in enumerate(location):
-        if model is Config and part == "segmentation":
-            model = LabelSet
-            if index == len(location) - 1:
-                return []
-            break
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+    """The keys of a section; sections hold no others."""
+    if not location:
+        return list(Config.model_fields)
+    section: Any = LabelSet if location[0] == "segmentation" else Config.model_fields[location[0]].annotation
+    return list(section.model_fields)

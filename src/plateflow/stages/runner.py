@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,7 @@ from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
 from plateflow.state.lease import Lease
-from plateflow.state.ledger import attempt_begins, now, used_so_far
+from plateflow.state.ledger import now, used_so_far
 from plateflow.state.requests import record_set_aside, request_number
 
 Data = TypeVar("Data")
@@ -180,13 +181,15 @@ def run_job(
     """
     stage, paths = job.stage, job.paths
     with Lease(paths.lease(stage.name, job.name), holder=str(job)) as lease, _signals():
-        began, begun = attempt_begins(), False
+        slurm_job = os.environ.get("SLURM_JOB_ID", "")
+        begin = {"event": "begin", "at": now(), "host": socket.gethostname(), "slurm_job": slurm_job}
+        begun = False
         path = paths.journal(stage.name, job.name)
         try:
             run = _Run(job, work_items(), lease, results=results)
             # Where an attempt failed with nothing left to do, the next one still records that the job has ended.
             if run.left_out or run.batches or run.open:
-                append_line(path, {"event": "begin", **began})
+                append_line(path, begin)
                 begun = True
             for item, outcome in run.left_out:
                 run.start(item)
@@ -210,20 +213,19 @@ def run_job(
         except (Exception, Interrupted) as error:
             explained = explain(error, paths)
             if lease.held():
-                _record_end(path, explained, None if begun else began)
+                _record_end(path, explained, None if begun else begin)
             if explained is error:
                 raise
             raise explained from error
         print(f"{stage.name} {job.name}: {run.n_done} done, {len(run.items) - run.n_done} already done")
 
 
-def _record_end(path: Path, error: BaseException, began: dict[str, Any] | None) -> None:
+def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) -> None:
     """Let the journal say why an attempt ended, if the journal can still be written."""
     why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
     event = "interrupted" if isinstance(error, Interrupted) else "failed"
     with suppress(OSError):  # the job's own error matters, and goes to the driver
-        begin = {"event": "begin", **(began or {})}
-        if began is not None and Journal.read(path).last_line != begin:  # it may have come with that very line
+        if begin is not None and Journal.read(path).last_line != begin:  # it may have come with that very line
             append_line(path, begin)
         append_line(path, {"event": event, "error": why, **used_so_far()})
 
@@ -308,7 +310,8 @@ class _Run:
         killers: list[tuple[Item, Outcome]] = []
         for item in stale:
             if item.upstream is not None:
-                self.left_out.append((item, _passed_on(item.upstream)))
+                up = item.upstream
+                self.left_out.append((item, Outcome(state=up.state, reason=up.reason, detail=up.detail)))
             elif item.well and deaths.get(item.key, 0) >= 2:
                 killers.append((item, _crash_outcome(self.job, item)))
             elif item.key in suspects:
@@ -367,10 +370,6 @@ class _Run:
     def _next(self, item: Item) -> int:
         entry = self.latest.get(item.key)
         return entry.sequence + 1 if entry else 1
-
-
-def _passed_on(upstream: Entry) -> Outcome:
-    return Outcome(state=upstream.state, reason=upstream.reason, detail=upstream.detail)
 
 
 def _crash_outcome(job: Job, item: Item) -> Outcome:

@@ -11,11 +11,13 @@ from plateflow.estimate import refine
 from plateflow.files import digest, write_json
 from plateflow.project import Project
 from plateflow.report.screen import write_screen
-from plateflow.state.ledger import write_screen_ledger
+from plateflow.state.ledger import attempts, write_ledger
 
 
 def run(project: Project) -> None:
     """Write the page over all plates, and its receipt."""
     page = write_screen(project)
-    refine(project, write_screen_ledger(project.screen, [plate.paths for plate in project.plates.values()]))
+    spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
+    write_ledger(project.screen, spent)
+    refine(project, spent)
     write_json(project.screen.receipt("report", "screen"), {"stage": "screen", "work": digest(page)})

@@ -156,8 +156,7 @@ class Journal:
                 )
             )
         elif event == "start":
-            well, label_set, block = line["key"]
-            key = well, label_set, block
+            key = item_key(*line["key"])
             self.started[key] = line["sequence"]
             self._in_work[key] = None
         elif event == "done":
@@ -169,8 +168,7 @@ class Journal:
                 attempt.entries.append(entry)
         elif event == "crashed":  # said by the attempt that comes after, before it begins
             if line["alone"]:
-                well, label_set, block = line["keys"][0]
-                self._alone[well, label_set, block] += 1
+                self._alone[item_key(*line["keys"][0])] += 1
             self._in_work.clear()
         elif event in _ENDS:
             if attempt:

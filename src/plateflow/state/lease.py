@@ -13,6 +13,7 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,12 @@ def read_owner(lease: Path) -> Owner | None:
         return Owner(**json.loads(path.read_text()) | {"beat": path.stat().st_mtime})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def leases(folder: Path) -> Iterator[tuple[Path, Owner | None]]:
+    """The leases in a folder, each with its owner, None as in `read_owner`."""
+    for lease in sorted(folder.glob("[!.]*")):
+        yield lease, read_owner(lease)
 
 
 def clear(lease: Path) -> bool:

@@ -7,12 +7,10 @@ nothing at its end: its time then runs to its last finished work item, unless th
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,40 +48,24 @@ def attempts(paths: PlatePaths) -> list[dict[str, Any]]:
     return rows
 
 
-def write_ledger(paths: PlatePaths) -> pd.DataFrame:
-    """Write ledger.parquet of a plate, and return it."""
-    return _write(paths, attempts(paths))
-
-
-def write_screen_ledger(screen: PlatePaths, plates: Iterable[PlatePaths]) -> list[dict[str, Any]]:
-    """Write the ledger over all plates, and return its rows."""
-    rows = [row for paths in plates for row in attempts(paths)]
-    _write(screen, rows)
-    return rows
-
-
-def _write(paths: PlatePaths, rows: list[dict[str, Any]]) -> pd.DataFrame:
+def write_ledger(paths: PlatePaths, rows: list[dict[str, Any]] | None = None) -> pd.DataFrame:
+    """Write ledger.parquet of a plate, or of the screen with the `rows` of all plates, and return it."""
     import pandas as pd
 
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(attempts(paths) if rows is None else rows)
     if len(table):
         write_atomic(paths.table("ledger.parquet"), table.to_parquet(index=False))
     return table
 
 
 def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterator[dict[str, Any]]:
-    """A row per attempt that a journal tells of, but the last one while it runs."""
+    """A row per attempt that a journal tells of, but the last one while it runs: while its job's lease is held."""
     job = path.stem.removeprefix(f"{stage}-")
     attempts = Journal.read(path).attempts
     for attempt in attempts:
-        if attempt.state != "open" or attempt is not attempts[-1] or not _runs(paths, stage, job):
+        owner = read_owner(paths.lease(stage, job)) if attempt.state == "open" and attempt is attempts[-1] else None
+        if owner is None or owner.alive() is False:
             yield _row(paths, stage, job, attempt, wells)
-
-
-def _runs(paths: PlatePaths, stage: str, job: str) -> bool:
-    """Whether a job's lease is held: its last attempt isn't over, then."""
-    owner = read_owner(paths.lease(stage, job))
-    return owner is not None and owner.alive() is not False
 
 
 def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) -> dict[str, Any]:
@@ -147,15 +129,6 @@ def _ask_accounting(rows: list[dict[str, Any]]) -> None:
             row["seconds"] = max(row["seconds"], float(elapsed))
             gpus = [item.partition("=")[2] for item in granted.split(",") if item.startswith("gres/gpu=")]
             row["gpus"] = int(gpus[0]) if gpus else row["gpus"]
-
-
-def attempt_begins() -> dict[str, Any]:
-    """When and where an attempt at a job begins: for the line that opens it in the journal."""
-    return {
-        "at": now(),
-        "host": socket.gethostname(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
-    }
 
 
 def used_so_far() -> dict[str, Any]:
