@@ -20,8 +20,8 @@ from plateflow.config import PLATE_SIZES, Config, PlateEntry
 from plateflow.files import write_json
 from plateflow.model.registry import find_weights, model_spec
 from plateflow.project import Project
+from plateflow.segment.grid import OVERLAP, TILE
 
-TILE_PX, OVERLAP_PX = 256, 40
 SNAKEMAKE_MB = 260
 """Snakemake's own two processes in a job of a cluster."""
 MARGIN = 1.5
@@ -118,12 +118,12 @@ class Estimate:
     @cached_property
     def tiles(self) -> int:
         """Tiles of a well, over its label sets; a volume is run along three axes. Canvases are taken as squares."""
-        overlap = TILE_PX // 2 if self.config.augment else OVERLAP_PX
+        overlap = TILE // 2 if self.config.augment else OVERLAP
         canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
         tiles = 0
         for name, label_set in self.config.segmentation.items():
             edge = 1000 * math.sqrt(self.size.canvas_mpx) * self._scale(name)
-            of_canvas = max(1, math.ceil((edge - overlap) / (TILE_PX - overlap))) ** 2
+            of_canvas = max(1, math.ceil((edge - overlap) / (TILE - overlap))) ** 2
             tiles += of_canvas * (3 if label_set.dimensions == 3 else 1)
         return math.ceil(tiles * canvases * self._planes)
 

@@ -1,10 +1,15 @@
-"""`plateflow check --cluster`: one small job for each partition of the SLURM profile tries what a run will need."""
+"""`plateflow check --cluster`: one small job for each partition of the SLURM profile tries what a run will need.
+
+Such a job runs this module on its node, and writes what it found.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,12 +22,14 @@ import yaml
 
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError
+from plateflow.files import write_json
 from plateflow.plates.check_index import Problem
 from plateflow.project import Project
 from plateflow.state.slurm import cancel, is_queued
 
 OPTIONS = {"slurm_partition": "--partition", "slurm_account": "--account", "gres": "--gres"}
 WAIT_S = 300.0
+ROOM_BYTES = 10**9
 
 
 def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Problem]:
@@ -47,7 +54,7 @@ def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Pro
             where = f"{' '.join(options) or 'the default partition'} ({', '.join(stages)})"
             out = Path(shared).resolve() / f"{number}.json"
             kind = "gpu" if "infer" in stages else "cpu"
-            command = [sys.executable, "-m", "plateflow.cli.probe", str(configfile.resolve()), str(out), kind]
+            command = [sys.executable, "-m", "plateflow.cli.cluster", str(configfile.resolve()), str(out), kind]
             done = subprocess.run(
                 ["sbatch", "--parsable", "--time=10", "--mem=2000", f"--output={out.with_suffix('.log')}",
                  "--job-name=plateflow-check", *options, f"--wrap={shlex.join(command)}"],
@@ -99,3 +106,60 @@ def _problem(where: str, what: str) -> Problem:
     return Problem(
         severity="error", plate=f"SLURM, {where}", what=what, remedy="fix it, or edit the profile's site block"
     )
+
+
+def probe(configfile: Path, *, gpu: bool) -> list[str]:
+    """What is wrong on this machine, one line each; empty if a stage can work here."""
+    project = Project.load(configfile)
+    wrong = []
+    for plate in project.plates.values():
+        for folder in {plate.paths.root, plate.paths.scratch}:
+            try:
+                _try_writing(folder)
+            except OSError as error:
+                wrong.append(f"{folder} can't be written: {error.strerror}")
+            else:
+                if shutil.disk_usage(folder).free < ROOM_BYTES:
+                    wrong.append(f"{folder} has less than {ROOM_BYTES / 1e9:g} GB left")
+        if wrong:
+            break  # the others lie beside it
+    if gpu:
+        from plateflow.model import check_model
+
+        for name in {label_set.model for label_set in project.config.segmentation.values()}:
+            try:
+                check_model(name)
+            except (ValueError, OSError) as error:
+                wrong.append(f"the weights of model {name} can't be used: {error}")
+        if project.config.device != "cpu":
+            import torch
+
+            if not torch.cuda.is_available():
+                given = os.environ.get("CUDA_VISIBLE_DEVICES")
+                wrong.append(f"torch {torch.__version__} sees no GPU (CUDA_VISIBLE_DEVICES is {given!r})")
+    return wrong
+
+
+def _try_writing(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    first, second = (folder / f".probe-{socket.gethostname()}-{os.getpid()}{end}" for end in ("", ".renamed"))
+    try:
+        first.write_text("a")
+        first.rename(second)
+    finally:
+        for path in (first, second):
+            path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """What runs on a node. Arguments: the configuration, the file to write, and whether this is for the GPU stage."""
+    configfile, out, gpu = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "gpu"
+    try:
+        wrong = probe(configfile, gpu=gpu)
+    except PlateflowError as error:
+        wrong = [str(error)]
+    write_json(out, {"host": socket.gethostname(), "wrong": wrong})
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,8 +57,6 @@ def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[
     Raises:
         PlateflowError: there is no such profile.
     """
-    import os
-
     import yaml
 
     settings: dict[str, Any] = {"jobs": os.cpu_count() or 1, "resources": {"gpu": 1}}

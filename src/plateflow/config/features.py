@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from plateflow.config.section import Section
+from plateflow.config.section import Section, nearest
 
 FAMILIES = (
     "location",
@@ -52,9 +51,6 @@ class Features(Section):
         names = [value] if isinstance(value, str) else value
         for name in names:
             if name not in FAMILIES:
-                near = difflib.get_close_matches(name, [*FAMILY_PRESETS, *FAMILIES], n=1)
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else f"choose from {', '.join([*FAMILY_PRESETS, *FAMILIES])}"
-                )
+                hint = nearest(name, [*FAMILY_PRESETS, *FAMILIES], "choose from")
                 raise ValueError(f"there is no feature family {name!r}; {hint}")
         return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from plateflow.config.root import Config
+from plateflow.config.section import nearest
 from plateflow.config.segmentation import LabelSet
 from plateflow.errors import ConfigError
 
@@ -57,10 +57,8 @@ def explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         if location == ["tiling"]:
             return "the key 'tiling' is gone: delete its line; canvases are always cut into as few tiles as possible"
-        keys = _keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], keys, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(keys)}"
-        return f"unknown key {'.'.join(location)!r}{hint}"
+        hint = nearest(location[-1], _keys(location[:-1]), "the keys are", cutoff=0.5)
+        return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
 from plateflow.config.load import explain
-from plateflow.config.section import Section
+from plateflow.config.section import Section, nearest
 from plateflow.errors import ConfigError
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -77,11 +76,10 @@ def load_plates(path: Path) -> dict[str, PlateEntry]:
         columns = list(PlateEntry.model_fields)
         for column in rows.fieldnames or []:
             if column not in columns:
-                near = difflib.get_close_matches(column or "", columns, n=1)
                 raise ConfigError(
                     f"the plate sheet has an unknown column {column!r}",
                     where=str(path),
-                    remedy=f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(columns)}",
+                    remedy=nearest(column or "", columns, "the columns are"),
                 )
         plates: dict[str, PlateEntry] = {}
         for number, row in enumerate(rows, 2):

@@ -65,11 +65,7 @@ class Config(Section):
             raise ValueError("z must be max, mean, keep or 'plane N'")
         return value
 
-    @field_validator("segmentation")
-    @classmethod
-    def _label_set_names(cls, value: dict[str, LabelSet]) -> dict[str, LabelSet]:
-        check_label_set_names(value)
-        return value
+    _label_set_names = field_validator("segmentation")(check_label_set_names)
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Config:

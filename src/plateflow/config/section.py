@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,3 +12,9 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values don't change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def nearest(name: str, names: Sequence[str], otherwise: str, *, cutoff: float = 0.6) -> str:
+    """The hint for a wrong name: the nearest right one, if one is near, else all of them after `otherwise`."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(names)}"

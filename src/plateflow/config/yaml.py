@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -24,7 +24,8 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if field.description:
-            unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if _is_choice(field.annotation) else ""
+            choice = get_origin(field.annotation) is Literal
+            unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if choice else ""
             lines.append(f"{indent}# {field.description}{unit}")
         if isinstance(value, BaseModel):
             if not field.description and type(value).__doc__:
@@ -40,10 +41,6 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
             lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
         if not indent:
             lines.append("")
-
-
-def _is_choice(annotation: object) -> bool:
-    return getattr(annotation, "__origin__", None) is Literal
 
 
 def config_schema() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Torch is imported on first use of the network; `plateflow.model.registry` doesn't need it.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from plateflow.model.registry import ModelSpec, model_spec
@@ -15,12 +16,7 @@ __all__ = ["FlowViT", "FlowViTConfig", "ModelSpec", "check_model", "load_model",
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"FlowViT", "FlowViTConfig"}:
-        from plateflow.model import vit
-
-        return getattr(vit, name)
-    if name in {"check_model", "load_model", "save_model"}:
-        from plateflow.model import weights
-
-        return getattr(weights, name)
+    if name in __all__:  # all but what is imported above
+        home = "vit" if name.startswith("FlowViT") else "weights"
+        return getattr(import_module(f"plateflow.model.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

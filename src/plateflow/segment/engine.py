@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from plateflow.errors import PlateflowError
 from plateflow.model.registry import IN_CHANNELS
-from plateflow.segment.tiles import TILE, TileLayout, network_shape, tile_layout
+from plateflow.segment.grid import TILE
+from plateflow.segment.tiles import TileLayout, network_shape, tile_layout
 
 LOGIT_LIMIT = 30.0
 AHEAD = 48
@@ -207,7 +208,8 @@ class FlowEngine:
                     batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
                     continue
                 except (RuntimeError, MemoryError) as error:
-                    if self.batch_size == 1 or not _out_of_memory(error):
+                    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+                    if self.batch_size == 1 or not (full or "can't allocate memory" in str(error)):
                         raise
                 self.batch_size //= 2
                 print(f"the device is out of memory; continuing with batches of {self.batch_size}", flush=True)
@@ -364,10 +366,6 @@ def _stoppable(network: Callable[[Tensor], Tensor], stopped: threading.Event) ->
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def choose_device(device: str) -> torch.device:

@@ -15,6 +15,10 @@ from plateflow.model.registry import ModelSpec
 if TYPE_CHECKING:
     from plateflow.images.layout import WellLayout
 
+TILE = 256
+"""Edge of the squares of a canvas that the network sees, px."""
+OVERLAP = 40
+"""Least overlap of neighbouring tiles, px, to within 1 px: a field of 1080 px and its frame take five tiles per row."""
 N_STEPS = 200
 """Steps of a path on the network's grid, as in Cellpose."""
 SCALE_RANGE = (1 / 16, 16)

@@ -8,16 +8,18 @@ both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-TILE = 256
-OVERLAP = 40
-"""Least overlap of neighbouring tiles, px, to within 1 px: a field of 1080 px and its frame take five tiles per row."""
+from plateflow.segment.grid import OVERLAP, TILE
+
 FRAME = 8
 """Width of the black frame around a canvas, px, where its tiles have space for it."""
+_TO_BORDER = np.minimum(np.arange(TILE), np.arange(TILE)[::-1]) + 0.5
+TAPER = np.sin(np.pi / 2 * np.minimum(_TO_BORDER / OVERLAP, 1.0)) ** 2
+"""Weights of a tile's px: 1 inside, falling as a squared sine over the overlap."""
 
 
 def network_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -103,7 +105,7 @@ def _axis(length: int, augment: bool) -> Axis:
     odd = (length - TILE - steps) % 2 if steps and frame else 0  # one px less gives the last tile the right parity
     sides = (lacking // 2, lacking - lacking // 2)
     starts = _spread(length + 2 * frame + lacking - odd, max(steps + 1, 2 if augment else 1))
-    return Axis(zeros=(frame, frame - odd), mirrored=sides, starts=starts, weights=_taper())
+    return Axis(zeros=(frame, frame - odd), mirrored=sides, starts=starts, weights=TAPER)
 
 
 def _spread(length: int, n: int) -> tuple[int, ...]:
@@ -111,10 +113,3 @@ def _spread(length: int, n: int) -> tuple[int, ...]:
     gaps = max(1, n - 1)
     starts = [(2 * i * (length - TILE) + gaps) // (2 * gaps) for i in range(n)]
     return tuple(start - (start + i) % 2 if 0 < i < gaps else start for i, start in enumerate(starts))
-
-
-@cache
-def _taper() -> NDArray[np.float64]:
-    """1 inside, falling as a squared sine over the overlap."""
-    distance = np.minimum(np.arange(TILE), np.arange(TILE)[::-1]) + 0.5
-    return np.sin(np.pi / 2 * np.minimum(distance / OVERLAP, 1.0)) ** 2
