@@ -168,17 +168,17 @@ def _explain_entry(plate: Plate, well: str, job: Job, entry: Entry, stale: Stale
 
 def _print_log(plate: Plate, well: str) -> None:
     """Print the log of the job that worked on a well last, whether it ended well or not."""
-    journals = [path for stage in STAGES for path in plate.paths.journals(stage) if _mentions(Journal.read(path), well)]
+    journals = []
+    for path in (path for stage in STAGES for path in plate.paths.journals(stage)):
+        journal = Journal.read(path)
+        if any(key[0] == well for key in (*journal.latest, *journal.started)):
+            journals.append(path)
     if not journals:
         raise PlateflowError("no job has worked on this well yet", where=f"{plate.name}/{well}")
     stage, _, job = max(journals, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")
     file = plate.paths.log(stage, job)
     typer.echo(f"{file}:")
     typer.echo(file.read_text(errors="replace") if file.is_file() else "(gone)")
-
-
-def _mentions(journal: Journal, well: str) -> bool:
-    return any(key[0] == well for key in (*journal.latest, *journal.started))
 
 
 def _last_failure(plate: Plate, stage: str, well: str) -> None:

@@ -267,7 +267,6 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
 
 
 def _our_name(name: str) -> str:
-    """Published name to ours."""
     for theirs, ours in _LAYER_NAMES.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs).replace("mlp.", "")
@@ -275,7 +274,6 @@ def _our_name(name: str) -> str:
 
 
 def _cellpose_name(name: str) -> str:
-    """Our name to the published one."""
     for theirs, ours in _LAYER_NAMES.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours).replace("lin1", "mlp.lin1").replace("lin2", "mlp.lin2")
@@ -342,5 +340,4 @@ def _check(path: Path, model: FlowViT, state: Mapping[str, Tensor]) -> None:
 
 
 def _shortened(items: list[str]) -> str:
-    """A list in words, cut after the first eight."""
     return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")

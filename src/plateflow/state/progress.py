@@ -55,37 +55,28 @@ class JobProgress:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-@dataclass(frozen=True)
-class _Summary:
+_Summary = tuple[str, int, list[str]]
+
+
+def _summary(attempts: list[Attempt]) -> _Summary:
     """What a journal says of its job.
 
-    Attributes:
-        last: how the last attempt ended; empty where there was none.
-        wells: how many it finished.
-        failures: attempts that failed since the job last came to its end. The last attempt may still run: one without
-            an end has failed only if another came after it.
-        error: why the last of them failed.
+    Returns:
+        how the last attempt ended (empty: there was none); how many wells it finished; and why attempts failed since
+        the job last came to its end. The last attempt may still run: one without an end has failed only if another
+        came after it.
     """
-
-    last: str = ""
-    wells: int = 0
-    failures: int = 0
-    error: str = ""
-
-    @classmethod
-    def of(cls, attempts: list[Attempt]) -> _Summary:
-        if not attempts:
-            return cls()
-        failures, error = 0, ""
-        for attempt in attempts:
-            if attempt.state == "ok":
-                failures, error = 0, ""
-            elif attempt.state != "open":
-                failures, error = failures + 1, attempt.error
-            elif attempt is not attempts[-1]:
-                failures, error = failures + 1, KILLED
-        wells = {entry.well for entry in attempts[-1].entries} - {""}
-        return cls(attempts[-1].state, len(wells), failures, error)
+    errors: list[str] = []
+    for attempt in attempts:
+        if attempt.state == "ok":
+            errors.clear()
+        elif attempt.state != "open":
+            errors.append(attempt.error)
+        elif attempt is not attempts[-1]:
+            errors.append(KILLED)
+    if not attempts:
+        return "", 0, errors
+    return attempts[-1].state, len({entry.well for entry in attempts[-1].entries} - {""}), errors
 
 
 class Progress:
@@ -100,29 +91,27 @@ class Progress:
         return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
 
     def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
-        summary, log = self._summary(paths.journal(stage, job)), paths.log(stage, job)
-        failures, error = summary.failures, summary.error
+        (last, wells, errors), log = self._read(paths.journal(stage, job)), paths.log(stage, job)
         state: State
         try:
             silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
             state = "silent" if silent else "runs"
         except (FileNotFoundError, NotADirectoryError):  # no lease, so nobody works on it
             if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
-                state, failures, error = "done", 0, ""
-            elif summary.last == "ok" or (not summary.last and not log.exists()):
+                state, errors = "done", []
+            elif last == "ok" or (not last and not log.exists()):
                 state = "waits"
             else:
                 state = "failed"
-                if not error:
-                    failures, error = failures + 1, KILLED if summary.last else ""
-        return JobProgress(
-            stage=stage, job=job, state=state, wells=summary.wells, failures=failures, error=error, log=log
-        )
+                if not errors or not errors[-1]:
+                    errors = [*errors, KILLED if last else ""]
+        error = errors[-1] if errors else ""
+        return JobProgress(stage=stage, job=job, state=state, wells=wells, failures=len(errors), error=error, log=log)
 
-    def _summary(self, journal: Path) -> _Summary:
+    def _read(self, journal: Path) -> _Summary:
         stamp = stat_of(journal)
         if journal not in self._summaries or self._summaries[journal][0] != stamp:
-            self._summaries[journal] = stamp, _Summary.of(Journal(read_lines(journal)).attempts)
+            self._summaries[journal] = stamp, _summary(Journal(read_lines(journal)).attempts)
         return self._summaries[journal][1]
 
 
