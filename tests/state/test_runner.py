@@ -120,7 +120,7 @@ def test_a_request_makes_a_well_stale_once_and_only_there(job):
 def test_a_file_set_aside_asks_once_after_it_was_mended(job, tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"cut")
-    quarantined = Outcome(state="quarantined", reason="truncated", set_aside=((str(bad), stat_of(bad)),))
+    quarantined = Outcome(state="quarantined", reason="truncated", watch=[(str(bad), stat_of(bad))])
     run(job, items(), outcome=quarantined)
     assert request_digest(job.paths, "tile", "0", 8) == ""
     bad.write_bytes(b"whole again")

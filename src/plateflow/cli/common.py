@@ -1,4 +1,4 @@
-"""What several commands share: the option that names the configuration."""
+"""What several commands share: the options that name the configuration and the folder of weights."""
 
 from __future__ import annotations
 
@@ -9,5 +9,8 @@ import typer
 
 ConfigOption = Annotated[
     Path, typer.Option("--configfile", help="the configuration, as given to snakemake", show_default=True)
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")
 ]
 DEFAULT_CONFIG = Path("config/config.yaml")

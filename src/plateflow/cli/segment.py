@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plateflow.cli.common import WeightsOption
 from plateflow.errors import PlateflowError
 from plateflow.model.registry import IN_CHANNELS
 
@@ -26,9 +27,7 @@ def segment(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    weights_dir: Annotated[
-        Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")
-    ] = None,
+    weights_dir: WeightsOption = None,
 ) -> None:
     """Segment single images: one label TIFF per image (uint16, or uint32 above 65,535 objects)."""
     import io

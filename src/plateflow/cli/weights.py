@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plateflow.cli.common import WeightsOption
 from plateflow.config import SAFE_NAME
 from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import atomic_file
@@ -17,11 +18,10 @@ weights = typer.Typer(
     "$CELLPOSE_LOCAL_MODELS_PATH and ~/.cellpose/models, in this order; new ones are put into the first of these.",
     no_args_is_help=True,
 )
-Folder = Annotated[Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")]
 
 
 @weights.command("list")
-def list_weights(weights_dir: Folder = None) -> None:
+def list_weights(weights_dir: WeightsOption = None) -> None:
     """Show the models: where each one is, or where it can be fetched from, and its licence."""
     from plateflow.model.registry import PUBLISHED
 
@@ -36,7 +36,7 @@ def list_weights(weights_dir: Folder = None) -> None:
 @weights.command()
 def fetch(
     names: Annotated[list[str], typer.Argument(help="published models, such as cpsam_v2")],
-    weights_dir: Folder = None,
+    weights_dir: WeightsOption = None,
 ) -> None:
     """Download published weights, checksum verified; interrupted downloads resume."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -66,7 +66,7 @@ def fetch(
 @weights.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="models; default: all on this machine")] = None,
-    weights_dir: Folder = None,
+    weights_dir: WeightsOption = None,
 ) -> None:
     """Verify weights: published files by size and sha256, others by opening them. Exit status 1 if one is wrong."""
     from plateflow.model import check_model
@@ -90,7 +90,7 @@ def verify(
 def add(
     file: Annotated[Path, typer.Argument(help="weights of Plateflow, Cellpose-SAM or SAM's ViT-L")],
     name: Annotated[str, typer.Option(help="what to call it; cpsam, cpsam_v2, sam_vit_l: the published file, checked")],
-    weights_dir: Folder = None,
+    weights_dir: WeightsOption = None,
 ) -> None:
     """Copy a weights file into the folder of weights, so that `model` can name it.
 

@@ -156,7 +156,8 @@ class FlowEngine:
 
     def _cut(self, jobs: Iterable[CanvasJob], size: int) -> Iterator[_Batch]:
         """Read canvases and cut them into batches of `size` tiles."""
-        batch = _Batch()
+        shape, batch = (size, TILE, TILE, IN_CHANNELS), _Batch()  # channels last
+        pinned = self.device.type == "cuda"  # memory that the device can copy from directly
         for job in jobs:
             canvas, pixels = self._read(job)
             for index, (y, x) in enumerate(canvas.layout.corners):
@@ -165,7 +166,7 @@ class FlowEngine:
                     canvas.blank.append(index)
                     continue
                 if not batch.filled:
-                    batch.tiles = self._empty(size)
+                    batch.tiles = torch.empty(shape, dtype=self.dtype, pin_memory=pinned).permute(0, 3, 1, 2)
                 batch.tiles[batch.filled] = tile.flip(canvas.layout.flips(index))
                 batch.filled += 1
                 batch.parts.append((canvas, index))
@@ -192,11 +193,6 @@ class FlowEngine:
             pixels = F.interpolate(pixels[None], size=grid, mode="bilinear", align_corners=False, antialias=shrinks)[0]
         layout = self.layout(grid)
         return _Canvas(job=job, shape=(height, width), grid=grid, layout=layout), _padded(pixels, layout)
-
-    def _empty(self, size: int) -> Tensor:
-        """A buffer for a batch of tiles, in memory that the device can copy from directly."""
-        shape = (size, TILE, TILE, IN_CHANNELS)  # channels last
-        return torch.empty(shape, dtype=self.dtype, pin_memory=self.device.type == "cuda").permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def _forward(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:

@@ -127,7 +127,7 @@ class Outcome:
         detail: one line for people.
         fields: fields left out or flagged, with reasons.
         info: counts and timings worth keeping.
-        set_aside: raw files that were set aside, each with its size and time before it was read (None: it wasn't
+        watch: raw files that were set aside, each with its size and time before it was read (None: it wasn't
             there); a change of one of them asks for the job again.
     """
 
@@ -136,7 +136,7 @@ class Outcome:
     detail: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
-    set_aside: tuple[tuple[str, list[int] | None], ...] = ()
+    watch: list[tuple[str, list[int] | None]] = field(default_factory=list)
 
 
 Item = WorkItem[Any]
@@ -205,8 +205,7 @@ def run_job(
                 finish()
             run.check()
             entries = [run.latest[item.key] for item in run.items]
-            set_aside = [(file, stat) for entry in entries for file, stat in entry.watch]
-            record_set_aside(paths, stage.name, job.name, set_aside)
+            record_set_aside(paths, stage.name, job.name, (watched for entry in entries for watched in entry.watch))
             write_json(paths.receipt(stage.name, job.name), receipt(job, entries))
             if begun:
                 append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
@@ -351,12 +350,7 @@ class _Run:
             block=item.block,
             fingerprint=self.fingerprints[item.key],
             depends=self.depends[item.key],
-            state=outcome.state,
-            reason=outcome.reason,
-            detail=outcome.detail,
-            fields=outcome.fields,
-            info=outcome.info,
-            watch=list(outcome.set_aside),
+            **vars(outcome),
             sequence=self._next(item),
             seconds=round(clock - max(self._last, self._started.pop(item.key, clock)), 3),
             finished=now(),

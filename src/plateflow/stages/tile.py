@@ -115,11 +115,11 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
             break
     bad = {box.name: bad[box.name] for box in layout.fields if box.name in bad}
     used = [box.name for box in layout.fields if box.name not in bad]
-    set_aside = tuple((file, stats.get(file)) for file in sorted(files))
+    watch = [(file, stats.get(file)) for file in sorted(files)]
     if not used:
         image.clear()
         paths.histogram(well).unlink(missing_ok=True)
-        return _all_left_out(bad, set_aside)
+        return _all_left_out(bad, watch)
     table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
     info = {"fields": len(used)}
@@ -131,11 +131,11 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
         detail="; ".join(f"field {name}: {error.detail}" for name, error in bad.items()),
         fields={name: error.reason for name, error in bad.items()},
         info=info,
-        set_aside=set_aside,
+        watch=watch,
     )
 
 
-def _all_left_out(bad: dict[str, PlaneError], set_aside: tuple[tuple[str, list[int] | None], ...]) -> Outcome:
+def _all_left_out(bad: dict[str, PlaneError], watch: list[tuple[str, list[int] | None]]) -> Outcome:
     reasons = Counter(error.reason for error in bad.values())
     reason = reasons.most_common(1)[0][0]
     return Outcome(
@@ -143,7 +143,7 @@ def _all_left_out(bad: dict[str, PlaneError], set_aside: tuple[tuple[str, list[i
         reason=reason,
         detail=f"no field can be used: {next(error.detail for error in bad.values() if error.reason == reason)}",
         fields={name: error.reason for name, error in bad.items()},
-        set_aside=set_aside,
+        watch=watch,
     )
 
 
