@@ -302,11 +302,10 @@ def estimates_of(project: Project) -> dict[str, Estimate]:
         learnt = {name: Rate(**value) for name, value in values.items()}
     except (OSError, ValueError, TypeError):
         learnt = {}
-    sizes = {name: Size.of(plate.spec) for name, plate in project.plates.items()}
     return {
-        plate: Estimate(size, config, learnt, model_mb=model_mb, diameters=diameters)
-        for plate, size in sizes.items()
-        if size
+        name: Estimate(size, config, learnt, model_mb=model_mb, diameters=diameters)
+        for name, plate in project.plates.items()
+        if (size := Size.of(plate.spec))
     }
 
 

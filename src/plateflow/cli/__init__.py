@@ -21,10 +21,7 @@ _typer = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (
-    *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
-    *(segment.segment, demo.demo),
-):
+for command in (init.init, check.check, plan.plan, status.status, retry.retry, run.run, segment.segment, demo.demo):
     _typer.command()(command)
 _typer.add_typer(weights.weights, name="weights")
 

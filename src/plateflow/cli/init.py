@@ -54,7 +54,9 @@ def init(
     rows, columns = metadata["format"]
     size = metadata["pixel_size_um"]
     typer.echo(f"{spec.plate}: {metadata['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
-    typer.echo(f"  wells with images: {len(metadata['wells'])} ({', '.join(_few(metadata['wells']))})")
+    wells = metadata["wells"]
+    few = wells if len(wells) <= 8 else [*wells[:4], "...", *wells[-2:]]
+    typer.echo(f"  wells with images: {len(wells)} ({', '.join(few)})")
     typer.echo(f"  fields per well: {metadata['fields']}, z planes: {metadata['z']}, time points: {metadata['t']}")
     typer.echo(f"  channels: {', '.join(channels)}")
     typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
@@ -62,10 +64,6 @@ def init(
         typer.echo(f"  note: {line}")
     for line in write_project(directory, spec, opened):
         typer.echo(line)
-
-
-def _few(names: list[str]) -> list[str]:
-    return names if len(names) <= 8 else [*names[:4], "...", *names[-2:]]
 
 
 def make_spec(

@@ -45,13 +45,11 @@ def _clear_lock(folders: list[Path]) -> None:
     locks = sorted(Path(".snakemake/locks").glob("*.lock"))
     if not locks:
         return
-    drivers = _drivers_here()
-    if drivers:
-        numbers = ", ".join(map(str, drivers))
+    if drivers := _drivers_here():
         raise LeaseError(
             "a snakemake still runs in this folder",
             where=str(Path.cwd()),
-            why=f"process {numbers}",
+            why=f"process {', '.join(map(str, drivers))}",
             remedy="wait for it, or stop it with Ctrl-C, then run `plateflow retry` again",
         )
     # Of a job that SLURM killed a moment ago it takes a while to know that it is silent.

@@ -233,9 +233,8 @@ def explain(error: BaseException, paths: PlatePaths) -> BaseException:
     """What a user can do about a full or read-only disk; any other error as it is."""
     if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
         return error
-    folders = ("results", paths.root), ("scratch", paths.scratch)
     free = []
-    for name, folder in folders:
+    for name, folder in (("results", paths.root), ("scratch", paths.scratch)):
         with suppress(OSError):
             free.append(f"{name} {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB free")
     return PlateflowError(
