@@ -73,7 +73,7 @@ def test_a_field_mended_after_the_freeze_has_its_own_window(make_project: MakePr
     np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_ends_of_a_histogram() -> None:
+def test_limits_of_a_histogram() -> None:
     assert intensity_limits(np.array([0, 0, 7, 0]), (1, 99)) == {"low": 2.0, "high": 3.0}
     assert intensity_limits(np.array([1, 98, 1]), (1, 99)) == {"low": 0.0, "high": 1.0}
     assert intensity_limits(np.array([1, 97, 2]), (0, 100)) == {"low": 0.0, "high": 2.0}

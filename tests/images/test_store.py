@@ -213,7 +213,7 @@ def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_large_images_are_cut_into_blocks_of_one_shard_each(
+def test_large_images_are_cut_into_regions_of_one_shard_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
 ) -> None:
     monkeypatch.setattr(shards, "CHUNK_PX", 8)
@@ -242,7 +242,7 @@ def test_large_images_are_cut_into_blocks_of_one_shard_each(
     assert not written[lone.slices].any()
     for level in range(levels):
         made = [p for p in (paths.image("B03") / str(level) / "c").rglob("*") if p.is_file()]
-        assert len(made) == len(parts) - 1  # the block without a field was never written
+        assert len(made) == len(parts) - 1  # the region without a field was never written
     shards.array_files.cache_clear()
 
 

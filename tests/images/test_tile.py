@@ -175,8 +175,9 @@ def test_a_plane_that_turns_out_bad_late_takes_its_whole_field_out(tmp_path: Pat
     assert {field for field, _ in read_histograms(project.paths, "C04")} == {"2"}
 
 
-def test_blocks_of_a_large_image(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-
+def test_shard_regions_of_a_large_image(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     project = make_project(fields=4, faults=[Fault(kind="nan", well="B03", field=3, channel=2)])
     project.run("ingest", "tile")
     monkeypatch.setattr(shards, "CHUNK_PX", 8)

@@ -1,1 +1,1 @@
-"""The plate store, the placement of fields, illumination, histograms, and reading for the later stages."""
+"""Images of wells: the plate store, the placement of fields, illumination, histograms; `well.WellImage` opens one."""

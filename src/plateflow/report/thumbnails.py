@@ -39,7 +39,7 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     Args:
         plate: the well's.
         well: its name.
-        edge: height or width of the picture in px, whichever is larger; a smaller image isn't enlarged.
+        edge: height or width of the picture in px, whichever is larger; a smaller image is not enlarged.
     """
     from skimage.transform import resize
 
