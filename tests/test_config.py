@@ -20,7 +20,7 @@ def test_the_default_file_loads_as_the_defaults():
         ({"follow_slics": 2}, "did you mean 'follow_slices'"),
         ({"normalise": {"frezze": 2}}, "did you mean 'freeze'"),
         ({"segmentation": {"nuclei": {"chanels": ["DNA"]}}}, "did you mean 'channels'"),
-        ({"tiling": "cellpose"}, "'tiling' is gone: delete its line"),
+        ({"tiling": "cellpose"}, "tiling has no choice any more: delete its line"),
         ({"parts": {"cpu": 3, "gpu": 2}}, "must divide"),
         ({"features": {"rows": "spots"}}, "not a label set"),
         ({"z": "median"}, "z must be"),

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from plateflow.chain import STAGES, parameters, part_of, part_of_well
 from plateflow.config import Config, PlateEntry, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
-from plateflow.files import stat_of
 from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Key, LeftOut, item_key, left_out, outcomes
@@ -82,10 +81,13 @@ class Plate:
         Raises:
             ResultsError: ingest hasn't run.
         """
-        stamp = stat_of(self.paths.metadata)
-        if stamp is None:
-            raise ResultsError("the plate has no manifest", where=self.name, remedy="run `snakemake`; ingest writes it")
-        return _read_json(self.paths.metadata, tuple(stamp))
+        try:
+            stat = self.paths.metadata.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise ResultsError(
+                "the plate has no manifest", where=self.name, remedy="run `snakemake`; ingest writes it"
+            ) from None
+        return _read_json(self.paths.metadata, stat.st_size, stat.st_mtime_ns)
 
     @property
     def wells(self) -> list[str]:
@@ -196,14 +198,14 @@ class Plate:
         """Whether window.json bears the configured freeze number, and was computed as configured."""
         try:
             window = json.loads(self.paths.window.read_text())
-        except (OSError, ValueError):
-            return False
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return False  # not where it can't be read for a moment: a frozen window would be computed again
         settings = self.parameters("normalise")
         return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])
 
 
 @lru_cache(maxsize=1024)
-def _read_json(path: Path, _stamp: tuple[int, ...]) -> dict[str, Any]:
+def _read_json(path: Path, _size: int, _mtime_ns: int) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text())
     return content
 

@@ -77,7 +77,7 @@ class Workflow:
             case "tile":
                 return self.receipts(plate, "ingest")
             case "normalise":
-                return [] if self.plates[plate].has_frozen_window() else self.receipts(plate, "tile")
+                return [] if self._frozen(plate) else self.receipts(plate, "tile")
             case "infer":
                 tiles = [self._receipt(plate, "tile", str(p)) for p in range(part, parts.cpu, parts.gpu)]
                 return [*self.receipts(plate, "normalise"), *tiles]
@@ -92,6 +92,12 @@ class Workflow:
             case "report":
                 return self.receipts(plate, "aggregate")
         return []
+
+    def _frozen(self, plate: str) -> bool:
+        try:
+            return self.plates[plate].has_frozen_window()
+        except OSError:  # then the job waits for all tiles, and looks itself
+            return False
 
     def _receipt(self, plate: str, stage: str, job: str) -> str:
         return str(self.plates[plate].paths.receipt(stage, job))

@@ -1,6 +1,8 @@
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +99,25 @@ def test_a_frozen_window_stays(make_project: MakeProject) -> None:
     project.paths.window.unlink()
     project.run("normalise")  # nothing changed but that the file is gone
     assert project.paths.window.read_bytes() == kept
+
+
+def test_a_window_that_can_not_be_read_for_a_moment_is_not_computed_again(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project()
+    project.run()
+    frozen = project.paths.window.read_bytes()
+    read = Path.read_text
+
+    def away(path: Path, *arguments: Any, **keywords: Any) -> str:
+        if path.name == "window.json":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path, *arguments, **keywords)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(Path, "read_text", away)
+        project.run("normalise")
+    assert project.paths.window.read_bytes() == frozen
 
 
 def test_a_plate_without_any_sound_field_freezes_nothing(make_project: MakeProject) -> None:

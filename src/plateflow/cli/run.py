@@ -14,7 +14,7 @@ from plateflow.project import SCREEN, Project
 
 def run(
     plate: Annotated[str, typer.Argument(help="plate id; `screen` for the page over all plates")],
-    stage: Annotated[str, typer.Argument(help=f"stage: {', '.join(STAGES)}; of the screen `report`")],
+    stage: Annotated[str, typer.Argument(help=f"stage: {', '.join(STAGES)}; for the screen: screen")],
     job: Annotated[
         str | None, typer.Argument(help="job: `plate`, a part such as 3, or of follow 3-0; default: all, in turn")
     ] = None,
@@ -25,13 +25,19 @@ def run(
     The stages before it must have run. What is up to date isn't done again; `plateflow retry` asks for it.
     """
     from plateflow.stages import run_stage, stage_module
+    from plateflow.stages.runner import Interrupted
     from plateflow.state.lease import announce_driver
 
     project = Project.load(configfile)
     announce_driver()
     if plate == SCREEN:
-        stage_module("screen").run(project)
+        if stage != SCREEN or job is not None:
+            raise PlateflowError("the screen has one job", remedy="`plateflow run screen screen`")
+        stage_module(SCREEN).run(project)
         return
-    if stage not in STAGES:
-        raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
-    run_stage(project.plate(plate), stage, job)
+    try:
+        run_stage(project.plate(plate), stage, job)
+    except Interrupted as error:
+        raise PlateflowError(
+            str(error), where=f"{plate}: {stage}", remedy="run it again: it goes on from here"
+        ) from None

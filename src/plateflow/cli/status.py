@@ -40,8 +40,7 @@ def status(
             _print_log(plate, well)
         else:
             explain(plate, well)
-        entries = [entry for stage in STAGES for entry in plate.outcomes(stage).values()]
-        left_out = any(entry.well == well and entry.left_out for entry in entries)
+        left_out = any(item.well == well and not item.field for item in plate.left_out())
     else:
         plates = [project.target(target)[0]] if target else list(project.plates.values())
         if watch:
@@ -76,7 +75,7 @@ def stale_items(plate: Plate) -> tuple[Stale, str]:
                         stale[name, item.key] = why
         except PlateflowError as error:
             return stale, f"{name}: {error.what}"
-        except OSError as error:
+        except (OSError, KeyError) as error:  # KeyError: metadata of another release
             return stale, f"{name}: waits for the stage before it ({error})"
     return stale, ""
 

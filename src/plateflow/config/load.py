@@ -40,8 +40,11 @@ def load_config(source: Path | Mapping[str, Any]) -> Config:
             raise ConfigError("the configuration is not valid YAML", where=where, why=str(error)) from error
         if not isinstance(source, Mapping):
             raise ConfigError("the configuration is not a mapping of keys to values", where=where)
+    keys = dict(source)
+    if keys.get("tiling") == "plateflow":  # `init` of an earlier release wrote it, and nothing else is done
+        del keys["tiling"]
     try:
-        return Config.model_validate(dict(source))
+        return Config.model_validate(keys)
     except ValidationError as error:
         raise ConfigError(
             "the configuration can't be used",
@@ -56,7 +59,7 @@ def explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         if location == ["tiling"]:
-            return "the key 'tiling' is gone: delete its line; canvases are always cut into as few tiles as possible"
+            return "tiling has no choice any more: delete its line; canvases are cut into as few tiles as possible"
         hint = nearest(location[-1], _keys(location[:-1]), "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"

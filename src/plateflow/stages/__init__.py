@@ -26,9 +26,13 @@ def run_stage(plate: Plate, stage: str, job: str | None = None) -> None:
         job: the job's name, such as `plate`, `3` or `3-0`; without it all jobs of the stage, one after another.
 
     Raises:
-        PlateflowError: there is no such job, another process has its lease, or what the stage itself raises.
+        PlateflowError: there is no such stage or job, another process has its lease, or what the stage itself raises.
     """
-    from plateflow.stages.runner import Job
+    from plateflow.stages.runner import Job, explain
 
-    for name in STAGES[stage].jobs(plate.config) if job is None else [job]:
-        stage_module(stage).run(Job.of(plate, stage, name))
+    all_jobs = STAGES[stage].jobs(plate.config) if stage in STAGES else [""]
+    for each in [Job.of(plate, stage, name) for name in (all_jobs if job is None else [job])]:
+        try:
+            stage_module(stage).run(each)
+        except OSError as error:  # from taking the lease: what comes later is explained already
+            raise explain(error, plate.paths) from error

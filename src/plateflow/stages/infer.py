@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.model.registry import ModelSpec, model_spec
+from plateflow.project import Plate
 from plateflow.segment.grid import anisotropy
 from plateflow.segment.scratch import save_array
 from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, run_job
@@ -48,26 +49,30 @@ def run(job: Job) -> None:
 
 def work_items(job: Job) -> list[Item]:
     """Every label set of the wells of a GPU part."""
+    return infer_items(job.plate, job.wells)
+
+
+def infer_items(plate: Plate, wells: list[str]) -> list[Item]:
+    """The work items of `infer` in some wells."""
     from plateflow.images.well import WellImage
     from plateflow.images.window import load_window
 
-    plate = job.plate
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
     depends = {}
-    for label_set, settings in job.config.segmentation.items():
+    for label_set, settings in plate.config.segmentation.items():
         channels = plate.channels_of(label_set)
         plate.grid(label_set)  # fails before any tile is run
         depends[label_set] = {
             "normalise": window.fingerprint(channels),
-            "parameters": job.parameters(label_set),
+            "parameters": plate.parameters("infer", label_set),
             "model": model_spec(settings.model).sha256,
         }
     items = []
-    for well in job.wells:
+    for well in wells:
         entry = tiled.required(well)
         for label_set, depends_of in depends.items():
             ratio = None
-            if job.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
+            if plate.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
                 layout, where = WellImage.open(plate.paths, well).layout, f"{plate.name}/{well}, label set {label_set}"
                 ratio = anisotropy(layout, where=where)
             items.append(

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 from plateflow.chain import STAGES, Stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError
-from plateflow.files import append_line, digest, write_json
+from plateflow.files import append_line, digest, read_lines, write_json
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
@@ -50,8 +50,10 @@ class Job:
         """A job by the name of its stage.
 
         Raises:
-            PlateflowError: the stage has no such job.
+            PlateflowError: there is no such stage, or it has no such job.
         """
+        if stage not in STAGES:
+            raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
         names = list(STAGES[stage].jobs(plate.config))
         if name not in names:
             raise PlateflowError(
@@ -224,7 +226,7 @@ def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) 
     why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
     event = "interrupted" if isinstance(error, Interrupted) else "failed"
     with suppress(OSError):  # the job's own error matters, and goes to the driver
-        if begin is not None and Journal.read(path).last_line != begin:  # it may have come with that very line
+        if begin is not None and [*read_lines(path)][-1:] != [begin]:  # it may have come with that very line
             append_line(path, begin)
         append_line(path, {"event": event, "error": why, **used_so_far()})
 

@@ -13,24 +13,20 @@ from typing import Any, NoReturn, TextIO
 from plateflow.errors import PlateflowError
 from plateflow.project import SCREEN, Project
 from plateflow.stages import run_stage, stage_module
-from plateflow.stages.runner import Interrupted, explain
+from plateflow.stages.runner import Interrupted
 
 
 def run_rule(snakemake: Any, stage: str) -> None:
     """Run a stage for the job that Snakemake describes; exits with 1 where it fails."""
+    if stage == SCREEN:
+        with logged(Path(snakemake.log[0]), "screen: report"):
+            stage_module(stage).run(Project.load(snakemake.config))
+        return
     part, number = snakemake.wildcards.get("part"), snakemake.wildcards.get("slice")
     job = "plate" if part is None else part if number is None else f"{part}-{number}"
-    name = snakemake.wildcards.get("plate", SCREEN)
+    name = snakemake.wildcards.plate
     with logged(Path(snakemake.log[0]), f"{name}: {stage} {job}"):
-        project = Project.load(snakemake.config)
-        if stage == "screen":
-            stage_module(stage).run(project)
-            return
-        plate = project.plate(name)
-        try:
-            run_stage(plate, stage, job)
-        except OSError as error:  # from taking the lease: what comes later is explained already
-            raise explain(error, plate.paths) from error
+        run_stage(Project.load(snakemake.config).plate(name), stage, job)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,8 @@ from plateflow.chain import STAGES
 from plateflow.files import write_atomic
 from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, scratch_array
-from plateflow.stages import follow, infer
 from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
+from plateflow.stages.infer import infer_items
 from plateflow.stages.runner import Job, Outcome, WorkItem, changes, left_out_upstream, one_by_one, run_job
 
 if TYPE_CHECKING:
@@ -197,18 +196,11 @@ def plate_is_stitched(plate: Plate) -> bool:
     A receipt alone says little: it may be of the earlier parameters. So the whole plate's fingerprints are compared;
     a block that is still to be followed makes this false.
     """
-    jobs = {stage: [Job.of(plate, stage, name) for name in STAGES[stage].jobs(plate.config)] for stage in _SEGMENTATION}
-    if not all(job.paths.receipt("stitch", job.name).is_file() for job in jobs["stitch"]):
+    if not all(plate.paths.receipt("stitch", name).is_file() for name in STAGES["stitch"].jobs(plate.config)):
         return False
-    for stage, list_items in _SEGMENTATION.items():
-        entries = plate.outcomes(stage)
-        if any(changes(job, item, entries.get(item.key)) for job in jobs[stage] for item in list_items(job)):
+    for stage, list_items in (("infer", infer_items), ("follow", follow_items), ("stitch", stitch_items)):
+        job, entries = Job(plate=plate, stage=STAGES[stage], name="0"), plate.outcomes(stage)
+        items: list[WorkItem[Any]] = [*list_items(plate, plate.wells)]
+        if any(changes(job, item, entries.get(item.key)) for item in items):
             return False
     return True
-
-
-_SEGMENTATION: dict[str, Callable[[Job], list[WorkItem[Any]]]] = {
-    "infer": infer.work_items,
-    "follow": follow.work_items,
-    "stitch": work_items,
-}

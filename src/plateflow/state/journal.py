@@ -85,7 +85,7 @@ class Attempt:
     """One attempt at a job.
 
     Attributes:
-        number: from 1.
+        number: from 1; 0 for what an earlier release wrote, which did not say when an attempt began.
         began: when, ISO 8601.
         host, slurm_job: where.
         state: how it ended; "open" where the journal doesn't say: it runs, or was killed.
@@ -119,7 +119,7 @@ class Journal:
     Attributes:
         latest: the last entry per key.
         started: the sequence number with which each key was last taken up.
-        attempts: in order. Lines before the first beginning belong to an earlier release, which told none.
+        attempts: in order.
         last_line: the last line of all; empty where there is none.
     """
 
@@ -145,11 +145,13 @@ class Journal:
 
     def _add(self, line: dict[str, Any]) -> None:
         event = line.pop("event", None)
+        if not self.attempts and event in {"start", "done", *_ENDS}:
+            self.attempts.append(Attempt(number=0))
         attempt = self.attempts[-1] if self.attempts else None
         if event == "begin":
             self.attempts.append(
                 Attempt(
-                    number=len(self.attempts) + 1,
+                    number=attempt.number + 1 if attempt else 1,
                     began=line.get("at", ""),
                     host=line.get("host", ""),
                     slurm_job=line.get("slurm_job", ""),

@@ -63,6 +63,8 @@ def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterat
     job = path.stem.removeprefix(f"{stage}-")
     attempts = Journal.read(path).attempts
     for attempt in attempts:
+        if not attempt.number:
+            continue
         owner = read_owner(paths.lease(stage, job)) if attempt.state == "open" and attempt is attempts[-1] else None
         if owner is None or owner.alive() is False:
             yield _row(paths, stage, job, attempt, wells)
