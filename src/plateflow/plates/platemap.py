@@ -9,7 +9,9 @@ is known about a treatment may then be in `external_metadata/`, two folders up, 
 from __future__ import annotations
 
 import math
-from itertools import zip_longest
+import re
+from collections.abc import Iterator
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -61,10 +63,10 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     """
     path = Path(path)
     sheets = read_sheets(path)
-    if _is_barcode_table(sheets):
-        path, barcodes = _map_of(path, sheets, plate), path
-        sheets = read_sheets(path)
-        rows = _with_external_metadata(barcodes.parent, _rows(path, sheets, plate))
+    columns = [name.lower() for name in sheets[0].rows[0][1]] if sheets[0].rows else []
+    if _BARCODE in columns and _MAP in columns:
+        own = _map_of(path, [cells for _, cells in sheets[0].rows[1:]], columns, plate)
+        rows = _with_external_metadata(path.parent, _rows(own, read_sheets(own), plate))
     else:
         rows = _rows(path, sheets, plate)
     table: list[dict[str, object]] = []
@@ -120,25 +122,15 @@ def role_of(row: dict[str, str], where: str) -> str:
     return "treatment" if any(value for name, value in cells.items() if name not in _PLACE) else "empty"
 
 
-def _is_barcode_table(sheets: list[Sheet]) -> bool:
-    return bool(sheets[0].rows) and {_BARCODE, _MAP} <= {name.lower() for name in sheets[0].rows[0][1]}
-
-
-def _map_of(path: Path, sheets: list[Sheet], plate: str) -> Path:
-    """The map of a plate by its barcode: the plate's id, or its beginning up to a sign (`BR00117035__2021-...`).
-
-    Raises:
-        RawDataError: the table lacks the plate, has it twice, or its map does not exist.
-    """
-    header = [name.lower() for name in sheets[0].rows[0][1]]
-    barcode_column, map_column = header.index(_BARCODE), header.index(_MAP)
+def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) -> Path:
+    """The map of a plate by its barcode: the plate's id, or its beginning up to a sign (`BR00117035__2021-...`)."""
+    barcode_column, map_column = columns.index(_BARCODE), columns.index(_MAP)
     maps: dict[str, set[str]] = {}
-    for _, cells in sheets[0].rows[1:]:
+    for cells in lines:
         if len(cells) > max(barcode_column, map_column):
             maps.setdefault(cells[barcode_column], set()).add(cells[map_column])
-    names = maps.get(plate) or {
-        name for barcode in maps if barcode and _begins(plate, barcode) for name in maps[barcode]
-    }
+    begun = [barcode for barcode in maps if barcode and re.match(re.escape(barcode) + r"[\W_]", plate)]
+    names = maps.get(plate) or set().union(*(maps[barcode] for barcode in begun))
     if len(names) != 1:
         raise RawDataError(
             "the table of barcodes is ambiguous" if names else "the table of barcodes gives the plate no map",
@@ -147,21 +139,16 @@ def _map_of(path: Path, sheets: list[Sheet], plate: str) -> Path:
             remedy="name the plate by its barcode in the plate sheet, or give its own map as plate_map",
         )
     name = next(iter(names))
-    folders = [path.parent / "platemap", path.parent]
-    files = sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file != path)
+    files = {*path.parent.glob("platemap/*"), *path.parent.glob("*")} - {path}
     # lincs_platemap_C-7161 is a map C-7161, too
-    fitting = [f for f in files if f.suffix.lower() in _SUFFIXES and (f.stem == name or f.stem.endswith(f"_{name}"))]
+    fitting = [f for f in files if f.suffix.lower() in _SUFFIXES and f"_{f.stem}".endswith(f"_{name}")]
     if not fitting:
         raise RawDataError(
             "the plate map named by the table of barcodes does not exist",
             where=f"{path}: {plate}: {name}",
-            remedy=f"copy it to {folders[0] / name}.txt",
+            remedy=f"copy it to {path.parent / 'platemap' / name}.txt",
         )
-    return min(fitting, key=lambda file: len(file.stem))
-
-
-def _begins(plate: str, barcode: str) -> bool:
-    return plate.startswith(barcode) and len(plate) > len(barcode) and not plate[len(barcode)].isalnum()
+    return min(fitting, key=lambda file: (len(file.stem), file))
 
 
 def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
@@ -184,22 +171,19 @@ def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
 
 def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
     """The lines of the one sheet in long form, else those of all matrices together; at least one."""
-    headers = {sheet.title: names for sheet in sheets if _is_long(names := _header(sheet))}
-    if len(headers) > 1:
-        if plate not in headers:
+    long = [sheet for sheet in sheets if _is_long(_header(sheet))]
+    if len(long) > 1:
+        long = [sheet for sheet in long if sheet.title == plate]
+        if not long:
             raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
-        headers = {plate: headers[plate]}
-    if headers:
-        ((title, names),) = headers.items()
-        return _long(next(sheet for sheet in sheets if sheet.title == title), names, plate)
+    if long:
+        return _long(long[0], plate)
     wells: dict[str, Row] = {}
-    for sheet in sheets:
-        for name, where, cells in _matrices(sheet):
-            for well, value in cells.items():
-                row = wells.setdefault(well, (where, {"well": well}))[1]
-                if name in row:
-                    raise _unusable(where, f"{name} occurs twice for the well {well}")
-                row[name] = value
+    for name, where, well, value in chain.from_iterable(map(_matrix_cells, sheets)):
+        row = wells.setdefault(well, (where, {"well": well}))[1]
+        if name in row:
+            raise _unusable(where, f"{name} occurs twice for the well {well}")
+        row[name] = value
     if not wells:
         listed = ", ".join(name for sheet in sheets for name in _header(sheet) if name) or "(none)"
         raise _unusable(str(path), f"its columns are {listed}, and it has no matrix of a plate either")
@@ -215,15 +199,12 @@ def _unusable(where: str, why: str) -> RawDataError:
 
 def _plain(name: str) -> str:
     """The name of a column for comparison: `Metadata_Well Position` is well_position."""
-    plain = name.lower().replace(" ", "_")
-    return plain.removeprefix("metadata_")
+    return name.lower().replace(" ", "_").removeprefix("metadata_")
 
 
 def _header(sheet: Sheet) -> list[str]:
     """Column names: our own, and those that say where a well is, in lower case; others as they are."""
     names = [name.removeprefix("Metadata_") for name in sheet.rows[0][1]] if sheet.rows else []
-    while names and not names[-1]:  # one delimiter too many
-        names.pop()
     plain = [{"col": "column", "doses": "dose"}.get(_plain(name), _plain(name)) for name in names]
     return [p if p in (*OWN, "row", "column", *ALIASES["well"]) else n for p, n in zip(plain, names, strict=True)]
 
@@ -232,7 +213,8 @@ def _is_long(names: list[str]) -> bool:
     return any(name in names for name in ("well", *ALIASES["well"])) or {"row", "column"} <= set(names)
 
 
-def _long(sheet: Sheet, names: list[str], plate: str) -> list[Row]:
+def _long(sheet: Sheet, plate: str) -> list[Row]:
+    names = _header(sheet)
     doubled = sorted({name or "(a column without a name)" for name in names if names.count(name) > 1})
     if doubled:
         raise _unusable(sheet.where, f"its columns are {', '.join(names)}; {', '.join(doubled)} occurs twice")
@@ -250,27 +232,23 @@ def _long(sheet: Sheet, names: list[str], plate: str) -> list[Row]:
     return rows
 
 
-def _matrices(sheet: Sheet) -> list[tuple[str, str, dict[str, str]]]:
-    """The matrices in a sheet: name, file and line, and the value of each well that is not empty."""
-    matrices = []
+def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
+    """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value."""
     heading = ""
     for at, (number, cells) in enumerate(sheet.rows):
-        filled = [cell for cell in cells if cell]
         columns = [cell.lstrip("0") for cell in cells[1:]]
-        while columns and not columns[-1]:
-            columns.pop()
         if len(columns) < 2 or columns != [str(n + 1) for n in range(len(columns))]:
+            filled = [cell for cell in cells if cell]
             heading = filled[0] if len(filled) == 1 else ""
             continue
-        values: dict[str, str] = {}
-        for row, (_, line) in enumerate(sheet.rows[at + 1 :]):
-            if row > 31 or line[0].upper() != row_name(row):
-                break
-            values |= {well_name(row, c): value for c, value in enumerate(line[1 : len(columns) + 1]) if value}
         name = cells[0] or heading or (sheet.title if not sheet.title.lower().startswith(("sheet", "tabelle")) else "")
-        plain = _plain(name)
-        matrices.append((plain if plain in OWN else name or "treatment", f"{sheet.where}, line {number}", values))
-    return matrices
+        name = plain if (plain := _plain(name)) in OWN else name or "treatment"
+        for row, (_, line) in enumerate(sheet.rows[at + 1 : at + 33]):
+            if line[0].upper() != row_name(row):
+                break
+            for column, value in enumerate(line[1 : len(columns) + 1]):
+                if value:
+                    yield name, f"{sheet.where}, line {number}", well_name(row, column), value
 
 
 def _well(row: dict[str, str], where: str) -> str:

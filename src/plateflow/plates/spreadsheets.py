@@ -25,7 +25,7 @@ class Sheet:
     Attributes:
         where: the file and sheet, for messages.
         title: the title of the sheet (XLSX).
-        rows: number and cells of each row that is not empty.
+        rows: number and cells of each row that is not empty, up to its last filled cell.
     """
 
     where: str
@@ -87,7 +87,9 @@ def _text(content: bytes) -> Iterator[tuple[int, list[str]]]:
 def _filled(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(islice(rows, ROWS), 1):
         cells = [cell.strip() for cell in row]
-        if any(cells):
+        while cells and not cells[-1]:  # delimiters too many
+            cells.pop()
+        if cells:
             yield number, cells
 
 
