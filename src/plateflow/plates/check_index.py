@@ -153,15 +153,7 @@ def _strays(plate: str, fields: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _neighbours(corners: NDArray[np.float64], fields: pd.DataFrame) -> Iterator[tuple[Severity, str, str]]:
-    """Overlaps and gaps of the fields of a well.
-
-    Args:
-        corners: of the fields in px, (n, 2).
-        fields: their rows.
-
-    Yields:
-        severity, what, remedy, for the worst pair.
-    """
+    """The worst overlap and gap of a well's fields (severity, what, remedy), by their corners in px, (n, 2)."""
     sides = fields[["height", "width"]].to_numpy(float)
     gaps, area = gaps_between(corners, corners + sides), sides.prod(axis=1)
     over = np.prod(np.maximum(-gaps, 0), axis=-1) / np.minimum(area[:, None], area[None])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,24 +28,14 @@ _COPY_AGAIN = "copy the file from the instrument again; as it is, the field is l
 Row = dict[Any, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """What the pixels of a plane show.
-
-    Attributes:
-        low: the lowest value.
-        high: the highest value.
-        values: the number of different values.
-        step: the greatest common divisor of all values.
-        top: the fraction of pixels at the top of the camera's range.
-        crc: a checksum.
-    """
+class _Facts(NamedTuple):
+    """What the pixels of a plane show."""
 
     low: int
     high: int
-    values: int
-    step: int
-    top: float
+    values: int  # the number of different ones
+    step: int  # the greatest common divisor of all values
+    top: float  # the fraction of pixels at the top of the camera's range
     crc: int
 
 

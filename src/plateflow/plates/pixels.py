@@ -10,9 +10,8 @@ import errno
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,18 +93,10 @@ def read_plane(
         raise PlaneError(reason, f"{path}: {type(error).__name__}: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    """A plane in an open file.
+class _Stored(NamedTuple):
+    """A plane in an open file; `cut` says how the length of the file shows that its end is missing."""
 
-    Attributes:
-        shape: (height, width), and more axes where there are several colours.
-        dtype: its pixel type.
-        decode: returns the pixels.
-        cut: how the length of the file shows that its end is missing; else empty.
-    """
-
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # (height, width), and more axes where there are several colours
     dtype: str
     decode: Callable[[], NDArray[Any]]
     cut: str = ""

@@ -185,7 +185,9 @@ def make_index(spec: PlateEntry, layout: str, records: Records, listing: Listing
     planes = planes.fillna({"path": "", "page": 0})
     for axis in ("t", "z"):
         planes[axis] = planes[axis].rank(method="dense").astype("int32") - 1
-    planes["channel"] = planes["channel"].map(_channel_names(records.channels, notes))
+    channels = _channels(records.channels, notes)
+    names = [channel["name"] for channel in channels]
+    planes["channel"] = planes["channel"].map(dict(zip(records.channels, names, strict=True)))
     planes["field"] = planes["field"].astype(str)
     shape = _plate_format(spec, records.format, planes, notes)
     planes["well"] = [well_name(row, column) for row, column in zip(planes["row"], planes["column"], strict=True)]
@@ -197,26 +199,30 @@ def make_index(spec: PlateEntry, layout: str, records: Records, listing: Listing
     planes = _add_missing(planes)
     _complete_sizes(spec, planes, listing, notes)
     _one_size_per_field(spec, planes, notes)
-    stats = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
-    planes["size_bytes"] = [size for size, _ in stats]
-    planes["mtime_ns"] = [time for _, time in stats]
+    planes[["size_bytes", "mtime_ns"]] = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
     absent = planes["size_bytes"] < 0
     planes["state"] = np.where(absent, "missing", "ok")
     without_path = planes["reason"].replace("", None).fillna("no_record")
     planes["reason"] = np.where(absent, np.where(planes["path"] == "", without_path, "missing"), "")
     planes["path"] = [str(listing.root / path) if path else "" for path in planes["path"]]
     planes["plate"] = spec.plate
-    channels = [channel["name"] for channel in _channel_list(records.channels)]
-    planes["_channel"] = planes["channel"].map({name: n for n, name in enumerate(channels)})
-    planes["_field"] = planes["field"].map({f: n for n, f in enumerate(sorted(set(planes["field"]), key=_natural))})
-    planes = planes.sort_values(["row", "column", "_field", "_channel", "t", "z"], kind="stable")
+    planes["_channel"] = planes["channel"].map(names.index)
+    planes["_field"] = planes["field"].map(lambda name: int(name) if name.isdecimal() else np.inf)
+    planes = planes.sort_values(["row", "column", "_field", "field", "_channel", "t", "z"], kind="stable")
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
-    metadata = {"plate": spec.plate, "format": list(shape), "layout": layout, **_metadata(records, planes, notes)}
+    metadata = {
+        "plate": spec.plate,
+        "format": list(shape),
+        "layout": layout,
+        **_metadata(records.bit_max, channels, planes, notes),
+    }
     return Index(planes=planes, metadata=metadata, times_s=times)
 
 
-def _metadata(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
+def _metadata(
+    bit_max: int | None, channels: list[dict[str, Any]], planes: pd.DataFrame, notes: list[str]
+) -> dict[str, Any]:
     """The content of manifest/plate.json, but for the plate's id, format and layout."""
     sizes = planes[["dy_um", "dx_um"]].dropna().drop_duplicates()
     if len(sizes) > 1:
@@ -225,34 +231,30 @@ def _metadata(records: Records, planes: pd.DataFrame, notes: list[str]) -> dict[
     wide = (planes["dtype"] == "uint16").any()
     return {
         "wells": list(planes["well"].drop_duplicates()),
-        "channels": _channel_list(records.channels),
+        "channels": channels,
         "pixel_size_um": sizes.iloc[0].tolist() if len(sizes) else None,
         "fields": int(planes["field"].nunique()),
         "z": int(planes["z"].max()) + 1,
         "t": int(planes["t"].max()) + 1,
-        "bit_max": records.bit_max if wide and records.bit_max else (65535 if wide else 255),
+        "bit_max": bit_max if wide and bit_max else (65535 if wide else 255),
         "disagreements": notes,
     }
 
 
-def _channel_list(channels: Mapping[Any, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _channels(channels: Mapping[Any, Mapping[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
     """The channels in order; a name that occurs again gets a number, so that all names differ."""
     seen: Counter[str] = Counter()
-    listed = []
+    listed, changed = [], []
     for channel in channels.values():
         name = channel["name"]
         seen[name] += 1
-        listed.append({**channel, "name": name if seen[name] == 1 else f"{name} ({seen[name]})"})
+        if seen[name] > 1:
+            name = f"{name} ({seen[name]})"
+            changed.append(name)
+        listed.append({**channel, "name": name})
+    if changed:
+        notes.append(f"several channels bear the same name; they are told apart by a number: {examples(changed)}")
     return listed
-
-
-def _channel_names(channels: Mapping[Any, Mapping[str, Any]], notes: list[str]) -> dict[Any, str]:
-    """Identifier -> name of each channel, with a note where names had to be changed."""
-    names = [channel["name"] for channel in _channel_list(channels)]
-    new = [name for name, channel in zip(names, channels.values(), strict=True) if name != channel["name"]]
-    if new:
-        notes.append(f"several channels bear the same name; they are told apart by a number: {examples(new)}")
-    return dict(zip(channels, names, strict=True))
 
 
 def _plate_format(
@@ -368,11 +370,6 @@ def _one_size_per_field(spec: PlateEntry, planes: pd.DataFrame, notes: list[str]
         f"({where}); {height:.0f} x {width:.0f} px is expected of all"
     )
     planes.loc[mixed, ["height", "width"]] = [height, width]
-
-
-def _natural(text: str) -> tuple[int, int, str]:
-    """A sort key that puts numbers in numerical order, before other names."""
-    return (0, int(text), "") if text.isdecimal() else (1, 0, text)
 
 
 def examples(names: Iterable[str], *, limit: int = 3) -> str:
