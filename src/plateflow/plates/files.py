@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +63,11 @@ class Listing:
         """The TIFF and PNG files, by name."""
         return sorted(name for name in self.files if name.lower().endswith((".tif", ".tiff", ".png")))
 
+    def nearest(self, ending: str) -> str | None:
+        """The file with this ending, whatever its case, that lies nearest to the plate's folder."""
+        names = [name for name in self.files if name.lower().endswith(ending)]
+        return min(names, key=lambda name: (name.count("/"), name), default=None)
+
 
 def list_files(folder: Path) -> Listing:
     """List all files below a folder with sizes and times; links that lead out of it are never followed."""
@@ -88,9 +92,8 @@ def list_files(folder: Path) -> Listing:
 
 def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
     """Yield the names of the first files below a folder, the nearest first: enough to recognise a layout."""
-    pending, seen = deque([""]), 0
-    while pending:
-        prefix = pending.popleft()
+    pending, seen = [""], 0
+    for prefix in pending:  # which grows
         with os.scandir(folder / prefix) as entries:
             for item in sorted(entries, key=lambda item: item.name):
                 if item.is_dir(follow_symlinks=False):

@@ -67,11 +67,8 @@ def _places(folder: Path) -> tuple[Path, ...]:
 
 
 def _index_file(folder: Path) -> Path | None:
-    for place in _places(folder):
-        for name in INDEX_NAMES:
-            if (place / name).is_file():
-                return place / name
-    return None
+    paths = (place / name for place in _places(folder) for name in INDEX_NAMES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _from_index(spec: PlateEntry, listing: Listing, path: Path) -> Records:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
@@ -40,6 +41,8 @@ FOLDER = re.compile(r"(?:^|/)(TimePoint|ZStep)_(\d+)(?=/)", re.IGNORECASE)
 WELLS_SAMPLED = 3
 Plane = dict[str, Any]
 Head = Mapping[str, str]
+Heads = Callable[[str], Head]
+"""Path of an image, relative to the plate's folder -> its header; each is read once."""
 
 
 class ImageXpressReader:
@@ -67,7 +70,7 @@ class ImageXpressReader:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
         notes = counted(others, "images are not named as MetaXpress names them and are not used")
-        heads = Headers(listing)
+        heads = cache(lambda name: _head(listing.root / name))
         planes = _without_copies(_stacks(planes, notes), heads, notes)
         htd = _read_htd(listing)
         if htd and not ("EndFile" in htd and _number(htd, "YWells")):
@@ -81,7 +84,7 @@ class ImageXpressReader:
             plane.update(geometry(y, x, **sizes[plane["channel"]]))
             plane["z_um"] = heights.get((plane["channel"], plane["z"]), math.nan)
         planes += _planned(planes, htd, notes)
-        bits = _real(heads.first(planes), "Camera Bit Depth")
+        bits = _real(_usual_head(planes, heads), "Camera Bit Depth")
         records = Records(
             planes=planes,
             channels=channels,
@@ -92,31 +95,16 @@ class ImageXpressReader:
         return make_index(spec, self.name, records, listing)
 
 
-class Headers:
-    """The metadata in the headers of the TIFFs: property -> text, with the `height` and `width` of the image.
-
-    Each header is read once.
-    """
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing, self.read = listing, dict[str, Head]()
-
-    def of(self, plane: Plane) -> Head:
-        """The header of a plane; empty where its file has none, or cannot be read."""
-        name = plane["path"]
-        if name not in self.read:
-            self.read[name] = _head(self.listing.root / name)
-        return self.read[name]
-
-    def first(self, planes: list[Plane]) -> Head:
-        """Of a few planes the first header with the most common size, so that one bad file does not decide."""
-        step = max(1, len(planes) // 5)
-        heads = [head for plane in planes[::step] if plane.get("path") and (head := self.of(plane))]
-        sizes = Counter((head["height"], head["width"]) for head in heads)
-        return next((head for head in heads if (head["height"], head["width"]) == sizes.most_common(1)[0][0]), {})
+def _usual_head(planes: list[Plane], heads: Heads) -> Head:
+    """Of a few planes the first header with the most common size, so that one bad file does not decide."""
+    step = max(1, len(planes) // 5)
+    read = [head for plane in planes[::step] if plane["path"] and (head := heads(plane["path"]))]
+    sizes = Counter((head["height"], head["width"]) for head in read)
+    return next((head for head in read if (head["height"], head["width"]) == sizes.most_common(1)[0][0]), {})
 
 
 def _head(path: Path) -> Head:
+    """The header of a TIFF: property -> text, with `height` and `width`; empty where it has none, or is damaged."""
     import tifffile
     from defusedxml.ElementTree import fromstring
 
@@ -151,7 +139,7 @@ def _stacks(planes: list[Plane], notes: list[str]) -> list[Plane]:
     return kept
 
 
-def _without_copies(planes: list[Plane], heads: Headers, notes: list[str]) -> list[Plane]:
+def _without_copies(planes: list[Plane], heads: Heads, notes: list[str]) -> list[Plane]:
     """The planes without the copies that single planes have in every step."""
     stacks: dict[int, dict[tuple[Any, ...], list[Plane]]] = {}
     for plane in planes:
@@ -159,7 +147,9 @@ def _without_copies(planes: list[Plane], heads: Headers, notes: list[str]) -> li
         stacks.setdefault(plane["channel"], {}).setdefault(key, []).append(plane)
     for channel, channel_stacks in sorted(stacks.items()):
         sample = [stack for stack in list(channel_stacks.values())[:WELLS_SAMPLED] if len(stack) > 1]
-        steps = [[heads.of(p).get("Z Step", heads.of(p).get("z-position")) for p in stack] for stack in sample]
+        steps = [
+            [heads(p["path"]).get("Z Step", heads(p["path"]).get("z-position")) for p in stack] for stack in sample
+        ]
         if steps and all(None not in stack and len(set(stack)) == 1 for stack in steps):
             lowest = min(plane["z"] for plane in planes if plane["channel"] == channel)
             kept = [plane for plane in planes if plane["channel"] != channel or plane["z"] == lowest]
@@ -172,13 +162,13 @@ def _without_copies(planes: list[Plane], heads: Headers, notes: list[str]) -> li
 
 
 def _channels(
-    planes: list[Plane], heads: Headers, htd: Mapping[str, list[str]], notes: list[str]
+    planes: list[Plane], heads: Heads, htd: Mapping[str, list[str]], notes: list[str]
 ) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
     """What is known about each channel, and the size of its images and pixels (see `geometry`)."""
     channels: dict[int, dict[str, Any]] = {}
     sizes: dict[int, dict[str, Any]] = {}
     for number in sorted({plane["channel"] for plane in planes}):
-        head = heads.first([plane for plane in planes if plane["channel"] == number])
+        head = _usual_head([plane for plane in planes if plane["channel"] == number], heads)
         planned, taken = htd.get(f"WaveName{number}", [""])[0], head.get("_IllumSetting_", "")
         channel: dict[str, Any] = {"name": planned or taken or f"w{number}"}
         if planned and taken and planned != taken:
@@ -201,13 +191,13 @@ def _channels(
     return channels, sizes
 
 
-def _heights(planes: list[Plane], heads: Headers) -> dict[tuple[int, int], float]:
+def _heights(planes: list[Plane], heads: Heads) -> dict[tuple[int, int], float]:
     """The height in um of each channel and step above the lowest step of the plate, taken from one field."""
     first, place = planes[0], ("row", "column", "field", "t")
     field = [plane for plane in planes if all(plane[key] == first[key] for key in place)]
     stacks = Counter(plane["channel"] for plane in field)
     heights = {
-        (p["channel"], p["z"]): _real(heads.of(p), "z-position")
+        (p["channel"], p["z"]): _real(heads(p["path"]), "z-position")
         for p in sorted(field, key=lambda p: (-stacks[p["channel"]], p["channel"], p["z"]))
     }
     lowest = next(iter(heights.values()))
@@ -215,7 +205,7 @@ def _heights(planes: list[Plane], heads: Headers) -> dict[tuple[int, int], float
 
 
 def _centres(
-    planes: list[Plane], heads: Headers, sizes: Mapping[int, Mapping[str, Any]], notes: list[str]
+    planes: list[Plane], heads: Heads, sizes: Mapping[int, Mapping[str, Any]], notes: list[str]
 ) -> dict[Any, tuple[float, float]]:
     """The centre (y, x) of each site, or where wells differ of each (row, column, site), in um.
 
@@ -228,12 +218,12 @@ def _centres(
     anchor = min(by_site)
 
     def offset(plane: Plane) -> tuple[float, float] | None:
-        head = heads.of(plane)
+        head = heads(plane["path"])
         if "OffsetFromWellCenterUmX" in head:
             y, x = (_real(head, f"OffsetFromWellCenterUm{axis}") for axis in "YX")
         else:
             lowest = by_site[anchor].get((plane["row"], plane["column"]))
-            base = heads.of(lowest) if lowest else {}
+            base = heads(lowest["path"]) if lowest else {}
             y, x = (_real(head, f"stage-position-{a}") - _real(base, f"stage-position-{a}") for a in "yx")
         return None if math.isnan(y + x) else (y, x)
 
@@ -244,7 +234,7 @@ def _centres(
         usual = sorted(wells, key=lambda well: (-counts[well], well))
         sample = [wells[usual[n * (len(usual) - 1) // (WELLS_SAMPLED - 1)]] for n in range(WELLS_SAMPLED)]
         for plane in sample:
-            label = heads.of(plane).get("stage-label", "").partition(" : ")[0].strip()
+            label = heads(plane["path"]).get("stage-label", "").partition(" : ")[0].strip()
             if label and label != well_name(plane["row"], plane["column"]):
                 wrong.append(f"{plane['path']} ({label})")
         offsets = [place for plane in sample if (place := offset(plane)) is not None]
@@ -290,10 +280,9 @@ def _planned(planes: list[Plane], htd: Mapping[str, list[str]], notes: list[str]
 
 def _read_htd(listing: Listing) -> dict[str, list[str]]:
     """Key -> values of the HTD file that lies nearest to the plate's folder; empty where there is none."""
-    names = [name for name in listing.files if name.lower().endswith(".htd")]
-    if not names:
+    name = listing.nearest(".htd")
+    if name is None:
         return {}
-    name = min(names, key=lambda name: (name.count("/"), name))
     htd: dict[str, list[str]] = {"file": [name]}
     for line in decode((listing.root / name).read_bytes()).splitlines():
         key, *values = (part.strip().strip('"') for part in line.split(","))

@@ -15,6 +15,7 @@ import io
 import math
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -75,7 +76,7 @@ def _lines(path: Path, *, head: bool = False) -> list[Line]:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             text = decode(file.read(2**16 if head else -1))
         reader = csv.DictReader(io.StringIO(text))
-        return [line for _, line in zip(range(1), reader, strict=False)] if head else list(reader)
+        return list(islice(reader, 1 if head else None))
     except (OSError, EOFError, csv.Error):
         return []
 

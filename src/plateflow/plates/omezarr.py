@@ -224,13 +224,11 @@ def _transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], li
     scale, shift = [1.0] * n, [0.0] * n
     for level in levels:
         for step in level.get("coordinateTransformations") or []:
-            values = [float(value) for value in step.get(step["type"], [])] or [
-                1.0 if step["type"] == "scale" else 0.0
-            ] * n
-            if step["type"] == "scale":
+            values = [float(value) for value in step.get(step["type"], [])]
+            if values and step["type"] == "scale":
                 scale = [a * b for a, b in zip(scale, values, strict=True)]
                 shift = [a * b for a, b in zip(shift, values, strict=True)]
-            elif step["type"] == "translation":
+            elif values and step["type"] == "translation":
                 shift = [a + b for a, b in zip(shift, values, strict=True)]
     return scale, shift
 

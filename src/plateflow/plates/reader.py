@@ -236,7 +236,7 @@ def _metadata(
         "fields": int(planes["field"].nunique()),
         "z": int(planes["z"].max()) + 1,
         "t": int(planes["t"].max()) + 1,
-        "bit_max": bit_max if wide and bit_max else (65535 if wide else 255),
+        "bit_max": (bit_max or 65535) if wide else 255,
         "disagreements": notes,
     }
 

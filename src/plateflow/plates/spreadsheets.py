@@ -63,25 +63,20 @@ def read_sheets(path: Path, what: str = "the plate map") -> list[Sheet]:
         return list(_workbook(path, what, content))
     if content.startswith(b"\xd0\xcf\x11\xe0"):
         raise _not_a_table(path, what, "it is an old Excel workbook (.xls), or locked by a password")
+    text = decode(content)
+    if "\0" in text:  # UTF-16 without a byte order mark
+        text = content.decode("utf-16-be" if content.startswith(b"\0") else "utf-16-le", "replace")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     try:
-        rows = list(_text(content))
+        return [Sheet(where=str(path), title="", rows=list(_filled(reader)))]
     except csv.Error as error:
         raise _not_a_table(path, what, str(error)) from error
-    return [Sheet(where=str(path), title="", rows=rows)]
 
 
 def _not_a_table(path: Path, what: str, why: str) -> RawDataError:
     remedy = "save it as CSV or XLSX, without a password"
     return RawDataError(f"{what} can't be read", where=str(path), why=why, remedy=remedy)
-
-
-def _text(content: bytes) -> Iterator[tuple[int, list[str]]]:
-    text = decode(content)
-    if "\0" in text:  # UTF-16 without a byte order mark
-        text = content.decode("utf-16-be" if content.startswith(b"\0") else "utf-16-le", "replace")
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
-    yield from _filled(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
 def _filled(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:

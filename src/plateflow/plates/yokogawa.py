@@ -44,7 +44,7 @@ class YokogawaReader:
     def read(self, spec: PlateEntry) -> Index:
         """Index a CellVoyager measurement (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
-        source = _nearest(listing, ".mlf")
+        source = listing.nearest(".mlf")
         if len(several := [name for name in listing.files if name.lower().endswith(".mlf")]) > 1:
             raise RawDataError(
                 "the folder holds several measurements",
@@ -54,12 +54,6 @@ class YokogawaReader:
             )
         records = _from_names(spec, listing) if source is None else _from_records(spec, listing, source)
         return make_index(spec, self.name, records, listing)
-
-
-def _nearest(listing: Listing, ending: str) -> str | None:
-    """The file with this ending that lies nearest to the plate's folder."""
-    names = [name for name in listing.files if name.lower().endswith(ending)]
-    return min(names, key=lambda name: (name.count("/"), name), default=None)
 
 
 def _attributes(element: Element) -> Values:
@@ -109,15 +103,9 @@ def _settings(spec: PlateEntry, listing: Listing, base: str, notes: list[str]) -
     """The settings of the measurement, and those of each channel number, from .mrf and .mes."""
     measurement: Values = {}
     channels: dict[int, Values] = {}
-    for ending, wanted, content in (
-        (
-            ".mrf",
-            {("MeasurementDetail", "MeasurementChannel"), ("", "MeasurementDetail")},
-            "the size of its images and pixels",
-        ),
-        (".mes", {("ChannelList", "Channel")}, "its channels' names"),
-    ):
-        name = _nearest(listing, ending)
+    wanted = {("", "MeasurementDetail"), ("MeasurementDetail", "MeasurementChannel"), ("ChannelList", "Channel")}
+    for ending, content in ((".mrf", "the size of its images and pixels"), (".mes", "its channels' names")):
+        name = listing.nearest(ending)
         named = measurement.get("MeasurementSettingFileName") if ending == ".mes" else None
         if named and (path := inside(listing, named, base=base, plate=spec.plate, source=".mrf")) in listing.files:
             name = path
