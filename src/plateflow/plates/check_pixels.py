@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from plateflow.plates.check_index import Problem, Severity
 from plateflow.plates.pixels import PlaneError
@@ -56,7 +55,18 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
             pixels = read_row(item[1], decode=item[0] in sample)
         except PlaneError as error:
             return error
-        return _facts(pixels, index.metadata["bit_max"]) if item[0] in sample else None
+        if item[0] not in sample:
+            return None
+        counts = np.bincount(pixels.ravel())
+        values = np.flatnonzero(counts)
+        return _Facts(
+            low=int(values[0]),
+            high=int(values[-1]),
+            values=len(values),
+            step=int(np.gcd.reduce(values)),
+            top=float(counts[index.metadata["bit_max"] :].sum() / pixels.size),
+            crc=zlib.crc32(pixels.tobytes()),
+        )
 
     rows = planes.to_dict("records")
     looked: list[tuple[Row, _Facts]] = []
@@ -78,19 +88,6 @@ def _sample(planes: pd.DataFrame) -> pd.Index:
     chosen = fields.iloc[np.unique(np.linspace(0, len(fields) - 1, SAMPLED_FIELDS).round().astype(int))]
     kept = planes.reset_index().merge(chosen, on=["well", "field"])["index"]
     return pd.Index(kept.iloc[:: max(1, -(-len(kept) // SAMPLED_PLANES))])
-
-
-def _facts(pixels: NDArray[Any], bit_max: int) -> _Facts:
-    counts = np.bincount(pixels.ravel())
-    values = np.flatnonzero(counts)
-    return _Facts(
-        low=int(values[0]),
-        high=int(values[-1]),
-        values=len(values),
-        step=int(np.gcd.reduce(values)),
-        top=float(counts[bit_max:].sum() / pixels.size),
-        crc=zlib.crc32(pixels.tobytes()),
-    )
 
 
 def _problem(row: Row, severity: Severity, what: str, remedy: str) -> Problem:

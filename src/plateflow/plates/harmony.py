@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -77,11 +76,17 @@ def _from_index(spec: PlateEntry, listing: Listing, path: Path) -> Records:
     plate: dict[str, str] = {}
     maps: dict[int, Values] = {}
     images: list[Values] = []
-    for kind, values in _elements(path, spec.plate):
+    wanted = {("Images", "Image"), ("Map", "Entry"), ("Plates", "Plate")}
+    for kind, element in xml_elements(path, wanted, plate=spec.plate):
+        values = {
+            tag: ((child.text or "").strip(), child.get("Unit") or child.get("BufferNo") or "")
+            for child in element
+            if (tag := local_name(child.tag)) in _USED or kind == "Plate"
+        }
         if kind == "Plate":
             plate |= {tag: text for tag, (text, _) in values.items()}
         elif kind == "Entry":
-            maps.setdefault(positive_int(values.pop("ChannelID")[0]), {}).update(values)
+            maps.setdefault(positive_int(element.get("ChannelID", "")), {}).update(values)
         else:
             images.append(values)
     planes: list[dict[str, Any]] = []
@@ -111,19 +116,6 @@ def _from_index(spec: PlateEntry, listing: Listing, path: Path) -> Records:
         bit_max=min(max(tops, default=0), 65535) or None,
         disagreements=notes,
     )
-
-
-def _elements(path: Path, plate: str) -> Iterator[tuple[str, Values]]:
-    """The Plate, Entry and Image elements of an index; an Entry's attribute ChannelID is given like a child element."""
-    for kind, element in xml_elements(path, {("Images", "Image"), ("Map", "Entry"), ("Plates", "Plate")}, plate=plate):
-        values = {
-            tag: ((child.text or "").strip(), child.get("Unit") or child.get("BufferNo") or "")
-            for child in element
-            if (tag := local_name(child.tag)) in _USED or kind == "Plate"
-        }
-        if kind == "Entry":
-            values["ChannelID"] = (element.get("ChannelID", ""), "")
-        yield kind, values
 
 
 def _plane(values: Values) -> dict[str, Any]:

@@ -98,7 +98,12 @@ class _Plate:
         planes: list[dict[str, Any]] = []
         where, remedy = f"{self.spec.plate}: {self.root}", "check the plate with an OME-Zarr validator, and rewrite it"
         with parsing("the metadata of the plate", where=where, remedy=remedy):
-            for row, column, path in self._wells():
+            for well in self.metadata["wells"]:
+                path = self._inside(well["path"])
+                try:
+                    row, column = parse_well("".join(path.split("/")[-2:]))
+                except ValueError:
+                    row, column = int(well["rowIndex"]), int(well["columnIndex"])
                 planes += self._well(row, column, path)
             if not self.channels:
                 raise ValueError("; ".join(self.notes) or "it has no image")
@@ -112,15 +117,6 @@ class _Plate:
             format=shape if shape in PLATES else None,
             disagreements=self.notes,
         )
-
-    def _wells(self) -> Iterator[tuple[int, int, str]]:
-        for well in self.metadata["wells"]:
-            path = self._inside(well["path"])
-            try:
-                row, column = parse_well("".join(path.split("/")[-2:]))
-            except ValueError:
-                row, column = int(well["rowIndex"]), int(well["columnIndex"])
-            yield row, column, path
 
     def _inside(self, name: str, base: str = ".") -> str:
         return inside(self.files, name, base=base, plate=self.spec.plate, source="the plate's metadata")
@@ -143,16 +139,13 @@ class _Plate:
                 yield from list(self._image(image_path, place, group))
             except (*PARSE_ERRORS, OSError) as error:  # one bad image leaves its field out, not the plate
                 self.notes.append(f"the image {image_path} can't be understood: {type(error).__name__}: {error}")
-                yield self._unread(place, group)
+                # One plane of it, of a channel that other images have; `make_index` adds the rest of theirs.
+                channel = next((key for key in self.channels if key[0] == (group or 0)), (group or 0, 0))
+                yield {**place, "t": 0, "z": 0, "channel": channel, "path": "", "reason": "unreadable"}
         listed = {self._inside(str(image["path"]), base=path) for image in images}
         present = {array.rpartition("/")[0] for array in self.chunks if array.startswith(f"{path}/")}
         extra = {group for group in present - listed if group.count("/") == path.count("/") + 1}
         self.notes += counted(extra, "images are not in their well's metadata and are not used")
-
-    def _unread(self, place: dict[str, Any], acquisition: int | None) -> dict[str, Any]:
-        """One plane of an image without metadata; `make_index` adds those that the other images have."""
-        channel = next((key for key in self.channels if key[0] == (acquisition or 0)), (acquisition or 0, 0))
-        return {**place, "t": 0, "z": 0, "channel": channel, "path": "", "reason": "unreadable"}
 
     def _image(self, path: str, place: dict[str, Any], acquisition: int | None) -> Iterator[dict[str, Any]]:
         attributes = _attributes(self.root / path)

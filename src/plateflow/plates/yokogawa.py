@@ -121,17 +121,21 @@ def _settings(spec: PlateEntry, listing: Listing, base: str, notes: list[str]) -
     return measurement, channels
 
 
+def _place(values: Values) -> tuple[dict[str, int], tuple[float, float]]:
+    """Well, field and time point of a record, and the field's centre (y, x) as written, in um."""
+    place = {"row": int(values["Row"]) - 1, "column": int(values["Column"]) - 1}
+    place |= {"field": int(values["FieldIndex"]), "t": int(values.get("TimePoint", "1"))}
+    return place, (float(values.get("Y", "nan")), float(values.get("X", "nan")))
+
+
 def _plane(values: Values, settings: dict[int, Values]) -> dict[str, Any]:
     channel = int(values["Ch"])
     size = settings.get(channel, {})
     height, width = (int(size.get(key, "0")) for key in ("VerticalPixels", "HorizontalPixels"))
     dy, dx = (float(size.get(key, "nan")) for key in ("VerticalPixelDimension", "HorizontalPixelDimension"))
-    y, x = (float(values.get(key, "nan")) for key in "YX")
+    place, (y, x) = _place(values)
     return {
-        "row": int(values["Row"]) - 1,
-        "column": int(values["Column"]) - 1,
-        "field": int(values["FieldIndex"]),
-        "t": int(values.get("TimePoint", "1")),
+        **place,
         "z": int(values.get("ZIndex", "1")),
         "channel": channel,
         "line": values.get("TimelineIndex", "1"),
@@ -152,9 +156,7 @@ def _lost(planes: list[dict[str, Any]], errors: list[tuple[Values, str]], notes:
     present = {tuple(plane[key] for key in keys) for plane in planes}
     for values, _ in errors:
         try:
-            place = {"row": int(values["Row"]) - 1, "column": int(values["Column"]) - 1}
-            place |= {"field": int(values["FieldIndex"]), "t": int(values.get("TimePoint", "1"))}
-            y, x = (float(values.get(key, "nan")) for key in "YX")
+            place, (y, x) = _place(values)
         except (KeyError, ValueError):
             continue  # an error that concerns no field; the note reports it
         line = values.get("TimelineIndex", "1")
