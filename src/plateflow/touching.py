@@ -26,8 +26,7 @@ def gaps_between(corners: NDArray[Any], stops: NDArray[Any]) -> NDArray[Any]:
 
 def touching(gaps: NDArray[Any]) -> NDArray[np.bool_]:
     """Which fields touch or overlap, (n, n), from `gaps_between`."""
-    touch: NDArray[np.bool_] = gaps.max(axis=-1) <= TOUCH_PX
-    return touch
+    return np.asarray(gaps.max(axis=-1) <= TOUCH_PX)
 
 
 def groups_of_touching(gaps: NDArray[Any]) -> NDArray[np.int64]:

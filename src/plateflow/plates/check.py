@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from plateflow.config import Config, PlateEntry
@@ -78,17 +79,12 @@ def changed_files(spec: PlateEntry, paths: PlatePaths) -> list[str]:
     key = ["path", "page", "well", "field", "channel", "t", "z"]
     stat = ["size_bytes", "mtime_ns"]
     old, new = pd.read_parquet(paths.planes, columns=key + stat), index_plate(spec).planes[key + stat]
-    both = old.merge(new, how="outer", on=key, suffixes=("_old", "_new"), indicator=True)
-    changes: dict[str, str] = {}
-    for row in both.to_dict("records"):
-        before, now = row["size_bytes_old"] >= 0, row["size_bytes_new"] >= 0
-        if before and not now:
-            changes[row["path"]] = "gone"
-        elif now and not before:
-            changes[row["path"]] = "new"
-        elif now and any(row[f"{name}_old"] != row[f"{name}_new"] for name in stat):
-            changes[row["path"]] = "changed"
-    return [f"{path}: {change}" for path, change in sorted(changes.items())]
+    both = old.merge(new, how="outer", on=key, suffixes=("_old", "_new"))
+    before, now = both["size_bytes_old"] >= 0, both["size_bytes_new"] >= 0
+    other = (both["size_bytes_old"] != both["size_bytes_new"]) | (both["mtime_ns_old"] != both["mtime_ns_new"])
+    both["change"] = np.select([before & ~now, now & ~before, before & now & other], ["gone", "new", "changed"], "")
+    changed = both[both["change"] != ""].drop_duplicates("path", keep="last").sort_values("path")
+    return [f"{path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
 
 
 def _unmapped(spec: PlateEntry, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,8 @@ READERS: dict[str, Reader] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plate:
-    """A raw plate.
-
-    Attributes:
-        planes: the manifest, one row per plane (docs/design.md).
-        metadata: the manifest's description: format, wells, channels, pixel size, layout, disagreements.
-    """
-
-    planes: pd.DataFrame
-    metadata: dict[str, Any]
+class Plate(Index):
+    """A raw plate: its index, and access to the pixels."""
 
     def read(self, well: str, field: str, channel: str, *, t: int = 0, z: int = 0) -> NDArray[Any]:
         """The raw pixels of one plane, (height, width).
@@ -132,5 +122,4 @@ def open_plate(
         plate_folder(spec)
         chosen = layout or ("pattern" if pattern is not None else recognise(folder))
         path = spec.model_copy(update={"layout": chosen})
-    index = index_plate(path)
-    return Plate(planes=index.planes, metadata=index.metadata)
+    return Plate(**vars(index_plate(path)))

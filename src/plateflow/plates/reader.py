@@ -64,8 +64,8 @@ class Index:
     """The manifest of a plate.
 
     Attributes:
-        planes: one row per plane, with `COLUMNS`, sorted by row, column, field, channel, t, z.
-        metadata: the content of manifest/plate.json.
+        planes: one row per plane, with `COLUMNS` (docs/design.md), sorted by row, column, field, channel, t, z.
+        metadata: the content of manifest/plate.json: format, wells, channels, pixel size, layout, disagreements.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
     """
 
