@@ -1,6 +1,5 @@
 """What readers share: names of images, errors of parsers, and which fields touch."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from plateflow.plates.files import list_files, parsing
 from plateflow.plates.names import NamePattern, parse_place
 from plateflow.touching import gaps_between, groups_of_touching
 
-NAMES = NamePattern(re.compile(r"(?P<well>[A-Z]+\d+)(?:_s(?P<field>\d+))?(?:_z(?P<z>\d+))?\.tif"))
+NAMES = NamePattern(r"(?P<well>[A-Z]+\d+)(?:_s(?P<field>\d+))?(?:_z(?P<z>\d+))?\.tif")
 
 
 def test_the_record_of_a_name() -> None:

@@ -10,7 +10,6 @@ into one file (TIFF, or .flex, which is a TIFF too). Namespaces differ between v
 from __future__ import annotations
 
 import math
-import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,11 +21,8 @@ from plateflow.plates.reader import Index, Records, counted, geometry, make_inde
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
 NAMES = NamePattern(
-    re.compile(
-        r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:(?:sk|t)(?P<t>\d+))?"
-        r"(?:fk\d+)?(?:fl\d+)?\.tiff?",
-        re.IGNORECASE,
-    )
+    r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:(?:sk|t)(?P<t>\d+))?"
+    r"(?:fk\d+)?(?:fl\d+)?\.tiff?"
 )
 # Powers of ten. There are two micro signs, which look the same.
 _TO_UM = {"m": 6, "mm": 3, "um": 0, "\u00b5m": 0, "\u03bcm": 0, "nm": -3}

@@ -30,12 +30,8 @@ from plateflow.plates.reader import Index, Records, counted, examples, geometry,
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
 NAMES = NamePattern(
-    re.compile(
-        r"(?:(?P<name>.+?)_)?(?P<well>(?:[A-Z]|A[A-F])\d\d)(?:_?s(?P<field>\d+))?(?:_?w(?P<channel>\d+))?"
-        + f"(?P<guid>{GUID})?"
-        + r"\.tif",
-        re.IGNORECASE,
-    )
+    r"(?:(?P<name>.+?)_)?(?P<well>(?:[A-Z]|A[A-F])\d\d)(?:_?s(?P<field>\d+))?(?:_?w(?P<channel>\d+))?"
+    rf"(?P<guid>{GUID})?\.tif"
 )
 FOLDER = re.compile(r"(?:^|/)(TimePoint|ZStep)_(\d+)(?=/)", re.IGNORECASE)
 WELLS_SAMPLED = 3

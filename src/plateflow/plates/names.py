@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,16 +14,16 @@ NUMBERS = {"field": 1, "t": 0, "z": 0, "channel": 1}
 """What a name gives besides the well, and the number that is taken where it does not."""
 
 
-@dataclass(frozen=True)
 class NamePattern:
     """How a vendor names its images.
 
-    Attributes:
-        regex: matches a whole file name, without its folder; with the group `well`, or `row` and `column` (counted from
-            1), and any of the groups `field`, `t`, `z` and `channel`, which are numbers.
+    Args:
+        regex: matches a whole file name, in any case and without its folder; with the group `well`, or `row` and
+            `column` (counted from 1), and any of the groups `field`, `t`, `z` and `channel`, which are numbers.
     """
 
-    regex: re.Pattern[str]
+    def __init__(self, regex: str) -> None:
+        self.regex = re.compile(regex, re.IGNORECASE)
 
     def match(self, name: str) -> re.Match[str] | None:
         """The match of a path's file name; None where it is named otherwise."""

@@ -192,12 +192,9 @@ class _Plate:
 
 def _grid(array: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of an array, and that of its chunks, or of its shards where it has shards."""
-    if (array / "zarr.json").is_file():
-        content = json.loads((array / "zarr.json").read_text())
-        shape, chunk = content["shape"], content["chunk_grid"]["configuration"]["chunk_shape"]
-    else:
-        content = json.loads((array / ".zarray").read_text())
-        shape, chunk = content["shape"], content["chunks"]
+    v3 = (array / "zarr.json").is_file()
+    content = json.loads((array / ("zarr.json" if v3 else ".zarray")).read_text())
+    shape, chunk = content["shape"], content["chunk_grid"]["configuration"]["chunk_shape"] if v3 else content["chunks"]
     if min(*shape, *chunk) < 1:
         raise ValueError(f"{array.name} has the shape {shape} in chunks of {chunk}")
     return tuple(int(n) for n in shape), tuple(int(n) for n in chunk)

@@ -150,6 +150,5 @@ def _directory_is_cut(path: Path, size: int) -> bool:
             start = file.read(8)
     except OSError:  # a folder, or a file that may not be read
         return False
-    orders = {b"II*\0": "little", b"MM\0*": "big"}
-    order: Any = orders.get(start[:4])
+    order: Any = {b"II*\0": "little", b"MM\0*": "big"}.get(start[:4])
     return order is not None and int.from_bytes(start[4:8], order) + 2 > size

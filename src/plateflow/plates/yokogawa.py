@@ -23,11 +23,8 @@ from plateflow.plates.names import NamePattern
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 
 NAMES = NamePattern(
-    re.compile(
-        r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
-        r"_T(?P<t>\d+)F(?P<field>\d+)L(?P<line>\d+)A(?P<action>\d+)Z(?P<z>\d+)C(?P<channel>\d+)\.(?:tiff?|png)",
-        re.IGNORECASE,
-    )
+    r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
+    r"_T(?P<t>\d+)F(?P<field>\d+)L(?P<line>\d+)A(?P<action>\d+)Z(?P<z>\d+)C(?P<channel>\d+)\.(?:tiff?|png)"
 )
 Values = dict[str, str]
 
