@@ -133,10 +133,8 @@ def _positions(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
         for fault in _neighbours(np.array(key).reshape(-1, 2), rows):
             faults.setdefault(fault, []).extend(wells)
     for (severity, what, remedy), wells in faults.items():
-        if len(wells) == 1:
-            yield Problem(severity, plate, what, remedy, well=wells[0])
-        else:
-            yield Problem(severity, plate, f"{what}, in {len(wells)} wells: {examples(wells)}", remedy)
+        several = f", in {len(wells)} wells: {examples(wells)}" if len(wells) > 1 else ""
+        yield Problem(severity, plate, what + several, remedy, well="" if several else wells[0])
 
 
 def _strays(plate: str, fields: pd.DataFrame) -> Iterator[Problem]:

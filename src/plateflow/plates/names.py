@@ -48,14 +48,9 @@ class NamePattern:
 
     def planes(self, names: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
         """The records of all images that are named so, with their `path`, and the names of the others."""
-        planes, others = [], []
-        for name in names:
-            record = self.record(name)
-            if record is None:
-                others.append(name)
-            else:
-                planes.append(record | {"path": name})
-        return planes, others
+        records = {name: self.record(name) for name in names}
+        planes = [record | {"path": name} for name, record in records.items() if record]
+        return planes, [name for name, record in records.items() if not record]
 
     def differs(self, name: str, plane: Mapping[str, Any], *keys: str) -> bool:
         """Whether a file name says another well than a plane's record, or another of the `NUMBERS` in `keys`."""

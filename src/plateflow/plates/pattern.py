@@ -54,13 +54,9 @@ class PatternReader:
         if spec.pattern and spec.pattern.lower().endswith((".csv", ".tsv")):
             return make_index(spec, self.name, _from_table(spec, listing), listing)
         pattern = _compile(spec, listing)
-        planes, others = [], []
-        for name in listing.image_names():
-            match = pattern.search(name)
-            if match is None:
-                others.append(name)
-            else:
-                planes.append({**_place(spec, name, match.groupdict()), "path": name})
+        matches = {name: pattern.search(name) for name in listing.image_names()}
+        planes = [_place(spec, name, match.groupdict()) | {"path": name} for name, match in matches.items() if match]
+        others = [name for name, match in matches.items() if not match]
         if others and not planes:
             raise RawDataError(
                 "no image matches the pattern",

@@ -153,9 +153,8 @@ def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) 
 
 def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
     """The lines of a map, each with what `external_metadata/` has about its treatment."""
-    for file in sorted(folder.parent.parent.glob("external_metadata/*")):
-        if file.suffix.lower() not in _SUFFIXES:
-            continue
+    files = sorted(folder.parent.parent.glob("external_metadata/*"))
+    for file in (file for file in files if file.suffix.lower() in _SUFFIXES):
         (_, names), *lines = read_sheets(file, "the external metadata")[0].rows or [(0, [])]
         shared = next((name for name in names if name and name in rows[0][1]), None)
         if shared is None:
