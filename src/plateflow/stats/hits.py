@@ -167,6 +167,8 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
         tables: the `effect_table` of each plate, concatenated.
         columns: features.
     """
+    from scipy.special import ndtri, stdtr
+
     groups, keys = _numbered(tables[KEYS])
     codes = groups.to_numpy()
     keys["Replicates"] = tables["Metadata_Replicates"].groupby(codes).sum().to_numpy()
@@ -179,7 +181,9 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     with np.errstate(all="ignore"):
         mean = (z * n).groupby(codes).sum().to_numpy() / total
         error = (1 / n).add(tables["Metadata_ReferenceVariance"], axis=0).pow(0.5)
-        score = _normal_scores((z / error).to_numpy(), tables["Metadata_Freedom"].to_numpy(np.float64)[:, None])
+        t = (z / error).to_numpy()
+        tail = stdtr(tables["Metadata_Freedom"].to_numpy(np.float64)[:, None], -np.abs(t))
+        score = -np.sign(t) * ndtri(np.maximum(tail, 1e-300))  # the normal values with the p-values of these t
         weight = (1 / error).where(z.notna())
         statistic = (weight * score).groupby(codes).sum() / np.sqrt(weight.pow(2).groupby(codes).sum())
     return Effects(
@@ -191,13 +195,6 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
         freedom=np.full(mean.shape, np.inf),
         same_side=((one_side.min() > 0) | (one_side.max() < 0)).to_numpy(),
     )
-
-
-def _normal_scores(statistic: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The normal values with the same p-values as these values of Student's t."""
-    from scipy.special import ndtri, stdtr
-
-    return -np.sign(statistic) * ndtri(np.maximum(stdtr(freedom, -np.abs(statistic)), 1e-300))
 
 
 def effect_table(plate: str, effects: Effects) -> pd.DataFrame:

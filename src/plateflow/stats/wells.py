@@ -171,18 +171,13 @@ def well_table(
     absent = table["Metadata_State"].isna()
     table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
     table.loc[absent, [f"Metadata_{name}" for name in OWN[5:] if name != "FieldsUsed"]] = ""
-    table = _at_their_places(table, plate)
+    row_numbers, column_numbers = zip(*map(parse_well, table["Metadata_Well"]), strict=True)
+    table.insert(0, "Metadata_Plate", plate)
+    table.insert(2, "Metadata_Row", list(map(row_name, row_numbers)))
+    table.insert(3, "Metadata_Column", [column + 1 for column in column_numbers])
+    table = table.iloc[np.lexsort((column_numbers, row_numbers))].reset_index(drop=True)
     own = [f"Metadata_{name}" for name in OWN[4:]]
     metadata = [name for name in table if str(name).startswith("Metadata_") and name not in own]
     medians = list(medians)
     spreads = [f"{name}_{spread}" for spread in SPREADS for name in medians]
     return table.reindex(columns=[*metadata, *own, *counts, *medians, *spreads])
-
-
-def _at_their_places(table: pd.DataFrame, plate: str) -> pd.DataFrame:
-    """The table with plate, row and column of each well, in the plate's order."""
-    rows, columns = zip(*map(parse_well, table["Metadata_Well"]), strict=True) if len(table) else ((), ())
-    table.insert(0, "Metadata_Plate", plate)
-    table.insert(2, "Metadata_Row", list(map(row_name, rows)))
-    table.insert(3, "Metadata_Column", [column + 1 for column in columns])
-    return table.iloc[np.lexsort((columns, rows))].reset_index(drop=True)
