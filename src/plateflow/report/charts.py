@@ -18,15 +18,6 @@ INK, FAINT, ACCENT = "#1f2933", "#e4e7eb", "#d9480f"
 MAX_GROUPS = 40
 
 
-def metrics(wells: pd.DataFrame, counts: list[str], rows: str, channels: list[str]) -> dict[str, str]:
-    """What the charts can show: column of the well table -> title."""
-    names = {name: f"{name.removeprefix('Count_')} (count)" for name in counts}
-    names[f"{rows}_AreaShape_Area_um2"] = f"{rows}: median area (µm²)"
-    for channel in channels:
-        names[f"{rows}_Intensity_MeanIntensity_{channel}"] = f"{rows}: median of mean {channel}"
-    return {column: name for column, name in names.items() if column in wells and wells[column].notna().any()}
-
-
 def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, str]) -> dict[str, Any]:
     """Heat map of all positions of the plate; wells that were left out are crossed out, those without a value grey."""
     import altair as alt
@@ -93,20 +84,15 @@ ROLES = ["negative", "treatment", "positive", "empty"]
 ROLE_COLOURS = ["#4263eb", "#495057", "#e8590c", "#adb5bd"]
 
 
-def _fields(shown: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Keys and titles of the charts' data: column names can contain dots and brackets, which Vega would parse."""
-    return [(f"m{number}", title) for number, title in enumerate(shown.values())]
-
-
 def _well_item(row: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, Any]:
     left_out = row["Metadata_State"] in ("quarantined", "missing")
     item = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "flags": row["Metadata_Flags"] or ""}
     for key in ("role", "treatment", "dose"):
         value = row.get(f"Metadata_{key}")
         item[key] = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    for (key, _), column in zip(_fields(shown), shown, strict=True):
+    for number, column in enumerate(shown):  # names of columns can contain dots and brackets, which Vega would parse
         value = row[column]
-        item[key] = None if left_out or value is None else float(f"{value:.6g}")
+        item[f"m{number}"] = None if left_out or value is None else float(f"{value:.6g}")
     return item | {"mark": "×" if left_out else "•" if item["flags"] else ""}
 
 
@@ -115,11 +101,6 @@ def vega(chart: Any) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict()
     for view in [spec, *spec.get("layer", []), *spec.get("hconcat", [])]:
         view.pop("name", None)
-    spec["padding"] = {
-        "left": 16,
-        "right": 16,
-        "top": 5,
-        "bottom": 5,
-    }  # fonts may be wider than Vega assumes
+    spec["padding"] = {"left": 16, "right": 16, "top": 5, "bottom": 5}  # fonts may be wider than Vega assumes
     spec["config"] = {"view": {"stroke": None}, "font": FONT, "axis": {"labelColor": "#616e7c", "grid": False}}
     return spec

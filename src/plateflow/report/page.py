@@ -32,8 +32,13 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
 
 def plate_page(view: View) -> tuple[str, list[str]]:
     """The page of a plate, and the names of the sections that failed; these say so and do not stop the others."""
+    import vl_convert
+
     made = [_section(view, *section) for section in SECTIONS]
-    page = render("page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, library=_chart_library())
+    bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
+    # Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script.
+    library = Markup(bundle().replace("</script", "<\\/script"))
+    page = render("page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, library=library)
     return page, [section["name"] for section in made if section["error"]]
 
 
@@ -91,23 +96,10 @@ def _number(n: int, noun: str) -> str:
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
-        loader=PackageLoader("plateflow.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("plateflow.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def render(template: str, **values: Any) -> Markup:
     """A page, or a section of one, which is not escaped again when a page includes it."""
     return Markup(_environment().get_template(template).render(**values))
-
-
-def _chart_library() -> Markup:
-    """Vega, Vega-Lite and vega-embed as one script (0.9 MB) that contains nothing that closes a script."""
-    import vl_convert
-
-    bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
-    return Markup(bundle().replace("</script", "<\\/script"))

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from plateflow.files import write_atomic
-from plateflow.paths import PlatePaths
 from plateflow.project import Plate, Project
 from plateflow.state.journal import PLATE_KEY
 from plateflow.stats.wells import NOT_ACQUIRED
@@ -40,25 +39,20 @@ def write_screen(project: Project) -> str:
         level, line = "warn", f"{len(items) - len(done)} of {len(items)} plates have no tables yet. {line}"
     if len(left_out) > SHOWN:
         left_out = [*left_out[:SHOWN], f"and {len(left_out) - SHOWN} more: see the plates' pages"]
+    hits: list[dict[str, Any]] = []
+    if (path := screen.table("hits.csv")).is_file():
+        table = read_table(path)
+        hits = records(table[table["Hit"]].head(HITS))
     page = render(
         "screen.html.j2",
         verdict={"level": level, "line": line, "cards": cards},
         plates=[item | {"statistics": verdicts.get(item["plate"])} for item in items],
-        hits=_hits(screen),
+        hits=hits,
         counts=counts,
         left_out=left_out,
     )
     write_atomic(screen.table("report.html"), page.encode())
     return page
-
-
-def _hits(screen: PlatePaths) -> list[dict[str, Any]]:
-    """The first hits over all plates."""
-    path = screen.table("hits.csv")
-    if not path.is_file():
-        return []
-    table = read_table(path)
-    return records(table[table["Hit"]].head(HITS))
 
 
 def _plate(plate: Plate) -> dict[str, Any]:

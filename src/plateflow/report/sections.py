@@ -173,10 +173,9 @@ def resource_use(rows: Iterable[Mapping[str, Any]], *, cells: int) -> dict[str, 
         None without a GPU; `cells_cpu_h`: cells per CPU hour.
     """
     rows = list(rows)
-    by_stage = {stage: [row for row in rows if row["stage"] == stage] for stage in STAGES}
-    total = _sums(rows)
+    stages, total = {row["stage"] for row in rows}, _sums(rows)
     return {
-        "stages": [{"stage": stage, **_sums(rows)} for stage, rows in by_stage.items() if rows],
+        "stages": [{"stage": s, **_sums([row for row in rows if row["stage"] == s])} for s in STAGES if s in stages],
         "failed": _sums([row for row in rows if row["state"] != "ok"]),
         "cells": cells,
         "cells_gpu_h": cells / (total["gpu_s"] / 3600) if total["gpu_s"] else None,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from plateflow.features.measure import compartment
 from plateflow.project import Plate
-from plateflow.report import charts
 from plateflow.state.journal import Entry, LeftOut
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import read_table
@@ -62,7 +61,12 @@ class View:
     @cached_property
     def metrics(self) -> dict[str, str]:
         """What the plate's charts can show: column of the well table -> title."""
-        return charts.metrics(self.wells, self.counts, self.rows, self.plate.channels)
+        names = {name: f"{name.removeprefix('Count_')} (count)" for name in self.counts}
+        names[f"{self.rows}_AreaShape_Area_um2"] = f"{self.rows}: median area (µm²)"
+        for channel in self.plate.channels:
+            names[f"{self.rows}_Intensity_MeanIntensity_{channel}"] = f"{self.rows}: median of mean {channel}"
+        wells = self.wells
+        return {column: name for column, name in names.items() if column in wells and wells[column].notna().any()}
 
     @cached_property
     def left_out(self) -> list[LeftOut]:
