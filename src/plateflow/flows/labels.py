@@ -92,7 +92,7 @@ def labels_from_flows(
         raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
     field = FlowField(flow, cell_logit)
     block = block or _OWN_BLOCK[field.ndim]
-    workers = workers or _processors()
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
     labels, _ = labels_from_endpoints(
         list(each(follow, cut_blocks(field.shape, block), workers)),
@@ -263,10 +263,6 @@ def _foreign_endpoints(block: Block, why: str) -> ResultsError:
         why=why,
         remedy="follow this canvas again; in a project: `plateflow retry PLATE/WELL --stage follow`, then `snakemake`",
     )
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @njit(cache=True, nogil=True)

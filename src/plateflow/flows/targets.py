@@ -139,7 +139,9 @@ def diffuse(
                         nearest, source = d, base + x
     extent = (y1 - y0) + (x1 - x0) + 2
     if ndim == 3:
-        _diffuse_cross(heat, other, weight, row, plane, source, 6 * (extent + z1 - z0 + 1))
+        for _ in range(3 * (extent + z1 - z0 + 1)):
+            _diffuse_cross(heat, other, weight, row, plane, source)
+            _diffuse_cross(other, heat, weight, row, plane, source)
     else:
         _diffuse_square(heat, other, weight, row, source, 2 * extent)
     return heat, weight, border * plane + row + 1, row, plane
@@ -201,15 +203,8 @@ def _weigh3(a: Floats, b: Floats, c: Floats, weight: Floats, out: Floats) -> Non
 
 
 @njit(cache=True, nogil=True)
-def _diffuse_cross(heat: Floats, other: Floats, weight: Floats, row: int, plane: int, source: int, steps: int) -> None:
-    """Average over a voxel and its six neighbours, ``steps`` times (an even number); the result is in ``heat``."""
-    for _ in range(steps // 2):
-        _cross(heat, other, weight, row, plane, source)
-        _cross(other, heat, weight, row, plane, source)
-
-
-@njit(cache=True, nogil=True)
-def _cross(old: Floats, new: Floats, weight: Floats, row: int, plane: int, source: int) -> None:
+def _diffuse_cross(old: Floats, new: Floats, weight: Floats, row: int, plane: int, source: int) -> None:
+    """Average over a voxel and its six neighbours, once."""
     old[source] += 1.0
     n = old.size - 2 * plane
     centre, left, right = old[plane : plane + n], old[plane - 1 : plane - 1 + n], old[plane + 1 : plane + 1 + n]
