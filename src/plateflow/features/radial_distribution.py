@@ -51,55 +51,33 @@ RADIAL_DISTRIBUTION = Family(name="radial_distribution", features=_features, mea
 
 @njit(cache=True, nogil=True)
 def _walk(mask: NDArray[np.uint8], start: int) -> Values:
-    """Length of the shortest path inside the mask from a pixel to each other one, in steps of 1 and √2 (Dijkstra's
-    algorithm); infinite if there is none. No path leads through the mask's margin."""
+    """Length of the shortest path inside the mask from a pixel to each other one, in steps of 1 and √2; infinite if
+    there is none. No path leads through the mask's margin. A pixel's path is tried again when it became shorter."""
     height, width = mask.shape
     distance = np.full(height * width, np.inf)
-    flat = mask.ravel()
-    heap_value, heap_pixel = np.empty(9 * flat.sum() + 1), np.empty(9 * flat.sum() + 1, np.int64)
-    heap_value[0], heap_pixel[0], n = 0.0, start, 1
     distance[start] = 0
+    queue = np.empty(height * width, np.int64)  # a ring: a pixel is in it once at most
+    queued = np.zeros(height * width, np.bool_)
+    queue[0], first, n = start, 0, 1
     while n:
-        value, pixel = heap_value[0], heap_pixel[0]
+        pixel = queue[first]
+        first = (first + 1) % len(queue)
         n -= 1
-        _sift(heap_value, heap_pixel, n)
-        if value > distance[pixel]:
-            continue
+        queued[pixel] = False
         for dy in range(-1, 2):
             for dx in range(-1, 2):
                 y, x = pixel // width + dy, pixel % width + dx
                 if y < 1 or x < 1 or y >= height - 1 or x >= width - 1 or not mask[y, x]:
                     continue
                 neighbour = y * width + x
-                length = value + (np.sqrt(2.0) if dy and dx else 1.0)
+                length = distance[pixel] + (np.sqrt(2.0) if dy and dx else 1.0)
                 if length < distance[neighbour]:
                     distance[neighbour] = length
-                    _push(heap_value, heap_pixel, n, length, neighbour)
-                    n += 1
+                    if not queued[neighbour]:
+                        queue[(first + n) % len(queue)] = neighbour
+                        queued[neighbour] = True
+                        n += 1
     return distance
-
-
-@njit(cache=True, nogil=True)
-def _push(values: Values, pixels: Integers, n: int, value: float, pixel: int) -> None:
-    while n and values[(n - 1) // 2] > value:
-        values[n], pixels[n] = values[(n - 1) // 2], pixels[(n - 1) // 2]
-        n = (n - 1) // 2
-    values[n], pixels[n] = value, pixel
-
-
-@njit(cache=True, nogil=True)
-def _sift(values: Values, pixels: Integers, n: int) -> None:
-    """Replace the heap's first item by its last, number n."""
-    value, pixel, k = values[n], pixels[n], 0
-    while 2 * k + 1 < n:
-        child = 2 * k + 1
-        if child + 1 < n and values[child + 1] < values[child]:
-            child += 1
-        if values[child] >= value:
-            break
-        values[k], pixels[k] = values[child], pixels[child]
-        k = child
-    values[k], pixels[k] = value, pixel
 
 
 @njit(cache=True, nogil=True)
