@@ -3,8 +3,8 @@
 A column has one name throughout: in the tables below, in the records that the kernels fill, and in the cell table.
 """
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -234,20 +234,14 @@ def _measure_volumes(regions: Regions) -> Values:
         row["Extent"] = region.extent
         row["MajorAxisLength"] = np.sqrt(10 * max(long + middle - short, 0))
         row["MinorAxisLength"] = np.sqrt(10 * max(middle + short - long, 0))
-        row["Solidity"] = np.nan if min(region.image.shape) == 1 else _solidity(region)
+        if min(region.image.shape) > 1:
+            with warnings.catch_warnings():  # about voxels that lie in a plane: they have no hull
+                warnings.simplefilter("ignore", UserWarning)
+                if convex := region.area_convex:
+                    row["Solidity"] = area / convex
         row["Volume"], row["Volume_um3"] = area, area * voxel_um3
         for axis, letter in enumerate("ZYX"):
             row[f"Center_{letter}"] = region.centroid[axis]
             row[f"BoundingBoxMinimum_{letter}"] = region.bbox[axis]
             row[f"BoundingBoxMaximum_{letter}"] = region.bbox[axis + 3]
     return regions.columns(rows, names)
-
-
-def _solidity(region: Any) -> float:
-    """Of a 3D object; NaN if its voxels lie in a plane, so that there is no hull."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        convex = region.area_convex
-    return float(region.area / convex) if convex else float("nan")

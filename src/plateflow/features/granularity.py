@@ -30,19 +30,24 @@ def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
 
 def _measure(sets: Sequence[Regions], image: Image) -> list[Values]:
     """Measure spectra; NaN for images below 8 px, which have none, and for objects whose mean is not above 0."""
+    from scipy.sparse import csr_array
+
     size = image.shape[1:]
     tables = [np.full((len(regions.numbers), len(image), LENGTH), np.nan) for regions in sets]
     if min(size) >= 2 * _EVERY and any(len(regions.numbers) for regions in sets):
-        means = [_Means(regions, size) for regions in sets]
+        small = (size[0] // _EVERY, size[1] // _EVERY)
+        entries = [_weights(regions.pixels, regions.starts, size[0], size[1], *small) for regions in sets]
+        # Sums over each object of a small plane that is enlarged bilinearly: one sparse product per set.
+        sums = [csr_array(e, shape=(len(r.numbers), small[0] * small[1])) for e, r in zip(entries, sets, strict=True)]
 
         def work(channel: int) -> None:
             plane = image[channel].ravel()
             previous = [regions.mean(plane[regions.pixels]) for regions in sets]
             first = [np.where(mean > 0, mean, np.nan) for mean in previous]
             for step, restored in enumerate(_steps(image[channel])):
-                for k, (table, mean) in enumerate(zip(tables, means, strict=True)):
-                    current = mean(restored)
-                    table[:, channel, step] = (previous[k] - current) * 100 / first[k]
+                for k, regions in enumerate(sets):
+                    current = sums[k] @ restored.ravel() / regions.areas
+                    tables[k][:, channel, step] = (previous[k] - current) * 100 / first[k]
                     previous[k] = current
 
         with ThreadPoolExecutor(THREADS) as pool:
@@ -51,22 +56,6 @@ def _measure(sets: Sequence[Regions], image: Image) -> list[Values]:
 
 
 GRANULARITY = Family(name="granularity", features=_features, measure=_measure, together=True)
-
-
-class _Means:
-    """Mean over each object of a small plane that is enlarged bilinearly: one sparse product."""
-
-    def __init__(self, regions: Regions, size: tuple[int, ...]) -> None:
-        from scipy.sparse import csr_array
-
-        small = (size[0] // _EVERY, size[1] // _EVERY)
-        entries = _weights(regions.pixels, regions.starts, size[0], size[1], small[0], small[1])
-        self._product = csr_array(entries, shape=(len(regions.numbers), small[0] * small[1]))
-        self._areas = regions.areas
-
-    def __call__(self, plane: Values) -> Values:
-        total: Values = self._product @ plane.ravel()
-        return total / self._areas
 
 
 def _steps(plane: Image) -> Iterator[Values]:

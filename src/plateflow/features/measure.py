@@ -174,7 +174,9 @@ def measure(
     index = {row_name: np.arange(len(row.numbers))} | {name: matched.index for name, matched in matches.items()}
     for name, objects in regions.items():
         if name not in index:  # the cytoplasm of the row's cell
-            index[name] = _same_number(regions["Cells"], index["Cells"], objects)
+            place = np.full(len(regions["Cells"].numbers) + 1, -1)
+            place[np.searchsorted(regions["Cells"].numbers, objects.numbers)] = np.arange(len(objects.numbers))
+            index[name] = place[index["Cells"]]
         values = {NUMBER.column: objects.numbers.astype(np.float64)} | tables[name]
         # The index -1 takes the NaN that is appended.
         columns |= {f"{name}_{key}": np.append(value, np.nan)[index[name]] for key, value in values.items()}
@@ -185,13 +187,6 @@ def measure(
     frame = pd.DataFrame({"ObjectNumber": row.numbers} | head | {name: columns[name] for name in order})
     frame.attrs["orphans"] = {name: matched.orphans for name, matched in matches.items()}
     return frame
-
-
-def _same_number(cells: Regions, index: Integers, others: Regions) -> Integers:
-    """Which of the other objects has the number of each row's cell; -1 without one."""
-    place = np.searchsorted(others.numbers, cells.numbers)
-    equal = np.append(others.numbers, -1)[place] == cells.numbers
-    return np.append(np.where(equal, place, -1), -1)[index]
 
 
 def _tables(

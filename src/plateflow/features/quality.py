@@ -1,10 +1,8 @@
 """How far an object's segmentation can be trusted."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plateflow.features.feature import Family, Feature, Image, Regions, Values
 
@@ -31,21 +29,16 @@ def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
 
 def _measure(regions: Regions, image: Image) -> Values:
     """Find the border. In 3D the first and last planes are not part of it: a stack rarely holds all of a cell."""
-    return np.isin(regions.numbers, _at_border(regions))[:, np.newaxis].astype(np.float64)
-
-
-QUALITY = Family(name="quality", features=_features, measure=_measure, in_3d=True, of_parts=False)
-
-
-def _at_border(regions: Regions) -> NDArray[Any]:
     labels = regions.labels
     sides = [labels[..., 0, :], labels[..., -1, :], labels[..., 0], labels[..., -1]]
     if regions.outside is not None:
         beside = np.zeros_like(regions.outside)
-        for axis in (-2, -1):
-            for step in (-1, 1):
-                moved = np.roll(regions.outside, step, axis)
-                np.moveaxis(moved, axis, 0)[0 if step == 1 else -1] = False
-                beside |= moved
+        for near, outside in ((beside, regions.outside), (beside.T, regions.outside.T)):
+            near[1:] |= outside[:-1]
+            near[:-1] |= outside[1:]
         sides.append(labels[..., beside])
-    return np.unique(np.concatenate([side.ravel() for side in sides]))
+    at_border = np.unique(np.concatenate([side.ravel() for side in sides]))
+    return np.isin(regions.numbers, at_border)[:, np.newaxis].astype(np.float64)
+
+
+QUALITY = Family(name="quality", features=_features, measure=_measure, in_3d=True, of_parts=False)
