@@ -6,7 +6,6 @@ truth goes to a folder of its own beside the plate; a user would have only the p
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -132,6 +131,8 @@ def simulate_plate(
     Returns:
         The paths written.
     """
+    import pandas as pd
+
     plans = list(wells) if wells is not None else demo_wells()
     height, width = field_shape
     across = math.ceil(math.sqrt(fields))
@@ -177,8 +178,9 @@ def simulate_plate(
                 writer.write(record, pixels[channel], kinds)
         rows.append(_write_truth(truth, scene, plan, canvas_shape))
     writer.finish()
-    _write_csv(out / "platemap.csv", [{k: row[k] for k in ("well", "role", "treatment", "dose")} for row in rows])
-    _write_csv(truth / "truth.csv", rows)
+    table = pd.DataFrame(rows)
+    table[["well", "role", "treatment", "dose"]].to_csv(out / "platemap.csv", index=False, lineterminator="\r\n")
+    table.to_csv(truth / "truth.csv", index=False, lineterminator="\r\n")
     metadata = {
         "plate": plate,
         "pixel_size_um": pixel_size_um,
@@ -256,10 +258,3 @@ def _cut_labels(labels: NDArray[np.uint32], region: tuple[slice, slice]) -> NDAr
     count = int(labels.max()) + 1
     inside, total = (np.bincount(a.ravel(), minlength=count) for a in (labels[region], labels))
     return np.where(((inside >= 15) & (6 * inside >= total))[labels[region]], labels[region], 0).astype(np.uint32)
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
