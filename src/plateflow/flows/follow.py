@@ -86,7 +86,10 @@ def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float
         origin = low[:, None].astype(np.int32)
         local = (starts if pending.size == starts.shape[1] else starts[:, pending]) - origin
         reached, escaped = np.empty_like(local), np.empty(pending.size, np.bool_)
-        bounds = _bounds(low, high, canvas)
+        # Bounds of positions in the region, by axis: the canvas's first and last, and the region's last. Between two
+        # pixels both are needed, so a region's last pixel can be reached only if it is the canvas's last.
+        first, last = -low * ONE, (canvas - 1 - low) * ONE
+        bounds = np.stack([first, last, np.where(high == canvas, last, (high - 1 - low) * ONE - 1)], 1)
         _follow(steps.reshape(-1), np.array(steps.shape), local, bounds, field.ndim, n_steps, reached, escaped)
         endpoints[:, pending] = reached + origin
         pending = pending[escaped]
@@ -112,13 +115,6 @@ def _quantise_region(bits: Bits, region: Region, threshold: float) -> tuple[NDAr
             f"{', '.join(place[3 - ndim :])}. Labels made from it would be wrong; run the network again on this image."
         )
     return steps, cells
-
-
-def _bounds(low: NDArray[np.int64], high: NDArray[np.int64], canvas: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bounds of positions relative to a region, one row per axis: the canvas's first and last, the region's last."""
-    first, last = -low * ONE, (canvas - 1 - low) * ONE
-    # Between two pixels both are needed, so a region's last pixel can be reached only if it is the canvas's last.
-    return np.stack([first, last, np.where(high == canvas, last, (high - 1 - low) * ONE - 1)], 1)
 
 
 @njit(cache=True, nogil=True)
