@@ -38,7 +38,7 @@ demo: $(VENV)/.core
 	$(call step,demo: simulate a plate$(comma) run the pipeline on it$(comma) compare with the truth,$(BIN)/plateflow demo)
 
 test: $(VENV)/.dev check
-	$(call step,tests,$(BIN)/python -m pytest -n 2 --dist loadfile)
+	$(call step,tests,$(BIN)/python -m pytest -n 2)
 
 # SLURM's packages, and a daemon's rights to start by hand alone. Needs root and apt, and says so.
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client slurmdbd mariadb-server

@@ -17,13 +17,15 @@ for name in list(os.environ):
 # What a shell starts in its background ignores SIGINT, and so does all that it starts: tests that send one would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# One worker runs these, as they share a project that Snakemake has run: making one takes half a minute.
+COMPILING = ("test_same_in_every_layout.py", "test_features_stage.py")
+"""The first files of two workers: one compiles flows and labels, the other features, and all others load them."""
 SAME_PROJECT = ("test_chain.py", "test_incremental.py", "test_keys.py")
+"""One worker runs these, as they share a project that Snakemake has run: making one takes half a minute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the workflow are two thirds of the time: they begin, so that no worker is left with a long file."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    """Compile first; then come the workflow's tests, which are the longest, so that no worker ends with a long file."""
+    items.sort(key=lambda item: (item.path.name not in COMPILING, "workflow" not in item.path.parts))
 
 
 class OneWorkerPerFile(LoadFileScheduling):
