@@ -14,7 +14,7 @@ from cellpose_tiles import cellpose_layout
 from numpy.typing import NDArray
 
 from plateflow.chain import STAGES
-from plateflow.config import Config, PlateEntry
+from plateflow.config import Config, PlateSpec
 from plateflow.paths import well_name
 from plateflow.project import Plate
 from plateflow.segment.tiles import TILE, tile_layout
@@ -65,7 +65,7 @@ def cellpose_network(path: Path, *, size: str = "vit_l", seed: int = 0) -> Any:
 
 
 @contextmanager
-def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateEntry]]:
+def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateSpec]]:
     """A plate of wells with one field each, ingested, tiled and normalised: all that `infer` needs."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw")
@@ -74,7 +74,7 @@ def plate_of_fields(fields: int, edge: int) -> Iterator[tuple[Config, PlateEntry
         for n in range(fields):
             shifted = np.roll(field, (97 * n, 61 * n), (0, 1))
             tifffile.imwrite(raw / f"{well_name(n // 24, n % 24)}_s1_w1.tif", shifted)
-        entry = PlateEntry(plate="bench", path=str(raw), layout="pattern", pattern=PATTERN)
+        entry = PlateSpec(plate="bench", path=str(raw), layout="pattern", pattern=PATTERN)
         sets = {"nuclei": {"channels": ["1"]}}
         config = Config.model_validate(
             {"results": f"{folder}/results", "parts": {"cpu": 1, "gpu": 1}, "segmentation": sets, "device": "cpu"}

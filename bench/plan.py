@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from plateflow.config import Config, Parts, PlateEntry, config_yaml
+from plateflow.config import Config, Parts, PlateSpec, config_yaml
 
 SIZES = {"wells": 384, "fields": 9, "channels": 5, "z": 1, "t": 1}
 SIZES |= {"field_mpx": 1.166, "canvas_mpx": 10.498, "image_mpx": 10.498}
@@ -34,7 +34,7 @@ def main() -> None:
         config.mkdir()
         (config / "config.yaml").write_text(config_yaml(Config(parts=Parts(cpu=cpu, gpu=gpu))))
         with (config / "plates.tsv").open("w", newline="") as file:
-            sheet = csv.DictWriter(file, list(PlateEntry.model_fields), delimiter="\t")
+            sheet = csv.DictWriter(file, list(PlateSpec.model_fields), delimiter="\t")
             sheet.writeheader()
             for n in range(count):
                 sheet.writerow({"plate": f"plate{n:04d}", "path": f"/raw/plate{n:04d}", "layout": "harmony", **SIZES})

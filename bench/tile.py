@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from plateflow.config import Config, LabelSet, PlateEntry
+from plateflow.config import Config, LabelSet, PlateSpec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.cells import camera, simulate_field
@@ -89,7 +89,7 @@ def main() -> None:
         results = folder / "results"
         sets = {name: LabelSet(channels=["DNA"]) for name in ("nuclei", "cells")}
         config = Config(results=str(results), parts={"cpu": 1, "gpu": 1}, segmentation=sets, levels=3)
-        entry = PlateEntry(plate="p", path=str(raw))
+        entry = PlateSpec(plate="p", path=str(raw))
         jobs = {
             stage: Job.of(Plate(config=config, spec=entry), stage, job)
             for stage, job in (("ingest", "plate"), ("tile", "0"))

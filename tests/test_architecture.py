@@ -12,7 +12,6 @@ PACKAGE = Path(plateflow.__file__).parent
 def test_a_module_reads_in_one_sitting():
     lengths = {str(file.relative_to(PACKAGE)): file.read_text().count("\n") for file in PACKAGE.rglob("*.py")}
     assert {name: length for name, length in lengths.items() if length > 420} == {}
-    assert sum(lengths.values()) <= 20_000
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.config import Config, LabelSet, Parts, PlateEntry
+from plateflow.config import Config, LabelSet, Parts, PlateSpec
 from plateflow.estimate import RATES, Estimate, Rate, Size, estimates_of, learn, refine
 from plateflow.project import Project
 
@@ -21,8 +21,8 @@ def config(**changes) -> Config:
     return Config(segmentation=SETS, **changes)
 
 
-def entry(size: Size) -> PlateEntry:
-    return PlateEntry(plate="p", path="raw", **vars(size))
+def entry(size: Size) -> PlateSpec:
+    return PlateSpec(plate="p", path="raw", **vars(size))
 
 
 def test_the_headline_plate_by_hand() -> None:
@@ -61,7 +61,7 @@ def test_tiles_are_of_the_grid_on_which_objects_have_the_models_diameter() -> No
 
 
 def test_a_plate_without_sizes_has_no_estimate_and_one_with_them_has() -> None:
-    plates = {"p": entry(HEADLINE), "q": PlateEntry(plate="q", path="raw", wells=3)}
+    plates = {"p": entry(HEADLINE), "q": PlateSpec(plate="q", path="raw", wells=3)}
     assert list(estimates_of(Project.of(config(), plates))) == ["p"]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, PlateEntry
+from plateflow.config import PLATE_SIZES, Config, PlateSpec
 from plateflow.paths import parse_well
 
 Scope = Literal["plate", "cpu", "gpu", "slice"]
@@ -71,7 +71,7 @@ def part_of_well(well: str, parts: int, n_columns: int) -> int:
     return (row * n_columns + column) % parts
 
 
-def parameters(config: Config, stage: str, spec: PlateEntry, label_set: str | None = None) -> dict[str, Any]:
+def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | None = None) -> dict[str, Any]:
     """The parameters that decide a stage's results, for one label set or for all.
 
     They are the rule's `params` (all label sets), and part of the fingerprint of a work item (its own label set). What
@@ -106,11 +106,11 @@ def parameters(config: Config, stage: str, spec: PlateEntry, label_set: str | No
             }
         case "features":
             label_sets = [[name, value.dimensions] for name, value in config.segmentation.items()]
-            return config.features.model_dump() | {"rows": config.rows, "label_sets": label_sets}
+            return config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets}
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),
                 "stats": config.stats.model_dump(mode="json"),
-                "rows": config.rows,
+                "rows": config.row_label_set,
             }
     return {}

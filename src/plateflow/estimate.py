@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from plateflow.chain import STAGES
-from plateflow.config import PLATE_SIZES, Config, PlateEntry
+from plateflow.config import PLATE_SIZES, Config, PlateSpec
 from plateflow.files import write_json
 from plateflow.model.registry import find_weights, model_spec
 from plateflow.project import Project
@@ -62,7 +62,7 @@ RATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a plate is; see `PlateEntry`."""
+    """How large a plate is; see `PlateSpec`."""
 
     wells: int
     fields: int
@@ -75,7 +75,7 @@ class Size:
     pixel_um: float | None = None
 
     @classmethod
-    def of(cls, entry: PlateEntry) -> Size | None:
+    def of(cls, entry: PlateSpec) -> Size | None:
         """The sizes of a line of the plate sheet; None where `init` wrote none."""
         values = entry.model_dump(include=set(PLATE_SIZES))
         return None if None in [values[key] for key in values if key != "pixel_um"] else cls(**values)

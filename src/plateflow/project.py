@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES, parameters, part_of, part_of_well
-from plateflow.config import Config, PlateEntry, load_config, load_plates
+from plateflow.config import Config, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
 from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
@@ -62,7 +62,7 @@ class Plate:
     """
 
     config: Config
-    spec: PlateEntry
+    spec: PlateSpec
 
     @property
     def name(self) -> str:
@@ -228,7 +228,7 @@ class Project:
         return cls.of(config, load_plates(Path(config.plates)))
 
     @classmethod
-    def of(cls, config: Config, specs: Mapping[str, PlateEntry]) -> Project:
+    def of(cls, config: Config, specs: Mapping[str, PlateSpec]) -> Project:
         """A project from what was read."""
         return cls(config=config, plates={name: Plate(config=config, spec=spec) for name, spec in specs.items()})
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from plateflow.cli import _typer
 from plateflow.cli.plan import limits
-from plateflow.config import Config, LabelSet, PlateEntry, config_yaml
+from plateflow.config import Config, LabelSet, PlateSpec, config_yaml
 from plateflow.errors import PlateflowError
 from plateflow.estimate import Estimate, Size
 
@@ -28,7 +28,7 @@ def project(tmp_path: Path, monkeypatch) -> Path:
     sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
     Path("config/config.yaml").write_text(config_yaml(Config(segmentation=sets)))
     with Path("config/plates.tsv").open("w", newline="") as file:
-        sheet = csv.DictWriter(file, list(PlateEntry.model_fields), delimiter="\t")
+        sheet = csv.DictWriter(file, list(PlateSpec.model_fields), delimiter="\t")
         sheet.writeheader()
         sheet.writerows({"plate": f"p{n}", "path": "raw", **SIZE} for n in range(3))
         sheet.writerow({"plate": "old", "path": "raw"})

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import ndimage
 
-from plateflow.config import Config, PlateEntry
+from plateflow.config import Config, PlateSpec
 from plateflow.files import write_atomic
 from plateflow.images.canvas import canvases
 from plateflow.images.well import WellImage
@@ -32,7 +32,7 @@ class Planted:
 
     root: Path
     config: Config
-    entry: PlateEntry
+    entry: PlateSpec
     truth: Path
 
     @property
@@ -158,7 +158,7 @@ def plant(
         "segmentation": LABEL_SETS,
     }
     change(settings)
-    entry = PlateEntry(plate="demo", path=str(made.raw), plate_map=str(made.plate_map) if plate_map else None)
+    entry = PlateSpec(plate="demo", path=str(made.raw), plate_map=str(made.plate_map) if plate_map else None)
     planted = Planted(root=root, config=Config.model_validate(settings), entry=entry, truth=made.truth)
     planted.run("ingest", "tile", "normalise")
     planted.label()

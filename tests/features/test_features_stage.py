@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from planted_plate import Planted, plant
 
-from plateflow.config import Config, PlateEntry, load_config
+from plateflow.config import Config, PlateSpec, load_config
 from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns
 from plateflow.images.illumination import profile
@@ -230,7 +230,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
         "normalise": {"illumination": False},
         "segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}},
     }
-    entry = PlateEntry(plate="p", path=str(writer.raw))
+    entry = PlateSpec(plate="p", path=str(writer.raw))
     plate = Planted(root=tmp_path, config=Config.model_validate(settings), entry=entry, truth=tmp_path)
     plate.run("ingest", "tile", "normalise")
     labels = np.zeros(noise.shape, np.uint32)

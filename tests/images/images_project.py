@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plateflow.config import Config, LabelSet, PlateEntry
+from plateflow.config import Config, LabelSet, PlateSpec
 from plateflow.images.layout import FieldBox, WellLayout
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
@@ -25,7 +25,7 @@ class Project:
     def plate(self) -> Plate:
         options = {"segmentation": {"nuclei": LabelSet(channels=["DNA"])}} | self.options
         config = Config(results=str(self.results), parts={"cpu": 1, "gpu": 1}, **options)
-        return Plate(config=config, spec=PlateEntry(plate="p", path=str(self.raw), **self.entry_options))
+        return Plate(config=config, spec=PlateSpec(plate="p", path=str(self.raw), **self.entry_options))
 
     @property
     def paths(self) -> PlatePaths:

@@ -106,6 +106,21 @@ def test_the_next_call_goes_on_too(server: Server, tmp_path: Path) -> None:
     assert server.starts == [900_000]
 
 
+def test_a_disk_that_can_not_be_read_loses_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched, pytest.raises(ModelError, match="Input/output error"):
+        patched.setattr("plateflow.model.registry._sha256", unreadable)
+        fetch("cpsam", tmp_path)
+    assert len(contents(tmp_path)["cpsam.part"]) == len(CONTENT)
+    server.starts.clear()
+    assert fetch("cpsam", tmp_path).read_bytes() == CONTENT
+    assert server.starts == []
+
+
 def test_a_server_without_range_starts_anew(server: Server, tmp_path: Path) -> None:
     server.ranges, server.breaks = False, [2_000_000]
     assert fetch("cpsam", tmp_path).read_bytes() == CONTENT

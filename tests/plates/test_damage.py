@@ -15,7 +15,7 @@ from damage_metadata import at_random, of_texts, of_values
 from damaged_plate import PIXEL_UM, WELLS, Damage, Raw, write_good
 from vendors import LAYOUTS
 
-from plateflow.config import Config, LabelSet, PlateEntry
+from plateflow.config import Config, LabelSet, PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.images.well import WellImage
 from plateflow.plates import PlaneError, index_plate, recognise
@@ -47,11 +47,11 @@ def reader_of(layout: str, good: Path) -> str:
     return "pattern" if layout == "pattern" else recognise(good)
 
 
-def spec_of(raw: Path, layout: str, good: Path) -> PlateEntry:
+def spec_of(raw: Path, layout: str, good: Path) -> PlateSpec:
     """The line of the plate sheet of a plate, or of a damaged copy of it; the map lies beside the good plate."""
     pattern = {"pattern": PATTERN, "pixel_size_um": PIXEL_UM} if layout == "pattern" else {}
     plate_map = str(good.parent / "map.csv")
-    return PlateEntry(plate="p", path=str(raw), layout=reader_of(layout, good), plate_map=plate_map, **pattern)
+    return PlateSpec(plate="p", path=str(raw), layout=reader_of(layout, good), plate_map=plate_map, **pattern)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Read:
 Good = Callable[[str], tuple[Path, Read]]
 
 
-def read(spec: PlateEntry) -> Read:
+def read(spec: PlateSpec) -> Read:
     """Raises RawDataError, and nothing else."""
     index = index_plate(spec)
     config = Config(segmentation={"nuclei": LabelSet(channels=["1" if spec.layout == "pattern" else "DNA"])})

@@ -12,14 +12,14 @@ from vendors import LAYOUTS
 
 from plateflow.paths import well_name
 from plateflow.plates import PlaneError, open_plate, recognise
-from plateflow.plates.plate import Plate
+from plateflow.plates.plate import RawPlate
 from plateflow.simulate.layout import PlateDescription, Record
 
 PATTERN = r"(?P<well>[A-Z]+\d+)_s(?P<field>\d+)_w(?P<channel>\d+)(?:_t(?P<t>\d+)_z(?P<z>\d+))?\.tif"
 GUID = "17654C10-92F1-4DFD-98AA-6A01BBD77557"
 
 
-def opened(raw: Path, layout: str) -> Plate:
+def opened(raw: Path, layout: str) -> RawPlate:
     return open_plate(raw, pattern=PATTERN, pixel_size_um=0.5) if layout == "pattern" else open_plate(raw)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 
@@ -108,7 +108,7 @@ def test_the_table_without_illumination_and_the_lines_of_one_plate(tmp_path: Pat
     )
     assert open_plate(raw).metadata["wells"] == ["B02", "C05"]
     with pytest.raises(RawDataError, match="several plates") as error:
-        open_plate(PlateEntry(plate="other", path=str(raw), layout="load_data"))
+        open_plate(PlateSpec(plate="other", path=str(raw), layout="load_data"))
     assert "p, q" in error.value.why
 
 

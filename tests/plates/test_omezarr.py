@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.files import stat_of
 from plateflow.plates import PlaneError, open_plate, recognise
@@ -186,4 +186,4 @@ def test_a_bad_image_leaves_its_field_out(tmp_path: Path, change: str, to: str, 
 def test_a_single_image_is_no_plate(test_data: Path) -> None:
     (folder,) = (test_data / "plates" / "omezarr_fractal_cardio").glob("*.zarr")
     with pytest.raises(RawDataError, match="not an OME-Zarr plate"):
-        open_plate(PlateEntry(plate="p", path=str(folder), layout="omezarr"))
+        open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr"))

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from plateflow.cli.check import report
-from plateflow.config import Config, LabelSet, PlateEntry, Quality
+from plateflow.config import Config, LabelSet, PlateSpec, Quality
 from plateflow.errors import ChannelError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
@@ -29,9 +29,9 @@ DAMAGE = (
 )
 
 
-def simulate(folder: Path, *faults: Fault) -> tuple[SimulatedPlate, PlateEntry]:
+def simulate(folder: Path, *faults: Fault) -> tuple[SimulatedPlate, PlateSpec]:
     made = simulate_plate(folder, wells=micro_wells(), field_shape=(48, 48), faults=faults)
-    return made, PlateEntry(plate="p", path=str(made.raw), plate_map=str(made.plate_map))
+    return made, PlateSpec(plate="p", path=str(made.raw), plate_map=str(made.plate_map))
 
 
 def test_a_sound_plate_has_no_problem(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_misspelt_channel_gets_the_right_one() -> None:
 
 def test_a_plate_that_cannot_be_indexed_is_one_problem(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    (problem,) = check_plate(PlateEntry(plate="p", path=str(tmp_path / "x")), CONFIG)
+    (problem,) = check_plate(PlateSpec(plate="p", path=str(tmp_path / "x")), CONFIG)
     assert problem.severity == "error"
     assert "empty" in problem.what
 

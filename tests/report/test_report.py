@@ -14,7 +14,7 @@ import pytest
 from planted_plate import Planted
 from scipy import ndimage
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.images.well import WellImage
 from plateflow.project import Project
 from plateflow.report import page as pages
@@ -139,7 +139,7 @@ def test_names_from_files_are_shown_not_run(measured: Planted, tmp_path: Path) -
         f'well,role,treatment,dose,"note ""><img src=x onerror=alert(2)>"\n'
         f"B02,treatment,{attack},1,</dd>{attack}\nB03,negative,'\"`,0,\nZ1,treatment,{attack},2,\n"
     )
-    plate.entry = PlateEntry(plate="demo", path=plate.entry.path, plate_map=str(path))
+    plate.entry = PlateSpec(plate="demo", path=plate.entry.path, plate_map=str(path))
     plate.run("aggregate", "report")
     page = plate.paths.table("report.html").read_text()
     assert "<script>alert" not in page
@@ -154,7 +154,7 @@ def test_a_changed_map_redoes_the_page_and_nothing_is_done_twice(measured: Plant
     plate = measured.copy(tmp_path)
     plate.run("aggregate", "report")
     done = len(plate.journal("report"))
-    plate.entry = PlateEntry(plate="demo", path=plate.entry.path)
+    plate.entry = PlateSpec(plate="demo", path=plate.entry.path)
     plate.run("aggregate", "report")
     assert len(plate.journal("report")) == done + 1
 
@@ -163,7 +163,7 @@ def test_wells_that_only_the_plate_map_names_are_a_note_and_not_left_out(measure
     plate = measured.copy(tmp_path)
     path = tmp_path / "map.csv"
     path.write_text("well,role,treatment,dose\nB02,negative,DMSO,0\nG11,treatment,late,1\nH12,treatment,late,2\n")
-    plate.entry = PlateEntry(plate="demo", path=plate.entry.path, plate_map=str(path))
+    plate.entry = PlateSpec(plate="demo", path=plate.entry.path, plate_map=str(path))
     plate.run("aggregate", "report")
     page = plate.paths.table("report.html").read_text()
     text = text_of(page)

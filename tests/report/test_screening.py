@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stats"))
 
 from simulated_wells import SHAPE, well_table
 
-from plateflow.config import Config, PlateEntry, Stats
+from plateflow.config import Config, PlateSpec, Stats
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.report import screening
@@ -48,7 +48,7 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 
 def plate_of(results: Path) -> Plate:
-    return Plate(config=Config(results=str(results)), spec=PlateEntry(plate="p1", path="raw"))
+    return Plate(config=Config(results=str(results)), spec=PlateSpec(plate="p1", path="raw"))
 
 
 def view_of(plate: Plate, wells: pd.DataFrame, info: dict[str, Any]) -> View:

@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from plateflow.config import Config, PlateEntry
+from plateflow.config import Config, PlateSpec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.stages import run_stage
@@ -31,7 +31,7 @@ def config_of(folder: Path, **keys: Any) -> Config:
     return Config.model_validate(settings)
 
 
-def run(config: Config, entry: PlateEntry, *stages: str) -> PlatePaths:
+def run(config: Config, entry: PlateSpec, *stages: str) -> PlatePaths:
     for stage in stages:
         run_stage(Plate(config=config, spec=entry), stage)
     return PlatePaths.of(entry.plate, results=config.results)

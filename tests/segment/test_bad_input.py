@@ -15,7 +15,7 @@ from vendors import PatternLayout
 
 from plateflow.chain import STAGES
 from plateflow.cli import _typer
-from plateflow.config import Config, PlateEntry, load_config
+from plateflow.config import Config, PlateSpec, load_config
 from plateflow.errors import PlateflowError
 from plateflow.model.vit import FlowViT
 from plateflow.paths import PlatePaths
@@ -69,11 +69,11 @@ def weights(tmp_path: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateEntry, Path]:
+def plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateSpec, Path]:
     """A plate of one well that is ready for infer, and the folder of its results."""
     folder = tmp_path_factory.mktemp("plate")
     made = simulate_plate(folder, wells=micro_wells()[:1], fields=1, field_shape=(96, 96), plate="p")
-    entry = PlateEntry(plate="p", path=str(made.raw))
+    entry = PlateSpec(plate="p", path=str(made.raw))
     for stage, module in (("ingest", ingest), ("tile", tile), ("normalise", normalise)):
         module.run(Job.of(Plate(config=config_of(folder / "results"), spec=entry), stage, job(stage)))
     return entry, folder / "results"
@@ -113,7 +113,7 @@ def on_the_command_line(tmp_path: Path) -> Use:
 
 
 @pytest.fixture
-def in_the_pipeline(plate: tuple[PlateEntry, Path]) -> Use:
+def in_the_pipeline(plate: tuple[PlateSpec, Path]) -> Use:
     def use(model: str, device: str) -> None:
         """The model is that of the second label set: the first's tiles aren't run either."""
         good = {"channels": ["DNA"], "model": str(TINY)}
@@ -256,7 +256,7 @@ def test_a_well_without_contrast_has_no_objects(tmp_path: Path) -> None:
     for path in made.raw.glob("*.tif"):
         tifffile.imwrite(path, np.full((64, 64), 7, np.uint16))
     pattern = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
-    entry = PlateEntry(plate="f", path=str(made.raw), layout="pattern", pattern=pattern)
+    entry = PlateSpec(plate="f", path=str(made.raw), layout="pattern", pattern=pattern)
     config = config_of(tmp_path / "results", segmentation={"nuclei": {"channels": ["1"], "model": str(TINY)}})
     for stage, module in (("ingest", ingest), ("tile", tile), ("normalise", normalise), ("infer", infer)):
         module.run(Job.of(Plate(config=config, spec=entry), stage, job(stage)))

@@ -12,7 +12,7 @@ import zarr
 from segment_project import SETS, config_of, labels_of, run
 from vendors import LAYOUTS
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.images.shards import halve_mean
 from plateflow.paths import PlatePaths
 from plateflow.plates import index_plate, recognise
@@ -46,9 +46,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def through_the_chain(folder: Path, layout: str, *, in_place: bool = False) -> PlatePaths:
     """The plate simulated and run; names alone say no positions: a table does."""
     made = simulated(folder, layout)
-    entry = PlateEntry(plate="p", path=str(made.raw))
+    entry = PlateSpec(plate="p", path=str(made.raw))
     if layout == "pattern":
-        places = index_plate(PlateEntry(plate="p", path=str(simulated(folder / "h", "harmony").raw)))
+        places = index_plate(PlateSpec(plate="p", path=str(simulated(folder / "h", "harmony").raw)))
         lines = ["path\twell\tfield\tchannel\ty_um\tx_um\tpixel_size_um"]
         for row in places.planes.to_dict("records"):
             name = f"{row['well']}_s{row['field']}_w{['DNA', 'AGP', 'Marker'].index(row['channel']) + 1}.tif"
@@ -101,6 +101,6 @@ def test_an_omezarr_plate_in_place(
         (level,) = attributes["multiscales"][0]["datasets"]
         assert level["coordinateTransformations"][0]["scale"][-2:] == [0.6 * 8, 0.6 * 8]
         assert not list(found.image(well).glob("1"))
-    plate = Plate(config=config_of(tmp_path / "results"), spec=PlateEntry(plate="p", path=str(tmp_path / "p.zarr")))
+    plate = Plate(config=config_of(tmp_path / "results"), spec=PlateSpec(plate="p", path=str(tmp_path / "p.zarr")))
     assert thumbnail(plate, "B04", edge=320).startswith("data:image")
     assert files_of(tmp_path / "p.zarr") == files_of(simulated(tmp_path / "again", layout).raw)

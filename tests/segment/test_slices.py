@@ -8,7 +8,7 @@ import pytest
 from segment_project import MODEL, config_of, run, volume_of
 from simulated_stack import simulate_stack_plate
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.images import well
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import stitch
@@ -27,7 +27,7 @@ def test_slices_change_no_byte_of_the_store(tmp_path: Path, monkeypatch: pytest.
         raw = simulate_plate(tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), plate="p").raw
     else:
         raw, _ = simulate_stack_plate(tmp_path, plate="p", shape=(10, 80, 80), nuclei=9)
-    entry = PlateEntry(plate="p", path=str(raw))
+    entry = PlateSpec(plate="p", path=str(raw))
     keys: dict[str, Any] = {
         "segmentation": {"nuclei": {"channels": ["DNA"], "model": str(MODEL), "dimensions": dimensions}},
         "z": "keep",

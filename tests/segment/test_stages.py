@@ -13,7 +13,7 @@ import pytest
 from segment_project import MODEL, SETS, config_of, labels_of, run
 from vendors import PatternLayout
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import ConfigError, PlateflowError
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import f1
@@ -31,31 +31,31 @@ def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateEntry, Path, Path]:
+def plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateSpec, Path, Path]:
     """A plate of two wells with two touching fields each, tiled and normalised; the folders of results and truth."""
     folder = tmp_path_factory.mktemp("plate")
     made = simulate_plate(folder, wells=micro_wells(), fields=2, field_shape=(192, 192), plate="p", seed=4)
-    entry = PlateEntry(plate="p", path=str(made.raw))
+    entry = PlateSpec(plate="p", path=str(made.raw))
     run(config_of(folder / "results"), entry, "ingest", "tile", "normalise")
     return entry, folder / "results", folder / "truth"
 
 
 @pytest.fixture
-def copied(plate: tuple[PlateEntry, Path, Path], tmp_path: Path) -> tuple[PlateEntry, Path]:
+def copied(plate: tuple[PlateSpec, Path, Path], tmp_path: Path) -> tuple[PlateSpec, Path]:
     """The plate in a folder of its own."""
     shutil.copytree(plate[1], tmp_path / "results")
     return plate[0], tmp_path / "results"
 
 
 @pytest.fixture(scope="module")
-def whole(plate: tuple[PlateEntry, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> PlatePaths:
+def whole(plate: tuple[PlateSpec, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> PlatePaths:
     """The plate segmented in one part, one slice and one block a canvas: what every other way is compared with."""
     folder = tmp_path_factory.mktemp("whole") / "results"
     shutil.copytree(plate[1], folder)
     return run(config_of(folder), plate[0], "infer", "follow", "stitch")
 
 
-def test_the_labels_are_the_simulated_nuclei(whole: PlatePaths, plate: tuple[PlateEntry, Path, Path]) -> None:
+def test_the_labels_are_the_simulated_nuclei(whole: PlatePaths, plate: tuple[PlateSpec, Path, Path]) -> None:
     for well in ("B02", "B03"):
         truth = np.load(plate[2] / f"{well}.npz")
         assert f1(truth["nuclei"], labels_of(whole, well, "nuclei")) > 0.6
@@ -100,7 +100,7 @@ def test_the_journal_says_how_it_was_computed(whole: PlatePaths) -> None:
     ids=["parts, slices, blocks", "slices"],
 )
 def test_parts_slices_and_blocks_change_no_byte(
-    whole: PlatePaths, copied: tuple[PlateEntry, Path], keys: dict[str, Any]
+    whole: PlatePaths, copied: tuple[PlateSpec, Path], keys: dict[str, Any]
 ) -> None:
     paths = run(config_of(copied[1], **keys), copied[0], "infer", "follow", "stitch")
     for label_set in SETS:
@@ -113,7 +113,7 @@ def test_parts_slices_and_blocks_change_no_byte(
 
 
 def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
-    whole: PlatePaths, copied: tuple[PlateEntry, Path], monkeypatch: pytest.MonkeyPatch
+    whole: PlatePaths, copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, written, write = config_of(copied[1]), [], infer._write
 
@@ -140,7 +140,7 @@ def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
     [({"augment": True}, 4, True), ({"dtype": "bfloat16"}, 2, False)],
 )
 def test_keys_of_inference_change_its_results(
-    whole: PlatePaths, copied: tuple[PlateEntry, Path], key: dict[str, Any], tiles: int, redone: bool
+    whole: PlatePaths, copied: tuple[PlateSpec, Path], key: dict[str, Any], tiles: int, redone: bool
 ) -> None:
     """What decides where and how fast asks for no well again, the dtype too: the journal keeps it."""
     config = config_of(copied[1], segmentation={"nuclei": SETS["nuclei"]}, **key)
@@ -159,7 +159,7 @@ def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
         tmp_path, wells=micro_wells()[:1], fields=2, field_shape=(160, 160), layout=PatternLayout, plate="apart"
     )
     pattern = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
-    entry = PlateEntry(plate="apart", path=str(made.raw), layout="pattern", pattern=pattern)
+    entry = PlateSpec(plate="apart", path=str(made.raw), layout="pattern", pattern=pattern)
     sets = {"nuclei": {"channels": ["1"], "model": str(MODEL)}}
     config = config_of(tmp_path / "results", segmentation=sets)
     paths = run(config, entry, "ingest", "tile", "normalise", "infer", "follow", "stitch")
@@ -180,7 +180,7 @@ def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
     assert not labels[:, 160:192].any()
 
 
-def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateEntry, Path]) -> None:
+def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateSpec, Path]) -> None:
     entry, folder = copied
     config = config_of(folder)
     paths = run(config, entry, "infer", "follow", "stitch")
@@ -201,7 +201,7 @@ def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateEn
 
 
 def test_a_changed_threshold_redoes_one_label_set_without_the_network(
-    copied: tuple[PlateEntry, Path], monkeypatch: pytest.MonkeyPatch
+    copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, folder = copied
     run(config_of(folder), entry, "infer", "follow", "stitch")
@@ -219,7 +219,7 @@ def test_a_changed_threshold_redoes_one_label_set_without_the_network(
 
 
 def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
-    copied: tuple[PlateEntry, Path],
+    copied: tuple[PlateSpec, Path],
 ) -> None:
     entry, folder = copied
     config = config_of(folder, keep_flows=False, parts={"cpu": 2, "gpu": 1})
@@ -245,7 +245,7 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
 
 
-def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateEntry, Path]) -> None:
+def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateSpec, Path]) -> None:
     """The other part's receipt is there, but of the parameters before."""
     entry, folder = copied
     kept = config_of(folder, parts={"cpu": 2, "gpu": 1})
@@ -260,15 +260,15 @@ def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateE
         assert PlatePaths.of("p", results=folder).flows("nuclei", "B03", 0).exists()
 
 
-def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tuple[PlateEntry, Path, Path]) -> None:
+def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tuple[PlateSpec, Path, Path]) -> None:
     config = config_of(whole.root.parent)
     script = """
 import json, sys
-from plateflow.config import Config, PlateEntry
+from plateflow.config import Config, PlateSpec
 from plateflow.project import Plate
 from plateflow.stages import follow, infer, stitch
 from plateflow.stages.runner import Job
-config, entry = Config.model_validate_json(sys.argv[1]), PlateEntry.model_validate_json(sys.argv[2])
+config, entry = Config.model_validate_json(sys.argv[1]), PlateSpec.model_validate_json(sys.argv[2])
 for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
     stage.run(Job.of(Plate(config=config, spec=entry), name, job))
 print([name for name in ("torch", "zarr") if name in sys.modules])
@@ -283,14 +283,14 @@ print([name for name in ("torch", "zarr") if name in sys.modules])
     ]
 
 
-def test_a_channel_that_the_plate_lacks_is_named_before_anything_runs(plate: tuple[PlateEntry, Path, Path]) -> None:
+def test_a_channel_that_the_plate_lacks_is_named_before_anything_runs(plate: tuple[PlateSpec, Path, Path]) -> None:
     config = config_of(plate[1], segmentation={"nuclei": {"channels": ["Hoechst"]}})
     with pytest.raises(PlateflowError, match=r"no channel 'Hoechst'[\s\S]*'DNA', 'AGP', 'Marker'"):
         run(config, plate[0], "infer")
 
 
 def test_a_diameter_needs_the_pixel_size_and_good_sense(
-    plate: tuple[PlateEntry, Path, Path], monkeypatch: pytest.MonkeyPatch
+    plate: tuple[PlateSpec, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = {"nuclei": {"channels": ["DNA"], "diameter_um": 12.0, "model": "default"}}
     job = Job.of(Plate(config=config_of(plate[1], segmentation=sets), spec=plate[0]), "infer", "0")

@@ -17,7 +17,7 @@ from segment_project import MODEL, config_of, run, volume_of
 from simulated_stack import simulate_stack, simulate_stack_plate
 from vendors import PatternLayout
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.flows import flow_error, flows_from_labels, labels_from_flows
 from plateflow.images.well import WellImage
@@ -145,14 +145,14 @@ def test_true_flows_of_an_anisotropic_stack_come_back_as_its_labels(ratio: float
     assert labels_from_flows(uncut.astype(np.float16), logit).max() < found.max()
 
 
-def stack_plate(out: Path, image: Array, *, pixel_um: float = 0.5, z_um: float = 0.5) -> PlateEntry:
+def stack_plate(out: Path, image: Array, *, pixel_um: float = 0.5, z_um: float = 0.5) -> PlateSpec:
     """A plate of one well with one stack ZYX."""
     writer = HarmonyLayout(out, PlateDescription(name="p", field_shape=image.shape[1:], pixel_size_um=pixel_um))
     for z, plane in enumerate(image):
         place = Record(row=1, column=1, field=0, channel=0, channel_name="DNA", y_um=0, x_um=0, z=z, z_um=z * z_um)
         writer.write(place, plane)
     writer.finish()
-    return PlateEntry(plate="p", path=str(writer.raw))
+    return PlateSpec(plate="p", path=str(writer.raw))
 
 
 def deep(**keys: Any) -> dict[str, Any]:
@@ -198,16 +198,16 @@ def test_real_stacks_come_back_from_their_true_flows(
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateEntry, Path, Array]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateSpec, Path, Array]:
     """A simulated stack with planes 2.5 px apart, tiled and normalised."""
     folder = tmp_path_factory.mktemp("stack")
     raw, truth = simulate_stack_plate(folder, shape=(14, 112, 128), z_step_um=1.5, pixel_size_um=0.6)
-    entry = PlateEntry(plate="stack", path=str(raw))
+    entry = PlateSpec(plate="stack", path=str(raw))
     run(config_of(folder / "results", **deep()), entry, "ingest", "tile", "normalise")
     return entry, folder / "results", truth["B02"]
 
 
-def test_a_simulated_stack_through_the_network(stack: tuple[PlateEntry, Path, Array]) -> None:
+def test_a_simulated_stack_through_the_network(stack: tuple[PlateSpec, Path, Array]) -> None:
     entry, results, truth = stack
     paths = run(config_of(results, **deep()), entry, "infer", "follow", "stitch")
     flow = np.load(paths.flows("nuclei", "B02", 0))
@@ -225,7 +225,7 @@ def test_a_simulated_stack_through_the_network(stack: tuple[PlateEntry, Path, Ar
         assert np.abs(middle - (row.seed_z, row.seed_y, row.seed_x)).max() < 6
 
 
-def test_a_stack_goes_through_to_tables_and_report(stack: tuple[PlateEntry, Path, Array]) -> None:
+def test_a_stack_goes_through_to_tables_and_report(stack: tuple[PlateSpec, Path, Array]) -> None:
     entry, results, truth = stack
     config = config_of(results, **deep(), features={"families": "minimal"})
     paths = run(config, entry, "infer", "follow", "stitch", "features", "aggregate", "report")
@@ -241,7 +241,7 @@ def test_a_stack_goes_through_to_tables_and_report(stack: tuple[PlateEntry, Path
     assert "image/webp" in page
 
 
-def test_planes_by_themselves_are_canvases_of_their_own(stack: tuple[PlateEntry, Path, Array], tmp_path: Path) -> None:
+def test_planes_by_themselves_are_canvases_of_their_own(stack: tuple[PlateSpec, Path, Array], tmp_path: Path) -> None:
     """The key changed: two dimensions give each plane its own objects, and numbers run on over z."""
     entry, results, truth = stack
     config = config_of(results, **deep(dimensions=2))
@@ -262,7 +262,7 @@ def test_the_distance_of_planes_must_be_known(tmp_path: Path) -> None:
     """From the sheet where the layout doesn't say; without it the job says what to do before it runs anything."""
     raw, _ = simulate_stack_plate(tmp_path, shape=(3, 64, 64), layout=PatternLayout, nuclei=2)
     pattern = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)(_t(?P<t>\d+)_z(?P<z>\d+))?\.tif"
-    entry = PlateEntry(plate="stack", path=str(raw), layout="pattern", pattern=pattern, pixel_size_um=0.6)
+    entry = PlateSpec(plate="stack", path=str(raw), layout="pattern", pattern=pattern, pixel_size_um=0.6)
     settings = {"channels": ["1"], "model": str(MODEL), "dimensions": 3}
     config = config_of(tmp_path / "results", z="keep", segmentation={"nuclei": settings})
     paths = run(config, entry, "ingest", "tile", "normalise")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from plateflow.chain import part_of_well
-from plateflow.config import Config, PlateEntry
+from plateflow.config import Config, PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.files import append_line, read_lines, stat_of
 from plateflow.project import Plate
@@ -27,7 +27,7 @@ WELLS = ["A01", "A02", "A03"]
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     job = Job.of(
-        Plate(config=Config(results=str(tmp_path / "results")), spec=PlateEntry(plate="p", path="/raw")), "tile", "0"
+        Plate(config=Config(results=str(tmp_path / "results")), spec=PlateSpec(plate="p", path="/raw")), "tile", "0"
     )
     job.paths.metadata.parent.mkdir(parents=True)
     job.paths.metadata.write_text(json.dumps({"wells": WELLS, "format": [8, 12]}))
@@ -183,7 +183,7 @@ CHILD = textwrap.dedent(
     import gc, json, os, signal, sys, time
     sys.path.insert(0, {tests!r})
     from test_runner import *
-    job = Job.of(Plate(config=Config(results={results!r}), spec=PlateEntry(plate="p", path="/raw")), "tile", "0")
+    job = Job.of(Plate(config=Config(results={results!r}), spec=PlateSpec(plate="p", path="/raw")), "tile", "0")
     def work(item):
         if item.well == "A02":
             {action}

@@ -107,7 +107,7 @@ def test_changed_code_has_a_new_version_or_a_refreshed_lock():
 
 def test_a_stage_is_all_that_it_imports():
     assert {"plates/harmony", "images/store", "images/layout"} <= set(closure("ingest"))
-    assert {"flows/seeds", "segment/grid", "images/store"} <= set(closure("stitch"))
+    assert {"flows/seeds", "segment/grid", "images/well"} <= set(closure("stitch"))
     assert {"images/histograms", "features/columns", "plates/platemap"} <= set(closure("aggregate"))
     assert "images/well" in closure("report")
     assert not any(name.startswith("stats") for name in closure("features"))

@@ -10,7 +10,7 @@ from planted_plate import Planted
 from scipy.stats import median_abs_deviation
 from simulated_wells import well_table as simulated
 
-from plateflow.config import PlateEntry, Stats
+from plateflow.config import PlateSpec, Stats
 from plateflow.errors import PlateflowError
 from plateflow.paths import PlatePaths
 from plateflow.stats.statistics import write_statistics
@@ -178,7 +178,7 @@ def test_a_well_twice_in_the_map_is_named_and_another_plate_goes_on(measured: Pl
     plate = measured.copy(tmp_path)
     path = tmp_path / "map.csv"
     path.write_text("well,role,treatment\nB02,negative,DMSO\nB3,treatment,x\nB03,treatment,y\n")
-    plate.entry = PlateEntry(plate="demo", path=plate.entry.path, plate_map=str(path))
+    plate.entry = PlateSpec(plate="demo", path=plate.entry.path, plate_map=str(path))
     with pytest.raises(PlateflowError, match=r"B03 twice(.|\n)*map.csv, line 4(.|\n)*line 3"):
         plate.run("aggregate")
     path.write_text(path.read_text().replace("B3,", "B4,"))
@@ -236,7 +236,7 @@ def test_a_changed_map_redoes_the_tables_and_the_same_map_nothing(measured: Plan
     plate = measured.copy(tmp_path)
     path = tmp_path / "map.csv"
     path.write_text("well,role,treatment,dose,State,batch\nB2,positive,staurosporine,3,odd,7\nH12,treatment,late,1,,\n")
-    plate.entry = PlateEntry(plate="demo", path=plate.entry.path, plate_map=str(path))
+    plate.entry = PlateSpec(plate="demo", path=plate.entry.path, plate_map=str(path))
     plate.run("features", "aggregate")
     assert len(plate.journal("features")) == 7
     assert len(plate.journal("aggregate")) == 2
@@ -259,7 +259,7 @@ def test_a_changed_map_redoes_the_tables_and_the_same_map_nothing(measured: Plan
 
 def test_without_a_map_the_wells_are_those_of_the_plate(measured: Planted, tmp_path: Path) -> None:
     plate = measured.copy(tmp_path)
-    plate.entry = PlateEntry(plate="demo", path=plate.entry.path)
+    plate.entry = PlateSpec(plate="demo", path=plate.entry.path)
     gone = plate.paths.cells("H12")
     gone.write_bytes(plate.paths.cells("B02").read_bytes())  # of a well that the plate had once
     plate.run("aggregate")

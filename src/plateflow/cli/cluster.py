@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from plateflow.chain import STAGES
-from plateflow.errors import PlateflowError
+from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import write_json
 from plateflow.plates.check_index import Problem
 from plateflow.project import Project
@@ -129,8 +129,8 @@ def probe(configfile: Path, *, gpu: bool) -> list[str]:
         for name in {label_set.model for label_set in project.config.segmentation.values()}:
             try:
                 check_model(name)
-            except (ValueError, OSError) as error:
-                wrong.append(f"the weights of model {name} can't be used: {error}")
+            except ModelError as error:
+                wrong.append(f"the weights of model {name} can't be used: {error.why}")
         if project.config.device != "cpu":
             import torch
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from plateflow.config import Config, LabelSet, PlateEntry, config_schema, config_yaml
+from plateflow.config import Config, LabelSet, PlateSpec, config_schema, config_yaml
 
 SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tz_step_um\tplate_map\n"
 
@@ -41,7 +41,7 @@ def _readme() -> str:
         "",
         "| column | meaning |",
         "| --- | --- |",
-        *(f"| `{name}` | {field.description} |" for name, field in PlateEntry.model_fields.items()),
+        *(f"| `{name}` | {field.description} |" for name, field in PlateSpec.model_fields.items()),
         "",
     ]
     return "\n".join(lines).replace("null", "")

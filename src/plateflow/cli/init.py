@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from plateflow.config import Config, LabelSet, Parts, PlateEntry, config_yaml, load_config, load_plates
+from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError
 from plateflow.files import write_atomic
 
 if TYPE_CHECKING:
-    from plateflow.plates import Plate
+    from plateflow.plates import RawPlate
 
 NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342|^405\b", re.IGNORECASE)
 TRANSMITTED = re.compile(r"bright|phase|trans", re.IGNORECASE)
@@ -74,7 +74,7 @@ def make_spec(
     layout: str | None = None,
     pattern: str | None = None,
     pixel_size: float | None = None,
-) -> PlateEntry:
+) -> PlateSpec:
     """A line of the plate sheet for a raw folder; the layout is recognised where it isn't given.
 
     Raises:
@@ -83,12 +83,12 @@ def make_spec(
     from plateflow.plates import recognise
     from plateflow.plates.reader import plate_folder
 
-    plate_folder(PlateEntry(plate="plate", path=str(raw)))
+    plate_folder(PlateSpec(plate="plate", path=str(raw)))
     if layout is None:
         layout = "pattern" if pattern else recognise(raw)
     name = plate or re.sub(r"[^A-Za-z0-9_+-]+", "_", raw.resolve().name.partition("__")[0]).strip("_") or "plate"
     try:
-        return PlateEntry(
+        return PlateSpec(
             plate=name,
             path=str(raw.resolve()),
             layout=layout,
@@ -114,7 +114,7 @@ def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
     return sets or {"nuclei": LabelSet(channels=channels[:1])}
 
 
-def plate_sizes(plate: Plate) -> dict[str, Any]:
+def plate_sizes(plate: RawPlate) -> dict[str, Any]:
     """The columns of the plate sheet that say how large a plate is; of the well with the most fields."""
     from plateflow.images.canvas import canvases
     from plateflow.images.layout import well_layout
@@ -136,7 +136,7 @@ def plate_sizes(plate: Plate) -> dict[str, Any]:
     }
 
 
-def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
+def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str]:
     """Write or extend the configuration of a project for a plate; returns what was done, in words.
 
     Raises:
@@ -173,7 +173,7 @@ def write_project(directory: Path, spec: PlateEntry, plate: Plate) -> list[str]:
     edited = plates.get(spec.plate, spec)  # what was added to its line by hand stays
     plates[spec.plate] = edited.model_copy(update=spec.model_dump(exclude_none=True) | plate_sizes(plate))
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(PlateEntry.model_fields), delimiter="\t", lineterminator="\n")
+    writer = csv.DictWriter(text, list(PlateSpec.model_fields), delimiter="\t", lineterminator="\n")
     writer.writeheader()
     writer.writerows(item.model_dump(exclude_none=True) for item in plates.values())
     write_atomic(sheet, text.getvalue().encode())

@@ -6,7 +6,7 @@ Imports pydantic alone: the Snakefile and `plateflow --help` load this package a
 from plateflow.config.features import FAMILIES, FAMILY_PRESETS, Features
 from plateflow.config.load import load_config
 from plateflow.config.normalise import Normalise
-from plateflow.config.plate_sheet import PLATE_SIZES, SAFE_NAME, PlateEntry, load_plates
+from plateflow.config.plate_sheet import PLATE_SIZES, SAFE_NAME, PlateSpec, load_plates
 from plateflow.config.root import Config, Parts
 from plateflow.config.segmentation import LabelSet
 from plateflow.config.statistics import Quality, Stats
@@ -22,7 +22,7 @@ __all__ = [
     "LabelSet",
     "Normalise",
     "Parts",
-    "PlateEntry",
+    "PlateSpec",
     "Quality",
     "Stats",
     "config_schema",

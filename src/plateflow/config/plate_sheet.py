@@ -18,7 +18,7 @@ PLATE_SIZES = ("wells", "fields", "channels", "z", "t", "field_mpx", "canvas_mpx
 """The columns of the plate sheet that say how large a plate is: they size the jobs, and no result depends on them."""
 
 
-class PlateEntry(Section):
+class PlateSpec(Section):
     """One line of the plate sheet."""
 
     plate: str = Field(description="plate id: letters, digits, . _ + -; names the folder of its results")
@@ -58,8 +58,8 @@ class PlateEntry(Section):
         return value
 
 
-def load_plates(path: Path) -> dict[str, PlateEntry]:
-    """Read the plate sheet: tab-separated, one line per plate, columns as in `PlateEntry`.
+def load_plates(path: Path) -> dict[str, PlateSpec]:
+    """Read the plate sheet: tab-separated, one line per plate, columns as in `PlateSpec`.
 
     Returns:
         the lines by plate id, in the order of the sheet.
@@ -73,7 +73,7 @@ def load_plates(path: Path) -> dict[str, PlateEntry]:
         )
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
-        columns = list(PlateEntry.model_fields)
+        columns = list(PlateSpec.model_fields)
         for column in rows.fieldnames or []:
             if column not in columns:
                 raise ConfigError(
@@ -81,10 +81,10 @@ def load_plates(path: Path) -> dict[str, PlateEntry]:
                     where=str(path),
                     remedy=nearest(column or "", columns, "the columns are"),
                 )
-        plates: dict[str, PlateEntry] = {}
+        plates: dict[str, PlateSpec] = {}
         for number, row in enumerate(rows, 2):
             try:
-                spec = PlateEntry.model_validate({k: v for k, v in row.items() if v not in (None, "")})
+                spec = PlateSpec.model_validate({k: v for k, v in row.items() if v not in (None, "")})
             except ValidationError as error:
                 why = "; ".join(explain(item) for item in error.errors())
                 raise ConfigError("a plate can't be used", where=f"{path}, line {number}", why=why) from error

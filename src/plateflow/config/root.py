@@ -85,7 +85,7 @@ class Config(Section):
         return self
 
     @property
-    def rows(self) -> str:
+    def row_label_set(self) -> str:
         """The label set that makes the rows of the cell table."""
         if self.features.rows is not None:
             return self.features.rows

@@ -22,7 +22,7 @@ _OBJECT_NUMBERS = ("Object_Number", "ObjectNumber_Adjacent")
 
 def cell_families(config: Config) -> tuple[str, ...]:
     """The configured families, and the location, from which an object's field follows."""
-    dimensions = config.segmentation[config.rows].dimensions
+    dimensions = config.segmentation[config.row_label_set].dimensions
     return ("location", *chosen_families(config.features.families, dimensions))
 
 
@@ -39,8 +39,8 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
         names,
         channels,
         families=families,
-        rows=compartment(config.rows),
-        ndim=config.segmentation[config.rows].dimensions,
+        rows=compartment(config.row_label_set),
+        ndim=config.segmentation[config.row_label_set].dimensions,
         texture_scales=config.features.texture_scales,
     )
     if "quality" in families:

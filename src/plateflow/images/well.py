@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import ChannelError, ResultsError
+from plateflow.errors import ChannelError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox, Region, WellLayout, shared
@@ -84,6 +84,10 @@ class WellImage:
         import zarr
 
         return zarr.open_group(self._folder(), mode="r+", zarr_format=3, use_consolidated=False)
+
+    @cached_property
+    def _levels(self) -> dict[int, Any]:
+        return {}
 
     @cached_property
     def window(self) -> Window:
@@ -211,13 +215,22 @@ class WellImage:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
         if self.layout.preview is None:
             return self._stored(0, canvas.t, channel, z, canvas.slices)
-        from plateflow.plates.pixels import read_plane
+        from plateflow.plates.pixels import PlaneError, read_plane
 
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
             path, page = self._raw_planes.get((box.name, channel, canvas.t, z), ("", 0))
-            if path:
+            if not path:
+                continue
+            try:
                 pixels[region] = read_plane(path, page, height=box.height, width=box.width, dtype=self.layout.dtype)
+            except PlaneError as error:
+                raise RawDataError(
+                    "a raw plane that was sound can't be read any more",
+                    where=f"{self.paths.plate}/{self.well} field {box.name}: {path}",
+                    why=error.detail,
+                    remedy="`plateflow check`, then `snakemake`",
+                ) from error
         return pixels
 
     @cached_property
@@ -238,7 +251,9 @@ class WellImage:
         return self._stored(0, 0, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
 
     def _stored(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
-        pixels: NDArray[Any] = self.group[str(level)][(t, self.layout.channels.index(channel), z, *region)]
+        if level not in self._levels:
+            self._levels[level] = self.group[str(level)]  # parses metadata: once, not once per plane
+        pixels: NDArray[Any] = self._levels[level][(t, self.layout.channels.index(channel), z, *region)]
         return pixels
 
     @cached_property

@@ -52,7 +52,9 @@ def fetch(name: str, folder: Path, *, progress: Callable[[int], None] = lambda d
         try:
             check_published(name, part)
             break
-        except ModelError:
+        except ModelError as error:
+            if isinstance(error.__cause__, OSError):  # the disk's fault: what was downloaded stays
+                raise
             _discard(part)
             if last_attempt or not joined:  # joined bytes may come from two versions of the file: try once more
                 raise _not_published(name) from None

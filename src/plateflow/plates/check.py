@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plateflow.config import Config, PlateEntry
+from plateflow.config import Config, PlateSpec
 from plateflow.errors import ChannelError, PlateflowError
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
@@ -42,7 +42,7 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
                 )
 
 
-def check_plate(spec: PlateEntry, config: Config, *, deep: bool = False) -> list[Problem]:
+def check_plate(spec: PlateSpec, config: Config, *, deep: bool = False) -> list[Problem]:
     """List all problems of a raw plate that can be seen before it is computed.
 
     Args:
@@ -65,7 +65,7 @@ def check_plate(spec: PlateEntry, config: Config, *, deep: bool = False) -> list
     return problems
 
 
-def changed_files(spec: PlateEntry, paths: PlatePaths) -> list[str]:
+def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:
     """List the raw files that are new, changed or gone since ingest; none before the first ingest.
 
     Returns:
@@ -87,7 +87,7 @@ def changed_files(spec: PlateEntry, paths: PlatePaths) -> list[str]:
     return [f"{path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
 
 
-def _unmapped(spec: PlateEntry, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
+def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
     """A plate map that cannot be read, and wells that only the map or only the plate has."""
     try:
         mapped = set(read_plate_map(plate_map, spec.plate)["well"])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.plates.reader import Index, examples
 from plateflow.touching import TOUCH_PX, gaps_between, groups_of_touching
@@ -43,7 +43,7 @@ class Problem:
     file: str = ""
 
     @classmethod
-    def of_error(cls, spec: PlateEntry, error: PlateflowError) -> Problem:
+    def of_error(cls, spec: PlateSpec, error: PlateflowError) -> Problem:
         """An error that stops the plate."""
         where = error.where.removeprefix(f"{spec.plate}: ")
         what = ": ".join(part for part in (error.what, where, error.why) if part)

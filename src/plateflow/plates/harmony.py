@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
 from plateflow.plates.names import NamePattern
 from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_folder
@@ -48,7 +48,7 @@ class HarmonyReader:
             return True
         return any(NAMES.match(path.name) for place in _places(folder) if place.is_dir() for path in place.iterdir())
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index a Harmony measurement (see `Reader.read`)."""
         folder = plate_folder(spec)
         listing = list_files(folder)
@@ -66,7 +66,7 @@ def _index_file(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _from_index(spec: PlateEntry, listing: Listing, path: Path) -> Records:
+def _from_index(spec: PlateSpec, listing: Listing, path: Path) -> Records:
     source = inside(listing, path.relative_to(spec.path).as_posix(), plate=spec.plate, source="the plate's folder")
     base = str(PurePosixPath(source).parent)
     plate: dict[str, str] = {}
@@ -168,7 +168,7 @@ def _length(values: Values, tag: str) -> float:
         raise ValueError(f"{tag} is {text!r}, which is not a number") from None
 
 
-def _from_names(spec: PlateEntry, listing: Listing) -> Records:
+def _from_names(spec: PlateSpec, listing: Listing) -> Records:
     """Without an index: wells, fields, channels, planes and times from the file names; positions are unknown."""
     planes, _ = NAMES.planes(listing.image_names())
     if not planes:

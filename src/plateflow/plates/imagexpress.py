@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, decode, list_files, peek
 from plateflow.plates.names import NamePattern
@@ -54,7 +54,7 @@ class ImageXpressReader:
                 return True
         return False
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index a MetaXpress plate (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
         names = [name for name in listing.image_names() if "_thumb" not in PurePosixPath(name).name.lower()]

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, decode, inside, list_files, parsing, peek, positive_int
 from plateflow.plates.names import parse_place
@@ -44,7 +44,7 @@ class LoadDataReader:
         """By a table with these columns, in the folder or one level below."""
         return _table(folder, peek(folder)) is not None
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index the plate of a load_data table (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
         source = _table(listing.root, sorted(listing.files))
@@ -81,7 +81,7 @@ def _lines(path: Path, *, head: bool = False) -> list[Line]:
         return []
 
 
-def _records(spec: PlateEntry, listing: Listing, source: str) -> Records:
+def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     table = _lines(listing.root / source)
     lines = _lines_of_plate(spec, table, source)
     columns = [match for column in lines[0] if column and (match := CHANNEL.fullmatch(column))]
@@ -104,7 +104,7 @@ def _records(spec: PlateEntry, listing: Listing, source: str) -> Records:
     return Records(planes=planes, channels=channels, disagreements=notes)
 
 
-def _lines_of_plate(spec: PlateEntry, lines: list[Line], source: str) -> list[Line]:
+def _lines_of_plate(spec: PlateSpec, lines: list[Line], source: str) -> list[Line]:
     plates = sorted({line.get("Metadata_Plate") or "" for line in lines})
     if len(plates) < 2:
         return lines
@@ -144,7 +144,7 @@ def _real(line: Line, key: str) -> float:
 class _Finder:
     """Finds the images of a table below the plate's folder."""
 
-    def __init__(self, spec: PlateEntry, listing: Listing, source: str) -> None:
+    def __init__(self, spec: PlateSpec, listing: Listing, source: str) -> None:
         self.spec, self.listing, self.source = spec, listing, source
         self.base = str(PurePosixPath(source).parent)
         self.named: dict[str, list[str]] = {}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.paths import parse_well
 from plateflow.plates.files import PARSE_ERRORS, Listing, inside, list_files, parsing
 from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
@@ -46,7 +46,7 @@ class OmeZarrReader:
         """By a group with the attribute `plate`: the folder itself, or the only Zarr group in it."""
         return not self.in_place and _plate_group(folder) is not None
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index an OME-Zarr plate (see `Reader.read`)."""
         root = _plate_group(plate_folder(spec))
         if root is None:
@@ -84,7 +84,7 @@ def _attributes(group: Path) -> dict[str, Any]:
 class _Plate:
     """The walk through the groups of a plate."""
 
-    def __init__(self, spec: PlateEntry, files: Listing) -> None:
+    def __init__(self, spec: PlateSpec, files: Listing) -> None:
         self.spec, self.files, self.root = spec, files, files.root
         self.metadata = _attributes(files.root)["plate"]
         self.listing = Listing(root=files.root, files={}, outside=files.outside)  # the "files" of images are arrays

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, decode, inside, list_files, parsing, peek
 from plateflow.plates.names import parse_place
@@ -48,7 +48,7 @@ class PatternReader:
         """By a built-in pattern that matches at least half of the TIFFs."""
         return _ready([name for name in peek(folder) if name.lower().endswith((".tif", ".tiff"))]) is not None
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index the images whose names match `spec.pattern`, or that its table lists (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
         if spec.pattern and spec.pattern.lower().endswith((".csv", ".tsv")):
@@ -76,7 +76,7 @@ def _ready(names: list[str]) -> str | None:
     return best if names and 2 * counts[best] >= len(names) else None
 
 
-def _from_table(spec: PlateEntry, listing: Listing) -> Records:
+def _from_table(spec: PlateSpec, listing: Listing) -> Records:
     given = Path(spec.pattern or "")
     path = listing.root / given if (listing.root / given).is_file() else given
     where = f"{spec.plate}: {path}"
@@ -112,7 +112,7 @@ def _from_table(spec: PlateEntry, listing: Listing) -> Records:
     return Records(planes=planes, channels={plane["channel"]: {"name": plane["channel"]} for plane in planes})
 
 
-def _compile(spec: PlateEntry, listing: Listing) -> re.Pattern[str]:
+def _compile(spec: PlateSpec, listing: Listing) -> re.Pattern[str]:
     remedy = f"for example {EXAMPLE}, or one of {', '.join(READY)}"
     given = spec.pattern or _ready(listing.image_names())
     if given is None:
@@ -136,7 +136,7 @@ def _compile(spec: PlateEntry, listing: Listing) -> re.Pattern[str]:
     return pattern
 
 
-def _place(spec: PlateEntry, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
+def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
     """Row, column, field, channel, t and z that a name, or a line of a table, gives."""
     remedy = "fix the table, or the pattern in the plate sheet, so that it only matches images of wells"
     with parsing("the place of an image", where=f"{spec.plate}: {name}", remedy=remedy):

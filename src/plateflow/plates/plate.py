@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import SAFE_NAME, PlateEntry
+from plateflow.config import SAFE_NAME, PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
@@ -34,7 +34,7 @@ READERS: dict[str, Reader] = {
 }
 
 
-class Plate(Index):
+class RawPlate(Index):
     """A raw plate: its index, and access to the pixels."""
 
     def read(self, well: str, field: str, channel: str, *, t: int = 0, z: int = 0) -> NDArray[Any]:
@@ -79,7 +79,7 @@ def recognise(folder: Path) -> str:
     )
 
 
-def index_plate(spec: PlateEntry) -> Index:
+def index_plate(spec: PlateSpec) -> Index:
     """Read the manifest of a plate of the plate sheet afresh.
 
     Raises:
@@ -93,12 +93,12 @@ def index_plate(spec: PlateEntry) -> Index:
 
 
 def open_plate(
-    path: str | Path | PlateEntry,
+    path: str | Path | PlateSpec,
     *,
     layout: str | None = None,
     pattern: str | None = None,
     pixel_size_um: float | None = None,
-) -> Plate:
+) -> RawPlate:
     """Open a raw plate.
 
     Args:
@@ -110,10 +110,10 @@ def open_plate(
     Raises:
         RawDataError: the folder cannot be read.
     """
-    if not isinstance(path, PlateEntry):
+    if not isinstance(path, PlateSpec):
         folder = Path(path)
         name = folder.resolve().name
-        spec = PlateEntry(
+        spec = PlateSpec(
             plate=name if SAFE_NAME.fullmatch(name) and ".." not in name and name != "screen" else "plate",
             path=str(folder),
             pattern=pattern,
@@ -122,4 +122,4 @@ def open_plate(
         plate_folder(spec)
         chosen = layout or ("pattern" if pattern is not None else recognise(folder))
         path = spec.model_copy(update={"layout": chosen})
-    return Plate(**vars(index_plate(path)))
+    return RawPlate(**vars(index_plate(path)))

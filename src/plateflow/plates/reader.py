@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing
@@ -104,7 +104,7 @@ class Reader(Protocol):
     def recognise(self, folder: Path) -> bool:
         """Whether a folder looks like this layout; opens no image."""
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index a plate of the plate sheet.
 
         Raises:
@@ -112,7 +112,7 @@ class Reader(Protocol):
         """
 
 
-def plate_folder(spec: PlateEntry) -> Path:
+def plate_folder(spec: PlateSpec) -> Path:
     """Check the folder of a plate.
 
     Raises:
@@ -141,7 +141,7 @@ def geometry(y: float, x: float, *, dy: float, dx: float, height: int, width: in
     return corner | {"dy_um": dy, "dx_um": dx, "height": height, "width": width}
 
 
-def other_layout(spec: PlateEntry, expected: str, *, why: str, remedy: str) -> RawDataError:
+def other_layout(spec: PlateSpec, expected: str, *, why: str, remedy: str) -> RawDataError:
     """The error of a reader for a folder that does not have its layout.
 
     Args:
@@ -154,7 +154,7 @@ def other_layout(spec: PlateEntry, expected: str, *, why: str, remedy: str) -> R
     return RawDataError(f"the folder is not {expected}", where=f"{spec.plate}: {spec.path}", why=why, remedy=remedy)
 
 
-def make_index(spec: PlateEntry, layout: str, records: Records, listing: Listing) -> Index:
+def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing) -> Index:
     """Make the manifest from what a reader found.
 
     Planes whose file does not exist, and planes that a field should have but has not, get the state `missing`. Time
@@ -258,7 +258,7 @@ def _channels(channels: Mapping[Any, Mapping[str, Any]], notes: list[str]) -> li
 
 
 def _plate_format(
-    spec: PlateEntry, given: tuple[int, int] | None, planes: pd.DataFrame, notes: list[str]
+    spec: PlateSpec, given: tuple[int, int] | None, planes: pd.DataFrame, notes: list[str]
 ) -> tuple[int, int]:
     """Rows and columns of the plate: as the metadata give them if all wells fit, else the smallest of `FORMATS`."""
     lowest = int(min(planes["row"].min(), planes["column"].min()))
@@ -280,7 +280,7 @@ def _plate_format(
     return fitting[0]
 
 
-def _refuse_doubled(spec: PlateEntry, planes: pd.DataFrame) -> None:
+def _refuse_doubled(spec: PlateSpec, planes: pd.DataFrame) -> None:
     doubled = planes.duplicated(PLACE, keep=False)
     if doubled.any():
         rows = planes[doubled].sort_values(PLACE, kind="stable")
@@ -314,7 +314,7 @@ def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([planes, lacking.assign(path="", page=0, z_um=np.nan)], ignore_index=True)
 
 
-def _complete_sizes(spec: PlateEntry, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
+def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
     """Fill in height, width and pixel type by a vote of a few headers, so that one bad file does not decide."""
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
     step = max(1, len(present) // HEADERS_READ)
@@ -343,7 +343,7 @@ def _complete_sizes(spec: PlateEntry, planes: pd.DataFrame, listing: Listing, no
         )
 
 
-def _one_size_per_field(spec: PlateEntry, planes: pd.DataFrame, notes: list[str]) -> None:
+def _one_size_per_field(spec: PlateSpec, planes: pd.DataFrame, notes: list[str]) -> None:
     """Give all planes of a field one size, as they must match pixel for pixel.
 
     Where the metadata give different sizes within a few fields, the plate's usual size is expected of all their

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from plateflow.config import PlateEntry
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, peek, positive_int, xml_elements
 from plateflow.plates.names import NamePattern
@@ -38,7 +38,7 @@ class YokogawaReader:
         """By the records' file, or images named as the instrument names them."""
         return any(name.lower().endswith(".mlf") or NAMES.match(name) for name in peek(folder))
 
-    def read(self, spec: PlateEntry) -> Index:
+    def read(self, spec: PlateSpec) -> Index:
         """Index a CellVoyager measurement (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
         source = listing.nearest(".mlf")
@@ -57,7 +57,7 @@ def _attributes(element: Element) -> Values:
     return {local_name(key): value for key, value in element.attrib.items()}
 
 
-def _from_records(spec: PlateEntry, listing: Listing, source: str) -> Records:
+def _from_records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     base = str(PurePosixPath(source).parent)
     notes: list[str] = []
     measurement, settings = _settings(spec, listing, base, notes)
@@ -96,7 +96,7 @@ def _from_records(spec: PlateEntry, listing: Listing, source: str) -> Records:
     )
 
 
-def _settings(spec: PlateEntry, listing: Listing, base: str, notes: list[str]) -> tuple[Values, dict[int, Values]]:
+def _settings(spec: PlateSpec, listing: Listing, base: str, notes: list[str]) -> tuple[Values, dict[int, Values]]:
     """The settings of the measurement, and those of each channel number, from .mrf and .mes."""
     measurement: Values = {}
     channels: dict[int, Values] = {}
@@ -206,7 +206,7 @@ def _tell_apart(planes: list[dict[str, Any]], settings: dict[int, Values]) -> di
     return channels
 
 
-def _from_names(spec: PlateEntry, listing: Listing) -> Records:
+def _from_names(spec: PlateSpec, listing: Listing) -> Records:
     """Without records: wells, fields, channels, planes and times from the file names; positions are unknown."""
     planes, _ = NAMES.planes(listing.image_names())
     if not planes:

@@ -55,7 +55,7 @@ def wells(view: View) -> dict[str, Any]:
         figure["count"] = _text(row[view.counts[0]])
         figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
         figures.append(figure)
-    names = dict.fromkeys((config.rows, *config.segmentation))
+    names = dict.fromkeys((config.row_label_set, *config.segmentation))
     return {
         "figures": figures,
         "edge": edge,
@@ -86,7 +86,7 @@ def _text(value: Any) -> str:
 
 def left_out(view: View) -> dict[str, Any]:
     """What was left out, and why."""
-    items = [asdict(item) | {"remedy": REMEDIES.get(item.reason, RECOPY)} for item in view.left_out]
+    items = [asdict(item) | {"remedy": REMEDIES.get(item.reason.partition(",")[0], RECOPY)} for item in view.left_out]
     return {"items": items, "disagreements": view.plate.metadata["disagreements"]}
 
 

@@ -58,7 +58,7 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     picture = np.clip(resize(picture, (*size, 3), order=1, anti_aliasing=shrink > 1), 0, 1)
     sides = zip(size, pixels.shape[1:], strict=True)
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
-    label_sets = list(dict.fromkeys((config.rows, *config.segmentation)))
+    label_sets = list(dict.fromkeys((config.row_label_set, *config.segmentation)))
     for number, label_set in reversed(list(enumerate(label_sets))):
         labels = image.preview_labels(level, label_set)[nearest]
         lines, opacity = _outlines(labels), _opacity(labels)

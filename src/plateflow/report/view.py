@@ -50,7 +50,7 @@ class View:
     @cached_property
     def rows(self) -> str:
         """The compartment whose objects are the rows of the cell tables."""
-        return compartment(self.plate.config.rows)
+        return compartment(self.plate.config.row_label_set)
 
     @cached_property
     def counts(self) -> list[str]:

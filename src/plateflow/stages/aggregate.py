@@ -132,7 +132,7 @@ def _rows(
 
     paths, config = plate.paths, plate.config
     rows, field_rows = dict[str, dict[str, Any]](), list[dict[str, Any]]()
-    count = f"Count_{compartment(config.rows)}" if config.stats.by_field else ""
+    count = f"Count_{compartment(config.row_label_set)}" if config.stats.by_field else ""
     for well, entry in measured.items():
         fields = use[well]
         state = entry.state if entry.left_out else "flagged" if fields.flags else "ok"
@@ -155,7 +155,7 @@ def _counts(plate: Plate, well: str, rows: int, excluded: Collection[str]) -> di
     for name in plate.config.segmentation:
         if not excluded:
             count = row_count(plate.paths.objects(name, well))
-        elif name == plate.config.rows:
+        elif name == plate.config.row_label_set:
             count = rows
         else:
             count = _seeds_outside(plate, well, name, excluded)

@@ -77,13 +77,13 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     import pandas as pd
 
     config, paths = plate.config, plate.paths
-    label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.rows)
+    label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.row_label_set)
     image = WellImage.open(paths, well)
     layout = image.layout
     tops = texture_tops(image.window, channels, layout.dtype)
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
-    for canvas in plate.canvases(well, config.rows):
+    for canvas in plate.canvases(well, config.row_label_set):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         labels = {}
         for name in label_sets:
@@ -113,7 +113,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
         part.insert(0, "Metadata_Z", canvas.z)
         parts.append(part)
     columns = cell_columns(config, channels)
-    matches = [f"Metadata_Match_{compartment(name)}" for name in label_sets if name != config.rows]
+    matches = [f"Metadata_Match_{compartment(name)}" for name in label_sets if name != config.row_label_set]
     order = [*METADATA, *matches, "ObjectNumber", *columns]
     parts = [part for part in parts if len(part)]
     if not parts:
