@@ -1,6 +1,6 @@
 """PerkinElmer and Revvity Harmony (Opera Phenix, Operetta), V4 to V7, and Columbus: an XML index beside TIFFs.
 
-As observed in real exports (docs/plate-layouts): rows, columns, fields, planes and channels count from 1; lengths are
+As observed in real exports: rows, columns, fields, planes and channels count from 1; lengths are
 in metres unless their `Unit` says otherwise; a position is the centre of a field relative to the centre of its well,
 with the stage's y axis pointing up, so that image y = -PositionY. From V6 on, the values of a channel are given once,
 in Maps/Map/Entry, and an image's own value takes precedence. Harmony writes one TIFF per plane, Columbus many pages

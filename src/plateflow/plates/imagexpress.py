@@ -1,6 +1,6 @@
 """Molecular Devices ImageXpress (MetaXpress): one TIFF per plane with metadata in its header, and an HTD file.
 
-As observed in real exports (docs/plate-layouts): a file is `<name>_<well>[_s<site>][_w<wave>][GUID].tif`, below
+As observed in real exports: a file is `<name>_<well>[_s<site>][_w<wave>][GUID].tif`, below
 `TimePoint_<t>` where there are time points and `ZStep_<z>` where there are stacks; beside or above the steps, or in
 `ZStep_0`, lies the projection, and files with `_thumb` are previews. Of a channel that has a stack, only the stack is
 used; a channel without one has its projection. The exporting software copies the single plane of a channel without a

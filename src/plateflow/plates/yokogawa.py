@@ -1,6 +1,6 @@
 """Yokogawa CellVoyager (CV7000, CV8000): records of all images in MeasurementData.mlf, settings in .mrf and .mes.
 
-As observed in real measurements (docs/plate-layouts): rows, columns, fields, planes and time points count from 1; X
+As observed in real measurements: rows, columns, fields, planes and time points count from 1; X
 and Y give the centre of a field relative to the centre of its well, in um, with y pointing up; sizes in px and um are
 in the .mrf, per channel number, filters and exposures in the .mes that it names. A record of type ERR has neither
 channel nor plane: the planes that the field lacks at that time are missing, with that reason. Time points are numbered
