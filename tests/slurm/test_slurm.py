@@ -206,7 +206,7 @@ def test_a_death_a_time_limit_and_too_little_memory_are_tried_again_with_more(sc
 
 
 def test_a_broken_plate_is_named_while_the_others_complete(screen: Screen) -> None:
-    summary = screen.output.rpartition("The run didn't end well")[2]
+    summary = screen.output.rpartition("The run failed")[2]
     assert "broken: ingest plate (3 attempts): " in summary
     assert str(screen.index.name) in summary
     assert not any(f"{plate}: " in summary for plate in PLATES[:3])
@@ -276,7 +276,7 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
     assert screen.watching.wait(30) == 0
     text = " ".join((screen.project.folder / "watch.log").read_text().split())
     assert (
-        "broken: ingest plate: 3 failed; waits to be tried again, or was given up cannot parse the metadata file"
+        "broken: ingest plate: 3 failed; waiting to be tried again, or given up cannot parse the metadata file"
         in text
     )
     assert "slow: infer 0: no sign of life for 30 s" in text
@@ -301,7 +301,7 @@ def test_weights_that_are_not_on_the_node(screen: Screen, mended: Results, clust
     driver = Driver(project, cluster, "--retries", "0", "results/dies/receipts/infer/0.json")
     driver.until(lambda: "SLURM jobid" in driver.log.read_text())
     weights.rename(tmp_path / "away")
-    summary = driver.end(1).rpartition("The run didn't end well")[2]
+    summary = driver.end(1).rpartition("The run failed")[2]
     config.write_text(old)
     assert "dies: infer 0: " in summary
     assert "the model can't be used" in summary or "no such model" in summary
@@ -327,7 +327,7 @@ def test_a_full_scratch_and_results_that_turn_read_only(screen: Screen, mended: 
             subprocess.run(["umount", results], check=True)
     finally:
         subprocess.run(["umount", scratch], check=True)
-    summary = output.rpartition("The run didn't end well")[2]
+    summary = output.rpartition("The run failed")[2]
     full, _, locked = summary.partition("slow: ")
     assert "dies: infer 0" in full
     assert "can't write: No space left on device" in full
