@@ -276,8 +276,7 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
     assert screen.watching.wait(30) == 0
     text = " ".join((screen.project.folder / "watch.log").read_text().split())
     assert (
-        "broken: ingest plate: 3 failed; waiting to be tried again, or given up cannot parse the metadata file"
-        in text
+        "broken: ingest plate: 3 failed; waiting to be tried again, or given up cannot parse the metadata file" in text
     )
     assert "slow: infer 0: no sign of life for 30 s" in text
     log = screen.project.path("slow").log("infer", "0").relative_to(screen.project.folder)

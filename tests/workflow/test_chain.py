@@ -125,7 +125,7 @@ def test_a_flat_folder_by_pattern_gives_the_same_pixels(project, tmp_path):
         config["segmentation"]["cells"]["channels"] = ["2", "1"]
 
     output = project.snakemake("--retries", "0", status=1)
-    assert "its channels are 1, 2" in output, "a channel that the plate lacks is named beside those it has"
+    assert "the channels are '1', '2'" in output, "a channel that the plate lacks is named beside those it has"
     (project.folder / "config/plates.tsv").write_text(
         "".join(
             line
