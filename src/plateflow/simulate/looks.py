@@ -81,9 +81,7 @@ def random_field(
     return RandomField(look=look, kind=kind, image=image, scene=scene, labels=labels, diameter=d)
 
 
-def _cells(
-    rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str | None
-) -> tuple[str, Float, Labels]:
+def _cells(rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str | None) -> tuple[str, Float, Labels]:
     labels = _layout(rng, shape, d)
     a = anatomy(
         rng,
@@ -119,6 +117,7 @@ def _cells(
 
 def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple[str, Float, Labels]:
     dense = rng.random() < 0.35
+    sparse = rng.choice([rng.uniform(0.01, 0.08), rng.uniform(0.08, 0.4)])
     if dense and rng.random() < 0.6:
         labels = tile(
             rng,
@@ -138,7 +137,7 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
             shape,
             diameter=d,
             spread=rng.uniform(0.05, 0.35),
-            coverage=rng.uniform(0.35, 0.75) if dense else rng.choice([rng.uniform(0.01, 0.08), rng.uniform(0.08, 0.4)]),
+            coverage=rng.uniform(0.35, 0.75) if dense else sparse,
             forms=forms if rng.random() < 0.8 else forms[:-1],
             clumping=rng.uniform(0.1, 0.9),
             overlap=rng.uniform(0.0, 0.3),
@@ -162,7 +161,9 @@ def _transmitted(
     labels = _layout(rng, shape, d)
     a = anatomy(rng, labels, d, nucleus=rng.uniform(0.3, 0.6), nucleoli=rng.uniform(0.3, 1.6))
     contrasts: tuple[Contrast, ...] = get_args(Contrast)
-    contrast = contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=[0.55, 0.25, 0.15, 0.05])
+    contrast = (
+        contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=[0.55, 0.25, 0.15, 0.05])
+    )
     light = transmitted(rng, a, contrast)
     _specks(rng, light, d, count=rng.poisson(rng.choice([1, 12])), size=(0.02, 0.08), level=(-0.3, 0.4))
     return str(contrast), light[None], labels

@@ -94,7 +94,9 @@ def tubulin(rng: np.random.Generator, a: Anatomy) -> Float:
     outward = np.rint(radius / (0.12 * a.diameter)).astype(int) + offset
     threads = ndi.gaussian_filter(texture[around % 256, outward % 256], 0.6)
     fade = 0.35 + np.exp(-radius / (rng.uniform(0.2, 0.5) * a.diameter))
-    return _inside(a, fade * np.clip(0.8 + rng.uniform(0.2, 0.5) * threads, 0.05, None) * np.where(a.nuclei > 0, 0.6, 1))
+    return _inside(
+        a, fade * np.clip(0.8 + rng.uniform(0.2, 0.5) * threads, 0.05, None) * np.where(a.nuclei > 0, 0.6, 1)
+    )
 
 
 def rna(rng: np.random.Generator, a: Anatomy) -> Float:
