@@ -8,7 +8,7 @@ import pytest
 from planted_plate import Planted, plant
 
 from plateflow.config import Config, PlateSpec, load_config
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, ResultsError
 from plateflow.features.columns import cell_columns
 from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox
@@ -250,6 +250,19 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     mean = noise[labels == 1].mean() / 65535
     assert table["Nuclei_Intensity_MeanIntensity_DNA"].iloc[0] == pytest.approx(mean, rel=1e-6)
     assert table["Nuclei_Quality_FlowError"].tolist() == pytest.approx([0.1, 0.2])
+
+
+@pytest.mark.parametrize(("stage", "before"), [("features", "tile"), ("features", "stitch"), ("aggregate", "features")])
+def test_a_missing_line_of_an_earlier_journal_is_told_with_its_remedy(
+    run: Planted, tmp_path: Path, stage: str, before: str
+) -> None:
+    plate = run.copy(tmp_path)
+    for journal in plate.paths.journals(before):
+        journal.write_text("".join(line for line in journal.open() if '"B03"' not in line))
+    with pytest.raises(
+        ResultsError, match=rf"{before} has not done this well[\s\S]*`plateflow retry demo/B03 --stage {before}`"
+    ):
+        plate.run(stage)
 
 
 def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
