@@ -23,11 +23,20 @@ class Stage:
         scope: what one job does: a plate, a CPU part, a GPU part, or a slice of a CPU part.
         version: raised by hand when the stage's results change; part of every fingerprint.
             tests/state/test_versions.py compares a hash of the code with a lock file.
+        why: what the last raise of the version changed, for `plateflow plan`; CHANGELOG.md has them all.
+        reads: the stages whose files it reads.
     """
 
     name: str
     scope: Scope
     version: int
+    why: str
+    reads: tuple[str, ...]
+
+    @property
+    def intermediate(self) -> bool:
+        """Whether its files lie in the scratch: they may be gone as long as nothing that is wanted needs them."""
+        return self.name in ("infer", "follow")
 
     def jobs(self, config: Config) -> Iterator[str]:
         """The names of the stage's jobs per plate."""
@@ -45,18 +54,22 @@ class Stage:
         return 1 if self.scope == "plate" else config.parts.gpu if self.scope == "gpu" else config.parts.cpu
 
 
-_CHAIN: tuple[tuple[str, Scope, int], ...] = (
-    ("ingest", "plate", 1),
-    ("tile", "cpu", 2),
-    ("normalise", "plate", 1),
-    ("infer", "gpu", 3),
-    ("follow", "slice", 1),
-    ("stitch", "cpu", 1),
-    ("features", "cpu", 2),
-    ("aggregate", "plate", 4),
-    ("report", "plate", 3),
+_STORE = "chunks have checksums, labels are written as whole shards"
+_CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
+    ("ingest", "plate", 2, _STORE, ()),
+    ("tile", "cpu", 3, _STORE, ("ingest",)),
+    ("normalise", "plate", 1, "", ("ingest", "tile")),
+    ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
+    ("follow", "slice", 1, "", ("ingest", "infer")),
+    ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
+    ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
+    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
+    ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "features", "aggregate")),
 )
-STAGES = {name: Stage(name=name, scope=scope, version=version) for name, scope, version in _CHAIN}
+STAGES = {
+    name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)
+    for name, scope, version, why, reads in _CHAIN
+}
 """The stages of a plate, in order."""
 
 

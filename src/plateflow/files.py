@@ -1,4 +1,8 @@
-"""Files that other processes read while they are written: whole files by rename, lines by append, and their stamps.
+"""The one module that writes: whole files by rename, lines by append, what makes them durable, and their stamps.
+
+A stage's files appear by rename; `settle` makes durable all that this process has written or removed so far, and only
+then may a journal say that it is there. A stamp is the size of a file and the CRC32C of its content, made while it is
+written: whoever reads the file later compares it.
 
 Loaded while the Snakefile is parsed, so it imports nothing heavy.
 """
@@ -8,42 +12,118 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 """Suffix of a file or folder that is still being written."""
+_PIECE = 2**20
+_LINE = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"\}', re.DOTALL)
+Stamp = tuple[int, str]
+"""Size in bytes, and the CRC32C of the content as 8 hexadecimal digits."""
+
+
+class Sink:
+    """A file that is being written: what goes into it is counted and checksummed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size, self._crc = file, 0, 0
+
+    def write(self, data: Any) -> int:
+        """Write bytes, or any contiguous buffer; returns their number."""
+        view = memoryview(data)
+        self._file.write(view)
+        self._size, self._crc = self._size + view.nbytes, _crc(view, self._crc)
+        return view.nbytes
+
+    @property
+    def stamp(self) -> Stamp:
+        """Of all that was written."""
+        return self._size, f"{self._crc:08x}"
+
+
+def _crc(data: Any, value: int = 0) -> int:
+    from google_crc32c import extend
+
+    view = memoryview(data)
+    if not view.nbytes:
+        return value
+    view = view.cast("B")
+    for start in range(0, len(view), _PIECE):
+        value = extend(value, bytes(view[start : start + _PIECE]))  # takes nothing but bytes
+    return value
+
+
+class _Unsettled:
+    """What this process has written and removed: not yet durable, and not yet listed by a journal."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.files: set[Path] = set()
+        self.folders: set[Path] = set()
+        self.stamps: dict[Path, Stamp] = {}
+
+    def wrote(self, path: Path, stamp: Stamp) -> None:
+        with self.lock:
+            self.files.add(path)
+            self.folders.add(path.parent)
+            self.stamps[path] = stamp
+
+    def removed(self, path: Path) -> None:
+        with self.lock:
+            for gone in [known for known in self.stamps if known == path or path in known.parents]:
+                del self.stamps[gone]
+                self.files.discard(gone)
+            self.folders = {folder for folder in self.folders if folder != path and path not in folder.parents}
+            self.folders.add(path.parent)
+
+
+_unsettled = _Unsettled()
+_append = threading.Lock()
 
 
 @contextmanager
-def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[Sink]:
     """Open a file for writing that appears at `path`, whole, when the block ends without an error.
 
-    Readers see the old file or the new one, never a part; after an error nothing is left behind.
-
-    Args:
-        durable: flush the content to the disk before the file appears.
+    Readers see the old file or the new one, never a part; after an error nothing is left behind. It survives a power
+    cut only after `settle`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = partial_path(path)
     try:
-        with partial.open("wb") as file:
-            yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with open(partial, "wb") as file:  # noqa: PTH123 - what tests of faults replace stands in this module alone
+            sink = Sink(file)
+            yield sink
+            file.flush()
+        os.replace(partial, path)  # noqa: PTH105
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)  # noqa: PTH108
+        raise
+    _unsettled.wrote(path, sink.stamp)
 
 
 def partial_path(path: Path) -> Path:
     """Where this process writes a file or folder before it is renamed to `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, as far as they aren't there."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with suppress(FileExistsError):
+        os.mkdir(folder)  # noqa: PTH102
+    with _unsettled.lock:
+        _unsettled.folders.add(folder.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -57,64 +137,148 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
+def write_changed(path: Path, data: bytes) -> None:
+    """Write a whole file by rename unless it has this content already; either way it counts as written."""
+    try:
+        unchanged = path.read_bytes() == data
+    except (FileNotFoundError, NotADirectoryError):
+        unchanged = False
+    if unchanged:
+        keep(path)
+    else:
+        write_atomic(path, data)
+
+
+def keep(path: Path) -> None:
+    """Let a file that stays as it is count as written, so that the journal lists it."""
+    _unsettled.wrote(path, stamp_of(path))
+
+
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put a folder with these files in place by rename; one that is there goes away whole."""
     new, old = partial_path(folder), folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(new, ignore_errors=True)
+    remove_tree(new)
     try:
         for name, data in files.items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            write_atomic(new / name, data)
+        with _unsettled.lock:
+            stamps = {name: _unsettled.stamps[new / name] for name in files}
         if folder.exists():
-            folder.rename(old)
-        new.rename(folder)  # before the old one is removed, which takes long: a kill in between would lose the folder
-        shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)  # noqa: PTH104
+        os.rename(new, folder)  # noqa: PTH104 - before the old one is removed, which takes long: else a kill loses it
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        remove_tree(new)
+    for gone in (new, folder):  # what was known of the old one, and of the new one by its former name
+        _unsettled.removed(gone)
+    for name, stamp in stamps.items():
+        _unsettled.wrote(folder / name, stamp)
+    with _unsettled.lock:
+        _unsettled.folders.update(folder / below for name in files for below in Path(name).parents)
+    remove_tree(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file; one that isn't there is no error."""
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    _unsettled.removed(path)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that it holds; one that isn't there is no error."""
+    if os.path.lexists(folder):
+        shutil.rmtree(folder)
+        _unsettled.removed(folder)
+
+
+def settle() -> None:
+    """Make durable what this process has written and removed: the files first, then the folders that name them.
+
+    Raises:
+        OSError: the disk can't; what was written may be lost, and nothing may vouch for it.
+    """
+    with _unsettled.lock:
+        files, _unsettled.files = sorted(_unsettled.files), set()
+        folders, _unsettled.folders = sorted(_unsettled.folders), set()
+    for path in (*files, *folders):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # replaced or removed since: another line speaks of that
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def take_stamps() -> dict[Path, Stamp]:
+    """The stamps of the files that this process has written since the last call, and not removed."""
+    with _unsettled.lock:
+        stamps, _unsettled.stamps = _unsettled.stamps, {}
+    return stamps
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file as it is on the disk: reads all of it."""
+    size = value = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            size, value = size + len(piece), _crc(piece, value)
+    return size, f"{value:08x}"
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Append one line to a JSON-lines file and make it durable; a torn last line is closed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    with path.open("ab+") as file:
-        if file.tell() > 0:
+    """Append one line, with its own checksum, to a JSON-lines file and make it durable; a torn line is closed first."""
+    make_folder(path.parent)
+    text = json_line(line)
+    with _append, open(path, "ab+") as file:  # noqa: PTH123
+        new = file.tell() == 0
+        if not new:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 text = b"\n" + text
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    if new:
+        with _unsettled.lock:
+            _unsettled.folders.add(path.parent)
+        settle()
+
+
+def json_line(line: Mapping[str, Any]) -> bytes:
+    """A line of a JSON-lines file: compact, and with a checksum of the rest of it at its end."""
+    text = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
+    return text + b',"crc":"%08x"}\n' % _crc(text)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSON-lines file; a last line cut off by a kill is passed over, no file has no lines."""
+    """The sound lines of a JSON-lines file; damaged ones, and a last one cut off by a kill, are passed over."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return
     for line in data.split(b"\n"):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
+        if (match := _LINE.fullmatch(line)) and int(match[2], 16) == _crc(match[1]):
+            yield json.loads(match[1] + b"}")
 
 
 def stat_of(path: str | Path) -> list[int] | None:
     """Size and modification time (ns) of a file, or None where there is none.
 
     For a folder (a Zarr array that is read in place) the sum and the latest of all files below it.
+
+    Raises:
+        OSError: it can't be told, as when a share is away; that says nothing about the file.
     """
     try:
         stat = Path(path).stat()
         if S_ISDIR(stat.st_mode):
             files = [file.stat() for file in Path(path).rglob("*") if file.is_file()]
             return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return [stat.st_size, stat.st_mtime_ns]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 _WELL = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})(?:\.([A-Da-d])([1-4]))?")
 
+SCRATCH = "scratch:"
+"""In a journal, what the names of files in the scratch begin with."""
+
 
 def well_name(row: int, column: int) -> str:
     """The name of a well from its row and column, both counted from 0: (1, 2) is B03, (31, 47) is AF48."""
@@ -139,6 +142,16 @@ class PlatePaths:
     def cells(self, well: str) -> Path:
         """The cell table of a well."""
         return self.root / "cells" / f"{well}.parquet"
+
+    def key_of(self, path: Path) -> str:
+        """How a journal names a file: its path below the plate's results, or `scratch:` and that below its scratch."""
+        if path.is_relative_to(self.scratch):
+            return SCRATCH + path.relative_to(self.scratch).as_posix()
+        return path.relative_to(self.root).as_posix()
+
+    def path_of(self, key: str) -> Path:
+        """The file that a journal names so."""
+        return self.scratch / key.removeprefix(SCRATCH) if key.startswith(SCRATCH) else self.root / key
 
     def table(self, name: str) -> Path:
         """A table or page of the plate by its file name: wells.csv, qc.parquet, report.html."""

@@ -15,6 +15,7 @@ from vendors import PatternLayout
 
 from plateflow.config import PlateSpec
 from plateflow.errors import ConfigError, PlateflowError
+from plateflow.files import append_line, read_lines
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import f1
 from plateflow.paths import PlatePaths
@@ -22,7 +23,6 @@ from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import follow, infer, stitch
 from plateflow.stages.runner import Job
-from plateflow.state.requests import request
 
 
 def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
@@ -186,11 +186,10 @@ def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateSp
     paths = run(config, entry, "infer", "follow", "stitch")
     assert labels_of(paths, "B03", "nuclei").any()
     other = labels_of(paths, "B02", "nuclei")
-    lines = [json.loads(line) for line in paths.journal("tile", "0").read_text().splitlines()]
+    lines = read_lines(paths.journal("tile", "0"))
     last = [line for line in lines if line["event"] == "done" and line["well"] == "B03"][-1]
     last |= {"state": "quarantined", "reason": "truncated", "fingerprint": "other", "sequence": 9}
-    with paths.journal("tile", "0").open("a") as file:
-        file.write(json.dumps(last) + "\n")
+    append_line(paths.journal("tile", "0"), last)
     run(config, entry, "infer", "follow", "stitch")
     assert not labels_of(paths, "B03", "nuclei").any()
     assert not paths.objects("nuclei", "B03").exists()
@@ -236,10 +235,8 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     changed = config_of(
         folder, keep_flows=False, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}}
     )
-    with pytest.raises(PlateflowError, match=r"plateflow retry p --stage infer"):
+    with pytest.raises(PlateflowError, match=r"it is gone(.|\n)*run `snakemake` again: infer makes it anew"):
         run(changed, entry, "infer", "follow")
-    for stage in ("infer", "follow", "stitch"):
-        request(paths, kind="retry", stage=stage)
     run(changed, entry, "infer", "follow", "stitch")
     assert not list(paths.scratch.rglob("*.npy"))
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()

@@ -16,13 +16,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.files import atomic_file
+from plateflow.files import Sink, atomic_file
 from plateflow.images.layout import Region, WellLayout
 
 CHUNK_PX = 512
@@ -160,7 +160,7 @@ def write_shards(
 
     with ExitStack() as stack:  # the files appear when all are whole
         paths = [level.path(t, z, (corner[0] >> n, corner[1] >> n)) for n, level in enumerate(levels)]
-        files = [_Shard(stack.enter_context(atomic_file(path, durable=False))) for path in paths]
+        files = [_Shard(stack.enter_context(atomic_file(path))) for path in paths]
         for channel in run(encode, pixels):  # in order, so that equal pixels give equal bytes
             for file, chunks in zip(files, channel, strict=True):
                 file.add(chunks)
@@ -171,7 +171,7 @@ def write_shards(
 class _Shard:
     """A shard that is being written: its chunks, then the table of their places."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Sink) -> None:
         self.file, self.end, self.table = file, 0, list[tuple[int, int]]()
 
     def add(self, chunks: Iterable[bytes | None]) -> None:

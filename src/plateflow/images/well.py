@@ -9,7 +9,6 @@ Jobs with nothing to do open images too, so zarr and what compiles kernels are i
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -314,16 +313,6 @@ class WellImage:
             rows = max(unit, BAND_PX // (xs.stop - xs.start) // unit * unit)
             for y in range(ys.start, ys.stop, rows):
                 yield slice(y, min(y + rows, ys.stop)), xs
-
-    def clear(self, label_set: str = "") -> None:
-        """Remove all pixels, or all labels of a label set; the arrays stay, and read as fill."""
-        for chunks in self._folder(label_set).glob("[0-9]*/c"):
-            shutil.rmtree(chunks)
-
-    def sweep(self, label_set: str = "") -> None:
-        """Remove what a killed writer of the pixels, or of a label set, may have left beside its shards."""
-        for partial in self._folder(label_set).glob("[0-9]*/c/**/*.partial"):
-            partial.unlink(missing_ok=True)
 
 
 def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:

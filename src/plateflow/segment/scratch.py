@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import ResultsError
 from plateflow.files import atomic_file
 
 
@@ -35,19 +34,6 @@ def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[A
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def load_scratch(path: Path, plate: str) -> NDArray[Any]:
-    """Map a file of a plate's scratch into memory.
-
-    Raises:
-        ResultsError: it is gone, or truncated.
-    """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        gone = isinstance(error, FileNotFoundError)
-        raise ResultsError(
-            "the flow fields are gone" if gone else "the scratch holds a damaged file",
-            where=str(path),
-            why="keep_flows is false, or the scratch was emptied" if gone else str(error),
-            remedy=f"`plateflow retry {plate} --stage infer`, then `snakemake`",
-        ) from error
+def load_scratch(path: Path) -> NDArray[Any]:
+    """Map a file of a plate's scratch into memory; whether it is what was written is seen to before."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)

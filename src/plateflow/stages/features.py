@@ -61,8 +61,7 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         one_by_one(work),
-        clear=lambda item: job.paths.cells(item.well).unlink(missing_ok=True),
-        results=lambda item: job.paths.cells(item.well),
+        owned=lambda item: [job.paths.cells(item.well)],
     )
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plateflow.project import Plate
@@ -36,7 +38,13 @@ def run(job: Job) -> None:
     Raises:
         ResultsError: the flow fields are gone.
     """
-    run_job(job, lambda: work_items(job), one_by_one(lambda item: _follow(job, item)))
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: _follow(job, item)), owned=partial(_owned, job))
+
+
+def _owned(job: Job, item: WorkItem[CanvasBlock]) -> list[Path]:
+    if item.upstream is not None:
+        return []
+    return [job.paths.endpoints(item.label_set, item.well, item.data.canvas.index, item.block)]
 
 
 def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
@@ -97,7 +105,7 @@ def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
     from plateflow.flows import cut_blocks, follow_block
 
     canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
-    flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index), job.plate.name)
+    flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index))
     endpoints = follow_block(
         flow,
         cut_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],

@@ -7,9 +7,9 @@ Work item: a label set of a well. Weights are loaded once per job and model; til
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +43,7 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         lambda todo, start: _work(job, todo, start, loaded),
-        clear=lambda item: _clear(job, item),
+        owned=partial(_owned, job),
     )
 
 
@@ -87,12 +87,10 @@ def infer_items(plate: Plate, wells: list[str]) -> list[Item]:
     return items
 
 
-def _clear(job: Job, item: Item) -> None:
-    for path in (
-        job.paths.flows(item.label_set, item.well, 0),
-        job.paths.endpoints(item.label_set, item.well, 0, 0),
-    ):
-        shutil.rmtree(path.parent, ignore_errors=True)
+def _owned(job: Job, item: Item) -> list[Path]:
+    """The flows, and the endpoints of earlier ones."""
+    paths = job.paths.flows(item.label_set, item.well, 0), job.paths.endpoints(item.label_set, item.well, 0, 0)
+    return [path.parent for path in paths]
 
 
 def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: dict[str, FlowEngine]) -> Work:
@@ -137,7 +135,10 @@ def _infer(
         count[1] += result.skipped
         left[key] -= 1
         if not left[key]:
-            yield by_key[key], Outcome(info={"tiles": count[0], "tiles_skipped": count[1], **engine.info, **names})
+            item, info = by_key[key], {"tiles": count[0], "tiles_skipped": count[1], **engine.info, **names}
+            canvases = job.plate.canvases(item.well, item.label_set)
+            files = [job.paths.flows(item.label_set, item.well, canvas.index) for canvas in canvases]
+            yield item, Outcome(info=info, files=files)
 
 
 def _canvas_jobs(
@@ -154,7 +155,6 @@ def _canvas_jobs(
         if not canvases:
             raise RuntimeError(f"{item} has no canvas, yet tile didn't leave it out")
         start(item)
-        _clear(job, item)  # of an earlier layout there may be more canvases
         left[item.key] = sum(n_planes(canvas.shape) for canvas in canvases)
         image = WellImage.open(job.paths, item.well)
         for canvas in canvases:

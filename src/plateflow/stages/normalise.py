@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.files import write_json
 from plateflow.project import Plate
+from plateflow.stages.reading import damage
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
-from plateflow.state.journal import item_key
+from plateflow.state.journal import PLATE_KEY, item_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,17 +31,17 @@ def work_items(job: Job) -> list[WorkItem[None]]:
 
 def run(job: Job) -> None:
     """Compute the window and the profiles of a plate unless they are frozen."""
-
-    def finish() -> None:
-        if not is_frozen(job.plate):  # someone removed the file
-            freeze(job)
-
-    run_job(job, lambda: work_items(job), one_by_one(lambda item: freeze(job)), finish=finish)
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: freeze(job)))
 
 
 def is_frozen(plate: Plate) -> bool:
-    """Whether there is a window with the configured freeze number and settings, and the profiles beside it."""
-    return plate.has_frozen_window() and plate.paths.illumination.is_file()
+    """Whether the window has the configured freeze number and settings, and its files are what was written."""
+    entry, paths = plate.outcomes("normalise").get(PLATE_KEY), plate.paths
+    return (
+        plate.has_frozen_window()
+        and entry is not None
+        and not any(damage(paths, name, stamp, content=True) for name, stamp in entry.files.items())
+    )
 
 
 def _used_wells(plate: Plate) -> list[str]:
@@ -57,7 +58,7 @@ def freeze(job: Job) -> Outcome:
     from plateflow.images.illumination import fit_profile
 
     if is_frozen(job.plate):
-        return Outcome()
+        return Outcome(files=[job.paths.window, job.paths.illumination])
     settings = job.config.normalise
     channels = job.plate.channels
     counts: dict[str, NDArray[np.int64]] = {}

@@ -1,7 +1,9 @@
 """One job of one stage: what there is to do, who did what, and the receipt at the end.
 
 A stage's module lists its work items with all that each depends on, and has a function that does a batch of them.
-Everything else is here, the same for every stage: lease, journal, fingerprints, crashes, items left out, receipt.
+Everything else is here, the same for every stage: lease, journal, fingerprints, crashes, items left out, receipt; and
+the order in which things reach the disk. The line that says that an item is done is written after all that it vouches
+for is durable. That happens behind the next item, in a thread.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from plateflow.chain import STAGES, Stage
 from plateflow.config import Config
-from plateflow.errors import PlateflowError
-from plateflow.files import append_line, digest, read_lines, write_json
+from plateflow.errors import PlateflowError, ResultsError
+from plateflow.files import Stamp, append_line, digest, read_lines, remove, settle, stamp_of, take_stamps, write_json
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
+from plateflow.stages.reading import LostFileError, Reading, damage
 from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
 from plateflow.state.lease import Lease
 from plateflow.state.ledger import now, used_so_far
-from plateflow.state.requests import record_set_aside, request_number
+from plateflow.state.requests import lost_sequences, record_lost, record_set_aside, request_number
 
 Data = TypeVar("Data")
 
@@ -99,6 +103,7 @@ class WorkItem(Generic[Data]):
         depends: what the result depends on, JSON-able, by a name that `plateflow status` shows when it changed:
             "raw files", "parameters", "tile", "model", ...
         upstream: the outcome of an earlier stage that left this item out, if one did.
+        reads: by an earlier stage, its work items whose files this one reads, where not all of its well and label set.
         data: what the stage wants to carry along; not part of the fingerprint.
     """
 
@@ -107,6 +112,7 @@ class WorkItem(Generic[Data]):
     block: int = -1
     depends: Mapping[str, Any] = field(default_factory=dict)
     upstream: Entry | None = None
+    reads: Mapping[str, Collection[Key]] = field(default_factory=dict)
     data: Data = None  # type: ignore[assignment]
 
     @property
@@ -131,6 +137,10 @@ class Outcome:
         info: counts and timings worth keeping.
         watch: raw files that were set aside, each with its size and time before it was read (None: it wasn't
             there); a change of one of them asks for the job again.
+        learned: of what the item depends on, the part that was known only once it was read; as `WorkItem.depends`.
+        raw: for the journal: by path, size, time and checksum of the raw planes that were read.
+        files: what the item now consists of; None: all that was written since the item before. A file that stays as
+            it was may be among them.
     """
 
     state: State = "ok"
@@ -139,6 +149,9 @@ class Outcome:
     fields: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     watch: list[tuple[str, list[int] | None]] = field(default_factory=list)
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    raw: dict[str, Any] = field(default_factory=dict)
+    files: Collection[Path] | None = None
 
 
 Item = WorkItem[Any]
@@ -162,9 +175,7 @@ def run_job(
     work_items: Callable[[], list[WorkItem[Data]]],
     work: Work,
     *,
-    clear: Callable[[Item], None] | None = None,
-    results: Callable[[Item], Path] | None = None,
-    finish: Callable[[], None] | None = None,
+    owned: Callable[[Item], Iterable[Path]] = lambda _: (),
 ) -> None:
     """Do what there is to do in a job and write its receipt.
 
@@ -172,13 +183,12 @@ def run_job(
         work_items: lists what the job does; called once the lease is held, so that nothing changes under it.
         work: does a batch: calls its second argument when it takes an item up, yields each with its outcome. It is
             called only if there is something to do, so it is the place to import torch.
-        clear: removes earlier or half-made results of an item that is now left out without work: an earlier stage left
-            it out, or it killed its job twice.
-        results: the file that the work on an item leaves; an item that wasn't left out and lacks it is done again.
-        finish: called before the receipt is written, whether anything was done or not.
+        owned: the files and folders that belong to an item alone: what lies there and isn't written anew is removed
+            when the item is done, or left out.
 
     Raises:
         LeaseError: another job holds the lease.
+        LostFileError: a file that an item reads isn't there any more as it was written; the next run makes it again.
         Interrupted: stopped by a signal, or orphaned.
     """
     stage, paths = job.stage, job.paths
@@ -187,38 +197,66 @@ def run_job(
         begin = {"event": "begin", "at": now(), "host": socket.gethostname(), "slurm_job": slurm_job}
         begun = False
         path = paths.journal(stage.name, job.name)
+        run, reading = None, None
+        take_stamps()  # of an earlier job in this process
         try:
-            run = _Run(job, work_items(), lease, results=results)
+            reading = Reading(job)
+            reading.check_manifest()
+            run = _Run(job, work_items(), lease, reading, owned)
             # Where an attempt failed with nothing left to do, the next one still records that the job has ended.
             if run.left_out or run.batches or run.open:
                 append_line(path, begin)
                 begun = True
             for item, outcome in run.left_out:
-                run.start(item)
-                if clear is not None:
-                    clear(item)
+                run.take_up(item)
                 run.done(item, outcome)
             for batch in run.batches:
                 for item, outcome in work(batch, run.start):
                     run.done(item, outcome)
                     if lease.orphaned.is_set():
                         raise Interrupted("the driver of this job is gone; the job stops between two wells")
-            if finish is not None:
-                finish()
-            run.check()
+            run.finish()
             entries = [run.latest[item.key] for item in run.items]
             record_set_aside(paths, stage.name, job.name, (watched for entry in entries for watched in entry.watch))
             write_json(paths.receipt(stage.name, job.name), receipt(job, entries))
+            settle()
             if begun:
                 append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
         except (Exception, Interrupted) as error:
-            explained = explain(error, paths)
+            explained = _explain(error, job, run, reading)
             if lease.held():
+                if isinstance(explained, LostFileError):
+                    _record_lost(job, explained)
                 _record_end(path, explained, None if begun else begin)
             if explained is error:
                 raise
             raise explained from error
         print(f"{stage.name} {job.name}: {run.n_done} done, {len(run.items) - run.n_done} already done")
+
+
+def _explain(error: BaseException, job: Job, run: _Run | None, reading: Reading | None) -> BaseException:
+    """What a user can do about an error; a file that was lost explains whatever came of reading it."""
+    if run is not None:
+        try:
+            run.wait()  # what is done stays done
+        except (Exception, Interrupted) as later:
+            if isinstance(error, Interrupted):
+                error = later
+    if isinstance(error, PlateflowError | Interrupted) and type(error) is not ResultsError:
+        return error
+    explained = explain(error, job.paths)
+    if explained is error and reading is not None:
+        return reading.find(run.in_work if run else []) or error
+    return explained
+
+
+def _record_lost(job: Job, lost: LostFileError) -> None:
+    with suppress(OSError, ResultsError):  # the error itself goes to the driver
+        try:
+            n_columns = job.plate.n_columns
+        except (ResultsError, ValueError, KeyError):  # the manifest may be what was lost
+            n_columns = 0
+        record_lost(job.paths.watch(job.stage.name, job.name), lost.stage, lost.entry, lost.name, n_columns)
 
 
 def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) -> None:
@@ -238,7 +276,9 @@ def explain(error: BaseException, paths: PlatePaths) -> BaseException:
     free = []
     for name, folder in (("results", paths.root), ("scratch", paths.scratch)):
         with suppress(OSError):
-            free.append(f"{name} {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB free")
+            inodes = os.statvfs(folder)
+            none = ", but can hold no more files (no inodes)" if inodes.f_files and not inodes.f_favail else ""
+            free.append(f"{name} {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB free{none}")
     return PlateflowError(
         f"can't write: {os.strerror(error.errno)}",
         where=str(error.filename or f"a file of {paths.plate}"),
@@ -268,28 +308,53 @@ def dependencies(job: Job, item: Item) -> dict[str, str]:
     return {name: digest(value) for name, value in values.items()}
 
 
-def changes(job: Job, item: Item, entry: Entry | None) -> list[str]:
-    """What has changed since an item was done as its entry says; empty where it is up to date."""
+def changes(job: Job, item: Item, entry: Entry | None, *, lost: Mapping[Key, int] | None = None) -> list[str]:
+    """What has changed since an item was done as its entry says; empty where it is up to date.
+
+    Args:
+        lost: of the stage, from `lost_sequences`; without it the item's files aren't looked at.
+    """
     if entry is None:
         return ["never done"]
     if not entry.fingerprint:
         return list(entry.depends)  # left in the middle: what it depends on needn't have changed
     now = dependencies(job, item)
-    return [name for name in {**entry.depends, **now} if entry.depends.get(name) != now.get(name)]
+    if entry.accepted.get("version") == job.stage.version:
+        now["version"] = entry.depends.get("version", "")
+    changed = [name for name in {**entry.depends, **now} if entry.depends.get(name) != now.get(name)]
+    if changed or lost is None:
+        return changed
+    if lost.get(entry.key, 0) >= entry.sequence:
+        return ["files"]
+    # Of flows and endpoints only a loss that a job has met counts: as long as nobody needs them, they may be gone.
+    gone = not job.stage.intermediate and any(
+        damage(job.paths, name, stamp, content=False) for name, stamp in entry.files.items()
+    )
+    return ["files"] if gone else []
 
 
 class _Run:
     """The work items of one job, sorted into done, left out without work, and batches to do."""
 
-    def __init__(self, job: Job, items: list[Any], lease: Lease, *, results: Callable[[Item], Path] | None) -> None:
-        self.job, self.items, self.lease, self.results = job, items, lease, results
+    def __init__(
+        self,
+        job: Job,
+        items: list[Any],
+        lease: Lease,
+        reading: Reading,
+        owned: Callable[[Item], Iterable[Path]],
+    ) -> None:
+        self.job, self.items, self.lease, self.reading, self.owned = job, items, lease, reading, owned
         self.path = job.paths.journal(job.stage.name, job.name)
         self.latest = job.plate.outcomes(job.stage.name)
-        self.depends = {item.key: dependencies(job, item) for item in items}
-        self.fingerprints = {key: digest(value) for key, value in self.depends.items()}
+        self.lost = lost_sequences(job.paths, job.stage.name)
         self.n_done = 0
         self._started: dict[Key, float] = {}
+        self._items = {item.key: item for item in items}
         self._last = 0.0  # pooled items overlap: each counts the time since the one before
+        self._stamps: dict[Path, Stamp] = {}
+        self._pool = ThreadPoolExecutor(1)
+        self._settling: Future[None] | None = None
         journal = Journal.read(self.path)
         self.open = bool(journal.attempts) and journal.attempts[-1].state != "ok"
         suspects, deaths = journal.in_work(crashed=lease.inherited)
@@ -297,7 +362,8 @@ class _Run:
             append_line(self.path, {"event": "crashed", "keys": suspects, "alone": len(suspects) == 1})
         self.left_out: list[tuple[Item, Outcome]] = []
         self.batches: list[list[Item]] = []
-        self._sort([item for item in items if self._stale(item)], {*suspects, *deaths}, deaths)
+        stale = [item for item in items if changes(job, item, self.latest.get(item.key), lost=self.lost)]
+        self._sort(stale, {*suspects, *deaths}, deaths)
 
     def _sort(self, stale: list[Item], suspects: set[Key], deaths: Mapping[Key, int]) -> None:
         """Put items that an earlier stage left out, or that killed their job twice, into `left_out`, others in batches.
@@ -321,12 +387,6 @@ class _Run:
         self.left_out += killers
         self.batches = ([pooled] if pooled else []) + alone
 
-    def _stale(self, item: Item) -> bool:
-        entry = self.latest.get(item.key)
-        if entry is None or entry.fingerprint != self.fingerprints[item.key]:
-            return True
-        return self.results is not None and not entry.left_out and not self.results(item).exists()
-
     def check(self) -> None:
         """Stop where another job has taken over: none of its work may be cleared or recorded again.
 
@@ -336,35 +396,91 @@ class _Run:
         if not self.lease.held():
             raise Interrupted("another job has taken over, after this one had given no sign of life")
 
+    @property
+    def in_work(self) -> list[Item]:
+        """What was taken up and isn't done."""
+        return [self._items[key] for key in self._started]
+
     def start(self, item: Item) -> None:
+        """Take an item up: whatever it has now isn't done any more."""
+        self._started[item.key] = time.monotonic()
+        self.reading.check(item)
+        self.take_up(item)
+
+    def take_up(self, item: Item) -> None:
+        """Say in the journal that an item is in work."""
         self.check()
         self._started[item.key] = time.monotonic()
         append_line(self.path, {"event": "start", "key": item.key, "sequence": self._next(item)})
         print(f"{self.job.stage.name}: {item}", flush=True)
 
     def done(self, item: Item, outcome: Outcome) -> None:
+        """Record an outcome, once all of it is durable."""
         self.check()
         clock = time.monotonic()
+        depends = dependencies(self.job, replace(item, depends={**item.depends, **outcome.learned}))
+        fields = {name: value for name, value in vars(outcome).items() if name not in {"learned", "files"}}
         entry = Entry(
             well=item.well,
             label_set=item.label_set,
             block=item.block,
-            fingerprint=self.fingerprints[item.key],
-            depends=self.depends[item.key],
-            **vars(outcome),
+            fingerprint=digest(depends),
+            depends=depends,
+            **fields,
+            files=self._files(item, outcome),
             sequence=self._next(item),
             seconds=round(clock - max(self._last, self._started.pop(item.key, clock)), 3),
             finished=now(),
         )
-        append_outcome(self.path, entry)
+        self.wait()
+        self._settling = self._pool.submit(self._record, entry)
         self.latest[item.key] = entry
         self.n_done, self._last = self.n_done + 1, clock
         if outcome.state != "ok":
             print(f"{self.job.stage.name}: {item}: {outcome.state}: {outcome.reason} {outcome.detail}", flush=True)
 
+    def _files(self, item: Item, outcome: Outcome) -> dict[str, Stamp]:
+        """The stamps of an item's files; what else lies in its places is removed."""
+        self._stamps |= take_stamps()
+        files = sorted(self._stamps) if outcome.files is None else outcome.files
+        stamps = {path: self._stamps.pop(path) if path in self._stamps else stamp_of(path) for path in files}
+        for place in self.owned(item):
+            for path in [*place.rglob("*")] if place.is_dir() else [place]:
+                if path not in stamps and not path.is_dir():
+                    remove(path)
+        return {self.job.paths.key_of(path): stamp for path, stamp in stamps.items()}
+
+    def _record(self, entry: Entry) -> None:
+        settle()
+        self.check()
+        append_outcome(self.path, entry)
+
+    def wait(self) -> None:
+        """Wait until the last outcome is recorded.
+
+        Raises:
+            OSError: it can't be made durable.
+        """
+        if self._settling is not None:
+            try:
+                self._settling.result()
+            except Exception:
+                self._settling = None
+                raise
+            self._settling = None
+
+    def finish(self) -> None:
+        """Wait for what is behind, and see that nothing was written that no line vouches for."""
+        self.wait()
+        self.check()
+        self._pool.shutdown()
+        self._stamps |= take_stamps()
+        if self._stamps:
+            raise RuntimeError(f"{self.job.stage.name} wrote files that no work item lists: {sorted(self._stamps)[:3]}")
+
     def _next(self, item: Item) -> int:
         entry = self.latest.get(item.key)
-        return entry.sequence + 1 if entry else 1
+        return max(entry.sequence if entry else 0, self.lost.get(item.key, 0)) + 1
 
 
 def _crash_outcome(job: Job, item: Item) -> Outcome:

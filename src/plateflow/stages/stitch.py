@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import io
 import math
-import shutil
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.chain import STAGES
-from plateflow.files import write_atomic
+from plateflow.files import remove_tree, write_atomic
 from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, scratch_array
 from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
@@ -51,12 +52,11 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         one_by_one(lambda item: _stitch(job, item)),
-        clear=lambda item: _clear(job, item),
-        results=lambda item: job.paths.objects(item.label_set, item.well),
+        owned=partial(_owned, job),
     )
     if not job.config.keep_flows and plate_is_stitched(job.plate):
         for kind in ("flows", "ends"):
-            shutil.rmtree(job.paths.scratch / kind, ignore_errors=True)
+            remove_tree(job.paths.scratch / kind)
 
 
 def work_items(job: Job) -> list[Item]:
@@ -85,6 +85,7 @@ def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
                     "label arrays": WellImage.open(plate.paths, well).label_generation(label_set),
                 },
                 upstream=left_out_upstream(entries),
+                reads={"follow": {block.key for block in of_well}},
                 data=[block.data for block in of_well],
             )
         )
@@ -95,7 +96,6 @@ def _stitch(job: Job, item: Item) -> Outcome:
     from plateflow.images.well import WellImage
 
     image = WellImage.open(job.paths, item.well)
-    image.sweep(item.label_set)
     canvases: dict[int, Canvas] = {}
     blocks: dict[int, list[int]] = {}  # of each canvas, by its index
     for number, block in enumerate(item.data):
@@ -117,7 +117,8 @@ def _stitch(job: Job, item: Item) -> Outcome:
             planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
             image.write_labels(item.label_set, t, z + k, planes)
     write_atomic(job.paths.objects(item.label_set, item.well), _parquet(tables))
-    return Outcome(info={"objects": count, "canvases": len(canvases)})
+    files = [path for place in _owned(job, item) for path in [place, *place.rglob("*")] if path.is_file()]
+    return Outcome(info={"objects": count, "canvases": len(canvases)}, files=files)
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,10 @@ def _label(job: Job, item: Item, canvas: Canvas, blocks: list[int], out: NDArray
     """Make the labels of a canvas in `out`."""
     from plateflow.flows import labels_from_endpoints
 
-    paths, settings, plate = job.paths, job.config.segmentation[item.label_set], job.plate.name
+    paths, settings = job.paths, job.config.segmentation[item.label_set]
     _, objects = labels_from_endpoints(
-        lambda index: load_scratch(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index]), plate),
-        load_scratch(paths.flows(item.label_set, item.well, canvas.index), plate),
+        lambda index: load_scratch(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index])),
+        load_scratch(paths.flows(item.label_set, item.well, canvas.index)),
         block=block_edge(canvas.shape, job.config.follow_block_px),
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
@@ -183,11 +184,9 @@ def _parquet(tables: list[pa.Table]) -> bytes:
     return sink.getvalue()
 
 
-def _clear(job: Job, item: Item) -> None:
-    from plateflow.images.well import WellImage
-
-    WellImage.open(job.paths, item.well).clear(item.label_set)
-    job.paths.objects(item.label_set, item.well).unlink(missing_ok=True)
+def _owned(job: Job, item: Item) -> list[Path]:
+    labels = job.paths.image(item.well) / "labels" / item.label_set
+    return [*labels.glob("[0-9]*/c"), job.paths.objects(item.label_set, item.well)]
 
 
 def plate_is_stitched(plate: Plate) -> bool:

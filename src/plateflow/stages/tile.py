@@ -15,9 +15,11 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.files import digest, stat_of
+from plateflow.files import digest, stat_of, take_stamps
 from plateflow.images.layout import shared
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
@@ -46,7 +48,16 @@ def work_items(job: Job) -> list[WorkItem[pd.DataFrame]]:
 def run(job: Job) -> None:
     """Tile the wells of a part."""
     memory = _Memory()
-    run_job(job, lambda: work_items(job), one_by_one(lambda item: tile_well(job, item, memory)))
+    run_job(
+        job,
+        lambda: work_items(job),
+        one_by_one(lambda item: tile_well(job, item, memory)),
+        owned=partial(_owned, job),
+    )
+
+
+def _owned(job: Job, item: WorkItem[pd.DataFrame]) -> list[Path]:
+    return [*job.paths.image(item.well).glob("[0-9]*/c"), job.paths.histogram(item.well)]
 
 
 def _planes(job: Job) -> pd.DataFrame:
@@ -101,12 +112,11 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     image = WellImage.open(paths, well)
     layout = image.layout
     stats = {path: stat_of(path) for path in item.data["path"] if path}  # before they are read: they may be growing
-    image.sweep()
     bad: dict[str, PlaneError] = {}
     files: set[str] = set()
     while True:
         # A field may turn out bad after a region of it was written, at another t or z: then once more without it.
-        image.clear()
+        take_stamps()
         attempt = _Pass(image, item.data, bad, memory)
         attempt.run()
         bad |= attempt.bad
@@ -117,8 +127,7 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     used = [box.name for box in layout.fields if box.name not in bad]
     watch = [(file, stats.get(file)) for file in sorted(files)]
     if not used:
-        image.clear()
-        paths.histogram(well).unlink(missing_ok=True)
+        take_stamps()
         return _all_left_out(bad, watch)
     table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])

@@ -1,4 +1,4 @@
-"""Journals: one fsynced line per work item and stage, the only truth about what is done.
+"""Journals: one durable line per work item and stage, the only truth about what is done, and with which files.
 
 A journal has one writer, the job it is named after. `Journal` is the one reader of its lines: outcomes, attempts, and
 what was in work when an attempt died. `outcomes` takes, over all journals of a stage, the entry with the greatest
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from plateflow.chain import STAGES
-from plateflow.files import append_line, read_lines
+from plateflow.errors import ResultsError
+from plateflow.files import Stamp, append_line, read_lines
 from plateflow.paths import PlatePaths
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
@@ -52,6 +53,9 @@ class Entry:
         seconds: how long it took.
         finished: when, ISO 8601.
         watch: raw files that were set aside, each with its size and time then.
+        files: what was written: by name (`PlatePaths.key_of`) the size and checksum of each file.
+        raw: by path, size, time and checksum of the raw planes that were read.
+        accepted: who took over the results of an earlier version of the stage, for which version, and when.
     """
 
     well: str = ""
@@ -65,6 +69,9 @@ class Entry:
     fields: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     watch: list[tuple[str, list[int] | None]] = field(default_factory=list)
+    files: dict[str, Stamp] = field(default_factory=dict)
+    raw: dict[str, Any] = field(default_factory=dict)
+    accepted: dict[str, Any] = field(default_factory=dict)
     sequence: int = 0
     seconds: float = 0.0
     finished: str = ""
@@ -78,6 +85,25 @@ class Entry:
     def left_out(self) -> bool:
         """Whether later stages go on without this work item."""
         return self.state in LEFT_OUT
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Entry:
+        """The entry that a journal's line tells.
+
+        Raises:
+            ResultsError: a newer release wrote it.
+        """
+        unknown = line.keys() - _FIELDS
+        if unknown:
+            raise ResultsError(
+                "the journals were written by a newer release of Plateflow",
+                why=f"this one does not know {', '.join(sorted(unknown))}",
+                remedy="update Plateflow, or use another results folder",
+            )
+        return cls(**line)
+
+
+_FIELDS = {each.name for each in fields(Entry)}
 
 
 @dataclass(kw_only=True)
@@ -162,7 +188,7 @@ class Journal:
             self.started[key] = line["sequence"]
             self._in_work[key] = None
         elif event == "done":
-            entry = Entry(**line)
+            entry = Entry.of(line)
             self.latest[entry.key] = entry
             self._in_work.pop(entry.key, None)
             self._alone.pop(entry.key, None)

@@ -6,15 +6,15 @@ aside. Both are read while the Snakefile is parsed, so they stay small: no other
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from plateflow.chain import STAGES, part_of, part_of_well
-from plateflow.files import append_line, digest, read_lines, stat_of, write_atomic
+from plateflow.files import append_line, digest, json_line, read_lines, stat_of, write_atomic
 from plateflow.paths import PlatePaths
+from plateflow.state.journal import Entry, Key, item_key
 
 
 def request(paths: PlatePaths, *, kind: str, stage: str, well: str = "", n_columns: int = 0) -> None:
@@ -51,8 +51,7 @@ def request_digest(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
     ]
     changed = []
     for line in read_lines(paths.watch(stage, job)):
-        now = stat_of(line["path"])
-        if now != line["stat"]:
+        if "stat" in line and (now := stat_of(line["path"])) != line["stat"]:
             changed.append([line["path"], now])
     return digest(numbers, changed) if numbers or changed else ""
 
@@ -60,11 +59,37 @@ def request_digest(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
 def record_set_aside(paths: PlatePaths, stage: str, job: str, files: Iterable[tuple[str, list[int] | None]]) -> None:
     """Record the raw files that a job set aside, each with its stat when it was first set aside."""
     path = paths.watch(stage, job)
-    recorded = {line["path"]: line for line in read_lines(path)}
-    new = {file: {"path": file, "stat": stat} for file, stat in files if file not in recorded}
+    recorded = list(read_lines(path))
+    known = {line["path"] for line in recorded if "stat" in line}
+    new = {file: {"path": file, "stat": stat} for file, stat in files if file not in known}
     if new:
-        lines = [*recorded.values(), *new.values()]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        lines = [*recorded, *new.values()]
+        write_atomic(path, b"".join(map(json_line, lines)))
+
+
+def record_lost(watch: Path, stage: str, entry: Entry, name: str, n_columns: int) -> None:
+    """Record that a file which a stage made is gone or damaged: the stage's job is asked for it again.
+
+    Args:
+        watch: the file of the job that noticed it.
+        stage, entry: that made the file, and its journal's entry.
+        name: of the file, as the journal names it.
+        n_columns: of the plate's format; 0 where it isn't known.
+    """
+    lost = {"stage": stage, "key": entry.key, "sequence": entry.sequence, "n_columns": n_columns}
+    append_line(watch, {"path": name, "lost": lost})
+
+
+def lost_sequences(paths: PlatePaths, stage: str) -> dict[Key, int]:
+    """By work item of a stage, the sequence number of the last entry of which a file was lost."""
+    sequences: dict[Key, int] = {}
+    for watch in sorted(paths.watch(stage, "").parent.glob("*.jsonl")):
+        for line in read_lines(watch):
+            lost = line.get("lost")
+            if lost and lost["stage"] == stage:
+                key = item_key(*lost["key"])
+                sequences[key] = max(sequences.get(key, 0), lost["sequence"])
+    return sequences
 
 
 def _requests(paths: PlatePaths) -> tuple[dict[str, Any], ...]:

@@ -1,0 +1,151 @@
+"""What a work item reads of earlier stages, and whether that still is what their journals list.
+
+Names and sizes are compared before an item is taken up, and the content of what is read whole. The chunks of images and
+labels have checksums of their own, which are compared as they are read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from plateflow.errors import ResultsError
+from plateflow.files import Stamp, stamp_of
+from plateflow.paths import PlatePaths
+from plateflow.project import Plate
+from plateflow.state.journal import Entry
+
+if TYPE_CHECKING:
+    from plateflow.stages.runner import Item, Job
+
+
+class LostFileError(ResultsError):
+    """A file that a journal lists is gone, or is not what was written.
+
+    Attributes:
+        stage: that made it.
+        entry: of that stage's journal, which lists it.
+        name: the file, as the journal names it.
+    """
+
+    def __init__(self, plate: Plate, stage: str, entry: Entry, name: str, why: str) -> None:
+        self.stage, self.entry, self.name = stage, entry, name
+        place = "/".join(filter(None, (plate.name, entry.well, entry.label_set)))
+        super().__init__(
+            f"a file that {stage} made can't be used any more",
+            where=f"{place}: {plate.paths.path_of(name)}",
+            why=why,
+            remedy=f"run `snakemake` again: {stage} makes it anew, and all else goes on from there",
+        )
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file, as a journal names it, is a shard of an image or of labels."""
+    return name.startswith("plate.zarr/") and "/c/" in name
+
+
+def damage(paths: PlatePaths, name: str, stamp: Stamp, *, content: bool) -> str:
+    """What is wrong with a file that a journal lists; empty where nothing is.
+
+    Args:
+        paths: of the plate.
+        name: as the journal names it.
+        stamp: as the journal lists it.
+        content: whether to read the file and compare its checksum, too.
+    """
+    path = paths.path_of(name)
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return "it is gone: removed, purged, or not copied"
+    if size != stamp[0]:
+        return f"it has {size:,} bytes, and had {stamp[0]:,} when it was written"
+    if content and stamp_of(path)[1] != stamp[1]:
+        return "its content is not what was written: the checksum differs"
+    return ""
+
+
+class Reading:
+    """The files that the work items of a job read, each compared once.
+
+    Args:
+        job: the job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.plate = job.plate
+        self._seen: set[tuple[str, bool]] = set()
+        self._entries: dict[str, dict[str, list[Entry]]] = {}  # by stage and well
+        for stage in job.stage.reads:
+            by_well = self._entries[stage] = defaultdict(list)
+            for entry in job.plate.outcomes(stage).values():
+                if entry.label_set in ("", *job.config.segmentation):
+                    by_well[entry.well].append(entry)
+
+    def check_manifest(self) -> None:
+        """Compare the plate-level files that tell a job what there is to do: the manifest, the intensity window.
+
+        Raises:
+            LostFileError: one isn't as its journal lists it.
+        """
+        for stage in ("ingest", "normalise"):
+            for entry in self._entries.get(stage, {}).get("", ()):
+                self._check(stage, entry, [name for name in entry.files if name.startswith("manifest/")], content=True)
+
+    def check(self, item: Item) -> None:
+        """Compare what an item reads: names and sizes, and the content but of shards.
+
+        Raises:
+            LostFileError: a file isn't as its journal lists it.
+        """
+        for stage, entry, names in self._read_by(item):
+            self._check(stage, entry, names, content=None)
+
+    def find(self, items: Sequence[Item]) -> LostFileError | None:
+        """What explains an error while these items were done: the first file whose content isn't what was written.
+
+        Without items, all files are compared that an earlier stage has made of the plate as a whole.
+        """
+        self._seen.clear()
+        try:
+            self.check_manifest()
+            if not items:
+                for stage, by_well in self._entries.items():
+                    for entry in by_well.get("", ()):
+                        self._check(stage, entry, entry.files, content=True)
+            for item in items:
+                for stage, entry, names in self._read_by(item):
+                    self._check(stage, entry, names, content=True)
+        except LostFileError as lost:
+            return lost
+        except ResultsError:  # no journal knows of the manifest
+            pass
+        return None
+
+    def _read_by(self, item: Item) -> Iterator[tuple[str, Entry, list[str]]]:
+        for stage, by_well in self._entries.items():
+            keys = item.reads.get(stage)
+            for well in ("", item.well) if item.well else ("", *self.plate.wells):
+                for entry in by_well.get(well, ()):
+                    if keys is not None and entry.key not in keys:
+                        continue
+                    if item.label_set and entry.label_set not in ("", item.label_set):
+                        continue
+                    yield stage, entry, self._names(stage, entry, item.well)
+
+    def _names(self, stage: str, entry: Entry, well: str) -> list[str]:
+        if stage != "ingest" or not well:
+            return list(entry.files)
+        image = self.plate.paths.key_of(self.plate.paths.image(well)) + "/"
+        return [name for name in entry.files if name.startswith(image)]
+
+    def _check(self, stage: str, entry: Entry, names: Iterable[str], *, content: bool | None) -> None:
+        """Compare files; with `content` None, the content of all but shards."""
+        for name in names:
+            whole = not is_shard(name) if content is None else content
+            if (name, whole) not in self._seen:
+                why = damage(self.plate.paths, name, entry.files[name], content=whole)
+                if why:
+                    raise LostFileError(self.plate, stage, entry, name, why)
+                self._seen.add((name, whole))
