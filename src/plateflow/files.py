@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
@@ -191,6 +191,17 @@ def remove_tree(folder: Path) -> None:
     if os.path.lexists(folder):
         shutil.rmtree(folder)
         _unsettled.removed(folder)
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove what killed writers have left beside files that are whole now."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, whole in names.items():
+        for leftover in folder.glob(f".*{PARTIAL}"):
+            if leftover.name[1:].rsplit(".", 2)[0] in whole:
+                remove(leftover)
 
 
 def settle() -> None:

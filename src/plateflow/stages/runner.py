@@ -25,7 +25,18 @@ from typing import Any, Generic, TypeVar
 from plateflow.chain import STAGES, Stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError, ResultsError
-from plateflow.files import Stamp, append_line, digest, read_lines, remove, settle, stamp_of, take_stamps, write_json
+from plateflow.files import (
+    Stamp,
+    append_line,
+    digest,
+    read_lines,
+    remove,
+    settle,
+    stamp_of,
+    sweep,
+    take_stamps,
+    write_json,
+)
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.stages.reading import LostFileError, Reading, damage
@@ -448,6 +459,7 @@ class _Run:
             for path in [*place.rglob("*")] if place.is_dir() else [place]:
                 if path not in stamps and not path.is_dir():
                     remove(path)
+        sweep(stamps)
         return {self.job.paths.key_of(path): stamp for path, stamp in stamps.items()}
 
     def _record(self, entry: Entry) -> None:

@@ -1,0 +1,182 @@
+"""Every kind of file in a results folder is removed, emptied, cut short, or gets a flipped bit; then it is made good.
+
+The kinds come from the journals' lists and from `PlatePaths`, so that a new one can't be forgotten. Two ways lead to the
+damage: nobody reads the file, and `plateflow verify` finds it; or a job reads it, says so and fails, and the next plain
+run makes it good. Either way the results must be equal, byte for byte, to those of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command_line import plateflow
+from faults_project import WELL, copy, differing, inside, make, plain_run, results, run
+
+from plateflow.chain import STAGES
+from plateflow.paths import PlatePaths
+from plateflow.state.requests import request
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle, and neither size nor time."""
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    if data:
+        data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "removed": Path.unlink,
+    "emptied": lambda path: os.truncate(path, 0),
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "flipped": flip,
+}
+BOOKS = {
+    "journal": "journal/stitch-0.jsonl",
+    "receipt": "receipts/tile/0.*.json",
+    "log": "logs/tile/0.*.log",
+    "benchmark": "benchmarks/tile/0.*.tsv",
+    "watch": "watch/tile-0.jsonl",
+    "lease": "leases/tile-0/owner.json",
+    "requests": "requests.jsonl",
+}
+"""Of what `PlatePaths` names and no journal lists: a file of the smallest plate."""
+NO_FILES = {
+    "root", "scratch", "plate", "store", "image", "of", "key_of", "path_of", "journals", "receipts", "table", "screen"
+}  # fmt: skip
+"""Of what `PlatePaths` names: folders, and ways to name files."""
+
+
+def kind(name: str) -> str:
+    """A file's kind: its name without well, label set, level and numbers."""
+    name = re.sub(r"/B/02/", "/WELL/", name)
+    name = re.sub(r"/(nuclei|cells)/", "/SET/", name)
+    return re.sub(r"(?<=/)(B02|\d+(-\d+)?)(?=[./]|$)", "N", name)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete project, with a request and a watched file in its books."""
+    folder = tmp_path_factory.mktemp("kinds") / "project"
+    make(folder)
+    with quiet():
+        run(folder)
+        with inside(folder) as plate:
+            request(plate.paths, kind="retry", stage="tile")
+        assert plain_run(folder) == ""
+    return folder
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def listed(folder: Path) -> dict[str, tuple[str, str]]:
+    """By kind, a file that a journal lists, and the stage that made it."""
+    with inside(folder) as plate:
+        return {
+            kind(name): (name, stage)
+            for stage in STAGES
+            for entry in plate.outcomes(stage).values()
+            for name in sorted(entry.files)
+        }
+
+
+def test_no_kind_of_file_is_forgotten(whole: Path) -> None:
+    kinds = listed(whole)
+    with inside(whole) as plate:
+        known = {plate.paths.key_of(path) for path in plate.paths.root.rglob("*") if path.is_file()}
+    books = {name for name in known for folder in ("journal", "receipts", "watch", "leases") if folder in name}
+    assert {kind(name) for name in known - books - {"requests.jsonl"}} <= kinds.keys(), "no journal lists it"
+    named = {name for name in dir(PlatePaths) if not name.startswith("_")} - NO_FILES - BOOKS.keys()
+    samples = {name: getattr(PlatePaths, name) for name in named}
+    of_plate = PlatePaths.of("micro", results="results")
+    arguments = {"histogram": (WELL,), "cells": (WELL,), "objects": ("cells", WELL)}
+    arguments |= {"flows": ("cells", WELL, 0), "endpoints": ("cells", WELL, 0, 0)}
+    for name, sample in samples.items():
+        path = sample.fget(of_plate) if isinstance(sample, property) else sample(of_plate, *arguments[name])
+        if name != "rates":  # of the screen
+            assert kind(of_plate.key_of(path)) in kinds, f"PlatePaths.{name} is in no journal"
+
+
+KINDS = [  # a test without the project can't know them: the one above compares
+    "cells/N.parquet", "histograms/N.npz", "manifest/illumination.npz", "manifest/planes.parquet", "manifest/plate.json",
+    "manifest/window.json", "objects/SET/N.parquet", "plate.zarr/B/zarr.json", "plate.zarr/WELL/N/N/c/N/N/N/N/N",
+    "plate.zarr/WELL/N/N/zarr.json", "plate.zarr/WELL/N/labels/SET/N/c/N/N/N/N", "plate.zarr/WELL/N/labels/SET/N/zarr.json",
+    "plate.zarr/WELL/N/labels/SET/zarr.json", "plate.zarr/WELL/N/labels/zarr.json",
+    "plate.zarr/WELL/N/tables/fields/table.parquet", "plate.zarr/WELL/N/tables/fields/zarr.json",
+    "plate.zarr/WELL/N/tables/zarr.json", "plate.zarr/WELL/N/zarr.json", "plate.zarr/WELL/zarr.json", "plate.zarr/zarr.json",
+    "scratch:ends/SET/N/N.npy", "scratch:flows/SET/N/N.npy",
+    "controls.csv", "doses.csv", "effects.parquet", "features.json", "hits.csv", "ledger.parquet", "normalised.parquet",
+    "positions.csv", "qc.parquet", "report.html", "wells.csv", "wells.parquet",
+]  # fmt: skip
+
+
+def test_the_kinds_are_all_kinds(whole: Path) -> None:
+    assert sorted(listed(whole)) == sorted(KINDS)
+
+
+def make_good(folder: Path, wanted: dict[str, bytes]) -> list[str]:
+    """Plain runs until one ends well; what differs from the undisturbed results then."""
+    with quiet():
+        errors = [error for _ in range(4) if (error := plain_run(folder))]
+    assert len(errors) < 4, errors
+    return differing(results(folder), wanted)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("which", KINDS)
+def test_verify_finds_it_and_a_plain_run_makes_it_again(which: str, damage: str, whole: Path, tmp_path: Path) -> None:
+    folder = copy(whole, tmp_path / "project")
+    name, stage = listed(whole)[which]
+    with inside(folder) as plate:
+        path = plate.paths.path_of(name)
+        DAMAGES[damage](folder / path)
+    assert make_good(folder, results(folder)) == [], "a plain run finds nothing to do"
+    said = plateflow("verify", "micro", cwd=folder, status=None)
+    if STAGES[stage].intermediate:
+        return  # nobody needs it: the test below needs it
+    assert path.name in said
+    assert make_good(folder, results(whole)) == []
+    plateflow("verify", "micro", cwd=folder)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "which", [kind for kind in KINDS if "/" in kind]
+)  # tables and pages of the plate: the reader is people
+def test_a_job_that_reads_it_says_so_and_the_next_run_makes_it_again(
+    which: str, damage: str, whole: Path, tmp_path: Path
+) -> None:
+    folder = copy(whole, tmp_path / "project")
+    name, stage = listed(whole)[which]
+    with inside(folder) as plate, quiet():
+        path = plate.paths.path_of(name)
+        DAMAGES[damage](folder / path)
+        for reader, step in STAGES.items():
+            if stage in step.reads:
+                request(plate.paths, kind="retry", stage=reader)
+        wells = plain_run(folder)
+    assert str(path) in wells, f"{wells!r} does not name the file"
+    assert make_good(folder, results(whole)) == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("book", BOOKS)
+def test_a_damaged_book_loses_no_result(book: str, damage: str, whole: Path, tmp_path: Path) -> None:
+    folder = copy(whole, tmp_path / "project")
+    for path in (folder / "results" / "micro").glob(BOOKS[book]):
+        DAMAGES[damage](path)
+    assert make_good(folder, results(whole)) == []
+    plateflow("verify", "micro", cwd=folder, status=None)
+    assert make_good(folder, results(whole)) == []
+    assert "to do" not in plateflow("status", "micro", cwd=folder)
