@@ -14,7 +14,7 @@ define step
 @printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
 endef
 
-.PHONY: demo test test-slurm check config train-default clean
+.PHONY: demo test test-faults test-slurm check config train-default clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -39,6 +39,9 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.dev check
 	$(call step,tests,$(BIN)/python -m pytest -n 2)
+
+test-faults: $(VENV)/.dev
+	$(call step,every operation on a file fails once,PLATEFLOW_FAULTS_ALL=1 $(BIN)/python -m pytest -n 2 tests/workflow/test_operations.py)
 
 # SLURM's packages, and a daemon's rights to start by hand alone. Needs root and apt, and says so.
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client slurmdbd mariadb-server

@@ -1,6 +1,7 @@
 """What all tests share: a clean environment, real data, and which worker runs which tests."""
 
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -16,11 +17,17 @@ for name in list(os.environ):
         del os.environ[name]
 # What a shell starts in its background ignores SIGINT, and so does all that it starts: tests that send one would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("PLATEFLOW_FAULTS_SEED", str(random.randrange(7)))  # the workers inherit it
 
 COMPILING = ("test_same_in_every_layout.py", "test_features_stage.py")
 """The first files of two workers: one compiles flows and labels, the other features, and all others load them."""
 SAME_PROJECT = ("test_chain.py", "test_incremental.py", "test_keys.py")
 """One worker runs these, as they share a project that Snakemake has run: making one takes half a minute."""
+
+
+def pytest_report_header() -> str:
+    """Say which seventh of the operations on files fails in this run."""
+    return f"faults: PLATEFLOW_FAULTS_SEED={os.environ['PLATEFLOW_FAULTS_SEED']} (`make test-faults` takes all)"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

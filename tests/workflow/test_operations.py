@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from plateflow.chain import STAGES
 from plateflow.stages import run_stage
 from plateflow.state.requests import request
 
-SEED = int(os.environ.get("PLATEFLOW_FAULTS_SEED", random.randrange(7)))
+SEED = int(os.environ["PLATEFLOW_FAULTS_SEED"])
 ALL = bool(os.environ.get("PLATEFLOW_FAULTS_ALL"))
 
 
