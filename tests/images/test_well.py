@@ -24,7 +24,7 @@ def test_a_well_without_an_image_says_what_to_do(tmp_path: Path) -> None:
 def test_a_picture_is_of_the_smallest_level_that_has_its_size(tmp_path: Path) -> None:
     def level(size: int) -> int:
         paths, layout = PlatePaths.of("p", results=tmp_path), layout_of((0, 0), size=size)
-        return WellImage(paths=paths, well="B03", layout=layout, levels=3, generation=0).preview_level(320)
+        return WellImage(paths=paths, well="B03", layout=layout, levels=3).preview_level(320)
 
     assert [level(size) for size in (200, 384, 640, 1279, 1280, 9000)] == [0, 0, 1, 1, 2, 2]
 

@@ -9,7 +9,6 @@ from segment_project import MODEL, config_of, run, volume_of
 from simulated_stack import simulate_stack_plate
 
 from plateflow.config import PlateSpec
-from plateflow.images import well
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import stitch
 
@@ -48,9 +47,8 @@ def test_slices_change_no_byte_of_the_store(tmp_path: Path, monkeypatch: pytest.
     follow_and_stitch("one")
     follow_and_stitch("six", follow_slices=6)
     follow_and_stitch("whole", follow_block_px=4096)
-    # As with canvases that are too large for the memory: labels in a file, written in bands of rows.
+    # As with canvases that are too large for the memory: labels in a file.
     monkeypatch.setattr(stitch, "IN_MEMORY_PX", 0)
-    monkeypatch.setattr(well, "BAND_PX", 80 * 28)
     follow_and_stitch("in a file")
     monkeypatch.undo()
 

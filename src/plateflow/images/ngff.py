@@ -122,11 +122,8 @@ def group_file(attributes: Mapping[str, Any]) -> bytes:
 
 
 def own_attributes(group: Path) -> dict[str, Any]:
-    """What `create_plate` noted in an image's or label set's group: its generation, and of an image layout and levels.
-
-    Empty where there is none.
-    """
+    """What `create_plate` noted in an image's group: its layout and levels; empty where nothing of it can be read."""
     try:
         return dict(json.loads((group / "zarr.json").read_text())["attributes"]["plateflow"])
-    except (FileNotFoundError, KeyError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
         return {}

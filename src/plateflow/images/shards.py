@@ -4,8 +4,9 @@ A shard holds all channels of a level, for one t and z. Where a level would make
 image is cut into equal regions, the same at every level, so that memory stays bounded and a region without a field is
 never written. zarr's own way of writing them takes longer than compressing them.
 
-The format is that of Zarr 3's codec `sharding_indexed`: the compressed chunks one after another; then the offset and
-length of each chunk, in C order (uint64, little endian, all ones where there is none); then the CRC32C of that table.
+The format is that of Zarr 3's codec `sharding_indexed`: the compressed chunks one after another, each with its CRC32C
+at its end; then the offset and length of each chunk, in C order (uint64, little endian, all ones where there is none);
+then the CRC32C of that table. So no bit of a shard changes unseen.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ from plateflow.images.layout import Region, WellLayout
 
 CHUNK_PX = 512
 SHARD_BYTES = 2**30
+PIECE_PX = 2**22
+"""Labels are taken from their canvases in pieces of at most this many px, and of at least one chunk."""
 Map = Callable[[Callable[[NDArray[Any]], Any], Iterable[NDArray[Any]]], Iterable[Any]]
+Paint = Callable[[range, range], NDArray[np.uint32]]
 
 
 def shard_region_size(layout: WellLayout, levels: int) -> tuple[int, int]:
@@ -65,7 +70,7 @@ def array_files(
         axes: their names, such as tczyx.
     """
     import zarr
-    from zarr.codecs import BloscCodec, ZstdCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
     files: dict[str, Any] = {}
     group = zarr.create_group(zarr.storage.MemoryStore(files), zarr_format=3)
@@ -83,7 +88,7 @@ def array_files(
             chunks=(*(1 for _ in planes), *chunk),
             shards=(*planes, *(math.ceil(size / edge) * edge for size, edge in zip(shard, chunk, strict=True))),
             fill_value=0,
-            compressors=codec,
+            compressors=[codec, Crc32cCodec()],
             dimension_names=list(axes),
         )
     return {key: value.to_bytes() for key, value in files.items() if key != "zarr.json"}
@@ -96,76 +101,134 @@ def _even_chunk(size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """An array of a pyramid, axes t c z y x, whose shards hold all channels of one t and z.
+    """An array of a pyramid, whose shards hold all channels of one t and z.
 
     Attributes:
         folder: of the array.
-        chunk, shard: height and width in px.
-        codec: that compresses a chunk (numcodecs).
+        size, chunk, shard: height and width in px.
+        compressor: of a chunk (numcodecs).
+        checksum: whether a chunk has its CRC32C at its end.
     """
 
     folder: Path
+    size: tuple[int, int]
     chunk: tuple[int, int]
     shard: tuple[int, int]
-    codec: Any
+    compressor: Any
+    checksum: bool
 
     @classmethod
     def of(cls, folder: Path, array: Any) -> Level:
         """From the zarr.Array in a folder, as `array_files` describes them."""
         import numcodecs
+        from zarr.codecs import BloscCodec
 
-        (blosc,) = array.compressors
-        shuffle = getattr(numcodecs.Blosc, blosc.shuffle.value.upper())
-        codec = numcodecs.Blosc(blosc.cname.value, blosc.clevel, shuffle, blosc.blocksize)
-        return cls(folder=folder, chunk=array.chunks[-2:], shard=array.shards[-2:], codec=codec)
+        codec, *checksum = array.compressors  # an array of an earlier release has none
+        if isinstance(codec, BloscCodec):
+            shuffle = getattr(numcodecs.Blosc, codec.shuffle.value.upper())
+            compressor = numcodecs.Blosc(codec.cname.value, codec.clevel, shuffle, codec.blocksize)
+        else:
+            compressor = numcodecs.Zstd(codec.level, codec.checksum)
+        sizes = {"size": array.shape[-2:], "chunk": array.chunks[-2:], "shard": array.shards[-2:]}
+        return cls(folder=folder, **sizes, compressor=compressor, checksum=bool(checksum))
 
-    def path(self, t: int, z: int, corner: tuple[int, int]) -> Path:
-        """The file of the shard with a corner (y, x) in px of this level."""
+    def path(self, plane: Sequence[int], corner: tuple[int, int]) -> Path:
+        """The file of the shard of a plane (its place along all axes but y and x) with a corner in px of this level."""
         y, x = (at // side for at, side in zip(corner, self.shard, strict=True))
-        return self.folder / "c" / str(t) / "0" / str(z) / str(y) / str(x)
+        return self.folder.joinpath("c", *map(str, plane), str(y), str(x))
+
+    def corners(self) -> Iterator[tuple[int, int]]:
+        """The corners (y, x) of the shards of a plane, in px of this level."""
+        (height, width), (edge_y, edge_x) = self.size, self.shard
+        return ((y, x) for y in range(0, height, edge_y) for x in range(0, width, edge_x))
 
     def chunks(self, plane: NDArray[Any]) -> Iterator[bytes | None]:
-        """The compressed chunks of one channel of a shard, in C order; None where the image has ended."""
+        """The chunks of one channel of a shard, in C order."""
         height, width = self.chunk
         for y in range(0, self.shard[0], height):
             for x in range(0, self.shard[1], width):
-                part = plane[y : y + height, x : x + width]
-                if part.size == 0:
-                    yield None
-                    continue
-                if part.shape != self.chunk:
-                    part = np.pad(part, [(0, want - has) for want, has in zip(self.chunk, part.shape, strict=True)])
-                yield self.codec.encode(np.ascontiguousarray(part))
+                yield self.encode(plane[y : y + height, x : x + width])
+
+    def encode(self, part: NDArray[Any]) -> bytes | None:
+        """A chunk, or what there is of one at the image's border, compressed; None for zeros alone, or nothing."""
+        if not part[:1].any() and not part.any():  # mostly the first row tells, and it costs a hundredth
+            return None
+        if part.shape != self.chunk:
+            part = np.pad(part, [(0, want - has) for want, has in zip(self.chunk, part.shape, strict=True)])
+        data: bytes = self.compressor.encode(np.ascontiguousarray(part))
+        return data + _crc(data) if self.checksum else data
 
 
 def write_shards(
-    levels: Sequence[Level], t: int, z: int, corner: tuple[int, int], pixels: NDArray[Any], run: Map = map
+    levels: Sequence[Level],
+    plane: Sequence[int],
+    corner: tuple[int, int],
+    pixels: NDArray[Any],
+    run: Map = map,
 ) -> None:
     """Write the shard of each level that a region of an image fills.
 
     Args:
         levels: the pyramid, level 0 first.
-        t, z: the plane.
+        plane: its place along all axes but y and x.
         corner: (y, x) of the region at level 0 in px, a corner of shards at every level.
         pixels: (c, y, x) of level 0; further levels are means of 2 x 2 px.
         run: how the channels are compressed, such as a pool's `map`.
     """
 
-    def encode(plane: NDArray[Any]) -> list[list[bytes | None]]:
+    def encode(channel: NDArray[Any]) -> list[list[bytes | None]]:
         chunks = []
         for number, level in enumerate(levels):
-            plane = halve_mean(plane) if number else plane
-            chunks.append(list(level.chunks(plane)))
+            channel = halve_mean(channel) if number else channel
+            chunks.append(list(level.chunks(channel)))
         return chunks
 
     with ExitStack() as stack:  # the files appear when all are whole
-        paths = [level.path(t, z, (corner[0] >> n, corner[1] >> n)) for n, level in enumerate(levels)]
+        paths = [level.path(plane, (corner[0] >> n, corner[1] >> n)) for n, level in enumerate(levels)]
         files = [_Shard(stack.enter_context(atomic_file(path))) for path in paths]
         for channel in run(encode, pixels):  # in order, so that equal pixels give equal bytes
             for file, chunks in zip(files, channel, strict=True):
                 file.add(chunks)
         for file in files:
             file.finish()
+
+
+def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Paint) -> None:
+    """Write the shards of a plane of labels, level by level; one without any label isn't written.
+
+    Labels aren't mixed: a level holds every second label of every second row of the one before it. So each is taken
+    from level 0, in pieces: the memory holds one of them, however large the plane is.
+
+    Args:
+        levels: the pyramid, level 0 first.
+        plane: its place along all axes but y and x.
+        paint: gives the labels, uint32 (y, x), of rows and columns of level 0.
+    """
+    for number, level in enumerate(levels):
+        for corner in level.corners():
+            chunks = _label_chunks(level, 2**number, corner, paint)
+            for empty, chunk in enumerate(chunks):  # noqa: B007
+                if chunk is not None:
+                    break
+            else:
+                continue
+            with atomic_file(level.path(plane, corner)) as file:
+                shard = _Shard(file)
+                shard.add(chain(repeat(None, empty), [chunk], chunks))
+                shard.finish()
+
+
+def _label_chunks(level: Level, step: int, corner: tuple[int, int], paint: Paint) -> Iterator[bytes | None]:
+    """The chunks of a shard of labels, in C order."""
+    height, width = level.chunk
+    wide = width * max(1, PIECE_PX // (height * width))
+    below, right = (min(at + edge, size) for at, edge, size in zip(corner, level.shard, level.size, strict=True))
+    for y in range(corner[0], corner[0] + level.shard[0], height):
+        rows = range(y * step, min(y + height, below) * step, step)
+        for left in range(corner[1], corner[1] + level.shard[1], wide):
+            stop = min(left + wide, corner[1] + level.shard[1])
+            piece = paint(rows, range(left * step, min(stop, right) * step, step))
+            yield from (level.encode(piece[:, x : x + width]) for x in range(0, stop - left, width))
 
 
 class _Shard:
@@ -183,10 +246,15 @@ class _Shard:
                 self.end += self.file.write(chunk)
 
     def finish(self) -> None:
-        from google_crc32c import value
-
         table = np.array(self.table, "<u8").tobytes()
-        self.file.write(table + value(table).to_bytes(4, "little"))
+        self.file.write(table + _crc(table))
+
+
+def _crc(data: bytes) -> bytes:
+    """The CRC32C of some bytes as Zarr's codec appends it."""
+    from google_crc32c import value
+
+    return int(value(data)).to_bytes(4, "little")
 
 
 def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -203,11 +271,6 @@ def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:
     for index in np.ndindex(*pixels.shape[:-2]):
         _halve(pixels[index], half[index])
     return half
-
-
-def halve_labels(labels: NDArray[Any]) -> NDArray[Any]:
-    """Every second label of every second row: labels aren't mixed."""
-    return np.ascontiguousarray(labels[..., ::2, ::2])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -6,12 +6,11 @@ Every other stage writes shards of its own wells (`images.well`). Nothing is con
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plateflow.files import replace_folder, write_atomic
+from plateflow.files import PARTIAL, digest, remove, remove_tree, replace_folder, write_changed
 from plateflow.images import ngff
 from plateflow.images.layout import WellLayout
 from plateflow.images.shards import array_files, shard_region_size
@@ -26,11 +25,12 @@ def create_plate(
     label_sets: Sequence[str],
     levels: int,
     z_mode: str,
-) -> None:
+    ids: Mapping[str, str],
+) -> dict[str, str]:
     """Make all groups and arrays of a plate, or bring those that exist up to date.
 
-    An image whose layout and levels are as before keeps its arrays; one that changed is replaced whole, empty, and its
-    generation rises by one, so that tile notices. Label sets are added, and listed as they are asked for.
+    An image or label set that is as its id says keeps its pixels, and its metadata get their right content, whatever
+    has become of them. Any other is replaced whole, empty: what the store says of itself decides nothing.
 
     Args:
         paths: of the plate.
@@ -39,53 +39,63 @@ def create_plate(
         label_sets: names.
         levels: of images and labels.
         z_mode: the configuration's `z`.
+        ids: what was made before, as the last call returned it.
+
+    Returns:
+        a digest of layout and arrays for each image and label set, by its path in the store; also of those that the
+        plate has no more: they stay where they are.
     """
+    made = dict(ids)
     _write_group(paths.store, ngff.plate_attributes(metadata, layouts))
     for row in sorted({parse_well(well)[0] for well in layouts}):
         _write_group(paths.store / row_name(row), {})
     for well, layout in layouts.items():
         image = paths.image(well)
-        for leftover in (*image.parent.glob(f".{image.name}.*"), *image.glob("labels/.*.*")):
-            shutil.rmtree(leftover, ignore_errors=True)  # of an ingest that was killed
         _write_group(image.parent, ngff.WELL_ATTRIBUTES)
-        _make_image(image, layout, metadata, levels)
-        for name in label_sets:
-            _make_labels(image / "labels" / name, layout, levels, z_mode)
+        groups = {image: _image_files(layout, metadata, levels)}
+        groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in label_sets}
+        for group, (own_id, files) in groups.items():
+            key = group.relative_to(paths.store).as_posix()
+            if ids.get(key) != own_id:
+                replace_folder(group, files)
+            for name, data in files.items() if ids.get(key) == own_id else ():
+                _write(group / name, data)
+            made[key] = own_id
         _write_group(image / "labels", ngff.labels_attributes(label_sets))
+    return made
 
 
-def _make_image(group: Path, layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> None:
-    """Make an image's arrays, or replace them; those of an equal image stay."""
-    old, own = ngff.own_attributes(group), {"layout": layout.to_json(), "levels": levels}
-    unchanged = {key: old.get(key) for key in own} == own
-    own["generation"] = old.get("generation", -1) + (0 if unchanged else 1)
+def _image_files(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> tuple[str, dict[str, bytes]]:
+    """The id of an image, and its metadata files by name."""
+    own = {"layout": layout.to_json(), "levels": levels}
     shape, region = layout.shape, shard_region_size(layout, levels)
     if layout.preview is not None:  # the pixels stay in the raw plate: one level, of one shard
         height, width = region = tuple(math.ceil(size / 2**layout.preview) for size in shape[-2:])
         shape, levels = (*shape[:3], height, width), 1
-    attributes = ngff.image_attributes(layout, metadata, levels) | {"plateflow": own}
-    if unchanged:
-        _write_group(group, attributes)
-    else:
-        arrays = array_files(shape, layout.dtype, region, levels, ngff.AXES)
-        replace_folder(group, {"zarr.json": ngff.group_file(attributes), **arrays, **ngff.field_table(layout)})
+    arrays = array_files(shape, layout.dtype, region, levels, ngff.AXES)
+    group = ngff.group_file(ngff.image_attributes(layout, metadata, levels) | {"plateflow": own})
+    return _id(own, arrays), {"zarr.json": group, **arrays, **ngff.field_table(layout)}
 
 
-def _make_labels(group: Path, layout: WellLayout, levels: int, z_mode: str) -> None:
-    """Make a label set's arrays, or replace them; those of this very shape stay."""
+def _label_files(name: str, layout: WellLayout, levels: int, z_mode: str) -> tuple[str, dict[str, bytes]]:
+    """The id of a label set of an image, and its metadata files by name."""
     shape, region = layout.label_shape(z_mode), shard_region_size(layout, levels)
     arrays = array_files(shape, "uint32", region, levels, ngff.LABEL_AXES)
-    unchanged = all((group / name).is_file() and (group / name).read_bytes() == data for name, data in arrays.items())
-    generation = ngff.own_attributes(group).get("generation", -1) + (0 if unchanged else 1)
-    attributes = ngff.label_attributes(group.name, layout, levels) | {"plateflow": {"generation": generation}}
-    if unchanged:
-        _write_group(group, attributes)
-    else:
-        replace_folder(group, {"zarr.json": ngff.group_file(attributes), **arrays})
+    return _id({}, arrays), {"zarr.json": ngff.group_file(ngff.label_attributes(name, layout, levels)), **arrays}
+
+
+def _id(own: Mapping[str, Any], arrays: Mapping[str, bytes]) -> str:
+    return digest(own, {name: data.decode() for name, data in arrays.items()})
 
 
 def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     """Write a group's `zarr.json` by rename, unless it has this content already."""
-    path, data = folder / "zarr.json", ngff.group_file(attributes)
-    if not path.is_file() or path.read_bytes() != data:
-        write_atomic(path, data)
+    _write(folder / "zarr.json", ngff.group_file(attributes))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file unless it has this content already; what an ingest that was killed has left beside it goes away."""
+    for leftover in path.parent.glob(".*"):
+        if leftover.suffix in (PARTIAL, ".old"):
+            (remove_tree if leftover.is_dir() else remove)(leftover)
+    write_changed(path, data)

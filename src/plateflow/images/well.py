@@ -9,7 +9,8 @@ Jobs with nothing to do open images too, so zarr and what compiles kernels are i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +22,13 @@ from numpy.typing import NDArray
 from plateflow.errors import ChannelError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, Region, WellLayout, shared
+from plateflow.images.layout import FieldBox, Region, WellLayout
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
 
 if TYPE_CHECKING:
     from plateflow.images.shards import Level, Map
-
-BAND_PX = 2**24
-"""Labels are written in bands of rows of at most this many px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +42,12 @@ class WellImage:
         well: its name.
         layout: the image's axes and the places of its fields.
         levels: how many the pyramid of labels has, and that of pixels unless these stay in the raw plate.
-        generation: how often ingest has replaced the image; what was written into an earlier one is gone.
     """
 
     paths: PlatePaths
     well: str
     layout: WellLayout
     levels: int
-    generation: int
 
     @classmethod
     def open(cls, paths: PlatePaths, well: str) -> WellImage:
@@ -66,11 +62,7 @@ class WellImage:
             where = f"{paths.plate}/{well}: {folder}"
             raise ResultsError("the well has no image", where=where, remedy="run `snakemake`; ingest makes it")
         layout = WellLayout.from_json(own["layout"])
-        return cls(paths=paths, well=well, layout=layout, levels=own["levels"], generation=own["generation"])
-
-    def label_generation(self, label_set: str) -> int:
-        """How often ingest has replaced the arrays of a label set; -1 where there are none."""
-        return int(own_attributes(self._folder(label_set)).get("generation", -1))
+        return cls(paths=paths, well=well, layout=layout, levels=own["levels"])
 
     def _folder(self, label_set: str = "") -> Path:
         """The folder of the image, or of a label set."""
@@ -79,10 +71,10 @@ class WellImage:
 
     @cached_property
     def group(self) -> Any:
-        """The zarr.Group of the image, for reading and writing: levels "0", "1", ... and "labels/<name>/0", ..."""
+        """The zarr.Group of the image, for reading: levels "0", "1", ... and "labels/<name>/0", ..."""
         import zarr
 
-        return zarr.open_group(self._folder(), mode="r+", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(self._folder(), mode="r", zarr_format=3, use_consolidated=False)
 
     @cached_property
     def _levels(self) -> dict[int, Any]:
@@ -256,33 +248,52 @@ class WellImage:
         return pixels
 
     @cached_property
-    def _pyramid(self) -> list[Level]:
-        """Where and how the shards of each level are written."""
+    def _pyramids(self) -> dict[str, list[Level]]:
+        return {}
+
+    def _pyramid(self, label_set: str = "") -> list[Level]:
+        """Where and how the shards of each level are written, of the image or of a label set."""
         from plateflow.images.shards import Level
 
-        return [Level.of(self._folder() / str(level), self.group[str(level)]) for level in range(self.levels)]
+        if label_set not in self._pyramids:
+            folder, prefix = self._folder(label_set), f"labels/{label_set}/" if label_set else ""
+            levels = self.levels if label_set or self.layout.preview is None else 1
+            self._pyramids[label_set] = [Level.of(folder / str(n), self.group[f"{prefix}{n}"]) for n in range(levels)]
+        return self._pyramids[label_set]
 
-    def write_region(self, t: int, z: int, region: Region, pixels: NDArray[Any], run: Map = map) -> None:
-        """Write a region of the image and its pyramid: whole shards, one per level.
+    @contextmanager
+    def writing(self, t: int, z: int, run: Map = map) -> Iterator[Callable[[Region, NDArray[Any]], None]]:
+        """Write a plane of all channels, region by region: whole shards, one per level of the pyramid.
 
         Args:
             t, z: the plane.
-            region: (y, x) at level 0, one of `images.shards.shard_regions`.
-            pixels: (c, y, x) of the region.
             run: how the channels are compressed, such as a pool's `map`.
+
+        Yields:
+            writes a region: (y, x) at level 0, one of `images.shards.shard_regions`, and its pixels (c, y, x).
         """
         from plateflow.images.shards import halve_mean, write_shards
 
-        if self.layout.preview is None:
-            write_shards(self._pyramid, t, z, (region[0].start, region[1].start), pixels, run)
+        levels, halved = self._pyramid(), self.layout.preview
+        if halved is None:
+            yield lambda region, pixels: write_shards(
+                levels, (t, 0, z), (region[0].start, region[1].start), pixels, run
+            )
             return
-        for _ in range(self.layout.preview):
-            pixels = halve_mean(pixels)
-        ys, xs = _at_level(region, self.layout.preview, pixels)
-        self.group["0"][t : t + 1, :, z : z + 1, ys, xs] = pixels[None, :, None]
+        small = np.zeros((len(self.layout.channels), *levels[0].size), self.layout.dtype)
+
+        def shrink(region: Region, pixels: NDArray[Any]) -> None:
+            for _ in range(halved):
+                pixels = halve_mean(pixels)
+            top, left = (side.start >> halved for side in region)  # corners of regions are 0, or multiples of more
+            small[:, top : top + pixels.shape[-2], left : left + pixels.shape[-1]] = pixels
+
+        yield shrink
+        if small.any():
+            write_shards(levels, (t, 0, z), (0, 0), small, run)
 
     def write_labels(self, label_set: str, t: int, z: int, labels: Iterable[tuple[Canvas, Any]]) -> None:
-        """Write all labels of one t and z, and their pyramid; what no canvas covers becomes 0.
+        """Write all labels of one t and z, and their pyramid; where no canvas has one there is no shard.
 
         Args:
             label_set: its name.
@@ -290,29 +301,21 @@ class WellImage:
             labels: canvases of this t and z with their labels, uint32 (y, x), or an object that yields regions of them.
                 Where the boxes of two canvases overlap (their fields do not) labels win over 0.
         """
-        from plateflow.images.shards import halve_labels
+        from plateflow.images.shards import write_label_shards
 
-        arrays, canvases = self.group[f"labels/{label_set}"], list(labels)
-        for band in self._bands():
-            pixels = np.zeros([side.stop - side.start for side in band], np.uint32)
+        canvases = list(labels)
+
+        def paint(rows: range, columns: range) -> NDArray[np.uint32]:
+            pixels = np.zeros((len(rows), len(columns)), np.uint32)
             for canvas, values in canvases:
-                if part := shared(band, canvas.slices):
-                    new = values[part[1]]
-                    np.copyto(pixels[part[0]], new, where=new > 0)
-            for level in range(self.levels):
-                ys, xs = _at_level(band, level, pixels)
-                arrays[str(level)][t : t + 1, z : z + 1, ys, xs] = pixels[None, None]
-                pixels = halve_labels(pixels)
+                (to_y, from_y), (to_x, from_x) = map(_within, (rows, columns), canvas.slices)
+                part = pixels[to_y, to_x]
+                if part.size:
+                    new = values[from_y, from_x]
+                    np.copyto(part, new, where=new > 0)
+            return pixels
 
-    def _bands(self) -> Iterator[Region]:
-        """The shard regions, those of more than `BAND_PX` px in bands of rows that no pixel of any level crosses."""
-        from plateflow.images.shards import shard_regions
-
-        unit = 2 ** (self.levels - 1)
-        for ys, xs in shard_regions(self.layout, self.levels):
-            rows = max(unit, BAND_PX // (xs.stop - xs.start) // unit * unit)
-            for y in range(ys.start, ys.stop, rows):
-                yield slice(y, min(y + rows, ys.stop)), xs
+        write_label_shards(self._pyramid(label_set), (t, z), paint)
 
 
 def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:
@@ -334,7 +337,9 @@ def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32
         out /= np.float32(count)
 
 
-def _at_level(region: Region, level: int, pixels: NDArray[Any]) -> Region:
-    """The place at a level of a region's `pixels` (..., y, x): corners of regions are multiples of 2^levels, or 0."""
-    top, left = (side.start >> level for side in region)
-    return slice(top, top + pixels.shape[-2]), slice(left, left + pixels.shape[-1])
+def _within(places: range, side: slice) -> tuple[slice, slice]:
+    """Which of some places along an axis lie in a side of a box: of the places, and of the side."""
+    first, last = (-((places.start - at) // places.step) for at in (side.start, side.stop))  # rounded up
+    first, last = max(first, 0), min(last, len(places))
+    offset = places.start - side.start
+    return slice(first, max(first, last)), slice(offset + first * places.step, offset + last * places.step, places.step)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.files import atomic_file
+from plateflow.files import atomic_file, make_folder
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
@@ -27,7 +27,7 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """An array of zeros in a nameless file, which disappears with the array, however the job ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):  # without it a full disk shows as a bus error at the first write
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)

@@ -19,6 +19,7 @@ from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, examples
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.state.journal import PLATE_KEY
 
 
 def work_items(job: Job) -> list[WorkItem[Index]]:
@@ -57,13 +58,15 @@ def ingest(job: Job, index: Index) -> Outcome:
     if stacked:
         note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {examples(stacked)}"
         metadata = metadata | {"disagreements": [*metadata["disagreements"], f"{note}; they are laid out in a grid"]}
-    create_plate(
+    before = job.plate.outcomes("ingest").get(PLATE_KEY)
+    images = create_plate(
         job.paths,
         metadata,
         layouts,
         label_sets=list(job.config.segmentation),
         levels=job.config.levels,
         z_mode=job.config.z,
+        ids=before.info.get("images", {}) if before else {},
     )
     buffer = io.BytesIO()
     table = pa.Table.from_pandas(planes, preserve_index=False).replace_schema_metadata(None)
@@ -71,6 +74,5 @@ def ingest(job: Job, index: Index) -> Outcome:
     write_atomic(job.paths.planes, buffer.getvalue())
     write_json(job.paths.metadata, metadata)
     missing = int((planes["state"] == "missing").sum())
-    return Outcome(
-        info={"wells": len(layouts), "fields": metadata["fields"], "planes": len(planes), "missing": missing}
-    )
+    counts = {"wells": len(layouts), "fields": metadata["fields"], "planes": len(planes), "missing": missing}
+    return Outcome(info={**counts, "images": images})

@@ -66,8 +66,6 @@ def work_items(job: Job) -> list[Item]:
 
 def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
     """The work items of `stitch` in some wells."""
-    from plateflow.images.well import WellImage
-
     followed = plate.outcomes("follow")
     blocks: dict[tuple[str, str], list[WorkItem[CanvasBlock]]] = {}
     for block in follow_items(plate, wells):
@@ -82,7 +80,6 @@ def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
                 depends={
                     "follow": [entry.fingerprint for entry in entries],
                     "parameters": plate.parameters("stitch", label_set),
-                    "label arrays": WellImage.open(plate.paths, well).label_generation(label_set),
                 },
                 upstream=left_out_upstream(entries),
                 reads={"follow": {block.key for block in of_well}},
@@ -117,8 +114,7 @@ def _stitch(job: Job, item: Item) -> Outcome:
             planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
             image.write_labels(item.label_set, t, z + k, planes)
     write_atomic(job.paths.objects(item.label_set, item.well), _parquet(tables))
-    files = [path for place in _owned(job, item) for path in [place, *place.rglob("*")] if path.is_file()]
-    return Outcome(info={"objects": count, "canvases": len(canvases)}, files=files)
+    return Outcome(info={"objects": count, "canvases": len(canvases)})
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,7 @@ def _item(job: Job, well: str, planes: pd.DataFrame) -> WorkItem[pd.DataFrame]:
     depends = {
         "manifest": digest(rows, job.plate.metadata["bit_max"]),
         "raw files": digest([stat_of(path) for path in paths if path]),
-        # ingest replaces an image whose layout changed: what was written is gone then
-        "image": digest(image.layout.to_json(), image.generation),
+        "image": digest(image.layout.to_json(), image.levels),
         "parameters": job.parameters(),
     }
     return WorkItem(well=well, depends=depends, data=planes)
@@ -193,12 +192,13 @@ class _Pass:
 
         held: dict[tuple[str, str], NDArray[np.generic]] = {}  # what later regions need, too
         regions = shard_regions(self.layout, self.image.levels)
-        for number, region in enumerate(regions):
-            boxes = [box for box in self.fields if shared(box.slices, region)]
-            later = {box.name for box in boxes if any(shared(box.slices, other) for other in regions[number + 1 :])}
-            block = self._block(t, z, region, boxes, later, held, pool)
-            if self._take_out(block, boxes, region):
-                self.image.write_region(t, z, region, block, pool.map)
+        with self.image.writing(t, z, pool.map) as write:
+            for number, region in enumerate(regions):
+                boxes = [box for box in self.fields if shared(box.slices, region)]
+                later = {box.name for box in boxes if any(shared(box.slices, other) for other in regions[number + 1 :])}
+                block = self._block(t, z, region, boxes, later, held, pool)
+                if self._take_out(block, boxes, region):
+                    write(region, block)
 
     def _block(
         self,
