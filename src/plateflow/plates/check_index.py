@@ -85,7 +85,7 @@ def _one_file_for_several(plate: str, planes: pd.DataFrame, root: Path) -> Itera
     named = planes[planes["path"] != ""]
     shared = named[named.duplicated(["path", "page"], keep=False)]
     for (path, _), rows in shared.groupby(["path", "page"], sort=False):
-        first = rows.iloc[0]
+        first, file = rows.iloc[0], str(root / str(path))
         places = examples(f"{r.well} field {r.field} {r.channel} t {r.t} z {r.z}" for r in rows.itertuples())
         what = f"one image stands for {len(rows)} planes, such as {places}"
         remedy = "check whether the metadata are right: the same pixels would be measured several times"
