@@ -89,9 +89,7 @@ def _one_file_for_several(plate: str, planes: pd.DataFrame, root: Path) -> Itera
         places = examples(f"{r.well} field {r.field} {r.channel} t {r.t} z {r.z}" for r in rows.itertuples())
         what = f"one image stands for {len(rows)} planes, such as {places}"
         remedy = "check whether the metadata are right: the same pixels would be measured several times"
-        yield Problem(
-            "warning", plate, what, remedy, well=first["well"], field=first["field"], file=str(root / str(path))
-        )
+        yield Problem("warning", plate, what, remedy, well=first["well"], field=first["field"], file=file)
 
 
 def _pixel_sizes(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
