@@ -48,6 +48,11 @@ class Sink:
         return self._size, f"{self._crc:08x}"
 
 
+def checksum(data: Any) -> str:
+    """The CRC32C of bytes, or of any contiguous buffer, as 8 hexadecimal digits."""
+    return f"{_crc(data):08x}"
+
+
 def _crc(data: Any, value: int = 0) -> int:
     from google_crc32c import extend
 

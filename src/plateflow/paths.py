@@ -43,17 +43,28 @@ def parse_well(name: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class PlatePaths:
-    """Every file and folder of one plate's results (the data contract in docs/design.md)."""
+    """Every file and folder of one plate's results (the data contract in docs/design.md).
+
+    Attributes:
+        plate: its id.
+        root: the folder of its results.
+        scratch: the folder of its intermediates.
+        raw: the folder of its raw data, to which the manifest's paths are relative.
+    """
 
     plate: str
     root: Path
     scratch: Path
+    raw: Path = Path()
 
     @classmethod
-    def of(cls, plate: str, *, results: str | Path, scratch: str | Path | None = None) -> PlatePaths:
+    def of(
+        cls, plate: str, *, results: str | Path, scratch: str | Path | None = None, raw: str | Path = ""
+    ) -> PlatePaths:
         """The paths of a plate below `results`; without `scratch`, its scratch lies beside its results."""
         root = Path(results) / plate
-        return cls(plate=plate, root=root, scratch=Path(scratch) / plate if scratch else root / "scratch")
+        scratch = Path(scratch) / plate if scratch else root / "scratch"
+        return cls(plate=plate, root=root, scratch=scratch, raw=Path(raw))
 
     @property
     def planes(self) -> Path:

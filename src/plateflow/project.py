@@ -72,7 +72,8 @@ class Plate:
     @cached_property
     def paths(self) -> PlatePaths:
         """The plate's files."""
-        return PlatePaths.of(self.name, results=self.config.results, scratch=self.config.scratch)
+        results, scratch = self.config.results, self.config.scratch
+        return PlatePaths.of(self.name, results=results, scratch=scratch, raw=self.spec.path)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from plateflow.errors import RawDataError
 from plateflow.images.well import WellImage
 from plateflow.plates import PlaneError, index_plate, recognise
 from plateflow.plates.check import check_plate
-from plateflow.plates.plate import read_row
+from plateflow.plates.raw import RawFolder
 from plateflow.project import Plate
 from plateflow.stages import run_stage
 
@@ -75,7 +75,7 @@ def read(spec: PlateSpec) -> Read:
     for row in index.planes.to_dict("records"):
         place = tuple(row[name] for name in PLACE)
         try:
-            pixels[place] = read_row(row)
+            pixels[place] = RawFolder(index.root).read(row)
         except PlaneError as error:
             pixels[place] = error.reason
     problems = check_plate(spec, config, deep=True)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def tables(**columns: Any) -> Index:
     planes = planes.assign(plate="p", channel="DNA", t=0, z=0, path=[f"{n}.tif" for n in range(8)], page=0)
     planes = planes.assign(y_um=[0.0, 0, 50, 50] * 2, x_um=[0.0, 50, 0, 50] * 2, dy_um=0.5, dx_um=0.5)
     planes = planes.assign(height=100, width=100, dtype="uint16", state="ok", reason="").assign(**columns)
-    return Index(planes=planes, metadata={"plate": "p", "disagreements": [], "bit_max": 65535})
+    return Index(root=Path("/raw"), planes=planes, metadata={"plate": "p", "disagreements": [], "bit_max": 65535})
 
 
 def found(index: Index) -> list[tuple[str, str, str, str]]:
@@ -158,7 +159,7 @@ def test_a_field_that_strays_or_has_no_position() -> None:
         "x_um": [0.0, 50, 0, 50] * 2 + [0.0, 50, 0, 50000],
     }
     base = pd.concat([tables().planes] * 2).iloc[:12].reset_index(drop=True)
-    index = Index(planes=base.assign(**columns, path=[f"{n}" for n in range(12)]), metadata=tables().metadata)
+    index = replace(tables(), planes=base.assign(**columns, path=[f"{n}" for n in range(12)]))
     strays = [item for item in found(index) if "away from where it is" in item[3]]
     assert [item[:3] for item in strays] == [("warning", "A03", "4")]
     (lost,) = found(tables(y_um=[float("nan"), 0, 50, 50, 0, 0, 50, 50]))
@@ -190,7 +191,7 @@ def test_one_file_for_two_planes() -> None:
 def test_clocks_that_run_backwards() -> None:
     index = tables(t=[0, 1, 2, 3] * 2, field="1")
     for times, wells in (([0.0, 1, 2, 3] * 2, []), ([0.0, 1, 2, 3, 0, 2, 1, 3], ["A02"])):
-        timed = Index(planes=index.planes, metadata=index.metadata, times_s=np.array(times))
+        timed = replace(index, times_s=np.array(times))
         assert [p.well for p in check_index(timed) if "backwards" in p.what] == wells
 
 
@@ -211,7 +212,7 @@ def look(
     index = tables(path=[str(folder / f"{n}.tif") for n in range(8)], dtype=str(pixels[0].dtype))
     for n, plane in enumerate(pixels):
         tifffile.imwrite(folder / f"{n}.tif", plane)
-    index = Index(planes=index.planes, metadata=index.metadata | {"bit_max": bit_max})
+    index = replace(index, metadata=index.metadata | {"bit_max": bit_max})
     return [(p.well + p.field, p.what) for p in check_pixels(index, saturated_fraction, deep=False)]
 
 

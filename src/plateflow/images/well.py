@@ -29,6 +29,7 @@ from plateflow.paths import PlatePaths
 
 if TYPE_CHECKING:
     from plateflow.images.shards import Level, Map
+    from plateflow.plates.raw import RawFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,32 +207,37 @@ class WellImage:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
         if self.layout.preview is None:
             return self._stored(0, canvas.t, channel, z, canvas.slices)
-        from plateflow.plates.pixels import PlaneError, read_plane
+        from plateflow.plates.pixels import PlaneError
 
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
-            path, page = self._raw_planes.get((box.name, channel, canvas.t, z), ("", 0))
-            if not path:
+            row = self._raw_planes.get((box.name, channel, canvas.t, z))
+            if row is None or not row["path"]:
                 continue
             try:
-                pixels[region] = read_plane(path, page, height=box.height, width=box.width, dtype=self.layout.dtype)
+                pixels[region] = self._raw_folder.read(row)
             except PlaneError as error:
                 raise RawDataError(
                     "a raw plane that was sound can't be read any more",
-                    where=f"{self.paths.plate}/{self.well} field {box.name}: {path}",
+                    where=f"{self.paths.plate}/{self.well} field {box.name}: {self._raw_folder.path(row['path'])}",
                     why=error.detail,
                     remedy="`plateflow check`, then `snakemake`",
                 ) from error
         return pixels
 
     @cached_property
-    def _raw_planes(self) -> dict[tuple[str, str, int, int], tuple[str, int]]:
-        """Path and page of the raw planes, by field, channel, t and z."""
+    def _raw_planes(self) -> dict[tuple[str, str, int, int], dict[str, Any]]:
+        """The manifest's rows, by field, channel, t and z."""
         import pandas as pd
 
-        columns = ["field", "channel", "t", "z", "path", "page"]
-        rows = pd.read_parquet(self.paths.planes, columns=columns, filters=[("well", "==", self.well)])
-        return {(field, channel, t, z): (path, page) for field, channel, t, z, path, page in rows.itertuples(False)}
+        rows: Any = pd.read_parquet(self.paths.planes, filters=[("well", "==", self.well)]).to_dict("records")
+        return {(row["field"], row["channel"], row["t"], row["z"]): row for row in rows}
+
+    @cached_property
+    def _raw_folder(self) -> RawFolder:
+        from plateflow.plates.raw import RawFolder
+
+        return RawFolder(self.paths.raw)
 
     def _small(self, level: int, channel: str, z: int, region: Region) -> NDArray[Any]:
         """A region of a plane at a level, at the first time point; an image in place has one level, enlarged here."""

@@ -78,13 +78,14 @@ def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:
         return []
     key = ["path", "page", "well", "field", "channel", "t", "z"]
     stat = ["size_bytes", "mtime_ns"]
-    old, new = pd.read_parquet(paths.planes, columns=key + stat), index_plate(spec).planes[key + stat]
+    index = index_plate(spec)
+    old, new = pd.read_parquet(paths.planes, columns=key + stat), index.planes[key + stat]
     both = old.merge(new, how="outer", on=key, suffixes=("_old", "_new"))
     before, now = both["size_bytes_old"] >= 0, both["size_bytes_new"] >= 0
     other = (both["size_bytes_old"] != both["size_bytes_new"]) | (both["mtime_ns_old"] != both["mtime_ns_new"])
     both["change"] = np.select([before & ~now, now & ~before, before & now & other], ["gone", "new", "changed"], "")
     changed = both[both["change"] != ""].drop_duplicates("path", keep="last").sort_values("path")
-    return [f"{path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
+    return [f"{index.root / path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
 
 
 def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ def check_index(index: Index) -> Iterator[Problem]:
     for note in index.metadata["disagreements"]:
         yield Problem("warning", plate, note, "check whether the metadata are right")
     yield from _incomplete(plate, planes)
-    yield from _one_file_for_several(plate, planes)
+    yield from _one_file_for_several(plate, planes, index.root)
     yield from _pixel_sizes(plate, planes)
     yield from _positions(plate, planes)
     if index.times_s is not None:
@@ -79,16 +80,16 @@ def _incomplete(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
         yield Problem("error", plate, what, remedy, well=str(well), field=str(field))
 
 
-def _one_file_for_several(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
+def _one_file_for_several(plate: str, planes: pd.DataFrame, root: Path) -> Iterator[Problem]:
     """Planes that the metadata take from the same page of the same file."""
     named = planes[planes["path"] != ""]
     shared = named[named.duplicated(["path", "page"], keep=False)]
     for (path, _), rows in shared.groupby(["path", "page"], sort=False):
-        first = rows.iloc[0]
+        first, file = rows.iloc[0], str(root / str(path))
         places = examples(f"{r.well} field {r.field} {r.channel} t {r.t} z {r.z}" for r in rows.itertuples())
         what = f"one image stands for {len(rows)} planes, such as {places}"
         remedy = "check whether the metadata are right: the same pixels would be measured several times"
-        yield Problem("warning", plate, what, remedy, well=first["well"], field=first["field"], file=str(path))
+        yield Problem("warning", plate, what, remedy, well=first["well"], field=first["field"], file=file)
 
 
 def _pixel_sizes(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from plateflow.errors import RawDataError
 from plateflow.plates.check_index import Problem, Severity
 from plateflow.plates.pixels import PlaneError
-from plateflow.plates.plate import read_row
+from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index
 
 SAMPLED_FIELDS = 12
@@ -47,14 +48,20 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
             as `quality.saturated_fraction` in the configuration.
         deep: decode every file; otherwise check the headers and lengths of all, and the pixels of a sample of fields.
     """
-    planes = index.planes[index.planes["path"] != ""]
+    folder, planes = RawFolder(index.root), index.planes[index.planes["path"] != ""]
     sample = set(planes.index if deep else _sample(planes))
+    stopped: list[RawDataError] = []
 
     def look(item: tuple[Any, Row]) -> PlaneError | _Facts | None:
+        if stopped:
+            return None
         try:
-            pixels = read_row(item[1], decode=item[0] in sample)
+            pixels = folder.read(item[1], decode=item[0] in sample)
         except PlaneError as error:
             return error
+        except RawDataError as error:
+            stopped.append(error)
+            return None
         if item[0] not in sample:
             return None
         counts = np.bincount(pixels.ravel())
@@ -77,8 +84,10 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
                 looked.append((row, result))
             elif result is not None:
                 what, remedy = f"{result.reason}: {result.detail}", _REMEDIES.get(result.reason, _COPY_AGAIN)
-                yield _problem(row, "error", what, remedy)
-    yield from _odd_planes(looked, saturated_fraction)
+                yield _problem(folder, row, "error", what, remedy)
+    for error in stopped[:1]:
+        yield Problem("error", str(index.metadata["plate"]), f"{error.what}: {error.where}: {error.why}", error.remedy)
+    yield from _odd_planes(folder, looked, saturated_fraction)
     yield from _odd_plate(str(index.metadata["plate"]), [facts for _, facts in looked if facts.values > 1])
 
 
@@ -90,28 +99,29 @@ def _sample(planes: pd.DataFrame) -> pd.Index:
     return pd.Index(kept.iloc[:: max(1, -(-len(kept) // SAMPLED_PLANES))])
 
 
-def _problem(row: Row, severity: Severity, what: str, remedy: str) -> Problem:
+def _problem(folder: RawFolder, row: Row, severity: Severity, what: str, remedy: str) -> Problem:
     """A problem of the plane in a row of the manifest."""
-    what = f"channel {row['channel']}: {what.replace(row['path'], 'the file')}"
-    return Problem(severity, row["plate"], what, remedy, well=row["well"], field=row["field"], file=row["path"])
+    file = str(folder.path(row["path"]))
+    what = f"channel {row['channel']}: {what.replace(file, 'the file')}"
+    return Problem(severity, row["plate"], what, remedy, well=row["well"], field=row["field"], file=file)
 
 
-def _odd_planes(looked: list[tuple[Row, _Facts]], saturated_fraction: float) -> Iterator[Problem]:
+def _odd_planes(folder: RawFolder, looked: list[tuple[Row, _Facts]], saturated_fraction: float) -> Iterator[Problem]:
     first: dict[tuple[int, int, int], Row] = {}
     for row, facts in looked:
         if facts.values == 1:
             remedy = "check whether the lamp was on; the field gets the flag `empty`"
-            yield _problem(row, "warning", f"constant: every pixel is {facts.low}", remedy)
+            yield _problem(folder, row, "warning", f"constant: every pixel is {facts.low}", remedy)
             continue
         if facts.top >= saturated_fraction:
             what = f"saturated: {facts.top:.1%} of the pixels are at the top of the range"
             remedy = "lower the exposure next time; intensities of bright cells are too low"
-            yield _problem(row, "warning", what, remedy)
+            yield _problem(folder, row, "warning", what, remedy)
         other = first.setdefault((facts.crc, facts.low, facts.high), row)
         if (other["path"], other["page"]) != (row["path"], row["page"]):
             place = ", ".join(f"{key} {other[key]}" for key in ("well", "field", "channel", "t", "z"))
             remedy = "check whether a file was copied under another name, or a projection stands for its planes"
-            yield _problem(row, "warning", f"doubled: the same pixels as those of {place}", remedy)
+            yield _problem(folder, row, "warning", f"doubled: the same pixels as those of {place}", remedy)
 
 
 def _odd_plate(plate: str, looked: list[_Facts]) -> Iterator[Problem]:

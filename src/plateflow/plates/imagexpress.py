@@ -26,6 +26,7 @@ from plateflow.config import PlateSpec
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, decode, list_files, peek
 from plateflow.plates.names import NamePattern
+from plateflow.plates.pixels import own_fault
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
@@ -111,7 +112,9 @@ def _head(path: Path) -> Head:
             text = page.description
             properties = fromstring(text).iter() if text.startswith("<MetaData") else ()  # prop and custom-prop
             return {str(item.get("id")): str(item.get("value")) for item in properties} | size
-    except Exception:
+    except Exception as error:
+        if not own_fault(error):
+            raise
         return {}
 
 

@@ -22,6 +22,8 @@ import numpy as np
 from plateflow.config import PlateSpec
 from plateflow.paths import parse_well
 from plateflow.plates.files import PARSE_ERRORS, Listing, inside, list_files, parsing
+from plateflow.plates.pixels import own_fault
+from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
 
 _TO_UM = {
@@ -48,13 +50,15 @@ class OmeZarrReader:
 
     def read(self, spec: PlateSpec) -> Index:
         """Index an OME-Zarr plate (see `Reader.read`)."""
-        root = _plate_group(plate_folder(spec))
+        folder = plate_folder(spec)
+        root = _plate_group(folder)
         if root is None:
             why = "it has no zarr.json or .zattrs with the attribute plate"
             remedy = "give the plate's own group, the folder that holds the rows; a single image is not a plate"
             raise other_layout(spec, "an OME-Zarr plate", why=why, remedy=remedy)
         plate = _Plate(spec, list_files(root))
-        index = make_index(spec, self.name, plate.records(), plate.listing)
+        base = root.relative_to(folder).as_posix()
+        index = make_index(spec, self.name, plate.records(), plate.listing, base=base)
         if self.in_place:
             index.metadata["in_place"] = True
         return index
@@ -75,7 +79,9 @@ def _attributes(group: Path) -> dict[str, Any]:
             attributes = json.loads((group / name).read_text(encoding="utf-8"))
             attributes = attributes.get("attributes", {}) if name == "zarr.json" else attributes
             attributes = attributes.get("ome", attributes)
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            if not own_fault(error):
+                raise
             continue
         return attributes if isinstance(attributes, dict) else {}
     return {}
@@ -138,6 +144,9 @@ class _Plate:
             try:
                 yield from list(self._image(image_path, place, group))
             except (*PARSE_ERRORS, OSError) as error:  # one bad image leaves its field out, not the plate
+                if not own_fault(error):
+                    raise
+                RawFolder(self.root).look_around(image_path)
                 self.notes.append(f"the image {image_path} can't be understood: {type(error).__name__}: {error}")
                 # One plane of it, of a channel that other images have; `make_index` adds the rest of theirs.
                 channel = next((key for key in self.channels if key[0] == (group or 0)), (group or 0, 0))

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_MACHINE = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
-"""Errors of the machine, not of a file."""
+_OF_ONE_NAME = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM),
+    errno.EINVAL,  # of a damaged file that tells the decoder to go where no file reaches
+}
+"""What the system says of one name or one file, while all others may be sound."""
 
 
 class PlaneError(Exception):
@@ -33,12 +36,26 @@ class PlaneError(Exception):
         super().__init__(f"{reason}: {detail}")
 
 
+def own_fault(error: BaseException) -> bool:
+    """Whether an error over a file may be that file's own fault: any but those that the system has with all files.
+
+    "May be": a whole share can refuse every name. So whoever gives a file up looks at others first: see `RawFolder`.
+    """
+    return not isinstance(error, OSError) or error.errno is None or error.errno in _OF_ONE_NAME
+
+
 def header(path: Path) -> tuple[int, int, str] | None:
-    """Height, width and pixel type of a TIFF's first page, a PNG, or a Zarr array; None where it cannot be read."""
+    """Height, width and pixel type of a TIFF's first page, a PNG, or a Zarr array; None where the file is damaged.
+
+    Raises:
+        OSError: the machine is at fault.
+    """
     try:
         with _opened(path, 0) as plane:
             return int(plane.shape[0]), int(plane.shape[1]), plane.dtype
-    except Exception:
+    except Exception as error:
+        if not own_fault(error):
+            raise
         return None
 
 
@@ -59,7 +76,7 @@ def read_plane(
 
     Raises:
         PlaneError: the file is damaged, or not as expected.
-        OSError: the machine is at fault (too many open files, an input/output error).
+        OSError: the machine is at fault: a share that isn't connected, an input/output error, too many open files.
     """
     path = Path(path)
     try:
@@ -67,7 +84,7 @@ def read_plane(
     except (FileNotFoundError, NotADirectoryError):
         raise PlaneError("missing", f"{path} is not there") from None
     except OSError as error:  # a folder that may not be entered, a link to itself
-        if error.errno in _MACHINE:
+        if not own_fault(error):
             raise
         raise PlaneError("unreadable", f"{path}: {type(error).__name__}: {error.strerror}") from error
     if size == 0:
@@ -87,7 +104,7 @@ def read_plane(
     except (PlaneError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _MACHINE:
+        if not own_fault(error):
             raise
         reason = "truncated" if _directory_is_cut(path, size) else "unreadable"
         raise PlaneError(reason, f"{path}: {type(error).__name__}: {error}") from error
@@ -111,7 +128,9 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
         array: Any = zarr.open_array(path, mode="r")
 
         def decode() -> NDArray[Any]:
-            return np.asarray(array[tuple(int(n) for n in np.unravel_index(page, array.shape[:-2]))])
+            pixels = np.asarray(array[tuple(int(n) for n in np.unravel_index(page, array.shape[:-2]))])
+            path.stat()  # zarr takes chunks that aren't there for zeros: a share may be gone by now
+            return pixels
 
         yield _Stored(shape=array.shape[-2:], dtype=str(array.dtype), decode=decode)
     elif path.suffix.lower() == ".png":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
 from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
-from plateflow.plates.pixels import PlaneError, read_plane
+from plateflow.plates.raw import RawFolder, machine_error
 from plateflow.plates.reader import Index, Reader, plate_folder
 from plateflow.plates.yokogawa import YokogawaReader
 
@@ -43,22 +42,13 @@ class RawPlate(Index):
         Raises:
             KeyError: the plate has no such plane.
             PlaneError: the plane is missing or damaged.
+            RawDataError: the machine is at fault.
         """
         place = {"well": well, "field": str(field), "channel": channel, "t": t, "z": z}
         rows = self.planes[(self.planes[list(place)] == pd.Series(place)).all(axis=1)]
         if rows.empty:
             raise KeyError(f"the plate has no plane at {place}")
-        return read_row(rows.iloc[0].to_dict())
-
-
-def read_row(row: Mapping[Any, Any], *, decode: bool = True) -> NDArray[Any]:
-    """The raw pixels of the plane in one row of the manifest; see `read_plane`."""
-    if not row["path"]:
-        place = f"channel {row['channel']}, t {row['t']}, z {row['z']}"
-        raise PlaneError("missing", f"the metadata have no image for {place}")
-    return read_plane(
-        row["path"], row["page"], height=row["height"], width=row["width"], dtype=row["dtype"], decode=decode
-    )
+        return RawFolder(self.root).read(rows.iloc[0].to_dict())
 
 
 def recognise(folder: Path) -> str:
@@ -83,13 +73,16 @@ def index_plate(spec: PlateSpec) -> Index:
     """Read the manifest of a plate of the plate sheet afresh.
 
     Raises:
-        RawDataError: the folder, the layout or the metadata cannot be used.
+        RawDataError: the folder, the layout or the metadata cannot be used, or the machine is at fault.
     """
     reader = READERS.get(spec.layout)
     if reader is None:
         where, remedy = f"{spec.plate}: column layout of the plate sheet", f"use one of {', '.join(READERS)}"
         raise RawDataError(f"the layout {spec.layout!r} is unknown", where=where, remedy=remedy)
-    return reader.read(spec)
+    try:
+        return reader.read(spec)
+    except OSError as error:
+        raise machine_error(error, where=f"{spec.plate}: {spec.path}") from error
 
 
 def open_plate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from plateflow.errors import RawDataError
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing
 from plateflow.plates.pixels import header
+from plateflow.plates.raw import RawFolder, machine_error
 
 FORMATS = ((8, 12), (16, 24), (32, 48))
 """Rows and columns of 96, 384 and 1536 wells: the smallest that fits is assumed where the metadata don't say."""
@@ -64,11 +65,14 @@ class Index:
     """The manifest of a plate.
 
     Attributes:
-        planes: one row per plane, with `COLUMNS` (docs/design.md), sorted by row, column, field, channel, t, z.
+        root: the plate's folder, absolute.
+        planes: one row per plane, with `COLUMNS` (docs/design.md), sorted by row, column, field, channel, t, z; the
+            path is relative to the plate's folder.
         metadata: the content of manifest/plate.json: format, wells, channels, pixel size, layout, disagreements.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
     """
 
+    root: Path
     planes: pd.DataFrame
     metadata: dict[str, Any]
     times_s: NDArray[np.float64] | None = None
@@ -116,14 +120,19 @@ def plate_folder(spec: PlateSpec) -> Path:
     """Check the folder of a plate.
 
     Raises:
-        RawDataError: the folder does not exist, or is empty.
+        RawDataError: the folder does not exist, is empty, or cannot be listed.
     """
     folder = Path(spec.path)
     where = f"{spec.plate}: {folder}"
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+        empty = there and next(folder.iterdir(), None) is None
+    except OSError as error:
+        raise machine_error(error, where=where) from error
+    if not there:
         remedy = "fix the path in the plate sheet; relative paths start at the folder in which snakemake runs"
         raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy)
-    if next(folder.iterdir(), None) is None:
+    if empty:
         remedy = "copy the measurement into it, or fix the path in the plate sheet"
         raise RawDataError("the plate's folder is empty", where=where, remedy=remedy)
     return folder
@@ -154,7 +163,7 @@ def other_layout(spec: PlateSpec, expected: str, *, why: str, remedy: str) -> Ra
     return RawDataError(f"the folder is not {expected}", where=f"{spec.plate}: {spec.path}", why=why, remedy=remedy)
 
 
-def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing) -> Index:
+def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing, *, base: str = ".") -> Index:
     """Make the manifest from what a reader found.
 
     Planes whose file does not exist, and planes that a field should have but has not, get the state `missing`. Time
@@ -166,10 +175,12 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing)
         layout: the name of the reader.
         records: what the reader found.
         listing: the files of the plate's folder.
+        base: the folder that was listed, relative to the plate's, where it is another.
 
     Raises:
         RawDataError: there is no plane at all, two planes claim one place, a well lies off the plate, or the channels
             of all fields differ in size.
+        OSError: the machine is at fault.
     """
     if not records.planes:
         raise RawDataError(
@@ -204,7 +215,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing)
     planes["state"] = np.where(absent, "missing", "ok")
     without_path = planes["reason"].replace("", None).fillna("no_record")
     planes["reason"] = np.where(absent, np.where(planes["path"] == "", without_path, "missing"), "")
-    planes["path"] = [str(listing.root / path) if path else "" for path in planes["path"]]
+    planes["path"] = [str(PurePosixPath(base, path)) if path else "" for path in planes["path"]]
     planes["plate"] = spec.plate
     planes["_channel"] = planes["channel"].map(names.index)
     planes["_field"] = planes["field"].map(lambda name: int(name) if name.isdecimal() else np.inf)
@@ -217,7 +228,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing)
         "layout": layout,
         **_metadata(records.bit_max, channels, planes, notes),
     }
-    return Index(planes=planes, metadata=metadata, times_s=times)
+    return Index(root=Path(spec.path).absolute(), planes=planes, metadata=metadata, times_s=times)
 
 
 def _metadata(
@@ -320,6 +331,8 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
     step = max(1, len(present) // HEADERS_READ)
     heads = (header(listing.root / path) for path in present[::step][:HEADERS_READ])
     votes = Counter(head for head in heads if head is not None and 0 < head[0] * head[1] <= LARGEST_PX)
+    if present and not votes:
+        RawFolder(listing.root).look_around(present[0])
     height, width, dtype = votes.most_common(1)[0][0] if votes else (0, 0, "uint16")
     # Other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"

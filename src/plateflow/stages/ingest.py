@@ -5,7 +5,8 @@ Writes: manifest/planes.parquet, manifest/plate.json, the groups and arrays of p
 Work item: the plate.
 
 The index is part of what the stage depends on, so it is made before anything is decided; it opens no image for its
-pixels. The manifest appears by rename and holds no clock.
+pixels. The manifest appears by rename and holds no clock. Where the raw folder lies is in neither: moved raw data are
+the same.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index, with the size and time of every raw file."""
     index = index_plate(job.plate.spec)
     check_channels(job.config, index.metadata)
+    parameters = job.parameters()
     depends = {
-        "parameters": job.parameters(),
+        "parameters": {**parameters, "raw": {**parameters["raw"], "path": ""}},
         "raw files": manifest_digest(index),
     }
     return [WorkItem(depends=depends, data=index)]

@@ -115,6 +115,7 @@ class WorkItem(Generic[Data]):
             "raw files", "parameters", "tile", "model", ...
         upstream: the outcome of an earlier stage that left this item out, if one did.
         reads: by an earlier stage, its work items whose files this one reads, where not all of its well and label set.
+        raw: what `Entry.raw` would say now, where only places and times may differ from what it says.
         data: what the stage wants to carry along; not part of the fingerprint.
     """
 
@@ -124,6 +125,7 @@ class WorkItem(Generic[Data]):
     depends: Mapping[str, Any] = field(default_factory=dict)
     upstream: Entry | None = None
     reads: Mapping[str, Collection[Key]] = field(default_factory=dict)
+    raw: dict[str, Any] | None = None
     data: Data = None  # type: ignore[assignment]
 
     @property
@@ -375,6 +377,11 @@ class _Run:
         self.batches: list[list[Item]] = []
         stale = [item for item in items if changes(job, item, self.latest.get(item.key), lost=self.lost)]
         self._sort(stale, {*suspects, *deaths}, deaths)
+        for key in sorted(self._items.keys() - {item.key for item in stale}):
+            raw = self._items[key].raw
+            if raw not in (None, self.latest[key].raw):
+                self.latest[key] = replace(self.latest[key], raw=raw)
+                append_outcome(self.path, self.latest[key])
 
     def _sort(self, stale: list[Item], suspects: set[Key], deaths: Mapping[Key, int]) -> None:
         """Put items that an earlier stage left out, or that killed their job twice, into `left_out`, others in batches.

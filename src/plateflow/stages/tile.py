@@ -5,7 +5,13 @@ Writes: images in plate.zarr, histograms/<well>.npz.
 Work item: a well.
 
 Level 0 keeps the raw values. A plane that can't be used sets its whole field aside, with its reason; the well goes on
-with the other fields. Memory holds one region of one image (`images.shards`), used again for the next, and the planes
+with the other fields.
+
+A well depends on the pixels of its raw files, by their paths within the raw folder. What tells whether they are as they
+were is size and time of each file; where the time alone differs, the pixels are read and compared. So moved or
+re-copied raw data redo nothing. A file that was changed without a trace, size and time as before, can't be seen.
+
+Memory holds one region of one image (`images.shards`), used again for the next, and the planes
 that regions to come need.
 """
 
@@ -13,16 +19,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.files import digest, stat_of, take_stamps
+from plateflow.files import checksum, digest, take_stamps
 from plateflow.images.layout import shared
+from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.state.journal import Entry, item_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,11 +46,22 @@ THREADS = 2
 """Decode planes, then compress channels: both run outside of Python's lock."""
 
 
-def work_items(job: Job) -> list[WorkItem[pd.DataFrame]]:
-    """The wells of a part: each depends on its rows of the manifest, its raw files as they are now, and its image."""
-    plate_folder(job.plate.spec)  # a share that isn't mounted is a fault of the machine: no well is given up for it
-    planes = _planes(job)
-    return [_item(job, well, planes[planes["well"] == well]) for well in job.wells]
+def work_items(job: Job, *, compare: bool = False) -> list[WorkItem[pd.DataFrame]]:
+    """The wells of a part: each depends on its rows of the manifest, its raw files as they are now, and its image.
+
+    Args:
+        job: the job.
+        compare: whether to read the pixels of files of which the time alone has changed; else those have changed.
+
+    Raises:
+        RawDataError: the machine is at fault, as where a share isn't mounted: no well is given up for it.
+    """
+    folder, planes, entries = RawFolder(plate_folder(job.plate.spec)), _planes(job), job.plate.outcomes("tile")
+    items = []
+    for well in job.wells:
+        files = _RawFiles(folder, planes[planes["well"] == well])
+        items.append(_item(job, well, files, files.known(entries.get(item_key(well)), compare=compare)))
+    return items
 
 
 def run(job: Job) -> None:
@@ -50,7 +69,7 @@ def run(job: Job) -> None:
     memory = _Memory()
     run_job(
         job,
-        lambda: work_items(job),
+        lambda: work_items(job, compare=True),
         one_by_one(lambda item: tile_well(job, item, memory)),
         owned=partial(_owned, job),
     )
@@ -69,18 +88,99 @@ def _planes(job: Job) -> pd.DataFrame:
     return planes[planes["well"].isin(wells)]  # a part may be empty, which pyarrow's filter refuses
 
 
-def _item(job: Job, well: str, planes: pd.DataFrame) -> WorkItem[pd.DataFrame]:
+def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any]] | None) -> WorkItem[pd.DataFrame]:
     from plateflow.images.well import WellImage
 
-    rows = planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
-    paths, image = planes["path"].drop_duplicates(), WellImage.open(job.paths, well)
+    rows = files.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
+    image = WellImage.open(job.paths, well)
     depends = {
         "manifest": digest(rows, job.plate.metadata["bit_max"]),
-        "raw files": digest([stat_of(path) for path in paths if path]),
+        "raw files": known[0] if known else files.stats,
         "image": digest(image.layout.to_json(), image.levels),
         "parameters": job.parameters(),
     }
-    return WorkItem(well=well, depends=depends, data=planes)
+    return WorkItem(well=well, depends=depends, raw=known[1] if known else None, data=files.planes)
+
+
+def _content(raw: Mapping[str, Any], left_out: Collection[str]) -> Any:
+    """What a well's results depend on of its raw files: checksums of their pixels, and the fields left out."""
+    return [[name, known and known[2]] for name, known in sorted(raw.items())], sorted(left_out)
+
+
+def _records(planes: pd.DataFrame) -> list[dict[str, Any]]:
+    records: Any = planes.to_dict("records")
+    return records
+
+
+class _RawFiles:
+    """The raw files of a well as they are now.
+
+    Attributes:
+        planes: the manifest's rows.
+        stats: by path, size and time.
+    """
+
+    def __init__(self, folder: RawFolder, planes: pd.DataFrame) -> None:
+        self.folder, self.planes = folder, planes
+        self.stats = {name: folder.stat(name) for name in planes["path"].drop_duplicates() if name}
+
+    def known(self, entry: Entry | None, *, compare: bool) -> tuple[Any, dict[str, Any]] | None:
+        """Whether an entry knows the files as they are now.
+
+        Args:
+            entry: the well's last outcome.
+            compare: whether to read the pixels of files of which the time alone has changed.
+
+        Returns:
+            their content, and what `Entry.raw` should say; None where one of them is another.
+        """
+        if entry is None or not entry.fingerprint or entry.raw.keys() != self.stats.keys():
+            return None
+        raw: dict[str, Any] = {}
+        other = []
+        for name, stat in self.stats.items():
+            known = entry.raw[name]
+            if stat != (known and known[:2]):
+                if not (compare and stat and known and known[2] and stat[0] == known[0]):
+                    return None
+                other.append(name)
+            raw[name] = stat and [*stat, known[2]]
+        planes = self.planes[self.planes["path"].isin(other) & ~self.planes["field"].isin(entry.fields)]
+        if other and _checksums(other, planes, self._read(planes)) != {name: raw[name][2] for name in other}:
+            return None
+        return _content(raw, entry.fields), raw
+
+    def _read(self, planes: pd.DataFrame) -> dict[tuple[str, int], str]:
+        """The checksums of planes, by path and page; without those that can't be read."""
+        from plateflow.plates.pixels import PlaneError
+
+        def read(row: dict[str, Any]) -> str:
+            try:
+                return _checksum(self.folder.read(row))
+            except PlaneError:
+                return ""
+
+        rows = _records(planes)
+        with ThreadPoolExecutor(THREADS) as pool:
+            return {(row["path"], row["page"]): crc for row, crc in zip(rows, pool.map(read, rows), strict=True) if crc}
+
+
+def _checksum(pixels: NDArray[Any]) -> str:
+    import numpy as np
+
+    return checksum(np.ascontiguousarray(pixels))
+
+
+def _checksums(names: Iterable[str], planes: pd.DataFrame, known: Mapping[tuple[str, int], str]) -> dict[str, Any]:
+    """The checksum of each file: that of its one plane, or of those of all that are known; None where none is."""
+    pages: dict[str, list[int]] = {name: [] for name in names}
+    for name, page in sorted({(row["path"], row["page"]) for row in _records(planes) if row["path"] in pages}):
+        pages[name].append(page)
+    sums: dict[str, Any] = {}
+    for name, of_file in pages.items():
+        crcs = [f"{page}:{known[name, page]}" for page in of_file if (name, page) in known]
+        sums[name] = checksum(" ".join(crcs).encode()) if crcs else None
+    return sums
 
 
 class _Memory:
@@ -110,13 +210,14 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     paths, well = job.paths, item.well
     image = WellImage.open(paths, well)
     layout = image.layout
-    stats = {path: stat_of(path) for path in item.data["path"] if path}  # before they are read: they may be growing
+    folder = RawFolder(paths.raw)
+    stats = _RawFiles(folder, item.data).stats  # before they are read: they may be growing
     bad: dict[str, PlaneError] = {}
     files: set[str] = set()
     while True:
         # A field may turn out bad after a region of it was written, at another t or z: then once more without it.
         take_stamps()
-        attempt = _Pass(image, item.data, bad, memory)
+        attempt = _Pass(folder, image, item.data, bad, memory)
         attempt.run()
         bad |= attempt.bad
         files |= attempt.files
@@ -124,34 +225,34 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
             break
     bad = {box.name: bad[box.name] for box in layout.fields if box.name in bad}
     used = [box.name for box in layout.fields if box.name not in bad]
-    watch = [(file, stats.get(file)) for file in sorted(files)]
+    sums = _checksums(stats, item.data[~item.data["field"].isin(bad)], attempt.checksums)
+    raw: dict[str, Any] = {name: stat and [*stat, sums[name]] for name, stat in stats.items()}
+    common: dict[str, Any] = {
+        "raw": raw,
+        "learned": {"raw files": _content(raw, bad)},
+        "watch": [(str(folder.path(name)), stats[name]) for name in sorted(files)],
+        "fields": {name: error.reason for name, error in bad.items()},
+    }
     if not used:
         take_stamps()
-        return _all_left_out(bad, watch)
+        return _all_left_out(bad, common)
     table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
     info = {"fields": len(used)}
     if not bad:
-        return Outcome(info=info)
-    return Outcome(
-        state="flagged",
-        reason="fields",
-        detail="; ".join(f"field {name}: {error.detail}" for name, error in bad.items()),
-        fields={name: error.reason for name, error in bad.items()},
-        info=info,
-        watch=watch,
-    )
+        return Outcome(info=info, **common)
+    detail = "; ".join(f"field {name}: {error.detail}" for name, error in bad.items())
+    return Outcome(state="flagged", reason="fields", detail=detail, info=info, **common)
 
 
-def _all_left_out(bad: dict[str, PlaneError], watch: list[tuple[str, list[int] | None]]) -> Outcome:
+def _all_left_out(bad: dict[str, PlaneError], common: dict[str, Any]) -> Outcome:
     reasons = Counter(error.reason for error in bad.values())
     reason = reasons.most_common(1)[0][0]
     return Outcome(
         state="missing" if set(reasons) == {"missing"} else "quarantined",
         reason=reason,
         detail=f"no field can be used: {next(error.detail for error in bad.values() if error.reason == reason)}",
-        fields={name: error.reason for name, error in bad.items()},
-        watch=watch,
+        **common,
     )
 
 
@@ -162,20 +263,28 @@ class _Pass:
         statistics: by field and channel.
         bad: why a field can't be used, by its name; fields known to be bad before aren't read, and aren't here.
         files: the files of bad fields.
+        checksums: of the planes that could be read, by path and page.
         written: fields of which something was written.
     """
 
-    def __init__(self, image: WellImage, planes: pd.DataFrame, left_out: Collection[str], memory: _Memory) -> None:
-        self.image, self.layout, self.memory = image, image.layout, memory
-        records: Any = planes.to_dict("records")
+    def __init__(
+        self,
+        folder: RawFolder,
+        image: WellImage,
+        planes: pd.DataFrame,
+        left_out: Collection[str],
+        memory: _Memory,
+    ) -> None:
+        self.folder, self.image, self.layout, self.memory = folder, image, image.layout, memory
         self.rows: dict[tuple[str, str, int, int], dict[str, Any]] = {
-            (row["field"], row["channel"], row["t"], row["z"]): row for row in records
+            (row["field"], row["channel"], row["t"], row["z"]): row for row in _records(planes)
         }
         self.fields = [box for box in self.layout.fields if box.name not in left_out]
         self.fields.reverse()  # where fields overlap the first is written last
         self.statistics: dict[tuple[str, str], PlaneStatistics] = {}
         self.bad: dict[str, PlaneError] = {}
         self.files: set[str] = set()
+        self.checksums: dict[tuple[str, int], str] = {}
         self.written: set[str] = set()
 
     def run(self) -> None:
@@ -248,14 +357,13 @@ class _Pass:
         """Decode planes in threads, in order, and collect their statistics; None where a plane can't be used."""
         from plateflow.images.histograms import plane_statistics
         from plateflow.plates.pixels import PlaneError
-        from plateflow.plates.plate import read_row
 
-        def read(row: dict[str, Any]) -> tuple[NDArray[np.generic], PlaneStatistics] | PlaneError:
+        def read(row: dict[str, Any]) -> tuple[NDArray[np.generic], PlaneStatistics, str] | PlaneError:
             try:
-                pixels = read_row(row)
+                pixels = self.folder.read(row)
             except PlaneError as error:
                 return error
-            return pixels, plane_statistics(pixels)
+            return pixels, plane_statistics(pixels), _checksum(pixels)
 
         for row, result in zip(rows, pool.map(read, rows), strict=True):
             if isinstance(result, PlaneError):
@@ -264,7 +372,7 @@ class _Pass:
                     self.files.add(row["path"])
                 yield None
                 continue
-            pixels, statistics = result
+            pixels, statistics, self.checksums[row["path"], row["page"]] = result
             key = row["field"], row["channel"]
             if key in self.statistics:
                 self.statistics[key].add(statistics)
