@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.platemap import read_plate_map
 from plateflow.plates.reader import counted
+from plateflow.text import TextError, decode
 
 
 def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
@@ -94,6 +96,13 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
     except PlateflowError as error:
         yield Problem.of_error(spec, error)
         return
+    try:
+        content = Path(plate_map).read_bytes()
+        if not content.startswith(b"PK\3\4"):
+            decode(content, windows=False)
+    except TextError as error:
+        remedy = "nothing, if its names look right; else save it as UTF-8"
+        yield Problem("note", spec.plate, f"of the plate map, {error}; it is read so", remedy, file=plate_map)
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (

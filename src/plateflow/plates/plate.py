@@ -14,6 +14,7 @@ from plateflow.errors import RawDataError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
+from plateflow.plates.names import refuse_odd_name
 from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.pixels import PlaneError, read_plane
@@ -112,6 +113,7 @@ def open_plate(
     """
     if not isinstance(path, PlateSpec):
         folder = Path(path)
+        refuse_odd_name(str(folder))
         name = folder.resolve().name
         spec = PlateSpec(
             plate=name if SAFE_NAME.fullmatch(name) and ".." not in name and name != "screen" else "plate",
