@@ -55,7 +55,7 @@ class ModelError(PlateflowError, ValueError):
     """A model or its weights file can't be used."""
 
 
-class ChannelError(ConfigError):
+class ChannelError(ConfigError, ValueError):
     """A plate or an image lacks a channel that was asked for."""
 
     @classmethod

@@ -18,10 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.files import Sink, atomic_file
 from plateflow.images.layout import Region, WellLayout
 
@@ -210,7 +210,7 @@ def halve_labels(labels: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(labels[..., ::2, ::2])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _halve(pixels: NDArray[Any], half: NDArray[Any]) -> None:
     height, width = pixels.shape
     for y in range(half.shape[0]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.platemap import read_plate_map
-from plateflow.plates.reader import counted
+from plateflow.plates.reader import Index, counted
 from plateflow.text import TextError, decode
 
 
@@ -44,23 +44,27 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
                 )
 
 
-def check_plate(spec: PlateSpec, config: Config, *, deep: bool = False) -> list[Problem]:
+def check_plate(
+    spec: PlateSpec, config: Config, *, deep: bool = False, prepare: Callable[[Index], object] = lambda _: None
+) -> list[Problem]:
     """List all problems of a raw plate that can be seen before it is computed.
 
     Args:
         spec: the plate.
         config: gives the channels that the label sets name, and the fraction from which on a field is saturated.
         deep: decode every file; otherwise check headers and lengths, and the pixels of a sample.
+        prepare: what ingest does with the index before it writes, since what it refuses is refused here, too.
     """
     try:
         index = index_plate(spec)
     except PlateflowError as error:
         return [Problem.of_error(spec, error)]
     problems = list(check_index(index))
-    try:
-        check_channels(config, index.metadata)
-    except ChannelError as error:
-        problems.append(Problem.of_error(spec, error))
+    for step in (lambda of_plate: check_channels(config, of_plate.metadata), prepare):
+        try:
+            step(index)
+        except PlateflowError as error:
+            problems.append(Problem.of_error(spec, error))
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
         problems += _unmapped(spec, spec.plate_map, index.metadata)

@@ -281,10 +281,11 @@ def _read_htd(listing: Listing) -> dict[str, list[str]]:
     if name is None:
         return {}
     htd: dict[str, list[str]] = {"file": [name]}
+    content = (listing.root / name).read_bytes()
     try:
-        text = decode((listing.root / name).read_bytes())
-    except TextError:
-        return htd  # without its end: reported as damaged
+        text = decode(content)
+    except TextError:  # descriptions in it may hold anything; what is used of it is ASCII
+        text = content.decode("cp1252", "replace")
     for line in text.splitlines():
         key, *values = (part.strip().strip('"') for part in line.split(","))
         if values or key == "EndFile":

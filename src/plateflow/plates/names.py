@@ -107,8 +107,9 @@ def refuse_odd_names(spec: PlateSpec, listing: Listing, images: Collection[str])
         refuse_odd_name(str(listing.root / first), plate=spec.plate)
 
 
-def _ascii(name: str) -> str:
-    return "".join(character if character.isascii() else "?" for character in name)
+def _ascii(path: str) -> str:
+    """A path's file name, each character but ASCII replaced; a table may name another folder."""
+    return "".join(character if character.isascii() else "?" for character in path.rpartition("/")[2])
 
 
 def parse_place(values: Mapping[str, str | None]) -> tuple[int, int]:
