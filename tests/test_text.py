@@ -22,7 +22,9 @@ def test_a_certain_encoding_is_read(encoding: str, windows: bool) -> None:
 def test_windows_encoding_is_read_where_that_is_allowed_and_else_named_with_its_line() -> None:
     content = TEXT.encode("cp1252")
     assert decode(content) == TEXT
-    with pytest.raises(TextError, match=r"not UTF-8, but probably Windows' encoding \(cp1252\): line 2.* 0xf6") as error:
+    with pytest.raises(
+        TextError, match=r"not UTF-8, but probably Windows' encoding \(cp1252\): line 2.* 0xf6"
+    ) as error:
         decode(content, windows=False)
     assert "UTF-8" in error.value.remedy
 

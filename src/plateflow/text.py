@@ -19,6 +19,7 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 WINDOWS = "Windows' encoding (cp1252)"
+SAVE = "save it as UTF-8: in Excel as CSV UTF-8, else by `iconv -f cp1252 -t utf-8`"
 
 
 class TextError(ValueError):
@@ -64,7 +65,7 @@ def decode(content: bytes, *, windows: bool = True) -> str:
         if "\0" in text:
             break
         return text
-    raise TextError(_why_not(content, known, windows), remedy="save it as UTF-8 (in Excel: CSV UTF-8)")
+    raise TextError(_why_not(content, known, windows), remedy=SAVE)
 
 
 def _why_not(content: bytes, known: str | None, windows: bool) -> str:

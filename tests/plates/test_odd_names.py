@@ -116,7 +116,12 @@ def test_every_command_says_it_without_a_traceback(tmp_path: Path) -> None:
     plateflow("run", "p", "ingest", cwd=tmp_path)
     image = sorted(raw.rglob("*.tif"))[0]
     shutil.copy(image, image.with_name(f"{ODD}{image.name}"))
-    for command, status in ((["check"], 2), (["run", "p", "ingest"], 1), (["status"], None), (["status", "p/B02"], None)):
+    for command, status in (
+        (["check"], 2),
+        (["run", "p", "ingest"], 1),
+        (["status"], None),
+        (["status", "p/B02"], None),
+    ):
         said = plateflow(*command, cwd=tmp_path, status=status)
         assert "a file name is not UTF-8" in said, command
         said.encode()

@@ -48,6 +48,9 @@ class LoadDataReader:
         listing = list_files(plate_folder(spec))
         source = _table(listing.root, sorted(listing.files))
         if source is None:
+            for name in filter(TABLE.fullmatch, sorted(listing.files)):
+                if "load_data" in name.lower():
+                    _lines(spec, listing.root / name)  # says what is wrong with it, if it is no table
             raise RawDataError(
                 "there is no load_data.csv",
                 where=f"{spec.plate}: {spec.path}",
