@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plateflow.config import Config, config_yaml, load_config, load_plates
-from plateflow.errors import PlateflowError
+from plateflow.errors import ConfigError, PlateflowError
 
 
 def test_the_default_file_loads_as_the_defaults():
@@ -59,6 +59,69 @@ def test_a_doubled_plate_and_an_unknown_column_are_refused(tmp_path: Path):
     sheet.write_text("plate\tpth\np1\t/raw\n")
     with pytest.raises(PlateflowError, match="did you mean 'path'"):
         load_plates(sheet)
+
+
+SHEET = "plate\tpath\tplate_map\np1\t/raw/Größe\tmap.csv\np2\t/raw/p2\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_plate_sheet_in_a_certain_encoding_is_read(tmp_path: Path, encoding: str):
+    sheet = tmp_path / "plates.tsv"
+    sheet.write_bytes(SHEET.encode(encoding))
+    assert {name: (spec.path, spec.plate_map) for name, spec in load_plates(sheet).items()} == {
+        "p1": ("/raw/Größe", "map.csv"),
+        "p2": ("/raw/p2", None),  # a line may end early
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            SHEET.encode("cp1252"),
+            r"not UTF-8, but probably Windows' encoding \(cp1252\): line 2[\s\S]*save it as UTF-8",
+        ),
+        (SHEET.encode("utf-16")[:-1], r"begins as UTF-16[\s\S]*save it as UTF-8"),
+        (b"plate\tpath\np1\t/raw\textra\n", r"line 2 has 3 cells, and the table 2 columns"),
+        (b"# made by hand\nplate\tpath\n\np1\t/raw\np2\t/a\t/b\n", r"line 5 has 3 cells"),
+        (b'plate\tpath\np1\t"/raw\np2\t/raw2\n', r"quoted cell of line 2 reaches to line 3[\s\S]*remove the quote"),
+        (b"plate\tpath\tpath\np1\t/raw\t/raw2\n", r"the column 'path' occurs twice"),
+        (b"plate\tpath\n# a comment\n\np1\n", r"line 4[\s\S]*path: Field required"),
+        (b"plate\tpath\tpixel_size_um\np1\t/raw\tinf\n", r"line 2[\s\S]*pixel_size_um: .*finite"),
+    ],
+)
+def test_a_damaged_plate_sheet_is_one_error_with_file_and_line(tmp_path: Path, content: bytes, words: str):
+    sheet = tmp_path / "plates.tsv"
+    sheet.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as error:
+        load_plates(sheet)
+    assert error.value.where.startswith(str(sheet))
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_plate_sheet_or_one_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    sheet = tmp_path_factory.getbasetemp() / "any.tsv"
+    sheet.write_bytes(b"plate\tpath\n" + content)
+    try:
+        load_plates(sheet)
+    except ConfigError as error:
+        assert str(sheet) in error.where
+
+
+def test_a_configuration_in_windows_encoding_is_one_error(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes("# Größe\nlevels: 2\n".encode("cp1252"))
+    with pytest.raises(ConfigError, match=r"probably Windows' encoding[\s\S]*save it as UTF-8"):
+        load_config(path)
+    path.write_bytes("# Größe\nlevels: 2\n".encode("utf-16"))
+    assert load_config(path).levels == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_number_of_the_configuration_is_nan_or_infinite(value: float):
+    for keys in ({"flow_threshold": value}, {"diameter_um": value}):
+        with pytest.raises(ConfigError, match=f"nuclei.{next(iter(keys))}: .*finite"):
+            load_config({"segmentation": {"nuclei": {"channels": ["DNA"], **keys}}})
 
 
 def test_the_generated_files_are_up_to_date():

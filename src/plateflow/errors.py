@@ -8,6 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """Text as terminals, logs and journals take it: what is not UTF-8 in a file name is written like `\\xe4`."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair of code points, as JSON may hold
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 class PlateflowError(Exception):
     """An error that a user can fix: what happened, where, why, and what to do.
 
@@ -19,6 +27,7 @@ class PlateflowError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
+        what, where, why, remedy = map(printable, (what, where, why, remedy))
         self.what, self.where, self.why, self.remedy = what, where, why, remedy
         parts = [what]
         if where:
@@ -38,11 +47,15 @@ class RawDataError(PlateflowError):
     """A raw plate, its index or its plate map can't be read or understood."""
 
 
+class ArgumentError(PlateflowError, ValueError):
+    """An argument of the Python API can't be used; the message begins with its name."""
+
+
 class ModelError(PlateflowError, ValueError):
     """A model or its weights file can't be used."""
 
 
-class ChannelError(ConfigError):
+class ChannelError(ConfigError, ValueError):
     """A plate or an image lacks a channel that was asked for."""
 
     @classmethod

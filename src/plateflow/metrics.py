@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from plateflow.arguments import finite, pixels
+
 LabelImage = NDArray[Any]
 Images = LabelImage | Sequence[LabelImage]
 Floats = NDArray[np.float64]
@@ -58,14 +60,16 @@ def average_precision(
         ``ap, tp, fp, fn``, each of shape ``(thresholds,)``, or ``(images, thresholds)`` for lists.
 
     Raises:
-        ValueError: the images aren't integers, their shapes differ, or the lists aren't equally long.
+        ValueError: the images aren't integers, have a mask or no pixel, their shapes differ, the lists aren't equally
+            long, or a threshold isn't in 0 to 1.
     """
     if isinstance(true, np.ndarray) and isinstance(pred, np.ndarray):
         ap, tp, fp, fn = average_precision([true], [pred], threshold)
         return ap[0], tp[0], fp[0], fn[0]
     if isinstance(true, np.ndarray) or isinstance(pred, np.ndarray) or len(true) != len(pred):
         raise ValueError("true and pred must be two label images, or two lists of equally many")
-    thresholds = np.atleast_1d(np.asarray(threshold, np.float64))
+    several = threshold if np.iterable(threshold) else [threshold]
+    thresholds = np.array([finite("threshold", value, least=0, most=1) for value in several])
     pairs = [overlaps(t, p) for t, p in zip(true, pred, strict=True)]
     tp = np.array([[_matches(pair, t) for t in thresholds] for pair in pairs], np.int64).reshape(-1, thresholds.size)
     fp = np.array([pair.n_pred for pair in pairs], np.int64)[:, None] - tp
@@ -79,13 +83,13 @@ def error_rate(true: Images, pred: Images, threshold: float = 0.5) -> Floats:
     NaN where there is no true object; above 1 where more is invented than there is. A float array of shape ``()``, or
     ``(images,)`` for lists; arguments and errors as for `average_precision`.
     """
-    _, tp, fp, fn = average_precision(true, pred, threshold)
+    _, tp, fp, fn = average_precision(true, pred, finite("threshold", threshold, least=0, most=1))
     return _ratio(fp + fn, tp + fn)[..., 0]
 
 
 def f1(true: Images, pred: Images, threshold: float = 0.5) -> Floats:
     """Harmonic mean of precision and recall of objects, 2 TP / (2 TP + FP + FN); shaped as `error_rate`."""
-    _, tp, fp, fn = average_precision(true, pred, threshold)
+    _, tp, fp, fn = average_precision(true, pred, finite("threshold", threshold, least=0, most=1))
     return _ratio(2 * tp, 2 * tp + fp + fn)[..., 0]
 
 
@@ -93,9 +97,9 @@ def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
     """Tabulate which objects of two label images share pixels, and their intersection over union.
 
     Raises:
-        ValueError: the images aren't integers, or their shapes differ.
+        ValueError: the images aren't integers, have a mask or no pixel, or their shapes differ.
     """
-    true, pred = np.asarray(true), np.asarray(pred)
+    true, pred = np.asarray(pixels("true", true)), np.asarray(pixels("pred", pred))
     for name, image in (("true", true), ("pred", pred)):
         if image.dtype.kind not in "iub":
             raise ValueError(f"{name} must be a label image of integers; its type is {image.dtype}")

@@ -74,6 +74,17 @@ def test_init_keeps_a_changed_config_and_refuses_a_taken_plate_id(raw, tmp_path)
     assert "taken by another folder" in plateflow("init", other.raw, "--plate", "p1", cwd=tmp_path, status=1)
 
 
+def test_init_reads_a_sheet_that_a_spreadsheet_saved_in_utf_16(raw, tmp_path):
+    (tmp_path / "config").mkdir()
+    sheet = tmp_path / "config/plates.tsv"
+    sheet.write_bytes("plate\tpath\np0\t/raw/Größe\n".encode("utf-16"))
+    plateflow("init", raw, "--plate", "p1", cwd=tmp_path)
+    assert [line.split("\t")[:2] for line in sheet.read_text(encoding="utf-8").splitlines()[1:]] == [
+        ["p0", "/raw/Größe"],
+        ["p1", str(raw)],
+    ]
+
+
 def test_init_with_a_pattern(tmp_path):
     made = simulate_plate(
         tmp_path / "data", wells=micro_wells(), fields=1, field_shape=(64, 64), layout=PatternLayout, plate="flat"
@@ -132,11 +143,13 @@ def test_check_names_well_field_file_and_remedy(tmp_path):
     [
         ("plate\tpath\n../x\t/raw\n", "", "plate id"),
         ("plate\tpath\np1\t/raw\n", "follow_slics: 2\n", "did you mean 'follow_slices'"),
+        ("plate\tpath\np1\t/raw/Gr\udcf6\udcdfe\n", "", "Windows' encoding (cp1252): line 2 holds the byte 0xf6"),
+        ("plate\tpath\np1\t/raw\t/raw2\n", "", "line 2 has 3 cells, and the table 2 columns"),
     ],
 )
 def test_a_wrong_sheet_or_key_is_named_by_every_command(tmp_path, sheet, config, words):
     (tmp_path / "config").mkdir()
-    (tmp_path / "config/plates.tsv").write_text(sheet)
+    (tmp_path / "config/plates.tsv").write_bytes(sheet.encode("utf-8", "surrogateescape"))
     (tmp_path / "config/config.yaml").write_text("plates: config/plates.tsv\n" + config)
     for command in ("check", "status", "retry"):
         assert words in plateflow(command, cwd=tmp_path, status=1)

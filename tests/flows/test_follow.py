@@ -33,7 +33,7 @@ def cut(endpoints: np.ndarray, mask: np.ndarray, block: int) -> list[np.ndarray]
 
 
 @few
-@given(shapes, seeds, st.sampled_from([0, 1, 2, 7, 50, 200, 333]))
+@given(shapes, seeds, st.sampled_from([1, 2, 7, 50, 200, 333]))
 def test_equals_every_integer_step(shape, seed, n_steps):
     flow, logit = draw_scene(shape, seed)
     endpoints = follow_flows(flow, logit > 0, n_steps=n_steps)

@@ -148,6 +148,32 @@ def test_a_bad_table_is_one_clear_error(tmp_path: Path, change: Line, message: s
     assert error.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b[: b.rindex(b",") - 1], r"line \d+ has \d+ cells, and the table \d+ columns[\s\S]*cut"),
+        (lambda b: b.replace(b",p,", b",p,x,", 1), r"line 2 has \d+ cells"),
+        (lambda b: b.replace(b",p,", b',"p,', 1), r"quoted cell of line 2 reaches"),
+        (lambda b: b.replace(b".tif", b"\x81\x8d.tif", 1), r"neither UTF-8 nor Windows'.*line 2"),
+        (lambda b: b.split(b"\n", 1)[0] + b"\n", "no line below the names"),
+        (lambda b: gzip.compress(b)[:-9], "EOFError"),
+    ],
+)
+def test_a_table_that_is_damaged_is_told_with_its_line(
+    tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
+    raw = layouts_plate.write(tmp_path, "load_data", wells=("C05", "B02"), times=1)
+    table = raw / "load_data.csv"
+    damaged = change(table.read_bytes())
+    if damaged.startswith(b"\x1f\x8b"):
+        table = table.rename(raw / "load_data.csv.gz")
+    table.write_bytes(damaged)
+    with pytest.raises(RawDataError, match=message) as error:
+        open_plate(raw, layout="load_data")
+    assert str(table) in error.value.where
+    assert error.value.remedy
+
+
 def test_an_image_that_could_be_one_of_two(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "load_data", wells=("C05", "B02"), times=1)
     shutil.copytree(raw / "images", raw / "copy")

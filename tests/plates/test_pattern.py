@@ -1,12 +1,16 @@
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 import tifffile
 from vendors import PatternLayout
 
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
+from plateflow.plates import pattern as pattern_module
 from plateflow.plates.pattern import EXAMPLE
 from plateflow.simulate.plate import micro_wells, simulate_plate
 
@@ -82,6 +86,61 @@ def test_bad_patterns(tmp_path: Path, pattern: str, message: str) -> None:
     with pytest.raises(RawDataError, match=message) as error:
         open_plate(folder, pattern=pattern)
     assert error.value.remedy
+
+
+NAME = "B03_s1_" + "w1_" * 70 + ".tif.tif"
+BACK_AND_FORTH = (
+    r"(?P<well>[A-P]\d\d)(?:(?:\w+?)(?=_)_?)*\.tif$",
+    r"(?P<well>[A-P]\d\d)(?:(?:\w|_)+?(?=[_w]))+\.tif$",
+    r"(?P<well>[A-P]\d\d)_(\w+_?)+\.tif$",
+    r"(.*)*(?P<well>[A-P]\d\d)_s\d+x[.]tif",
+)
+
+
+@pytest.mark.parametrize("pattern", BACK_AND_FORTH)
+def test_a_pattern_that_goes_back_and_forth_ends_within_seconds(tmp_path: Path, pattern: str) -> None:
+    """Python's own would take years for each; the first is refused, others are found not to match at once."""
+    folder = write(tmp_path, NAME)
+    start = time.process_time()
+    with pytest.raises(RawDataError, match=r"no image matches|takes too long") as error:
+        open_plate(folder, pattern=pattern)
+    assert time.process_time() - start < 10
+    assert error.value.remedy
+    if pattern == BACK_AND_FORTH[0]:
+        assert error.value.what == "the pattern takes too long"
+        assert pattern in error.value.where
+        assert NAME in error.value.why
+
+
+def test_a_hundred_thousand_names_are_far_from_too_long(tmp_path: Path) -> None:
+    spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=EXAMPLE)
+    names = [f"plate_{n // 9:05d}/A{n % 24 + 1:02d}_s{n % 9}_w{n % 5}.tif" for n in range(100_000)]
+    start = time.process_time()
+    found = pattern_module._search(spec, regex.compile(EXAMPLE), names)
+    assert time.process_time() - start < pattern_module._SECONDS
+    assert all(found.values())
+
+
+TABLE = "path,well,field,channel\nA01_s1_w1.tif,A01,1,DNA\nA02_s1_w1.tif,A02,1,DNA\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TABLE.replace("A02,1", "A02,1,2"), r"line 3 has 5 cells, and the table 4 columns"),
+        (TABLE[:-6], r"line 3 has 3 cells, and the table 4 columns[\s\S]*cut"),
+        (TABLE.replace(",A01", ',"A01'), r"quoted cell of line 2 reaches to line 3"),
+        (TABLE.replace("DNA", "D\udc81\udc8d"), r"neither UTF-8 nor Windows' .*line 2"),
+    ],
+)
+def test_a_damaged_table_of_images_is_one_error(tmp_path: Path, text: str, words: str) -> None:
+    write(tmp_path, "A01_s1_w1.tif", "A02_s1_w1.tif")
+    (tmp_path / "images.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RawDataError, match=words) as error:
+        open_plate(tmp_path, pattern="images.csv")
+    assert str(tmp_path / "images.csv") in error.value.where
+    (tmp_path / "images.csv").write_bytes(TABLE.encode("utf-16"))
+    assert open_plate(tmp_path, pattern="images.csv").metadata["wells"] == ["A01", "A02"]
 
 
 def test_the_pattern_is_asked_for(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_delimiters_and_encodings(tmp_path: Path, delimiter: str, encoding: str)
         ("well,role\nA1,control\n", "unknown role 'control'"),
         ("well,role\nAG1,negative\n", "no well"),
         ("well,dose\nA1,10 uM\n", "not a number"),
+        ("well,treatment,dose\nA1,1,2-dichloroethane,5\n", r"4 cells, and its header 3[\s\S]*line 2"),
+        ("\n,1,2\nA,1,2\nB,1,2,x\n", r"4 cells, and its header 3[\s\S]*line 4"),
+        ('well,treatment\nA1,"x\nA2,y\nA3,z\n', "quoted cell of line 2 reaches to line 4"),
+        ('well,treatment,role\nA1,"x,negative\nA2,y",negative\n', "quoted cell of line 2 reaches to line 3"),
+        ('well,treatment\nA1,"x" y\n', "quoted cell of line 2 is not as it should be"),
+        ("well,role\nA1,negative\0\n", "line 2 holds a NUL"),
+        ("well,role\n\n# \nA1,odd\n", r"no well[\s\S]*line 3"),
     ],
 )
 def test_a_bad_map_names_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -61,6 +68,22 @@ def test_a_bad_map_names_its_line(tmp_path: Path, text: str, message: str) -> No
         read_plate_map(path)
     assert str(path) in error.value.where
     assert error.value.remedy
+
+
+def test_empty_cells_at_the_end_and_lines_in_quotes_are_no_fault(tmp_path: Path) -> None:
+    """As Excel writes them: delimiters too many or too few, and a line break within a cell."""
+    text = 'well,"Dose\n(µM)",note,,\nA1,1,"two\nlines, with ""quotes""",,\nA2,2\n'
+    table = read_plate_map(write(tmp_path, text))
+    assert table["note"].tolist() == ['two\nlines, with "quotes"', ""]
+    assert table["Dose\n(µM)"].tolist() == ["1", "2"]
+
+
+def test_a_map_in_no_known_encoding_is_one_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "well,treatment\nA1,水\n", "shift-jis")
+    path.write_bytes(path.read_bytes().replace(b"A1,", b"A1,\x81"))
+    with pytest.raises(RawDataError, match=r"neither UTF-8 nor Windows'.*line 2[\s\S]*save it as UTF-8") as error:
+        read_plate_map(path)
+    assert error.value.where == str(path)
 
 
 def test_no_map(tmp_path: Path) -> None:
@@ -255,3 +278,35 @@ def test_a_changed_map_of_a_table_of_barcodes_is_noticed(tmp_path: Path) -> None
         workflow = Workflow({"plates": str(sheet), "results": str(tmp_path / "results")})
         seen.add(workflow.params("aggregate", "p"))
     assert len(seen) == 4
+
+
+def test_formulas_without_values_are_named(tmp_path: Path) -> None:
+    """A library that writes workbooks computes nothing, and Excel keeps the value that it shows."""
+    rows: list[list[object]] = [["well", "role", "dose"], ["A01", "negative", 0], ["A02", "positive", "=C2+10"]]
+    path = book(tmp_path / "map.xlsx", {"Map": rows, "Sums": [["=1+1"]]})
+    with pytest.raises(RawDataError, match=r"formulas without their values[\s\S]*sheet Map, cell C3") as error:
+        read_plate_map(path)
+    assert "save it" in error.value.remedy
+    matrix: list[list[object]] = [["dose", 1, 2], ["A", "=1", 3], ["B", 3, "=B2"]]
+    with pytest.raises(RawDataError, match=r"sheet doses, cells B2, C3"):
+        read_plate_map(book(tmp_path / "matrix.xlsx", {"doses": matrix}))
+
+
+def test_formulas_with_values_and_those_beside_the_map_do_no_harm(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["well", "role", "dose", "note"], ["A01", "negative", "=1+1", '=""']]
+    path = book(tmp_path / "map.xlsx", {"Map": rows, "Sums": [["=1+1"]]})
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    sheet = files["xl/worksheets/sheet1.xml"].decode()  # as Excel saves it
+    sheet = sheet.replace("<f>1+1</f><v />", "<f>1+1</f><v>2</v>")
+    sheet = sheet.replace('<c r="D2"', '<c r="D2" t="str"')
+    files["xl/worksheets/sheet1.xml"] = sheet.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    assert read_plate_map(path).iloc[0].tolist() == ["A01", "negative", "", 2.0, ""]
+
+
+def test_remarks_beside_a_map_in_a_workbook_do_no_harm(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["well", "role"], ["A01", "negative", None, "by Anna"], ["A02", "positive"]]
+    assert read_plate_map(book(tmp_path / "map.xlsx", {"Map": rows}))["well"].tolist() == ["A01", "A02"]

@@ -1,4 +1,6 @@
+import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from command_line import plateflow
 
 from plateflow.cli.check import report
 from plateflow.config import Config, LabelSet, PlateSpec, Quality
-from plateflow.errors import ChannelError
+from plateflow.errors import ChannelError, RawDataError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index
+from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
+from plateflow.stages import run_stage
 
 CONFIG = Config(segmentation={"nuclei": LabelSet(channels=["DNA"])})
 DAMAGE = (
@@ -270,3 +275,30 @@ def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> No
     assert lines[0] == "error: p/A00: gone"
     assert lines[20:23] == ["  and 20 more such; --json lists all", "  what to do: copy", "note: p: gaps"]
     assert lines[-1] == "30 errors, 1 notes"
+
+
+def test_check_refuses_in_the_words_of_ingest_what_ingest_refuses(tmp_path: Path) -> None:
+    """Positions that no pixel size fits: found when the well's image is laid out."""
+    made, spec = simulate(tmp_path)
+    index = made.raw / "Images" / "Index.idx.xml"
+    index.write_text(re.sub(r"(<PositionX[^>]*>)[^<]*", r"\g<1>7.5", index.read_text(), count=1))
+    with pytest.raises(RawDataError, match="contradict each other") as error:
+        run_stage(Plate(config=CONFIG.model_copy(update={"results": str(tmp_path / "results")}), spec=spec), "ingest")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"plates: {tmp_path / 'plates.tsv'}\nresults: {tmp_path / 'results'}\n")
+    (tmp_path / "plates.tsv").write_text(f"plate\tpath\np\t{made.raw}\n")
+    problems = json.loads(plateflow("check", "--json", "--configfile", config, cwd=tmp_path, status=2))
+    (problem,) = [problem for problem in problems if problem["severity"] == "error"]
+    assert problem["what"].startswith(error.value.what)
+    assert problem["remedy"] == error.value.remedy
+
+
+def test_a_plate_map_in_windows_encoding_is_read_and_noted(tmp_path: Path) -> None:
+    made, spec = simulate(tmp_path)
+    text = made.plate_map.read_text().replace("negative", "negative", 1).replace("treatment", "treatment", 1)
+    made.plate_map.write_bytes(text.replace("\n", ",µM\n").replace("µM", "unit", 1).encode("cp1252"))
+    (problem,) = check_plate(spec, CONFIG)
+    assert (problem.severity, problem.file) == ("note", str(made.plate_map))
+    assert "Windows' encoding (cp1252): line 2 holds the byte 0xb5" in problem.what
+    made.plate_map.write_bytes(made.plate_map.read_bytes().decode("cp1252").encode())
+    assert check_plate(spec, CONFIG) == []

@@ -203,7 +203,7 @@ def test_no_contrast_gives_no_objects(tmp_path: Path) -> None:
         (IMAGE, ["--channels", "DNA"], r"no channel 'DNA'[\s\S]*doesn't name its channels"),
         (IMAGE, ["--channels", "0,-1"], "no channel '-1'"),
         (np.where(IMAGE[0] > 3900, np.nan, IMAGE[0].astype(np.float32)), [], r"\d+ values that are NaN"),
-        (IMAGE, ["--diameter", "-3"], "can't be resized"),
+        (IMAGE, ["--diameter", "-3"], r"diameter must be a number above 0; got -3"),
     ],
 )
 def test_images_that_cannot_be_segmented(tmp_path: Path, image: np.ndarray, options: list[str], words: str) -> None:

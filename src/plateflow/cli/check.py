@@ -37,6 +37,7 @@ def check(
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.check_index import Problem
+    from plateflow.stages.ingest import well_layouts
     from plateflow.state.requests import request
 
     project = Project.load(configfile)
@@ -47,7 +48,7 @@ def check(
         problems = check_cluster(project, configfile, profile)
     for name in [] if cluster else plates or list(project.plates):
         plate, _ = project.target(name)
-        of_plate = check_plate(plate.spec, project.config, deep=deep)
+        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=well_layouts)
         problems += of_plate
         try:
             changed = changed_files(plate.spec, plate.paths)

@@ -81,8 +81,10 @@ def make_spec(
         PlateflowError: no such folder, or no reader knows its layout.
     """
     from plateflow.plates import recognise
+    from plateflow.plates.names import refuse_odd_name
     from plateflow.plates.reader import plate_folder
 
+    refuse_odd_name(str(raw))
     plate_folder(PlateSpec(plate="plate", path=str(raw)))
     if layout is None:
         layout = "pattern" if pattern else recognise(raw)
@@ -162,7 +164,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
         config = Config(segmentation=guess_label_sets(channels), parts=parts)
         path.write_text(config_yaml(config))
         lines.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
-    plates = load_plates(sheet) if sheet.is_file() and len(sheet.read_text().splitlines()) > 1 else {}
+    plates = load_plates(sheet) if sheet.is_file() and len(sheet.read_bytes().splitlines()) > 1 else {}
     if spec.plate in plates and plates[spec.plate].path != spec.path:
         raise PlateflowError(
             f"the plate id {spec.plate!r} is taken by another folder",

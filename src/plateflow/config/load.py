@@ -12,6 +12,7 @@ from plateflow.config.root import Config
 from plateflow.config.section import nearest
 from plateflow.config.segmentation import LabelSet
 from plateflow.errors import ConfigError
+from plateflow.text import TextError, decode
 
 
 def load_config(source: Path | Mapping[str, Any]) -> Config:
@@ -35,8 +36,11 @@ def load_config(source: Path | Mapping[str, Any]) -> Config:
                 remedy="run `plateflow init RAW_FOLDER`, or change to the folder that holds config/",
             )
         try:
-            source = yaml.safe_load(source.read_text()) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            source = yaml.safe_load(decode(source.read_bytes(), windows=False)) or {}
+        except TextError as error:
+            what = "the configuration can't be read"
+            raise ConfigError(what, where=where, why=str(error), remedy=error.remedy) from error
+        except yaml.YAMLError as error:
             raise ConfigError("the configuration is not valid YAML", where=where, why=str(error)) from error
         if not isinstance(source, Mapping):
             raise ConfigError("the configuration is not a mapping of keys to values", where=where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import re
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from plateflow.config.load import explain
 from plateflow.config.section import Section, nearest
 from plateflow.errors import ConfigError
+from plateflow.text import TextError, decode, table
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED_PLATES = {"screen"}
@@ -65,36 +66,48 @@ def load_plates(path: Path) -> dict[str, PlateSpec]:
         the lines by plate id, in the order of the sheet.
 
     Raises:
-        ConfigError: no file, an unknown column, an unsafe or repeated plate id.
+        ConfigError: no file, another encoding than UTF-8 or UTF-16 with its mark, a quote or a number of cells that
+            can't be right, an unknown column, an unsafe or repeated plate id.
     """
     if not path.is_file():
         raise ConfigError(
             "there is no plate sheet", where=str(path), remedy="run `plateflow init RAW_FOLDER` to make one"
         )
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
-        columns = list(PlateSpec.model_fields)
-        for column in rows.fieldnames or []:
-            if column not in columns:
-                raise ConfigError(
-                    f"the plate sheet has an unknown column {column!r}",
-                    where=str(path),
-                    remedy=nearest(column or "", columns, "the columns are"),
-                )
-        plates: dict[str, PlateSpec] = {}
-        for number, row in enumerate(rows, 2):
-            try:
-                spec = PlateSpec.model_validate({k: v for k, v in row.items() if v not in (None, "")})
-            except ValidationError as error:
-                why = "; ".join(explain(item) for item in error.errors())
-                raise ConfigError("a plate can't be used", where=f"{path}, line {number}", why=why) from error
-            if spec.plate in plates:
-                raise ConfigError(
-                    f"the plate {spec.plate!r} is listed twice",
-                    where=f"{path}, line {number}",
-                    remedy="give each acquisition its own plate id",
-                )
-            plates[spec.plate] = spec
+    plates: dict[str, PlateSpec] = {}
+    for number, row in _rows(path):
+        try:
+            spec = PlateSpec.model_validate({column: value for column, value in row.items() if value})
+        except ValidationError as error:
+            why = "; ".join(explain(item) for item in error.errors())
+            raise ConfigError("a plate can't be used", where=f"{path}, line {number}", why=why) from error
+        if spec.plate in plates:
+            raise ConfigError(
+                f"the plate {spec.plate!r} is listed twice",
+                where=f"{path}, line {number}",
+                remedy="give each acquisition its own plate id",
+            )
+        plates[spec.plate] = spec
     if not plates:
         raise ConfigError("the plate sheet lists no plate", where=str(path), remedy="add a line per plate")
     return plates
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The lines of the sheet with their numbers; lines that begin with # are comments, and a line may end early."""
+    try:
+        # A path read in a guessed encoding would be another path, so nothing is guessed here.
+        lines = io.StringIO(decode(path.read_bytes(), windows=False), newline="")
+        rows = list(table("".join("\n" if line.startswith("#") else line for line in lines), "\t", short=True))
+    except TextError as error:
+        raise ConfigError(
+            "the plate sheet can't be read", where=str(path), why=str(error), remedy=error.remedy
+        ) from error
+    columns = list(PlateSpec.model_fields)
+    for column in rows[0][1] if rows else ():
+        if column not in columns:
+            raise ConfigError(
+                f"the plate sheet has an unknown column {column!r}",
+                where=str(path),
+                remedy=nearest(column, columns, "the columns are"),
+            )
+    return rows

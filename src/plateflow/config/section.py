@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values don't change after loading."""
+    """A part of the configuration: unknown keys, NaN and infinity are refused; values don't change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def nearest(name: str, names: Sequence[str], otherwise: str, *, cutoff: float = 0.6) -> str:

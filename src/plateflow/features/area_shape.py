@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.features import geometry
 from plateflow.features.feature import (
     Family,
@@ -136,7 +136,7 @@ def axes(yy: Values, yx: Values, xx: Values) -> tuple[Values, Values, Values]:
     return middle + spread, np.maximum(middle - spread, 0), np.degrees(angle)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shape(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
@@ -170,7 +170,7 @@ def _shape(values: Values, pixels: Pixels, starts: Integers, volume: Volume, row
         row.MinFeretDiameter, row.MaxFeretDiameter = geometry.feret(geometry.hull(low, high))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _perimeter(mask: NDArray[np.uint8]) -> float:
     """Estimate of Benkrid and Crookes: steps from border pixel to border pixel, 1 if straight and √2 if diagonal."""
     height, width = mask.shape
@@ -194,7 +194,7 @@ def _perimeter(mask: NDArray[np.uint8]) -> float:
     return straight + np.sqrt(2) * diagonal + (1 + np.sqrt(2)) / 2 * mixed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _euler(mask: NDArray[np.uint8]) -> float:
     """Parts minus holes, 8-connected: from the 2 x 2 squares with one, three and two diagonal pixels set."""
     count = 0

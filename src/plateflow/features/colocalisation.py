@@ -5,8 +5,8 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
-from numba import njit
 
+from plateflow.compiled import compiled
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _ABOVE = "pixels above 15 % of the object's maximum in both"
@@ -39,7 +39,7 @@ def _measure(regions: Regions, image: Image) -> Values:
 COLOCALISATION = Family(name="colocalisation", features=_features, measure=_measure)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _ranks(values: Values, out: Integers) -> None:
     """Dense ranks from 0: equal values have the same rank."""
     order = np.argsort(values)
@@ -50,12 +50,12 @@ def _ranks(values: Values, out: Integers) -> None:
         out[order[k]] = rank
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _over(part: float, total: float) -> float:
     return part / total if total != 0 else np.nan
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _colocalisation(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     channels = len(values)
     for index in range(len(rows)):

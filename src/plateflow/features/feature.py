@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from plateflow.compiled import compiled
 
 Labels = NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
 Image = NDArray[Any]
@@ -204,7 +205,7 @@ class Regions:
         return np.stack(columns, axis=2).reshape(len(rows), rows.shape[1] * len(names))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sort_pixels(labels: NDArray[np.int32], top: int) -> tuple[Pixels, Integers]:
     """Flat indices sorted by label, and where each label stops among them: a counting sort."""
     stops = np.zeros(top + 1, np.int64)

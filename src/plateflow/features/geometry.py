@@ -3,14 +3,15 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from plateflow.compiled import compiled
 
 FAR = 1 << 40
 """A squared distance larger than any in an image."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def box_mask(pixels: NDArray[np.int32], height: int, width: int, pad: int) -> tuple[NDArray[np.uint8], int, int]:
     """Mask of an object in its box with a margin of one pixel, and the y and x of its corner.
 
@@ -32,7 +33,7 @@ def box_mask(pixels: NDArray[np.int32], height: int, width: int, pad: int) -> tu
     return mask, y0 - 1, x0 - 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def squared_distance(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Squared distance of every pixel to the nearest 0 of the mask; at least FAR if there is none."""
     height, width = mask.shape
@@ -61,7 +62,7 @@ def squared_distance(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def row_spans(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and last x of every row, FAR and -FAR if it is empty. The margin is ignored."""
     height, width = mask.shape
@@ -74,7 +75,7 @@ def row_spans(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.in
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def chain(sides: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
     """Rows of the corners of one side of the convex hull, from above, given each row's first x (sign 1) or last (-1).
 
@@ -95,7 +96,7 @@ def chain(sides: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
     return kept[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def convex_area(low: NDArray[np.int64], high: NDArray[np.int64]) -> int:
     """Number of pixels whose centre lies in or on the convex hull of the midpoints of the object's pixel sides.
 
@@ -126,7 +127,7 @@ def convex_area(low: NDArray[np.int64], high: NDArray[np.int64]) -> int:
     return area
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hull(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
     """Corners y, x of the convex hull of the pixels' centres, in order around it."""
     lefts, rights = chain(low, 1), chain(high, -1)
@@ -144,7 +145,7 @@ def hull(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]
     return corners[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def feret(corners: NDArray[np.float64]) -> tuple[float, float]:
     """Smallest and largest distance between two parallel lines that enclose the hull."""
     n = len(corners)
@@ -163,7 +164,7 @@ def feret(corners: NDArray[np.float64]) -> tuple[float, float]:
     return (0.0 if n < 3 else shortest), np.sqrt(longest)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def enclosing_circle(corners: NDArray[np.float64]) -> tuple[float, float, float]:
     """Centre y, x and radius of the smallest circle around points (Welzl 1991, in its iterative form)."""
     y, x, radius = corners[0, 0], corners[0, 1], 0.0
@@ -182,12 +183,12 @@ def enclosing_circle(corners: NDArray[np.float64]) -> tuple[float, float, float]
     return y, x, radius
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _within(point: NDArray[np.float64], y: float, x: float, radius: float) -> Any:
     return (point[0] - y) ** 2 + (point[1] - x) ** 2 <= radius * radius * (1 + 1e-12)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _through(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]) -> tuple[float, float, float]:
     """Centre y, x and radius of the circle through three points."""
     by, bx, cy, cx = b[0] - a[0], b[1] - a[1], c[0] - a[0], c[1] - a[1]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 
+from plateflow.compiled import compiled
 from plateflow.features.feature import THREADS, Family, Feature, Image, Integers, Pixels, Regions, Values
 
 LENGTH = 16
@@ -77,7 +77,7 @@ def _steps(plane: Image) -> Iterator[Values]:
         yield restored
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _minimum(image: Values) -> Values:
     """Minimum in a disk around each pixel; the part of the disk outside the image is ignored."""
     height, width = image.shape
@@ -93,7 +93,7 @@ def _minimum(image: Values) -> Values:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _erode(image: Values) -> Values:
     """Minimum of each pixel and its four neighbours."""
     height, width = image.shape
@@ -106,7 +106,7 @@ def _erode(image: Values) -> Values:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _reconstruct(seed: Values, mask: Values) -> Values:
     """Reconstruction by dilation, 4-connected (the hybrid algorithm of Vincent, 1993)."""
     height, width = seed.shape
@@ -153,7 +153,7 @@ def _reconstruct(seed: Values, mask: Values) -> Values:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _weights(
     pixels: Pixels, starts: Integers, height: int, width: int, small_height: int, small_width: int
 ) -> tuple[Values, Integers, Integers]:

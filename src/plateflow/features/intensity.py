@@ -6,8 +6,8 @@ Sums run over each object's pixels in raster order, so that a value depends on n
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from plateflow.compiled import compiled
 from plateflow.features.feature import (
     Family,
     Feature,
@@ -76,7 +76,7 @@ def _measure(regions: Regions, image: Image) -> Values:
 INTENSITY = Family(name="intensity", features=_features, measure=_measure, in_3d=True)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _is_edge(volume: Volume, z: int, y: int, x: int) -> bool:
     label = volume[z, y, x]
     depth, height, width = volume.shape
@@ -90,7 +90,7 @@ def _is_edge(volume: Volume, z: int, y: int, x: int) -> bool:
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _statistics(values: Values) -> tuple[float, float, float, float, float]:
     """Sum, mean, standard deviation, minimum, maximum."""
     total = 0.0
@@ -103,7 +103,7 @@ def _statistics(values: Values) -> tuple[float, float, float, float, float]:
     return total, mean, np.sqrt(squares / len(values)), values.min(), values.max()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
@@ -151,7 +151,7 @@ def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume,
             row.MADIntensity = _quantile(np.abs(inside - row.MedianIntensity), 0, n * 0.5)[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _select(values: Values, first: int, k: int) -> float:
     """Put the k-th smallest value in its place in values[first:]: what precedes it is smaller, what follows larger."""
     low, high = first, len(values) - 1
@@ -177,7 +177,7 @@ def _select(values: Values, first: int, k: int) -> float:
     return values[k]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _quantile(values: Values, first: int, position: float) -> tuple[float, int]:
     """The value at a position between two ranks (from 0), and the rank below; values before `first` are smaller.
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.features.feature import Feature, Integers, Pixels, Regions, Values
 
 
@@ -118,7 +118,7 @@ def _largest(first: Integers, second: Integers, shared: Integers) -> NDArray[np.
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shared_pixels(
     pixels: Pixels, starts: Integers, others: Pixels, lookup: Integers, n_others: int
 ) -> tuple[Integers, Integers, Integers]:

@@ -8,11 +8,12 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.arguments import finite, pixels, whole
+from plateflow.compiled import compiled
 from plateflow.config import FAMILIES, FAMILY_PRESETS
-from plateflow.errors import PlateflowError
+from plateflow.errors import ArgumentError
 from plateflow.features.area_shape import AREA_SHAPE, LOCATION
 from plateflow.features.colocalisation import COLOCALISATION
 from plateflow.features.feature import Feature, Integers, Labels, Pixels, Regions, Rows, Values, Volume
@@ -76,7 +77,7 @@ def column_features(
     """The feature columns of the table that `measure` returns, in order; the data dictionary is made from them.
 
     Raises:
-        PlateflowError: a family is unknown, or is not measured in so many dimensions.
+        ArgumentError: a family is unknown, or is not measured in so many dimensions.
     """
     columns: dict[str, Feature] = {}
     for name in with_cytoplasm(compartments):
@@ -97,11 +98,11 @@ def chosen_families(families: str | Sequence[str], ndim: int = 2) -> tuple[str, 
     in_3d = [name for name in FAMILIES if _FAMILY[name].in_3d]
     for name in names:
         if name not in _FAMILY:
-            raise PlateflowError(
+            raise ArgumentError(
                 f"there is no feature family {name!r}", remedy=f"choose from {', '.join([*FAMILY_PRESETS, *FAMILIES])}"
             )
         if ndim == 3 and name not in in_3d and not preset:
-            raise PlateflowError(
+            raise ArgumentError(
                 f"the feature family {name!r} is only measured in 2D", remedy=f"in 3D there are {', '.join(in_3d)}"
             )
     return tuple(name for name in FAMILIES if name in names and (ndim == 2 or name in in_3d))
@@ -128,7 +129,7 @@ def measure(
         labels: label image YX (ZYX) by compartment, `{"Nuclei": ..., "Cells": ...}`; 0 is background. These two give
             a third compartment, Cytoplasm: the pixels of a cell that are in no nucleus.
         channels: names of the image's channels, in order.
-        pixel_size_um: size of a pixel, or its size along each axis.
+        pixel_size_um: size of a pixel, or its size along each axis; NaN where it isn't known.
         families: a preset, or names of families.
         rows: the compartment that makes the rows; by default Cells, else the first.
         origin_px: y, x (z, y, x) to be added to every position.
@@ -144,12 +145,29 @@ def measure(
         `attrs["orphans"]` counts, by compartment, the objects without a row.
 
     Raises:
-        PlateflowError: shapes or names do not fit each other, a family is unknown, or labels are not integers.
+        ArgumentError: shapes or names do not fit each other, a family is unknown, labels are not integers, an array has
+            a mask or no pixel, or a number is out of range.
     """
     import pandas as pd
 
+    if not isinstance(labels, Mapping):
+        raise ArgumentError("labels must be a dictionary, compartment -> label image")
+    labels = {name: np.asarray(pixels(f"labels[{name!r}]", value)) for name, value in labels.items()}
+    image = np.asarray(pixels("image", image))
+    if image.dtype.kind == "c":
+        raise ArgumentError(f"image must hold real numbers; its type is {image.dtype}")
     ndim = image.ndim - 1
     _check(image, labels, channels, rows)
+    pixel_size = _pixel_size(pixel_size_um, ndim)
+    texture_scales = [whole("texture_scales", scale, least=1) for scale in texture_scales]
+    if texture_tops is not None:
+        texture_tops = [finite("texture_tops", top, least=0, above=True) for top in texture_tops]
+        if len(texture_tops) != len(channels):
+            raise ArgumentError(f"texture_tops must give one number per channel; got {texture_tops}")
+    if outside is not None and np.shape(pixels("outside", outside)) != image.shape[-2:]:
+        raise ArgumentError(f"outside must have the shape {image.shape[-2:]} of the image; got {np.shape(outside)}")
+    if origin_px is not None and len(origin_px) != ndim:
+        raise ArgumentError(f"origin_px must give one number per axis, {ndim}; got {origin_px!r}")
     row_name = rows or row_compartment(labels)
     order = column_features(
         list(labels), channels, families=families, rows=row_name, ndim=ndim, texture_scales=texture_scales
@@ -157,7 +175,7 @@ def measure(
     regions = {
         name: Regions(
             labels=value,
-            pixel_size_um=tuple(np.broadcast_to(pixel_size_um, ndim).tolist()),
+            pixel_size_um=pixel_size,
             origin_px=tuple(origin_px or [0] * ndim),
             outside=outside,
         )
@@ -220,7 +238,7 @@ def _tables(
     return tables
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _any(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     """1 for channels in which an object has a value that is not 0."""
     for index in range(len(rows)):
@@ -228,25 +246,37 @@ def _any(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows:
             rows[index, channel] = values[channel, starts[index] : starts[index + 1]].any()
 
 
+def _pixel_size(given: Sequence[float] | float, ndim: int) -> tuple[float, ...]:
+    """The size of a pixel along each axis, NaN where it isn't known."""
+    several = list(given) if np.iterable(given) else [given] * ndim
+    if len(several) != ndim:
+        raise ArgumentError(f"pixel_size_um must be one number, or one per axis, {ndim}; got {given!r}")
+    unknown = [isinstance(size, float) and np.isnan(size) for size in several]
+    return tuple(
+        np.nan if absent else finite("pixel_size_um", size, least=0, above=True)
+        for size, absent in zip(several, unknown, strict=True)
+    )
+
+
 def _check(image: NDArray[Any], labels: Mapping[str, Labels], channels: Sequence[str], rows: str | None) -> None:
+    if isinstance(channels, str):
+        raise ArgumentError(f"channels must be a list of names; got {channels!r}")
     if not labels:
-        raise PlateflowError("there is no label image to measure")
+        raise ArgumentError("labels is empty: there is no label image to measure")
     if rows is not None and rows not in labels:
-        raise PlateflowError(f"there are no labels of {rows!r} to make rows of", why=f"there are {', '.join(labels)}")
+        raise ArgumentError(f"there are no labels of {rows!r} to make rows of", why=f"there are {', '.join(labels)}")
     if image.ndim not in (3, 4) or image.shape[0] != len(channels):
-        raise PlateflowError(
+        raise ArgumentError(
             f"the image has the shape {image.shape}, which isn't (channel, y, x) or (channel, z, y, x) with "
             f"{len(channels)} channels",
             why=f"the channels are {', '.join(channels)}",
         )
     if len(set(channels)) < len(channels):
-        raise PlateflowError("two channels have the same name", why=f"the channels are {', '.join(channels)}")
+        raise ArgumentError("two channels have the same name", why=f"the channels are {', '.join(channels)}")
     for name, value in labels.items():
         if value.shape != image.shape[1:]:
-            raise PlateflowError(f"the labels of {name} have the shape {value.shape}, the image {image.shape[1:]}")
+            raise ArgumentError(f"the labels of {name} have the shape {value.shape}, the image {image.shape[1:]}")
         if not np.issubdtype(value.dtype, np.integer):
-            raise PlateflowError(f"the labels of {name} are {value.dtype}, not integers")
+            raise ArgumentError(f"the labels of {name} are {value.dtype}, not integers")
         if value.size and value.min() < 0:
-            raise PlateflowError(
-                f"the labels of {name} hold negative numbers", why="0 is background, objects are above"
-            )
+            raise ArgumentError(f"the labels of {name} hold negative numbers", why="0 is background, objects are above")

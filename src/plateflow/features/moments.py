@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from plateflow.compiled import compiled
 from plateflow.features.area_shape import axes
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
@@ -63,7 +63,7 @@ def _measure(regions: Regions, image: Image) -> Values:
 MOMENTS = Family(name="moments", features=_features, measure=_measure)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _moments(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):

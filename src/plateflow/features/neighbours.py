@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from plateflow.compiled import compiled
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _TABLE = {
@@ -59,7 +59,7 @@ def _measure(regions: Regions, image: Image) -> Values:
 NEIGHBOURS = Family(name="neighbours", features=_features, measure=_measure, of_parts=False)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _touching(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     """Number of neighbours, percentage of the outline that touches them."""
     _, height, width = volume.shape

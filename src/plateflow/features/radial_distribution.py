@@ -6,9 +6,9 @@ Rings and wedges depend on the shape alone: they are found once per object and s
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.features import geometry
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
@@ -49,7 +49,7 @@ def _measure(regions: Regions, image: Image) -> Values:
 RADIAL_DISTRIBUTION = Family(name="radial_distribution", features=_features, measure=_measure)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _walk(mask: NDArray[np.uint8], start: int) -> Values:
     """Length of the shortest path inside the mask from a pixel to each other one, in steps of 1 and √2; infinite if
     there is none. No path leads through the mask's margin. A pixel's path is tried again when it became shorter."""
@@ -80,7 +80,7 @@ def _walk(mask: NDArray[np.uint8], start: int) -> Values:
     return distance
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _radial(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from plateflow.compiled import compiled
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 LEVELS = 256
@@ -67,7 +67,7 @@ def _measure(regions: Regions, image: Image, scales: Sequence[int], tops: Sequen
 TEXTURE = Family(name="texture", features=_features, measure=_measure)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _haralick(
     values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows, scales: Integers, tops: Values
 ) -> None:
@@ -113,7 +113,7 @@ def _haralick(
                         counts[pair] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _thirteen(counts: Integers, pairs: Integers, total: int, levels: int, logs: Values, row: Any) -> None:
     """Compute the features from the counts of unordered pairs, each of which stands for two symmetric entries."""
     single = np.zeros(levels, np.int64)  # counts, here and below; they sum up to 2 * total

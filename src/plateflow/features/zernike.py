@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from math import factorial
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.features import geometry
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
@@ -86,7 +86,7 @@ def _moments(regions: Regions, image: Image | None) -> tuple[NDArray[np.complex1
     return moments, raw[:, 0]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sums(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
     _, height, width = volume.shape
     basis = np.empty(2 * _N_POWERS)

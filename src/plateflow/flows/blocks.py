@@ -76,7 +76,7 @@ class FlowField:
         channels = self.ndim + (cell_logit is None)
         if self.ndim not in (2, 3) or flow.shape[0] != channels or np.dtype(flow.dtype).kind != "f":
             raise ValueError(
-                f"a flow field has floats of shape ({channels}, [Z,] Y, X), order [dz,] dy, dx"
+                f"flow must hold floats of shape ({channels}, [Z,] Y, X), order [dz,] dy, dx"
                 f"{', cell logit' if cell_logit is None else ''}; got {flow.dtype} of shape {tuple(flow.shape)}"
             )
         if 0 in self.shape:

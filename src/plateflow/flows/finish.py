@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.flows.blocks import release_pages
 from plateflow.flows.targets import Boxes, Labels, as_volume, grow_boxes
 
@@ -87,7 +87,7 @@ def _bands(out: NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
     return pairwise([*range(0, height, max(1, min(256, _BAND // (depth * width)))), height])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _have_holes(
     labels: Labels, boxes: Boxes, objects: NDArray[np.int64], ndim: int, area: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
@@ -98,7 +98,7 @@ def _have_holes(
     return result
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill_holes(
     labels: Labels, box: NDArray[np.int64], i: int, ndim: int, kept: NDArray[np.bool_], area: NDArray[np.int64]
 ) -> None:
@@ -125,7 +125,7 @@ def _fill_holes(
                 p += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_holes(labels: Labels, box: NDArray[np.int64], i: int, ndim: int, area: int) -> NDArray[np.bool_]:
     """Find the pixels in object i's box, with a border of one pixel, flat, that are in its holes; empty without any.
 
@@ -165,7 +165,7 @@ def _find_holes(labels: Labels, box: NDArray[np.int64], i: int, ndim: int, area:
     return holes if reached < size - area else holes[:0]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _renumber(labels: Labels, numbers: NDArray[np.int32]) -> None:
     """Replace labels (and the negatives that mark filled pixels) by ``numbers[label]``, in place."""
     for z in range(labels.shape[0]):

@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.arguments import pixels
+from plateflow.compiled import compiled
+from plateflow.errors import ArgumentError
 from plateflow.flows.blocks import Bits
 from plateflow.flows.targets import Boxes, Floats, Labels, as_volume, compact_labels, diffuse, scratch_buffer, slope
 
@@ -22,9 +24,10 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
         target (`flows_from_labels`); NaN where there is no such label. Sums are float64 in raster order.
 
     Raises:
-        ValueError: the shapes don't fit, or the labels aren't integers in two or three dimensions.
+        ValueError: the shapes don't fit, the labels aren't integers in two or three dimensions, the flow isn't finite
+            in an object, or an array has a mask or no pixel.
     """
-    labels = np.asarray(labels)
+    labels, flow = np.asarray(pixels("labels", labels)), np.asarray(pixels("flow", flow))
     top = int(labels.max(initial=0))
     compact, boxes = compact_labels(labels)
     if flow.shape != (compact.ndim, *compact.shape):
@@ -35,6 +38,8 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     errors = np.full(len(boxes), np.nan)
     numbers = np.arange(1, len(boxes) + 1)
     measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), errors)
+    if not np.isfinite(errors[boxes[:, 1] > 0]).all():
+        raise ArgumentError("flow is NaN or infinite in an object")
     if top == len(errors):
         return errors
     spread = np.full(top, np.nan)  # the labels were renumbered
@@ -42,7 +47,7 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     return spread
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def measure_errors(
     labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, errors: Floats
 ) -> None:
@@ -69,7 +74,7 @@ def measure_errors(
         errors[i] = total / area
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mean_probability(
     labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], logit: Bits, table: Floats, means: Floats
 ) -> None:

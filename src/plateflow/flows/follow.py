@@ -9,9 +9,11 @@ one.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.arguments import pixels, whole
+from plateflow.compiled import compiled
+from plateflow.errors import ArgumentError
 from plateflow.flows.blocks import (
     NOT_FINITE,
     ONE,
@@ -44,9 +46,17 @@ def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: i
         End pixels, int32 ``(D, n)``, in raster order of the mask.
 
     Raises:
-        ValueError: shapes don't fit, or the flow is NaN or infinite anywhere (the message gives the place).
+        ValueError: shapes or types don't fit, the flow is NaN or infinite anywhere (the message gives the place), an
+            array has a mask or no pixel, or there is no step.
     """
-    field = FlowField(flow, np.asarray(cell_mask).astype(np.float16))
+    flow, cell_mask = pixels("flow", flow), np.asarray(pixels("cell_mask", cell_mask))
+    if cell_mask.dtype.kind not in "biu" or cell_mask.shape != flow.shape[1:]:
+        raise ArgumentError(
+            f"cell_mask must be boolean, with the shape of a flow, {tuple(flow.shape[1:])}; "
+            f"got {cell_mask.dtype} of shape {cell_mask.shape}"
+        )
+    n_steps = whole("n_steps", n_steps, least=1)
+    field = FlowField(flow, (cell_mask != 0).astype(np.float16))
     canvas = Block(0, tuple(slice(0, size) for size in field.shape))
     return follow_block(field, canvas, n_steps=n_steps, cell_threshold=0.5)
 
@@ -117,7 +127,7 @@ def _quantise_region(bits: Bits, region: Region, threshold: float) -> tuple[NDAr
     return steps, cells
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _quantise(
     bits: Bits,
     table: NDArray[np.int16],
@@ -141,7 +151,7 @@ def _quantise(
     return finite
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _list_cells(cells: NDArray[np.uint8]) -> Points:
     """List the cell pixels of a region, ``(3, n)``, in raster order."""
     points = np.empty((3, np.count_nonzero(cells)), np.int32)
@@ -155,12 +165,12 @@ def _list_cells(cells: NDArray[np.uint8]) -> Points:
     return points
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _mix(a: Any, b: Any, f: Any) -> Any:
     return a + (((b - a) * f + 2048) >> 12)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _mix4(steps: NDArray[np.int16], at: Any, right: Any, below: Any, fy: Any, fx: Any) -> Any:
     """Mix one component between four pixels of a plane."""
     top = _mix(np.int64(steps[at]), np.int64(steps[at + right]), fx)
@@ -168,7 +178,7 @@ def _mix4(steps: NDArray[np.int16], at: Any, right: Any, below: Any, fy: Any, fx
     return _mix(top, bottom, fy)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _follow(
     steps: NDArray[np.int16],
     shape: NDArray[np.int64],

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.arguments import finite, pixels, whole
+from plateflow.compiled import compiled
 from plateflow.errors import ResultsError
 from plateflow.flows import seeds
 from plateflow.flows.blocks import (
@@ -85,12 +86,19 @@ def labels_from_flows(
         Labels 1..n in raster order of the seeds, uint32, 0 outside.
 
     Raises:
-        ValueError: shapes don't fit, a value is NaN or infinite (the message gives the place), or the device isn't the
-            CPU.
+        ValueError: shapes don't fit, a value is NaN or infinite (the message gives the place), an array has a mask, a
+            number is out of range, or the device isn't the CPU.
     """
     if str(device) != "cpu":
         raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
-    field = FlowField(flow, cell_logit)
+    field = FlowField(pixels("flow", flow), pixels("cell_logit", cell_logit))
+    n_steps, min_size = whole("n_steps", n_steps, least=1), whole("min_size", min_size, least=0)
+    block, workers, max_size = (
+        value if value is None else whole(name, value, least=1)
+        for name, value in (("block", block), ("workers", workers), ("max_size", max_size))
+    )
+    cell_threshold = finite("cell_threshold", cell_threshold)
+    flow_threshold = finite("flow_threshold", flow_threshold, least=0)
     block = block or _OWN_BLOCK[field.ndim]
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
@@ -265,7 +273,7 @@ def _foreign_endpoints(block: Block, why: str) -> ResultsError:
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _paint_core(logit: Bits, above: NDArray[np.uint8], values: NDArray[np.int32], labels: Labels) -> int:
     """Give the cell pixels of a core their values, in raster order; return how many there are."""
     i = 0

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.flows.blocks import Points
 
 Flat = NDArray[np.int64]
@@ -118,13 +118,13 @@ def _flat(points: NDArray[np.integer], shape: tuple[int, int, int]) -> Flat:
     return (z * shape[1] + y) * shape[2] + x
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count(points: Points, low: Flat, table: NDArray[np.int32]) -> None:
     for i in range(points.shape[1]):
         table[points[0, i] - low[0], points[1, i] - low[1], points[2, i] - low[2]] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _look_up(
     points: Points, low: Flat, table: Owner, pixels: Flat, rows: Flat, shape: Flat, owner: Owner, values: Owner
 ) -> None:
@@ -140,7 +140,7 @@ def _look_up(
         values[i] = table[points[0, i] - low[0], points[1, i] - low[1], points[2, i] - low[2]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _first(pixels: Flat, start: int, stop: int, pixel: int) -> int:
     """Find the first index in ``start..stop`` whose pixel is at least ``pixel``."""
     while start < stop:
@@ -152,7 +152,7 @@ def _first(pixels: Flat, start: int, stop: int, pixel: int) -> int:
     return start
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _are_greatest(pixels: Flat, counts: Flat, rows: Flat, shape: Flat) -> NDArray[np.bool_]:
     depth, height, width = shape
     greatest = counts > SEED_COUNT
@@ -173,7 +173,7 @@ def _are_greatest(pixels: Flat, counts: Flat, rows: Flat, shape: Flat) -> NDArra
     return greatest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _claim(pixels: Flat, counts: Flat, rows: Flat, shape: Flat, seeds: Flat, owner: Owner) -> None:
     """Grow each seed over its neighbours with enough endpoints, ``REACH`` times; later seeds are greater and win."""
     depth, height, width = shape

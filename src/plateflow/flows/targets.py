@@ -9,8 +9,10 @@ lies outside the object as 0, so that nothing leaks between labels that touch.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from plateflow.arguments import pixels
+from plateflow.compiled import compiled
 
 Labels = NDArray[np.int32]
 Boxes = NDArray[np.int64]
@@ -31,9 +33,9 @@ def flows_from_labels(labels: NDArray[Any]) -> NDArray[np.float32]:
         where the heat doesn't reach (pieces of an object that aren't connected to its centre).
 
     Raises:
-        ValueError: the labels aren't integers in two or three dimensions.
+        ValueError: the labels aren't integers in two or three dimensions, have a mask, or no pixel.
     """
-    compact, boxes = compact_labels(labels)
+    compact, boxes = compact_labels(pixels("labels", labels))
     out = np.zeros((compact.ndim, *compact.shape), np.float32)
     volume = as_volume(compact)
     _targets(volume, boxes, compact.ndim, out.reshape(compact.ndim, *volume.shape))
@@ -68,7 +70,7 @@ def compact_labels(labels: NDArray[Any]) -> tuple[Labels, Boxes]:
     return compact, find_boxes(as_volume(compact), top)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_boxes(labels: Labels, top: int) -> Boxes:
     """Find the box of each label 1..top: ``z0, z1, y0, y1, x0, x1``, the second exclusive; 0 where there is none."""
     boxes = np.zeros((top, 6), np.int64)
@@ -76,7 +78,7 @@ def find_boxes(labels: Labels, top: int) -> Boxes:
     return boxes
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def grow_boxes(labels: Labels, first: int, last: int, boxes: Boxes) -> None:
     """Grow the boxes of labels to include their pixels in the rows from ``first`` to before ``last``."""
     for z in range(labels.shape[0]):
@@ -96,7 +98,7 @@ def grow_boxes(labels: Labels, first: int, last: int, boxes: Boxes) -> None:
                         box[5] = max(box[5], x + 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def diffuse(
     labels: Labels, label: int, box: NDArray[np.int64], ndim: int, buffer: Floats
 ) -> tuple[Floats, Floats, int, int, int]:
@@ -147,7 +149,7 @@ def diffuse(
     return heat, weight, border * plane + row + 1, row, plane
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def slope(heat: Floats, p: int, row: int, plane: int, ndim: int) -> tuple[float, float, float]:
     """Direction ``dz, dy, dx`` in which the heat grows at ``p``, a unit vector; 0 where it is flat."""
     dy = heat[p + row] - heat[p - row]
@@ -159,7 +161,7 @@ def slope(heat: Floats, p: int, row: int, plane: int, ndim: int) -> tuple[float,
     return 0.0, 0.0, 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _diffuse_square(heat: Floats, sums: Floats, weight: Floats, row: int, source: int, steps: int) -> None:
     """Average over 3 x 3 pixels, ``steps`` times, in place.
 
@@ -190,19 +192,19 @@ def _diffuse_square(heat: Floats, sums: Floats, weight: Floats, row: int, source
             first = last
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _sum3(a: Floats, b: Floats, c: Floats, out: Floats) -> None:
     for i in range(min(out.size, c.size)):
         out[i] = a[i] + b[i] + c[i]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _weigh3(a: Floats, b: Floats, c: Floats, weight: Floats, out: Floats) -> None:
     for i in range(out.size):
         out[i] = (a[i] + b[i] + c[i]) * weight[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _diffuse_cross(old: Floats, new: Floats, weight: Floats, row: int, plane: int, source: int) -> None:
     """Average over a voxel and its six neighbours, once."""
     old[source] += 1.0
@@ -215,7 +217,7 @@ def _diffuse_cross(old: Floats, new: Floats, weight: Floats, row: int, plane: in
         out[i] = (centre[i] + left[i] + right[i] + up[i] + down[i] + above[i] + below[i]) * share[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def scratch_buffer(boxes: Boxes, ndim: int) -> Floats:
     """Allocate what ``diffuse`` needs for the largest of these boxes."""
     largest = 0
@@ -225,7 +227,7 @@ def scratch_buffer(boxes: Boxes, ndim: int) -> Floats:
     return np.empty((3, largest), np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _targets(labels: Labels, boxes: Boxes, ndim: int, out: NDArray[np.float32]) -> None:
     """Write the unit vectors of all objects into ``out``, ``(D, Z, Y, X)``."""
     buffer = scratch_buffer(boxes, ndim)

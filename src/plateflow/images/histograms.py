@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
 
@@ -101,7 +101,7 @@ def focus_score(pixels: NDArray[Any]) -> float:
     return float(np.log2(max(fine, energy[0] / 4000, 1e-12) / coarse))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _count(
     pixels: NDArray[Any],
     rows: NDArray[np.int64],
@@ -121,7 +121,7 @@ def _count(
                 sums[row, column] += total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
     """Mean energy per coefficient of the detail between 1 and 2, 2 and 4, 4 and 8, 8 and 16 px.
 

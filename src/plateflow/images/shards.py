@@ -20,10 +20,10 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.compiled import compiled
 from plateflow.files import Sink, atomic_file
 from plateflow.images.layout import Region, WellLayout
 
@@ -273,7 +273,7 @@ def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:
     return half
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _halve(pixels: NDArray[Any], half: NDArray[Any]) -> None:
     height, width = pixels.shape
     for y in range(half.shape[0]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.platemap import read_plate_map
-from plateflow.plates.reader import counted
+from plateflow.plates.reader import Index, counted
+from plateflow.text import TextError, decode
 
 
 def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
@@ -42,23 +44,27 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
                 )
 
 
-def check_plate(spec: PlateSpec, config: Config, *, deep: bool = False) -> list[Problem]:
+def check_plate(
+    spec: PlateSpec, config: Config, *, deep: bool = False, prepare: Callable[[Index], object] = lambda _: None
+) -> list[Problem]:
     """List all problems of a raw plate that can be seen before it is computed.
 
     Args:
         spec: the plate.
         config: gives the channels that the label sets name, and the fraction from which on a field is saturated.
         deep: decode every file; otherwise check headers and lengths, and the pixels of a sample.
+        prepare: what ingest does with the index before it writes, since what it refuses is refused here, too.
     """
     try:
         index = index_plate(spec)
     except PlateflowError as error:
         return [Problem.of_error(spec, error)]
     problems = list(check_index(index))
-    try:
-        check_channels(config, index.metadata)
-    except ChannelError as error:
-        problems.append(Problem.of_error(spec, error))
+    for step in (lambda of_plate: check_channels(config, of_plate.metadata), prepare):
+        try:
+            step(index)
+        except PlateflowError as error:
+            problems.append(Problem.of_error(spec, error))
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
         problems += _unmapped(spec, spec.plate_map, index.metadata)
@@ -95,6 +101,13 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
     except PlateflowError as error:
         yield Problem.of_error(spec, error)
         return
+    try:
+        content = Path(plate_map).read_bytes()
+        if not content.startswith(b"PK\3\4"):
+            decode(content, windows=False)
+    except TextError as error:
+        remedy = "nothing, if its names look right; else save it as UTF-8"
+        yield Problem("note", spec.plate, f"of the plate map, {error}; it is read so", remedy, file=plate_map)
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (

@@ -1,12 +1,12 @@
-"""The files of a raw plate: listed without leaving its folder, text in any encoding, XML parsed safely.
+"""The files of a raw plate: listed without leaving its folder, XML parsed safely.
 
 Whatever a parser raises over damaged metadata becomes one kind of error here: see `parsing`.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from plateflow.errors import RawDataError
+from plateflow.text import TextError, decode
 
 PARSE_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError),
@@ -35,10 +36,13 @@ def parsing(what: str, *, where: str, remedy: str) -> Iterator[None]:
         remedy: what the user can do if it cannot be parsed.
 
     Raises:
-        RawDataError: in place of any of `PARSE_ERRORS`, with its message as the cause.
+        RawDataError: in place of any of `PARSE_ERRORS`, with its message as the cause; a `TextError` has a remedy of
+            its own.
     """
     try:
         yield
+    except TextError as error:
+        raise RawDataError(f"cannot parse {what}", where=where, why=str(error), remedy=error.remedy) from error
     except PARSE_ERRORS as error:
         plain = {KeyError: f"{error} is missing", ValueError: str(error), ParseError: str(error)}
         why = plain.get(type(error), f"{type(error).__name__}: {error}")
@@ -105,16 +109,6 @@ def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
                     return
 
 
-def decode(content: bytes) -> str:
-    """Decode text as instruments and spreadsheets write it: UTF-16 with a byte order mark, UTF-8, else Windows-1252."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")
-
-
 def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: str) -> str:
     """Check a file name given by metadata.
 
@@ -162,7 +156,7 @@ def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Ite
     ancestors: list[Element] = []
     remedy = "copy it from the instrument again; without an index, only the file names are read"
     with parsing(f"the metadata file {path.name}", where=f"{plate}: {path}", remedy=remedy):
-        for event, element in iterparse(path, events=("start", "end"), forbid_dtd=True):
+        for event, element in _events(path):
             if event == "start":
                 ancestors.append(element)
                 continue
@@ -172,6 +166,17 @@ def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Ite
                 yield name, element
                 if ancestors:
                     ancestors[-1].remove(element)
+
+
+def _events(path: Path) -> Iterator[tuple[str, Element]]:
+    """The starts and ends of the elements of an XML file; what is not UTF-8, though it should be, is told as such."""
+    try:
+        yield from iterparse(path, events=("start", "end"), forbid_dtd=True)
+    except ParseError:
+        content = path.read_bytes()
+        if not re.match(rb"[^>]{0,99}encoding=[\"'](?!utf-8)", content, re.IGNORECASE):
+            decode(content, windows=False)
+        raise
 
 
 def local_name(tag: str) -> str:

@@ -24,10 +24,11 @@ from typing import Any
 
 from plateflow.config import PlateSpec
 from plateflow.paths import well_name
-from plateflow.plates.files import Listing, decode, list_files, peek
+from plateflow.plates.files import Listing, list_files, peek
 from plateflow.plates.names import NamePattern
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.text import TextError, decode
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
 NAMES = NamePattern(
@@ -283,7 +284,12 @@ def _read_htd(listing: Listing) -> dict[str, list[str]]:
     if name is None:
         return {}
     htd: dict[str, list[str]] = {"file": [name]}
-    for line in decode((listing.root / name).read_bytes()).splitlines():
+    content = (listing.root / name).read_bytes()
+    try:
+        text = decode(content)
+    except TextError:  # descriptions in it may hold anything; what is used of it is ASCII
+        text = content.decode("cp1252", "replace")
+    for line in text.splitlines():
         key, *values = (part.strip().strip('"') for part in line.split(","))
         if values or key == "EndFile":
             htd[key] = values

@@ -9,22 +9,21 @@ metres, centres of fields relative to the centre of the well, y pointing up.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import math
 import re
-from collections.abc import Iterable
-from itertools import islice
+import zlib
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, decode, inside, list_files, parsing, peek, positive_int
+from plateflow.plates.files import Listing, inside, list_files, parsing, peek, positive_int
 from plateflow.plates.names import parse_place
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
+from plateflow.text import TextError, decode, encoding_of, rows, table
 
 TABLE = re.compile(r"(?:[^/]+/)?[^/]*\.csv(?:\.gz)?", re.IGNORECASE)
 CHANNEL = re.compile(r"(?:Image_)?(FileName|URL)_((?!Illum).+)")
@@ -49,6 +48,9 @@ class LoadDataReader:
         listing = list_files(plate_folder(spec))
         source = _table(listing.root, sorted(listing.files))
         if source is None:
+            for name in filter(TABLE.fullmatch, sorted(listing.files)):
+                if "load_data" in name.lower():
+                    _lines(spec, listing.root / name)  # says what is wrong with it, if it is no table
             raise RawDataError(
                 "there is no load_data.csv",
                 where=f"{spec.plate}: {spec.path}",
@@ -60,36 +62,54 @@ class LoadDataReader:
 
 def _table(folder: Path, names: Iterable[str]) -> str | None:
     """The table; of several, one named load_data is preferred, and one without illumination functions."""
-    tables = [name for name in names if TABLE.fullmatch(name) and _is_load_data(_lines(folder / name, head=True))]
+    tables = [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
     return min(tables, key=lambda name: ("load_data" not in name.lower(), "illum" in name.lower(), name), default=None)
 
 
-def _is_load_data(lines: list[Line]) -> bool:
-    columns = set(lines[0]) if lines else set()
-    wells = {"Metadata_Well"} <= columns or {"Metadata_Row", "Metadata_Col"} <= columns
-    return wells and any(CHANNEL.fullmatch(column) for column in columns if column)
+def _is_load_data(columns: Collection[str]) -> bool:
+    wells = "Metadata_Well" in columns or {"Metadata_Row", "Metadata_Col"} <= set(columns)
+    return wells and any(CHANNEL.fullmatch(column) for column in columns)
 
 
-def _lines(path: Path, *, head: bool = False) -> list[Line]:
-    """The lines of a table, or with `head` its first line; none where the file is not a table."""
+def _columns(path: Path) -> list[str]:
+    """The columns of a table; none where the file is not a table."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            text = decode(file.read(2**16 if head else -1))
-        reader = csv.DictReader(io.StringIO(text))
-        return list(islice(reader, 1 if head else None))
-    except (OSError, EOFError, csv.Error):
+        head = _content(path, 2**16)
+        return next(rows(head.decode(encoding_of(head) or "utf-8", "replace"), ","))[1]
+    except (OSError, EOFError, zlib.error, TextError, StopIteration):
         return []
 
 
+def _content(path: Path, size: int = -1) -> bytes:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        return file.read(size)
+
+
+def _lines(spec: PlateSpec, path: Path) -> list[tuple[int, Line]]:
+    """All lines of a table, with their numbers; at least one.
+
+    Raises:
+        RawDataError: it can't be read as a table.
+    """
+    with parsing("the table", where=f"{spec.plate}: {path}", remedy="copy it again"):
+        try:
+            lines = list(table(decode(_content(path)), ","))
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if not lines:
+            raise ValueError("it has no line below the names of its columns")
+    return lines
+
+
 def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
-    table = _lines(listing.root / source)
-    lines = _lines_of_plate(spec, table, source)
-    columns = [match for column in lines[0] if column and (match := CHANNEL.fullmatch(column))]
+    everything = _lines(spec, listing.root / source)
+    lines = _lines_of_plate(spec, everything, source)
+    columns = [match for column in lines[0][1] if (match := CHANNEL.fullmatch(column))]
     channels = {match[2]: {"name": match[2].removeprefix("Orig") or match[2]} for match in columns}
     finder = _Finder(spec, listing, source)
     planes: list[dict[str, Any]] = []
     remedy = "fix the line: Metadata_Well (or Row and Col) and Metadata_Site are needed"
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:
         with parsing(f"line {number} of the table", where=f"{spec.plate}: {source}", remedy=remedy):
             place = _place(line)
         for channel in channels:
@@ -98,17 +118,17 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
                 page = positive_int(line.get(f"Frame_{channel}") or "")
                 planes.append({**place, "path": path, "page": page, "z_um": height, "channel": channel})
     notes = finder.notes()
-    if len({line.get("Metadata_Plate") for line in table}) < 2:
+    if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
     return Records(planes=planes, channels=channels, disagreements=notes)
 
 
-def _lines_of_plate(spec: PlateSpec, lines: list[Line], source: str) -> list[Line]:
-    plates = sorted({line.get("Metadata_Plate") or "" for line in lines})
+def _lines_of_plate(spec: PlateSpec, lines: list[tuple[int, Line]], source: str) -> list[tuple[int, Line]]:
+    plates = sorted({line.get("Metadata_Plate", "") for _, line in lines})
     if len(plates) < 2:
         return lines
-    if chosen := [line for line in lines if line.get("Metadata_Plate") == spec.plate]:
+    if chosen := [(number, line) for number, line in lines if line.get("Metadata_Plate") == spec.plate]:
         return chosen
     raise RawDataError(
         "the table has several plates, but none of this name",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from plateflow.config import PlateSpec
+from plateflow.errors import RawDataError, printable
 from plateflow.paths import parse_well
 from plateflow.plates.files import Listing
 
@@ -62,6 +64,52 @@ class NamePattern:
     def unlisted(self, listing: Listing, planes: Iterable[Mapping[str, Any]]) -> set[str]:
         """The images that are named so and that no plane refers to."""
         return {name for name in listing.image_names() if self.match(name)} - {plane.get("path") for plane in planes}
+
+
+def refuse_odd_name(path: str, *, plate: str = "") -> None:
+    """Refuse a path that is not UTF-8: neither a manifest nor a message can hold it.
+
+    Args:
+        path: as Python gives it, with the bytes that are not UTF-8 escaped as lone surrogates.
+        plate: the plate's id, for the message.
+
+    Raises:
+        RawDataError: it is not UTF-8.
+    """
+    if (shown := printable(path)) != path:
+        raise RawDataError(
+            "a file name is not UTF-8",
+            where=f"{plate}: {shown}" if plate else shown,
+            why="it was written in another encoding, as by a Windows program, an archive or an old share",
+            remedy="rename it, or all of a folder: convmv -f cp1252 -t utf-8 -r --notest FOLDER",
+        )
+
+
+def refuse_odd_names(spec: PlateSpec, listing: Listing, images: Collection[str]) -> None:
+    """Refuse images whose names are not UTF-8; other files may be called as they like.
+
+    Metadata in UTF-8 spell such a name right, so that the file would be missing: a file that differs from a missing one
+    in its odd characters alone is taken for it.
+
+    Args:
+        spec: the plate.
+        listing: its files.
+        images: paths of its images, relative to its folder.
+
+    Raises:
+        RawDataError: names the first of them.
+    """
+    refuse_odd_name(str(listing.root), plate=spec.plate)
+    missing = {_ascii(name) for name in images if not name.isascii() and name not in listing.files}
+    others = (name for name in listing.files if not name.isascii() and _ascii(name) in missing)
+    odd = (name for name in (*images, *others) if printable(name) != name)
+    if (first := min(odd, default=None)) is not None:
+        refuse_odd_name(str(listing.root / first), plate=spec.plate)
+
+
+def _ascii(path: str) -> str:
+    """A path's file name, each character but ASCII replaced; a table may name another folder."""
+    return "".join(character if character.isascii() else "?" for character in path.rpartition("/")[2])
 
 
 def parse_place(values: Mapping[str, str | None]) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class OmeZarrReader:
         folder = plate_folder(spec)
         root = _plate_group(folder)
         if root is None:
-            why = "it has no zarr.json or .zattrs with the attribute plate"
+            why = _unreadable(Path(spec.path)) or "it has no zarr.json or .zattrs with the attribute plate"
             remedy = "give the plate's own group, the folder that holds the rows; a single image is not a plate"
             raise other_layout(spec, "an OME-Zarr plate", why=why, remedy=remedy)
         plate = _Plate(spec, list_files(root))
@@ -85,6 +85,16 @@ def _attributes(group: Path) -> dict[str, Any]:
             continue
         return attributes if isinstance(attributes, dict) else {}
     return {}
+
+
+def _unreadable(group: Path) -> str:
+    """Why a group's metadata can't be read; empty where they can, or it has none."""
+    for path in (path for name in ("zarr.json", ".zattrs") if (path := group / name).is_file()):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            return f"its {path.name} can't be parsed: {type(error).__name__ if not str(error) else error}"
+    return ""
 
 
 class _Plate:

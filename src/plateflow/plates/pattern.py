@@ -8,18 +8,20 @@ where known `page`, `y_um` and `x_um` (the top-left corner of a field, y pointin
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import regex  # unlike re, it can be stopped
+
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, decode, inside, list_files, parsing, peek
+from plateflow.plates.files import Listing, inside, list_files, parsing, peek
 from plateflow.plates.names import parse_place
 from plateflow.plates.reader import Index, Records, counted, examples, make_index, plate_folder
+from plateflow.text import decode, table
 
 GROUPS = {"well", "row", "column", "field", "channel", "z", "t"}
 EXAMPLE = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)\.tif"
@@ -37,6 +39,9 @@ READY = {
 }
 """File names of Olympus ScanR, BioTek Cytation (Gen5), Thermo Cellomics (as TIFF), and EMBL's own."""
 _NUMBERS = ("y_um", "x_um", "z_um", "pixel_size_um")
+_SECONDS, _SECONDS_PER_NAME = 2.0, 1e-3
+"""The computing time that a pattern may take for a plate, some hundred times what a sound one takes; a pattern that
+goes back and forth in a name would take years."""
 
 
 class PatternReader:
@@ -53,10 +58,9 @@ class PatternReader:
         listing = list_files(plate_folder(spec))
         if spec.pattern and spec.pattern.lower().endswith((".csv", ".tsv")):
             return make_index(spec, self.name, _from_table(spec, listing), listing)
-        pattern = _compile(spec, listing)
-        matches = {name: pattern.search(name) for name in listing.image_names()}
-        planes = [_place(spec, name, match.groupdict()) | {"path": name} for name, match in matches.items() if match]
-        others = [name for name, match in matches.items() if not match]
+        matches = _search(spec, _compile(spec, listing), listing.image_names())
+        planes = [_place(spec, name, groups) | {"path": name} for name, groups in matches.items() if groups]
+        others = [name for name, groups in matches.items() if not groups]
         if others and not planes:
             raise RawDataError(
                 "no image matches the pattern",
@@ -81,7 +85,7 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
     path = listing.root / given if (listing.root / given).is_file() else given
     where = f"{spec.plate}: {path}"
     try:
-        text = decode(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise RawDataError(
             "the table of images can't be read",
@@ -89,17 +93,18 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
             why=f"{error.strerror}",
             remedy="fix the column pattern of the plate sheet: a path below the plate's folder, or from where you are",
         ) from error
-    lines = list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-    columns = set(lines[0]) if lines else set()
+    with parsing("the table of images", where=where, remedy="save it as CSV in UTF-8"):
+        lines = list(table(decode(content), "\t" if path.suffix.lower() == ".tsv" else ","))
+    columns = set(lines[0][1]) if lines else set()
     if "path" not in columns or not ("well" in columns or {"row", "column"} <= columns):
         raise RawDataError(
             "the table of images lacks a column",
             where=where,
-            why=f"it has {', '.join(sorted(map(str, columns))) or 'no line'}; path and well (or row and column) needed",
+            why=f"it has {', '.join(sorted(columns)) or 'no line'}; path and well (or row and column) needed",
             remedy=f"further columns: {', '.join(sorted(GROUPS - {'well'}))}, page, {', '.join(_NUMBERS)}",
         )
     planes = []
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:
         plane = _place(spec, f"{path.name}, line {number}", line)
         with parsing(f"line {number} of the table", where=where, remedy="fix the line"):
             plane |= {key: float(line[key]) for key in _NUMBERS if line.get(key)}
@@ -112,19 +117,50 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
     return Records(planes=planes, channels={plane["channel"]: {"name": plane["channel"]} for plane in planes})
 
 
-def _compile(spec: PlateSpec, listing: Listing) -> re.Pattern[str]:
+def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) -> dict[str, dict[str, str] | None]:
+    """What the groups of a pattern find in each name; None where it doesn't match.
+
+    Raises:
+        RawDataError: it takes far too long.
+    """
+    left = _SECONDS
+    found: dict[str, dict[str, str] | None] = {}
+    for name in names:
+        start = time.process_time()
+        try:
+            match = pattern.search(name, timeout=max(left, _SECONDS_PER_NAME))
+        except TimeoutError:
+            raise RawDataError(
+                "the pattern takes too long",
+                where=f"{spec.plate}: {spec.pattern}",
+                why=f"after {_SECONDS:g} s it was still trying ways to match {name}",
+                remedy="give its repetitions one way to match: [^_]+_ instead of .*_, and no + or * around another",
+            ) from None
+        left += _SECONDS_PER_NAME - (time.process_time() - start)
+        found[name] = match.groupdict() if match else None
+    return found
+
+
+def _compile(spec: PlateSpec, listing: Listing) -> regex.Pattern[str]:
+    """The regular expression of a plate, checked.
+
+    Raises:
+        RawDataError: it is none, or has no well.
+    """
     remedy = f"for example {EXAMPLE}, or one of {', '.join(READY)}"
     given = spec.pattern or _ready(listing.image_names())
     if given is None:
         where = f"{spec.plate}: column pattern"
         raise RawDataError("the layout pattern needs a regular expression", where=where, remedy=remedy)
     where = f"{spec.plate}: {spec.pattern}"
+    pattern = f"(?i){READY[given.lower()]}" if given.lower() in READY else given
     try:
-        pattern = re.compile(READY.get(given.lower(), given), re.IGNORECASE if given.lower() in READY else 0)
-    except re.error as error:
+        re.compile(pattern)  # whose language it is: regex takes more
+        compiled = regex.compile(pattern)
+    except (re.error, regex.error, OverflowError, RecursionError) as error:
         what = "the pattern is not a regular expression"
         raise RawDataError(what, where=where, why=str(error), remedy=remedy) from error
-    groups = set(pattern.groupindex)
+    groups = set(compiled.groupindex)
     if groups - GROUPS or not ("well" in groups or {"row", "column"} <= groups):
         raise RawDataError(
             "the groups of the pattern can't be used",
@@ -133,7 +169,7 @@ def _compile(spec: PlateSpec, listing: Listing) -> re.Pattern[str]:
             f"allowed are {', '.join(sorted(GROUPS))}",
             remedy=remedy,
         )
-    return pattern
+    return compiled
 
 
 def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:

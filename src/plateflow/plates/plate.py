@@ -13,6 +13,7 @@ from plateflow.errors import RawDataError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
+from plateflow.plates.names import refuse_odd_name
 from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.raw import RawFolder, machine_error
@@ -105,6 +106,7 @@ def open_plate(
     """
     if not isinstance(path, PlateSpec):
         folder = Path(path)
+        refuse_odd_name(str(folder))
         name = folder.resolve().name
         spec = PlateSpec(
             plate=name if SAFE_NAME.fullmatch(name) and ".." not in name and name != "screen" else "plate",

@@ -65,7 +65,7 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     sheets = read_sheets(path)
     columns = [name.lower() for name in sheets[0].rows[0][1]] if sheets[0].rows else []
     if _BARCODE in columns and _MAP in columns:
-        own = _map_of(path, [cells for _, cells in sheets[0].rows[1:]], columns, plate)
+        own = _map_of(path, [cells for _, cells in _whole(sheets[0]).rows[1:]], columns, plate)
         rows = _with_external_metadata(path.parent, _rows(own, read_sheets(own), plate))
     else:
         rows = _rows(path, sheets, plate)
@@ -155,7 +155,7 @@ def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
     """The lines of a map, each with what `external_metadata/` has about its treatment."""
     files = sorted(folder.parent.parent.glob("external_metadata/*"))
     for file in (file for file in files if file.suffix.lower() in _SUFFIXES):
-        (_, names), *lines = read_sheets(file, "the external metadata")[0].rows or [(0, [])]
+        (_, names), *lines = _whole(read_sheets(file, "the external metadata")[0]).rows or [(0, [])]
         shared = next((name for name in names if name and name in rows[0][1]), None)
         if shared is None:
             continue
@@ -212,8 +212,30 @@ def _is_long(names: list[str]) -> bool:
     return any(name in names for name in ("well", *ALIASES["well"])) or {"row", "column"} <= set(names)
 
 
+def _whole(sheet: Sheet) -> Sheet:
+    """A sheet whose first row names its columns.
+
+    Raises:
+        RawDataError: a row has too many cells, or a formula no value.
+    """
+    _refuse_blank(sheet)
+    for number, cells in sheet.rows:
+        sheet.check_width(sheet.rows[0][0], number, cells)
+    return sheet
+
+
+def _refuse_blank(sheet: Sheet) -> None:
+    if sheet.blank:  # a cell with such a formula would be taken for empty
+        raise RawDataError(
+            "the plate map has formulas without their values",
+            where=f"{sheet.where}, {'cells' if len(sheet.blank) > 1 else 'cell'} {examples(sheet.blank)}",
+            why="the program that wrote the file has not computed them",
+            remedy="open the file in Excel or LibreOffice and save it, or replace the formulas by their values",
+        )
+
+
 def _long(sheet: Sheet, plate: str) -> list[Row]:
-    names = _header(sheet)
+    names = _header(_whole(sheet))
     doubled = sorted({name or "(a column without a name)" for name in names if names.count(name) > 1})
     if doubled:
         raise _unusable(sheet.where, f"its columns are {', '.join(names)}; {', '.join(doubled)} occurs twice")
@@ -242,9 +264,11 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
             continue
         name = cells[0] or heading or (sheet.title if not sheet.title.lower().startswith(("sheet", "tabelle")) else "")
         name = plain if (plain := _plain(name)) in OWN else name or "treatment"
-        for row, (_, line) in enumerate(sheet.rows[at + 1 : at + 33]):
+        _refuse_blank(sheet)
+        for row, (at_line, line) in enumerate(sheet.rows[at + 1 : at + 33]):
             if line[0].upper() != row_name(row):
                 break
+            sheet.check_width(number, at_line, line)
             for column, value in enumerate(line[1 : len(columns) + 1]):
                 if value:
                     yield name, f"{sheet.where}, line {number}", well_name(row, column), value

@@ -18,9 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from plateflow.config import PlateSpec
-from plateflow.errors import RawDataError
+from plateflow.errors import RawDataError, printable
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing
+from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error
 
@@ -188,7 +189,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
             where=f"{spec.plate}: {spec.path}",
             remedy="check that the folder holds the images, and the layout in the plate sheet",
         )
-    notes = list(records.disagreements)
+    refuse_odd_names(spec, listing, {plane.get("path", "") for plane in records.planes})
+    notes = list(map(printable, records.disagreements))
     planes = pd.DataFrame.from_records(records.planes)
     for column in COLUMNS:
         if column not in planes:
@@ -257,7 +259,7 @@ def _channels(channels: Mapping[Any, Mapping[str, Any]], notes: list[str]) -> li
     seen: Counter[str] = Counter()
     listed, changed = [], []
     for channel in channels.values():
-        name = channel["name"]
+        name = printable(channel["name"])
         seen[name] += 1
         if seen[name] > 1:
             name = f"{name} ({seen[name]})"
@@ -387,7 +389,7 @@ def _one_size_per_field(spec: PlateSpec, planes: pd.DataFrame, notes: list[str])
 
 def examples(names: Iterable[str], *, limit: int = 3) -> str:
     """The first few of many names, for a message."""
-    listed = sorted(names)
+    listed = sorted(map(printable, names))
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
 

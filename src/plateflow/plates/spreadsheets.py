@@ -1,17 +1,17 @@
-"""Spreadsheets that people and instruments write: CSV, TSV or XLSX, in any encoding, as rows of text."""
+"""Spreadsheets that people and instruments write: CSV, TSV or XLSX, as rows of text."""
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from plateflow.errors import PlateflowError, RawDataError
-from plateflow.plates.files import decode
+from plateflow.text import TextError, decode, rows
 
 LARGEST = 50_000_000
 """Bytes, unpacked, of the largest file that can be a plate map: a larger one is something else, or an attack."""
@@ -25,12 +25,36 @@ class Sheet:
     Attributes:
         where: the file and sheet, for messages.
         title: the title of the sheet (XLSX).
-        rows: number and cells of each row that is not empty, up to its last filled cell.
+        rows: number and cells of each row that is not empty, up to its last filled cell; the number of the line in
+            which it begins.
+        widths: of each row the number of cells as written, empty ones at its end included (text; in a workbook no cell
+            can slip).
+        blank: cells with a formula, but without the value that it had when the file was saved (XLSX).
     """
 
     where: str
     title: str
     rows: list[tuple[int, list[str]]]
+    widths: Mapping[int, int] = field(default_factory=dict)
+    blank: tuple[str, ...] = ()
+
+    def check_width(self, header: int, number: int, cells: list[str]) -> None:
+        """Refuse a row with more filled cells than the row that names its columns has cells.
+
+        Args:
+            header: the number of that row.
+            number: the row's.
+            cells: the row's.
+
+        Raises:
+            RawDataError: a delimiter too many, as in a value without quotes, has shifted the values.
+        """
+        if self.widths and len(cells) > self.widths[header]:
+            raise RawDataError(
+                f"a line of the table has {len(cells)} cells, and its header {self.widths[header]}",
+                where=f"{self.where}, line {number}",
+                remedy="fix the line: a value that holds the delimiter must stand in double quotes",
+            )
 
 
 def read_sheets(path: Path, what: str = "the plate map") -> list[Sheet]:
@@ -63,15 +87,14 @@ def read_sheets(path: Path, what: str = "the plate map") -> list[Sheet]:
         return list(_workbook(path, what, content))
     if content.startswith(b"\xd0\xcf\x11\xe0"):
         raise _not_a_table(path, what, "it is an old Excel workbook (.xls), or locked by a password")
-    text = decode(content)
-    if "\0" in text:  # UTF-16 without a byte order mark
-        text = content.decode("utf-16-be" if content.startswith(b"\0") else "utf-16-le", "replace")
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     try:
-        return [Sheet(where=str(path), title="", rows=list(_filled(reader)))]
-    except csv.Error as error:
-        raise _not_a_table(path, what, str(error)) from error
+        text = decode(content)
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        numbered = list(islice(rows(text, max(",;\t", key=first.count)), ROWS))
+    except TextError as error:
+        raise RawDataError(f"{what} can't be read", where=str(path), why=str(error), remedy=error.remedy) from error
+    widths = {number: len(cells) for number, cells in numbered}
+    return [Sheet(where=str(path), title="", rows=list(_filled(numbered)), widths=widths)]
 
 
 def _not_a_table(path: Path, what: str, why: str) -> RawDataError:
@@ -79,8 +102,8 @@ def _not_a_table(path: Path, what: str, why: str) -> RawDataError:
     return RawDataError(f"{what} can't be read", where=str(path), why=why, remedy=remedy)
 
 
-def _filled(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    for number, row in enumerate(islice(rows, ROWS), 1):
+def _filled(numbered: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    for number, row in islice(numbered, ROWS):
         cells = [cell.strip() for cell in row]
         while cells and not cells[-1]:  # delimiters too many
             cells.pop()
@@ -94,16 +117,35 @@ def _workbook(path: Path, what: str, content: bytes) -> Iterator[Sheet]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             unpacked = sum(item.file_size for item in archive.infolist())
-        if unpacked > LARGEST:
-            raise _not_a_table(path, what, f"unpacked it would have {unpacked:,} bytes")
+            if unpacked > LARGEST:
+                raise _not_a_table(path, what, f"unpacked it would have {unpacked:,} bytes")
+            formulas = any(b"<f" in archive.read(name) for name in archive.namelist() if "worksheets/" in name)
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        blank = _blank_formulas(openpyxl.load_workbook(io.BytesIO(content), read_only=True), book) if formulas else {}
         for sheet in book.worksheets:
-            rows = list(_filled([_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)))
-            yield Sheet(where=f"{path}, sheet {sheet.title}", title=sheet.title, rows=rows)
+            numbered = enumerate(([_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)), 1)
+            where = f"{path}, sheet {sheet.title}"
+            yield Sheet(where=where, title=sheet.title, rows=list(_filled(numbered)), blank=blank.get(sheet.title, ()))
     except PlateflowError:
         raise
     except Exception as error:  # zip, XML, and whatever a broken workbook makes openpyxl raise
         raise _not_a_table(path, what, f"{type(error).__name__}: {error}") from error
+
+
+def _blank_formulas(typed: Any, shown: Any) -> dict[str, tuple[str, ...]]:
+    """By sheet, the cells that have a formula, but no value: a workbook as it was typed, and as Excel shows it.
+
+    A text without characters is a value, which openpyxl doesn't give.
+    """
+    return {
+        sheet.title: tuple(
+            formula.coordinate
+            for row, values in islice(zip(sheet.iter_rows(), shown[sheet.title].iter_rows(), strict=False), ROWS)
+            for formula, value in zip(row, values, strict=False)
+            if formula.data_type == "f" and value.value is None and value.data_type != "str"
+        )
+        for sheet in typed.worksheets
+    }
 
 
 def _cell(value: object) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import ChannelError, PlateflowError
+from plateflow import arguments
+from plateflow.errors import ArgumentError, ChannelError
 from plateflow.model.registry import IN_CHANNELS, model_spec
 from plateflow.segment.grid import grid_of
 from plateflow.segment.tiles import network_shape, tile_layout
@@ -49,16 +50,19 @@ def segment_image(
     Raises:
         ChannelError: a channel doesn't exist.
         ModelError: the model can't be used.
-        PlateflowError: the shape isn't one of these, values are NaN or infinite, there are more than three channels, or
-            there is no such device.
+        ArgumentError: the shape isn't one of these, there is a mask or no pixel, values are NaN or infinite, there are
+            more than three channels, or the diameter isn't above 0.
+        PlateflowError: there is no such device.
     """
-    pixels = scale_intensities(_pick(_as_cyx(np.asarray(image), merge=channels is None), channels))
+    image = np.asarray(arguments.pixels("image", image))
+    diameter = None if diameter is None else arguments.finite("diameter", diameter, least=0, above=True)
+    pixels = scale_intensities(_pick(_as_cyx(image, merge=channels is None), channels))
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
     spec = model_spec(model)
     grid = grid_of(spec, diameter, where="diameter")
     if not pixels.any():
-        return np.zeros(np.asarray(image).shape[:2] if _is_yxs(image) else np.shape(image)[-2:], np.uint32)
+        return np.zeros(image.shape[:2] if _is_yxs(image) else image.shape[-2:], np.uint32)
 
     from plateflow.flows import labels_from_flows
     from plateflow.segment.engine import CanvasJob, FlowEngine
@@ -94,8 +98,8 @@ def _is_yxs(image: NDArray[Any]) -> bool:
 
 def _as_cyx(image: NDArray[Any], *, merge: bool) -> NDArray[Any]:
     """The channels of an image; `merge`: equal samples of a colour image are one channel."""
-    if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "biuf":
-        raise PlateflowError(
+    if image.ndim not in (2, 3) or image.dtype.kind not in "biuf":
+        raise ArgumentError(
             f"an image of shape {image.shape} and type {image.dtype} can't be segmented",
             why="it must be YX, CYX, or YXS with 3 or 4 samples last, and hold numbers",
             remedy="select one plane, or project the stack, and remove axes of length 1",
@@ -113,12 +117,14 @@ def _pick(image: NDArray[Any], channels: Sequence[int] | None) -> NDArray[Any]:
     """The channels of a CYX image that were asked for, 1 to 3 of them."""
     numbers = range(len(image))
     if channels is not None:
+        if isinstance(channels, str) or not np.iterable(channels):
+            raise ArgumentError(f"channels must be a list of numbers; got {channels!r}")
         absent = [channel for channel in channels if channel not in numbers]
         if absent:
             raise ChannelError.missing(absent, numbers, where="channels", remedy="channels are counted from 0")
-        image = image[list(channels)]
+        image = image[[int(channel) for channel in channels]]
     if not 1 <= len(image) <= IN_CHANNELS:
-        raise PlateflowError(
+        raise ArgumentError(
             f"{len(image)} channels are {'none' if not len(image) else 'too many'}: the network takes 1 to 3",
             why=f"the image has {len(numbers)}: {', '.join(map(str, numbers))}",
             remedy="select them with channels=[...], the one that shows the objects first",
@@ -139,11 +145,11 @@ def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
         float32 CYX.
 
     Raises:
-        PlateflowError: values are NaN or infinite.
+        ArgumentError: values are NaN or infinite.
     """
     if not np.isfinite(image).all():
         n_bad = int((~np.isfinite(image)).sum())
-        raise PlateflowError(
+        raise ArgumentError(
             f"the image has {n_bad} values that are NaN or infinite", remedy="fix them, or choose another channel"
         )
     scaled = np.zeros(image.shape, np.float32)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from typing import TYPE_CHECKING
 
 from plateflow.files import write_atomic, write_json
 from plateflow.plates.check import check_channels
@@ -21,6 +22,9 @@ from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, examples
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
+
+if TYPE_CHECKING:
+    from plateflow.images.layout import WellLayout
 
 
 def work_items(job: Job) -> list[WorkItem[Index]]:
@@ -46,16 +50,27 @@ def manifest_digest(index: Index) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
+def well_layouts(index: Index) -> dict[str, WellLayout]:
+    """The layout of each well; what `ingest` makes of the index before it writes, so that `check` can ask for it.
+
+    Raises:
+        RawDataError: positions and pixel size contradict each other.
+    """
+    from plateflow.images.layout import well_layout
+
+    wells = index.planes.groupby("well", sort=False)
+    return {str(well): well_layout(planes, index.metadata) for well, planes in wells}
+
+
 def ingest(job: Job, index: Index) -> Outcome:
     """Write the manifest, and make the store's groups and arrays, or bring them up to date."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from plateflow.images.layout import well_layout
     from plateflow.images.store import create_plate
 
     planes, metadata = index.planes, index.metadata
-    layouts = {str(well): well_layout(of_well, metadata) for well, of_well in planes.groupby("well", sort=False)}
+    layouts = well_layouts(index)
     stacked = [well for well, layout in layouts.items() if layout.placement == "stacked"]
     if stacked:
         note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {examples(stacked)}"

@@ -1,0 +1,42 @@
+"""The one way in which functions are compiled: without the interpreter's lock, and kept on the disk where that goes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+
+
+def compiled(function: Callable[..., Any] | None = None, *, inline: str = "never") -> Any:
+    """Compile a function when it is first called, and keep the machine code for later processes.
+
+    Numba keeps it beside the source, else in the user's cache, or in `NUMBA_CACHE_DIR`. Where it can write in none of
+    them, as in a container that is read-only, each process compiles for itself, and says so once.
+
+    Args:
+        function: to be compiled; without one this is a decorator with options.
+        inline: `always` copies the function into those that call it.
+    """
+    if function is None:
+        return lambda function: compiled(function, inline=inline)
+    options: dict[str, Any] = {"nogil": True, "inline": inline}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        _say_uncached()
+        return numba.njit(**options)(function)
+
+
+@cache
+def _say_uncached() -> None:
+    warnings.warn(
+        "there is no folder in which compiled code can be kept, so that each process compiles again, for up to a "
+        "minute; name one that can be written in the environment variable NUMBA_CACHE_DIR",
+        RuntimeWarning,
+        stacklevel=1,
+    )
