@@ -118,7 +118,7 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     for folder in kinds:
         if flows and folder.is_dir():
             yield Waste(what="flows and endpoints", path=folder)
-    for folder in {paths.root, paths.scratch}:
+    for folder in [paths.root] if paths.scratch.is_relative_to(paths.root) else [paths.root, paths.scratch]:
         for pattern in LEFTOVERS:
             for path in sorted(folder.rglob(pattern)):
                 if not (flows and any(kind in path.parents for kind in kinds)):

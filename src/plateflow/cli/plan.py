@@ -40,12 +40,14 @@ def plan(
     """
     project = Project.load(configfile)
     refine(project, [row for paths in _newest(project) for row in attempts(paths)])
-    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus))
-    figures["upgrade"] = upgrade(project.plates, estimates_of(project))
+    redone = upgrade(project.plates, estimates_of(project))
+    for line in [] if as_json else lines(redone):
+        typer.echo(line)
+    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus)) | {"upgrade": redone}
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return
-    for line in (*lines(figures["upgrade"]), *_lines(figures)):
+    for line in _lines(figures):
         typer.echo(line)
 
 

@@ -134,10 +134,11 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         cpu, gpu = (sum(redone[f"{kind}_hours"] for redone in stages.values()) for kind in ("cpu", "gpu"))
         first = next(name for name, redone in stages.items() if redone["items"])
         yield f"  in all {cpu:,.2f} CPU hours and {gpu:,.2f} GPU hours"
-        yield f"  `plateflow accept [PLATE] --stage {first}` lets results stand, and what builds on them; then `snakemake`"
+        yield f"  `plateflow accept [PLATE] --stage {first}`, then `snakemake`: results stand, and what builds on them"
         yield ""
     if found["not_taken_over"]:
-        yield f"made by an earlier release, can't be taken over, done again as a whole: {_named(found['not_taken_over'])}"
+        named = _named(found["not_taken_over"])
+        yield f"made by an earlier release, can't be taken over, so done again as a whole: {named}"
     for plate, why in found["unread"].items():
         yield f"{plate}: can't tell whether this release does it again: {why}"
 

@@ -265,7 +265,7 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
 
 
 def is_of_earlier_release(path: Path) -> bool:
-    """Whether a journal begins with a line as releases before the checksums wrote it, of which nothing is taken over."""
+    """Whether a journal begins with a line of a release before lines had checksums: nothing of it is taken over."""
     try:
         with path.open("rb") as file:
             line = json.loads(file.readline())
