@@ -108,6 +108,10 @@ class PlatePaths:
         """The receipt of a job: the file that Snakemake sees."""
         return self.root / "receipts" / stage / f"{job}.json"
 
+    def receipts(self, stage: str, job: str) -> list[Path]:
+        """All receipts of a job, whatever was asked of it."""
+        return sorted((self.root / "receipts" / stage).glob(f"{job}.*json"))
+
     def watch(self, stage: str, job: str) -> Path:
         """The raw files that a job set aside, with their stat at that time."""
         return self.root / "watch" / f"{stage}-{job}.jsonl"

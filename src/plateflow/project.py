@@ -80,15 +80,18 @@ class Plate:
         """manifest/plate.json, as ingest wrote it last.
 
         Raises:
-            ResultsError: ingest hasn't run.
+            ResultsError: ingest hasn't run, or what it wrote is damaged.
         """
+        again = f"`plateflow verify {self.name}`, then `snakemake`"
         try:
             stat = self.paths.metadata.stat()
+            return _read_json(self.paths.metadata, stat.st_size, stat.st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError):
-            raise ResultsError(
-                "the plate has no manifest", where=self.name, remedy="run `snakemake`; ingest writes it"
-            ) from None
-        return _read_json(self.paths.metadata, stat.st_size, stat.st_mtime_ns)
+            remedy = again if self.paths.receipts("ingest", "plate") else "run `snakemake`; ingest writes it"
+            raise ResultsError("the plate has no manifest", where=self.name, remedy=remedy) from None
+        except ValueError as error:
+            where = str(self.paths.metadata)
+            raise ResultsError("the plate's manifest is damaged", where=where, why=str(error), remedy=again) from None
 
     @property
     def wells(self) -> list[str]:
@@ -208,6 +211,8 @@ class Plate:
 @lru_cache(maxsize=1024)
 def _read_json(path: Path, _size: int, _mtime_ns: int) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text())
+    if not {"wells", "format", "channels"} <= content.keys():
+        raise ValueError("it lacks wells, format or channels")
     return content
 
 

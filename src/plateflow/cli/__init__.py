@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from plateflow.cli import check, demo, init, plan, retry, run, segment, status, weights
+from plateflow.cli import accept, check, clean, demo, init, plan, retry, run, segment, status, verify, weights
 from plateflow.errors import PlateflowError
 
 _typer = typer.Typer(
@@ -21,15 +21,21 @@ _typer = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init.init, check.check, plan.plan, status.status, retry.retry, run.run, segment.segment, demo.demo):
+for command in (
+    *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
+    *(verify.verify, clean.clean, accept.accept, segment.segment, demo.demo),
+):
     _typer.command()(command)
 _typer.add_typer(weights.weights, name="weights")
 
 
 def app() -> None:
-    """The entry point of the `plateflow` command; an error that a user can fix ends with 1 and no traceback."""
+    """The entry point of the `plateflow` command; an error that a user can fix ends with 1 and no traceback.
+
+    So does an error of the system that no command has explained: its message names the file.
+    """
     try:
         _typer()
-    except PlateflowError as error:
+    except (PlateflowError, OSError) as error:
         print(f"plateflow: {error}", file=sys.stderr)
         sys.exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
 from plateflow.project import Project
 
@@ -32,8 +32,8 @@ def check(
 ) -> None:
     """Examine the raw plates: problems with their remedies, and files that are new or changed since ingest.
 
-    Changed files are noted, so that the next `snakemake` looks at those wells again. Exit status: 2 for
-    errors, 1 for warnings, 0 if there are at most notes.
+    Changed files are noted, so that the next `snakemake` looks at those wells again. Exit status: 1 for
+    errors, else 0.
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.check_index import Problem
@@ -70,7 +70,7 @@ def check(
         for line in report(problems):
             typer.echo(line)
     severities = {problem.severity for problem in problems}
-    raise typer.Exit(2 if "error" in severities else 1 if "warning" in severities else 0)
+    raise typer.Exit(Status.ERROR if "error" in severities else Status.OK)
 
 
 def report(problems: list[Problem]) -> Iterator[str]:

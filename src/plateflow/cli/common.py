@@ -1,7 +1,8 @@
-"""What several commands share: the options that name the configuration and the folder of weights."""
+"""What several commands share: exit statuses, and the options that name the configuration and the folder of weights."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,3 +15,12 @@ WeightsOption = Annotated[
     Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")
 ]
 DEFAULT_CONFIG = Path("config/config.yaml")
+
+
+class Status(IntEnum):
+    """How a command ends; README.md has the table. A wrong option ends it with 2."""
+
+    OK = 0
+    ERROR = 1
+    LEFT_OUT = 3
+    STALE = 4

@@ -11,6 +11,7 @@ import typer
 
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.upgrade import lines, upgrade
 from plateflow.errors import PlateflowError
 from plateflow.estimate import estimates_of, refine
 from plateflow.paths import PlatePaths
@@ -32,12 +33,17 @@ def plan(
 ) -> None:
     """Print jobs, GPU and CPU hours, wall time, memory, storage and files of all plates, as if nothing were done.
 
+    Before that, what this release does again of what an earlier one has made, why, and what it costs.
+
     Estimates start from the sizes that `plateflow init` wrote into the plate sheet and from rates that were measured
     once; the ledger of what has already run refines them, here and for the memory and time that the rules ask for.
     """
     project = Project.load(configfile)
     refine(project, [row for paths in _newest(project) for row in attempts(paths)])
-    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus))
+    redone = upgrade(project.plates, estimates_of(project))
+    for line in [] if as_json else lines(redone):
+        typer.echo(line)
+    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus)) | {"upgrade": redone}
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return

@@ -20,7 +20,9 @@ from plateflow.state.requests import request
 
 def retry(
     target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; without it: tidy up only")] = None,
-    stage: Annotated[str | None, typer.Option(help="the stage to begin from; default: the first that isn't ok")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="the stage to begin from; default: the first that isn't ok and up to date")
+    ] = None,
     cancel: Annotated[bool, typer.Option(help="cancel the SLURM jobs of a driver that is gone; default: wait")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -128,20 +130,25 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
     if stage is not None:
         begins = {well: stage}
     else:
-        first_of = _first_not_ok(plate)
-        begins = {name: first_of[name] for name in ([well] if well else plate.wells) if name in first_of}
+        first_of = _first_to_do(plate)
+        begins = {name: first_of[name] for name in ([well] if well else ["", *plate.wells]) if name in first_of}
         if not begins:
-            typer.echo(f"{target}: every stage is ok; name one with --stage to do it again.")
+            typer.echo(f"{target}: every stage is ok and up to date; name one with --stage to do it again.")
     for name, first in begins.items():
         whole_plate = STAGES[first].scope == "plate"
         request(plate.paths, kind="retry", stage=first, well="" if whole_plate else name, n_columns=plate.n_columns)
         typer.echo(f"{plate.name}/{name or '*'}: requested again from {first} on.")
 
 
-def _first_not_ok(plate: Plate) -> dict[str, str]:
-    """The first stage in which a well isn't ok, by well."""
+def _first_to_do(plate: Plate) -> dict[str, str]:
+    """The first stage in which a well (or, by the empty name, the plate) isn't ok, or is stale, by well."""
+    from plateflow.stages.stale import to_do
+
+    stale = to_do(plate, files=True).items
     first: dict[str, str] = {}
     for stage in STAGES:
+        for well in [key[0] for name, key in stale if name == stage]:
+            first.setdefault(well, stage)
         for entry in plate.outcomes(stage).values():
             if entry.well and entry.state != "ok":
                 first.setdefault(entry.well, stage)

@@ -9,15 +9,13 @@ from typing import Annotated
 import typer
 
 from plateflow.chain import STAGES, part_of
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
 from plateflow.project import Plate, Project
-from plateflow.stages import stage_module
-from plateflow.stages.runner import Job, changes
-from plateflow.state.journal import Entry, Journal, Key, outcomes
+from plateflow.stages.runner import Job
+from plateflow.stages.stale import StaleItem, ToDo, to_do
+from plateflow.state.journal import Entry, Journal, outcomes
 from plateflow.state.lease import leases
-
-Stale = dict[tuple[str, Key], list[str]]
 
 
 def status(
@@ -28,59 +26,47 @@ def status(
     ] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show what is done, stale, flagged and left out, from the journals alone.
+    """Show what is done, stale, flagged and left out, and what to do about it.
 
-    A well is explained stage by stage: state, reason, what made it stale, and the log to read. Ends with 3 as long as
-    anything is left out.
+    All plates are told from the journals alone; of a PLATE or PLATE/WELL the names and sizes of all files are compared
+    with them, too. A well is explained stage by stage: state, reason, what made it stale, and the log to read. Exit
+    status: 4 as long as anything is stale or to do, else 1 where that can't be told, else 3 as long as anything is left
+    out, else 0.
     """
     project = Project.load(configfile)
     if target and "/" in target:
         plate, well = project.target(target)
         if log:
             _print_log(plate, well)
-        else:
-            explain(plate, well)
-        left_out = any(item.well == well and not item.field for item in plate.left_out())
-    else:
-        plates = [project.target(target)[0]] if target else list(project.plates.values())
-        if watch:
-            from plateflow.cli.watch import watch as follow
+            return
+        found = to_do(plate, files=True)
+        explain(plate, well, found)
+        of_well = ToDo({key: item for key, item in found.items.items() if item.key[0] in ("", well)}, found.note)
+        raise typer.Exit(_status([of_well], left_out=any(item.well == well for item in plate.left_out())))
+    plates = [project.target(target)[0]] if target else list(project.plates.values())
+    if watch:
+        from plateflow.cli.watch import watch as follow
 
-            follow(project.config, plates)
-        else:
-            overview(plates)
-        lines = [str(item) for plate in plates for item in plate.left_out()]
-        if left_out := bool(lines):
-            typer.echo("\n  ".join([f"Left out ({len(lines)}):", *lines]))
-    raise typer.Exit(3 if left_out else 0)
-
-
-def stale_items(plate: Plate) -> tuple[Stale, str]:
-    """What there is to do in a plate.
-
-    Stages are asked in order; one whose upstream has never run can't list its work items, which ends the list.
-
-    Returns:
-        the names of what changed, by stage and key of the work item; and why later stages can't tell, else "".
-    """
-    stale: Stale = {}
-    for name, stage in STAGES.items():
-        entries = plate.outcomes(name)
-        try:
-            for number in stage.jobs(plate.config):
-                job = Job(plate=plate, stage=stage, name=number)
-                for item in stage_module(name).work_items(job):
-                    why = changes(job, item, entries.get(item.key))
-                    if why:
-                        stale[name, item.key] = why
-        except PlateflowError as error:
-            return stale, f"{name}: {error.what}"
-        except (OSError, KeyError) as error:  # KeyError: metadata of another release
-            return stale, f"{name}: waits for the stage before it ({error})"
-    return stale, ""
+        follow(project.config, plates)
+    looks = {plate.name: to_do(plate, files=target is not None) for plate in plates}
+    if not watch:
+        overview(plates, looks)
+    lines = [str(item) for plate in plates if not looks[plate.name].fault for item in plate.left_out()]
+    if lines:
+        typer.echo("\n  ".join([f"Left out ({len(lines)}):", *lines]))
+        typer.echo("Mend the files, then `snakemake`. `plateflow retry PLATE/WELL`, then `snakemake` tries one again.")
+    raise typer.Exit(_status(list(looks.values()), left_out=bool(lines)))
 
 
-def overview(plates: list[Plate]) -> None:
+def _status(looks: list[ToDo], *, left_out: bool) -> int:
+    if any(look.items or (look.note and not look.fault) for look in looks):
+        return Status.STALE
+    if any(look.fault for look in looks):
+        return Status.ERROR
+    return Status.LEFT_OUT if left_out else Status.OK
+
+
+def overview(plates: list[Plate], looks: dict[str, ToDo]) -> None:
     """Print plates x stages: work items that are ok, flagged, left out, stale or to do, and the time they took."""
     from rich.console import Console
     from rich.table import Table
@@ -91,9 +77,9 @@ def overview(plates: list[Plate]) -> None:
         table.add_column(name, justify="right")
     notes = []
     for plate in plates:
-        stale, note = stale_items(plate)
-        table.add_row(plate.name, *(_cell(plate, name, stale) for name in STAGES))
-        notes += [f"{plate.name}: {line}" for line in _notes(plate, stale, note)]
+        found = looks[plate.name]
+        table.add_row(plate.name, *(_cell(plate, name, found) for name in STAGES))
+        notes += [f"{plate.name}: {line}" for line in _notes(plate, found)]
     console = Console()
     console.width = max(console.width, 24 + 11 * len(STAGES))
     console.print(table)
@@ -101,36 +87,52 @@ def overview(plates: list[Plate]) -> None:
         typer.echo(line)
 
 
-def _cell(plate: Plate, stage: str, stale: Stale) -> str:
-    entries = plate.outcomes(stage)
-    counts = Counter(entry.state for key, entry in entries.items() if (stage, key) not in stale)
-    todo = sum(name == stage for name, _ in stale)
+def _cell(plate: Plate, stage: str, found: ToDo) -> str:
+    try:
+        entries = plate.outcomes(stage)
+    except (OSError, PlateflowError):
+        return "?"
+    counts = Counter(entry.state for key, entry in entries.items() if (stage, key) not in found.items)
+    todo = sum(name == stage for name, _ in found.items)
     if not entries and not todo:
         return "-"
     parts = [f"{count} {state}" for state, count in counts.items()] + ([f"{todo} to do"] if todo else [])
     return "\n".join([*parts, f"{sum(entry.seconds for entry in entries.values()):.1f} s"])
 
 
-def _notes(plate: Plate, stale: Stale, note: str) -> Iterator[str]:
-    """What a table can't show: what is stale and why, and the leases."""
-    if note:
-        yield note
-    reasons = Counter((stage, why) for (stage, _), whys in stale.items() for why in whys if why != "never done")
-    for (stage, why), n in reasons.items():
-        yield f"{stage}: {n} stale: {why} changed"
-    for lease, owner in leases(plate.paths.root / "leases"):
+def _notes(plate: Plate, found: ToDo) -> Iterator[str]:
+    """What a table can't show: what is stale, why, and what to do about it; and the leases."""
+    if found.note:
+        yield found.note
+    groups = Counter((stage, reason(item), item.remedy) for (stage, _), item in found.items.items())
+    for (stage, why, remedy), n in groups.items():
+        yield f"{stage}: {n} {why}: {remedy}"
+    try:
+        held = list(leases(plate.paths.root / "leases"))
+    except OSError as error:
+        held = []
+        yield f"leases can't be read: {error.strerror}"
+    for lease, owner in held:
         gone = owner is None or owner.alive() is False
-        yield f"{lease.name} {'died: run `plateflow retry`' if gone else f'runs: {owner}'}"
+        yield f"{lease.name} {'died: run `plateflow retry`, then `snakemake`' if gone else f'runs: {owner}'}"
 
 
-def explain(plate: Plate, well: str) -> None:
+def reason(item: StaleItem) -> str:
+    """Why something is to be done, in words."""
+    if item.why == ("never done",):
+        return "never done, though a receipt is there" if item.seen else "never done"
+    if item.why == ("files",):
+        return "stale: files are gone or damaged"
+    return f"stale: {', '.join(item.why)} changed" if item.why[0] != "left in the middle" else "left in the middle"
+
+
+def explain(plate: Plate, well: str, found: ToDo) -> None:
     """Print what happened to a well, stage by stage.
 
     Raises:
         PlateflowError: the plate isn't ingested, or has no such well.
     """
     plate.check_well(well)
-    stale, note = stale_items(plate)
     typer.echo(f"{plate.name}/{well}")
     for name, stage in STAGES.items():
         latest = plate.outcomes(name)
@@ -138,29 +140,35 @@ def explain(plate: Plate, well: str) -> None:
             job = path.stem.removeprefix(f"{name}-")
             for entry in outcomes([path]).values():
                 if entry.well in ("", well) and latest[entry.key].sequence == entry.sequence:
-                    _explain_entry(plate, well, Job(plate=plate, stage=stage, name=job), entry, stale)
-        for (stage_name, key), why in stale.items():
+                    stale = found.items.get((name, entry.key))
+                    _explain_entry(plate, Job(plate=plate, stage=stage, name=job), entry, stale)
+        for (stage_name, key), stale in found.items.items():
             if stage_name == name and key[0] == well and key not in latest:
-                typer.echo(f"  {name} {key[1]:20} to do ({', '.join(why)})")
+                typer.echo(f"  {name} {key[1]:20} to do ({reason(stale)}): {stale.remedy}")
         if stage.scope != "plate":
             _last_failure(plate, name, well)
-    if note:
-        typer.echo(f"  {note}")
+    if found.note:
+        typer.echo(f"  {found.note}")
 
 
-def _explain_entry(plate: Plate, well: str, job: Job, entry: Entry, stale: Stale) -> None:
+def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None) -> None:
     place = f"{job.stage.name} {entry.label_set}" + (f" block {entry.block}" if entry.block >= 0 else "")
-    reason = f": {entry.reason}" if entry.reason else ""
-    typer.echo(f"  {place:24} {entry.state}{reason}  {entry.seconds:.2f} s, {entry.finished}")
-    for field, why in entry.fields.items():
-        typer.echo(f"    field {field}: {why}")
+    why = f": {entry.reason}" if entry.reason else ""
+    typer.echo(f"  {place:24} {entry.state}{why}  {entry.seconds:.2f} s, {entry.finished}")
+    for field, field_reason in entry.fields.items():
+        typer.echo(f"    field {field}: {field_reason}")
     if entry.detail:
         typer.echo(f"    {entry.detail}")
-    if changed := stale.get((job.stage.name, entry.key)):
-        first = "`plateflow check`, then " if "raw files" in changed else ""
-        again = f"{plate.name}/{well}" if entry.well else plate.name
-        typer.echo(f"    stale: {', '.join(changed)} changed; {first}`snakemake` does it again")
-        typer.echo(f"    (if it does not, as after .snakemake was lost: `plateflow retry {again}`)")
+    if entry.accepted:
+        made_by, accepted = entry.made_by or "unknown", entry.accepted
+        typer.echo(
+            f"    made by version {made_by}; stands as version {accepted['version']}: "
+            f"accepted by {accepted['by']}, {accepted['at']}"
+        )
+    if stale is not None:
+        typer.echo(f"    {reason(stale)}: {stale.remedy}")
+    if entry.left_out:
+        typer.echo(f"    mend it, then `snakemake`; or `plateflow retry {plate.name}/{entry.well}`, then `snakemake`")
     if entry.state != "ok":
         typer.echo(f"    log: {plate.paths.log(job.stage.name, job.name)}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from plateflow.chain import STAGES
 from plateflow.report import charts, thumbnails
-from plateflow.report.view import View
+from plateflow.report.view import View, accepted_results
 from plateflow.state.journal import LEFT_OUT
 from plateflow.state.ledger import attempts
 from plateflow.stats.flags import FLAGS
@@ -129,7 +129,7 @@ def intensity(view: View) -> dict[str, Any]:
 
 
 def methods(view: View) -> dict[str, Any]:
-    """Models with their licences, versions of the software, parameters, and where the tables are."""
+    """Models with their licences, versions of the software, what was accepted of earlier ones, parameters, tables."""
     models = {}
     for entry in view.plate.outcomes("infer").values():
         if entry.label_set in view.plate.config.segmentation and entry.info.get("model"):
@@ -137,6 +137,7 @@ def methods(view: View) -> dict[str, Any]:
     settings = {stage: view.plate.parameters(stage) for stage in STAGES}
     return {
         "models": sorted(models.items()),
+        "accepted": accepted_results(view.plate),
         "versions": [(name, _version(name)) for name in PACKAGES],
         "settings": [(stage, list(_flat(value))) for stage, value in settings.items() if value],
         "tables": TABLES,

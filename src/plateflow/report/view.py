@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from plateflow.chain import STAGES
 from plateflow.features.measure import compartment
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, LeftOut
@@ -72,3 +74,21 @@ class View:
     def left_out(self) -> list[LeftOut]:
         """Wells, and fields of wells that went on without them, each at the stage at which it was left out."""
         return self.plate.left_out()
+
+
+def accepted_results(plate: Plate) -> list[dict[str, Any]]:
+    """Results of earlier versions of the stages before the page that a user has let stand.
+
+    Returns:
+        dicts with `stage`, `made_by` and `version`: those that made them (None: not known) and they stand for, `by`,
+        `at`, and `n`, how many there are.
+    """
+    found: Counter[tuple[Any, ...]] = Counter()
+    for stage in [name for name in STAGES if name != "report"]:
+        for entry in plate.outcomes(stage).values():
+            wanted = entry.label_set in ("", *plate.config.segmentation) and entry.well in ("", *plate.wells)
+            if entry.accepted and wanted:
+                accepted = entry.accepted
+                found[stage, entry.made_by, accepted["version"], accepted["by"], accepted["at"]] += 1
+    names = ("stage", "made_by", "version", "by", "at", "n")
+    return [dict(zip(names, (*key, n), strict=True)) for key, n in found.items()]

@@ -7,6 +7,8 @@ Work item: the plate.
 
 from __future__ import annotations
 
+from typing import Any
+
 from plateflow.files import write_atomic
 from plateflow.images.window import load_window
 from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
@@ -15,10 +17,14 @@ from plateflow.state.ledger import write_ledger
 
 def work_items(job: Job) -> list[WorkItem[None]]:
     """The plate, with the tables and label images that its page shows."""
+    from plateflow.report.view import accepted_results
+
     shown = {stage: sorted(job.plate.outcomes(stage).items()) for stage in ("tile", "stitch", "aggregate")}
-    depends = {
+    depends: dict[str, Any] = {
         stage: [[*key, entry.fingerprint, entry.state] for key, entry in items] for stage, items in shown.items()
     }
+    if accepted := accepted_results(job.plate):
+        depends["accepted"] = accepted
     return [WorkItem(depends={**depends, "window": load_window(job.paths).fingerprint(job.plate.channels)})]
 
 

@@ -7,6 +7,7 @@ sequence number per key: changing the number of parts leaves old journals behind
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from plateflow.chain import STAGES
 from plateflow.errors import ResultsError
-from plateflow.files import Stamp, append_line, read_lines
+from plateflow.files import Stamp, append_line, digest, read_lines
 from plateflow.paths import PlatePaths
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
@@ -27,6 +28,8 @@ Key = tuple[str, str, int]
 """Well, label set and block of a work item; "", "" and -1 where it has none. See `item_key`."""
 PLATE_KEY: Key = ("", "", -1)
 """Of a stage that does the plate as a whole."""
+KNOWN_VERSIONS = 100
+"""Among how many versions of a stage the one is looked for that made a result: an entry has a digest of it."""
 
 
 def item_key(well: str, label_set: str = "", block: int = -1) -> Key:
@@ -86,6 +89,15 @@ class Entry:
         """Whether later stages go on without this work item."""
         return self.state in LEFT_OUT
 
+    def is_of_version(self, version: int) -> bool:
+        """Whether a version of its stage made it, or a user has accepted it as made by that version."""
+        return self.depends.get("version") == digest(version) or self.accepted.get("version") == version
+
+    @property
+    def made_by(self) -> int | None:
+        """The version of the stage that made it, as far as it is known."""
+        return next((n for n in range(1, KNOWN_VERSIONS) if self.depends.get("version") == digest(n)), None)
+
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Entry:
         """The entry that a journal's line tells.
@@ -132,6 +144,8 @@ class Attempt:
     entries: list[Entry] = field(default_factory=list)
 
 
+CLEANED = "cleaned"
+"""Event: a user has removed the results, so that no line before it vouches for anything; the attempts stay history."""
 _ENDS: dict[str, Literal["ok", "failed", "interrupted"]] = {
     "end": "ok",
     "failed": "failed",
@@ -192,8 +206,13 @@ class Journal:
             self.latest[entry.key] = entry
             self._in_work.pop(entry.key, None)
             self._alone.pop(entry.key, None)
-            if attempt and attempt.state == "open":
+            if attempt and attempt.state == "open" and not entry.accepted:  # to accept is no work
                 attempt.entries.append(entry)
+        elif event == CLEANED:
+            self.latest.clear()
+            self.started.clear()
+            self._in_work.clear()
+            self._alone.clear()
         elif event == "crashed":  # said by the attempt that comes after, before it begins
             if line["alone"]:
                 self._alone[item_key(*line["keys"][0])] += 1
@@ -243,6 +262,16 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
         if started.get(key, 0) > entry.sequence:
             latest[key] = replace(entry, fingerprint="", depends={"left in the middle": ""})
     return latest
+
+
+def is_of_earlier_release(path: Path) -> bool:
+    """Whether a journal begins with a line of a release before lines had checksums: nothing of it is taken over."""
+    try:
+        with path.open("rb") as file:
+            line = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(line, dict) and "event" in line and "crc" not in line
 
 
 def append_outcome(path: Path, entry: Entry) -> None:

@@ -100,6 +100,11 @@ def leases(folder: Path) -> Iterator[tuple[Path, Owner | None]]:
         yield lease, read_owner(lease)
 
 
+def running(folder: Path) -> dict[str, Owner]:
+    """The leases in a folder whose owner runs, or may still run, by name."""
+    return {lease.name: owner for lease, owner in leases(folder) if owner is not None and owner.alive() is not False}
+
+
 def clear(lease: Path) -> bool:
     """Remove a lease by renaming it first, so that of two processes one does it. Returns whether this one did."""
     grave = lease.with_name(f".{lease.name}.{os.getpid()}.{time.monotonic_ns()}")

@@ -1,0 +1,108 @@
+"""`plateflow accept`: let results stand that an earlier version of a stage has made."""
+
+from __future__ import annotations
+
+import getpass
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plateflow.chain import STAGES
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
+from plateflow.errors import PlateflowError
+from plateflow.project import Plate, Project
+from plateflow.stages import stage_module
+from plateflow.stages.runner import Job, changes
+from plateflow.state.journal import Journal, Key, append_outcome
+from plateflow.state.lease import Lease
+from plateflow.state.ledger import now
+
+
+def accept(
+    stage: Annotated[str, typer.Option(help="the stage whose earlier results stand")],
+    plates: Annotated[list[str] | None, typer.Argument(help="plate ids; default: all")] = None,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let results stand that only a new version of a stage would do again; journal, report and `status` tell it.
+
+    They keep their fingerprint, so that nothing which builds on them is done again either. `plateflow plan` says what
+    a new release would redo. Exit status: 4 where results can't be accepted, as something else has changed, too.
+    """
+    project = Project.load(configfile)
+    if stage not in STAGES:
+        raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
+    refused, failed = False, False
+    for plate in [project.plate(name) for name in plates or project.plates]:
+        try:
+            accepted, others = accept_plate(plate, stage)
+        except PlateflowError as error:  # the other plates' results can stand
+            typer.echo(f"{plate.name}: {error}", err=True)
+            failed = True
+            continue
+        for version, n in sorted(accepted.items()):
+            typer.echo(
+                f"{plate.name}: {n} results of {stage}, made by {version}, stand as version {STAGES[stage].version}"
+            )
+        for why, n in sorted(others.items()):
+            typer.echo(f"{plate.name}: {n} results of {stage} can't be accepted: {why} changed, too")
+        if not accepted and not others:
+            typer.echo(f"{plate.name}: nothing of {stage} was made by another version")
+        refused = refused or bool(others)
+    typer.echo("Now run `snakemake`: it does nothing again of what was accepted.")
+    raise typer.Exit(Status.ERROR if failed else Status.STALE if refused else Status.OK)
+
+
+def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
+    """Accept the results of a stage of a plate.
+
+    Returns:
+        how many stand, by the version that made them; and how many don't, by what else has changed.
+
+    Raises:
+        LeaseError: a job of the stage is at work.
+    """
+    stage = STAGES[name]
+    stand, others = Counter[str](), Counter[str]()
+    mark = {"version": stage.version, "by": getpass.getuser(), "at": now()}
+    for number in stage.jobs(plate.config):
+        job = Job(plate=plate, stage=stage, name=number)
+        with ExitStack() as held:
+            held.enter_context(_lease(plate, name, number))
+            entries = plate.outcomes(name)
+            holders = _holders(plate, name)
+            leased = {number}
+            for item in stage_module(name).work_items(job):
+                entry = entries.get(item.key)
+                why = changes(job, item, entry)
+                if entry is None or "version" not in why:
+                    continue
+                if why != ["version"]:
+                    others[", ".join(each for each in why if each != "version")] += 1
+                    continue
+                journal = holders[item.key]
+                holder = journal.stem.removeprefix(f"{name}-")
+                if holder not in leased:  # of earlier parts
+                    held.enter_context(_lease(plate, name, holder))
+                    leased.add(holder)
+                version = entry.made_by
+                append_outcome(journal, replace(entry, accepted=mark | {"from": version}))
+                stand[f"version {version}" if version else "an unknown version"] += 1
+    return stand, others
+
+
+def _lease(plate: Plate, stage: str, job: str) -> Lease:
+    return Lease(plate.paths.lease(stage, job), holder=f"{plate.name}: {stage} {job}")
+
+
+def _holders(plate: Plate, stage: str) -> dict[Key, Path]:
+    """By work item, the journal that holds its latest outcome: the last one of those that `outcomes` looks at."""
+    latest: dict[Key, tuple[int, Path]] = {}
+    for path in plate.paths.journals(stage):
+        for key, entry in Journal.read(path).latest.items():
+            if key not in latest or entry.sequence >= latest[key][0]:
+                latest[key] = entry.sequence, path
+    return {key: path for key, (_, path) in latest.items()}

@@ -1,0 +1,204 @@
+"""`plateflow clean`: remove what is no longer needed of a plate, and leave journals that tell the truth."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plateflow.chain import STAGES
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.errors import LeaseError, ResultsError
+from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
+from plateflow.paths import parse_well
+from plateflow.project import Plate, Project
+from plateflow.state.journal import CLEANED
+from plateflow.state.lease import running
+from plateflow.state.ledger import now
+
+KEPT = ("journal", "watch", "leases", "requests.jsonl")
+"""What stays of a plate's results whatever is removed: history, and what was asked for."""
+LEFTOVERS = (f".*{PARTIAL}", ".*.old")
+"""Names of what a job that was killed leaves behind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waste:
+    """Something to be removed.
+
+    Attributes:
+        what: in words.
+        path: a file or a folder.
+    """
+
+    what: str
+    path: Path
+
+    def files(self) -> list[int]:
+        """The sizes of its files, in bytes."""
+        paths = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
+        return [path.lstat().st_size for path in paths if path.is_symlink() or not path.is_dir()]
+
+
+def clean(
+    plate: Annotated[str, typer.Argument(help="plate id")],
+    flows: Annotated[bool, typer.Option("--flows", help="also the flows and endpoints in the scratch")] = False,
+    results: Annotated[bool, typer.Option("--results", help="all that was made; journals stay, as history")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask")] = False,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Remove what is no longer needed of a plate: leftovers of killed jobs, of former parts, wells and label sets.
+
+    With --flows or --results more; what that frees, and what can't be made again without a GPU, is said first.
+    """
+    if flows and results:
+        raise typer.BadParameter("--results removes the flows, too: give one of them", param_hint="--flows")
+    project = Project.load(configfile)
+    chosen = project.plate(plate)
+    _refuse_at_work(project, chosen)
+    waste = list(_all_results(chosen) if results else _waste(chosen, flows=flows))
+    if not waste:
+        typer.echo(f"{plate}: nothing to remove.")
+        return
+    for line in _summary(chosen, waste, flows=flows, results=results):
+        typer.echo(line)
+    if not yes:
+        typer.confirm("Remove it?", abort=True)
+    _refuse_at_work(project, chosen)  # once more, after the answer
+    if results:
+        _void(project, chosen)
+    for each in waste:
+        if each.path.is_dir() and not each.path.is_symlink():
+            remove_tree(each.path)
+        else:
+            remove(each.path)
+    settle()
+    typer.echo(f"{plate}: removed." + (" `snakemake` makes all of it again." if results else ""))
+
+
+def _refuse_at_work(project: Project, plate: Plate) -> None:
+    for folder in (plate.paths.root, project.screen.root):
+        for name, owner in running(folder / "leases").items():
+            raise LeaseError(
+                f"{plate.name}: {name} is at work",
+                where=str(folder / "leases" / name),
+                why=f"lease held by {owner}",
+                remedy="wait for it, or stop it; if it is gone, run `plateflow retry` first",
+            )
+
+
+def _void(project: Project, plate: Plate) -> None:
+    """Withdraw all receipts, then let the journals say that nothing of what they list is there: in this order."""
+    for receipt in (plate.paths.root / "receipts").rglob("*.json"):
+        remove(receipt)
+    for receipt in project.screen.receipts("report", "screen"):
+        remove(receipt)
+    settle()
+    line = {"event": CLEANED, "what": "results", "at": now(), "by": getpass.getuser()}
+    for stage in STAGES:
+        for journal in plate.paths.journals(stage):
+            append_line(journal, line)
+
+
+def _all_results(plate: Plate) -> Iterator[Waste]:
+    for path in _below(plate.paths.root):
+        if path.name not in KEPT and path != plate.paths.scratch:
+            yield Waste(what="results", path=path)
+    for path in _below(plate.paths.scratch):
+        yield Waste(what="flows and endpoints", path=path)
+
+
+def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
+    paths = plate.paths
+    kinds = [paths.scratch / "flows", paths.scratch / "ends"]
+    for folder in kinds:
+        if flows and folder.is_dir():
+            yield Waste(what="flows and endpoints", path=folder)
+    for folder in [paths.root] if paths.scratch.is_relative_to(paths.root) else [paths.root, paths.scratch]:
+        for pattern in LEFTOVERS:
+            for path in sorted(folder.rglob(pattern)):
+                if not (flows and any(kind in path.parents for kind in kinds)):
+                    yield Waste(what="leftovers of jobs that were killed", path=path)
+    yield from _of_former_jobs(plate)
+    try:
+        wells = set(plate.wells)
+    except ResultsError as error:
+        typer.echo(f"{plate.name}: {error.what}: what former wells have left isn't looked for")
+        return
+    yield from _of_former_wells(plate, wells, flows=flows)
+
+
+def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
+    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed."""
+    for kind in ("receipts", "logs", "benchmarks"):
+        for name, stage in STAGES.items():
+            jobs = set(stage.jobs(plate.config))
+            for path in _below(plate.paths.root / kind / name):
+                if path.name.partition(".")[0] not in jobs:
+                    yield Waste(what=f"{kind} of former jobs", path=path)
+
+
+def _of_former_wells(plate: Plate, wells: set[str], *, flows: bool) -> Iterator[Waste]:
+    """Tables, labels, flows of wells and label sets that the plate no longer has, and images of such wells."""
+    paths, sets = plate.paths, plate.config.segmentation
+    for folder in (paths.cells("A01").parent, paths.histogram("A01").parent):
+        for path in _below(folder):
+            if path.suffix in (".parquet", ".npz") and path.stem not in wells:
+                yield Waste(what="tables of former wells", path=path)
+    folders = [paths.root / "objects"] + ([] if flows else [paths.scratch / "flows", paths.scratch / "ends"])
+    for folder in folders:
+        for of_set in _below(folder):
+            if of_set.name not in sets:
+                yield Waste(what="objects and flows of former label sets", path=of_set)
+                continue
+            for path in _below(of_set):
+                if path.name.partition(".")[0] not in wells and not path.name.startswith("."):
+                    yield Waste(what="objects and flows of former wells", path=path)
+    for column in sorted(paths.store.glob("[A-Z]*/[0-9]*")):
+        if f"{column.parent.name}{column.name}" not in wells and _is_well(column):
+            yield Waste(what="images of former wells", path=column)
+            continue
+        for labels in sorted(column.glob("0/labels/[!.]*")):
+            if labels.is_dir() and labels.name not in sets:
+                yield Waste(what="labels of former label sets", path=labels)
+
+
+def _is_well(column: Path) -> bool:
+    try:
+        parse_well(f"{column.parent.name}{column.name}")
+    except ValueError:
+        return False
+    return True
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _summary(plate: Plate, waste: list[Waste], *, flows: bool, results: bool) -> Iterator[str]:
+    """What is removed, and what making it again takes."""
+    sizes: dict[str, list[int]] = {}
+    for each in waste:
+        sizes.setdefault(each.what, []).extend(each.files())
+    for what, of_files in sizes.items():
+        yield f"{plate.name}: {what}: {len(of_files):,} files, {sum(of_files) / 1e6:,.1f} MB"
+    total = [size for of_files in sizes.values() for size in of_files]
+    yield f"{plate.name}: frees {sum(total) / 1e6:,.1f} MB in {len(total):,} files"
+    seconds: dict[str, float] = {}
+    for stage in STAGES if results else ["infer"] if flows else []:
+        for entry in plate.outcomes(stage).values():
+            on_gpu = entry.info.get("device", "cpu") != "cpu"
+            seconds["GPU" if on_gpu else "CPU"] = seconds.get("GPU" if on_gpu else "CPU", 0.0) + entry.seconds
+    made = "all of it" if results else "the flows"
+    for device, spent in seconds.items():
+        alone = ", and can't be made again without one in that time" if device == "GPU" else ""
+        yield f"{plate.name}: making {made} took {spent / 3600:,.2f} h of a {device}{alone}"
+    if flows and not results:
+        yield f"{plate.name}: nothing becomes stale by it: a later change that needs flows has them made again"

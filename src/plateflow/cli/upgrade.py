@@ -1,0 +1,148 @@
+"""What this release does again of what an earlier one has made: for `plateflow plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from plateflow.chain import STAGES
+from plateflow.errors import PlateflowError
+from plateflow.estimate import Estimate
+from plateflow.project import Plate
+from plateflow.state.journal import Entry, is_of_earlier_release
+
+
+@dataclass
+class Redone:
+    """What is done again of a stage.
+
+    Attributes:
+        version, why: of the stage now, and what its last raise changed.
+        plates: concerned.
+        items: work items that another version made, and that nobody has accepted.
+        after: work items that are done again as they build on such ones alone.
+        gpu_hours, cpu_hours: that all of it takes.
+    """
+
+    version: int
+    why: str
+    plates: list[str] = field(default_factory=list)
+    items: int = 0
+    after: int = 0
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+
+
+def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """What this release does again of plates that an earlier one has made.
+
+    Args:
+        plates: by plate id.
+        estimates: of plates whose sizes are known; what the others take is told by what it took.
+
+    Returns:
+        `stages`: by name, as `Redone`, those alone of which something is done again; `not_taken_over`: plates whose
+        journals are of a release before the first that this one can read, so that all of them is done again;
+        `unread`: plates of which it can't be told, with the reason.
+    """
+    stages: dict[str, Redone] = {}
+    old: list[str] = []
+    unread: dict[str, str] = {}
+    for plate in plates.values():
+        try:
+            if any(is_of_earlier_release(path) for stage in STAGES for path in plate.paths.journals(stage)):
+                old.append(plate.name)
+            of_plate = _of_plate(plate)
+        except (OSError, PlateflowError) as error:
+            unread[plate.name] = str(error)
+            continue
+        for name, (own, after, all_entries) in of_plate.items():
+            stage = STAGES[name]
+            redone = stages.setdefault(name, Redone(version=stage.version, why=stage.why))
+            redone.plates.append(plate.name)
+            redone.items += len(own)
+            redone.after += len(after)
+            hours, on_gpu = _hours(name, [*own, *after], all_entries, estimates.get(plate.name))
+            if on_gpu:
+                redone.gpu_hours += hours
+            else:
+                redone.cpu_hours += hours
+    return {
+        "stages": {name: asdict(redone) for name, redone in stages.items()},
+        "not_taken_over": old,
+        "unread": unread,
+    }
+
+
+def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
+    """By stage of which something is done again: what another version made, what builds on such, and the number of all.
+
+    What an outcome builds on, its journal says: the names of what it depends on begin with the stage's.
+    """
+    redone: dict[str, set[str]] = {}
+    found = {}
+    try:
+        wells = {"", *plate.wells}
+    except PlateflowError:
+        return {}  # nothing is there but history
+    for name, stage in STAGES.items():
+        entries = [
+            entry
+            for entry in plate.outcomes(name).values()
+            if entry.well in wells and entry.label_set in ("", *plate.config.segmentation) and entry.fingerprint
+        ]
+        own = [entry for entry in entries if not entry.is_of_version(stage.version)]
+        after = []
+        for entry in entries:
+            builds_on = {
+                redone_well for each in entry.depends for redone_well in redone.get(each.partition(" ")[0], ())
+            }
+            if entry.is_of_version(stage.version) and (builds_on & {entry.well, ""} or (builds_on and not entry.well)):
+                after.append(entry)
+        if own or after:
+            found[name] = own, after, len(entries)
+            redone[name] = {entry.well for entry in (*own, *after)}
+    return found
+
+
+def _hours(name: str, entries: list[Entry], n_all: int, estimate: Estimate | None) -> tuple[float, bool]:
+    """Hours that a part of a stage takes in a plate, and whether of a GPU."""
+    if estimate is None:
+        on_gpu = any(entry.info.get("device", "cpu") != "cpu" for entry in entries)
+        return sum(entry.seconds for entry in entries) / 3600, on_gpu
+    hours = estimate.seconds(name) * estimate.jobs(name) * len(entries) / n_all / 3600
+    return hours, name == "infer" and estimate.device == "cuda"
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """In words; nothing where nothing is done again."""
+    stages = found["stages"]
+    if stages:
+        yield "This release does again what an earlier one has made, unless you accept it:"
+    for name, redone in stages.items():
+        hours = [(redone["cpu_hours"], "CPU"), (redone["gpu_hours"], "GPU")]
+        cost = " and ".join(f"{amount:,.2f} {device} hours" for amount, device in hours if amount) or "0 hours"
+        if redone["items"]:
+            why = f" ({redone['why']})" if redone["why"] else ""
+            more = f", and {redone['after']} after it" if redone["after"] else ""
+            what = f"version {redone['version']}{why}: {redone['items']} results{more}"
+        else:
+            what = f"{redone['after']} results, as they build on those"
+        yield f"  {name}: {what}, in {_named(redone['plates'])}: {cost}"
+    if stages:
+        cpu, gpu = (sum(redone[f"{kind}_hours"] for redone in stages.values()) for kind in ("cpu", "gpu"))
+        first = next(name for name, redone in stages.items() if redone["items"])
+        yield f"  in all {cpu:,.2f} CPU hours and {gpu:,.2f} GPU hours"
+        yield f"  `plateflow accept [PLATE] --stage {first}`, then `snakemake`: results stand, and what builds on them"
+        yield ""
+    if found["not_taken_over"]:
+        named = _named(found["not_taken_over"])
+        yield f"made by an earlier release, can't be taken over, so done again as a whole: {named}"
+    for plate, why in found["unread"].items():
+        yield f"{plate}: can't tell whether this release does it again: {why}"
+
+
+def _named(plates: list[str]) -> str:
+    shown = ", ".join(plates[:5])
+    return shown if len(plates) <= 5 else f"{len(plates)} plates ({shown}, ...)"

@@ -1,0 +1,105 @@
+"""What there is to do in a plate, why, and what a user does about it: the same for every command that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from plateflow.chain import STAGES
+from plateflow.errors import PlateflowError, ResultsError
+from plateflow.project import Plate
+from plateflow.stages import stage_module
+from plateflow.stages.runner import Item, Job, changes
+from plateflow.state.journal import Entry, Key
+from plateflow.state.requests import lost_sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleItem:
+    """A work item that was never done, or not as it is asked for now.
+
+    Attributes:
+        job: that does it.
+        key: what it is about.
+        why: the names of what changed, "files", or "never done".
+        remedy: what a user runs, so that it is done.
+        seen: whether a receipt says that the job is done, so that Snakemake wouldn't look at it.
+    """
+
+    job: Job
+    key: Key
+    why: tuple[str, ...]
+    remedy: str
+    seen: bool
+
+
+@dataclass
+class ToDo:
+    """What there is to do in a plate.
+
+    Attributes:
+        items: by stage and key.
+        note: what the first stage said that can't tell what it has to do; empty where all can.
+        fault: whether that is an error outside of the results: of raw data, configuration, or the machine.
+    """
+
+    items: dict[tuple[str, Key], StaleItem] = field(default_factory=dict)
+    note: str = ""
+    fault: bool = False
+
+
+def to_do(plate: Plate, *, files: bool) -> ToDo:
+    """What there is to do in a plate.
+
+    All stages are asked; one whose upstream has never run can't list its work items.
+
+    Args:
+        files: whether to compare names and sizes of the files that the journals list, too.
+    """
+    found = ToDo()
+    for name, stage in STAGES.items():
+        entries = None
+        try:
+            entries, lost = plate.outcomes(name), lost_sequences(plate.paths, name)
+            for number in stage.jobs(plate.config):
+                job = Job(plate=plate, stage=stage, name=number)
+                for item in stage_module(name).work_items(job):
+                    stale = _stale(job, item, entries.get(item.key), lost, files=files)
+                    if stale is not None:
+                        found.items[name, item.key] = stale
+        except Exception as error:  # whatever was done to the results, the other stages are told
+            if not found.note:
+                _note(found, plate, name, error, journals=entries is None)
+    return found
+
+
+def _stale(job: Job, item: Item, entry: Entry | None, lost: Mapping[Key, int], *, files: bool) -> StaleItem | None:
+    why = changes(job, item, entry, lost=lost if files else None)
+    noticed = entry is not None and lost.get(entry.key, 0) >= entry.sequence
+    if not why and noticed:
+        why = ["files"]
+    if not why:
+        return None
+    seen = bool(job.paths.receipts(job.stage.name, job.name))
+    remedy = "`snakemake`"
+    if "raw files" in why:
+        remedy = "`plateflow check`, then `snakemake`"
+    elif (why == ["files"] and not noticed) or (seen and why[0] in ("never done", "left in the middle")):
+        remedy = f"`plateflow verify {job.plate.name}`, then `snakemake`"
+    return StaleItem(job=job, key=item.key, why=tuple(why), remedy=remedy, seen=seen)
+
+
+def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: bool) -> None:
+    """Put an error into words; `journals` are what can't be read."""
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, PlateflowError):
+        what = f"{error.what}{f' ({error.where})' if error.where else ''}"
+    results = isinstance(error, ResultsError | FileNotFoundError) or not isinstance(error, PlateflowError | OSError)
+    if journals or not results:
+        found.fault = True
+        remedy = f"; {error.remedy}" if isinstance(error, PlateflowError) and error.remedy else ""
+        found.note = f"{stage}: can't tell what is to be done: {what}{remedy}"
+    elif found.items:
+        found.note = f"{stage}: waits for the stages before it: {what}"
+    else:
+        found.note = f"{stage}: {what}: `plateflow verify {plate.name}`, then `snakemake`"
