@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from plateflow.asked import PlateAsked, withdraw, write_receipt
 from plateflow.chain import STAGES, Stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError
-from plateflow.files import append_line, digest, read_lines, write_json
+from plateflow.files import append_line, digest, read_lines
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
@@ -39,14 +40,19 @@ class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` ma
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job: a plate, a stage of it, and its name: `plate`, `3`, or of follow `3-0`."""
+    """A job: a plate, a stage of it, and its name: `plate`, `3`, or of follow `3-0`.
+
+    Attributes:
+        digest: of what is asked of it, by which its receipt is named; empty: as the project is when it begins.
+    """
 
     plate: Plate
     stage: Stage
     name: str
+    digest: str = ""
 
     @classmethod
-    def of(cls, plate: Plate, stage: str, name: str) -> Job:
+    def of(cls, plate: Plate, stage: str, name: str, digest: str = "") -> Job:
         """A job by the name of its stage.
 
         Raises:
@@ -61,7 +67,7 @@ class Job:
                 where=plate.name,
                 remedy=f"its jobs are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
             )
-        return cls(plate=plate, stage=STAGES[stage], name=name)
+        return cls(plate=plate, stage=STAGES[stage], name=name, digest=digest)
 
     @property
     def config(self) -> Config:
@@ -188,11 +194,14 @@ def run_job(
         begun = False
         path = paths.journal(stage.name, job.name)
         try:
+            asked = job.digest or PlateAsked(job.plate).digest(stage.name, job.name)
             run = _Run(job, work_items(), lease, results=results)
             # Where an attempt failed with nothing left to do, the next one still records that the job has ended.
             if run.left_out or run.batches or run.open:
                 append_line(path, begin)
                 begun = True
+            if run.left_out or run.batches:
+                withdraw(job.plate, stage.name, job.name)
             for item, outcome in run.left_out:
                 run.start(item)
                 if clear is not None:
@@ -208,7 +217,7 @@ def run_job(
             run.check()
             entries = [run.latest[item.key] for item in run.items]
             record_set_aside(paths, stage.name, job.name, (watched for entry in entries for watched in entry.watch))
-            write_json(paths.receipt(stage.name, job.name), receipt(job, entries))
+            write_receipt(paths, stage.name, job.name, asked, receipt(job, entries))
             if begun:
                 append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
         except (Exception, Interrupted) as error:
@@ -372,7 +381,7 @@ def _crash_outcome(job: Job, item: Item) -> Outcome:
         state="quarantined",
         reason="crash",
         detail=f"{job.stage.name} died twice while {item} was alone in work; see the log "
-        f"{job.paths.log(job.stage.name, job.name)}, then `plateflow retry {job.plate.name}/{item.well}`",
+        f"{job.paths.log(job.stage.name, job.name, '*')}, then `plateflow retry {job.plate.name}/{item.well}`",
     )
 
 
