@@ -15,7 +15,11 @@ if asked is None and not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
-WORKFLOW = Workflow(asked or config)
+dag = workflow.dag_settings  # none for --lint
+WORKFLOW = Workflow(
+    asked or config,
+    forced=bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun)),
+)
 if workflow.is_main_process:
     WORKFLOW.announce()
 

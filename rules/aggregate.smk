@@ -1,7 +1,7 @@
 # Makes wells.parquet, controls.csv, hits.csv and the other tables of a plate.
 rule aggregate:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("aggregate", wc)),
+        lambda wc: WORKFLOW.inputs("aggregate", wc),
     output:
         WORKFLOW.pattern("receipt", "aggregate"),
     log:

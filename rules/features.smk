@@ -1,7 +1,7 @@
 # Makes cells/<well>.parquet.
 rule features:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("features", wc)),
+        lambda wc: WORKFLOW.inputs("features", wc),
     output:
         WORKFLOW.pattern("receipt", "features"),
     log:

@@ -1,7 +1,7 @@
 # Makes endpoints of the paths, in the scratch.
 rule follow:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("follow", wc)),
+        lambda wc: WORKFLOW.inputs("follow", wc),
     output:
         WORKFLOW.pattern("receipt", "follow"),
     log:

@@ -1,7 +1,7 @@
 # Makes the manifest, and the groups and empty arrays of plate.zarr.
 rule ingest:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("ingest", wc)),
+        lambda wc: WORKFLOW.inputs("ingest", wc),
     output:
         WORKFLOW.pattern("receipt", "ingest"),
     log:

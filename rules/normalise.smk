@@ -1,7 +1,7 @@
 # Makes manifest/window.json and manifest/illumination.npz.
 rule normalise:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("normalise", wc)),
+        lambda wc: WORKFLOW.inputs("normalise", wc),
     output:
         WORKFLOW.pattern("receipt", "normalise"),
     log:

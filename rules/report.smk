@@ -1,7 +1,7 @@
 # Makes report.html and ledger.parquet.
 rule report:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("report", wc)),
+        lambda wc: WORKFLOW.inputs("report", wc),
     output:
         WORKFLOW.pattern("receipt", "report"),
     log:
@@ -19,7 +19,7 @@ rule report:
 # Makes screen/report.html and the tables over all plates.
 rule screen:
     input:
-        lambda wc: ancient(WORKFLOW.screen_inputs(wc)),
+        lambda wc: WORKFLOW.screen_inputs(wc),
     output:
         WORKFLOW.screen("receipt"),
     log:

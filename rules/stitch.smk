@@ -1,7 +1,7 @@
 # Makes labels in plate.zarr, and objects/<label set>/<well>.parquet.
 rule stitch:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("stitch", wc)),
+        lambda wc: WORKFLOW.inputs("stitch", wc),
     output:
         WORKFLOW.pattern("receipt", "stitch"),
     log:

@@ -1,7 +1,7 @@
 # Makes level 0 and pyramids of the images in plate.zarr, and histograms/<well>.npz.
 rule tile:
     input:
-        lambda wc: ancient(WORKFLOW.inputs("tile", wc)),
+        lambda wc: WORKFLOW.inputs("tile", wc),
     output:
         WORKFLOW.pattern("receipt", "tile"),
     log:

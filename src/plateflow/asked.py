@@ -130,6 +130,8 @@ class PlateAsked:
         self._digests = {(stage, job): name for stage, jobs in (given or {}).items() for job, name in jobs.items()}
         self._frozen = frozen
         self._settings: dict[str, str] = {}
+        self._names: dict[str, set[str]] = {}
+        self._stands: dict[JobKey, bool] = {}
 
     @property
     def frozen(self) -> bool:
@@ -166,6 +168,16 @@ class PlateAsked:
     def receipt(self, stage: str, job: str) -> str:
         """The path of the receipt of what is asked of a job."""
         return str(self.plate.paths.receipt(stage, job, self.digest(stage, job)))
+
+    def stands(self, stage: str, job: str) -> bool:
+        """Whether what is asked of a job was done when it was first looked at, as of all jobs that it builds on."""
+        key = stage, job
+        if key not in self._stands:
+            if stage not in self._names:
+                self._names[stage] = {path.name for path in self.plate.paths.receipts(stage, "*")}
+            there = Path(self.receipt(stage, job)).name in self._names[stage]
+            self._stands[key] = there and all(self.stands(*other) for other in self.waits_for(stage, job))
+        return self._stands[key]
 
     def _base(self, own: str) -> str:
         """From what tiles the window was made, or is to be made.

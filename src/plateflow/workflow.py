@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from plateflow.asked import VARIABLE, Asked, remove
+from plateflow.asked import VARIABLE, Asked, PlateAsked, remove
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
 from plateflow.estimate import Estimate, estimates_of
@@ -45,9 +45,11 @@ class Workflow:
 
     Args:
         asked: the configuration as Snakemake read it, or what a run has written down of it.
+        forced: whether jobs may run that are done.
     """
 
-    def __init__(self, asked: Mapping[str, Any] | Asked) -> None:
+    def __init__(self, asked: Mapping[str, Any] | Asked, *, forced: bool = False) -> None:
+        self._forced = forced
         self.asked = asked if isinstance(asked, Asked) else Asked.of(Project.load(asked))
         self.project = self.asked.project
         self.config, self.plates = self.project.config, self.project.plates
@@ -74,7 +76,7 @@ class Workflow:
         ]
         return [*receipts, self.screen("receipt", self.asked.screen)]
 
-    def inputs(self, stage: str, wildcards: Any) -> list[str]:
+    def inputs(self, stage: str, wildcards: Any) -> list[Any]:
         """The receipts that a job waits for.
 
         Raises:
@@ -84,16 +86,26 @@ class Workflow:
         part, number = wildcards.get("part"), wildcards.get("slice")
         job = "plate" if part is None else part if number is None else f"{part}-{number}"
         _check(f"{wildcards.plate}: {stage} {job}", plate.digest(stage, job), wildcards.digest)
-        return [plate.receipt(*other) for other in plate.waits_for(stage, job)]
+        return [self._input(plate, *other) for other in plate.waits_for(stage, job)]
 
-    def screen_inputs(self, wildcards: Any) -> list[str]:
+    def screen_inputs(self, wildcards: Any) -> list[Any]:
         """The receipts that the page over all plates waits for.
 
         Raises:
             ConfigError: as in `inputs`.
         """
         _check("screen", self.asked.screen, wildcards.digest)
-        return [plate.receipt("report", "plate") for plate in self.asked.plates.values()]
+        return [self._input(plate, "report", "plate") for plate in self.asked.plates.values()]
+
+    def _input(self, plate: PlateAsked, stage: str, job: str) -> Any:
+        """A receipt, whose time means nothing if its job needn't run: clocks differ, and copies are new.
+
+        The time of one whose job runs must count, or Snakemake wouldn't run all that builds on it.
+        """
+        from snakemake.io import ancient
+
+        receipt = plate.receipt(stage, job)
+        return ancient(receipt) if plate.stands(stage, job) and not self._forced else receipt
 
     def announce(self) -> None:
         """Let the jobs that this process starts notice when it dies, and find what it asks of them."""
