@@ -3,17 +3,25 @@
 import atexit
 import sys
 
+from plateflow.asked import Asked
 from plateflow.workflow import Workflow
-from plateflow.state.lease import announce_driver
+
+# A job of a run on a cluster takes all from that run: files that were edited since are for the next one.
+asked = None if workflow.is_main_process else Asked.given()
 
 # A file given with --configfile stands for this one; Snakemake would lay it over this one, label set by label set.
-if not workflow.overwrite_configfiles:
+if asked is None and not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"
 
 
-WORKFLOW = Workflow(config)
-announce_driver()
+dag = workflow.dag_settings  # none for --lint
+WORKFLOW = Workflow(
+    asked or config,
+    forced=bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun)),
+)
+if workflow.is_main_process:
+    WORKFLOW.announce()
 
 
 # Used with --software-deployment-method apptainer alone; envs/plateflow.def says how it is built.
@@ -24,6 +32,7 @@ wildcard_constraints:
     plate="|".join(map(re.escape, WORKFLOW.plates)),
     part=r"\d+",
     slice=r"\d+",
+    digest=r"[0-9a-f]+(-[0-9a-z]+)?",
 
 
 localrules:
@@ -34,7 +43,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        WORKFLOW.targets(),
+        lambda wc: WORKFLOW.targets(),
     message:
         "all plates are up to date"
 
@@ -51,7 +60,7 @@ include: "rules/report.smk"
 
 
 onstart:
-    atexit.register(WORKFLOW.last_words)
+    WORKFLOW.begin()
     for notice in WORKFLOW.licence_notices():
         print(notice, file=sys.stderr)
 

@@ -1,7 +1,7 @@
 # Makes wells.parquet, controls.csv, hits.csv and the other tables of a plate.
 rule aggregate:
     input:
-        lambda wc: WORKFLOW.inputs("aggregate", wc.plate),
+        lambda wc: WORKFLOW.inputs("aggregate", wc),
     output:
         WORKFLOW.pattern("receipt", "aggregate"),
     log:
@@ -10,8 +10,6 @@ rule aggregate:
         WORKFLOW.pattern("benchmark", "aggregate")
     resources:
         **WORKFLOW.resources("aggregate"),
-    params:
-        settings=lambda wc: WORKFLOW.params("aggregate", wc.plate),
     message:
         "{wildcards.plate}: aggregate: the well table, quality"
     script:

@@ -1,7 +1,7 @@
 # Makes cells/<well>.parquet.
 rule features:
     input:
-        lambda wc: WORKFLOW.inputs("features", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("features", wc),
     output:
         WORKFLOW.pattern("receipt", "features"),
     log:
@@ -11,8 +11,6 @@ rule features:
     threads: 2
     resources:
         **WORKFLOW.resources("features"),
-    params:
-        settings=lambda wc: WORKFLOW.params("features", wc.plate, wc.part),
     message:
         "{wildcards.plate}: features part {wildcards.part}: the cell tables"
     script:

@@ -1,7 +1,7 @@
 # Makes endpoints of the paths, in the scratch.
 rule follow:
     input:
-        lambda wc: WORKFLOW.inputs("follow", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("follow", wc),
     output:
         WORKFLOW.pattern("receipt", "follow"),
     log:
@@ -10,8 +10,6 @@ rule follow:
         WORKFLOW.pattern("benchmark", "follow")
     resources:
         **WORKFLOW.resources("follow"),
-    params:
-        settings=lambda wc: WORKFLOW.params("follow", wc.plate, f"{wc.part}-{wc.slice}"),
     message:
         "{wildcards.plate}: follow part {wildcards.part}, slice {wildcards.slice}: end points of all paths"
     script:

@@ -1,7 +1,7 @@
 # Makes flow fields, in the scratch.
 rule infer:
     input:
-        lambda wc: WORKFLOW.inputs("infer", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("infer", wc),
     output:
         WORKFLOW.pattern("receipt", "infer"),
     log:
@@ -12,8 +12,6 @@ rule infer:
     resources:
         **WORKFLOW.resources("infer"),
         gpu=1,
-    params:
-        settings=lambda wc: WORKFLOW.params("infer", wc.plate, wc.part),
     message:
         "{wildcards.plate}: infer part {wildcards.part}: flow fields of all label sets"
     script:

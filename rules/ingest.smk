@@ -1,5 +1,7 @@
 # Makes the manifest, and the groups and empty arrays of plate.zarr.
 rule ingest:
+    input:
+        lambda wc: WORKFLOW.inputs("ingest", wc),
     output:
         WORKFLOW.pattern("receipt", "ingest"),
     log:
@@ -8,8 +10,6 @@ rule ingest:
         WORKFLOW.pattern("benchmark", "ingest")
     resources:
         **WORKFLOW.resources("ingest"),
-    params:
-        settings=lambda wc: WORKFLOW.params("ingest", wc.plate),
     message:
         "{wildcards.plate}: read the index, make the manifest and the empty store"
     script:

@@ -1,7 +1,7 @@
 # Makes manifest/window.json and manifest/illumination.npz.
 rule normalise:
     input:
-        lambda wc: WORKFLOW.inputs("normalise", wc.plate),
+        lambda wc: WORKFLOW.inputs("normalise", wc),
     output:
         WORKFLOW.pattern("receipt", "normalise"),
     log:
@@ -10,8 +10,6 @@ rule normalise:
         WORKFLOW.pattern("benchmark", "normalise")
     resources:
         **WORKFLOW.resources("normalise"),
-    params:
-        settings=lambda wc: WORKFLOW.params("normalise", wc.plate),
     message:
         "{wildcards.plate}: the intensity window and illumination profiles"
     script:

@@ -1,7 +1,7 @@
 # Makes report.html and ledger.parquet.
 rule report:
     input:
-        lambda wc: WORKFLOW.inputs("report", wc.plate),
+        lambda wc: WORKFLOW.inputs("report", wc),
     output:
         WORKFLOW.pattern("receipt", "report"),
     log:
@@ -10,8 +10,6 @@ rule report:
         WORKFLOW.pattern("benchmark", "report")
     resources:
         **WORKFLOW.resources("report"),
-    params:
-        settings=lambda wc: WORKFLOW.params("report", wc.plate),
     message:
         "{wildcards.plate}: report"
     script:
@@ -21,11 +19,7 @@ rule report:
 # Makes screen/report.html and the tables over all plates.
 rule screen:
     input:
-        [
-            receipt
-            for plate in WORKFLOW.plates
-            for receipt in WORKFLOW.receipts(plate, "report")
-        ],
+        lambda wc: WORKFLOW.screen_inputs(wc),
     output:
         WORKFLOW.screen("receipt"),
     log:
@@ -35,8 +29,6 @@ rule screen:
     resources:
         mem_mb=1000,
         runtime=30,
-    params:
-        plates=list(WORKFLOW.plates),
     message:
         "the page over all plates"
     script:

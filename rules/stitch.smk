@@ -1,7 +1,7 @@
 # Makes labels in plate.zarr, and objects/<label set>/<well>.parquet.
 rule stitch:
     input:
-        lambda wc: WORKFLOW.inputs("stitch", wc.plate, int(wc.part)),
+        lambda wc: WORKFLOW.inputs("stitch", wc),
     output:
         WORKFLOW.pattern("receipt", "stitch"),
     log:
@@ -10,8 +10,6 @@ rule stitch:
         WORKFLOW.pattern("benchmark", "stitch")
     resources:
         **WORKFLOW.resources("stitch"),
-    params:
-        settings=lambda wc: WORKFLOW.params("stitch", wc.plate, wc.part),
     message:
         "{wildcards.plate}: stitch part {wildcards.part}: labels into the store"
     script:

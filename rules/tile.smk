@@ -1,7 +1,7 @@
 # Makes level 0 and pyramids of the images in plate.zarr, and histograms/<well>.npz.
 rule tile:
     input:
-        lambda wc: WORKFLOW.inputs("tile", wc.plate),
+        lambda wc: WORKFLOW.inputs("tile", wc),
     output:
         WORKFLOW.pattern("receipt", "tile"),
     log:
@@ -11,8 +11,6 @@ rule tile:
     threads: 2
     resources:
         **WORKFLOW.resources("tile"),
-    params:
-        settings=lambda wc: WORKFLOW.params("tile", wc.plate, wc.part),
     message:
         "{wildcards.plate}: tile part {wildcards.part}: raw planes into the store, pyramids, histograms"
     script:

@@ -12,8 +12,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A user's own settings, or an allocation that these tests run in, would reach the programs that they start.
 for name in list(os.environ):
-    programs = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SNAKEMAKE_")
-    if name.startswith(programs) or name in {"FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "PLATEFLOW_DRIVER"}:
+    programs = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SNAKEMAKE_", "PLATEFLOW_DRIVER", "PLATEFLOW_ASKED")
+    if name.startswith(programs) or name in {"FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"}:
         del os.environ[name]
 # What a shell starts in its background ignores SIGINT, and so does all that it starts: tests that send one would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)

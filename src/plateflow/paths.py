@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,9 +106,9 @@ class PlatePaths:
         """All journals of a stage, of today's parts and of earlier ones."""
         return sorted((self.root / "journal").glob(f"{stage}-*.jsonl"))
 
-    def receipt(self, stage: str, job: str) -> Path:
-        """The receipt of a job: the file that Snakemake sees."""
-        return self.root / "receipts" / stage / f"{job}.json"
+    def receipt(self, stage: str, job: str, digest: str) -> Path:
+        """The receipt of a job, named by a digest of what was asked of it: the file that Snakemake sees."""
+        return self.root / "receipts" / stage / f"{job}.{digest}.json"
 
     def receipts(self, stage: str, job: str) -> list[Path]:
         """All receipts of a job, whatever was asked of it."""
@@ -115,6 +117,10 @@ class PlatePaths:
     def watch(self, stage: str, job: str) -> Path:
         """The raw files that a job set aside, with their stat at that time."""
         return self.root / "watch" / f"{stage}-{job}.jsonl"
+
+    def watches(self) -> list[Path]:
+        """The files of `watch` of all jobs."""
+        return sorted((self.root / "watch").glob("*.jsonl"))
 
     def lease(self, stage: str, job: str) -> Path:
         """The lease of a running job: a folder, made atomically."""
@@ -130,13 +136,29 @@ class PlatePaths:
         """For the screen: what jobs have needed so far, for estimates."""
         return self.root / "rates.json"
 
-    def log(self, stage: str, job: str) -> Path:
-        """The log of a job."""
-        return self.root / "logs" / stage / f"{job}.log"
+    def log(self, stage: str, job: str, digest: str) -> Path:
+        """The log of a job, named as its receipt."""
+        return self.root / "logs" / stage / f"{job}.{digest}.log"
 
-    def benchmark(self, stage: str, job: str) -> Path:
-        """Snakemake's benchmark of a job."""
-        return self.root / "benchmarks" / stage / f"{job}.tsv"
+    def logs(self, stage: str, job: str) -> list[Path]:
+        """All logs of a job, the latest at the end."""
+        return _by_time((self.root / "logs" / stage).glob(f"{job}.*log"))
+
+    def latest_log(self, stage: str, job: str) -> Path:
+        """The log of the last attempt at a job; where there is none, a pattern of its name."""
+        return [self.log(stage, job, "*"), *self.logs(stage, job)][-1]
+
+    def benchmark(self, stage: str, job: str, digest: str) -> Path:
+        """Snakemake's benchmark of a job, named as its receipt."""
+        return self.root / "benchmarks" / stage / f"{job}.{digest}.tsv"
+
+    def benchmarks(self, stage: str, job: str) -> list[Path]:
+        """All benchmarks of a job, the latest at the end."""
+        return _by_time((self.root / "benchmarks" / stage).glob(f"{job}.*tsv"))
+
+    def asked(self, run: str) -> Path:
+        """For the screen: what a run asks of its jobs."""
+        return self.root / "asked" / f"{run}.json"
 
     def histogram(self, well: str) -> Path:
         """Exact counts and sums of a well's raw pixels."""
@@ -171,3 +193,11 @@ class PlatePaths:
     def table(self, name: str) -> Path:
         """A table or page of the plate by its file name: wells.csv, qc.parquet, report.html."""
         return self.root / name
+
+
+def _by_time(files: Iterable[Path]) -> list[Path]:
+    times = {}
+    for file in files:
+        with suppress(OSError):  # removed just now
+            times[file] = file.stat().st_mtime_ns
+    return sorted(times, key=lambda file: (times[file], file))

@@ -1,4 +1,4 @@
-"""What the Snakefile needs: receipts, their inputs, their params, and what was left out.
+"""What the Snakefile needs: receipts, their inputs, the run's own lease and file, and what was left out.
 
 The workflow is static: plates and parts come from the configuration, never from looking at images. One instance lives
 as long as the Snakefile is parsed; it imports nothing heavier than pydantic.
@@ -6,23 +6,26 @@ as long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 
 from __future__ import annotations
 
+import atexit
+import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from plateflow.asked import VARIABLE, Asked, PlateAsked, remove
 from plateflow.chain import STAGES
+from plateflow.errors import ConfigError, LeaseError
 from plateflow.estimate import Estimate, estimates_of
-from plateflow.files import digest, stat_of
-from plateflow.model.registry import find_weights, licence_notice, model_spec
+from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
+from plateflow.state.lease import Lease, announce_driver
 from plateflow.state.progress import failure_lines
-from plateflow.state.requests import request_digest
 
-SMALL_MODEL = 2**26
-"""Bytes up to which a model is hashed while the Snakefile is parsed: a twentieth of a second."""
 UNSIZED = {
     "ingest": (2000, 60),
     "tile": (2000, 60),
@@ -41,96 +44,97 @@ class Workflow:
     """The jobs of all plates, by receipt.
 
     Args:
-        config: the configuration, as Snakemake read it.
+        asked: the configuration as Snakemake read it, or what a run has written down of it.
+        forced: whether jobs may run that are done.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.project = Project.load(config)
+    def __init__(self, asked: Mapping[str, Any] | Asked, *, forced: bool = False) -> None:
+        self._forced = forced
+        self.asked = asked if isinstance(asked, Asked) else Asked.of(Project.load(asked))
+        self.project = self.asked.project
         self.config, self.plates = self.project.config, self.project.plates
 
     def pattern(self, kind: str, stage: str) -> str:
         """A path with wildcards, for a rule: kind is receipt, log or benchmark."""
         job = {"plate": "plate", "slice": "{part}-{slice}"}.get(STAGES[stage].scope, "{part}")
         paths = PlatePaths.of("{plate}", results=self.config.results)
-        path: Path = getattr(paths, kind)(stage, job)
+        path: Path = getattr(paths, kind)(stage, job, "{digest}")
         return str(path)
 
-    def screen(self, kind: str) -> str:
+    def screen(self, kind: str, digest: str = "{digest}") -> str:
         """The path of the receipt, log or benchmark of the page over all plates."""
-        path: Path = getattr(self.project.screen, kind)("report", "screen")
+        path: Path = getattr(self.project.screen, kind)("report", "screen", digest)
         return str(path)
-
-    def receipts(self, plate: str, stage: str) -> list[str]:
-        """The receipts of all jobs of a stage in a plate."""
-        return [self._receipt(plate, stage, job) for job in STAGES[stage].jobs(self.config)]
 
     def targets(self) -> list[str]:
-        """Every receipt: a missing one is made again even while its old consumers stand."""
-        return [receipt for plate in self.plates for stage in STAGES for receipt in self.receipts(plate, stage)] + [
-            self.screen("receipt")
+        """Every receipt: a missing one is made again even while those of later jobs stand."""
+        receipts = [
+            plate.receipt(name, job)
+            for plate in self.asked.plates.values()
+            for name, stage in STAGES.items()
+            for job in stage.jobs(self.config)
         ]
+        return [*receipts, self.screen("receipt", self.asked.screen)]
 
-    def inputs(self, stage: str, plate: str, part: int = -1) -> list[str]:
-        """The receipts that a job waits for."""
-        parts = self.config.parts
-        match stage:
-            case "tile":
-                return self.receipts(plate, "ingest")
-            case "normalise":
-                return [] if self._frozen(plate) else self.receipts(plate, "tile")
-            case "infer":
-                tiles = [self._receipt(plate, "tile", str(p)) for p in range(part, parts.cpu, parts.gpu)]
-                return [*self.receipts(plate, "normalise"), *tiles]
-            case "follow":
-                return [self._receipt(plate, "infer", str(part % parts.gpu))]
-            case "stitch":
-                return [self._receipt(plate, "follow", f"{part}-{j}") for j in range(self.config.follow_slices)]
-            case "features":
-                return [self._receipt(plate, "stitch", str(part))]
-            case "aggregate":
-                return self.receipts(plate, "features")
-            case "report":
-                return self.receipts(plate, "aggregate")
-        return []
+    def inputs(self, stage: str, wildcards: Any) -> list[Any]:
+        """The receipts that a job waits for.
 
-    def _frozen(self, plate: str) -> bool:
+        Raises:
+            ConfigError: its own receipt is of something else than what is asked now.
+        """
+        plate = self.asked.plates[wildcards.plate]
+        part, number = wildcards.get("part"), wildcards.get("slice")
+        job = "plate" if part is None else part if number is None else f"{part}-{number}"
+        _check(f"{wildcards.plate}: {stage} {job}", plate.digest(stage, job), wildcards.digest)
+        return [self._input(plate, *other) for other in plate.waits_for(stage, job)]
+
+    def screen_inputs(self, wildcards: Any) -> list[Any]:
+        """The receipts that the page over all plates waits for.
+
+        Raises:
+            ConfigError: as in `inputs`.
+        """
+        _check("screen", self.asked.screen, wildcards.digest)
+        return [self._input(plate, "report", "plate") for plate in self.asked.plates.values()]
+
+    def _input(self, plate: PlateAsked, stage: str, job: str) -> Any:
+        """A receipt, whose time means nothing if its job needn't run: clocks differ, and copies are new.
+
+        The time of one whose job runs must count, or Snakemake wouldn't run all that builds on it.
+        """
+        from snakemake.io import ancient
+
+        receipt = plate.receipt(stage, job)
+        return ancient(receipt) if plate.stands(stage, job) and not self._forced else receipt
+
+    def announce(self) -> None:
+        """Let the jobs that this process starts notice when it dies, and find what it asks of them."""
+        announce_driver()
+        os.environ[VARIABLE] = str(self._file.absolute())
+
+    def begin(self) -> None:
+        """Take the results for this run until the process ends, and write down what it asks of its jobs.
+
+        Ends the process where another run has them.
+        """
+        screen = self.project.screen
+        lease = Lease(screen.lease("snakemake", "driver"), holder="snakemake on these results", patient=False)
+        stack = ExitStack()
         try:
-            return self.plates[plate].has_frozen_window()
-        except OSError:  # then the job waits for all tiles, and looks itself
-            return False
+            stack.enter_context(lease)
+            stack.callback(remove, [self._file])
+            atexit.register(stack.close)
+            remove([*self._file.parent.glob("*.json")])  # of runs that were killed
+            self.asked.save(self._file)
+        except LeaseError as error:
+            _fail(str(error))
+        except OSError as error:
+            _fail(f"can't write: {error.strerror}\n  where: {error.filename or screen.root}")
+        atexit.register(self.last_words)
 
-    def _receipt(self, plate: str, stage: str, job: str) -> str:
-        return str(self.plates[plate].paths.receipt(stage, job))
-
-    def params(self, stage: str, plate: str, job: str = "plate") -> str:
-        """What makes Snakemake run a job again beside its inputs: parameters, version, requests, fixed files."""
-        requests = request_digest(self.plates[plate].paths, stage, job, STAGES[stage].parts(self.config))
-        more: list[Any] = [requests]
-        if stage == "aggregate":
-            # As a declared input, a map that is gone would stop all plates, and one that was exchanged for an older
-            # file would not be noticed.
-            plate_map = self.plates[plate].spec.plate_map
-            more += [plate_map, self._map_stats(plate_map) if plate_map else None]
-        settings = self._settings(stage, plate if stage == "ingest" else next(iter(self.plates)))
-        return digest(settings, STAGES[stage].version, self.config.parts.model_dump(), more)
-
-    @cache  # noqa: B019
-    def _map_stats(self, plate_map: str) -> Any:
-        """The stat of a plate map; for a table of barcodes also of the maps and metadata that it leads to."""
-        path = Path(plate_map)
-        if "barcode" not in path.name.lower():
-            return stat_of(plate_map)
-        beside = [*path.parent.glob("*"), *path.parent.glob("platemap/*")]
-        beside += path.parent.parent.parent.glob("external_metadata/*")
-        return [[str(file), stat_of(file)] for file in sorted(beside)]
-
-    @cache  # noqa: B019
-    def _settings(self, stage: str, plate: str) -> str:
-        """A digest of a stage's parameters; of all stages but ingest they are equal for all plates."""
-        settings = digest(self.plates[plate].parameters(stage))
-        if stage != "infer":
-            return settings
-        return digest(settings, [_model_stamp(label_set.model) for label_set in self.config.segmentation.values()])
+    @cached_property
+    def _file(self) -> Path:
+        return self.project.screen.asked(f"{socket.gethostname()}-{os.getpid()}")
 
     def resources(self, stage: str) -> dict[str, Callable[..., int]]:
         """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""
@@ -172,11 +176,15 @@ class Workflow:
         print("Fix the cause and rerun `snakemake`: what is done stays done.", file=sys.stderr)
 
 
-def _model_stamp(name: str) -> Any:
-    """What shows that a model's file has changed: the hash of a small file, size and time of a large one."""
-    try:
-        path = find_weights(name)
-        small = path.stat().st_size < SMALL_MODEL
-        return model_spec(name).sha256 if small else stat_of(path)
-    except (ValueError, OSError):
-        return None  # infer says what is wrong with it
+def _check(job: str, asked: str, named: str) -> None:
+    if named != asked:
+        raise ConfigError(
+            f"{job}: its receipt is named {named}, but what is asked now is {asked}",
+            why="the configuration, or a file that it names, has changed since this name was made",
+            remedy="run `snakemake` without naming receipts; `--until STAGE` stops after a stage",
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"plateflow: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)

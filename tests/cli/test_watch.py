@@ -75,7 +75,7 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
     paths, config = PlatePaths.of("p1", results=tmp_path), Config()
     for name, stage in STAGES.items():
         for each in stage.jobs(config):
-            receipt = paths.receipt(name, each)
+            receipt = paths.receipt(name, each, "ab12")
             receipt.parent.mkdir(parents=True, exist_ok=True)
             receipt.touch()
     unreadable = paths.journal("infer", "0")

@@ -275,7 +275,7 @@ def test_a_disk_that_fills_fails_the_job_and_nothing_half_written_counts(
         project.run("tile")
     resource.setrlimit(resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[1:] * 2)
     assert project.plate.outcomes("tile") == {}
-    assert not project.paths.receipt("tile", "0").exists()
+    assert not project.paths.receipts("tile", "0")
     assert not list(project.paths.image("B02").rglob("c/0/0/0/0/0"))
     project.run("tile")
     assert project.outcome("tile", "B02").state == "ok"
@@ -296,7 +296,7 @@ def test_a_small_full_disk(make_project: MakeProject, tmp_path: Path) -> None:
         project.run("ingest")
         with pytest.raises(PlateflowError, match="No space left"):
             project.run("tile")
-        assert not project.paths.receipt("tile", "0").exists()
+        assert not project.paths.receipts("tile", "0")
         assert not project.plate.outcomes("tile")
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -263,7 +263,7 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
 
 
 def test_a_changed_map_of_a_table_of_barcodes_is_noticed(tmp_path: Path) -> None:
-    """Aggregate's parameters, by which Snakemake runs it again."""
+    """In what is asked of aggregate, by which Snakemake runs it again."""
     table, own = tmp_path / "maps" / "b" / "barcode_platemap.csv", tmp_path / "maps" / "b" / "platemap" / "m1.txt"
     external = tmp_path / "external_metadata" / "compounds.tsv"
     for path in (table, own, external):
@@ -276,7 +276,7 @@ def test_a_changed_map_of_a_table_of_barcodes_is_noticed(tmp_path: Path) -> None
         if path is not None:
             path.write_text("longer")
         workflow = Workflow({"plates": str(sheet), "results": str(tmp_path / "results")})
-        seen.add(workflow.params("aggregate", "p"))
+        seen.add(workflow.asked.plates["p"].digest("aggregate", "plate"))
     assert len(seen) == 4
 
 

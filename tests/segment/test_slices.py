@@ -14,10 +14,15 @@ from plateflow.stages import stitch
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """All that stitch and follow leave, without clocks."""
+    """All that stitch and follow leave, without clocks; receipts without the digest of what was asked."""
     folders = (root / "plate.zarr", root / "objects", root / "receipts" / "stitch")
     found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+    return {
+        str(path.relative_to(root)).split(".")[0] if "receipts" in path.parts else str(path.relative_to(root)): (
+            path.read_bytes()
+        )
+        for path in found
+    }
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

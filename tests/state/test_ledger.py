@@ -77,7 +77,7 @@ def test_the_benchmark_of_the_same_attempt_knows_the_whole_jobs_time(paths: Plat
     append_line(journal, {"event": "begin", "at": at(0)})
     append_outcome(journal, done("B02", 20))
     append_line(journal, {"event": "end", "done": 1, "at": at(20), **USED})
-    file = paths.benchmark("tile", "1")
+    file = paths.benchmark("tile", "1", "ab12")
     file.parent.mkdir(parents=True)
     file.write_text("s\th:m:s\tmax_rss\n23.5\t0:00:23\t1.0\n")
     end = pd.Timestamp(at(20)).timestamp()

@@ -49,7 +49,7 @@ def test_a_job_waits_runs_dies_fails_and_ends(paths: PlatePaths) -> None:
     assert at(paths, progress).state == "silent"
     owner.unlink()
     assert (at(paths, progress).state, at(paths, progress).error) == ("failed", KILLED)
-    log = paths.log("tile", "0")
+    log = paths.log("tile", "0", "ab12")
     log.parent.mkdir(parents=True)
     log.write_text("reading B03\nB04 next\n\n")
     hold(paths)
@@ -65,12 +65,15 @@ def test_a_job_waits_runs_dies_fails_and_ends(paths: PlatePaths) -> None:
     assert at(paths, progress, job="1").state == "waits", "another job's journal says nothing of this one"
     tell(paths, BEGIN, {"event": "end"})
     assert at(paths, progress).state == "waits", "an end counts with its receipt"
-    receipt = paths.receipt("tile", "0")
+    receipt = paths.receipt("tile", "0", "cd34")
     receipt.parent.mkdir(parents=True)
     receipt.touch()
     assert (at(paths, progress).state, at(paths, progress).failures) == ("done", 0)
     tell(paths, BEGIN, failed := {"event": "failed", "error": "the disk is full"})
+    assert (at(paths, progress).state, at(paths, progress).error) == ("failed", failed["error"]), "the receipt is older"
+    tell(paths, BEGIN, {"event": "end"})
     assert at(paths, progress).state == "done", "the attempt after the one that failed had nothing left to do"
+    tell(paths, BEGIN, failed)
     receipt.unlink()
     assert (at(paths, progress).state, at(paths, progress).error) == ("failed", failed["error"])
 
@@ -79,7 +82,7 @@ def test_failures_name_job_attempts_cause_and_log(paths: PlatePaths) -> None:
     config = Config.model_validate({"segmentation": {"nuclei": {"channels": ["DNA"]}}})
     failed = {"event": "failed", "error": "the index can't be read\n  where: Index.idx.xml"}
     tell(paths, BEGIN, failed, BEGIN, failed, stage="ingest", job="plate")
-    log = paths.log("tile", "3")  # died before it could open its journal
+    log = paths.log("tile", "3", "ab12")  # died before it could open its journal
     log.parent.mkdir(parents=True)
     log.write_text("ModuleNotFoundError: No module named 'zarr'\n")
     ingest, tile = failure_lines(config, [paths])

@@ -12,7 +12,7 @@ import typer
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, PlateflowError
-from plateflow.project import Plate, Project
+from plateflow.project import SCREEN, Plate, Project
 from plateflow.state import slurm
 from plateflow.state.lease import HEARTBEAT_S, SILENT_S, STALE_S, clear, leases
 from plateflow.state.requests import request
@@ -35,6 +35,7 @@ def retry(
     if not _drivers_here():
         _wait_for_orphans(cancel)
     folders = {plate.name: plate.paths.root / "leases" for plate in project.plates.values()}
+    folders[SCREEN] = project.screen.root / "leases"  # of the driver
     _clear_lock(list(folders.values()))
     for plate, folder in folders.items():
         _clear_leases(folder, plate)

@@ -170,7 +170,7 @@ def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None
     if entry.left_out:
         typer.echo(f"    mend it, then `snakemake`; or `plateflow retry {plate.name}/{entry.well}`, then `snakemake`")
     if entry.state != "ok":
-        typer.echo(f"    log: {plate.paths.log(job.stage.name, job.name)}")
+        typer.echo(f"    log: {plate.paths.latest_log(job.stage.name, job.name)}")
 
 
 def _print_log(plate: Plate, well: str) -> None:
@@ -183,7 +183,7 @@ def _print_log(plate: Plate, well: str) -> None:
     if not journals:
         raise PlateflowError("no job has worked on this well yet", where=f"{plate.name}/{well}")
     stage, _, job = max(journals, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")
-    file = plate.paths.log(stage, job)
+    file = plate.paths.latest_log(stage, job)
     typer.echo(f"{file}:")
     typer.echo(file.read_text(errors="replace") if file.is_file() else "(gone)")
 
@@ -194,5 +194,5 @@ def _last_failure(plate: Plate, stage: str, well: str) -> None:
         if part_of(job) == plate.part_of_well(stage, well):
             attempts = Journal.read(plate.paths.journal(stage, job)).attempts
             if attempts and attempts[-1].state == "failed":
-                log = plate.paths.log(stage, job)
+                log = plate.paths.latest_log(stage, job)
                 typer.echo(f"    last attempt failed: {attempts[-1].error}\n    log: {log}")

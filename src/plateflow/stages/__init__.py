@@ -17,13 +17,14 @@ def stage_module(name: str) -> ModuleType:
     return import_module(f"plateflow.stages.{name}")
 
 
-def run_stage(plate: Plate, stage: str, job: str | None = None) -> None:
+def run_stage(plate: Plate, stage: str, job: str | None = None, *, digest: str = "") -> None:
     """Run one job of a stage in this process, without Snakemake: with its lease, journal and receipt.
 
     Args:
         plate: of a project.
         stage: a name of `plateflow.chain.STAGES`.
         job: the job's name, such as `plate`, `3` or `3-0`; without it all jobs of the stage, one after another.
+        digest: of what is asked of that one job; without it as the project is now.
 
     Raises:
         PlateflowError: there is no such stage or job, another process has its lease, or what the stage itself raises.
@@ -31,7 +32,7 @@ def run_stage(plate: Plate, stage: str, job: str | None = None) -> None:
     from plateflow.stages.runner import Job, explain
 
     all_jobs = STAGES[stage].jobs(plate.config) if stage in STAGES else [""]
-    for each in [Job.of(plate, stage, name) for name in (all_jobs if job is None else [job])]:
+    for each in [Job.of(plate, stage, name, digest) for name in (all_jobs if job is None else [job])]:
         try:
             stage_module(stage).run(each)
         except OSError as error:  # from taking the lease: what comes later is explained already

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from plateflow.asked import PlateAsked, withdraw, write_receipt
 from plateflow.chain import STAGES, Stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError, ResultsError
@@ -35,7 +36,6 @@ from plateflow.files import (
     stamp_of,
     sweep,
     take_stamps,
-    write_json,
 )
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
@@ -54,14 +54,19 @@ class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` ma
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job: a plate, a stage of it, and its name: `plate`, `3`, or of follow `3-0`."""
+    """A job: a plate, a stage of it, and its name: `plate`, `3`, or of follow `3-0`.
+
+    Attributes:
+        digest: of what is asked of it, by which its receipt is named; empty: as the project is when it begins.
+    """
 
     plate: Plate
     stage: Stage
     name: str
+    digest: str = ""
 
     @classmethod
-    def of(cls, plate: Plate, stage: str, name: str) -> Job:
+    def of(cls, plate: Plate, stage: str, name: str, digest: str = "") -> Job:
         """A job by the name of its stage.
 
         Raises:
@@ -76,7 +81,7 @@ class Job:
                 where=plate.name,
                 remedy=f"its jobs are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
             )
-        return cls(plate=plate, stage=STAGES[stage], name=name)
+        return cls(plate=plate, stage=STAGES[stage], name=name, digest=digest)
 
     @property
     def config(self) -> Config:
@@ -213,6 +218,7 @@ def run_job(
         run, reading = None, None
         take_stamps()  # of an earlier job in this process
         try:
+            asked = job.digest or PlateAsked(job.plate).digest(stage.name, job.name)
             reading = Reading(job)
             reading.check_manifest()
             run = _Run(job, work_items(), lease, reading, owned)
@@ -220,6 +226,8 @@ def run_job(
             if run.left_out or run.batches or run.open:
                 append_line(path, begin)
                 begun = True
+            if run.left_out or run.batches:
+                withdraw(job.plate, stage.name, job.name)
             for item, outcome in run.left_out:
                 run.take_up(item)
                 run.done(item, outcome)
@@ -231,7 +239,7 @@ def run_job(
             run.finish()
             entries = [run.latest[item.key] for item in run.items]
             record_set_aside(paths, stage.name, job.name, (watched for entry in entries for watched in entry.watch))
-            write_json(paths.receipt(stage.name, job.name), receipt(job, entries))
+            write_receipt(paths, stage.name, job.name, asked, receipt(job, entries))
             settle()
             if begun:
                 append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
@@ -507,7 +515,7 @@ def _crash_outcome(job: Job, item: Item) -> Outcome:
         state="quarantined",
         reason="crash",
         detail=f"{job.stage.name} died twice while {item} was alone in work; see the log "
-        f"{job.paths.log(job.stage.name, job.name)}, then `plateflow retry {job.plate.name}/{item.well}`",
+        f"{job.paths.log(job.stage.name, job.name, '*')}, then `plateflow retry {job.plate.name}/{item.well}`",
     )
 
 

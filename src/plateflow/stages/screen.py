@@ -2,22 +2,41 @@
 
 Reads: the tables and journals of all plates.
 Writes: report.html, plates.csv, controls.csv, hits.csv, ledger.parquet and rates.json below results/screen.
-Work item: the screen; it has no journal, and is done whenever a plate's report is newer.
+Work item: the screen; it has no journal, and is done whenever something else is asked of a plate's report.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from plateflow.asked import Asked, remove, write_receipt
 from plateflow.estimate import refine
-from plateflow.files import digest, write_json
 from plateflow.project import Project
 from plateflow.report.screen import write_screen
 from plateflow.state.ledger import attempts, write_ledger
 
+FILES = ("report.html", "plates.csv", "controls.csv", "hits.csv", "ledger.parquet", "rates.json")
 
-def run(project: Project) -> None:
-    """Write the page over all plates, and its receipt."""
-    page = write_screen(project)
+
+def run(project: Project, digest: str = "") -> None:
+    """Write the page over all plates, and its receipt, which lists the files with size and checksum.
+
+    Args:
+        digest: of what is asked; without it as the project is now.
+    """
+    digest = digest or Asked.of(project).screen
+    remove(project.screen.receipts("report", "screen"))
+    write_screen(project)
     spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
     write_ledger(project.screen, spent)
     refine(project, spent)
-    write_json(project.screen.receipt("report", "screen"), {"stage": "screen", "work": digest(page)})
+    tables = {name: project.screen.table(name) for name in FILES}
+    files = {name: _stamp(path) for name, path in tables.items() if path.is_file()}
+    write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
+
+
+def _stamp(path: Path) -> tuple[int, str]:
+    from google_crc32c import value
+
+    data = path.read_bytes()
+    return len(data), f"{value(data):08x}"

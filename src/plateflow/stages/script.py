@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from plateflow.asked import Asked, settle
 from plateflow.errors import PlateflowError
 from plateflow.project import SCREEN, Project
 from plateflow.stages import run_stage, stage_module
@@ -17,16 +18,22 @@ from plateflow.stages.runner import Interrupted
 
 
 def run_rule(snakemake: Any, stage: str) -> None:
-    """Run a stage for the job that Snakemake describes; exits with 1 where it fails."""
-    if stage == SCREEN:
-        with logged(Path(snakemake.log[0]), "screen: report"):
-            stage_module(stage).run(Project.load(snakemake.config))
-        return
-    part, number = snakemake.wildcards.get("part"), snakemake.wildcards.get("slice")
+    """Run a stage for the job that Snakemake describes; exits with 1 where it fails.
+
+    Configuration and plates are those that the run began with, whatever has become of the files since.
+    """
+    wildcards = snakemake.wildcards
+    part, number = wildcards.get("part"), wildcards.get("slice")
     job = "plate" if part is None else part if number is None else f"{part}-{number}"
-    name = snakemake.wildcards.plate
-    with logged(Path(snakemake.log[0]), f"{name}: {stage} {job}"):
-        run_stage(Project.load(snakemake.config).plate(name), stage, job)
+    what = "screen: report" if stage == SCREEN else f"{wildcards.plate}: {stage} {job}"
+    with logged(Path(snakemake.log[0]), what):
+        settle(snakemake.input)
+        asked = Asked.given()
+        project = Project.load(snakemake.config) if asked is None else asked.project
+        if stage == SCREEN:
+            stage_module(stage).run(project, wildcards.digest)
+        else:
+            run_stage(project.plate(wildcards.plate), stage, job, digest=wildcards.digest)
 
 
 @contextmanager

@@ -186,12 +186,12 @@ def _owned(job: Job, item: Item) -> list[Path]:
 
 
 def plate_is_stitched(plate: Plate) -> bool:
-    """Whether all jobs of stitch have their receipts, and all that infer, follow and stitch did is up to date.
+    """Whether all jobs of stitch have a receipt, and all that infer, follow and stitch did is up to date.
 
-    A receipt alone says little: it may be of the earlier parameters. So the whole plate's fingerprints are compared;
+    A receipt alone says little: it may be of earlier parameters. So the whole plate's fingerprints are compared;
     a block that is still to be followed makes this false.
     """
-    if not all(plate.paths.receipt("stitch", name).is_file() for name in STAGES["stitch"].jobs(plate.config)):
+    if not all(plate.paths.receipts("stitch", name) for name in STAGES["stitch"].jobs(plate.config)):
         return False
     for stage, list_items in (("infer", infer_items), ("follow", follow_items), ("stitch", stitch_items)):
         job, entries = Job(plate=plate, stage=STAGES[stage], name="0"), plate.outcomes(stage)

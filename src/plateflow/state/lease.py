@@ -1,4 +1,4 @@
-"""Leases: one running job per plate, stage and job name, whatever driver or node started it.
+"""Leases: one running job per plate, stage and job name, whatever driver or node started it; one driver per results.
 
 A lease is a folder, made by `mkdir`, which is atomic on shared file systems where file locks can't be relied on. It
 records its owner; a thread renews its time. Only the owner's own lease is removed here, or one whose owner is known
@@ -70,12 +70,8 @@ def process_start(pid: int) -> int | None:
 
 
 def announce_driver() -> None:
-    """Let the jobs that this process starts notice when it dies.
-
-    A job of a cluster reads the Snakefile too, in a process of its own that is no driver: it keeps what it was given.
-    """
-    if "SLURM_JOB_ID" not in os.environ or DRIVER_VARIABLE not in os.environ:
-        os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}:{socket.gethostname()}"
+    """Let the jobs that this process starts notice when it dies."""
+    os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}:{socket.gethostname()}"
 
 
 def driver_alive() -> bool:
@@ -117,7 +113,12 @@ def clear(lease: Path) -> bool:
 
 
 class Lease:
-    """Holds the lease of a job while the job runs.
+    """Holds the lease of a job while the job runs, or of a run while its driver does.
+
+    Args:
+        path: of the lease.
+        holder: who wants it, for messages.
+        patient: wait for an owner that may be gone until that is certain, instead of refusing.
 
     Attributes:
         inherited: an earlier owner died while its driver, which is also this job's, went on.
@@ -125,8 +126,8 @@ class Lease:
         lost: set by the heartbeat when another job has taken over, after this one gave no sign of life for long.
     """
 
-    def __init__(self, path: Path, *, holder: str) -> None:
-        self.path, self.holder = path, holder
+    def __init__(self, path: Path, *, holder: str, patient: bool = True) -> None:
+        self.path, self.holder, self.patient = path, holder, patient
         self.inherited = False
         self.orphaned = threading.Event()
         self.lost = threading.Event()
@@ -159,11 +160,12 @@ class Lease:
         owner = self._look()
         waiting = False
         while owner is not None and (alive := owner.alive()) is not False:
-            if alive and not (owner.slurm_job and is_queued(owner.slurm_job) is False):
+            if not self.patient or (alive and not (owner.slurm_job and is_queued(owner.slurm_job) is False)):
+                silent = "" if alive else f", whose last sign of life was {time.time() - owner.beat:.0f} s ago"
                 raise LeaseError(
                     f"{self.holder} is already running",
                     where=str(self.path),
-                    why=f"lease held by {owner}",
+                    why=f"lease held by {owner}{silent}",
                     remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
                 )
             if not waiting:

@@ -73,7 +73,7 @@ def _of_journal(paths: PlatePaths, stage: str, path: Path, wells: int) -> Iterat
 def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) -> dict[str, Any]:
     entries = attempt.entries
     ended = attempt.ended or max((entry.finished for entry in entries), default=attempt.began)
-    benchmark = _benchmark(paths.benchmark(stage, job), attempt.ended) if attempt.ended else None
+    benchmarks = [_benchmark(path, attempt.ended) for path in paths.benchmarks(stage, job) if attempt.ended]
     label_sets = {entry.label_set for entry in entries}
     items = {(entry.well, entry.label_set) for entry in entries}
     whole_plate = not any(entry.well for entry in entries)
@@ -93,7 +93,7 @@ def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) 
         "share": (1.0 if whole_plate else len(items) / (wells * len(label_sets))) if entries else 0.0,
         "objects": sum(entry.info.get("objects", 0) for entry in entries) if stage == "stitch" else 0,
         "tiles": sum(entry.info.get("tiles", 0) for entry in entries),
-        "seconds": round(max(benchmark or 0.0, _between(attempt.began, ended)), 3),
+        "seconds": round(max(*benchmarks, 0.0, _between(attempt.began, ended)), 3),
         "start_s": round(_between(attempt.began, first.finished) - first.seconds, 3) if first else None,
         "gpus": int(on_gpu),
     }
@@ -103,15 +103,15 @@ def _between(begin: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
 
 
-def _benchmark(path: Path, ended: str) -> float | None:
-    """Seconds of the whole job by Snakemake's benchmark, if that file is of the attempt that ended then."""
+def _benchmark(path: Path, ended: str) -> float:
+    """Seconds of the whole job by Snakemake's benchmark; 0 where that file isn't of the attempt that ended then."""
     try:
         written = path.stat().st_mtime
         header, values = (line.split("\t") for line in path.read_text().splitlines()[:2])
         seconds = float(values[header.index("s")])
     except (OSError, ValueError):
-        return None
-    return seconds if 0 <= written - datetime.fromisoformat(ended).timestamp() <= 30 else None
+        return 0.0
+    return seconds if 0 <= written - datetime.fromisoformat(ended).timestamp() <= 30 else 0.0
 
 
 def _ask_accounting(rows: list[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ class JobProgress:
         wells: how many the current attempt, or the last one, has finished.
         failures: attempts that failed since the job last came to its end.
         error: why the last of them failed.
-        log: of the last attempt; Snakemake removes it when another begins.
+        log: of the last attempt; Snakemake removes it when another begins. A pattern where there is none.
     """
 
     stage: str
@@ -91,13 +91,14 @@ class Progress:
         return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
 
     def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
-        (last, wells, errors), log = self._read(paths.journal(stage, job)), paths.log(stage, job)
+        (last, wells, errors), log = self._read(paths.journal(stage, job)), paths.latest_log(stage, job)
         state: State
         try:
             silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
             state = "silent" if silent else "runs"
         except (FileNotFoundError, NotADirectoryError):  # no lease, so nobody works on it
-            if paths.receipt(stage, job).exists():  # Snakemake removes it when an attempt begins, and when it fails
+            # Of whatever was asked before: what is asked of it next, only the driver knows.
+            if last in ("", "ok") and paths.receipts(stage, job):
                 state, errors = "done", []
             elif last == "ok" or (not last and not log.exists()):
                 state = "waits"

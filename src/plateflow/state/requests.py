@@ -6,7 +6,7 @@ aside. Both are read while the Snakefile is parsed, so they stay small: no other
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,49 @@ def request_number(paths: PlatePaths, stage: str, well: str) -> int:
     )
 
 
-def request_digest(paths: PlatePaths, stage: str, job: str, parts: int) -> str:
-    """What a rule's params say of requests and watched files: a digest, empty where there is nothing.
+def watch_lines(paths: PlatePaths) -> dict[str, list[dict[str, Any]]]:
+    """The lines of all watch files of a plate, by stage and job (`tile-3`)."""
+    return {path.stem: [*read_lines(path)] for path in paths.watches()}
+
+
+def request_digest(
+    paths: PlatePaths, stage: str, job: str, parts: int, watched: dict[str, list[dict[str, Any]]] | None = None
+) -> str:
+    """What requests, watched files and lost ones ask of a job beside its parameters; empty where there is nothing.
 
     Watched files count only if their stat now differs from the one recorded when they were set aside: a fixed file is
-    redone once, an untouched bad one asks for nothing.
+    redone once, an untouched bad one asks for nothing. A lost file is asked of the job that makes it, whichever job of
+    the plate missed it.
 
     Args:
         parts: into how many parts the stage deals the plate's wells.
+        watched: the `watch_lines` of the plate, if they are known.
     """
-    numbers = [
-        line["n"]
-        for line in _requests(paths)
-        if line["stage"] == stage
-        and (
-            STAGES[stage].scope == "plate"
-            or not line["well"]
-            or part_of_well(line["well"], parts, line["n_columns"]) == part_of(job)
-        )
-    ]
-    changed = []
-    for line in read_lines(paths.watch(stage, job)):
-        if "stat" in line and (now := stat_of(line["path"])) != line["stat"]:
-            changed.append([line["path"], now])
-    return digest(numbers, changed) if numbers or changed else ""
+
+    def concerns(stage_asked: str, well: str, n_columns: int) -> bool:
+        whole = STAGES[stage].scope == "plate" or not well or not n_columns
+        return stage_asked == stage and (whole or part_of_well(well, parts, n_columns) == part_of(job))
+
+    numbers = [line["n"] for line in _requests(paths) if concerns(line["stage"], line["well"], line["n_columns"])]
+    changed, lost = [], []
+    for name, lines in (watch_lines(paths) if watched is None else watched).items():
+        for line in lines:
+            if loss := line.get("lost"):
+                if concerns(loss["stage"], loss["key"][0], loss["n_columns"]):
+                    lost.append([line["path"], loss["key"], loss["sequence"]])
+            elif name == f"{stage}-{job}" and (now := _stat_if_known(line)) != line["stat"]:
+                changed.append([line["path"], now])
+    asked = [numbers, changed, *([sorted(lost)] if lost else [])]
+    return digest(*asked) if any(asked) else ""
+
+
+def _stat_if_known(line: Mapping[str, Any]) -> list[int] | None:
+    """The stat of a watched file now; the recorded one while the share is away."""
+    try:
+        return stat_of(line["path"])
+    except OSError:
+        stat: list[int] | None = line["stat"]
+        return stat
 
 
 def record_set_aside(paths: PlatePaths, stage: str, job: str, files: Iterable[tuple[str, list[int] | None]]) -> None:
@@ -83,8 +102,8 @@ def record_lost(watch: Path, stage: str, entry: Entry, name: str, n_columns: int
 def lost_sequences(paths: PlatePaths, stage: str) -> dict[Key, int]:
     """By work item of a stage, the sequence number of the last entry of which a file was lost."""
     sequences: dict[Key, int] = {}
-    for watch in sorted(paths.watch(stage, "").parent.glob("*.jsonl")):
-        for line in read_lines(watch):
+    for lines in watch_lines(paths).values():
+        for line in lines:
             lost = line.get("lost")
             if lost and lost["stage"] == stage:
                 key = item_key(*lost["key"])
