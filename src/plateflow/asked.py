@@ -21,7 +21,7 @@ from typing import Any
 
 from plateflow.chain import STAGES, part_of
 from plateflow.config import Config, PlateSpec
-from plateflow.files import digest, stat_of, write_json
+from plateflow.files import digest, remove, settle, stat_of, write_json
 from plateflow.model.registry import find_weights, model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate, Project
@@ -272,7 +272,9 @@ def withdraw(plate: Plate, stage: str, job: str) -> None:
         if later != "normalise" or not frozen:
             affected |= {key for key in _jobs(config, later) if affected.intersection(upstream(config, *key))}
     receipts = [path for key in sorted(affected) for path in paths.receipts(*key)]
-    remove([*receipts, *Project.of(config, {}).screen.receipts("report", "screen")])
+    for receipt in [*receipts, *Project.of(config, {}).screen.receipts("report", "screen")]:
+        remove(receipt)
+    settle()
 
 
 def write_receipt(paths: PlatePaths, stage: str, job: str, digest: str, content: Any) -> None:
@@ -285,10 +287,12 @@ def write_receipt(paths: PlatePaths, stage: str, job: str, digest: str, content:
     """
     write_json(paths.receipt(stage, job, digest), content)
     current = {paths.receipt(stage, job, digest), paths.log(stage, job, digest), paths.benchmark(stage, job, digest)}
-    remove({*paths.receipts(stage, job), *paths.logs(stage, job), *paths.benchmarks(stage, job)} - current)
+    for former in {*paths.receipts(stage, job), *paths.logs(stage, job), *paths.benchmarks(stage, job)} - current:
+        remove(former)
+    settle()
 
 
-def settle(receipts: Iterable[str]) -> None:
+def age(receipts: Iterable[str]) -> None:
     """Give receipts that a job reads their old time.
 
     Snakemake touches what a job made, and fails a later one whose output is older than its input: where clocks differ,
@@ -297,17 +301,3 @@ def settle(receipts: Iterable[str]) -> None:
     for receipt in receipts:
         with suppress(OSError):  # another user's
             os.utime(receipt, (OLD, OLD))
-
-
-def remove(paths: Iterable[Path]) -> None:
-    """Remove files for good: no power cut brings them back."""
-    folders = set()
-    for path in paths:
-        path.unlink(missing_ok=True)
-        folders.add(path.parent)
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -16,10 +16,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from plateflow.asked import VARIABLE, Asked, PlateAsked, remove
+from plateflow.asked import VARIABLE, Asked, PlateAsked
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
 from plateflow.estimate import Estimate, estimates_of
+from plateflow.files import remove
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
@@ -122,9 +123,10 @@ class Workflow:
         stack = ExitStack()
         try:
             stack.enter_context(lease)
-            stack.callback(remove, [self._file])
+            stack.callback(remove, self._file)
             atexit.register(stack.close)
-            remove([*self._file.parent.glob("*.json")])  # of runs that were killed
+            for former in self._file.parent.glob("*.json"):  # of runs that were killed
+                remove(former)
             self.asked.save(self._file)
         except LeaseError as error:
             _fail(str(error))

@@ -1,8 +1,8 @@
 """Every kind of file in a results folder is removed, emptied, cut short, or gets a flipped bit; then it is made good.
 
-The kinds come from the journals' lists and from `PlatePaths`, so that a new one can't be forgotten. Two ways lead to the
-damage: nobody reads the file, and `plateflow verify` finds it; or a job reads it, says so and fails, and the next plain
-run makes it good. Either way the results must be equal, byte for byte, to those of an undisturbed run.
+The kinds come from the journals' lists and from `PlatePaths`, so that a new one can't be forgotten. Two ways lead to
+the damage: nobody reads the file, and `plateflow verify` finds it; or a job reads it, says so and fails, and the next
+plain run makes it good. Either way the results must be equal, byte for byte, to those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -108,17 +108,43 @@ def test_no_kind_of_file_is_forgotten(whole: Path) -> None:
             assert kind(of_plate.key_of(path)) in kinds, f"PlatePaths.{name} is in no journal"
 
 
-KINDS = [  # a test without the project can't know them: the one above compares
-    "cells/N.parquet", "histograms/N.npz", "manifest/illumination.npz", "manifest/planes.parquet", "manifest/plate.json",
-    "manifest/window.json", "objects/SET/N.parquet", "plate.zarr/B/zarr.json", "plate.zarr/WELL/N/N/c/N/N/N/N/N",
-    "plate.zarr/WELL/N/N/zarr.json", "plate.zarr/WELL/N/labels/SET/N/c/N/N/N/N", "plate.zarr/WELL/N/labels/SET/N/zarr.json",
-    "plate.zarr/WELL/N/labels/SET/zarr.json", "plate.zarr/WELL/N/labels/zarr.json",
-    "plate.zarr/WELL/N/tables/fields/table.parquet", "plate.zarr/WELL/N/tables/fields/zarr.json",
-    "plate.zarr/WELL/N/tables/zarr.json", "plate.zarr/WELL/N/zarr.json", "plate.zarr/WELL/zarr.json", "plate.zarr/zarr.json",
-    "scratch:ends/SET/N/N.npy", "scratch:flows/SET/N/N.npy",
-    "controls.csv", "doses.csv", "effects.parquet", "features.json", "hits.csv", "ledger.parquet", "normalised.parquet",
-    "positions.csv", "qc.parquet", "report.html", "wells.csv", "wells.parquet",
-]  # fmt: skip
+KINDS = [
+    "cells/N.parquet",
+    "histograms/N.npz",
+    "manifest/illumination.npz",
+    "manifest/planes.parquet",
+    "manifest/plate.json",
+    "manifest/window.json",
+    "objects/SET/N.parquet",
+    "plate.zarr/B/zarr.json",
+    "plate.zarr/WELL/N/N/c/N/N/N/N/N",
+    "plate.zarr/WELL/N/N/zarr.json",
+    "plate.zarr/WELL/N/labels/SET/N/c/N/N/N/N",
+    "plate.zarr/WELL/N/labels/SET/N/zarr.json",
+    "plate.zarr/WELL/N/labels/SET/zarr.json",
+    "plate.zarr/WELL/N/labels/zarr.json",
+    "plate.zarr/WELL/N/tables/fields/table.parquet",
+    "plate.zarr/WELL/N/tables/fields/zarr.json",
+    "plate.zarr/WELL/N/tables/zarr.json",
+    "plate.zarr/WELL/N/zarr.json",
+    "plate.zarr/WELL/zarr.json",
+    "plate.zarr/zarr.json",
+    "scratch:ends/SET/N/N.npy",
+    "scratch:flows/SET/N/N.npy",
+    "controls.csv",
+    "doses.csv",
+    "effects.parquet",
+    "features.json",
+    "hits.csv",
+    "ledger.parquet",
+    "normalised.parquet",
+    "positions.csv",
+    "qc.parquet",
+    "report.html",
+    "wells.csv",
+    "wells.parquet",
+]
+"""Compared with what there is by a test: to name the tests, they must be known before there is a plate."""
 
 
 def test_the_kinds_are_all_kinds(whole: Path) -> None:

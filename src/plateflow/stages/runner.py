@@ -240,7 +240,6 @@ def run_job(
             entries = [run.latest[item.key] for item in run.items]
             record_set_aside(paths, stage.name, job.name, (watched for entry in entries for watched in entry.watch))
             write_receipt(paths, stage.name, job.name, asked, receipt(job, entries))
-            settle()
             if begun:
                 append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
         except (Exception, Interrupted) as error:

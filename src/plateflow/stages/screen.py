@@ -7,10 +7,9 @@ Work item: the screen; it has no journal, and is done whenever something else is
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from plateflow.asked import Asked, remove, write_receipt
+from plateflow.asked import Asked, write_receipt
 from plateflow.estimate import refine
+from plateflow.files import remove, settle, stamp_of
 from plateflow.project import Project
 from plateflow.report.screen import write_screen
 from plateflow.state.ledger import attempts, write_ledger
@@ -25,18 +24,14 @@ def run(project: Project, digest: str = "") -> None:
         digest: of what is asked; without it as the project is now.
     """
     digest = digest or Asked.of(project).screen
-    remove(project.screen.receipts("report", "screen"))
+    for receipt in project.screen.receipts("report", "screen"):
+        remove(receipt)
+    settle()
     write_screen(project)
     spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
     write_ledger(project.screen, spent)
     refine(project, spent)
     tables = {name: project.screen.table(name) for name in FILES}
-    files = {name: _stamp(path) for name, path in tables.items() if path.is_file()}
+    files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
+    settle()
     write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
-
-
-def _stamp(path: Path) -> tuple[int, str]:
-    from google_crc32c import value
-
-    data = path.read_bytes()
-    return len(data), f"{value(data):08x}"

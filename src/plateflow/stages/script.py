@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from plateflow.asked import Asked, settle
+from plateflow.asked import Asked, age
 from plateflow.errors import PlateflowError
 from plateflow.project import SCREEN, Project
 from plateflow.stages import run_stage, stage_module
@@ -27,7 +27,7 @@ def run_rule(snakemake: Any, stage: str) -> None:
     job = "plate" if part is None else part if number is None else f"{part}-{number}"
     what = "screen: report" if stage == SCREEN else f"{wildcards.plate}: {stage} {job}"
     with logged(Path(snakemake.log[0]), what):
-        settle(snakemake.input)
+        age(snakemake.input)
         asked = Asked.given()
         project = Project.load(snakemake.config) if asked is None else asked.project
         if stage == SCREEN:
