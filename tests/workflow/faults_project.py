@@ -87,7 +87,7 @@ TIMED = ("report.html", "ledger.parquet")
 def results(folder: Path) -> dict[str, bytes]:
     """The bytes of all that a plate's journals speak of, and of what else lies there; of files with times, none."""
     root = folder / "results" / "micro"
-    books = {"journal", "receipts", "watch", "leases", "logs"}
+    books = {"journal", "receipts", "watch", "leases", "logs", "requests.jsonl"}
     return {
         name: b"" if name in TIMED else path.read_bytes()
         for path in sorted(root.rglob("*"))

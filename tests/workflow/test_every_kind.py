@@ -49,7 +49,8 @@ BOOKS = {
 }
 """Of what `PlatePaths` names and no journal lists: a file of the smallest plate."""
 NO_FILES = {
-    "root", "scratch", "plate", "store", "image", "of", "key_of", "path_of", "journals", "receipts", "table", "screen"
+    "root", "scratch", "plate", "store", "image", "of", "key_of", "path_of", "journals", "receipts",
+    "table", "asked", "logs", "latest_log", "benchmarks", "watches", "screen"
 }  # fmt: skip
 """Of what `PlatePaths` names: folders, and ways to name files."""
 
@@ -167,7 +168,9 @@ def test_verify_finds_it_and_a_plain_run_makes_it_again(which: str, damage: str,
     with inside(folder) as plate:
         path = plate.paths.path_of(name)
         DAMAGES[damage](folder / path)
-    assert make_good(folder, results(folder)) == [], "a plain run finds nothing to do"
+    if make_good(folder, results(whole)) == []:
+        assert path.name == "window.json", "parsing looks at this one alone"
+        return
     said = plateflow("verify", "micro", cwd=folder, status=None)
     if STAGES[stage].intermediate:
         return  # nobody needs it: the test below needs it
