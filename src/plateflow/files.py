@@ -93,7 +93,10 @@ class _Unsettled:
             self.folders.add(new.parent)
 
     def removed(self, path: Path) -> None:
-        own, below = str(path), f"{path}{os.sep}"  # as text: a plate has thousands of files, and comparing paths is slow
+        own, below = (
+            str(path),
+            f"{path}{os.sep}",
+        )  # as text: a plate has thousands of files, and comparing paths is slow
         with self.lock:
             for gone in [known for known in self.stamps if str(known) == own or str(known).startswith(below)]:
                 del self.stamps[gone]
