@@ -80,12 +80,30 @@ class _Unsettled:
             self.folders.add(path.parent)
             self.stamps[path] = stamp
 
-    def removed(self, path: Path) -> None:
+    def moved(self, folder: Path, new: Path, names: Iterable[str]) -> None:
+        """The files of one folder are now in another one."""
         with self.lock:
-            for gone in [known for known in self.stamps if known == path or path in known.parents]:
+            for name in names:
+                self.stamps[new / name] = self.stamps.pop(folder / name)
+                self.files.discard(folder / name)
+                self.files.add(new / name)
+                for below in Path(name).parents:
+                    self.folders.discard(folder / below)
+                    self.folders.add(new / below)
+            self.folders.add(new.parent)
+
+    def removed(self, path: Path) -> None:
+        own, below = (
+            str(path),
+            f"{path}{os.sep}",
+        )  # as text: a plate has thousands of files, and comparing paths is slow
+        with self.lock:
+            for gone in [known for known in self.stamps if str(known) == own or str(known).startswith(below)]:
                 del self.stamps[gone]
                 self.files.discard(gone)
-            self.folders = {folder for folder in self.folders if folder != path and path not in folder.parents}
+            self.folders = {
+                folder for folder in self.folders if str(folder) != own and not str(folder).startswith(below)
+            }
             self.folders.add(path.parent)
 
 
@@ -166,19 +184,13 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             write_atomic(new / name, data)
-        with _unsettled.lock:
-            stamps = {name: _unsettled.stamps[new / name] for name in files}
         if folder.exists():
             os.rename(folder, old)  # noqa: PTH104
+            _unsettled.removed(folder)
         os.rename(new, folder)  # noqa: PTH104 - before the old one is removed, which takes long: else a kill loses it
     finally:
         remove_tree(new)
-    for gone in (new, folder):  # what was known of the old one, and of the new one by its former name
-        _unsettled.removed(gone)
-    for name, stamp in stamps.items():
-        _unsettled.wrote(folder / name, stamp)
-    with _unsettled.lock:
-        _unsettled.folders.update(folder / below for name in files for below in Path(name).parents)
+    _unsettled.moved(new, folder, files)
     remove_tree(old)
 
 

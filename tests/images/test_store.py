@@ -174,7 +174,6 @@ def test_what_an_ingest_that_was_killed_has_left_goes_away(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, {"B03": layout_of((0, 0))})
     monkeypatch.undo()
-    (paths.image("B03") / "0" / ".zarr.json.77.partial").write_bytes(b"half")
     make(tmp_path)
     assert content(paths.store) == {name: data for name, data in whole.items() if "/c/" not in name}
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plateflow.files import PARTIAL, digest, remove, remove_tree, replace_folder, write_changed
+from plateflow.files import digest, remove_tree, replace_folder, write_changed
 from plateflow.images import ngff
 from plateflow.images.layout import WellLayout
 from plateflow.images.shards import array_files, shard_region_size
@@ -51,6 +51,9 @@ def create_plate(
         _write_group(paths.store / row_name(row), {})
     for well, layout in layouts.items():
         image = paths.image(well)
+        for leftover in (*image.parent.glob(f".{image.name}.*"), *image.glob("labels/.*.*")):
+            if leftover.is_dir():
+                remove_tree(leftover)  # of an ingest that was killed
         _write_group(image.parent, ngff.WELL_ATTRIBUTES)
         groups = {image: _image_files(layout, metadata, levels)}
         groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in label_sets}
@@ -59,7 +62,7 @@ def create_plate(
             if ids.get(key) != own_id:
                 replace_folder(group, files)
             for name, data in files.items() if ids.get(key) == own_id else ():
-                _write(group / name, data)
+                write_changed(group / name, data)
             made[key] = own_id
         _write_group(image / "labels", ngff.labels_attributes(label_sets))
     return made
@@ -89,13 +92,4 @@ def _id(own: Mapping[str, Any], arrays: Mapping[str, bytes]) -> str:
 
 
 def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
-    """Write a group's `zarr.json` by rename, unless it has this content already."""
-    _write(folder / "zarr.json", ngff.group_file(attributes))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file unless it has this content already; what an ingest that was killed has left beside it goes away."""
-    for leftover in path.parent.glob(".*"):
-        if leftover.suffix in (PARTIAL, ".old"):
-            (remove_tree if leftover.is_dir() else remove)(leftover)
-    write_changed(path, data)
+    write_changed(folder / "zarr.json", ngff.group_file(attributes))

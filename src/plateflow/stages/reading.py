@@ -123,6 +123,18 @@ class Reading:
             pass
         return None
 
+    def also_lost(self, items: Sequence[Item]) -> Iterator[LostFileError]:
+        """Once a file was lost: of each outcome one that is gone or of another size, as one run shall make all again."""
+        seen: set[str] = set()
+        for item in items:
+            for stage, entry, names in self._read_by(item):
+                new = [name for name in names if name not in seen]
+                seen.update(new)
+                for name in new:
+                    if why := damage(self.plate.paths, name, entry.files[name], content=False):
+                        yield LostFileError(self.plate, stage, entry, name, why)
+                        break
+
     def _read_by(self, item: Item) -> Iterator[tuple[str, Entry, list[str]]]:
         for stage, by_well in self._entries.items():
             keys = item.reads.get(stage)

@@ -247,6 +247,8 @@ def run_job(
             if lease.held():
                 if isinstance(explained, LostFileError):
                     _record_lost(job, explained)
+                    for lost in reading.also_lost(run.to_do) if run and reading else ():
+                        _record_lost(job, lost)
                 _record_end(path, explained, None if begun else begin)
             if explained is error:
                 raise
@@ -420,6 +422,11 @@ class _Run:
         """
         if not self.lease.held():
             raise Interrupted("another job has taken over, after this one had given no sign of life")
+
+    @property
+    def to_do(self) -> list[Item]:
+        """What this attempt was to do."""
+        return [item for batch in self.batches for item in batch]
 
     @property
     def in_work(self) -> list[Item]:
