@@ -23,19 +23,21 @@ _TRIED = 64
 """So many other files are tried where a file can't be read; if none opens, the machine is at fault."""
 
 
-def machine_error(error: OSError, *, where: str) -> RawDataError:
+def machine_error(error: OSError, *, where: str, one_plane: bool = False) -> RawDataError:
     """The error over raw data of which the machine is the cause.
 
     Args:
         error: what the system says.
         where: plate, well and file.
+        one_plane: whether a plane was read, without which the well can do.
     """
+    one = ". If it is but one file that the disk can't read any more, remove it: its field is left out then"
     return RawDataError(
-        "raw data can't be read, and it isn't the fault of one file",
+        "raw data can't be read: the share, the disk or this machine fails",
         where=where,
         why=f"the system says: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-        remedy="see to the share, the disk or this machine, and run `snakemake` again: what is done stays done. If it "
-        "is one file that the disk can't read any more, remove it: its field is left out then",
+        remedy="see to the share, the disk or this machine, and run `snakemake` again: what is done stays done"
+        + (one if one_plane else ""),
     )
 
 
@@ -99,7 +101,8 @@ class RawFolder:
                     self._look_around(path)
                     raise
         except OSError as error:
-            raise machine_error(error, where=f"{row['plate']}/{row['well']}: {path}") from error
+            where = f"{row['plate']}/{row['well']}: {path}"
+            raise machine_error(error, where=where, one_plane=True) from error
         self._sound = path
         return pixels
 
