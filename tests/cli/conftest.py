@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ from workflow_project import Project, make_project
 import plateflow.project
 from plateflow.chain import STAGES
 from plateflow.stages import run_stage, stage_module
+from plateflow.workflow import Workflow
 
 
 class DoneProject(Project):
@@ -29,14 +31,23 @@ class DoneProject(Project):
         return plateflow.project.Project.load(Path("config/config.yaml"))
 
     def run(self) -> set[tuple[str, str]]:
-        """What a plain `snakemake` does, without it: jobs without a receipt, and those after them; returns them."""
+        """What a plain `snakemake` does, without it: jobs without a receipt of what is asked now, and those after them.
+
+        Returns:
+            stage and job of each.
+        """
         plate, ran = self.loaded.plate("micro"), set()
+        workflow, file = Workflow(self.loaded.config.model_dump()), self.folder / "params.json"
+        params = json.loads(file.read_text()) if file.exists() else {}
         for name, stage in STAGES.items():
             later = {stage_name for stage_name, _ in ran} & set(stage.reads)
             for job in stage.jobs(plate.config):
-                if later or not plate.paths.receipts(name, job):
+                asked = workflow.params(name, "micro", job)
+                if later or not plate.paths.receipts(name, job) or params.get(f"{name} {job}") != asked:
                     run_stage(plate, name, job)
                     ran.add((name, job))
+                    params[f"{name} {job}"] = asked
+                    file.write_text(json.dumps(params))
         if ran or not self.loaded.screen.receipts("report", "screen"):
             stage_module("screen").run(self.loaded)
         return ran

@@ -82,11 +82,13 @@ def test_flows_go_nothing_is_stale_and_a_change_that_needs_them_has_them_made_ag
 def test_all_results_go_and_are_made_again_the_same(done):
     done.plateflow("retry", "micro/B02", "--stage", "tile")
     results, paths = done.results(), done.path()
+    (paths.root / "notes.txt").write_text("the user's own")
     n_attempts = len(attempts(paths))
     output = done.plateflow("clean", "micro", "--results", "--yes")
     assert "making all of it took" in output
     left = {path.relative_to(paths.root).parts[0] for path in paths.root.rglob("*") if path.is_file()}
-    assert left == {"journal", "requests.jsonl"}
+    assert left == {"journal", "requests.jsonl", "notes.txt"}
+    assert "notes.txt stays" in output
     assert all(not Journal.read(path).latest for path in (paths.root / "journal").iterdir())
     assert not done.loaded.screen.receipts("report", "screen")
     assert "to do" in done.plateflow("status", status=4)

@@ -20,8 +20,9 @@ from plateflow.state.journal import CLEANED
 from plateflow.state.lease import running
 from plateflow.state.ledger import now
 
-KEPT = ("journal", "watch", "leases", "requests.jsonl")
-"""What stays of a plate's results whatever is removed: history, and what was asked for."""
+MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "receipts", "logs", "benchmarks")
+"""Folders of a plate's results that hold nothing but what was made; beside them, files that the journals list."""
+KEPT = ("journal", "watch", "leases", "requests.jsonl", "scratch")
 LEFTOVERS = (f".*{PARTIAL}", ".*.old")
 """Names of what a job that was killed leaves behind."""
 
@@ -104,20 +105,28 @@ def _void(project: Project, plate: Plate) -> None:
             append_line(journal, line)
 
 
+def _flows(plate: Plate) -> Iterator[Waste]:
+    for folder in (plate.paths.scratch / "flows", plate.paths.scratch / "ends"):
+        if folder.is_dir():
+            yield Waste(what="flows and endpoints", path=folder)
+
+
 def _all_results(plate: Plate) -> Iterator[Waste]:
+    """What was made; nothing that a user has put beside it."""
+    listed = {name for stage in STAGES for entry in plate.outcomes(stage).values() for name in entry.files}
     for path in _below(plate.paths.root):
-        if path.name not in KEPT and path != plate.paths.scratch:
+        leftover = any(path.match(pattern) for pattern in LEFTOVERS)
+        if path.name in MADE or path.name in listed or leftover:
             yield Waste(what="results", path=path)
-    for path in _below(plate.paths.scratch):
-        yield Waste(what="flows and endpoints", path=path)
+        elif path.name not in KEPT:
+            typer.echo(f"{plate.name}: {path.name} stays, as no journal lists it")
+    yield from _flows(plate)
 
 
 def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     paths = plate.paths
-    kinds = [paths.scratch / "flows", paths.scratch / "ends"]
-    for folder in kinds:
-        if flows and folder.is_dir():
-            yield Waste(what="flows and endpoints", path=folder)
+    kinds = [each.path for each in _flows(plate)]
+    yield from _flows(plate) if flows else ()
     for folder in [paths.root] if paths.scratch.is_relative_to(paths.root) else [paths.root, paths.scratch]:
         for pattern in LEFTOVERS:
             for path in sorted(folder.rglob(pattern)):
