@@ -11,7 +11,7 @@ from plateflow.errors import PlateflowError
 from plateflow.estimate import Estimate
 from plateflow.files import digest
 from plateflow.project import Plate
-from plateflow.state.journal import Entry, is_of_earlier_release
+from plateflow.state.journal import Entry, Journal, is_of_earlier_release
 
 
 @dataclass
@@ -77,8 +77,8 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
 
 
 def _is_old(plate: Plate, stage: str) -> bool:
-    """Whether nothing is known of a stage, as an earlier release wrote its journals."""
-    return any(map(is_of_earlier_release, plate.paths.journals(stage))) and not plate.outcomes(stage)
+    """Whether nothing is known of jobs of a stage, as an earlier release wrote their journals."""
+    return any(is_of_earlier_release(path) and not Journal.read(path).latest for path in plate.paths.journals(stage))
 
 
 def _is_current(plate: Plate) -> bool:
