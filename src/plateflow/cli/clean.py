@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from plateflow.asked import PlateAsked
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError
@@ -62,6 +63,7 @@ def clean(
     chosen = project.plate(plate)
     _refuse_at_work(project, chosen)
     waste = list(_all_results(chosen) if results else _waste(chosen, flows=flows))
+    waste += [Waste(what="of runs that were killed", path=path) for path in _below(project.screen.asked("").parent)]
     if not waste:
         typer.echo(f"{plate}: nothing to remove.")
         return
@@ -142,12 +144,18 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
 
 
 def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
-    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed."""
-    for kind in ("receipts", "logs", "benchmarks"):
-        for name, stage in STAGES.items():
-            jobs = set(stage.jobs(plate.config))
+    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed.
+
+    Where a job has done what is asked of it now, also those of what was asked before.
+    """
+    asked = PlateAsked(plate)
+    for name, stage in STAGES.items():
+        digests = {job: asked.digest(name, job) for job in stage.jobs(plate.config)}
+        done = {job for job, digest in digests.items() if plate.paths.receipt(name, job, digest).exists()}
+        for kind in ("receipts", "logs", "benchmarks"):
             for path in _below(plate.paths.root / kind / name):
-                if path.name.partition(".")[0] not in jobs:
+                job, _, rest = path.name.partition(".")
+                if job not in digests or (job in done and rest.partition(".")[0] != digests[job]):
                     yield Waste(what=f"{kind} of former jobs", path=path)
 
 

@@ -129,7 +129,7 @@ def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
         found.unread = True
     why: dict[tuple[str, str], set[str]] = {}
     for (stage, _), item in todo.items.items():
-        if item.seen:
+        if item.seen:  # what was recorded as lost isn't: a run sees that
             why.setdefault((stage, item.job.name), set()).update(item.why)
     found.again = bool(found.lost or why) or any(item.why != ("never done",) for item in todo.items.values())
     if why and (at_work or running(plate.paths.root / "leases")):
