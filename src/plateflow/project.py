@@ -211,8 +211,8 @@ class Plate:
 @lru_cache(maxsize=1024)
 def _read_json(path: Path, _size: int, _mtime_ns: int) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text())
-    if not {"wells", "format", "channels"} <= content.keys():
-        raise ValueError("it lacks wells, format or channels")
+    if not {"wells", "format"} <= content.keys():
+        raise ValueError("it lacks wells or format")
     return content
 
 

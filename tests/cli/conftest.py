@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 from workflow_project import Project, make_project
 
 import plateflow.project
+from plateflow.asked import Asked
 from plateflow.chain import STAGES
 from plateflow.stages import run_stage, stage_module
 
@@ -29,16 +30,21 @@ class DoneProject(Project):
         return plateflow.project.Project.load(Path("config/config.yaml"))
 
     def run(self) -> set[tuple[str, str]]:
-        """What a plain `snakemake` does, without it: jobs without a receipt, and those after them; returns them."""
-        plate, ran = self.loaded.plate("micro"), set()
+        """What a plain `snakemake` does, without it: the jobs without a receipt of what was asked when it began.
+
+        Returns:
+            stage and job of each.
+        """
+        asked, ran = Asked.of(self.loaded), set()
+        plate = asked.plates["micro"]
+        digests = plate.digests()
         for name, stage in STAGES.items():
-            later = {stage_name for stage_name, _ in ran} & set(stage.reads)
-            for job in stage.jobs(plate.config):
-                if later or not plate.paths.receipts(name, job):
-                    run_stage(plate, name, job)
+            for job in stage.jobs(plate.plate.config):
+                if not Path(plate.receipt(name, job)).exists():
+                    run_stage(plate.plate, name, job, digest=digests[name][job])
                     ran.add((name, job))
-        if ran or not self.loaded.screen.receipts("report", "screen"):
-            stage_module("screen").run(self.loaded)
+        if not asked.project.screen.receipt("report", "screen", asked.screen).exists():
+            stage_module("screen").run(asked.project, asked.screen)
         return ran
 
 

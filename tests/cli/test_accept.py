@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,18 +30,13 @@ def release(monkeypatch):
     return raise_version
 
 
-def ask_all(project) -> None:
-    """As the raised version does: no job's receipt is of what is asked now."""
-    for receipt in project.path().root.glob("receipts/*/*"):
-        receipt.unlink()
-
-
 def test_plan_says_what_a_release_redoes_why_and_at_what_cost(done, release):
     assert "This release" not in done.plateflow("plan")
     assert json.loads(done.plateflow("plan", "--json"))["upgrade"]["stages"] == {}
     version = release("stitch")
     output = done.plateflow("plan")
-    assert f"stitch: version {version} (cells are rounder): 4 results, in micro: 0.00 CPU hours" in output
+    line = rf"stitch: version {version} \(cells are rounder\): 4 results, in micro: \d\.\d\d CPU hours"
+    assert re.search(line, output)
     assert "features: 2 results, as they build on those, in micro: " in output
     assert "infer" not in output[: output.index("in all")]
     assert "`plateflow accept [PLATE] --stage stitch`" in output
@@ -67,7 +63,6 @@ def test_what_was_accepted_stands_and_is_told(done, release):
     assert entry.accepted.keys() == {"version", "by", "at", "from"}
     assert (entry.accepted["version"], entry.accepted["from"]) == (version, version - 1)
     assert sum(row["units"] for row in attempts(done.path())) == spent, "to accept is no work"
-    ask_all(done)
     done.run()
     assert done.redone(before) == {("report", "", "")}, "the page names it, and nothing else is done again"
     assert done.results() == results

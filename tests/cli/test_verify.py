@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -135,7 +134,7 @@ def test_a_journal_that_is_lost_loses_its_receipt(done, stage):
 def test_a_damaged_line_of_a_journal_is_noticed(done):
     (journal,) = [path for path in done.path().journals("features") if b'"well":"B02"' in path.read_bytes()]
     journal.write_bytes(journal.read_bytes().replace(b'"state":"ok"', b'"state":"oj"'))
-    assert "will be looked at again: left in the middle" in done.plateflow("verify", status=4)
+    assert "will be looked at again: never done" in done.plateflow("verify", status=4)
     done.run()
     assert GOOD in done.plateflow("verify")
 
@@ -153,8 +152,9 @@ def test_what_a_running_job_is_at_is_left_alone(done):
     assert "B02 features" not in output
     assert receipts(done) == kept
     assert "verify it again afterwards" in output
-    done.plateflow("verify", status=4)
-    assert not paths.receipts("features", part)
+    assert "B02 features" in done.plateflow("verify", status=4)
+    done.run()
+    assert GOOD in done.plateflow("verify")
 
 
 def test_a_file_that_the_machine_cannot_read_is_no_loss(done, monkeypatch):
@@ -172,10 +172,9 @@ def test_a_file_that_the_machine_cannot_read_is_no_loss(done, monkeypatch):
 def test_the_pages_over_all_plates_are_compared_with_their_receipt(done):
     screen = done.loaded.screen
     (receipt,) = screen.receipts("report", "screen")
-    page = screen.table("report.html")
-    content = json.loads(receipt.read_text()) | {"files": {"report.html": stamp_of(page)}}
-    receipt.write_text(json.dumps(content))
     done.plateflow("verify")
-    flip(page)
+    flip(screen.table("report.html"))
     assert "screen: results/screen/report.html: its content" in done.plateflow("verify", status=4)
-    assert not screen.receipts("report", "screen")
+    assert not receipt.exists()
+    assert done.run() == set()
+    assert GOOD in done.plateflow("verify")

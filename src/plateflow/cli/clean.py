@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from plateflow.asked import PlateAsked
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError
@@ -20,8 +21,9 @@ from plateflow.state.journal import CLEANED
 from plateflow.state.lease import running
 from plateflow.state.ledger import now
 
-KEPT = ("journal", "watch", "leases", "requests.jsonl")
-"""What stays of a plate's results whatever is removed: history, and what was asked for."""
+MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "receipts", "logs", "benchmarks")
+"""Folders of a plate's results that hold nothing but what was made; beside them, files that the journals list."""
+KEPT = ("journal", "watch", "leases", "requests.jsonl", "scratch")
 LEFTOVERS = (f".*{PARTIAL}", ".*.old")
 """Names of what a job that was killed leaves behind."""
 
@@ -61,6 +63,7 @@ def clean(
     chosen = project.plate(plate)
     _refuse_at_work(project, chosen)
     waste = list(_all_results(chosen) if results else _waste(chosen, flows=flows))
+    waste += [Waste(what="of runs that were killed", path=path) for path in _below(project.screen.asked("").parent)]
     if not waste:
         typer.echo(f"{plate}: nothing to remove.")
         return
@@ -104,20 +107,28 @@ def _void(project: Project, plate: Plate) -> None:
             append_line(journal, line)
 
 
+def _flows(plate: Plate) -> Iterator[Waste]:
+    for folder in (plate.paths.scratch / "flows", plate.paths.scratch / "ends"):
+        if folder.is_dir():
+            yield Waste(what="flows and endpoints", path=folder)
+
+
 def _all_results(plate: Plate) -> Iterator[Waste]:
+    """What was made; nothing that a user has put beside it."""
+    listed = {name for stage in STAGES for entry in plate.outcomes(stage).values() for name in entry.files}
     for path in _below(plate.paths.root):
-        if path.name not in KEPT and path != plate.paths.scratch:
+        leftover = any(path.match(pattern) for pattern in LEFTOVERS)
+        if path.name in MADE or path.name in listed or leftover:
             yield Waste(what="results", path=path)
-    for path in _below(plate.paths.scratch):
-        yield Waste(what="flows and endpoints", path=path)
+        elif path.name not in KEPT:
+            typer.echo(f"{plate.name}: {path.name} stays, as no journal lists it")
+    yield from _flows(plate)
 
 
 def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     paths = plate.paths
-    kinds = [paths.scratch / "flows", paths.scratch / "ends"]
-    for folder in kinds:
-        if flows and folder.is_dir():
-            yield Waste(what="flows and endpoints", path=folder)
+    kinds = [each.path for each in _flows(plate)]
+    yield from _flows(plate) if flows else ()
     for folder in [paths.root] if paths.scratch.is_relative_to(paths.root) else [paths.root, paths.scratch]:
         for pattern in LEFTOVERS:
             for path in sorted(folder.rglob(pattern)):
@@ -133,12 +144,18 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
 
 
 def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
-    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed."""
-    for kind in ("receipts", "logs", "benchmarks"):
-        for name, stage in STAGES.items():
-            jobs = set(stage.jobs(plate.config))
+    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed.
+
+    Where a job has done what is asked of it now, also those of what was asked before.
+    """
+    asked = PlateAsked(plate)
+    for name, stage in STAGES.items():
+        digests = {job: asked.digest(name, job) for job in stage.jobs(plate.config)}
+        done = {job for job, digest in digests.items() if plate.paths.receipt(name, job, digest).exists()}
+        for kind in ("receipts", "logs", "benchmarks"):
             for path in _below(plate.paths.root / kind / name):
-                if path.name.partition(".")[0] not in jobs:
+                job, _, rest = path.name.partition(".")
+                if job not in digests or (job in done and rest.partition(".")[0] != digests[job]):
                     yield Waste(what=f"{kind} of former jobs", path=path)
 
 

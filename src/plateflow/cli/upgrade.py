@@ -9,8 +9,9 @@ from typing import Any
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError
 from plateflow.estimate import Estimate
+from plateflow.files import digest
 from plateflow.project import Plate
-from plateflow.state.journal import Entry, is_of_earlier_release
+from plateflow.state.journal import Entry, Journal, is_of_earlier_release
 
 
 @dataclass
@@ -51,7 +52,7 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
     unread: dict[str, str] = {}
     for plate in plates.values():
         try:
-            if any(is_of_earlier_release(path) for stage in STAGES for path in plate.paths.journals(stage)):
+            if any(_is_old(plate, stage) for stage in STAGES):
                 old.append(plate.name)
             of_plate = _of_plate(plate)
         except (OSError, PlateflowError) as error:
@@ -75,11 +76,32 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
     }
 
 
+def _is_old(plate: Plate, stage: str) -> bool:
+    """Whether nothing is known of jobs of a stage, as an earlier release wrote their journals."""
+    return any(is_of_earlier_release(path) and not Journal.read(path).latest for path in plate.paths.journals(stage))
+
+
+def _is_current(plate: Plate) -> bool:
+    """Whether the current versions have made all that the journals tell of, history included: a quick look.
+
+    To read the journals of 100 plates takes 20 s.
+    """
+    for name, stage in STAGES.items():
+        version = f'"version":"{digest(stage.version)}"'.encode()
+        for path in plate.paths.journals(name):
+            data = path.read_bytes()
+            if data.count(b'{"event":"done"') != data.count(version):
+                return False
+    return True
+
+
 def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
     """By stage of which something is done again: what another version made, what builds on such, and the number of all.
 
     What an outcome builds on, its journal says: the names of what it depends on begin with the stage's.
     """
+    if _is_current(plate):
+        return {}
     redone: dict[str, set[str]] = {}
     found = {}
     try:

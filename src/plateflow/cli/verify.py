@@ -129,7 +129,7 @@ def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
         found.unread = True
     why: dict[tuple[str, str], set[str]] = {}
     for (stage, _), item in todo.items.items():
-        if item.seen:
+        if item.seen:  # what was recorded as lost isn't: a run sees that
             why.setdefault((stage, item.job.name), set()).update(item.why)
     found.again = bool(found.lost or why) or any(item.why != ("never done",) for item in todo.items.values())
     if why and (at_work or running(plate.paths.root / "leases")):
@@ -235,7 +235,12 @@ def _lost_of_screen(project: Project) -> list[str]:
     """What isn't as it was written of the page and tables over all plates; its receipt, which lists them, goes then."""
     lost = []
     for receipt in project.screen.receipts("report", "screen"):
-        files = json.loads(receipt.read_text()).get("files", {})
+        try:
+            files = json.loads(receipt.read_text()).get("files", {})
+        except ValueError as error:
+            lost.append(f"{receipt}: {error}")
+            remove(receipt)
+            continue
         whys = {name: damage(project.screen, name, tuple(stamp), content=True) for name, stamp in files.items()}
         wrong = [f"{project.screen.path_of(name)}: {why}" for name, why in whys.items() if why]
         if wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from plateflow.asked import PlateAsked
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.project import Plate
@@ -23,7 +24,7 @@ class StaleItem:
         key: what it is about.
         why: the names of what changed, "files", or "never done".
         remedy: what a user runs, so that it is done.
-        seen: whether a receipt says that the job is done, so that Snakemake wouldn't look at it.
+        seen: whether a receipt says that all that is asked of the job is done, so that Snakemake wouldn't look at it.
     """
 
     job: Job
@@ -56,37 +57,36 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
     Args:
         files: whether to compare names and sizes of the files that the journals list, too.
     """
-    found = ToDo()
+    found, asked = ToDo(), PlateAsked(plate)
     for name, stage in STAGES.items():
         entries = None
         try:
             entries, lost = plate.outcomes(name), lost_sequences(plate.paths, name)
             for number in stage.jobs(plate.config):
-                job = Job(plate=plate, stage=stage, name=number)
+                job, seen = Job(plate=plate, stage=stage, name=number), asked.stands(name, number)
                 for item in stage_module(name).work_items(job):
-                    stale = _stale(job, item, entries.get(item.key), lost, files=files)
-                    if stale is not None:
-                        found.items[name, item.key] = stale
+                    if why := _why(job, item, entries.get(item.key), lost, files=files):
+                        remedy = _remedy(plate, why, seen=seen)
+                        found.items[name, item.key] = StaleItem(
+                            job=job, key=item.key, why=why, remedy=remedy, seen=seen
+                        )
         except Exception as error:  # whatever was done to the results, the other stages are told
             if not found.note:
                 _note(found, plate, name, error, journals=entries is None)
     return found
 
 
-def _stale(job: Job, item: Item, entry: Entry | None, lost: Mapping[Key, int], *, files: bool) -> StaleItem | None:
+def _why(job: Job, item: Item, entry: Entry | None, lost: Mapping[Key, int], *, files: bool) -> tuple[str, ...]:
     why = changes(job, item, entry, lost=lost if files else None)
-    noticed = entry is not None and lost.get(entry.key, 0) >= entry.sequence
-    if not why and noticed:
-        why = ["files"]
-    if not why:
-        return None
-    seen = bool(job.paths.receipts(job.stage.name, job.name))
-    remedy = "`snakemake`"
+    if not why and entry is not None and lost.get(entry.key, 0) >= entry.sequence:
+        why = ["files"]  # somebody has met the loss: that is told without looking
+    return tuple(why)
+
+
+def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
     if "raw files" in why:
-        remedy = "`plateflow check`, then `snakemake`"
-    elif (why == ["files"] and not noticed) or (seen and why[0] in ("never done", "left in the middle")):
-        remedy = f"`plateflow verify {job.plate.name}`, then `snakemake`"
-    return StaleItem(job=job, key=item.key, why=tuple(why), remedy=remedy, seen=seen)
+        return "`plateflow check`, then `snakemake`"
+    return f"`plateflow verify {plate.name}`, then `snakemake`" if seen else "`snakemake`"
 
 
 def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: bool) -> None:

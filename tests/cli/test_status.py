@@ -1,0 +1,193 @@
+"""`plateflow status`: what is to be done, and that each remedy which it prints works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workflow_project import touch_pixels
+
+from plateflow.files import append_line
+from plateflow.state.lease import Lease
+
+
+def remedy(output: str, line: str) -> list[str]:
+    """The commands that status prints behind a line."""
+    (found,) = {match[1] for match in re.finditer(rf"{line}.*?: (`.*`)$", output, re.MULTILINE)}
+    return re.findall(r"`(.*?)`", found)
+
+
+def follow(project, commands: list[str]) -> None:
+    """Run what a remedy names; a plain `snakemake` without Snakemake."""
+    for command in commands:
+        if command == "snakemake":
+            project.run()
+        else:
+            project.plateflow(*command.split()[1:], status=None)
+
+
+def test_a_finished_plate_ends_with_0(done):
+    for target in ([], ["micro"], ["micro/B02"]):
+        assert "to do" not in done.plateflow("status", *target)
+
+
+def test_stale_by_parameters(done):
+    """The remedy for a stale well once did nothing; here Snakemake itself runs."""
+    done.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
+    output = done.plateflow("status", "micro/B02", status=4)
+    assert remedy(output, "stale: parameters changed") == ["snakemake"]
+    assert "stitch: 2 stale: parameters changed: `snakemake`" in done.plateflow("status", status=4)
+    done.snakemake(env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done.plateflow("status", "micro")
+
+
+def test_retry_begins_at_the_first_stale_stage(done):
+    done.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
+    assert "micro/B02: requested again from stitch on" in done.plateflow("retry", "micro/B02")
+    done.run()
+    assert "every stage is ok and up to date" in done.plateflow("retry", "micro/B02")
+    done.path().table("wells.csv").unlink()
+    assert "micro/*: requested again from aggregate on" in done.plateflow("retry", "micro")
+    done.run()
+    done.plateflow("status", "micro")
+
+
+def test_changed_raw_files(done):
+    touch_pixels(done.raw("B03"))
+    output = done.plateflow("status", "micro/B03", status=4)
+    commands = remedy(output, "stale: raw files changed")
+    assert commands == ["plateflow check", "snakemake"]
+    follow(done, commands)
+    done.plateflow("status", "micro")
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_files_that_are_gone(done, noticed):
+    results = done.results()
+    done.path().cells("B02").unlink()
+    assert "to do" not in done.plateflow("status"), "over all plates no file is looked at"
+    if noticed:
+        done.plateflow("verify", status=4)
+        assert "features: 1 stale: files are gone or damaged" in done.plateflow("status", status=4)
+    output = done.plateflow("status", "micro", status=4)
+    commands = remedy(output, "features: 1 stale: files are gone or damaged")
+    assert commands == (["snakemake"] if noticed else ["plateflow verify micro", "snakemake"])
+    follow(done, commands)
+    done.plateflow("status", "micro")
+    assert done.results() == results
+
+
+def test_never_done_though_a_receipt_is_there(done):
+    for journal in done.path().journals("stitch"):
+        journal.unlink()
+    output = done.plateflow("status", status=4)
+    commands = remedy(output, "stitch: 4 never done, though a receipt is there")
+    assert commands == ["plateflow verify micro", "snakemake"]
+    follow(done, commands)
+    done.plateflow("status", "micro")
+
+
+def test_never_done(done):
+    shutil.rmtree(done.path().root)
+    output = done.plateflow("status", status=4)
+    assert remedy(output, "ingest: 1 never done") == ["snakemake"]
+    follow(done, ["snakemake"])
+    done.plateflow("status", "micro")
+
+
+def test_a_lease_whose_owner_died(done):
+    lease = done.path().lease("tile", "0")
+    code = f"import os; from plateflow.state.lease import Lease; Lease({str(lease)!r} and __import__('pathlib').Path("
+    code += f"{str(lease)!r}), holder='a job').__enter__(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    output = done.plateflow("status")
+    assert "tile-0 died: run `plateflow retry`" in output
+    done.plateflow("retry")
+    assert not lease.exists()
+    assert "died" not in done.plateflow("status")
+    with Lease(lease, holder="a job"):
+        assert f"tile-0 runs: process {os.getpid()}" in done.plateflow("status")
+
+
+def test_a_well_that_was_left_out(done):
+    saved = {}
+    for path in sorted(done.folder.glob("raw/micro__*/Images/r02c03f0*")):
+        saved[path] = path.read_bytes(), path.stat()
+        path.write_bytes(b"cut")
+    done.plateflow("check", status=None)
+    done.run()
+    for target in ([], ["micro"], ["micro/B03"]):
+        assert "quarantined" in done.plateflow("status", *target, status=3)
+    output = done.plateflow("status", "micro/B03", status=3)
+    assert "or `plateflow retry micro/B03`, then `snakemake`" in output
+    for path, (data, stat) in saved.items():
+        path.write_bytes(data)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    follow(done, ["plateflow retry micro/B03", "plateflow check", "snakemake"])
+    done.plateflow("status", "micro")
+
+
+BROKEN = {
+    "manifest cut": lambda paths: os.truncate(paths.metadata, 30),
+    "manifest of another kind": lambda paths: paths.metadata.write_text("{}"),
+    "manifest gone": lambda paths: paths.metadata.unlink(),
+    "planes cut": lambda paths: os.truncate(paths.planes, 30),
+    "window emptied": lambda paths: paths.window.write_bytes(b""),
+    "illumination gone": lambda paths: paths.illumination.unlink(),
+    "store gone": lambda paths: shutil.rmtree(paths.store),
+    "an image's group cut": lambda paths: os.truncate(paths.image("B02") / "zarr.json", 10),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_broken_plate_gets_a_line_and_the_remedy_works(done, damage):
+    results = done.results()
+    BROKEN[damage](done.path())
+    for target in ([], ["micro"], ["micro/B02"]):
+        output = done.plateflow("status", *target, status=None)
+        assert "Traceback" not in output
+    output = done.plateflow("status", "micro", status=4)
+    assert "`plateflow verify micro`, then `snakemake`" in output
+    follow(done, ["plateflow verify micro", "snakemake"])
+    done.plateflow("status", "micro")
+    assert done.results() == results
+
+
+def test_journals_of_a_newer_release_and_of_a_share_that_is_away_are_one_line(done, monkeypatch):
+    journal = done.path().journal("tile", "0")
+    append_line(journal, {"event": "done", "well": "B02", "mood": "good"})
+    output = done.plateflow("status", status=1)
+    assert "micro: tile: can't tell what is to be done: the journals were written by a newer release" in output
+    assert "update Plateflow" in output
+    journal.unlink()
+
+    def away(self: Path) -> None:
+        raise OSError(107, "Transport endpoint is not connected", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plateflow.project.outcomes", lambda paths: away(paths[0]))
+        output = done.plateflow("status", status=1)
+    assert "micro: ingest: can't tell what is to be done: OSError" in output
+
+
+def test_a_raw_folder_that_is_away_is_told(done):
+    (raw,) = done.folder.glob("raw/micro__*")
+    raw.rename(done.folder / "away")
+    assert "can't tell what is to be done" in done.plateflow("status", "micro", status=1)
+
+
+def test_exit_statuses_of_the_other_commands(done):
+    assert "there is no plate" in done.plateflow("run", "nowhere", "tile", status=1)
+    done.plateflow("run", "micro", "tile")
+    done.plateflow("plan")
+    done.plateflow("check")
+    os.truncate(done.raw("B03"), 100)
+    done.plateflow("check", "--deep", status=1)
+    done.plateflow("verify", "nowhere", status=1)
+    done.plateflow("accept", "--stage", "nothing", status=1)
+    done.plateflow("status", "--nothing", status=2)
