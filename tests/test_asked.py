@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plateflow.asked import VARIABLE, Asked, PlateAsked, settle, upstream, withdraw, write_receipt
+from plateflow.asked import VARIABLE, Asked, PlateAsked, age, upstream, withdraw, write_receipt
 from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, Parts, PlateSpec
 from plateflow.files import append_line, write_json
@@ -176,7 +176,7 @@ def test_receipts_that_a_job_reads_are_old(tmp_path):
     receipt = tmp_path / "0.json"
     receipt.write_text("{}")
     os.utime(receipt, (4e9, 4e9))
-    settle([str(receipt), str(tmp_path / "gone.json")])
+    age([str(receipt), str(tmp_path / "gone.json")])
     assert receipt.stat().st_mtime < 1e9
 
 

@@ -161,9 +161,10 @@ def test_what_was_done_without_snakemake_is_done(project):
 
 
 def test_a_receipt_of_something_else_is_refused(project):
-    (receipt,) = project.path().receipts("stitch", "0")
+    receipt = project.receipt("micro", "stitch", "0")
+    assert NOTHING in project.snakemake(receipt)
     project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=33))
-    receipt.unlink()
-    output = project.snakemake(str(receipt.relative_to(project.folder)), status=1)
+    (project.folder / receipt).unlink()
+    output = project.snakemake(receipt, status=1)
     assert "micro: stitch 0: its receipt is named" in output
     assert "run `snakemake` without naming receipts" in output
