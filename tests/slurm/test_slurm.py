@@ -279,7 +279,7 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
         "broken: ingest plate: 3 failed; waiting to be tried again, or given up cannot parse the metadata file" in text
     )
     assert "slow: infer 0: no sign of life for 30 s" in text
-    log = screen.project.path("slow").log("infer", "0").relative_to(screen.project.folder)
+    log = screen.project.path("slow").latest_log("infer", "0").relative_to(screen.project.folder)
     assert f"last line of {log}: infer: " in text
     assert "1 run: 1 w" in text
 
@@ -297,7 +297,7 @@ def test_weights_that_are_not_on_the_node(screen: Screen, mended: Results, clust
     project.configure(
         lambda keys: [label_set.update(model=str(weights)) for label_set in keys["segmentation"].values()]
     )
-    driver = Driver(project, cluster, "--retries", "0", "results/dies/receipts/infer/0.json")
+    driver = Driver(project, cluster, "--retries", "0", project.receipt("dies", "infer", "0"))
     driver.until(lambda: "SLURM jobid" in driver.log.read_text())
     weights.rename(tmp_path / "away")
     summary = driver.end(1).rpartition("The run failed")[2]
@@ -313,7 +313,7 @@ def test_a_full_scratch_and_results_that_turn_read_only(screen: Screen, mended: 
     scratch, results = project.path("dies").scratch, project.path("slow").root
     project.plateflow("retry", "slow", "--stage", "report")
     mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", scratch)
-    targets = ["results/dies/receipts/infer/0.json", "results/slow/receipts/report/plate.json"]
+    targets = [project.receipt("dies", "infer", "0"), project.receipt("slow", "report", "plate")]
     try:
         driver = Driver(project, cluster, "--retries", "0", *targets)
         owner = driver.held("report", "plate", "slow")
@@ -354,7 +354,7 @@ def test_a_driver_that_is_told_to_stop(
     assert driver.process.wait(PATIENCE) != 0
     driver.idle.unlink(missing_ok=True)
     assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
-    assert project.path("whole").receipt("features", "0").exists() == (number == signal.SIGTERM)
+    assert bool(project.path("whole").receipts("features", "0")) == (number == signal.SIGTERM)
 
 
 @pytest.mark.parametrize("stage", ["aggregate", "report"])
@@ -382,7 +382,7 @@ def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(
     assert retry.returncode == 0
     assert "Cleared the lock" in output
     assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
-    assert project.path("whole").receipt(stage, "plate").exists() != cancel
+    assert bool(project.path("whole").receipts(stage, "plate")) != cancel
 
 
 def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended: Results, cluster: Cluster) -> None:
@@ -401,7 +401,8 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
     os.kill(owner.pid, signal.SIGUSR1)  # it takes 2 GB
     os.kill(owner.pid, signal.SIGCONT)
     path = project.path("whole")
-    log = path.log("report", "plate")
+    _, digest, _ = Path(project.receipt("whole", "report", "plate")).name.split(".")
+    log = path.log("report", "plate", digest)
     driver.until(lambda: log.exists() and "waiting until it ends or is silent" in log.read_text())
     assert read_owner(path.lease("report", "plate")) is not None
     driver.idle.unlink()

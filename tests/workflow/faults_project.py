@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from plateflow.asked import PlateAsked
 from workflow_project import make_project
 
+from plateflow.asked import PlateAsked
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError
 from plateflow.project import Plate, Project

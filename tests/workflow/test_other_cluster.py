@@ -1,12 +1,13 @@
 """The same workflow on another scheduler, by another profile alone: a shell stub stands for its `qsub`.
 
 About 90 s of processor time: each of the nine jobs starts Snakemake anew, as on a cluster. So the same run also shows
-the ledger, and that jobs use less than they asked for.
+the ledger, that jobs use less than they asked for, and that files which are edited during a run don't reach its jobs.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,9 @@ from plateflow.workflow import Workflow
 
 QSUB = """#!/bin/sh
 # Grid Engine's qsub, as far as profiles/generic uses it: notes its arguments, runs the script, prints a number.
+# Before the first job starts, someone has edited the configuration and the plate sheet: not fit for use.
+echo "parts: {cpu: 4, gpu" > config/config.yaml
+echo "plate" > config/plates.tsv
 for script; do :; done
 echo "$@" >> "$QSUB_LOG"
 sh "$script" > "$script.out" 2>&1 &
@@ -32,10 +36,16 @@ def test_another_profile_is_enough(tmp_path: Path) -> None:
     stub.write_text(QSUB)
     stub.chmod(0o755)
     log = tmp_path / "qsub.log"
+    config = tmp_path / "config"
+    shutil.copytree(config, tmp_path / "saved")
     path = f"{stub.parent}:{os.environ['PATH']}"
     profile = ("--workflow-profile", str(REPOSITORY / "profiles" / "generic"), "--jobs", "2", "--latency-wait", "20")
     said = project.snakemake(*profile, env={**os.environ, "PATH": path, "QSUB_LOG": str(log), "OMP_NUM_THREADS": "1"})
     assert "all plates are up to date" in said
+    assert (config / "plates.tsv").read_text() == "plate\n"
+    shutil.rmtree(config)
+    (tmp_path / "saved").rename(config)
+    assert "Nothing to be done" in project.snakemake()
     lines = log.read_text().splitlines()
     assert len(lines) == len(STAGES)
     assert sum("-l gpu=1" in line for line in lines) == 1

@@ -11,6 +11,8 @@ from pathlib import Path
 import yaml
 from command_line import plateflow
 
+from plateflow import project as pipeline
+from plateflow.asked import Asked
 from plateflow.chain import STAGES
 from plateflow.paths import PlatePaths
 from plateflow.simulate.plate import micro_wells, simulate_plate
@@ -69,6 +71,13 @@ class Project:
         config = yaml.safe_load(path.read_text())
         change(config)
         path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def receipt(self, plate: str, stage: str, job: str) -> str:
+        """The receipt that is asked of a job now, as Snakemake names it."""
+        config = yaml.safe_load((self.folder / "config" / "config.yaml").read_text())
+        config |= {key: str(self.folder / config[key]) for key in ("plates", "results")}
+        path = Path(Asked.of(pipeline.Project.load(config)).plates[plate].receipt(stage, job))
+        return str(path.relative_to(self.folder))
 
     def sequences(self, plate: str = "micro") -> dict[tuple[str, str, str, int], int]:
         """How often each unit of each stage was done: (stage, well, label set, block) -> number."""

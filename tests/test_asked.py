@@ -1,0 +1,190 @@
+"""What names a receipt, on plates of which only the small files are there that parsing looks at."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plateflow.asked import VARIABLE, Asked, PlateAsked, age, upstream, withdraw, write_receipt
+from plateflow.chain import STAGES
+from plateflow.config import Config, LabelSet, Parts, PlateSpec
+from plateflow.files import append_line, write_json
+from plateflow.project import Plate, Project
+from plateflow.state.requests import request
+
+JOBS = [(name, job) for name, stage in STAGES.items() for job in stage.jobs(Config(parts=Parts(cpu=4, gpu=2)))]
+
+
+@pytest.fixture
+def plate(tmp_path: Path) -> Plate:
+    config = Config(results=str(tmp_path / "results"), parts=Parts(cpu=4, gpu=2))
+    return Plate(config=config, spec=PlateSpec(plate="p", path="/raw"))
+
+
+def digests(plate: Plate) -> dict[tuple[str, str], str]:
+    asked = PlateAsked(plate)
+    return {key: asked.digest(*key) for key in JOBS}
+
+
+def renamed(plate: Plate, before: dict[tuple[str, str], str]) -> set[tuple[str, str]]:
+    return {key for key, name in digests(plate).items() if before[key] != name}
+
+
+def freeze(plate: Plate) -> None:
+    settings = plate.parameters("normalise")
+    write_json(plate.paths.window, {"settings": settings, "freeze": settings["freeze"]})
+
+
+def do(plate: Plate, *keys: tuple[str, str]) -> None:
+    for key in keys:
+        write_receipt(plate.paths, *key, PlateAsked(plate).digest(*key), {})
+
+
+def done(plate: Plate) -> set[tuple[str, str]]:
+    asked = PlateAsked(plate)
+    return {key for key in JOBS if Path(asked.receipt(*key)).exists()}
+
+
+def test_a_parameter_renames_its_stage_and_what_builds_on_it(plate):
+    before = digests(plate)
+    label_set = LabelSet(channels=["DNA"], min_size_px=99)
+    changed = replace(plate, config=plate.config.model_copy(update={"segmentation": {"nuclei": label_set}}))
+    assert {stage for stage, _ in renamed(changed, before)} == {"stitch", "features", "aggregate", "report"}
+    assert renamed(plate, before) == set()
+
+
+def test_neither_the_way_to_the_results_nor_where_work_is_done_is_in_a_name(plate, tmp_path, monkeypatch):
+    before = digests(plate)
+    monkeypatch.chdir(tmp_path)
+    for change in ({"results": "results"}, {"device": "cpu"}, {"batch_size": 1}, {"scratch": "/tmp"}):
+        assert renamed(replace(plate, config=plate.config.model_copy(update=change)), before) == set()
+
+
+def test_a_request_and_a_lost_file_rename_the_jobs_of_their_well_alone(plate):
+    before = digests(plate)
+    request(plate.paths, kind="retry", stage="stitch", well="A02", n_columns=12)
+    followers = {("stitch", "1"), ("features", "1"), ("aggregate", "plate"), ("report", "plate")}
+    assert renamed(plate, before) == followers
+    before = digests(plate)
+    loss = {"stage": "follow", "key": ["A03", "nuclei", 0], "sequence": 1, "n_columns": 12}
+    append_line(plate.paths.watch("features", "2"), {"path": "scratch:ends/nuclei/A03/0-0.npy", "lost": loss})
+    assert renamed(plate, before) == {
+        ("follow", "2-0"), ("stitch", "2"), ("features", "2"), ("aggregate", "plate"), ("report", "plate"),
+    }  # fmt: skip
+    before = digests(plate)
+    append_line(plate.paths.watch("features", "2"), {"path": "scratch:...", "lost": {**loss, "sequence": 2}})
+    assert ("follow", "2-0") in renamed(plate, before), "lost a second time"
+    before = digests(plate)
+    loss = {"stage": "aggregate", "key": ["", "", -1], "sequence": 1, "n_columns": 12}
+    append_line(plate.paths.watch("report", "plate"), {"path": "wells.parquet", "lost": loss})
+    assert renamed(plate, before) == {("aggregate", "plate"), ("report", "plate")}
+
+
+def test_a_frozen_window_keeps_its_name_and_waits_for_no_tile(plate):
+    key = "normalise", "plate"
+    assert PlateAsked(plate).waits_for(*key) == [("tile", str(part)) for part in range(4)]
+    before = digests(plate)
+    do(plate, key)
+    freeze(plate)
+    assert PlateAsked(plate).waits_for(*key) == []
+    assert renamed(plate, before) == set()
+    request(plate.paths, kind="retry", stage="tile", well="A01", n_columns=12)
+    assert ("tile", "0") in renamed(plate, before)
+    assert ("infer", "0") in renamed(plate, before)
+    assert not {key, ("tile", "1"), ("infer", "1")} & renamed(plate, before)
+    (receipt,) = plate.paths.receipts(*key)
+    receipt.unlink()
+    assert PlateAsked(plate).digest(*key).endswith("-frozen")
+    do(plate, key)
+    assert PlateAsked(plate).digest(*key).endswith("-frozen"), "and it keeps that name"
+    assert PlateAsked(plate).waits_for(*key) == []
+
+
+def test_a_window_that_could_not_be_frozen_is_named_by_its_tiles(plate):
+    """As of a plate without a sound well: a run with nothing new says so, and a tile that changes brings it up."""
+    key = "normalise", "plate"
+    do(plate, key)
+    write_json(plate.paths.window, {"settings": plate.parameters("normalise"), "freeze": 0})
+    assert key in done(plate)
+    request(plate.paths, kind="retry", stage="tile", well="A01", n_columns=12)
+    assert key not in done(plate)
+
+
+def test_a_job_that_changes_results_takes_the_receipts_of_all_that_builds_on_them(plate):
+    freeze(plate)
+    do(plate, *JOBS)
+    screen = Project.of(plate.config, {}).screen
+    write_receipt(screen, "report", "screen", "ab12", {})
+    assert done(plate) == {*JOBS}
+    withdraw(plate, "tile", "1")
+    affected = {
+        ("tile", "1"), ("infer", "1"), ("follow", "1-0"), ("follow", "3-0"), ("stitch", "1"), ("stitch", "3"),
+        ("features", "1"), ("features", "3"), ("aggregate", "plate"), ("report", "plate"),
+    }  # fmt: skip
+    assert {*JOBS} - done(plate) == affected
+    assert not screen.receipts("report", "screen")
+    asked = PlateAsked(plate)
+    assert not asked.stands("features", "3")
+    assert asked.stands("features", "2")
+    plate.paths.window.unlink()
+    withdraw(plate, "tile", "0")
+    assert ("normalise", "plate") not in done(plate), "not yet frozen, it builds on its tiles"
+
+
+def test_old_names_go_when_a_job_is_done(plate):
+    paths = plate.paths
+    for name in ("old", "new"):
+        for file in (
+            paths.receipt("tile", "1", name),
+            paths.log("tile", "1", name),
+            paths.benchmark("tile", "1", name),
+        ):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    other = paths.log("tile", "10", "old")
+    other.touch()
+    write_receipt(paths, "tile", "1", "new", {"job": "1"})
+    assert [paths.receipts("tile", "1"), paths.logs("tile", "1"), paths.benchmarks("tile", "1")] == [
+        [paths.receipt("tile", "1", "new")], [paths.log("tile", "1", "new")], [paths.benchmark("tile", "1", "new")],
+    ]  # fmt: skip
+    assert other.exists()
+
+
+def test_the_jobs_of_a_run_take_all_from_what_it_wrote_down(plate, tmp_path, monkeypatch):
+    other = replace(plate, spec=PlateSpec(plate="q", path="/other", pixel_size_um=0.5))
+    freeze(other)
+    asked = Asked.of(Project(config=plate.config, plates={"p": plate, "q": other}))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert Asked.given() is None
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "asked.json"))
+    assert Asked.given() is None, "a run without hooks writes nothing"
+    asked.save(tmp_path / "asked.json")
+    expected = {name: each.digests() for name, each in asked.plates.items()}
+    request(plate.paths, kind="retry", stage="ingest")
+    other.paths.window.unlink()
+    given = Asked.given()
+    assert given is not None
+    assert given.project == asked.project
+    assert {name: each.digests() for name, each in given.plates.items()} == expected
+    assert given.screen == asked.screen
+    assert given.plates["p"].waits_for("normalise", "plate") != given.plates["q"].waits_for("normalise", "plate") == []
+    assert Asked.of(asked.project).screen != asked.screen
+
+
+def test_receipts_that_a_job_reads_are_old(tmp_path):
+    receipt = tmp_path / "0.json"
+    receipt.write_text("{}")
+    os.utime(receipt, (4e9, 4e9))
+    age([str(receipt), str(tmp_path / "gone.json")])
+    assert receipt.stat().st_mtime < 1e9
+
+
+def test_every_job_but_the_first_waits_for_one():
+    config = Config(parts=Parts(cpu=4, gpu=2), follow_slices=3)
+    everything = [(name, job) for name, stage in STAGES.items() for job in stage.jobs(config)]
+    for key in everything:
+        waits = upstream(config, *key)
+        assert set(waits) <= {*everything}
+        assert bool(waits) == (key[0] != "ingest")
+    assert upstream(config, "stitch", "2") == [("follow", "2-0"), ("follow", "2-1"), ("follow", "2-2")]
