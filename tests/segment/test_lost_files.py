@@ -1,4 +1,4 @@
-"""Files of the results are lost or damaged: it is seen when they are read, and one run makes them again as they were."""
+"""Files of the results are lost or damaged: it is seen when they are read, and a run makes them again as they were."""
 
 import shutil
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from command_line import plateflow
-from faults_project import WELL, copy, differing, inside, make, plain_run, results, run
+from faults_project import TIMED, WELL, copy, differing, inside, make, plain_run, results, run
 
 from plateflow.chain import STAGES
 from plateflow.paths import PlatePaths
@@ -49,7 +49,7 @@ BOOKS = {
 }
 """Of what `PlatePaths` names and no journal lists: a file of the smallest plate."""
 NO_FILES = {
-    "root", "scratch", "plate", "store", "image", "of", "key_of", "path_of", "journals", "receipts",
+    "raw", "root", "scratch", "plate", "store", "image", "of", "key_of", "path_of", "journals", "receipts",
     "table", "asked", "logs", "latest_log", "benchmarks", "watches", "screen"
 }  # fmt: skip
 """Of what `PlatePaths` names: folders, and ways to name files."""
@@ -82,14 +82,14 @@ def quiet() -> Iterator[None]:
 
 
 def listed(folder: Path) -> dict[str, tuple[str, str]]:
-    """By kind, a file that a journal lists, and the stage that made it."""
+    """By kind, a file that a journal lists (of a pyramid, level 0), and the stage that made it."""
+    found: dict[str, tuple[str, str]] = {}
     with inside(folder) as plate:
-        return {
-            kind(name): (name, stage)
-            for stage in STAGES
-            for entry in plate.outcomes(stage).values()
-            for name in sorted(entry.files)
-        }
+        for stage in STAGES:
+            for entry in plate.outcomes(stage).values():
+                for name in sorted(entry.files):
+                    found.setdefault(kind(name), (name, stage))
+    return found
 
 
 def test_no_kind_of_file_is_forgotten(whole: Path) -> None:
@@ -168,7 +168,7 @@ def test_verify_finds_it_and_a_plain_run_makes_it_again(which: str, damage: str,
     with inside(folder) as plate:
         path = plate.paths.path_of(name)
         DAMAGES[damage](folder / path)
-    if make_good(folder, results(whole)) == []:
+    if which not in TIMED and make_good(folder, results(whole)) == []:
         assert path.name == "window.json", "parsing looks at this one alone"
         return
     said = plateflow("verify", "micro", cwd=folder, status=None)
@@ -194,8 +194,9 @@ def test_a_job_that_reads_it_says_so_and_the_next_run_makes_it_again(
         for reader, step in STAGES.items():
             if stage in step.reads:
                 request(plate.paths, kind="retry", stage=reader)
-        wells = plain_run(folder)
-    assert str(path) in wells, f"{wells!r} does not name the file"
+        said = plain_run(folder)
+    if path.name != "window.json" or said:  # parsing looks at that one: it may be good already
+        assert str(path) in said, f"{said!r} does not name the file"
     assert make_good(folder, results(whole)) == []
 
 

@@ -124,7 +124,7 @@ class Reading:
         return None
 
     def also_lost(self, items: Sequence[Item]) -> Iterator[LostFileError]:
-        """Once a file was lost: of each outcome one that is gone or of another size, as one run shall make all again."""
+        """Once a file was lost: of each outcome one that is gone or of another size, for one run to make all again."""
         seen: set[str] = set()
         for item in items:
             for stage, entry, names in self._read_by(item):
