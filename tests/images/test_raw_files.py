@@ -295,7 +295,6 @@ def test_status_of_a_plate_whose_share_is_away_names_it(
     found = to_do(project.plate, files=True)
     assert found.fault
     assert str(project.raw) in found.note
-    assert "stage" not in found.note
 
 
 def test_the_manifest_holds_no_place(make_project: MakeProject) -> None:
