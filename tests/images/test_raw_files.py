@@ -13,8 +13,6 @@ import tifffile
 from images_project import Project
 from raw_share import NOT_CONNECTED, Share
 
-from plateflow.chain import STAGES
-from plateflow.cli.status import stale_items
 from plateflow.errors import RawDataError
 from plateflow.images.canvas import canvases
 from plateflow.images.well import WellImage
@@ -22,6 +20,7 @@ from plateflow.plates.check import changed_files
 from plateflow.plates.raw import RawFolder
 from plateflow.simulate.plate import Fault, WellPlan
 from plateflow.stages.runner import Job, changes
+from plateflow.stages.stale import to_do
 from plateflow.stages.tile import work_items
 from plateflow.state.journal import Entry
 from plateflow.state.requests import request, request_digest
@@ -93,7 +92,7 @@ def test_one_stat_that_fails_for_a_moment_deletes_nothing_and_makes_nothing_stal
     project.run("ingest", "tile")
     before, whole = outcomes(project), results(project)
     share = Share(monkeypatch, project.raw)
-    for run in (lambda: project.run("tile"), lambda: stale_items(project.plate)):
+    for run in (lambda: project.run("tile"), lambda: to_do(project.plate, files=True)):
         share.refuse(project.raw_file("B03", 1, 1).name, number, times=1)
         try:
             run()
@@ -293,8 +292,9 @@ def test_status_of_a_plate_whose_share_is_away_names_it(
     project = make_project()
     project.run("ingest", "tile")
     Share(monkeypatch, project.raw).away(number)
-    _, note = stale_items(project.plate)
-    assert note.partition(":")[0] in STAGES
+    found = to_do(project.plate, files=True)
+    assert found.fault
+    assert str(project.raw) in found.note
 
 
 def test_the_manifest_holds_no_place(make_project: MakeProject) -> None:
