@@ -19,6 +19,7 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 WINDOWS = "Windows' encoding (cp1252)"
+FURTHER = "it holds what looks like further rows"
 SAVE = "save it as UTF-8: in Excel as CSV UTF-8, else by `iconv -f cp1252 -t utf-8`"
 
 
@@ -92,22 +93,30 @@ def rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    width = 0
+    header: tuple[int, int, int] | None = None  # where a first row of several lines begins and ends, and its cells
+    width = 0  # of the widest row so far, but for such a first row
     while True:
         first = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
-            return
+            break
         except csv.Error as error:
             raise _stray_quote(first, reader.line_num, str(error)) from error
-        width = width or len(row)
         # A cell may have several lines, but a line of it that could be a row is one.
-        broken = any(delimiter in cell and ("\n" in cell or "\r" in cell) for cell in row)
-        if broken and any(line.count(delimiter) >= max(1, width - 1) for line in lines[first : reader.line_num]):
-            raise _stray_quote(first, reader.line_num, "it holds what looks like further rows")
+        broken = [cell for cell in row if "\n" in cell or "\r" in cell]
+        full = max(1, (width or len(row)) - 1)
+        odd = any(delimiter in cell for cell in broken) or (broken and len(row) > width > 0)
+        if odd and any(line.count(delimiter) >= full for line in lines[first : reader.line_num]):
+            raise _stray_quote(first, reader.line_num, FURTHER)
         if any(cell.strip() for cell in row):
             yield first, row
+            if broken and not width and header is None:
+                header = first, reader.line_num, len(row)
+            else:
+                width = max(width, len(row))
+    if header is not None and width < header[2]:  # as all other rows are shorter, it is several rows itself
+        raise _stray_quote(*header[:2], FURTHER)
 
 
 def _stray_quote(first: int, last: int, why: str) -> TextError:
