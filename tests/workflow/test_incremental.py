@@ -35,6 +35,26 @@ def test_a_changed_raw_file_redoes_its_well_alone(project):
     assert NOTHING in project.snakemake()
 
 
+def test_raw_data_that_moved_or_were_copied_again_redo_nothing(project):
+    # Over 20 s: every job is asked twice, as only it can tell that the files are the same.
+    before, results = project.sequences(), project.results()
+    (raw,) = project.folder.glob("raw/micro__*")
+    sheet = project.folder / "config" / "plates.tsv"
+    sheet.write_text(sheet.read_text().replace(str(raw), str(raw.rename(project.folder / "moved"))))
+    project.snakemake()
+    assert project.redone(before) == set()
+    assert project.results() == results
+    assert NOTHING in project.snakemake()
+    for file in project.folder.glob("moved/Images/*.tiff"):
+        os.utime(file)
+    assert "changed" in project.plateflow("check", status=None)
+    project.snakemake()
+    assert project.redone(before) == {("ingest", "", "")}, "which writes the new times into the manifest"
+    assert {name for name, data in project.results().items() if data != results[name]} == {"manifest/planes.parquet"}
+    project.plateflow("status", status=0)
+    assert NOTHING in project.snakemake()
+
+
 def test_a_new_well_adds_only_itself(project):
     before = project.sequences()
     wells = [*MICRO["wells"], WellPlan(well="C02", role="negative", treatment="DMSO", dose=0.0)]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def work_items(job: Job) -> list[WorkItem[Index]]:
-    """The plate: it depends on its index, with the size and time of every raw file."""
+    """The plate: it depends on its index; on its files' sizes and times only when `check` asks for them."""
     index = index_plate(job.plate.spec)
     check_channels(job.config, index.metadata)
     parameters = job.parameters()
@@ -45,8 +45,9 @@ def run(job: Job) -> None:
 
 
 def manifest_digest(index: Index) -> str:
-    """A digest of all that a manifest says, including the size and time of each file."""
-    content = index.planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
+    """A digest of all that a manifest says, but for what tile sees by itself: whether a file is there, as it was."""
+    planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
+    content = planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
