@@ -37,7 +37,7 @@ def test_a_finished_plate_ends_with_0(done):
 
 
 def test_stale_by_parameters(done):
-    """The remedy for a stale well once did nothing; here Snakemake itself runs."""
+    """The remedy for a stale well once did nothing; over 20 s, as Snakemake itself runs."""
     done.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
     output = done.plateflow("status", "micro/B02", status=4)
     assert remedy(output, "stale: parameters changed") == ["snakemake"]

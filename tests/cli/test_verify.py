@@ -44,7 +44,7 @@ def test_what_is_whole_is_told_and_left_alone(done):
 
 
 def test_what_is_lost_is_listed_and_a_plain_run_makes_it_again(done):
-    """One file each of six stages, in three ways; through Snakemake, as a user runs it."""
+    """One file each of six stages, in three ways; over 20 s, as Snakemake itself makes them again."""
     before, results = done.sequences(), done.results()
     paths = done.path()
     shard = next(path for path in files_of(done, "tile", "B02") if "/0/c/" in str(path))

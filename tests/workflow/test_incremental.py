@@ -121,12 +121,12 @@ def test_without_kept_flows_the_message_names_the_remedy(project):
     assert not project.path().scratch.exists() or not any(project.path().scratch.rglob("*.npy"))
     project.configure(lambda config: config["segmentation"]["cells"].update({"cell_threshold": 1.0}))
     output = project.snakemake("--retries", "0", status=1)
-    remedy = "plateflow retry micro --stage infer"
-    assert remedy in output
+    assert "it is gone: removed, purged, or not copied" in output
+    assert "run `snakemake` again: infer makes it anew" in output
     before = project.sequences()
-    project.plateflow(*remedy.split()[1:])
     project.snakemake()
-    assert ("follow", "B02", "cells") in project.redone(before)
+    assert {("infer", "B02", "cells"), ("follow", "B02", "cells")} <= project.redone(before)
+    project.plateflow("status", "micro")
 
 
 def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):
