@@ -9,9 +9,9 @@ import pytest
 from plateflow.asked import VARIABLE, Asked, PlateAsked, age, upstream, withdraw, write_receipt
 from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, Parts, PlateSpec
-from plateflow.files import append_line, write_json
+from plateflow.files import append_line, stat_of, write_json
 from plateflow.project import Plate, Project
-from plateflow.state.requests import request
+from plateflow.state.requests import record_set_aside, request, request_digest
 
 JOBS = [(name, job) for name, stage in STAGES.items() for job in stage.jobs(Config(parts=Parts(cpu=4, gpu=2)))]
 
@@ -79,6 +79,18 @@ def test_a_request_and_a_lost_file_rename_the_jobs_of_their_well_alone(plate):
     loss = {"stage": "aggregate", "key": ["", "", -1], "sequence": 1, "n_columns": 12}
     append_line(plate.paths.watch("report", "plate"), {"path": "wells.parquet", "lost": loss})
     assert renamed(plate, before) == {("aggregate", "plate"), ("report", "plate")}
+
+
+def test_a_raw_file_that_was_fixed_renames_the_job_that_set_it_aside_and_ingest(plate, tmp_path):
+    """The manifest knows it by size and time."""
+    raw = tmp_path / "a.tif"
+    raw.write_bytes(b"cut")
+    record_set_aside(plate.paths, "aggregate", "plate", [(str(raw), stat_of(raw))])
+    before = digests(plate)
+    raw.write_bytes(b"whole again")
+    assert ("ingest", "plate") in renamed(plate, before)
+    concerned = {key for key in JOBS if request_digest(plate.paths, *key, STAGES[key[0]].parts(plate.config))}
+    assert concerned == {("ingest", "plate"), ("aggregate", "plate")}
 
 
 def test_a_frozen_window_keeps_its_name_and_waits_for_no_tile(plate):

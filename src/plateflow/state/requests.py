@@ -41,8 +41,8 @@ def request_digest(
     """What requests, watched files and lost ones ask of a job beside its parameters; empty where there is nothing.
 
     Watched files count only if their stat now differs from the one recorded when they were set aside: a fixed file is
-    redone once, an untouched bad one asks for nothing. They are asked of ingest as well, whose manifest tells of them.
-    A lost file is asked of the job that makes it, whichever job of the plate missed it.
+    redone once, an untouched bad one asks for nothing. A fixed file is asked of ingest too, whose manifest knows raw
+    files by size and time. A lost file is asked of the job that makes it, whichever job of the plate missed it.
 
     Args:
         parts: into how many parts the stage deals the plate's wells.
@@ -60,7 +60,7 @@ def request_digest(
             if loss := line.get("lost"):
                 if concerns(loss["stage"], loss["key"][0], loss["n_columns"]):
                     lost.append([line["path"], loss["key"], loss["sequence"]])
-            elif (name == f"{stage}-{job}" or stage == "ingest") and (now := _stat_if_known(line)) != line["stat"]:
+            elif (stage == "ingest" or name == f"{stage}-{job}") and (now := _stat_if_known(line)) != line["stat"]:
                 changed.append([line["path"], now])
     asked = [numbers, changed, *([sorted(lost)] if lost else [])]
     return digest(*asked) if any(asked) else ""
