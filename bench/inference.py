@@ -49,7 +49,7 @@ from plateflow.segment import segment_image
 from plateflow.segment.engine import CanvasJob, FlowEngine
 from plateflow.segment.image import scale_intensities
 from plateflow.stages import infer
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 
 PEER = importlib.util.find_spec("cellpose") is not None
 

@@ -20,7 +20,7 @@ from plateflow.project import Plate
 from plateflow.segment.tiles import TILE, tile_layout
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.stages import ingest, normalise, tile
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 
 PATTERN = r"(?P<well>[A-Z]\d\d)_s(?P<field>\d+)_w(?P<channel>\d)\.tif"
 

@@ -28,7 +28,7 @@ from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.stages import ingest, tile
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 from plateflow.stages.tile import THREADS
 
 CHANNELS, FIELDS = ("DNA", "AGP", "Marker", "ER", "Mito"), 9

@@ -19,7 +19,7 @@ from plateflow.images.well import WellImage
 from plateflow.plates.check import changed_files
 from plateflow.plates.raw import RawFolder
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.stages.runner import Job, changes
+from plateflow.stages.job import Job, changes
 from plateflow.stages.stale import to_do
 from plateflow.stages.tile import work_items
 from plateflow.state.journal import Entry

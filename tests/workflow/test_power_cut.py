@@ -16,7 +16,7 @@ import pytest
 from faults_project import copy, differing, inside, make, results, run
 
 from plateflow.chain import STAGES
-from plateflow.stages.reading import damage
+from plateflow.stages.job import damage
 
 CUT_AFTER = ("ingest", "tile", "infer", "stitch", "aggregate")
 Cut = Callable[[], Path]

@@ -16,7 +16,7 @@ from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
 from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
-from plateflow.stages.runner import Job, changes
+from plateflow.stages.job import Job, changes
 from plateflow.state.journal import Journal, Key, append_outcome
 from plateflow.state.lease import Lease
 from plateflow.state.ledger import now

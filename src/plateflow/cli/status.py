@@ -12,7 +12,7 @@ from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
 from plateflow.project import Plate, Project
-from plateflow.stages.runner import Job
+from plateflow.stages.job import Job
 from plateflow.stages.stale import StaleItem, ToDo, to_do
 from plateflow.state.journal import Entry, Journal, outcomes
 from plateflow.state.lease import leases

@@ -15,7 +15,7 @@ from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import ResultsError
 from plateflow.files import remove, settle
 from plateflow.project import SCREEN, Plate, Project
-from plateflow.stages.reading import damage
+from plateflow.stages.job import damage
 from plateflow.stages.stale import to_do
 from plateflow.state.journal import Entry, Key
 from plateflow.state.lease import running

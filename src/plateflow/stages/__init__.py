@@ -29,7 +29,8 @@ def run_stage(plate: Plate, stage: str, job: str | None = None, *, digest: str =
     Raises:
         PlateflowError: there is no such stage or job, another process has its lease, or what the stage itself raises.
     """
-    from plateflow.stages.runner import Job, explain
+    from plateflow.stages.job import Job
+    from plateflow.stages.runner import explain
 
     all_jobs = STAGES[stage].jobs(plate.config) if stage in STAGES else [""]
     for each in [Job.of(plate, stage, name, digest) for name in (all_jobs if job is None else [job])]:

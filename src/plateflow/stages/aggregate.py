@@ -21,7 +21,8 @@ from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
-from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry
 from plateflow.tables import write_table
 

@@ -22,7 +22,8 @@ from plateflow.images.well import WellImage
 from plateflow.images.window import Window, load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
-from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
+from plateflow.stages.runner import one_by_one, run_job
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, save_array
-from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.runner import one_by_one, run_job
 
 if TYPE_CHECKING:
     from plateflow.images.canvas import Canvas

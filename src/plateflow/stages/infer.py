@@ -19,7 +19,8 @@ from plateflow.model.registry import ModelSpec, model_spec
 from plateflow.project import Plate
 from plateflow.segment.grid import anisotropy
 from plateflow.segment.scratch import save_array
-from plateflow.stages.runner import Job, Outcome, WorkItem, left_out_upstream, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
+from plateflow.stages.runner import run_job
 from plateflow.state.journal import Key
 
 if TYPE_CHECKING:

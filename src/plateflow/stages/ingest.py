@@ -20,7 +20,8 @@ from plateflow.files import write_atomic, write_json
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, examples
-from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
 
 if TYPE_CHECKING:

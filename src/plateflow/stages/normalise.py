@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.files import write_json
 from plateflow.project import Plate
-from plateflow.stages.reading import damage
-from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem, damage
+from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY, item_key
 
 if TYPE_CHECKING:

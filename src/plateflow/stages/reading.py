@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from plateflow.errors import ResultsError
-from plateflow.files import Stamp, stamp_of
-from plateflow.paths import PlatePaths
 from plateflow.project import Plate
+from plateflow.stages.job import Item, Job, damage
 from plateflow.state.journal import Entry
-
-if TYPE_CHECKING:
-    from plateflow.stages.runner import Item, Job
 
 
 class LostFileError(ResultsError):
@@ -43,27 +38,6 @@ class LostFileError(ResultsError):
 def is_shard(name: str) -> bool:
     """Whether a file, as a journal names it, is a shard of an image or of labels."""
     return name.startswith("plate.zarr/") and "/c/" in name
-
-
-def damage(paths: PlatePaths, name: str, stamp: Stamp, *, content: bool) -> str:
-    """What is wrong with a file that a journal lists; empty where nothing is.
-
-    Args:
-        paths: of the plate.
-        name: as the journal names it.
-        stamp: as the journal lists it.
-        content: whether to read the file and compare its checksum, too.
-    """
-    path = paths.path_of(name)
-    try:
-        size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return "it is gone: removed, purged, or not copied"
-    if size != stamp[0]:
-        return f"it has {size:,} bytes, and had {stamp[0]:,} when it was written"
-    if content and stamp_of(path)[1] != stamp[1]:
-        return "its content is not what was written: the checksum differs"
-    return ""
 
 
 class Reading:

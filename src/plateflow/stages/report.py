@@ -11,7 +11,8 @@ from typing import Any
 
 from plateflow.files import write_atomic
 from plateflow.images.window import load_window
-from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.ledger import write_ledger
 
 

@@ -15,16 +15,14 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from plateflow.asked import PlateAsked, withdraw, write_receipt
-from plateflow.chain import STAGES, Stage
-from plateflow.config import Config
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import (
     Stamp,
@@ -38,141 +36,18 @@ from plateflow.files import (
     take_stamps,
 )
 from plateflow.paths import PlatePaths
-from plateflow.project import Plate
-from plateflow.stages.reading import LostFileError, Reading, damage
-from plateflow.state.journal import Entry, Journal, Key, State, append_outcome, item_key
+from plateflow.stages.job import Data, Item, Job, Outcome, WorkItem, changes, dependencies
+from plateflow.stages.reading import LostFileError, Reading
+from plateflow.state.journal import Entry, Journal, Key, append_outcome
 from plateflow.state.lease import Lease
 from plateflow.state.ledger import now, used_so_far
-from plateflow.state.requests import lost_sequences, record_lost, record_set_aside, request_number
-
-Data = TypeVar("Data")
+from plateflow.state.requests import lost_sequences, record_lost, record_set_aside
 
 
 class Interrupted(BaseException):  # as KeyboardInterrupt: `except Exception` may not swallow it
     """The job was told to stop, by a signal or because its driver is gone; it goes on from here the next time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job: a plate, a stage of it, and its name: `plate`, `3`, or of follow `3-0`.
-
-    Attributes:
-        digest: of what is asked of it, by which its receipt is named; empty: as the project is when it begins.
-    """
-
-    plate: Plate
-    stage: Stage
-    name: str
-    digest: str = ""
-
-    @classmethod
-    def of(cls, plate: Plate, stage: str, name: str, digest: str = "") -> Job:
-        """A job by the name of its stage.
-
-        Raises:
-            PlateflowError: there is no such stage, or it has no such job.
-        """
-        if stage not in STAGES:
-            raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
-        names = list(STAGES[stage].jobs(plate.config))
-        if name not in names:
-            raise PlateflowError(
-                f"{stage} has no job {name!r}",
-                where=plate.name,
-                remedy=f"its jobs are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
-            )
-        return cls(plate=plate, stage=STAGES[stage], name=name, digest=digest)
-
-    @property
-    def config(self) -> Config:
-        """The project's configuration."""
-        return self.plate.config
-
-    @property
-    def paths(self) -> PlatePaths:
-        """The plate's files."""
-        return self.plate.paths
-
-    @property
-    def slice(self) -> int:
-        """The number of the slice of a `follow` job."""
-        return int(self.name.partition("-")[2])
-
-    @property
-    def wells(self) -> list[str]:
-        """The wells of the job's part, in the manifest's order; all of them for the stages that do a whole plate."""
-        return self.plate.wells_of(self.stage.name, self.name)
-
-    def parameters(self, label_set: str | None = None) -> dict[str, Any]:
-        """The stage's parameters, for one label set or for all."""
-        return self.plate.parameters(self.stage.name, label_set)
-
-    def __str__(self) -> str:
-        return f"{self.plate.name}: {self.stage.name} {self.name}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkItem(Generic[Data]):
-    """What a job does or leaves: a well, a label set of it, a block of that, or (all empty) the plate.
-
-    Attributes:
-        depends: what the result depends on, JSON-able, by a name that `plateflow status` shows when it changed:
-            "raw files", "parameters", "tile", "model", ...
-        upstream: the outcome of an earlier stage that left this item out, if one did.
-        reads: by an earlier stage, its work items whose files this one reads, where not all of its well and label set.
-        raw: what `Entry.raw` would say now, where only places and times may differ from what it says.
-        data: what the stage wants to carry along; not part of the fingerprint.
-    """
-
-    well: str = ""
-    label_set: str = ""
-    block: int = -1
-    depends: Mapping[str, Any] = field(default_factory=dict)
-    upstream: Entry | None = None
-    reads: Mapping[str, Collection[Key]] = field(default_factory=dict)
-    raw: dict[str, Any] | None = None
-    data: Data = None  # type: ignore[assignment]
-
-    @property
-    def key(self) -> Key:
-        """What the item is about."""
-        return item_key(self.well, self.label_set, self.block)
-
-    def __str__(self) -> str:
-        block = f" block {self.block}" if self.block >= 0 else ""
-        return f"{self.well or 'plate'} {self.label_set}{block}".rstrip()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a work item.
-
-    Attributes:
-        state: ok, flagged (some fields left out, or a flag), quarantined, missing.
-        reason: machine-readable: "truncated", "fields", ...
-        detail: one line for people.
-        fields: fields left out or flagged, with reasons.
-        info: counts and timings worth keeping.
-        watch: raw files that were set aside, each with its size and time before it was read (None: it wasn't
-            there); a change of one of them asks for the job again.
-        learned: of what the item depends on, the part that was known only once it was read; as `WorkItem.depends`.
-        raw: for the journal: by path, size, time and checksum of the raw planes that were read.
-        files: what the item now consists of; None: all that was written since the item before. A file that stays as
-            it was may be among them.
-    """
-
-    state: State = "ok"
-    reason: str = ""
-    detail: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
-    watch: list[tuple[str, list[int] | None]] = field(default_factory=list)
-    learned: Mapping[str, Any] = field(default_factory=dict)
-    raw: dict[str, Any] = field(default_factory=dict)
-    files: Collection[Path] | None = None
-
-
-Item = WorkItem[Any]
 Start = Callable[[Item], None]
 Work = Callable[[list[Any], Start], Iterable[tuple[Item, Outcome]]]
 
@@ -322,39 +197,6 @@ def receipt(job: Job, entries: list[Entry]) -> dict[str, Any]:
     }
 
 
-def dependencies(job: Job, item: Item) -> dict[str, str]:
-    """What an item's result depends on, each as a digest; the fingerprint is the digest of them all."""
-    upstream = item.upstream and [item.upstream.state, item.upstream.reason, item.upstream.detail]
-    number = request_number(job.paths, job.stage.name, item.well)
-    values = {**item.depends, "version": job.stage.version, "request": number, "left out before": upstream}
-    return {name: digest(value) for name, value in values.items()}
-
-
-def changes(job: Job, item: Item, entry: Entry | None, *, lost: Mapping[Key, int] | None = None) -> list[str]:
-    """What has changed since an item was done as its entry says; empty where it is up to date.
-
-    Args:
-        lost: of the stage, from `lost_sequences`; without it the item's files aren't looked at.
-    """
-    if entry is None:
-        return ["never done"]
-    if not entry.fingerprint:
-        return list(entry.depends)  # left in the middle: what it depends on needn't have changed
-    now = dependencies(job, item)
-    if entry.accepted.get("version") == job.stage.version:
-        now["version"] = entry.depends.get("version", "")
-    changed = [name for name in {**entry.depends, **now} if entry.depends.get(name) != now.get(name)]
-    if changed or lost is None:
-        return changed
-    if lost.get(entry.key, 0) >= entry.sequence:
-        return ["files"]
-    # Of flows and endpoints only a loss that a job has met counts: as long as nobody needs them, they may be gone.
-    gone = not job.stage.intermediate and any(
-        damage(job.paths, name, stamp, content=False) for name, stamp in entry.files.items()
-    )
-    return ["files"] if gone else []
-
-
 class _Run:
     """The work items of one job, sorted into done, left out without work, and batches to do."""
 
@@ -377,6 +219,7 @@ class _Run:
         self._stamps: dict[Path, Stamp] = {}
         self._pool = ThreadPoolExecutor(1)
         self._settling: Future[None] | None = None
+        self._recorded: Entry | None = None  # by what is settling
         journal = Journal.read(self.path)
         self.open = bool(journal.attempts) and journal.attempts[-1].state != "ok"
         suspects, deaths = journal.in_work(crashed=lease.inherited)
@@ -385,7 +228,8 @@ class _Run:
         self.left_out: list[tuple[Item, Outcome]] = []
         self.batches: list[list[Item]] = []
         stale = [item for item in items if changes(job, item, self.latest.get(item.key), lost=self.lost)]
-        self._sort(stale, {*suspects, *deaths}, deaths)
+        self._suspects = {*suspects, *deaths}
+        self._sort(stale, self._suspects, deaths)
         for key in sorted(self._items.keys() - {item.key for item in stale}):
             raw = self._items[key].raw
             if raw not in (None, self.latest[key].raw):
@@ -443,7 +287,14 @@ class _Run:
         """Say in the journal that an item is in work."""
         self.check()
         self._started[item.key] = time.monotonic()
-        append_line(self.path, {"event": "start", "key": item.key, "sequence": self._next(item)})
+        behind = []  # its work is over, and no cause of what becomes of this item's
+        if self._settling is not None and self._recorded is not None:
+            if item.key in self._suspects:
+                self.wait()
+            elif not self._settling.done():
+                behind = [self._recorded.key]
+        line = {"event": "start", "key": item.key, "sequence": self._next(item)}
+        append_line(self.path, line | ({"behind": behind} if behind else {}))
         print(f"{self.job.stage.name}: {item}", flush=True)
 
     def done(self, item: Item, outcome: Outcome) -> None:
@@ -465,7 +316,7 @@ class _Run:
             finished=now(),
         )
         self.wait()
-        self._settling = self._pool.submit(self._record, entry)
+        self._recorded, self._settling = entry, self._pool.submit(self._record, entry)
         self.latest[item.key] = entry
         self.n_done, self._last = self.n_done + 1, clock
         if outcome.state != "ok":
@@ -538,8 +389,3 @@ class _signals:
     @staticmethod
     def _raise(number: int, _frame: object) -> None:
         raise Interrupted(f"stopped by {signal.Signals(number).name}")
-
-
-def left_out_upstream(entries: Iterable[Entry]) -> Entry | None:
-    """Of the outcomes that a work item depends on, the first that leaves it out."""
-    return next((entry for entry in entries if entry.left_out), None)

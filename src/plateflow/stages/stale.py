@@ -10,7 +10,7 @@ from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.project import Plate
 from plateflow.stages import stage_module
-from plateflow.stages.runner import Item, Job, changes
+from plateflow.stages.job import Item, Job, changes
 from plateflow.state.journal import Entry, Key
 from plateflow.state.requests import lost_sequences
 

@@ -27,7 +27,8 @@ from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, scratch_array
 from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
 from plateflow.stages.infer import infer_items
-from plateflow.stages.runner import Job, Outcome, WorkItem, changes, left_out_upstream, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem, changes, left_out_upstream
+from plateflow.stages.runner import one_by_one, run_job
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -29,7 +29,8 @@ from plateflow.files import checksum, digest, take_stamps
 from plateflow.images.layout import shared
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
-from plateflow.stages.runner import Job, Outcome, WorkItem, one_by_one, run_job
+from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry, item_key
 
 if TYPE_CHECKING:

@@ -201,6 +201,8 @@ class Journal:
             key = item_key(*line["key"])
             self.started[key] = line["sequence"]
             self._in_work[key] = None
+            for done in line.get("behind", ()):  # only its outcome was still on its way to the disk
+                self._in_work.pop(item_key(*done), None)
         elif event == "done":
             entry = Entry.of(line)
             self.latest[entry.key] = entry
