@@ -64,7 +64,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
     ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "features", "aggregate")),
+    ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)
@@ -87,8 +87,9 @@ def part_of_well(well: str, parts: int, n_columns: int) -> int:
 def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | None = None) -> dict[str, Any]:
     """The parameters that decide a stage's results, for one label set or for all.
 
-    They are the rule's `params` (all label sets), and part of the fingerprint of a work item (its own label set). What
-    only decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size, threads.
+    They are part of what is asked of a job (all label sets), and of a work item's fingerprint (its own label set).
+    What only decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size,
+    threads.
     """
     sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
     match stage:

@@ -9,6 +9,7 @@ Loaded while the Snakefile is parsed, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -228,15 +229,18 @@ def settle() -> None:
         OSError: the disk can't; what was written may be lost, and nothing may vouch for it.
     """
     with _unsettled.lock:
-        files, _unsettled.files = sorted(_unsettled.files), set()
-        folders, _unsettled.folders = sorted(_unsettled.folders), set()
-    for path in (*files, *folders):
+        files, _unsettled.files = _unsettled.files, set()
+        folders, _unsettled.folders = _unsettled.folders, set()
+    for path in (*sorted(files), *sorted(folders)):
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:  # replaced or removed since: another line speaks of that
             continue
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if path not in folders or error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # no folders on some shares
+                raise
         finally:
             os.close(descriptor)
 

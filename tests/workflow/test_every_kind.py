@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from command_line import plateflow
 from faults_project import TIMED, WELL, copy, differing, inside, make, plain_run, results, run
 
 from plateflow.chain import STAGES
 from plateflow.paths import PlatePaths
+from plateflow.project import Project
+from plateflow.stages import screen
+from plateflow.stages.reading import LostFileError
 from plateflow.state.requests import request
 
 
@@ -210,3 +214,38 @@ def test_a_damaged_book_loses_no_result(book: str, damage: str, whole: Path, tmp
     plateflow("verify", "micro", cwd=folder, status=None)
     assert make_good(folder, results(whole)) == []
     assert "to do" not in plateflow("status", "micro", cwd=folder)
+
+
+def test_a_frozen_window_that_was_lost_is_written_again_as_it_was(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not computed from the wells as they are by now: the journal has its numbers."""
+    folder = copy(whole, tmp_path / "project")
+    with inside(folder) as plate:
+        for path in (plate.paths.window, plate.paths.illumination):
+            path.unlink()
+    monkeypatch.setattr("plateflow.images.histograms.read_histograms", None)
+    assert make_good(folder, results(whole)) == []
+
+
+def test_the_screen_reads_no_table_that_is_damaged(whole: Path, tmp_path: Path) -> None:
+    folder = copy(whole, tmp_path / "project")
+    flip(folder / "results" / "micro" / "effects.parquet")
+    with inside(folder), quiet(), pytest.raises(LostFileError, match=r"effects\.parquet(.|\n)*checksum"):
+        screen.run(Project.load(Path("config/config.yaml")))
+    assert make_good(folder, results(whole)) == []
+    with inside(folder), quiet():
+        screen.run(Project.load(Path("config/config.yaml")))
+
+
+def test_what_clean_took_of_a_former_label_set_is_made_again_when_that_comes_back(whole: Path, tmp_path: Path) -> None:
+    folder = copy(whole, tmp_path / "project")
+    config = folder / "config" / "config.yaml"
+    before = config.read_text()
+    less = yaml.safe_load(before)
+    del less["segmentation"]["nuclei"]
+    config.write_text(yaml.safe_dump(less, sort_keys=False))
+    plateflow("clean", "micro", "--yes", cwd=folder)
+    assert not (folder / "results" / "micro" / "objects" / "nuclei").exists()
+    config.write_text(before)
+    assert make_good(folder, results(whole)) == []

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from plateflow.asked import PlateAsked
+from plateflow.asked import PlateAsked, withdraw
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError
@@ -74,6 +74,8 @@ def clean(
     _refuse_at_work(project, chosen)  # once more, after the answer
     if results:
         _void(project, chosen)
+    elif any("of former wells" in each.what or "of former label sets" in each.what for each in waste):
+        withdraw(chosen, "ingest", "plate")  # should they come back, no receipt may say that they are there
     for each in waste:
         if each.path.is_dir() and not each.path.is_symlink():
             remove_tree(each.path)

@@ -8,7 +8,7 @@ import typer
 
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
-from plateflow.errors import PlateflowError
+from plateflow.errors import LeaseError, PlateflowError
 from plateflow.project import SCREEN, Project
 
 
@@ -26,9 +26,16 @@ def run(
     """
     from plateflow.stages import run_stage, stage_module
     from plateflow.stages.runner import Interrupted
-    from plateflow.state.lease import announce_driver
+    from plateflow.state.lease import announce_driver, running
 
     project = Project.load(configfile)
+    if drivers := running(project.screen.root / "leases"):
+        raise LeaseError(
+            "snakemake runs on these results",
+            where=str(project.screen.root),
+            why=f"its lease is held by {', '.join(map(str, drivers.values()))}",
+            remedy="wait for it, or stop it: a job beside it would change what its jobs read",
+        )
     announce_driver()
     if plate == SCREEN:
         if stage != SCREEN or job is not None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from plateflow.features.columns import cell_columns
 from plateflow.features.measure import compartment
-from plateflow.files import digest, write_json
+from plateflow.files import digest, remove, write_json
 from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
 from plateflow.paths import PlatePaths
@@ -95,7 +95,7 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     if config.stats.by_field:
         write_table(paths.table("fields.parquet"), pd.DataFrame(field_rows))
     else:
-        paths.table("fields.parquet").unlink(missing_ok=True)
+        remove(paths.table("fields.parquet"))
     now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
     drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
@@ -122,7 +122,7 @@ def _remove_former_wells(paths: PlatePaths, wells: Collection[str]) -> None:
     """Remove the cell tables of wells that the plate no longer has."""
     for path in paths.cells("A01").parent.glob("*.parquet"):
         if path.stem not in wells:
-            path.unlink()
+            remove(path)
 
 
 def _rows(

@@ -5,7 +5,8 @@ Writes: manifest/window.json, manifest/illumination.npz.
 Work item: the plate.
 
 The window's limits are percentiles of all raw pixels of the fields in use, from exact histograms. Once `window.json`
-bears the configured freeze number and the same settings it stays as it is, whatever wells come or go. With
+bears the configured freeze number and the same settings it stays as it is, whatever wells come or go; files that were
+lost are written again from the journal, which holds the numbers. With
 `normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
@@ -54,11 +55,16 @@ def freeze(job: Job) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import intensity_limits, read_histograms, write_npz
+    from plateflow.images.histograms import intensity_limits, read_histograms
     from plateflow.images.illumination import fit_profile
 
+    entry = job.plate.outcomes("normalise").get(PLATE_KEY)
     if is_frozen(job.plate):
-        return Outcome(files=[job.paths.window, job.paths.illumination])
+        return Outcome(files=[job.paths.window, job.paths.illumination], info=entry.info if entry else {})
+    frozen = entry.info.get("window", {}) if entry else {}
+    if entry and frozen.get("freeze") == job.config.normalise.freeze and frozen.get("settings") == job.parameters():
+        _write(job, frozen, entry.info["profiles"])
+        return Outcome(info=entry.info)
     settings = job.config.normalise
     channels = job.plate.channels
     counts: dict[str, NDArray[np.int64]] = {}
@@ -85,13 +91,19 @@ def freeze(job: Job) -> Outcome:
         },
         "fields": {channel: len(binned[channel]) for channel in channels},
     }
-    write_npz(
-        job.paths.illumination,
-        channels=np.array(channels, dtype=str),
-        coefficients=np.stack(profiles),
-    )
-    write_json(job.paths.window, window)
-    info = {"channels": window["channels"]}
+    info: dict[str, Any] = {"window": window, "profiles": [profile.tolist() for profile in profiles]}
+    _write(job, **info)
     if not counts:
         return Outcome(state="flagged", reason="empty", detail="no field of the plate can be used", info=info)
     return Outcome(info=info)
+
+
+def _write(job: Job, window: dict[str, Any], profiles: list[list[float]]) -> None:
+    """Write the window and the profiles: by channel, the coefficients of the light."""
+    import numpy as np
+
+    from plateflow.images.histograms import write_npz
+
+    channels = np.array(list(window["channels"]), dtype=str)
+    write_npz(job.paths.illumination, channels=channels, coefficients=np.array(profiles))
+    write_json(job.paths.window, window)

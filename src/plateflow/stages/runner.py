@@ -114,6 +114,7 @@ def run_job(
             run.finish()
             entries = [run.latest[item.key] for item in run.items]
             record_set_aside(paths, stage.name, job.name, (watched for entry in entries for watched in entry.watch))
+            settle()  # the receipt relies on what is watched
             write_receipt(paths, stage.name, job.name, asked, receipt(job, entries))
             if begun:
                 append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
@@ -121,9 +122,7 @@ def run_job(
             explained = _explain(error, job, run, reading)
             if lease.held():
                 if isinstance(explained, LostFileError):
-                    _record_lost(job, explained)
-                    for lost in reading.also_lost(run.to_do) if run and reading else ():
-                        _record_lost(job, lost)
+                    _record_lost(job, explained, run, reading)
                 _record_end(path, explained, None if begun else begin)
             if explained is error:
                 raise
@@ -143,17 +142,22 @@ def _explain(error: BaseException, job: Job, run: _Run | None, reading: Reading 
         return error
     explained = explain(error, job.paths)
     if explained is error and reading is not None:
-        return reading.find(run.in_work if run else []) or error
+        with suppress(OSError):  # what can't be read now doesn't explain more than the error itself
+            return reading.find(run.in_work if run else []) or error
     return explained
 
 
-def _record_lost(job: Job, lost: LostFileError) -> None:
+def _record_lost(job: Job, error: LostFileError, run: _Run | None, reading: Reading | None) -> None:
+    """Record what was lost, and what else the job was to read and has lost: one run shall make all again."""
     with suppress(OSError, ResultsError):  # the error itself goes to the driver
         try:
             n_columns = job.plate.n_columns
         except (ResultsError, ValueError, KeyError):  # the manifest may be what was lost
             n_columns = 0
-        record_lost(job.paths.watch(job.stage.name, job.name), lost.stage, lost.entry, lost.name, n_columns)
+        known = {stage: lost_sequences(job.paths, stage) for stage in job.stage.reads}  # by an earlier attempt
+        for lost in (error, *(reading.also_lost(run.to_do) if run and reading else ())):
+            if known[lost.stage].get(lost.entry.key, 0) < lost.entry.sequence:
+                record_lost(job.paths.watch(job.stage.name, job.name), lost.stage, lost.entry, lost.name, n_columns)
 
 
 def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) -> None:
@@ -168,6 +172,13 @@ def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) 
 
 def explain(error: BaseException, paths: PlatePaths) -> BaseException:
     """What a user can do about a full or read-only disk; any other error as it is."""
+    if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ESTALE}:
+        return PlateflowError(
+            f"the disk fails: {os.strerror(error.errno)}",
+            where=str(error.filename or f"a file of {paths.plate}"),
+            remedy="see to the disk or the share, and run `snakemake`; if it is one file of the results, remove it, "
+            f"run `plateflow verify {paths.plate}`, then `snakemake`",
+        )
     if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
         return error
     free = []
@@ -233,7 +244,7 @@ class _Run:
         for key in sorted(self._items.keys() - {item.key for item in stale}):
             raw = self._items[key].raw
             if raw not in (None, self.latest[key].raw):
-                self.latest[key] = replace(self.latest[key], raw=raw)
+                self.latest[key] = replace(self.latest[key], raw=raw, sequence=self._next(self._items[key]))
                 append_outcome(self.path, self.latest[key])
 
     def _sort(self, stale: list[Item], suspects: set[Key], deaths: Mapping[Key, int]) -> None:

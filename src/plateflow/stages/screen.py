@@ -10,9 +10,13 @@ from __future__ import annotations
 from plateflow.asked import Asked, write_receipt
 from plateflow.estimate import refine
 from plateflow.files import remove, settle, stamp_of
-from plateflow.project import Project
+from plateflow.project import SCREEN, Plate, Project
 from plateflow.report.screen import write_screen
+from plateflow.stages.job import damage
+from plateflow.stages.reading import LostFileError
+from plateflow.state.journal import PLATE_KEY
 from plateflow.state.ledger import attempts, write_ledger
+from plateflow.state.requests import record_lost
 
 FILES = ("report.html", "plates.csv", "controls.csv", "hits.csv", "ledger.parquet", "rates.json")
 
@@ -24,6 +28,8 @@ def run(project: Project, digest: str = "") -> None:
         digest: of what is asked; without it as the project is now.
     """
     digest = digest or Asked.of(project).screen
+    for plate in project.plates.values():
+        _check(plate)
     for receipt in project.screen.receipts("report", "screen"):
         remove(receipt)
     settle()
@@ -35,3 +41,21 @@ def run(project: Project, digest: str = "") -> None:
     files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
     settle()
     write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
+
+
+def _check(plate: Plate) -> None:
+    """Compare what the screen reads of a plate with what the journals list.
+
+    Raises:
+        LostFileError: a file isn't as it was written; the next run makes it again.
+    """
+    for stage in ("ingest", "aggregate"):
+        entry = plate.outcomes(stage).get(PLATE_KEY)
+        if entry is None:
+            continue
+        for name, stamp in entry.files.items():
+            if stage == "ingest" and plate.paths.path_of(name) != plate.paths.metadata:
+                continue
+            if why := damage(plate.paths, name, stamp, content=True):
+                record_lost(plate.paths.watch(SCREEN, SCREEN), stage, entry, name, 0)
+                raise LostFileError(plate, stage, entry, name, why)

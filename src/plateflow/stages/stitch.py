@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -57,7 +58,8 @@ def run(job: Job) -> None:
     )
     if not job.config.keep_flows and plate_is_stitched(job.plate):
         for kind in ("flows", "ends"):
-            remove_tree(job.paths.scratch / kind)
+            with suppress(FileNotFoundError):  # another part may see the same, and remove it as well
+                remove_tree(job.paths.scratch / kind)
 
 
 def work_items(job: Job) -> list[Item]:

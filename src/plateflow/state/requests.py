@@ -1,7 +1,7 @@
 """Retry requests and watched files: what makes Snakemake look at a job again beside changed parameters.
 
 `requests.jsonl` is written by the command line alone; `watch/<stage>-<job>.jsonl` by the job that set a raw file
-aside. Both are read while the Snakefile is parsed, so they stay small: no other file is stat-ed there.
+aside or missed a file of an earlier stage (a loss). Both are read while the Snakefile is parsed, so they stay small.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from plateflow.files import remove
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
 from plateflow.stats.hits import SIDES, hit_table, pooled
@@ -65,5 +66,5 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
         features = [name for name in features if not name.endswith(SIDES)]
         write_table(screen.table("hits.csv"), hit_table(pooled(together, features), fdr=fdr))
     else:
-        screen.table("hits.csv").unlink(missing_ok=True)
+        remove(screen.table("hits.csv"))
     return summary
