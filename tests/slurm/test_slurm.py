@@ -256,7 +256,7 @@ def test_the_cluster_is_tried_before_a_run(screen: Screen, cluster: Cluster, tmp
     text = (profile / "config.v8+.yaml").read_text()
     (profile / "config.v8+.yaml").write_text(text.replace("slurm_partition: cpu", "slurm_partition: night"))
     status, output = check("cuda")
-    assert status == 2
+    assert status == 1
     assert re.search(r"sees no GPU \(CUDA_VISIBLE_DEVICES is '[01]'\)", output)
     assert "night" in output
     assert "SLURM refuses the job" in output
