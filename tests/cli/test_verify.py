@@ -163,7 +163,7 @@ def test_a_file_that_the_machine_cannot_read_is_no_loss(done, monkeypatch):
             raise OSError(5, "Input/output error", str(path))
         return stamp_of(path)
 
-    monkeypatch.setattr("plateflow.stages.reading.stamp_of", read)
+    monkeypatch.setattr("plateflow.stages.job.stamp_of", read)
     output = done.plateflow("verify", status=1)
     assert "cells/B02.parquet: it can't be read: Input/output error" in output
     assert not done.path().watch("verify", "plate").exists()

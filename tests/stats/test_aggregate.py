@@ -1,6 +1,7 @@
 """The tables of a small plate."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from simulated_wells import well_table as simulated
 
 from plateflow.config import PlateSpec, Stats
 from plateflow.errors import PlateflowError
+from plateflow.files import stamp_of
 from plateflow.paths import PlatePaths
+from plateflow.state.journal import append_outcome
 from plateflow.stats.statistics import write_statistics
 from plateflow.stats.wells import read_cells, well_table
 
@@ -165,7 +168,11 @@ def test_names_with_umlauts_commas_and_quotes_go_through_all_tables(tmp_path: Pa
 def test_a_column_that_some_wells_lack_is_nan_there_and_the_rest_goes_on(measured: Planted, tmp_path: Path) -> None:
     plate = measured.copy(tmp_path)
     name = "Cells_Intensity_MeanIntensity_Marker"
-    plate.cells("B04").drop(columns=name).to_parquet(plate.paths.cells("B04"))
+    table = plate.paths.cells("B04")
+    plate.cells("B04").drop(columns=name).to_parquet(table)
+    entry = plate.plate.outcomes("features").required("B04")
+    entry = replace(entry, files={plate.paths.key_of(table): stamp_of(table)}, sequence=entry.sequence + 1)
+    append_outcome(plate.paths.journal("features", "0"), entry)
     plate.paths.journal("aggregate", "plate").unlink()
     plate.run("aggregate")
     table = pd.read_parquet(plate.paths.table("wells.parquet")).set_index("Metadata_Well")

@@ -105,6 +105,7 @@ def test_without_the_flush_it_is_not(
     shutil.rmtree(project / "results")
     run(project, "ingest")
     os.sync()
-    monkeypatch.setattr("plateflow.stages.runner.settle", lambda: None)
+    for caller in ("stages.runner", "asked"):
+        monkeypatch.setattr(f"plateflow.{caller}.settle", lambda: None)
     run(project, "tile")
     assert _lost(cut() / "project")

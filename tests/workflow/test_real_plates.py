@@ -191,7 +191,7 @@ def test_a_phenix_plate(test_data, tmp_path):
     planes = pd.read_parquet(paths.planes)
     for number, channel in enumerate(info["channels"]):
         (file,) = planes.loc[planes["channel"] == channel["name"], "path"]
-        assert np.array_equal(level0[0, number, 0], tifffile.imread(file))
+        assert np.array_equal(level0[0, number, 0], tifffile.imread(raw / file))
     wells = pd.read_csv(paths.table("wells.csv")).iloc[0]
     # Nearly empty: four nuclei by eye, two of which stand alone, at these places; the one on the right in a round cell.
     assert 3 <= wells["Count_Nuclei"] <= 12
