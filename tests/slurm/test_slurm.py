@@ -354,7 +354,7 @@ def test_a_driver_that_is_told_to_stop(
     assert driver.process.wait(PATIENCE) != 0
     driver.idle.unlink(missing_ok=True)
     assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
-    assert bool(project.path("whole").receipts("features", "0")) == (number == signal.SIGTERM)
+    assert (project.folder / project.receipt("whole", "features", "0")).exists() == (number == signal.SIGTERM)
 
 
 @pytest.mark.parametrize("stage", ["aggregate", "report"])
@@ -382,7 +382,7 @@ def test_orphans_of_a_killed_driver_are_waited_for_or_cancelled(
     assert retry.returncode == 0
     assert "Cleared the lock" in output
     assert not cluster.run("squeue", "-h", "-t", "PD,R").stdout.strip()
-    assert bool(project.path("whole").receipts(stage, "plate")) != cancel
+    assert (project.folder / project.receipt("whole", stage, "plate")).exists() != cancel
 
 
 def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended: Results, cluster: Cluster) -> None:
