@@ -116,7 +116,7 @@ def test_a_window_that_can_not_be_read_for_a_moment_is_not_computed_again(
             raise OSError(errno.EIO, "Input/output error", str(path))
         return read(path, *arguments, **keywords)
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+    with monkeypatch.context() as patched, pytest.raises(PlateflowError, match="Input/output"):
         patched.setattr(Path, "read_text", away)
         project.run("normalise")
     assert project.paths.window.read_bytes() == frozen

@@ -201,11 +201,18 @@ def test_damaged_metadata_are_restored_and_pixels_stay(tmp_path: Path, damage: s
         assert content(paths.store) == whole, name
 
 
-def test_what_no_journal_knows_is_replaced_whatever_it_says_of_itself(tmp_path: Path) -> None:
+def test_what_no_journal_knows_stays_only_if_all_of_its_metadata_are_as_they_should_be(tmp_path: Path) -> None:
+    """Whether its pixels are those that were written, the lines of tile and stitch tell."""
     paths = make(tmp_path)
     empty = content(paths.store)
     fill(paths, "B03", np.ones((1, 35, 50), np.uint16), label=3)
+    filled = content(paths.store)
     (tmp_path / "ids.json").unlink()
+    make(tmp_path)
+    assert content(paths.store) == filled
+    (tmp_path / "ids.json").unlink()
+    for group in (paths.image("B03"), *(paths.image("B03") / "labels").glob("[a-z]*/")):
+        (group / "zarr.json").write_bytes(b"{}")
     make(tmp_path)
     assert content(paths.store) == empty
 

@@ -244,7 +244,10 @@ class _Run:
         for key in sorted(self._items.keys() - {item.key for item in stale}):
             raw = self._items[key].raw
             if raw not in (None, self.latest[key].raw):
-                self.latest[key] = replace(self.latest[key], raw=raw, sequence=self._next(self._items[key]))
+                held = journal.latest.get(key)  # in the journal of another part, the old line would win a tie
+                is_own = held is not None and held.sequence == self.latest[key].sequence
+                sequence = self.latest[key].sequence if is_own else self._next(self._items[key])
+                self.latest[key] = replace(self.latest[key], raw=raw, sequence=sequence)
                 append_outcome(self.path, self.latest[key])
 
     def _sort(self, stale: list[Item], suspects: set[Key], deaths: Mapping[Key, int]) -> None:
