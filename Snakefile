@@ -4,6 +4,7 @@ import atexit
 import sys
 
 from plateflow.asked import Asked
+from plateflow.state.lease import announce_driver
 from plateflow.workflow import Workflow
 
 # A job of a run on a cluster takes all from that run: files that were edited since are for the next one.
@@ -21,7 +22,7 @@ WORKFLOW = Workflow(
     forced=bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun)),
 )
 if workflow.is_main_process:
-    WORKFLOW.announce()
+    announce_driver()
 
 
 # Used with --software-deployment-method apptainer alone; envs/plateflow.def says how it is built.
@@ -60,7 +61,7 @@ include: "rules/report.smk"
 
 
 onstart:
-    WORKFLOW.begin()
+    WORKFLOW.begin(workflow.scheduler._executor)
     for notice in WORKFLOW.licence_notices():
         print(notice, file=sys.stderr)
 

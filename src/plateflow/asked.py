@@ -26,6 +26,7 @@ from plateflow.model.registry import find_weights, model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate, Project
 from plateflow.state.requests import request_digest, watch_lines
+from plateflow.state.slurm import QueuedJob
 
 VARIABLE = "PLATEFLOW_ASKED"
 """Environment variable of a run's jobs: the file in which the run wrote down what it asks."""
@@ -257,6 +258,22 @@ class Asked:
             "screen": self.screen,
         }
         write_json(path, content)
+
+
+def runs(screen: PlatePaths) -> set[str]:
+    """The ids of all runs on these results of which jobs may be left: those that have written down what they ask."""
+    return {file.stem for file in screen.asked("*").parent.glob("*.json")}
+
+
+def forget_runs(screen: PlatePaths, queued: list[QueuedJob] | None) -> None:
+    """Remove what runs that are over have written down, but for those that still have a job in SLURM's queue.
+
+    Args:
+        queued: all jobs of this user; None where that isn't known.
+    """
+    if queued is not None:
+        for run in runs(screen) - {job.name for job in queued}:
+            remove(screen.asked(run))
 
 
 def withdraw(plate: Plate, stage: str, job: str) -> None:

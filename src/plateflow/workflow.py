@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
 import sys
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from plateflow.asked import VARIABLE, Asked, PlateAsked
+from plateflow.asked import VARIABLE, Asked, PlateAsked, forget_runs
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
 from plateflow.estimate import Estimate, estimates_of
@@ -24,7 +24,8 @@ from plateflow.files import remove
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
-from plateflow.state.lease import Lease, announce_driver
+from plateflow.state import slurm
+from plateflow.state.lease import DRIVER, Lease, announce_driver
 from plateflow.state.progress import failure_lines
 
 UNSIZED = {
@@ -108,35 +109,31 @@ class Workflow:
         receipt = plate.receipt(stage, job)
         return ancient(receipt) if plate.stands(stage, job) and not self._forced else receipt
 
-    def announce(self) -> None:
-        """Let the jobs that this process starts notice when it dies, and find what it asks of them."""
-        announce_driver()
-        os.environ[VARIABLE] = str(self._file.absolute())
-
-    def begin(self) -> None:
+    def begin(self, executor: Any) -> None:
         """Take the results for this run until the process ends, and write down what it asks of its jobs.
 
         Ends the process where another run has them.
+
+        Args:
+            executor: Snakemake's. That of SLURM has made an id of the run, which is in the names of its jobs.
         """
+        run = getattr(executor, "run_uuid", None) or str(uuid.uuid4())
+        announce_driver(run)
         screen = self.project.screen
-        lease = Lease(screen.lease("snakemake", "driver"), holder="snakemake on these results", patient=False)
-        stack = ExitStack()
+        lease = Lease(screen.lease(*DRIVER), holder="snakemake on these results", patient=False)
+        file, stack = screen.asked(run), ExitStack()
         try:
             stack.enter_context(lease)
-            stack.callback(remove, self._file)
+            stack.callback(remove, file)
             atexit.register(stack.close)
-            for former in self._file.parent.glob("*.json"):  # of runs that were killed
-                remove(former)
-            self.asked.save(self._file)
+            forget_runs(screen, slurm.jobs())
+            self.asked.save(file)
         except LeaseError as error:
             _fail(str(error))
         except OSError as error:
             _fail(f"can't write: {error.strerror}\n  where: {error.filename or screen.root}")
+        os.environ[VARIABLE] = str(file.absolute())
         atexit.register(self.last_words)
-
-    @cached_property
-    def _file(self) -> Path:
-        return self.project.screen.asked(f"{socket.gethostname()}-{os.getpid()}")
 
     def resources(self, stage: str) -> dict[str, Callable[..., int]]:
         """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""

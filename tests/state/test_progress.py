@@ -88,3 +88,15 @@ def test_failures_name_job_attempts_cause_and_log(paths: PlatePaths) -> None:
     ingest, tile = failure_lines(config, [paths])
     assert ingest.startswith("p1: ingest plate (2 attempts): the index can't be read\n  where: Index.idx.xml\n  log: ")
     assert tile.startswith("p1: tile 3: ModuleNotFoundError")
+
+
+def test_a_job_that_says_why_it_failed_without_its_journal_is_believed(paths: PlatePaths) -> None:
+    """As one that SLURM started again and that found a lease: its journal ends with the attempt that was killed."""
+    config = Config.model_validate({"segmentation": {"nuclei": {"channels": ["DNA"]}}})
+    tell(paths, BEGIN, *WELL)
+    log = paths.log("tile", "0", "ab12")
+    log.parent.mkdir(parents=True)
+    log.write_text("process 7 on c1\nplateflow: p1: tile 0: p1: tile 0 is already running\n  why: lease held by ...\n")
+    (failure,) = failure_lines(config, [paths])
+    assert "is already running\n  why: lease held by" in failure
+    assert KILLED not in failure

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from plateflow.state import lease as leases
-from plateflow.state.lease import Lease, Owner, announce_driver, driver_alive
-from plateflow.state.slurm import is_queued, jobs_of
+from plateflow.state.lease import Lease, Owner, announce_driver, driver_alive, user_name
+from plateflow.state.slurm import is_queued, jobs, restarts_of, why_ended
 
 
 @pytest.fixture
@@ -21,45 +21,66 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     programs.mkdir()
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
-    def say(lines: list[str] | None) -> None:
+    def say(lines: list[str] | None, *, wrong: str = "Unable to contact slurm controller") -> None:
         text = f"#!{sys.executable}\nimport sys\n"
-        text += "sys.exit(1)\n" if lines is None else f"print({chr(10).join(lines)!r})\n"
+        text += f"sys.exit({wrong!r})\n" if lines is None else f"print({chr(10).join(lines)!r})\n"
         (programs / "squeue").write_text(text)
         (programs / "squeue").chmod(0o755)
 
     return say
 
 
-def test_jobs_of_a_folder_are_those_that_wait_or_run(queue, tmp_path):
+def test_jobs_are_those_that_wait_or_run(queue, tmp_path):
     queue(
         [
-            f"7|RUNNING|rule_infer_wildcards_p1_0|{tmp_path}",
-            f"8|PENDING|rule_tile_wildcards_p1_3|{tmp_path}",
-            f"9|NODE_FAIL|rule_tile_wildcards_p1_4|{tmp_path}",
-            "10|RUNNING|somebody|/elsewhere",
+            f"7\tRUNNING\tann\t{tmp_path}\tplateflow_1\trule_infer_wildcards_p1_0",
+            f"8\tPENDING\tann\t{tmp_path}\tplateflow_1\trule_tile_wildcards_p1_3",
+            f"9\tNODE_FAIL\tann\t{tmp_path}\tplateflow_1\trule_tile_wildcards_p1_4",
+            "10\tRUNNING\tbob\t/elsewhere|µ\tnotebook\t(null)",
         ]
     )
-    assert [(job.number, job.rule) for job in jobs_of(tmp_path)] == [("7", "infer p1_0"), ("8", "tile p1_3")]
+    found = jobs()
+    assert found is not None
+    assert [str(job) for job in found] == [
+        "7 (infer p1_0, running)",
+        "8 (tile p1_3, pending)",
+        "10 (notebook, running)",
+    ]
+    assert [str(job.folder) for job in found] == [str(tmp_path), str(tmp_path), "/elsewhere|µ"]
     queue(None)
-    assert jobs_of(tmp_path) == []
+    assert jobs() is None, "no answer isn't an empty queue"
+
+
+def test_a_job_that_slurm_has_started_again_is_not_the_one_that_was(queue):
+    queue(["RUNNING 1"])
+    assert [is_queued("7", restarts) for restarts in (0, 1)] == [False, True]
+
+
+def test_a_job_that_slurm_does_not_know_is_over_if_it_was_mine(queue):
+    """Of others' jobs SLURM may deny that they exist."""
+    queue(None, wrong="slurm_load_jobs error: Invalid job id specified")
+    assert [is_queued("7"), is_queued("7", own=False)] == [False, None]
+    queue(None)
+    assert is_queued("7") is None
 
 
 def owner_elsewhere(lease: Path, job: str, age: float = 0) -> None:
     lease.mkdir()
     file = lease / "owner.json"
-    file.write_text(json.dumps({"host": "another", "pid": 1, "started": 1, "slurm_job": job}))
+    owner = {"host": "another", "pid": 1, "started": 1, "slurm_job": job, "user": user_name()}
+    file.write_text(json.dumps(owner))
     os.utime(file, (time.time() - age, time.time() - age))
 
 
 def test_a_lease_of_another_node_is_what_the_queue_says(queue, tmp_path, monkeypatch):
     """After a node has vanished the next attempt comes within a minute: it needn't wait until the lease is old."""
     monkeypatch.setenv(leases.DRIVER_VARIABLE, "1:2:login")
-    queue(["7|RUNNING"])
+    queue(["RUNNING 0"])
     assert is_queued("7") is True
     owner_elsewhere(tmp_path / "a", "7", age=leases.STALE_S + 1)
     with pytest.raises(Exception, match="already running"), Lease(tmp_path / "a", holder="p: tile 0"):
         pass
-    queue(["7|NODE_FAIL"])
+    queue(["NODE_FAIL 0"])
     assert is_queued("7") is False
     with Lease(tmp_path / "a", holder="p: tile 0") as lease:
         assert not lease.inherited
@@ -69,7 +90,7 @@ def test_a_job_that_slurm_calls_completed_is_waited_for_while_it_beats(queue, tm
     """As when the daemon of its node has died: SLURM says COMPLETED, and the work goes on."""
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
     monkeypatch.setattr(leases, "SILENT_S", 5.0)
-    queue(["7|COMPLETED"])
+    queue(["COMPLETED 0"])
     owner_elsewhere(tmp_path / "a", "7")
     began, beats = time.monotonic(), 0
     stopped = threading.Event()
@@ -90,6 +111,43 @@ def test_a_job_that_slurm_calls_completed_is_waited_for_while_it_beats(queue, tm
         beating.join()
     assert beats == 10
     assert waited > 5.9, "ten beats, and five seconds of silence"
+
+
+def test_a_job_that_slurm_starts_again_takes_over_from_itself(queue, tmp_path, monkeypatch):
+    """As soon as what it was is silent; it isn't held up by its own number."""
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    restarts_of.cache_clear()
+    queue(["RUNNING 1"])
+    owner_elsewhere(tmp_path / "a", "7", age=leases.SILENT_S + 1)
+    with Lease(tmp_path / "a", holder="p: tile 0") as lease:
+        assert (lease.owner.slurm_job, lease.owner.restarts) == ("7", 1)
+    restarts_of.cache_clear()
+
+
+def test_the_end_of_a_job_is_told_by_its_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = {
+        "11": "slurmstepd: error: *** JOB 11 ON c1 CANCELLED AT 2026-11-26T23:38:30 DUE TO TIME LIMIT ***",
+        "12": "slurmstepd: error: *** JOB 12 ON c1 CANCELLED AT 2026-11-26T23:38:30 ***",
+        "13": "slurmstepd: error: Detected 1 oom_kill event in StepId=13.0. Some of the tasks have been OOM Killed.",
+        "14": "slurmstepd: error: *** STEP 14.0 ON c1 CANCELLED AT 2026-11-26T23:38:30 DUE TO NODE FAILURE, SEE ***",
+        "15": "slurmstepd: error: StepId=15.0 exceeded memory limit (2147483648 > 1258291200), being killed",
+        "16": "Finished.",
+    }
+    folder = tmp_path / ".snakemake" / "slurm_logs" / "rule_tile" / "p1_0_ab12"
+    folder.mkdir(parents=True)
+    for job, line in words.items():
+        (folder / f"{job}.log").write_text(f"Building DAG of jobs...\n{line}\n")
+    assert {job: why_ended(job) for job in (*words, "17")} == {
+        "11": "over its time limit",
+        "12": "cancelled",
+        "13": "over its memory",
+        "14": "its node is gone",
+        "15": "over its memory",
+        "16": "",
+        "17": "",
+    }
 
 
 def test_who_was_taken_for_dead_stops_and_leaves_the_other_alone(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +17,7 @@ from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
 from plateflow.stages.job import Job, changes
 from plateflow.state.journal import Journal, Key, append_outcome
-from plateflow.state.lease import Lease
+from plateflow.state.lease import Lease, user_name
 from plateflow.state.ledger import now
 
 
@@ -67,7 +66,7 @@ def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
     """
     stage = STAGES[name]
     stand, others = Counter[str](), Counter[str]()
-    mark = {"version": stage.version, "by": getpass.getuser(), "at": now()}
+    mark = {"version": stage.version, "by": user_name(), "at": now()}
     for number in stage.jobs(plate.config):
         job = Job(plate=plate, stage=stage, name=number)
         with ExitStack() as held:

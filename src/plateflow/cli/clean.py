@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
 from plateflow.paths import parse_well
 from plateflow.project import Plate, Project
 from plateflow.state.journal import CLEANED
-from plateflow.state.lease import running
+from plateflow.state.lease import running, user_name
 from plateflow.state.ledger import now
 
 MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "receipts", "logs", "benchmarks")
@@ -103,7 +102,7 @@ def _void(project: Project, plate: Plate) -> None:
     for receipt in project.screen.receipts("report", "screen"):
         remove(receipt)
     settle()
-    line = {"event": CLEANED, "what": "results", "at": now(), "by": getpass.getuser()}
+    line = {"event": CLEANED, "what": "results", "at": now(), "by": user_name()}
     for stage in STAGES:
         for journal in plate.paths.journals(stage):
             append_line(journal, line)

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from plateflow.asked import forget_runs, runs
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, PlateflowError
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.state import slurm
-from plateflow.state.lease import HEARTBEAT_S, SILENT_S, STALE_S, clear, leases
+from plateflow.state.lease import DRIVER, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
 from plateflow.state.requests import request
 
 
@@ -32,8 +33,8 @@ def retry(
     on: they are waited for, so that no two jobs do the same wells.
     """
     project = Project.load(configfile)
-    if not _drivers_here():
-        _wait_for_orphans(cancel)
+    _refuse_while_driven(project)
+    _end_orphans(project, cancel)
     folders = {plate.name: plate.paths.root / "leases" for plate in project.plates.values()}
     folders[SCREEN] = project.screen.root / "leases"  # of the driver
     _clear_lock(list(folders.values()))
@@ -44,17 +45,41 @@ def retry(
         typer.echo("Now run `snakemake`.")
 
 
-def _clear_lock(folders: list[Path]) -> None:
-    locks = sorted(Path(".snakemake/locks").glob("*.lock"))
-    if not locks:
-        return
-    if drivers := _drivers_here():
+def _refuse_while_driven(project: Project) -> None:
+    """Wait until it is certain that no driver has these results.
+
+    Raises:
+        LeaseError: one runs, here or on another host.
+    """
+    lease = project.screen.lease(*DRIVER)
+    end = time.monotonic() + SILENT_S + HEARTBEAT_S  # of one that SLURM ended a moment ago it takes so long
+    while (owner := read_owner(lease)) is not None and (alive := owner.alive()) is not False:
+        if alive or time.monotonic() > end:
+            raise LeaseError(
+                "a driver runs" if alive else "a driver may still run on another host",
+                where=str(project.screen.root.parent),
+                why=f"it is {owner.seen()}",
+                remedy="wait for it, or stop it there with Ctrl-C or scancel, then run `plateflow retry` again",
+            )
+        time.sleep(HEARTBEAT_S)
+    if _locks() and (drivers := _drivers_here()):  # one that is about to take its lease
         raise LeaseError(
             "a snakemake still runs in this folder",
             where=str(Path.cwd()),
             why=f"process {', '.join(map(str, drivers))}",
             remedy="wait for it, or stop it with Ctrl-C, then run `plateflow retry` again",
         )
+
+
+def _locks() -> list[Path]:
+    """Snakemake's own locks of this folder."""
+    return sorted(Path(".snakemake/locks").glob("*.lock"))
+
+
+def _clear_lock(folders: list[Path]) -> None:
+    locks = _locks()
+    if not locks:
+        return
     # Of a job that SLURM killed a moment ago it takes a while to know that it is silent.
     end = time.monotonic() + SILENT_S + HEARTBEAT_S
     while doubtful := [
@@ -68,7 +93,7 @@ def _clear_lock(folders: list[Path]) -> None:
             raise LeaseError(
                 "a job of this run may still be alive on another host",
                 where=str(lease),
-                why=f"{owner}; its last sign of life is less than {STALE_S / 60:.0f} minutes old",
+                why=f"it is {owner.seen()}; it is given up after {STALE_S / 60:.0f} minutes of silence",
                 remedy="wait for it, or run `plateflow retry` on the host where snakemake ran",
             )
         time.sleep(HEARTBEAT_S)
@@ -77,23 +102,40 @@ def _clear_lock(folders: list[Path]) -> None:
     typer.echo("Cleared the lock of a driver that is gone.")
 
 
-def _wait_for_orphans(cancel: bool) -> None:
-    """Wait until no job of this folder is in SLURM's queue, or cancel them."""
+def _end_orphans(project: Project, cancel: bool) -> None:
+    """Wait until no job of a run on these results is in SLURM's queue, or cancel them; leave all others alone.
+
+    Raises:
+        LeaseError: SLURM doesn't answer.
+    """
+    mine = runs(project.screen)
     announced = 0.0
-    while jobs := slurm.jobs_of(Path.cwd()):
+    while True:
+        queued = slurm.jobs()
+        if queued is None and mine:
+            raise LeaseError("SLURM's queue can't be asked for jobs of an earlier run", remedy="try again later")
+        orphans = [job for job in queued or () if job.name in mine]
         if not announced:
-            names = ", ".join(f"{job.number} ({job.rule}, {job.state.lower()})" for job in jobs)
-            typer.echo(f"No snakemake runs here, but SLURM still has {len(jobs)} jobs of this folder: {names}.")
-            typer.echo(
-                "Cancelling them." if cancel else "Waiting for them; Ctrl-C and `plateflow retry --cancel` ends them."
-            )
+            in_this_folder = [job for job in queued or () if job.folder == Path.cwd() and job not in orphans]
+            others = [str(job) for job in in_this_folder if job.number != os.environ.get("SLURM_JOB_ID")]
+            if others:
+                typer.echo(f"Not of a run on these results, and left alone: SLURM jobs {', '.join(others)}.")
+        if not orphans:
+            break
+        if not announced:
+            names = ", ".join(map(str, orphans))
+            typer.echo(f"Their driver is gone, but SLURM still has {len(orphans)} jobs of it: {names}.")
             if cancel:
-                slurm.cancel([job.number for job in jobs])
+                typer.echo("Cancelling them.")
+                slurm.cancel([job.number for job in orphans])
+            else:
+                typer.echo("Waiting for them; Ctrl-C and `plateflow retry --cancel` ends them.")
             announced = time.monotonic()
         elif time.monotonic() - announced > 60:
-            typer.echo(f"... {len(jobs)} left")
+            typer.echo(f"... {len(orphans)} left")
             announced = time.monotonic()
         time.sleep(2)
+    forget_runs(project.screen, queued)
 
 
 def _drivers_here() -> list[int]:

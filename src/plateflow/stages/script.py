@@ -15,6 +15,8 @@ from plateflow.errors import PlateflowError
 from plateflow.project import SCREEN, Project
 from plateflow.stages import run_stage, stage_module
 from plateflow.stages.runner import Interrupted
+from plateflow.state.lease import Owner
+from plateflow.state.progress import SAID
 
 
 def run_rule(snakemake: Any, stage: str) -> None:
@@ -49,6 +51,8 @@ def logged(log: Path, what: str) -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        owner = Owner.this_process()
+        print(f"{owner}{f', run {owner.run}' if owner.run else ''}", flush=True)
         try:
             yield
         except (PlateflowError, Interrupted) as error:
@@ -59,7 +63,7 @@ def logged(log: Path, what: str) -> Iterator[None]:
 
 
 def _fail(console: TextIO, message: str, log: Path | None = None) -> NoReturn:
-    print(f"plateflow: {message}", *([f"  log: {log}"] if log else []), sep="\n", file=console, flush=True)
+    print(f"{SAID}{message}", *([f"  log: {log}"] if log else []), sep="\n", file=console, flush=True)
     with suppress(OSError):  # the log's disk may be what is full
-        print(message, file=sys.stderr, flush=True)
+        print(f"{SAID}{message}", file=sys.stderr, flush=True)
     sys.exit(1)

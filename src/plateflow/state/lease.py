@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import socket
 import threading
@@ -19,26 +20,60 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plateflow.errors import LeaseError
-from plateflow.state.slurm import is_queued
+from plateflow.state.slurm import is_queued, restarts_of
 
 HEARTBEAT_S = 2.0
 STALE_S = 600.0
 """After so long without a sign of life a lease has no owner, where there is no queue to ask."""
 SILENT_S = 30.0
 """The same where SLURM says that the owner's job is over."""
+DRIVER = ("snakemake", "driver")
+"""For `PlatePaths.lease`: that of the driver, in the screen's folder."""
 DRIVER_VARIABLE = "PLATEFLOW_DRIVER"
+"""Environment variable of a run's jobs: process, its start, host and run id of their driver, with colons between."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who holds a lease. `started` tells a process from a later one with the same number (clock ticks since boot)."""
+    """Who holds a lease. `started` tells a process from a later one with the same number (clock ticks since boot).
+
+    Attributes:
+        slurm_job, restarts: in which it runs, and how often SLURM had started that again under its number.
+        driver: as in `DRIVER_VARIABLE`.
+        beat: its last sign of life, seconds since the epoch.
+    """
 
     host: str
     pid: int
     started: int
+    user: str = ""
     slurm_job: str = ""
+    restarts: int = 0
     driver: str = ""
     beat: float = 0.0
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """This process as an owner."""
+        slurm_job = os.environ.get("SLURM_JOB_ID", "")
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or 0,
+            user=user_name(),
+            slurm_job=slurm_job,
+            restarts=restarts_of(slurm_job) if slurm_job else 0,
+            driver=os.environ.get(DRIVER_VARIABLE, ""),
+        )
+
+    @property
+    def run(self) -> str:
+        """The id of the run that it is part of; empty without one."""
+        return self.driver.split(":", 3)[3] if self.driver.count(":") >= 3 else ""
+
+    def is_queued(self) -> bool | None:
+        """Whether SLURM has its job, not started again since; None where that can't be told."""
+        return is_queued(self.slurm_job, self.restarts, own=self.user == user_name()) if self.slurm_job else None
 
     def alive(self) -> bool | None:
         """Whether the owner still runs; None where that can't be told yet: it was on another host, and alive lately.
@@ -49,14 +84,27 @@ class Owner:
         if self.host == socket.gethostname():
             return process_start(self.pid) == self.started
         age = time.time() - self.beat  # before the queue is asked, which may take its time
-        queued = is_queued(self.slurm_job) if self.slurm_job else None
+        queued = self.is_queued()
         if queued:
             return True
         return None if age < (STALE_S if queued is None else SILENT_S) else False
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
-        return f"process {self.pid} on {self.host}{job}"
+        user = f" of {self.user}" if self.user not in ("", user_name()) else ""
+        return f"process {self.pid}{user} on {self.host}{job}"
+
+    def seen(self) -> str:
+        """Who it is and when it gave its last sign of life."""
+        return f"{self}, alive {max(0.0, time.time() - self.beat):.0f} s ago"
+
+
+def user_name() -> str:
+    """The name of this process's user; the number where it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def process_start(pid: int) -> int | None:
@@ -69,15 +117,14 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def announce_driver() -> None:
-    """Let the jobs that this process starts notice when it dies."""
-    os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}:{socket.gethostname()}"
+def announce_driver(run: str = "") -> None:
+    """Let the jobs that this process starts know their run, and notice when it dies."""
+    os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}:{socket.gethostname()}:{run}"
 
 
 def driver_alive() -> bool:
     """Whether the driver that started this job still runs; true where none was announced, or it is on another host."""
-    pid, _, rest = os.environ.get(DRIVER_VARIABLE, "").partition(":")
-    started, _, host = rest.partition(":")
+    pid, started, host, *_ = [*os.environ.get(DRIVER_VARIABLE, "").split(":"), "", ""]
     return not pid or host != socket.gethostname() or str(process_start(int(pid))) == started
 
 
@@ -143,14 +190,7 @@ class Lease:
                 self._take_over()
         else:
             raise LeaseError(f"can't take the lease of {self.holder}", where=str(self.path))
-        pid = os.getpid()
-        self.owner = Owner(
-            host=socket.gethostname(),
-            pid=pid,
-            started=process_start(pid) or 0,
-            slurm_job=os.environ.get("SLURM_JOB_ID", ""),
-            driver=os.environ.get(DRIVER_VARIABLE, ""),
-        )
+        self.owner = Owner.this_process()
         self._file = self.path / "owner.json"
         self._file.write_text(json.dumps(asdict(self.owner)))
         threading.Thread(target=self._beat, daemon=True).start()
@@ -160,12 +200,11 @@ class Lease:
         owner = self._look()
         waiting = False
         while owner is not None and (alive := owner.alive()) is not False:
-            if not self.patient or (alive and not (owner.slurm_job and is_queued(owner.slurm_job) is False)):
-                silent = "" if alive else f", whose last sign of life was {time.time() - owner.beat:.0f} s ago"
+            if not self.patient or (alive and owner.is_queued() is not False):
                 raise LeaseError(
                     f"{self.holder} is already running",
                     where=str(self.path),
-                    why=f"lease held by {owner}{silent}",
+                    why=f"lease held by {owner.seen()}",
                     remedy="wait for it, or stop it and run `plateflow retry`; two jobs never do the same wells",
                 )
             if not waiting:

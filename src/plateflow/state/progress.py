@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +19,11 @@ from plateflow.files import read_lines, stat_of
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import Attempt, Journal
 from plateflow.state.lease import SILENT_S, read_owner
+from plateflow.state.slurm import why_ended
 
 KILLED = "killed: over its memory or its time limit, or its node is gone"
+SAID = "plateflow: "
+"""Begins the last words of a job that failed by itself, in its log."""
 State = Literal["waits", "runs", "silent", "failed", "done"]
 
 
@@ -32,7 +35,9 @@ class JobProgress:
         state: waits; runs; silent: no sign of life for 30 s; failed: to be tried again, or given up; done.
         wells: how many the current attempt, or the last one, has finished.
         failures: attempts that failed since the job last came to its end.
-        error: why the last of them failed.
+        error: why the last of them failed; empty where it didn't say so itself.
+        begun: whether an attempt came so far that its journal tells of it.
+        slurm_job: of the last such attempt.
         log: of the last attempt; Snakemake removes it when another begins. A pattern where there is none.
     """
 
@@ -43,28 +48,42 @@ class JobProgress:
     failures: int
     error: str
     log: Path
+    begun: bool = True
+    slurm_job: str = ""
 
     def last_line(self) -> str:
         """The last line of the log, as far as there is one."""
+        return next((line.strip() for line in reversed(self._log_end().split("\n")) if line.strip()), "")
+
+    def end(self) -> str:
+        """Why the last attempt ended that its journal doesn't tell of: by its last words in the log, or by SLURM's."""
+        _, found, words = self._log_end().rpartition(f"\n{SAID}")
+        if found:
+            return words.strip()
+        if not self.begun:
+            return self.last_line() or "the reason is not known"
+        reason = why_ended(self.slurm_job) if self.slurm_job else ""
+        return f"killed: {reason} (SLURM job {self.slurm_job})" if reason else KILLED
+
+    def _log_end(self) -> str:
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-                lines = file.read().decode(errors="replace").split("\n")
+                return "\n" + file.read().decode(errors="replace")
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-_Summary = tuple[str, int, list[str]]
+_Summary = tuple[str, int, list[str], str]
 
 
 def _summary(attempts: list[Attempt]) -> _Summary:
     """What a journal says of its job.
 
     Returns:
-        how the last attempt ended (empty: there was none); how many wells it finished; and why attempts failed since
-        the job last came to its end. The last attempt may still run: one without an end has failed only if another
-        came after it.
+        how the last attempt ended (empty: there was none); how many wells it finished; why attempts failed since the
+        job last came to its end; and the SLURM job of the last attempt. The last attempt may still run: one without an
+        end has failed only if another came after it.
     """
     errors: list[str] = []
     for attempt in attempts:
@@ -75,8 +94,9 @@ def _summary(attempts: list[Attempt]) -> _Summary:
         elif attempt is not attempts[-1]:
             errors.append(KILLED)
     if not attempts:
-        return "", 0, errors
-    return attempts[-1].state, len({entry.well for entry in attempts[-1].entries} - {""}), errors
+        return "", 0, errors, ""
+    last = attempts[-1]
+    return last.state, len({entry.well for entry in last.entries} - {""}), errors, last.slurm_job
 
 
 class Progress:
@@ -91,7 +111,7 @@ class Progress:
         return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
 
     def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
-        (last, wells, errors), log = self._read(paths.journal(stage, job)), paths.latest_log(stage, job)
+        (last, wells, errors, slurm_job), log = self._read(paths.journal(stage, job)), paths.latest_log(stage, job)
         state: State
         try:
             silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
@@ -105,9 +125,12 @@ class Progress:
             else:
                 state = "failed"
                 if not errors or not errors[-1]:
-                    errors = [*errors, KILLED if last else ""]
-        error = errors[-1] if errors else ""
-        return JobProgress(stage=stage, job=job, state=state, wells=wells, failures=len(errors), error=error, log=log)
+                    errors = [*errors, ""]
+        found = JobProgress(
+            stage=stage, job=job, state=state, wells=wells, failures=len(errors), error=errors[-1] if errors else "",
+            log=log, begun=bool(last), slurm_job=slurm_job,
+        )  # fmt: skip
+        return replace(found, error=found.end()) if state == "failed" and not found.error else found
 
     def _read(self, journal: Path) -> _Summary:
         stamp = stat_of(journal)
@@ -142,14 +165,14 @@ def _folder_lines(paths: PlatePaths) -> Iterator[str]:
 
 
 def _job_lines(paths: PlatePaths, job: JobProgress) -> Iterator[str]:
-    why = job.error or job.last_line() or "the reason is not known"
+    why = job.error
     if job.state == "runs":
         owner = read_owner(paths.lease(job.stage, job.job))
         if owner is not None and owner.alive() is True:
             return
-        why = f"{KILLED}; or still running ({owner})"
+        why = f"{job.end()}; or still running ({owner})"
     elif job.state == "silent":
-        why = KILLED
+        why = job.end()
     elif job.state != "failed":
         return
     tries = f" ({job.failures} attempts)" if job.failures > 1 else ""

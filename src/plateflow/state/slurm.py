@@ -1,45 +1,88 @@
-"""What SLURM's queue knows: which jobs of a folder are still there. Only asked where a lease or a lock is in doubt."""
+"""What SLURM's queue and logs know: which jobs are still there, and why one has ended. Only asked where in doubt."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # Of these a job comes back no more; all else in the queue runs, or will.
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
 }  # fmt: skip
+LOGS = Path(".snakemake/slurm_logs")
+"""Where the plugin keeps the logs of SLURM's jobs, `<rule>/<wildcards>/<job>.log`, unless told otherwise."""
+REASONS = {
+    r"DUE TO TIME LIMIT": "over its time limit",
+    r"DUE TO NODE FAILURE": "its node is gone",
+    r"DUE TO PREEMPTION|DUE TO JOB REQUEUE": "SLURM took its node away, to start it again",
+    r"(?i)oom.kill|out of memory|exceeded (job |step )?memory limit": "over its memory",
+    r"CANCELLED AT": "cancelled",
+}
+"""What slurmstepd says in a job's log when it ends the job, and what that means; the first that is found counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedJob:
-    """A job that waits or runs."""
+    """A job that waits or runs, of any user.
+
+    Attributes:
+        folder: from which it was submitted.
+        name: of the job; those of Plateflow bear the run id of their driver.
+        comment: of those of Plateflow the rule and its wildcards.
+    """
 
     number: str
     state: str
-    rule: str
+    user: str
+    folder: Path
+    name: str
+    comment: str
+
+    def __str__(self) -> str:
+        rule = self.comment.removeprefix("rule_").replace("_wildcards_", " ")
+        return f"{self.number} ({rule if rule != self.comment else self.name}, {self.state.lower()})"
 
 
-def jobs_of(folder: Path) -> list[QueuedJob]:
-    """The jobs in the queue that were submitted from a folder; none where there is no SLURM, or it doesn't answer."""
-    lines = _squeue("-o", "%A|%T|%k|%Z") or []
-    rows = [line.split("|", 3) for line in lines if line.count("|") >= 3]
+def jobs() -> list[QueuedJob] | None:
+    """The jobs that wait or run; none where there is no SLURM, None where it doesn't answer."""
+    if shutil.which("squeue") is None:
+        return []
+    lines = _squeue("-o", "%A\t%T\t%u\t%Z\t%j\t%k")
+    if lines is None:
+        return None
+    rows = [line.split("\t") for line in lines if line.count("\t") == 5]
     return [
-        QueuedJob(number=number, state=state, rule=comment.removeprefix("rule_").replace("_wildcards_", " "))
-        for number, state, comment, place in rows
-        if state not in ENDED and Path(place) == folder
+        QueuedJob(number=number, state=state, user=user, folder=Path(folder), name=name, comment=comment)
+        for number, state, user, folder, name, comment in rows
+        if state not in ENDED
     ]
 
 
-def is_queued(number: str) -> bool | None:
-    """Whether a job waits or runs; None where that can't be told."""
-    lines = _squeue("-o", "%A|%T")
+def is_queued(number: str, restarts: int = 0, *, own: bool = True) -> bool | None:
+    """Whether a job waits or runs; None where that can't be told.
+
+    Args:
+        restarts: how often SLURM had started the job again when it was seen: one that was started again since is over.
+        own: whether it is this user's: of others' jobs SLURM may deny that they exist.
+    """
+    lines = _squeue("-j", number, "-t", "all", "-O", "State:30,RestartCnt:10")
     if lines is None:
         return None
-    states = dict(line.split("|", 1) for line in lines if "|" in line)
-    return number in states and states[number] not in ENDED
+    if not lines:
+        return False if own else None
+    state, count = lines[0].split()
+    return state not in ENDED and int(count) <= restarts
+
+
+@cache
+def restarts_of(number: str) -> int:
+    """How often SLURM has started a job again under its number; its steps aren't told by a variable."""
+    lines = _squeue("-j", number, "-t", "all", "-O", "State:30,RestartCnt:10")
+    return int(lines[0].split()[1]) if lines else 0
 
 
 def cancel(numbers: list[str]) -> None:
@@ -47,13 +90,24 @@ def cancel(numbers: list[str]) -> None:
     subprocess.run(["scancel", *numbers], check=False, timeout=60)
 
 
+def why_ended(number: str) -> str:
+    """Why SLURM ended a job of this folder, by the job's log; empty where that doesn't tell."""
+    for log in LOGS.glob(f"*/*/{number}.log"):
+        text = log.read_text(errors="replace")
+        for pattern, reason in REASONS.items():
+            if re.search(pattern, text):
+                return reason
+    return ""
+
+
 def _squeue(*options: str) -> list[str] | None:
+    """The lines of an answer, none for a job that SLURM doesn't know; None where there is no answer."""
     if shutil.which("squeue") is None:
         return None
     try:
-        done = subprocess.run(
-            ["squeue", "--me", "-h", *options], check=False, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run(["squeue", "-h", *options], check=False, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.splitlines() if done.returncode == 0 else None
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return None
+    return done.stdout.splitlines()
