@@ -25,7 +25,7 @@ from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
 from plateflow.state import slurm
-from plateflow.state.lease import DRIVER, Lease, announce_driver
+from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver
 from plateflow.state.progress import failure_lines
 
 UNSIZED = {
@@ -120,7 +120,7 @@ class Workflow:
         run = getattr(executor, "run_uuid", None) or str(uuid.uuid4())
         announce_driver(run)
         screen = self.project.screen
-        lease = Lease(screen.lease(*DRIVER), holder="snakemake on these results", patient=False)
+        lease = Lease(screen.lease(*DRIVER_LEASE), holder="snakemake on these results", patient=False)
         file, stack = screen.asked(run), ExitStack()
         try:
             stack.enter_context(lease)

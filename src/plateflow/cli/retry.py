@@ -15,7 +15,7 @@ from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, PlateflowError
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.state import slurm
-from plateflow.state.lease import DRIVER, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
+from plateflow.state.lease import DRIVER_LEASE, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
 from plateflow.state.requests import request
 
 
@@ -51,7 +51,7 @@ def _refuse_while_driven(project: Project) -> None:
     Raises:
         LeaseError: one runs, here or on another host.
     """
-    lease = project.screen.lease(*DRIVER)
+    lease = project.screen.lease(*DRIVER_LEASE)
     end = time.monotonic() + SILENT_S + HEARTBEAT_S  # of one that SLURM ended a moment ago it takes so long
     while (owner := read_owner(lease)) is not None and (alive := owner.alive()) is not False:
         if alive or time.monotonic() > end:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from plateflow.errors import LeaseError
 from plateflow.state.slurm import is_queued, restarts_of
@@ -27,10 +28,33 @@ STALE_S = 600.0
 """After so long without a sign of life a lease has no owner, where there is no queue to ask."""
 SILENT_S = 30.0
 """The same where SLURM says that the owner's job is over."""
-DRIVER = ("snakemake", "driver")
+DRIVER_LEASE = ("snakemake", "driver")
 """For `PlatePaths.lease`: that of the driver, in the screen's folder."""
 DRIVER_VARIABLE = "PLATEFLOW_DRIVER"
-"""Environment variable of a run's jobs: process, its start, host and run id of their driver, with colons between."""
+"""Environment variable of a run's jobs: their driver, as `Driver` writes it."""
+
+
+class Driver(NamedTuple):
+    """The process that drives a run: its number, start, host, SLURM job, and the run's id; empty what isn't known."""
+
+    pid: str = ""
+    started: str = ""
+    host: str = ""
+    slurm_job: str = ""
+    run: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Driver:
+        """The driver that a variable or a lease names."""
+        return cls(*text.split(":", 4))
+
+    def __str__(self) -> str:
+        return ":".join(self)
+
+    def is_this_process(self) -> bool:
+        """Whether it is the one that asks."""
+        here = str(os.getpid()), str(process_start(os.getpid())), socket.gethostname()
+        return (self.pid, self.started, self.host) == here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +79,8 @@ class Owner:
     @classmethod
     def this_process(cls) -> Owner:
         """This process as an owner."""
-        slurm_job = os.environ.get("SLURM_JOB_ID", "")
+        driver = Driver.of(os.environ.get(DRIVER_VARIABLE, ""))
+        slurm_job = os.environ.get("SLURM_JOB_ID", driver.slurm_job if driver.is_this_process() else "")
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -63,13 +88,13 @@ class Owner:
             user=user_name(),
             slurm_job=slurm_job,
             restarts=restarts_of(slurm_job) if slurm_job else 0,
-            driver=os.environ.get(DRIVER_VARIABLE, ""),
+            driver=str(driver),
         )
 
     @property
     def run(self) -> str:
         """The id of the run that it is part of; empty without one."""
-        return self.driver.split(":", 3)[3] if self.driver.count(":") >= 3 else ""
+        return Driver.of(self.driver).run
 
     def is_queued(self) -> bool | None:
         """Whether SLURM has its job, not started again since; None where that can't be told."""
@@ -118,14 +143,21 @@ def process_start(pid: int) -> int | None:
 
 
 def announce_driver(run: str = "") -> None:
-    """Let the jobs that this process starts know their run, and notice when it dies."""
-    os.environ[DRIVER_VARIABLE] = f"{os.getpid()}:{process_start(os.getpid())}:{socket.gethostname()}:{run}"
+    """Let the jobs that this process starts know their run, and notice when it dies.
+
+    At first while the Snakefile is parsed: SLURM's plugin then hides from the driver in which SLURM job it runs.
+    """
+    former = Driver.of(os.environ.get(DRIVER_VARIABLE, ""))
+    slurm_job = former.slurm_job if former.is_this_process() else os.environ.get("SLURM_JOB_ID", "")
+    started = str(process_start(os.getpid()))
+    os.environ[DRIVER_VARIABLE] = str(Driver(str(os.getpid()), started, socket.gethostname(), slurm_job, run))
 
 
 def driver_alive() -> bool:
     """Whether the driver that started this job still runs; true where none was announced, or it is on another host."""
-    pid, started, host, *_ = [*os.environ.get(DRIVER_VARIABLE, "").split(":"), "", ""]
-    return not pid or host != socket.gethostname() or str(process_start(int(pid))) == started
+    driver = Driver.of(os.environ.get(DRIVER_VARIABLE, ""))
+    here = driver.pid and driver.host == socket.gethostname()
+    return not here or str(process_start(int(driver.pid))) == driver.started
 
 
 def read_owner(lease: Path) -> Owner | None:
@@ -214,7 +246,7 @@ class Lease:
             owner = self._look()
         if clear(self.path):
             # Only under a driver that went on is it the job that died; else it may have died with its driver.
-            self.inherited = owner is not None and owner.driver == os.environ.get(DRIVER_VARIABLE, "")
+            self.inherited = owner is not None and owner.driver == str(Driver.of(os.environ.get(DRIVER_VARIABLE, "")))
 
     def _look(self) -> Owner | None:
         """The owner of the folder; None where it is gone, or was cut off between mkdir and write.
