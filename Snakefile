@@ -4,7 +4,6 @@ import atexit
 import sys
 
 from plateflow.asked import Asked
-from plateflow.state.lease import announce_driver
 from plateflow.workflow import Workflow
 
 # A job of a run on a cluster takes all from that run: files that were edited since are for the next one.
@@ -22,7 +21,7 @@ WORKFLOW = Workflow(
     forced=bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun)),
 )
 if workflow.is_main_process:
-    announce_driver()
+    WORKFLOW.announce()
 
 
 # Used with --software-deployment-method apptainer alone; envs/plateflow.def says how it is built.

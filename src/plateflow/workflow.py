@@ -25,7 +25,7 @@ from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
 from plateflow.state import slurm
-from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver
+from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver, read_owner
 from plateflow.state.progress import failure_lines
 
 UNSIZED = {
@@ -108,6 +108,20 @@ class Workflow:
 
         receipt = plate.receipt(stage, job)
         return ancient(receipt) if plate.stands(stage, job) and not self._forced else receipt
+
+    def announce(self) -> None:
+        """Let the jobs that this process starts notice when it dies, and say where another driver has these results.
+
+        Snakemake's own lock only advises `--unlock`.
+        """
+        announce_driver()
+        owner = read_owner(self.project.screen.lease(*DRIVER_LEASE))
+        if owner is not None and owner.alive() is not False:
+            print(
+                f"plateflow: a driver has these results: {owner.seen()}. Wait for it, or stop it there; once it is "
+                "gone, `plateflow retry` clears its locks.",
+                file=sys.stderr,
+            )
 
     def begin(self, executor: Any) -> None:
         """Take the results for this run until the process ends, and write down what it asks of its jobs.

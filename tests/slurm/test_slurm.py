@@ -15,75 +15,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from drivers import CLI, PATIENCE, SITE, Driver, DriverInAJob, squeue
 from slurm_cluster import Cluster
 from workflow_project import REPOSITORY, Project, make_project
 
 from plateflow.chain import STAGES
 from plateflow.state.journal import outcomes
-from plateflow.state.lease import Owner, read_owner
-
-# The profile as it is shipped, but for the site's names and the waiting times.
-OPTIONS = [
-    "--workflow-profile", str(REPOSITORY / "profiles" / "slurm"), "--latency-wait", "10",
-    "--default-resources", "slurm_partition=cpu", "slurm_account=lab", "mem_mb=600",
-    "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
-]  # fmt: skip
-SITE = ["infer:slurm_partition=gpu", "infer:gres='gpu:1'", "infer:gpu=0"]  # what `--set-resources` takes the place of
-CLI = "from plateflow.cli import app; app()"
-PATIENCE = 900.0  # s, until a wait is given up: nothing is claimed by it
-
-
-class Driver:
-    """A driver that runs beside the test; the Pythons of its jobs run `faults/sitecustomize.py`."""
-
-    def __init__(self, project: Project, cluster: Cluster, *arguments: str) -> None:
-        self.project, self.log, self.stops = project, project.folder / "driver.log", project.folder / "stops"
-        self.stops.mkdir(exist_ok=True)
-        self.idle = self.stops / "idle"
-        path = [str(Path(__file__).parent / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = {"PYTHONPATH": os.pathsep.join(path), "PLATEFLOW_TEST_STOPS": str(self.stops)}
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, *OPTIONS, *arguments],
-                cwd=project.folder, env=cluster.environment | variables, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def hold(self, stage: str, job: str, plate: str, outcomes: int = 0) -> Path:
-        """Let a job that is still to come stop itself before it tells its journal of more than so many outcomes."""
-        asked = self.stops / f"{plate}-{stage}-{job}.jsonl"
-        asked.with_suffix(".partial").write_text(str(outcomes))
-        return asked.with_suffix(".partial").rename(asked)
-
-    def held(self, stage: str, job: str, plate: str, asked: Path | None = None) -> Owner:
-        """Wait until a job has stopped itself, as was asked for with `hold` or is now; it holds its lease."""
-        stop = asked or self.hold(stage, job, plate)
-        self.until(lambda: not stop.exists())
-        owner = read_owner(self.project.path(plate).lease(stage, job))
-        assert owner is not None
-        self.until(lambda: process_state(owner.pid) == "T")
-        return owner
-
-    def until(self, done: Callable[[], bool]) -> None:
-        """Wait for something while the driver runs."""
-        end = time.monotonic() + PATIENCE
-        while not done():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.01)
-
-    def end(self, status: int | None) -> str:
-        """Wait until the driver ends; returns its output."""
-        code = self.process.wait(PATIENCE)
-        output = self.log.read_text()
-        assert status is None or code == status, output
-        return output
+from plateflow.state.lease import read_owner
 
 
 @dataclass
@@ -155,21 +99,62 @@ def first_run(project: Project, cluster: Cluster, watched: Path) -> tuple[str, d
     return output, done
 
 
+@dataclass
+class Mending:
+    """The second run.
+
+    Attributes:
+        driver: in a job, whose node has died while a job of its run was in work.
+        node: on which it was.
+        notebook: another job of the user in the same folder.
+    """
+
+    driver: DriverInAJob
+    node: str
+    notebook: str
+
+
 @pytest.fixture(scope="module")
-def mending(screen: Screen, cluster: Cluster) -> Driver:
-    """The second run begins, once the broken plate is mended; meanwhile other tests can go on."""
+def mending(screen: Screen, cluster: Cluster) -> Mending:
+    """The second run begins, once the broken plate is mended; meanwhile other tests can go on.
+
+    Its driver is a job, and dies with its node. SLURM takes half a minute to notice, and as long as it is told to until
+    it starts the driver again; that one clears up by `plateflow retry --cancel`, in a folder that has another job.
+    """
     screen.index.write_text(screen.whole)
-    return Driver(screen.project, cluster)
+    notebook = ["sbatch", "--parsable", "--account=lab", "--mem=20", "--job-name=notebook", "--wrap=sleep 3000"]
+    number = subprocess.run(notebook, cwd=screen.project.folder, capture_output=True, text=True, check=True).stdout
+    driver = DriverInAJob(screen.project, cluster)
+    driver.held("ingest", "plate", "broken")
+    driver.idle.touch()
+    node = squeue("-j", driver.job, "-o", "%N")
+    refused = screen.project.plateflow("retry", "--cancel", status=1)
+    assert "a driver runs" in refused
+    assert re.search(rf"process \d+ on {node}, SLURM job {driver.job}, alive \d+ s ago", refused)
+    assert driver.state() == "RUNNING", "nothing was cancelled"
+    cluster.kill_node(node)
+    return Mending(driver, node, number.strip())
 
 
 Results = tuple[dict[str, dict[str, bytes]], dict[str, dict]]
 
 
 @pytest.fixture(scope="module")
-def mended(screen: Screen, mending: Driver) -> Results:
+def mended(screen: Screen, mending: Mending, cluster: Cluster) -> Results:
     """The second run is over: the results and the sequences of all plates."""
-    mending.end(0)
-    project = screen.project
+    driver, project = mending.driver, screen.project
+    driver.until(lambda: driver.state() == "PENDING")
+    cluster.start_node(mending.node)
+    cluster.run("scontrol", "update", f"jobid={driver.job}", "starttime=now")  # it would be put off for two minutes
+    driver.until(lambda: "Cancelling them." in driver.log.read_text())
+    driver.until(lambda: "Cleared the lock" in driver.log.read_text())
+    driver.idle.unlink()
+    end = time.monotonic() + PATIENCE
+    while not driver.ended():
+        assert time.monotonic() < end, driver.log.read_text()
+        time.sleep(0.5)
+    assert squeue("-j", mending.notebook, "-o", "%T") == "RUNNING"
+    cluster.run("scancel", mending.notebook)
     return {p: project.results(p) for p in PLATES}, {p: project.sequences(p) for p in PLATES}
 
 
@@ -219,7 +204,7 @@ def test_a_cancelled_job_and_a_vanished_node_are_noticed(screen: Screen, cluster
     assert [state for state, _ in jobs(cluster, "features", "whole")] == ["NODE_FAIL", "COMPLETED"]
 
 
-def test_the_results_are_those_of_the_local_profile(screen: Screen, mending: Driver, tmp_path: Path) -> None:
+def test_the_results_are_those_of_the_local_profile(screen: Screen, mending: Mending, tmp_path: Path) -> None:
     """Byte for byte, but for the paths and times of raw files, which the manifest holds; of all plates the labels."""
     local = make_project(tmp_path, plate="whole")
     local.snakemake("--cores", "2")
@@ -261,6 +246,16 @@ def test_the_cluster_is_tried_before_a_run(screen: Screen, cluster: Cluster, tmp
     assert "night" in output
     assert "SLURM refuses the job" in output
     assert not list((project.folder / "results").glob(".check*"))
+
+
+def test_a_driver_in_a_job_is_started_again_and_clears_up(mended: Results, mending: Mending) -> None:
+    """Its own number holds it up no more than another's job does; it cancels the one job of its former run."""
+    log = mending.driver.log.read_text()
+    assert mending.driver.state() == "COMPLETED", log
+    assert re.findall(r"^start (\d)", log, re.MULTILINE) == ["0", "1"]
+    assert f"left alone: SLURM jobs {mending.notebook} (notebook, running)" in log
+    assert re.search(r"SLURM still has 1 jobs of it: \d+ \(ingest broken", log)
+    assert "cleared the lease of snakemake-driver: process" in log
 
 
 def test_a_rerun_does_the_mended_plate_alone(screen: Screen, mended: Results) -> None:
@@ -419,11 +414,6 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
         assert project.sequences(plate) == expected
         assert not list((project.path(plate).root / "leases").glob("[!.]*"))
     assert not list((project.folder / ".snakemake" / "locks").glob("*"))
-
-
-def process_state(pid: int) -> str:
-    """The letter of /proc: R runs, T stopped, and so on."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def mount(*arguments: object) -> None:
