@@ -29,14 +29,16 @@ PATIENCE = 900.0  # s, until a wait is given up: nothing is claimed by it
 class Driver:
     """A driver that runs beside the test; the Pythons of its jobs run `faults/sitecustomize.py`."""
 
-    def __init__(self, project: Project, cluster: Cluster, *arguments: str) -> None:
-        self.project, self.log, self.stops = project, project.folder / "driver.log", project.folder / "stops"
+    options = OPTIONS
+
+    def __init__(self, project: Project, cluster: Cluster, *arguments: str, log: str = "driver.log") -> None:
+        self.project, self.log, self.stops = project, project.folder / log, project.folder / "stops"
         self.stops.mkdir(exist_ok=True)
         self.idle = self.stops / "idle"
         path = [str(Path(__file__).parent / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {"PYTHONPATH": os.pathsep.join(path), "PLATEFLOW_TEST_STOPS": str(self.stops)}
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-        self.start([*command, *OPTIONS, *arguments], cluster.environment | variables)
+        self.start([*command, *self.options, *arguments], cluster.environment | variables)
 
     def start(self, command: list[str], environment: dict[str, str]) -> None:
         with self.log.open("w") as log:

@@ -1,4 +1,4 @@
-"""A throw-away SLURM on this machine: munge, accounting, a controller, four nodes of which two have fake GPUs.
+"""A throw-away SLURM on this machine: munge, accounting, a controller, five nodes of which three have fake GPUs.
 
 Runs as root on Debian's packages, without systemd and cgroups, on the loopback alone. A fake GPU is a character device:
 SLURM deals it out and sets CUDA_VISIBLE_DEVICES as for a real one. Everything lies in one folder, beside a link in
@@ -19,8 +19,9 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "slurmdbd", "mariadb-server")
-NODES = {"c1": 17001, "c2": 17002, "g1": 17003, "g2": 17004}
-GPUS = {"g1": 1, "g2": 2}
+NODES = {"c1": 17001, "c2": 17002, "g1": 17003, "g2": 17004, "s1": 17005}
+GPUS = {"g1": ["fake"], "g2": ["fake", "fake"], "s1": ["1g.5gb"]}
+"""The types of the nodes' GPUs; that of s1 is named as a part of a GPU (MIG) is."""
 SITE = Path("/etc/slurm")
 NAME = "throwaway"
 PREFIX = "pf-slurm-"
@@ -62,6 +63,8 @@ GresTypes=gpu
 SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmctldTimeout=30
 SlurmdTimeout=20
 KillWait=3
@@ -70,6 +73,8 @@ PropagateResourceLimits=NONE
 {nodes}
 PartitionName=cpu Nodes=c1,c2 Default=YES MaxTime=UNLIMITED DefaultTime=5 DefMemPerCPU=500 State=UP
 PartitionName=gpu Nodes=g1,g2 MaxTime=UNLIMITED DefaultTime=5 DefMemPerCPU=500 State=UP
+PartitionName=spare Nodes=s1 MaxTime=60 DefaultTime=5 DefMemPerCPU=500 State=UP PriorityTier=1
+PartitionName=urgent Nodes=s1 MaxTime=UNLIMITED DefaultTime=5 DefMemPerCPU=500 State=UP PriorityTier=9 PreemptMode=OFF
 """
 DBD_CONF = """\
 AuthType=auth/munge
@@ -191,16 +196,17 @@ class Cluster:
         host, count = socket.gethostname().partition(".")[0], 0
         nodes, gpus = [], ["AutoDetect=off"]
         for node, port in NODES.items():
-            gres = f" Gres=gpu:fake:{GPUS[node]}" if node in GPUS else ""
+            types = GPUS.get(node, [])
+            gres = f" Gres=gpu:{types[0]}:{len(types)}" if types else ""
             nodes.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 Sockets=1 CoresPerSocket=8 "
                 f"ThreadsPerCore=1 RealMemory=8000{gres}"
             )
-            for _ in range(GPUS.get(node, 0)):
+            for name in types:
                 device = self.lab / "dev" / f"nvidia{count}"
                 if not device.exists():
                     os.mknod(device, 0o666 | 0o020000, os.makedev(1, 3))
-                gpus.append(f"NodeName={node} Name=gpu Type=fake File={device}")
+                gpus.append(f"NodeName={node} Name=gpu Type={name} File={device}")
                 count += 1
         values = {"name": NAME, "lab": self.lab, "host": host, "nodes": "\n".join(nodes)}
         (self.lab / "slurm.conf").write_text(SLURM_CONF.format_map(values))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -112,7 +112,10 @@ TRAINED_DIAMETER = 24.0
 def search_path(first: Path | None = None) -> list[Path]:
     """Folders that are searched for weights, in order; `first` is the value of `--weights-dir`."""
     named = [os.environ.get(name) for name in ("PLATEFLOW_WEIGHTS", "CELLPOSE_LOCAL_MODELS_PATH")]
-    folders = [first, *(Path(folder) for folder in named if folder), Path.home() / ".cellpose" / "models"]
+    own = []
+    with suppress(RuntimeError):  # nobody's home, as of a number without a name in a job without HOME
+        own = [Path.home() / ".cellpose" / "models"]
+    folders = [first, *(Path(folder) for folder in named if folder), *own]
     return [folder for folder in folders if folder]
 
 

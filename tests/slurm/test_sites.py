@@ -1,0 +1,103 @@
+"""What docs/sites.md says of sites, tried: one plate as far as `infer`, with a driver as cron starts it.
+
+Its profile is the shipped one, edited as that page says: GPUs by `--gpus`, and CPU jobs where others may take the node
+away. Its home isn't there, and it has a TMPDIR of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from drivers import CLI, Driver, squeue
+from slurm_cluster import Cluster
+from workflow_project import REPOSITORY, Project, make_project
+
+
+class DriverOfCron(Driver):
+    """A driver with the few variables that cron gives, in a folder whose profile is the site's own."""
+
+    options = ("--workflow-profile", "site-profile")
+
+    def start(self, command: list[str], environment: dict[str, str]) -> None:
+        kept = {name: environment[name] for name in ("PYTHONPATH", "PLATEFLOW_TEST_STOPS") if name in environment}
+        home = {"HOME": "/nonexistent", "LOGNAME": "root", "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
+        python = f"PATH={Path(sys.executable).parent}:$PATH"
+        line = f"cd {shlex.quote(str(self.project.folder))} && {python} sh run.sh"
+        (self.project.folder / "run.sh").write_text(
+            f"export TMPDIR={self.project.folder / 'tmp'} NUMBA_CACHE_DIR={self.project.folder / 'numba'}\n"
+            f"{shlex.join([sys.executable, '-c', CLI, 'retry'])} && {shlex.join(command)}\n"
+        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(["/bin/sh", "-c", line], cwd="/", env=home | kept, stdout=log, stderr=log)
+
+
+def edited(profile: Path) -> None:
+    """The shipped profile with its first block edited."""
+    profile.mkdir()
+    content = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.v8+.yaml").read_text())
+    content["default-resources"] = ["slurm_partition=spare", "slurm_account=lab", "mem_mb=600"]
+    content["set-resources"] = {"infer": {"slurm_partition": "gpu", "gpu": 1}, "normalise": {"slurm_partition": "cpu"}}
+    content |= {"latency-wait": 10, "slurm-init-seconds-before-status-checks": 1, "seconds-between-status-checks": 1}
+    (profile / "config.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """The run is over: the project and what its driver said. The node is taken away from its job of `tile` once."""
+    folder = tmp_path_factory.mktemp("site") / "project"
+    (folder / "tmp").mkdir(parents=True)
+    project = make_project(folder, plate="site")
+    project.configure(lambda keys: keys.update(parts={"cpu": 1, "gpu": 1}, device="cpu"))
+    edited(folder / "site-profile")
+    driver = DriverOfCron(project, cluster, "--until", "infer")
+    owner = driver.held("tile", "0", "site")
+    driver.idle.touch()
+    urgent = ["sbatch", "--parsable", "--account=lab", "--partition=urgent", "--exclusive", "--wrap=sleep 1"]
+    cluster.run(*urgent)
+    driver.until(lambda: squeue("-j", owner.slurm_job, "-t", "all", "-o", "%T") != "RUNNING")
+    driver.idle.unlink()
+    return project, driver.end(0)
+
+
+def test_a_job_whose_node_is_taken_away_is_tried_again(site: tuple[Project, str], cluster: Cluster) -> None:
+    rows = cluster.accounting("State", "Partition", "ReqTRES", "Comment")
+    mine = [row for row in rows if row["Comment"].startswith("rule_") and "_site_" in row["Comment"] + "_"]
+    tiles = [row["State"] for row in mine if row["Comment"].startswith("rule_tile")]
+    assert tiles == ["PREEMPTED", "COMPLETED"]
+    assert {row["Partition"] for row in mine if row["Comment"].startswith(("rule_tile", "rule_ingest"))} == {"spare"}
+
+
+def test_gpus_can_be_asked_for_without_gres(site: tuple[Project, str], cluster: Cluster) -> None:
+    rows = cluster.accounting("State", "Partition", "ReqTRES", "Comment")
+    infer = [row for row in rows if row["Comment"].startswith("rule_infer_wildcards_site")]
+    assert [(row["State"], row["Partition"], "gres/gpu=1" in row["ReqTRES"]) for row in infer] == [
+        ("COMPLETED", "gpu", True)
+    ]
+
+
+def test_cron_and_its_jobs_need_no_home(site: tuple[Project, str]) -> None:
+    """Nor is anything written outside of the project; a temporary folder that jobs use is empty afterwards."""
+    project, said = site
+    assert "Traceback" not in said
+    assert not Path("/nonexistent").exists()
+    assert not [*(project.folder / "tmp").iterdir()]
+
+
+def test_a_second_start_by_cron_leaves_a_run_alone(site: tuple[Project, str], cluster: Cluster) -> None:
+    """It is refused by `retry`, so that snakemake isn't even started."""
+    project, _ = site
+    project.plateflow("retry", "site", "--stage", "tile")
+    driver = DriverOfCron(project, cluster, "--until", "tile")
+    owner = driver.held("tile", "0", "site")
+    said = DriverOfCron(project, cluster, "--until", "tile", log="second.log").end(1)
+    assert "a driver runs" in said
+    assert "Building DAG" not in said
+    os.kill(owner.pid, signal.SIGCONT)
+    driver.end(0)
