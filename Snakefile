@@ -4,6 +4,7 @@ import atexit
 import sys
 
 from plateflow.asked import Asked
+from plateflow.switches import Switches
 from plateflow.workflow import Workflow
 
 # A job of a run on a cluster takes all from that run: files that were edited since are for the next one.
@@ -15,11 +16,9 @@ if asked is None and not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
-dag = workflow.dag_settings  # none for --lint
-WORKFLOW = Workflow(
-    asked or config,
-    forced=bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun)),
-)
+SWITCHES = Switches(workflow)
+WORKFLOW = Workflow(asked or config, forced=SWITCHES.forced)
+SWITCHES.receipts, SWITCHES.journals = WORKFLOW.targets, WORKFLOW.journals
 if workflow.is_main_process:
     WORKFLOW.announce()
 
@@ -61,12 +60,15 @@ include: "rules/report.smk"
 
 onstart:
     WORKFLOW.begin(workflow.scheduler._executor)
+    SWITCHES.begin()
     for notice in WORKFLOW.licence_notices():
         print(notice, file=sys.stderr)
 
 
 onsuccess:
     atexit.unregister(WORKFLOW.last_words)
+    if workflow.touch and SWITCHES.to_do():
+        sys.exit(4)
     left_out = WORKFLOW.left_out()
     if left_out:
         print(

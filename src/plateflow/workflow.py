@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,10 +47,10 @@ class Workflow:
 
     Args:
         asked: the configuration as Snakemake read it, or what a run has written down of it.
-        forced: whether jobs may run that are done.
+        forced: whether jobs may run that are done; asked once Snakemake knows its own settings.
     """
 
-    def __init__(self, asked: Mapping[str, Any] | Asked, *, forced: bool = False) -> None:
+    def __init__(self, asked: Mapping[str, Any] | Asked, *, forced: Callable[[], bool] = lambda: False) -> None:
         self._forced = forced
         self.asked = asked if isinstance(asked, Asked) else Asked.of(Project.load(asked))
         self.project = self.asked.project
@@ -77,6 +77,10 @@ class Workflow:
             for job in stage.jobs(self.config)
         ]
         return [*receipts, self.screen("receipt", self.asked.screen)]
+
+    def journals(self) -> list[Path]:
+        """The journals of all plates."""
+        return [path for plate in self.plates.values() for stage in STAGES for path in plate.paths.journals(stage)]
 
     def inputs(self, stage: str, wildcards: Any) -> list[Any]:
         """The receipts that a job waits for.
@@ -107,7 +111,7 @@ class Workflow:
         from snakemake.io import ancient
 
         receipt = plate.receipt(stage, job)
-        return ancient(receipt) if plate.stands(stage, job) and not self._forced else receipt
+        return ancient(receipt) if plate.stands(stage, job) and not self._forced() else receipt
 
     def announce(self) -> None:
         """Let the jobs that this process starts notice when it dies, and say where another driver has these results.
@@ -136,9 +140,11 @@ class Workflow:
         screen = self.project.screen
         lease = Lease(screen.lease(*DRIVER_LEASE), holder="snakemake on these results", patient=False)
         file, stack = screen.asked(run), ExitStack()
+        leave = partial(os.chdir, Path.cwd())  # Snakemake leaves --directory before the process ends
         try:
             stack.enter_context(lease)
             stack.callback(remove, file)
+            stack.callback(leave)
             atexit.register(stack.close)
             forget_runs(screen, slurm.jobs())
             self.asked.save(file)
@@ -148,6 +154,7 @@ class Workflow:
             _fail(f"can't write: {error.strerror}\n  where: {error.filename or screen.root}")
         os.environ[VARIABLE] = str(file.absolute())
         atexit.register(self.last_words)
+        atexit.register(leave)
 
     def resources(self, stage: str) -> dict[str, Callable[..., int]]:
         """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""
