@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from workflow_project import Project
 
-from plateflow.state.lease import DRIVER, Lease
+from plateflow.state.lease import DRIVER_LEASE, Lease
 
 AGAIN = "`plateflow retry PLATE --stage STAGE`, then `snakemake`"
 FORCED = f"jobs look at their work again, and compute only what isn't done as it is asked. {AGAIN}"
@@ -179,7 +179,7 @@ def test_switches_that_change_how_jobs_run_change_no_result(project):
 def test_nolock_lets_no_second_run_in(project):
     plate_map(project)
     before = state(project)
-    with Lease(project.path("screen").lease(*DRIVER), holder="a run", patient=False):
+    with Lease(project.path("screen").lease(*DRIVER_LEASE), holder="a run", patient=False):
         output = project.snakemake("--nolock", status=1)
     assert "snakemake on these results is already running" in output
     assert state(project) == before
