@@ -1,6 +1,7 @@
-"""`plateflow check --cluster`: one small job for each partition of the SLURM profile tries what a run will need.
+"""`plateflow check --cluster`: what the run will submit is tried, by SLURM's word and by a small job for each place.
 
-Such a job runs this module on its node, and writes what it found.
+A place is a set of options of `sbatch` that some stages share; memory, time and cores aside. Its job runs this module
+on its node, and writes what it found.
 """
 
 from __future__ import annotations
@@ -14,98 +15,170 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from plateflow.chain import STAGES
+from plateflow.cli.submission import RuleJob, Trial, read_submission, slurm_profile
 from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import write_json
 from plateflow.plates.check_index import Problem
 from plateflow.project import Project
-from plateflow.state.slurm import cancel, is_queued
+from plateflow.state.slurm import ENDED
 
-OPTIONS = {"slurm_partition": "--partition", "slurm_account": "--account", "gres": "--gres"}
 WAIT_S = 300.0
 ROOM_BYTES = 10**9
+EDIT = "edit the first block of the profile"
+ASK_LESS = "under set-resources of the profile give it another slurm_partition, or less; more `parts` make jobs shorter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A small job that tries a place.
+
+    Attributes:
+        place: the options, and the stages that go there.
+        number: of the job.
+        cluster: options for SLURM's commands where the job is another cluster's.
+        out: the file that it writes; its log lies beside it.
+    """
+
+    place: str
+    number: str
+    cluster: tuple[str, ...]
+    out: Path
 
 
 def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Problem]:
-    """Submit the jobs, wait for them, and say what would go wrong.
+    """Ask SLURM whether it takes the largest jobs, submit small ones, wait for them, and say what would go wrong.
 
     Raises:
-        PlateflowError: there is no such profile, or no SLURM.
+        PlateflowError: there is no such profile, it isn't for SLURM, Snakemake can't use it, or there is no SLURM.
     """
-    file = profile / "config.v8+.yaml"
-    if not file.is_file():
-        raise PlateflowError("there is no such profile", where=str(file), remedy="name its folder with --profile")
+    file = slurm_profile(profile)
     if shutil.which("sbatch") is None:
         raise PlateflowError("there is no SLURM here", why="`sbatch` isn't found", remedy="run it on a login node")
-    settings = yaml.safe_load(file.read_text())
-    latency = float(settings.get("latency-wait", 5))
     folder = Path(project.config.results)
     folder.mkdir(parents=True, exist_ok=True)
     problems: list[Problem] = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".check-cluster-") as shared:
-        waiting = {}
-        for number, (options, stages) in enumerate(sites_of(settings).items()):
-            where = f"{' '.join(options) or 'the default partition'} ({', '.join(stages)})"
+    with _as_a_driver(), tempfile.TemporaryDirectory(dir=folder, prefix=".check-cluster-") as shared:
+        submission = read_submission(file, configfile, list(project.plates))
+        problems += _alike([(job, f"Snakemake's plugin refuses it: {why}") for job, why in submission.refused])
+        places: dict[str, list[Trial]] = {}
+        for trial in submission.trials:
+            places.setdefault(trial.place, []).append(trial)
+        probes = []
+        for number, (place, trials) in enumerate(places.items()):
             out = Path(shared).resolve() / f"{number}.json"
-            kind = "gpu" if "infer" in stages else "cpu"
-            command = [sys.executable, "-m", "plateflow.cli.cluster", str(configfile.resolve()), str(out), kind]
-            done = subprocess.run(
-                ["sbatch", "--parsable", "--time=10", "--mem=2000", f"--output={out.with_suffix('.log')}",
-                 "--job-name=plateflow-check", *options, f"--wrap={shlex.join(command)}"],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            stages = dict.fromkeys(trial.job.name for trial in trials)
+            where = f"{place or 'the default partition'} ({', '.join(stages)})"
+            # The one with the GPU, or with the most memory: what the others may have too little for, it can try.
+            chosen = max(trials, key=lambda trial: (trial.job.name == "infer", trial.job.memory_mb))
+            command = [sys.executable, "-m", "plateflow.cli.cluster", configfile.resolve(), out]
+            script = shlex.join([*map(str, command), "gpu" if "infer" in stages else "cpu"])
+            done = _sbatch(f"{chosen.small} --output={shlex.quote(str(out.with_suffix('.log')))}", script)
             if done.returncode:
-                problems.append(_problem(where, f"SLURM refuses the job: {done.stderr.strip()}"))
-            else:
-                waiting[done.stdout.strip().partition(";")[0]] = (where, out)
-        for job, (where, out) in waiting.items():
-            problems += [_problem(where, what) for what in _wait(job, out, latency)]
+                problems.append(_problem(where, f"SLURM refuses the job: {_words(done.stderr)}"))
+                continue
+            job, _, cluster = done.stdout.strip().partition(";")
+            probes.append(Probe(place=where, number=job, cluster=("-M", cluster) if cluster else (), out=out))
+            problems += _alike([(trial.job, why) for trial in trials if (why := _refusal(trial))], ASK_LESS)
+        for probe in probes:
+            problems += [_problem(probe.place, what) for what in _wait(probe, submission.latency_wait)]
     return problems
 
 
-def sites_of(settings: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
-    """The options of `sbatch` that a profile gives, and the stages that are sent there."""
-    common, own = settings.get("default-resources") or {}, settings.get("set-resources") or {}
-    sites: dict[tuple[str, ...], list[str]] = {}
-    for stage in STAGES:
-        resources = {**common, **own.get(stage, {})}
-        options = [f"{OPTIONS[key]}={str(value).strip(chr(39))}" for key, value in resources.items() if key in OPTIONS]
-        extra = shlex.split(str(resources.get("slurm_extra", "")).strip("'"))
-        sites.setdefault((*sorted(options), *extra), []).append(stage)
-    return sites
+@contextmanager
+def _as_a_driver() -> Iterator[None]:
+    """The environment from which the plugin submits; what the Snakefile announces in it ends with the check."""
+    before = dict(os.environ)
+    if "SLURM_JOB_ID" in before:  # then the plugin takes all of SLURM's variables out
+        for name in [name for name in before if name.startswith("SLURM_")]:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
-def _wait(job: str, out: Path, latency: float) -> list[str]:
+def _sbatch(call: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Call sbatch through a shell, as the plugin does: `slurm_extra` holds words for it."""
+    words = f"{call} --wrap={shlex.quote(script)}"
+    return subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
+
+
+def _refusal(trial: Trial) -> str:
+    """Why SLURM won't ever run a job; empty if it would."""
+    done = _sbatch(f"{trial.call} --test-only", "true")
+    if not done.returncode:
+        return ""
+    memory, minutes = trial.job.memory_mb, trial.job.resources.get("runtime")
+    asked = [f"{memory:,} MB"] * bool(memory) + [f"{minutes} min"] * bool(minutes) + [f"{trial.job.threads} cores"]
+    return f"SLURM refuses {', '.join(asked)} with {trial.place or 'no options'}: {_words(done.stderr)}"
+
+
+def _alike(refusals: list[tuple[RuleJob, str]], remedy: str = EDIT) -> list[Problem]:
+    """A problem for each reason, which names the stages and plates."""
+    jobs: dict[str, list[RuleJob]] = {}
+    for job, why in refusals:
+        jobs.setdefault(why, []).append(job)
+    problems = []
+    for why, alike in jobs.items():
+        stages = ", ".join(dict.fromkeys(job.name for job in alike))
+        plates = list(dict.fromkeys(plate for job in alike for plate in job.plates))
+        of_plates = f" of {', '.join(plates[:3])}" if plates else ""
+        more = f" and {len(plates) - 3} more" if len(plates) > 3 else ""
+        problems.append(_problem(f"{stages}{of_plates}{more}", why, remedy))
+    return problems
+
+
+def _words(said: str) -> str:
+    """What SLURM said, in a line."""
+    return "; ".join(line.removeprefix("sbatch: error: ") for line in said.strip().splitlines())
+
+
+def _state(probe: Probe) -> tuple[str, str] | None:
+    """State of a job and why it waits; empty when the queue has forgotten it, None when the queue doesn't answer."""
+    command = ["squeue", *probe.cluster, "-h", "-t", "all", "-j", probe.number, "-o", "%T|%r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return None
+    state, _, reason = done.stdout.strip().rpartition("\n")[2].partition("|")
+    return state, reason
+
+
+def _wait(probe: Probe, latency: float) -> list[str]:
     """Wait until a job has ended, then for its file; what went wrong."""
     end = time.monotonic() + WAIT_S
-    while is_queued(job) is not False:
+    while (seen := _state(probe)) is None or (seen[0] and seen[0] not in ENDED):
         if time.monotonic() > end:
-            cancel([job])
-            return [f"the job didn't run within {WAIT_S / 60:.0f} minutes (it is cancelled): is the partition busy?"]
+            subprocess.run(["scancel", *probe.cluster, probe.number], check=False, timeout=60)
+            last = f"{seen[0]}, {seen[1]}" if seen else "the queue doesn't answer"
+            return [f"the job didn't end within {WAIT_S / 60:.0f} minutes and is cancelled ({last})"]
         time.sleep(1)
+    state, log = seen[0] or "ENDED", probe.out.with_suffix(".log")
     end = time.monotonic() + latency
-    while not out.is_file():
+    while not probe.out.is_file():
+        words = log.read_text(errors="replace").strip().splitlines()[-3:] if log.is_file() else []
+        if words and state != "COMPLETED":
+            return [f"the job failed ({state}): {' / '.join(words)}"]
         if time.monotonic() > end:
-            log = out.with_suffix(".log")
-            words = log.read_text(errors="replace").strip().splitlines()[-3:] if log.is_file() else []
             return [
-                f"the job's file didn't appear within latency-wait ({latency:g} s): {' / '.join(words) or 'no log'}"
+                f"the job's file didn't appear within latency-wait ({latency:g} s), nor anything in its log ({state}): "
+                f"does the node see {probe.out.parents[1]}?"
             ]
         time.sleep(0.2)
-    report = json.loads(out.read_text())
+    report = json.loads(probe.out.read_text())
     return [f"node {report['host']}: {what}" for what in report["wrong"]]
 
 
-def _problem(where: str, what: str) -> Problem:
-    return Problem(
-        severity="error", plate=f"SLURM, {where}", what=what, remedy="fix it, or edit the profile's site block"
-    )
+def _problem(where: str, what: str, remedy: str = EDIT) -> Problem:
+    return Problem(severity="error", plate=f"SLURM, {where}", what=what, remedy=remedy)
 
 
 def probe(configfile: Path, *, gpu: bool) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
 from plateflow.errors import PlateflowError
 from plateflow.estimate import estimates_of, refine
@@ -63,16 +65,12 @@ def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[
     Raises:
         PlateflowError: there is no such profile.
     """
-    import yaml
-
-    settings: dict[str, Any] = {"jobs": os.cpu_count() or 1, "resources": {"gpu": 1}}
-    if profile is not None:
-        files = sorted(profile.glob("config*.yaml"))
-        if not files:
-            raise PlateflowError("there is no profile", where=str(profile), remedy="name a folder with config.yaml")
-        settings = yaml.safe_load(files[-1].read_text())
-    n_jobs = jobs or settings.get("jobs") or os.cpu_count() or 1
-    n_gpus = gpus or (settings.get("resources") or {}).get("gpu") or n_jobs
+    settings: dict[str, Any] = {"resources": "gpu=1"} if profile is None else read_profile(profile_file(profile))
+    given = settings.get("resources", [])
+    resources = dict(text.split("=", 1) for text in ([given] if isinstance(given, str) else given))
+    at_once = settings.get("jobs") or os.cpu_count() or 1
+    n_jobs = jobs or (sys.maxsize if at_once == "unlimited" else int(at_once))
+    n_gpus = gpus or resources.get("gpu") or n_jobs
     return {
         "jobs": int(n_jobs),
         "gpus": int(n_gpus),
