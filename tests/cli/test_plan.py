@@ -76,6 +76,15 @@ def test_the_limits_are_those_of_the_profile_or_given() -> None:
         limits(REPOSITORY / "profiles" / "none", jobs=None, gpus=None)
 
 
+@pytest.mark.parametrize("resources", ["{gpu: 3}", "[gpu=3]", "gpu=3"])
+def test_a_profile_is_read_as_snakemake_does(tmp_path: Path, resources: str) -> None:
+    """The newest version that it may take, and numbers in any form."""
+    (tmp_path / "config.yaml").write_text("jobs: 1")
+    (tmp_path / "config.v9+.yaml").write_text(f"jobs: '40'\nresources: {resources}\n")
+    (tmp_path / "config.v10+.yaml").write_text("jobs: 99")
+    assert limits(tmp_path, jobs=None, gpus=None) == {"jobs": 40, "gpus": 3, "start_s": 4}
+
+
 def test_a_sheet_without_sizes_is_told(project: Path) -> None:
     Path("config/plates.tsv").write_text("plate\tpath\np\traw\n")
     with pytest.raises(PlateflowError, match="how large"):

@@ -221,7 +221,7 @@ def test_the_results_are_those_of_the_local_profile(screen: Screen, mending: Men
 
 
 def test_the_cluster_is_tried_before_a_run(screen: Screen, cluster: Cluster, tmp_path: Path) -> None:
-    """A GPU that torch doesn't see (here: a fake one), a partition that isn't there; and nothing wrong."""
+    """Nothing wrong; then a GPU that torch doesn't see (here: a fake one), and what SLURM or the plugin refuses."""
     project, profile = screen.project, tmp_path / "profile"
     shutil.copytree(REPOSITORY / "profiles" / "slurm", profile)
 
@@ -238,13 +238,26 @@ def test_the_cluster_is_tried_before_a_run(screen: Screen, cluster: Cluster, tmp
 
     status, output = check("cpu")
     assert (status, output.strip()) == (0, "No problem found.")
-    text = (profile / "config.v8+.yaml").read_text()
-    (profile / "config.v8+.yaml").write_text(text.replace("slurm_partition: cpu", "slurm_partition: night"))
+    settings = yaml.safe_load((profile / "config.v8+.yaml").read_text())
+    settings["default-resources"] = ["slurm_partition=night"]
+    there = {"slurm_partition": "cpu"}
+    settings["set-resources"] |= {
+        "tile": there | {"mem_mb": 9000},
+        "follow": there | {"constraint": "scratch"},
+        "stitch": there | {"gres": "'gpu:1,ssd:1'"},
+        "report": there | {"clusters": "throwaway"},
+    }
+    (profile / "config.v8+.yaml").unlink()
+    (profile / "config.yaml").write_text(yaml.safe_dump(settings))
     status, output = check("cuda")
     assert status == 1
     assert re.search(r"sees no GPU \(CUDA_VISIBLE_DEVICES is '[01]'\)", output)
-    assert "night" in output
-    assert "SLURM refuses the job" in output
+    refused = "SLURM refuses the job: "
+    assert re.search(rf"-p night .*\(ingest, normalise, features, aggregate\b.*\): {refused}", output)
+    assert re.search(r"tile of .*: SLURM refuses 9,000 MB, .*: Requested node configuration is not available", output)
+    assert re.search(rf"-C scratch .*\(follow\): {refused}.*Invalid feature specification", output)
+    assert re.search(r"stitch: Snakemake's plugin refuses it: Invalid GRES format: gpu:1,ssd:1", output)
+    assert output.count("error:") == 5
     assert not list((project.folder / "results").glob(".check*"))
 
 

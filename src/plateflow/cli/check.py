@@ -27,7 +27,7 @@ def check(
     deep: Annotated[bool, typer.Option(help="decode every file, not just a sample")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the problems as JSON")] = False,
     cluster: Annotated[bool, typer.Option(help="instead: try with small jobs what a run on SLURM will need")] = False,
-    profile: Annotated[Path, typer.Option(help="with --cluster: the profile whose partitions are tried")] = PROFILE,
+    profile: Annotated[Path, typer.Option(help="with --cluster: the profile that is tried")] = PROFILE,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Examine the raw plates: problems with their remedies, and files that are new or changed since ingest.

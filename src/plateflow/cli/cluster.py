@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from plateflow.cli.submission import RuleJob, Trial, read_submission, slurm_profile
@@ -29,7 +31,7 @@ from plateflow.state.slurm import ENDED
 
 WAIT_S = 300.0
 ROOM_BYTES = 10**9
-EDIT = "edit the first block of the profile"
+EDIT = "fix it, or edit the first block of the profile"
 ASK_LESS = "under set-resources of the profile give it another slurm_partition, or less; more `parts` make jobs shorter"
 
 
@@ -82,8 +84,10 @@ def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Pro
                 problems.append(_problem(where, f"SLURM refuses the job: {_words(done.stderr)}"))
                 continue
             job, _, cluster = done.stdout.strip().partition(";")
-            probes.append(Probe(place=where, number=job, cluster=("-M", cluster) if cluster else (), out=out))
-            problems += _alike([(trial.job, why) for trial in trials if (why := _refusal(trial))], ASK_LESS)
+            probe = Probe(place=where, number=job, cluster=("-M", cluster) if cluster else (), out=out)
+            refusals = [(trial.job, why) for trial in trials if (why := _refusal(trial, probe.cluster))]
+            problems += _alike(refusals, ASK_LESS)
+            probes.append(probe)
         for probe in probes:
             problems += [_problem(probe.place, what) for what in _wait(probe, submission.latency_wait)]
     return problems
@@ -109,14 +113,28 @@ def _sbatch(call: str, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
 
 
-def _refusal(trial: Trial) -> str:
-    """Why SLURM won't ever run a job; empty if it would."""
-    done = _sbatch(f"{trial.call} --test-only", "true")
-    if not done.returncode:
-        return ""
+def _refusal(trial: Trial, cluster: tuple[str, ...]) -> str:
+    """Why a job would never run; empty if it would."""
     memory, minutes = trial.job.memory_mb, trial.job.resources.get("runtime")
     asked = [f"{memory:,} MB"] * bool(memory) + [f"{minutes} min"] * bool(minutes) + [f"{trial.job.threads} cores"]
-    return f"SLURM refuses {', '.join(asked)} with {trial.place or 'no options'}: {_words(done.stderr)}"
+    done = _sbatch(f"{trial.call} --test-only", "true")
+    if done.returncode:
+        return f"SLURM refuses {', '.join(asked)} with {trial.place or 'no options'}: {_words(done.stderr)}"
+    partition = re.search(r"in partition (\S+)", done.stderr)
+    if partition and minutes and (limit := _time_limit(partition[1], cluster)) and minutes > limit:
+        return f"it asks for {minutes} min, and jobs of partition {partition[1]} get {limit}: it would wait for ever"
+    return ""
+
+
+@cache
+def _time_limit(partition: str, cluster: tuple[str, ...]) -> int | None:
+    """Minutes that a job of a partition may ask for. Most sites let longer ones wait instead of refusing them."""
+    from snakemake_executor_plugin_slurm.utils import parse_time_to_minutes
+
+    command = ["scontrol", *cluster, "-o", "show", "partition", partition]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    limit = re.search(r"\bMaxTime=(\S+)", said)
+    return int(parse_time_to_minutes(limit[1])) if limit and limit[1] != "UNLIMITED" else None
 
 
 def _alike(refusals: list[tuple[RuleJob, str]], remedy: str = EDIT) -> list[Problem]:

@@ -32,7 +32,7 @@ def profile_file(profile: Path) -> Path:
     found = get_profile_dir(str(next((place for place in places if place.exists()), profile)))
     if found is None:
         raise PlateflowError(
-            "there is no such profile",
+            "there is no profile",
             where=str(profile),
             why="Snakemake finds no config.yaml, config.v9+.yaml or profile.yaml in it",
             remedy="name its folder with --profile",

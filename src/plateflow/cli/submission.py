@@ -10,6 +10,7 @@ import atexit
 import importlib.util
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,7 @@ class Submission:
 
     Attributes:
         trials: for each rule, and each set of options that its jobs have, the job with the most memory and the longest.
-        refused: jobs that the plugin won't submit, with its reason.
+        refused: jobs that the plugin won't submit, whatever the plate, with its reason.
         latency_wait: seconds until a file of another node must be seen.
     """
 
@@ -144,6 +145,8 @@ def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Subm
                 config_settings=ConfigSettings(config=parse_config(args.config), configfiles=args.configfile),
                 snakefile=args.snakefile,
             )._workflow
+            # The Snakefile runs among that module's names, and shadows this one; a second call needs it.
+            vars(sys.modules[type(workflow).__module__])["Workflow"] = type(workflow)
             workflow.executor_settings, workflow._executor_plugin = settings, plugin
             executor = _executor(workflow)
             jobs = [job for rule in workflow.rules if not workflow.is_local(rule) for job in _jobs(rule, plates)]
@@ -152,7 +155,7 @@ def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Subm
         try:
             trials.append(_trial(executor, job))
         except Exception as error:  # as the plugin itself does when it submits
-            refused.append((job, " ".join(str(error).split())))
+            refused.append((replace(job, plates=()), " ".join(str(error).split())))
     return Submission(trials=trials, refused=refused, latency_wait=args.latency_wait)
 
 
@@ -194,11 +197,10 @@ def _jobs(rule: Any, plates: Iterable[str]) -> Iterator[RuleJob]:
         kind = tuple(item for item in key if item[0] not in SIZES and not re.match("(mem|disk)(_mi?b)?$", item[0]))
         kinds.setdefault(kind, []).append(job)
     for of_kind in kinds.values():
-        largest = max(of_kind, key=lambda job: job.memory_mb)
-        longest = max(of_kind, key=lambda job: _number(job.resources.get("runtime")))
-        yield largest
-        if longest is not largest:
-            yield longest
+        sizes = [(job.memory_mb, _number(job.resources.get("runtime")), job) for job in of_kind]
+        largest = max(sizes, key=lambda size: size[:2])
+        longest = max(sizes, key=lambda size: size[1::-1])
+        yield from (job for *_, job in ([largest] if longest is largest else [largest, longest]))
 
 
 def _trial(executor: Any, job: RuleJob) -> Trial:
