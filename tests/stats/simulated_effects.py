@@ -47,7 +47,9 @@ def effects(
     head["Metadata_Replicates"], head["Metadata_Wells"] = n, "B02"
     head["Metadata_ReferenceVariance"] = 1 / (freedom + 1) if reference else np.inf
     head["Metadata_Freedom"] = freedom
-    sides = pd.DataFrame(np.where(one_side, wells, -wells).astype(np.int16), columns=[f"{name}_Sides" for name in features])
+    sides = pd.DataFrame(
+        np.where(one_side, wells, -wells).astype(np.int16), columns=[f"{name}_Sides" for name in features]
+    )
     return head.join(pd.DataFrame(mean.astype(np.float32), columns=list(features))).join(sides)
 
 

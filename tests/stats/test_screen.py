@@ -17,6 +17,7 @@ from whole_screen import write_whole
 from plateflow.config import Stats
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import Entry, append_outcome
+from plateflow.stats import hits
 from plateflow.stats import screen as screen_tables
 from plateflow.stats.screen import write_screen_tables
 from plateflow.stats.statistics import write_statistics
@@ -65,9 +66,15 @@ def test_a_plate_of_an_earlier_version_is_passed_over(tmp_path: Path) -> None:
     assert not len(write_screen_tables(screen, [paths], fdr=0.05))
 
 
-NAMES = ["101", "NA", "nan", "", "c1", "c2", "c3", "é, \"x\""]
+NAMES = ["101", "NA", "nan", "", "c1", "c2", "c3", 'é, "x"']
 DOSES = [math.nan, 0.0, 1.0, 10.0]
 FEATURES = [f"Cells_F{n}" for n in range(12)]
+
+
+def set_budgets(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    monkeypatch.setattr(screen_tables, "BLOCK", 70 * values)
+    monkeypatch.setattr(screen_tables, "CANDIDATES", values)
+    monkeypatch.setattr(hits, "STEP", values)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,13 +87,18 @@ FEATURES = [f"Cells_F{n}" for n in range(12)]
     values=st.sampled_from([1, 30, 10_000]),
 )
 def test_in_blocks_the_numbers_are_those_of_the_whole_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, plates: int, missing: float, other_features: bool,
-    fdr: float, values: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    plates: int,
+    missing: float,
+    other_features: bool,
+    fdr: float,
+    values: int,
 ) -> None:
     """Plates with other features, without values or a reference, replicates on several plates, names like numbers."""
     rng = np.random.default_rng(seed)
-    for name in ("BLOCK", "CANDIDATES", "CHUNK"):
-        monkeypatch.setattr(screen_tables, name, values)
+    set_budgets(monkeypatch, values)
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     screen, whole = (PlatePaths.of(name, results=folder) for name in ("screen", "whole"))
     pool = [(name, dose) for name in NAMES for dose in DOSES]
@@ -117,8 +129,7 @@ def test_memory_is_that_of_a_block_and_nothing_is_left_when_it_fails(
     """Of each plate's own treatments, the case that holds most, and of shared ones."""
     rng = np.random.default_rng(0)
     features = [f"F{n}" for n in range(400)]
-    for name, values in (("BLOCK", 20_000), ("CANDIDATES", 4_000), ("CHUNK", 4_000)):
-        monkeypatch.setattr(screen_tables, name, values)
+    set_budgets(monkeypatch, 20_000)
     plates = []
     for number in range(48):
         own = 1000 * number if number % 2 else 0

@@ -7,7 +7,7 @@ twice under two names costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,12 @@ NAMED = 3
 """The most features that the reasons of a hit name."""
 SIDES = "_Sides"
 """Suffix of the columns of `effect_table` with the number of replicates, and whether they lie on one side."""
+STEP = 2**17
+"""Values that `pooled` has in work at a time, so that they stay in the processor's cache."""
+CANDIDATE = np.dtype([("treatment", np.int32), ("feature", np.int32), ("p", np.float64), ("z", np.float64)])
+"""A treatment and a feature with a p-value of at most the false discovery rate: no other can have such a q."""
+FOUND = np.dtype([("treatment", np.int32), ("feature", np.int32), ("q", np.float64), ("z", np.float64)])
+"""A treatment and a feature with a q of at most the false discovery rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +65,20 @@ class Effects:
     reference: NDArray[np.float64] | None = None
 
 
-def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def benjamini_hochberg(p: NDArray[np.float64], tests: int | None = None) -> NDArray[np.float64]:
     """Adjusted p-values (q): the expected fraction of false discoveries among all with this q or less is at most q.
 
-    Benjamini & Hochberg, J R Stat Soc B 57 (1995) 289, as implemented in scipy; NaN is ignored.
-    """
-    from scipy.stats import false_discovery_control
+    Benjamini & Hochberg, J R Stat Soc B 57 (1995) 289; NaN is ignored.
 
+    Args:
+        p: the p-values.
+        tests: how many tests there were, where `p` holds the least p-values alone: a q is then right where it is at
+            most the greatest of them.
+    """
     q = np.full(len(p), np.nan)
-    valid = ~np.isnan(p)
-    if valid.any():
-        q[valid] = false_discovery_control(p[valid])
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
+    scaled = p[order] * ((len(order) if tests is None else tests) / np.arange(1, len(order) + 1))
+    q[order] = np.clip(np.minimum.accumulate(scaled[::-1])[::-1], 0, 1)
     return q
 
 
@@ -82,6 +91,12 @@ def simes(p: NDArray[np.float64]) -> NDArray[np.float64]:
     n = np.count_nonzero(~np.isnan(p), axis=1)
     scaled = ordered * n[:, None] / np.arange(1, p.shape[1] + 1)
     return np.fmin.reduce(scaled, axis=1, initial=np.nan)
+
+
+def runs(values: NDArray[Any]) -> Iterator[slice]:
+    """Where the same value, of at least 0, stands in a row."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    return map(slice, starts, np.append(starts, len(values))[1:])
 
 
 def groups_of(wells: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +170,7 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     )
 
 
-def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
+def pooled(rows: pd.DataFrame, z: NDArray[np.float32], sides: NDArray[np.int16], columns: Sequence[str]) -> Effects:
     """The effects of treatments over plates, from the plates' tables of effects: means weighted by replicates.
 
     Each plate's wells are compared with that plate's own reference, so plates need not be alike. The statistic is
@@ -164,37 +179,63 @@ def pooled(tables: pd.DataFrame, columns: Sequence[str]) -> Effects:
     too many hits where plates have few reference wells, as the spread of each plate has an error of its own.
 
     Args:
-        tables: the `effect_table` of each plate, concatenated.
+        rows: of the plates' `effect_table`, those that are pooled, concatenated; without its features.
+        z: their means, rows by features; NaN where a plate has none.
+        sides: the columns SIDES, rows by features; 0 where a plate has none.
         columns: features.
     """
-    from scipy.special import ndtri, stdtr
-
-    groups, keys = _numbered(tables[KEYS])
-    codes = groups.to_numpy()
-    keys["Replicates"] = tables["Metadata_Replicates"].groupby(codes).sum().to_numpy()
-    keys["Plates"] = tables["Metadata_Plate"].groupby(codes).agg(" ".join).to_numpy()
-    z = tables[list(columns)].astype(np.float64)
-    sides = tables[[f"{name}{SIDES}" for name in columns]].set_axis(list(columns), axis=1).fillna(0).astype(np.float64)
-    n = sides.abs()
-    one_side = (z * sides.gt(0)).where(n > 0).groupby(codes)  # 0: a plate's replicates lie on both sides
-    total = n.groupby(codes).sum().to_numpy(np.float64)
-    with np.errstate(all="ignore"):
-        mean = (z * n).groupby(codes).sum().to_numpy() / total
-        error = (1 / n).add(tables["Metadata_ReferenceVariance"], axis=0).pow(0.5)
-        t = (z / error).to_numpy()
-        tail = stdtr(tables["Metadata_Freedom"].to_numpy(np.float64)[:, None], -np.abs(t))
-        score = -np.sign(t) * ndtri(np.maximum(tail, 1e-300))  # the normal values with the p-values of these t
-        weight = (1 / error).where(z.notna())
-        statistic = (weight * score).groupby(codes).sum() / np.sqrt(weight.pow(2).groupby(codes).sum())
+    codes, keys = _numbered(rows[KEYS])
+    order = np.argsort(codes.to_numpy(), kind="stable")
+    starts = np.flatnonzero(np.diff(codes.to_numpy()[order], prepend=-1))
+    ordered = rows.iloc[order]
+    keys["Replicates"] = np.add.reduceat(ordered["Metadata_Replicates"].to_numpy(), starts)
+    plates = np.split(ordered["Metadata_Plate"].to_numpy(object), starts[1:])
+    keys["Plates"] = [" ".join(names) for names in plates]
+    variance, freedom = (
+        ordered[f"Metadata_{name}"].to_numpy(np.float64)[:, None] for name in ("ReferenceVariance", "Freedom")
+    )
+    shape = len(keys), len(columns)
+    total, mean, statistic = (np.empty(shape) for _ in range(3))
+    same_side = np.empty(shape, bool)
+    width = max(1, STEP // len(rows))
+    for step in (slice(start, start + width) for start in range(0, len(columns), width)):
+        total[:, step], mean[:, step], statistic[:, step], same_side[:, step] = _pooled(
+            z[order, step].astype(np.float64), sides[order, step], variance, freedom, starts
+        )
     return Effects(
         keys=keys,
         features=list(columns),
         wells=total,
         mean=mean,
-        statistic=np.asarray(statistic),
-        freedom=np.full(mean.shape, np.inf),
-        same_side=((one_side.min() > 0) | (one_side.max() < 0)).to_numpy(),
+        statistic=statistic,
+        freedom=np.broadcast_to(np.inf, shape),
+        same_side=same_side,
     )
+
+
+def _pooled(z: Any, sides: Any, variance: Any, freedom: Any, starts: Any) -> tuple[Any, Any, Any, Any]:
+    """Number of replicates, mean, statistic and whether all lie on one side, of the groups of rows from `starts` on."""
+    from scipy.special import ndtri, stdtr
+
+    def reduced(ufunc: np.ufunc, values: Any) -> Any:
+        return ufunc.reduceat(values, starts, axis=0) if len(starts) < len(values) else values
+
+    def summed(values: Any) -> Any:
+        return reduced(np.add, np.where(np.isnan(values), 0, values))
+
+    n = np.abs(sides).astype(np.float64)
+    total = summed(n)
+    with np.errstate(all="ignore"):
+        mean = summed(z * n) / total
+        error = np.sqrt(1 / n + variance)
+        t = z / error
+        tail = stdtr(freedom, -np.abs(t))
+        score = -np.sign(t) * ndtri(np.maximum(tail, 1e-300))  # the normal values with the p-values of these t
+        weight = np.where(np.isnan(z), np.nan, 1 / error)
+        statistic = summed(weight * score) / np.sqrt(summed(weight**2))
+    one_side = np.where(n > 0, z * (sides > 0), np.nan)  # 0: a plate's replicates lie on both sides
+    least, most = reduced(np.fmin, one_side), reduced(np.fmax, one_side)
+    return total, mean, statistic, (least > 0) | (most < 0)
 
 
 def effect_table(plate: str, effects: Effects) -> pd.DataFrame:
@@ -224,10 +265,10 @@ def effect_table(plate: str, effects: Effects) -> pd.DataFrame:
 
 def p_values(effects: Effects) -> NDArray[np.float64]:
     """Two-sided p-values of every treatment and feature."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     with np.errstate(all="ignore"):
-        return np.asarray(2 * t.sf(np.abs(effects.statistic), effects.freedom), np.float64)
+        return np.asarray(2 * stdtr(effects.freedom, -np.abs(effects.statistic)), np.float64)
 
 
 def hit_table(effects: Effects, *, fdr: float) -> pd.DataFrame:
@@ -241,51 +282,122 @@ def hit_table(effects: Effects, *, fdr: float) -> pd.DataFrame:
         One row per treatment and dose: Rank, Hit, treatment, dose, Replicates, P, Q, Feature (the lead), Z, RobustZ,
         SSMD in it, SameSide, Features, Reasons, and Wells or Plates where the effects have them.
     """
+    table, candidates, tested = evidence(effects, fdr=fdr)
+    significant = Significant(len(table), fdr=fdr)
+    significant.add(candidates, tested)
+    return ranked(table, significant, effects.features)
+
+
+def evidence(effects: Effects, *, fdr: float) -> tuple[pd.DataFrame, NDArray[Any], NDArray[np.int64]]:
+    """What a treatment's own values tell, whatever the other treatments are.
+
+    Returns:
+        `effects.keys` with P, Feature (the lead), Z, RobustZ, SSMD in it and SameSide.
+        CANDIDATEs, by feature; treatments are numbered as in the table.
+        By feature, how many treatments were tested in it.
+    """
     p = p_values(effects)
     table = effects.keys.copy()
-    columns = np.array(effects.features, object)
+    rows, lead = np.arange(len(table)), np.zeros(len(table), int)
     table["P"] = simes(p) if p.shape[1] else np.nan
-    table["Q"] = benjamini_hochberg(table["P"].to_numpy(np.float64))
-    q = np.column_stack([benjamini_hochberg(column) for column in p.T]) if p.size else p
     tested = table["P"].notna().to_numpy()
-    lead = np.where(np.isnan(p), np.inf, p).argmin(axis=1) if p.size else np.zeros(len(table), int)
-    rows = np.arange(len(table))
+    if p.size:
+        lead = np.where(np.isnan(p), np.inf, p).argmin(axis=1)
 
     def at_lead(values: NDArray[Any] | None) -> NDArray[Any]:
         if values is None or not p.size:
             return np.full(len(table), np.nan)
         return np.where(tested, values[rows, lead], np.nan)
 
-    table["Feature"] = np.where(tested, columns[lead], "") if p.size else ""
+    table["Feature"] = np.where(tested, np.array(effects.features, object)[lead], "") if p.size else ""
     table["Z"], table["RobustZ"], table["SSMD"] = map(at_lead, (effects.mean, effects.robust, effects.ssmd))
     table["SameSide"] = at_lead(effects.same_side) == 1
-    table["Features"] = (q <= fdr).sum(axis=1) if p.size else 0
-    table["Hit"] = (table["Q"] <= fdr) & table["SameSide"]
-    table["Reasons"] = [
-        _reasons(row, effects.mean[i], q[i], columns, fdr) for i, row in enumerate(table.to_dict("records"))
-    ]
+    feature, treatment = np.nonzero((p <= fdr).T)
+    candidates = np.empty(len(feature), CANDIDATE)
+    candidates["treatment"], candidates["feature"] = treatment, feature
+    candidates["p"], candidates["z"] = p[treatment, feature], effects.mean[treatment, feature]
+    return table, candidates, np.count_nonzero(~np.isnan(p), axis=0)
+
+
+class Significant:
+    """The features in which treatments differ, each at the false discovery rate over treatments.
+
+    Args:
+        treatments: their number.
+        fdr: the false discovery rate.
+
+    Attributes:
+        count: by treatment, in how many features.
+        first: FOUND, by treatment: the NAMED most significant ones; among equals the larger effect, then the first.
+    """
+
+    def __init__(self, treatments: int, *, fdr: float) -> None:
+        self.fdr = fdr
+        self.count = np.zeros(treatments, np.int64)
+        self.first = np.empty(0, FOUND)
+
+    def add(self, candidates: NDArray[Any], tested: NDArray[np.int64]) -> None:
+        """Add features, each with all its CANDIDATEs.
+
+        Args:
+            candidates: in any order.
+            tested: by feature, how many treatments were tested in it.
+        """
+        candidates = candidates[np.argsort(candidates["feature"], kind="stable")]
+        q = np.empty(len(candidates))
+        for run in runs(candidates["feature"]):
+            q[run] = benjamini_hochberg(candidates["p"][run], tested[candidates["feature"][run.start]])
+        found = candidates[q <= self.fdr].view(FOUND)
+        found["q"] = q[q <= self.fdr]
+        self.count += np.bincount(found["treatment"], minlength=len(self.count))
+        found = np.concatenate([self.first, found])
+        order = np.lexsort((found["feature"], -np.abs(found["z"]), found["q"], found["treatment"]))
+        treatment = found["treatment"][order]
+        place = np.arange(len(order)) - np.searchsorted(treatment, treatment)
+        self.first = found[order[place < NAMED]]
+
+
+def ranked(table: pd.DataFrame, significant: Significant, features: Sequence[str]) -> pd.DataFrame:
+    """The table of hits, see `hit_table`.
+
+    Args:
+        table: the `evidence` of all treatments.
+        significant: the features in which they differ.
+        features: their names.
+    """
+    table["Q"] = benjamini_hochberg(table["P"].to_numpy(np.float64))
+    table["Features"] = significant.count
+    table["Hit"] = (table["Q"] <= significant.fdr) & table["SameSide"]
+    table["Reasons"] = list(_reasons(table, significant, features))
     order = np.lexsort((-table["Z"].abs().fillna(0), table["P"].fillna(2), table["Q"].fillna(2), ~table["Hit"]))
     table = table.iloc[order].reset_index(drop=True)
-    first = ["Hit", *KEYS, "Replicates"]
-    table = table[[*first, *(name for name in table if name not in first)]]
+    first, last = ["Hit", *KEYS, "Replicates"], ["P", "Q", "Feature", "Z", "RobustZ", "SSMD", "SameSide", "Features"]
+    names = [name for name in table if name not in {*first, *last, "Reasons"}]
+    table = table[[*first, *names, *last, "Reasons"]]
     table.insert(0, "Rank", np.arange(1, len(table) + 1))
     return table
 
 
-def _reasons(row: dict[Any, Any], z: NDArray[np.float64], q: NDArray[np.float64], names: Any, fdr: float) -> str:
-    """The evidence for a treatment (its most significant features) and against it."""
-    if not row["Replicates"]:
-        return "no well of it is in use"
-    if np.isnan(row["P"]):
-        return "it can't be compared: too few reference wells, or no values"
-    order = np.lexsort((-np.abs(z), q))
-    significant = [i for i in order if q[i] <= fdr]
-    reasons = [f"{names[i]} {z[i]:+.1f} SD (q {q[i]:.1g})" for i in significant[:NAMED]]
-    reasons += [f"{len(significant) - NAMED} more features"] * (len(significant) > NAMED)
-    reasons += [f"Q {row['Q']:.2g} is above {fdr:g}"] * (row["Q"] > fdr)
-    reasons += ["its replicates lie on both sides of the reference"] * (not row["SameSide"])
-    reasons += ["one well alone"] * (row["Replicates"] == 1)
-    return "; ".join(reasons)
+def _reasons(table: pd.DataFrame, significant: Significant, features: Sequence[str]) -> Iterator[str]:
+    """The evidence for each treatment (its most significant features) and against it."""
+    named: dict[int, list[str]] = {}
+    for treatment, feature, q, z in significant.first.tolist():
+        named.setdefault(treatment, []).append(f"{features[feature]} {z:+.1f} SD (q {q:.1g})")
+    columns = ("Replicates", "P", "Q", "SameSide", "Features")
+    for treatment, row in enumerate(zip(*(table[name].tolist() for name in columns), strict=True)):
+        replicates, p, q, same_side, count = row
+        if not replicates:
+            yield "no well of it is in use"
+            continue
+        if np.isnan(p):
+            yield "it can't be compared: too few reference wells, or no values"
+            continue
+        reasons = named.get(treatment, [])
+        reasons += [f"{count - NAMED} more features"] * (count > NAMED)
+        reasons += [f"Q {q:.2g} is above {significant.fdr:g}"] * (q > significant.fdr)
+        reasons += ["its replicates lie on both sides of the reference"] * (not same_side)
+        reasons += ["one well alone"] * (replicates == 1)
+        yield "; ".join(reasons)
 
 
 def replicate_agreement(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[float]:
