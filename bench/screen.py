@@ -2,9 +2,9 @@
 
     python bench/screen.py [--beside 10] [--plates 50,200] [--treatments 320] [--features 4000] [--folder DIR]
 
-Side by side on `beside` plates: all effects in one table (tests/stats/whole_screen.py) and as the rule `screen` does it;
-then the latter alone on more plates. Once all plates have the same treatments, once each has its own. Every line is of
-a process of its own and is one JSON line: seconds on the clock and of processor, peak memory.
+Side by side on `beside` plates: all effects in one table (tests/stats/whole_screen.py), and in blocks as the rule
+`screen` makes them; then the latter alone on more plates. Once all plates have the same treatments, once each has its
+own. Every case runs in a process of its own and gives a JSON line: seconds on the clock and of processor, peak memory.
 """
 
 import argparse

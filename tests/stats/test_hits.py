@@ -8,17 +8,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from simulated_wells import names_of, well_table
 
-from plateflow.stats.hits import (
+from plateflow.stats.effects import (
     Effects,
-    benjamini_hochberg,
     effect_table,
-    hit_table,
     p_values,
     pooled,
     replicate_agreement,
-    simes,
     treatment_effects,
 )
+from plateflow.stats.hits import benjamini_hochberg, hit_table, simes
 
 
 def called(wells: pd.DataFrame, features: int = 1, reference: str = "negative") -> pd.DataFrame:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from plateflow.files import atomic_file, make_folder, remove
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
-from plateflow.stats.hits import CANDIDATE, KEYS, SIDES, Significant, evidence, pooled, ranked, runs
+from plateflow.stats.effects import KEYS, SIDES, pooled
+from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
