@@ -241,7 +241,7 @@ class Project:
     @cached_property
     def screen(self) -> PlatePaths:
         """The files over all plates."""
-        return PlatePaths.of(SCREEN, results=self.config.results)
+        return PlatePaths.of(SCREEN, results=self.config.results, scratch=self.config.scratch)
 
     def plate(self, name: str) -> Plate:
         """A plate by its id.

@@ -6,7 +6,7 @@ import pytest
 from simulated_wells import well_table
 
 from plateflow.stats.doses import MIN_DOSES, dose_table, fit_curve, four_parameters
-from plateflow.stats.hits import treatment_effects
+from plateflow.stats.effects import treatment_effects
 
 DOSES = np.repeat(np.geomspace(0.01, 100, 8), 2)
 

@@ -8,20 +8,24 @@ from hypothesis import strategies as st
 from scipy import stats
 from simulated_wells import names_of, well_table
 
-from plateflow.stats.hits import (
-    benjamini_hochberg,
+from plateflow.stats.effects import (
+    Effects,
     effect_table,
-    hit_table,
     p_values,
     pooled,
     replicate_agreement,
-    simes,
     treatment_effects,
 )
+from plateflow.stats.hits import benjamini_hochberg, hit_table, simes
 
 
 def called(wells: pd.DataFrame, features: int = 1, reference: str = "negative") -> pd.DataFrame:
     return hit_table(treatment_effects(wells, names_of(features), reference=reference), fdr=0.05)
+
+
+def pooled_tables(tables: pd.DataFrame, features: list[str]) -> Effects:
+    z, sides = (tables[[name + suffix for name in features]].to_numpy() for suffix in ("", "_Sides"))
+    return pooled(tables, z, sides, features)
 
 
 def recall_and_fdr(effect: float, reference: str = "negative") -> tuple[float, float]:
@@ -158,14 +162,14 @@ def test_plates_are_pooled_by_their_replicates() -> None:
     plates = [well_table(seed, replicates=n, effect=2.5, plate=f"p{n}") for seed, n in ((1, 1), (2, 2))]
     effects = [treatment_effects(table, ["F0"], reference="negative") for table in plates]
     tables = [effect_table(f"p{n}", item) for n, item in zip((1, 2), effects, strict=True)]
-    together = pooled(pd.concat(tables, ignore_index=True), ["F0"])
+    together = pooled_tables(pd.concat(tables, ignore_index=True), ["F0"])
     assert together.mean[0, 0] == pytest.approx((effects[0].mean[0, 0] + 2 * effects[1].mean[0, 0]) / 3, rel=1e-6)
     # Stouffer's method by hand, and with equal weights as scipy has it.
     t, error = [item.statistic[0, 0] for item in effects], np.sqrt([1 + 1 / 32, 1 / 2 + 1 / 32])
     score = stats.norm.isf(stats.t.sf(t, 31))
     expected = (score / error).sum() / np.sqrt((1 / error**2).sum())
     assert together.statistic[0, 0] == pytest.approx(expected, rel=1e-5)
-    twice = pooled(pd.concat([tables[0], tables[0].assign(Metadata_Plate="p3")], ignore_index=True), ["F0"])
+    twice = pooled_tables(pd.concat([tables[0], tables[0].assign(Metadata_Plate="p3")], ignore_index=True), ["F0"])
     one_sided = stats.t.sf(np.abs(t[0]), 31)
     combined = stats.combine_pvalues([one_sided, one_sided], method="stouffer").pvalue
     assert p_values(twice)[0, 0] == pytest.approx(2 * combined, rel=1e-4)
@@ -174,7 +178,7 @@ def test_plates_are_pooled_by_their_replicates() -> None:
     assert both["Hit"].sum() > alone["Hit"].sum()
     assert both.loc[both["Hit"], "Metadata_treatment"].lt("c032").mean() > 0.9
     # A plate alone is what it is on its own.
-    np.testing.assert_allclose(p_values(pooled(tables[1], ["F0"])), p_values(effects[1]), rtol=1e-4)
+    np.testing.assert_allclose(p_values(pooled_tables(tables[1], ["F0"])), p_values(effects[1]), rtol=1e-4)
 
 
 def test_over_plates_sides_missing_values_and_names_are_those_of_the_wells() -> None:
@@ -185,13 +189,13 @@ def test_over_plates_sides_missing_values_and_names_are_those_of_the_wells() -> 
     wells.loc[mine["c002"], "Metadata_treatment"] = ""
     effects = treatment_effects(wells, ["F0", "F1"], reference="negative")
     table = effect_table("p1", effects)
-    again = pooled(table, ["F0", "F1"])
+    again = pooled_tables(table, ["F0", "F1"])
     np.testing.assert_allclose(p_values(again), p_values(effects), rtol=1e-4)
     hits = hit_table(again, fdr=0.05).set_index("Metadata_treatment")
     assert not hits.loc["c000", ["SameSide", "Hit"]].any()
     assert hits.loc["c000", "Q"] < 0.05
     # Treatments without a name are wells: another plate has others there.
-    both = pooled(pd.concat([table, effect_table("p2", effects)], ignore_index=True), ["F0", "F1"]).keys
+    both = pooled_tables(pd.concat([table, effect_table("p2", effects)], ignore_index=True), ["F0", "F1"]).keys
     unnamed = both[both["Metadata_treatment"].str.startswith("(")]
     assert unnamed["Metadata_treatment"].tolist() == [
         f"({plate}/{well})" for plate in ("p1", "p2") for well in sorted(wells.loc[mine["c002"], "Metadata_Well"])
@@ -209,7 +213,7 @@ def test_over_plates_with_few_negatives_no_more_is_called_than_chance_has() -> N
         head |= {"Metadata_Replicates": 1, "Metadata_ReferenceVariance": 0.25, "Metadata_Freedom": 3.0}
         z = (well - negatives.mean(axis=1)) / negatives.std(axis=1, ddof=1)
         plates.append(pd.DataFrame(head | {"F0": z, "F0_Sides": 1}))
-    p = p_values(pooled(pd.concat(plates, ignore_index=True), ["F0"]))
+    p = p_values(pooled_tables(pd.concat(plates, ignore_index=True), ["F0"]))
     for level in (0.05, 0.01, 0.001):
         expected = level * n
         assert abs((p <= level).sum() - expected) < 4 * np.sqrt(expected)

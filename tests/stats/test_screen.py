@@ -1,15 +1,27 @@
 """The tables over all plates."""
 
+import math
+import tempfile
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from simulated_effects import controls, effects, leave
 from simulated_wells import well_table
+from whole_screen import write_whole
 
 from plateflow.config import Stats
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import Entry, append_outcome
+from plateflow.stats import effects as effects_module
+from plateflow.stats import screen as screen_tables
 from plateflow.stats.screen import write_screen_tables
 from plateflow.stats.statistics import write_statistics
+from plateflow.tables import read_table
 
 
 def finish(paths: PlatePaths, wells: pd.DataFrame) -> None:
@@ -52,3 +64,96 @@ def test_a_plate_of_an_earlier_version_is_passed_over(tmp_path: Path) -> None:
     finish(paths, well_table(0))
     append_outcome(paths.journal("aggregate", "plate"), Entry(well="", label_set="", fingerprint="y", sequence=2))
     assert not len(write_screen_tables(screen, [paths], fdr=0.05))
+
+
+NAMES = ["101", "NA", "nan", "", "c1", "c2", "c3", 'é, "x"']
+DOSES = [math.nan, 0.0, 1.0, 10.0]
+FEATURES = [f"Cells_F{n}" for n in range(12)]
+
+
+def set_budgets(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    monkeypatch.setattr(screen_tables, "BLOCK", 70 * values)
+    monkeypatch.setattr(screen_tables, "CANDIDATES", values)
+    monkeypatch.setattr(effects_module, "STEP", values)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    plates=st.integers(1, 6),
+    missing=st.sampled_from([0.0, 0.2, 0.9]),
+    other_features=st.booleans(),
+    fdr=st.sampled_from([0.01, 0.05, 0.5]),
+    values=st.sampled_from([1, 30, 10_000]),
+)
+def test_in_blocks_the_numbers_are_those_of_the_whole_table(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    plates: int,
+    missing: float,
+    other_features: bool,
+    fdr: float,
+    values: int,
+) -> None:
+    """Plates with other features, without values or a reference, replicates on several plates, names like numbers."""
+    rng = np.random.default_rng(seed)
+    set_budgets(monkeypatch, values)
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    screen, whole = (PlatePaths.of(name, results=folder) for name in ("screen", "whole"))
+    pool = [(name, dose) for name in NAMES for dose in DOSES]
+    done = []
+    for number in range(plates):
+        paths = PlatePaths.of(f"p{number}", results=folder)
+        chosen = [pool[i] for i in rng.permutation(len(pool))[: rng.integers(len(pool) + 1)]]
+        features = list(rng.permutation(FEATURES)[:7]) if other_features else FEATURES
+        table = effects(rng, paths.plate, chosen, features, missing=missing, reference=rng.random() < 0.9)
+        control_table = controls(rng, paths.plate, features)
+        leave(paths, table, control_table.drop(columns="SSMD") if other_features and number == 1 else control_table)
+        done.append(paths)
+    absent = PlatePaths.of("absent", results=folder)
+    write_screen_tables(screen, [done[0], absent, *done[1:]], fdr=fdr)
+    write_whole(whole, done, fdr=fdr)
+
+    assert screen.table("controls.csv").read_bytes() == whole.table("controls.csv").read_bytes()
+    assert screen.table("hits.csv").exists() == whole.table("hits.csv").exists()
+    if whole.table("hits.csv").exists():
+        found, expected = (read_table(paths.table("hits.csv")) for paths in (screen, whole))
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+    assert {path.name for path in screen.root.iterdir()} <= {"plates.csv", "controls.csv", "hits.csv"}
+
+
+def test_the_values_of_all_plates_are_never_in_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second plate has its own treatments, the others the same."""
+    rng = np.random.default_rng(0)
+    features = [f"F{n}" for n in range(400)]
+    set_budgets(monkeypatch, 20_000)
+    plates = []
+    for number in range(16):
+        own = 1000 * number if number % 2 else 0
+        plates.append(PlatePaths.of(f"p{number}", results=tmp_path))
+        table = effects(rng, plates[-1].plate, [(f"c{n + own}", 1.0) for n in range(40)], features)
+        leave(plates[-1], table, controls(rng, plates[-1].plate, features[:2]))
+    screen = PlatePaths.of("screen", results=tmp_path)
+    write_screen_tables(screen, plates[:2], fdr=0.05)  # imports, once
+    peaks = []
+    for some in (plates[:4], plates):
+        tracemalloc.start()
+        write_screen_tables(screen, some, fdr=0.05)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 0.5 * 12 * 40 * 400 * 8  # what tells the rows apart grows, their values don't
+
+
+def test_nothing_stays_in_the_scratch_whatever_happens(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    screen = PlatePaths.of("screen", results=tmp_path, scratch=tmp_path / "scratch")
+    plates = [PlatePaths.of(name, results=tmp_path) for name in ("p1", "p2")]
+    for paths in plates:
+        leave(paths, effects(rng, paths.plate, [("c1", 1.0)], ["F0"]), controls(rng, paths.plate, ["F0"]))
+    write_screen_tables(screen, plates, fdr=0.05)
+    assert not list((tmp_path / "scratch").iterdir())
+    plates[1].table("effects.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"[Pp]arquet"):
+        write_screen_tables(screen, plates, fdr=0.05)
+    assert not list((tmp_path / "scratch").iterdir())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.stats.hits import TREATMENT, benjamini_hochberg, replicate_agreement
+from plateflow.stats.effects import TREATMENT, replicate_agreement
+from plateflow.stats.hits import benjamini_hochberg
 from plateflow.stats.reference import MIN_WELLS, ROLE, centre_and_spread, has_role, well_values
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.stats.hits import DOSE, TREATMENT, Effects, groups_of, p_values
+from plateflow.stats.effects import DOSE, TREATMENT, Effects, groups_of, p_values
 from plateflow.stats.reference import has_role, well_values
 
 if TYPE_CHECKING:

@@ -1,26 +1,49 @@
-"""The tables over all plates, assembled from each plate's own tables, which are not computed again for that."""
+"""The tables over all plates, assembled from each plate's own tables, which are not computed again for that.
+
+A thousand plates have more effects than a machine has memory, so they pass through files of the scratch, twice: once
+as rows of plates, from which treatments are pooled some at a time, and once as the treatments that may differ in a
+feature, from which the false discovery rate is found for some features at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from plateflow.files import remove
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.files import atomic_file, make_folder, remove
 from plateflow.paths import PlatePaths
 from plateflow.state.journal import outcomes
-from plateflow.stats.hits import SIDES, hit_table, pooled
+from plateflow.stats.effects import KEYS, SIDES, pooled
+from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+BLOCK = 2**28
+"""Bytes that the treatments that are pooled at a time may take."""
+ROW_BYTES, TREATMENT_BYTES = 6, 70
+"""Of these, for each feature: a row as it lies in the scratch, and a treatment while its evidence is made."""
+CANDIDATES = 2**21
+"""Candidates that are in memory at a time, unless one feature has more; they need some 100 bytes each."""
+HEAD = ("Metadata_Plate", *KEYS, *(f"Metadata_{name}" for name in ("Replicates", "ReferenceVariance", "Freedom")))
+"""The columns of a plate's effects that aren't features, as far as pooling needs them."""
 
 
 def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float) -> pd.DataFrame:
     """Write plates.csv, controls.csv and hits.csv of the screen.
 
     Treatments are pooled over the plates that have them (`hits.pooled`), so replicates may lie on different plates.
-    The effects of all plates are in memory: treatments x features x 6 bytes, and a few times that while they are
-    pooled.
+    In memory are some treatments at a time, and what tells the rows of all plates apart.
 
     Args:
         screen: where the tables go.
@@ -34,7 +57,7 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    controls, effects = [], []
+    done: list[PlatePaths] = []
     for paths in plates:
         entry = outcomes(paths.journals("aggregate")).get(("", "", -1))
         if entry is None or "controls" not in entry.info or not paths.table("effects.parquet").is_file():
@@ -51,20 +74,173 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
                 **{f"Position_{name}": count for name, (count, _) in info["positions"].items()},
             }
         )
-        # As text, so that numbers are not rounded again, and a treatment may be called 101 or NA.
-        controls.append(pd.read_csv(paths.table("controls.csv"), keep_default_na=False, dtype=str))
-        table = pd.read_parquet(paths.table("effects.parquet"))
-        if len(table):
-            effects.append(table)
+        done.append(paths)
     summary = pd.DataFrame(rows, columns=None if rows else ["Metadata_Plate"])
     write_table(screen.table("plates.csv"), summary)
-    control_table = pd.concat(controls, ignore_index=True) if controls else pd.DataFrame(rows)
-    write_table(screen.table("controls.csv"), control_table)
-    if effects:
-        together = pd.concat(effects, ignore_index=True)
-        features = [str(name) for name in together if not str(name).startswith("Metadata_")]
-        features = [name for name in features if not name.endswith(SIDES)]
-        write_table(screen.table("hits.csv"), hit_table(pooled(together, features), fdr=fdr))
-    else:
-        remove(screen.table("hits.csv"))
+    _join(screen.table("controls.csv"), [paths.table("controls.csv") for paths in done])
+    with _scratch_file(screen.scratch) as spilled, _scratch_file(screen.scratch) as candidates:
+        effects = _Rows(spilled)
+        for paths in done:
+            effects.add(paths.table("effects.parquet"))
+        if effects.heads:
+            write_table(screen.table("hits.csv"), _hits(effects, _Candidates(candidates, len(effects.features)), fdr))
+        else:
+            remove(screen.table("hits.csv"))
     return summary
+
+
+def _join(path: Path, tables: list[Path]) -> None:
+    """Write the rows of CSV tables below each other, as text, so that no number is rounded again."""
+    headers = [_first_line(table) for table in tables]
+    columns = list(dict.fromkeys(name for header in dict.fromkeys(headers) for name in next(csv.reader([header]))))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(columns)
+    with atomic_file(path) as sink:
+        sink.write(text.getvalue().encode())
+        for table, header in zip(tables, headers, strict=True):
+            with table.open(newline="", encoding="utf-8") as file:
+                if header == text.getvalue():
+                    file.readline()
+                    sink.write(file.read().encode())
+                else:  # of an earlier version, which was accepted
+                    rows = io.StringIO()
+                    csv.DictWriter(rows, columns, lineterminator="\n").writerows(csv.DictReader(file))
+                    sink.write(rows.getvalue().encode())
+
+
+def _first_line(table: Path) -> str:
+    with table.open(newline="", encoding="utf-8") as file:
+        return file.readline()
+
+
+@contextmanager
+def _scratch_file(folder: Path) -> Iterator[BinaryIO]:
+    """A nameless file, which disappears however the job ends."""
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            yield file
+    finally:
+        with suppress(OSError):  # other files lie there
+            folder.rmdir()
+
+
+def _record(features: int) -> np.dtype[Any]:
+    """A row of a plate's effects, as it lies in the scratch."""
+    return np.dtype([("mean", np.float32, features), ("sides", np.int16, features)])
+
+
+class _Rows:
+    """The effects of all plates, row by row in a file.
+
+    Attributes:
+        features: of all plates, in the order in which they come, each with its number.
+        heads: of each plate with treatments the columns HEAD.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.features: dict[str, int] = {}
+        self.heads: list[pd.DataFrame] = []
+        self._columns: list[NDArray[np.int32]] = []  # of each plate, the numbers of its features
+        self._starts: list[int] = []
+
+    def add(self, path: Path) -> None:
+        """Add a plate's effects.parquet, of which opening alone takes a twentieth of a second: it is read once."""
+        import pyarrow.parquet as pq
+
+        table = pq.ParquetFile(path).read(use_threads=False)
+        if not len(table):
+            return
+        place = {name: index for index, name in enumerate(table.column_names)}
+        names = [name for name in place if not name.startswith("Metadata_") and not name.endswith(SIDES)]
+        rows = np.empty(len(table), _record(len(names)))
+        for index, name in enumerate(names):
+            rows["mean"][:, index] = table.column(place[name]).to_numpy()
+            rows["sides"][:, index] = table.column(place[name + SIDES]).to_numpy()
+        self.heads.append(table.select(list(HEAD)).to_pandas())
+        numbers = [self.features.setdefault(name, len(self.features)) for name in names]
+        self._columns.append(np.array(numbers, np.int32))
+        self._starts.append(self._file.tell())
+        self._file.write(rows.data)
+
+    def read(self, plates: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Means (NaN where a plate lacks the feature) and sides (0 there), rows by features.
+
+        Args:
+            plates: the number of each row's plate, ascending.
+            rows: the number of each row in it, ascending within a plate.
+        """
+        mean = np.full((len(rows), len(self.features)), np.nan, np.float32)
+        sides = np.zeros(mean.shape, np.int16)
+        gaps = (np.diff(plates, prepend=-1) != 0) | (np.diff(rows, prepend=-1) != 1)
+        for run in runs(np.cumsum(gaps)):  # rows that lie in a row
+            plate = plates[run.start]
+            columns = self._columns[plate]
+            record = _record(len(columns))
+            place = self._starts[plate] + int(rows[run.start]) * record.itemsize
+            read = np.frombuffer(_read(self._file, place, (run.stop - run.start) * record.itemsize), record)
+            mean[run, columns] = read["mean"]
+            sides[run, columns] = read["sides"]
+        return mean, sides
+
+
+class _Candidates:
+    """CANDIDATEs of all treatments in a file: piece after piece, by feature within each.
+
+    Attributes:
+        tested: by feature, how many treatments were tested in it.
+    """
+
+    def __init__(self, file: BinaryIO, features: int) -> None:
+        self._file = file
+        self.tested = np.zeros(features, np.int64)
+        self._ends: list[NDArray[np.int64]] = []  # of each piece, where each feature ends in the file
+
+    def add(self, candidates: NDArray[Any], tested: NDArray[np.int64]) -> None:
+        """Add a piece of treatments."""
+        counts = np.bincount(candidates["feature"], minlength=len(tested))
+        self._ends.append(self._file.tell() + CANDIDATE.itemsize * np.cumsum([0, *counts]))
+        self._file.write(candidates.data)
+        self.tested += tested
+
+    def by_feature(self) -> Iterator[NDArray[Any]]:
+        """All of them, some features at a time, each with all its candidates."""
+        for run in runs(np.cumsum(sum(map(np.diff, self._ends))) // (CANDIDATES * CANDIDATE.itemsize)):
+            pieces = [_read(self._file, ends[run.start], ends[run.stop] - ends[run.start]) for ends in self._ends]
+            yield np.frombuffer(b"".join(pieces), CANDIDATE)
+
+
+def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    """Bytes of a file that is written at its end."""
+    file.flush()
+    data = os.pread(file.fileno(), size, start)
+    while len(data) < size:
+        data += os.pread(file.fileno(), size - len(data), start + len(data))
+    return data
+
+
+def _hits(effects: _Rows, candidates: _Candidates, fdr: float) -> pd.DataFrame:
+    """The table of hits over all plates (`hits.hit_table`)."""
+    import pandas as pd
+
+    heads, features = pd.concat(effects.heads, ignore_index=True), list(effects.features)
+    plates = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
+    rows = np.concatenate([np.arange(len(head)) for head in effects.heads])
+    codes = heads.groupby(KEYS, dropna=False, sort=True).ngroup().to_numpy()
+    sizes = len(features) * (ROW_BYTES * np.bincount(codes) + TREATMENT_BYTES)
+    block = (np.cumsum(sizes) // BLOCK)[codes]
+    tables = []
+    n_treatments = 0
+    for number in np.unique(block):
+        here = np.flatnonzero(block == number)
+        together = pooled(heads.iloc[here], *effects.read(plates[here], rows[here]), features)
+        table, found, tested = evidence(together, fdr=fdr)
+        found["treatment"] += n_treatments
+        n_treatments += len(table)
+        tables.append(table)
+        candidates.add(found, tested)
+    significant = Significant(n_treatments, fdr=fdr)
+    for found in candidates.by_feature():
+        significant.add(found, candidates.tested)
+    return ranked(pd.concat(tables, ignore_index=True), significant, features)

@@ -10,6 +10,7 @@ import numpy as np
 from plateflow.config import Stats
 from plateflow.paths import PlatePaths
 from plateflow.stats import controls, doses, hits, positions
+from plateflow.stats.effects import effect_table, treatment_effects
 from plateflow.stats.reference import MIN_WELLS, reference_wells, standardise, well_values
 from plateflow.tables import write_table
 
@@ -39,7 +40,7 @@ def write_statistics(
     z = standardise(well_values(wells, features), reference, robust=method == "robust")
     position_table = positions.position_effects(wells, features, (shape[0], shape[1]))
     control_table = controls.control_table(wells, features)
-    effects = hits.treatment_effects(wells, features, reference=kind)
+    effects = treatment_effects(wells, features, reference=kind)
     hit_table = hits.hit_table(effects, fdr=settings.fdr)
     hit_table.insert(0, "Metadata_Plate", paths.plate)
 
@@ -47,7 +48,7 @@ def write_statistics(
     write_table(paths.table("normalised.parquet"), metadata.join(z.astype(np.float32)))
     write_table(paths.table("positions.csv"), position_table)
     write_table(paths.table("controls.csv"), control_table)
-    write_table(paths.table("effects.parquet"), hits.effect_table(paths.plate, effects))
+    write_table(paths.table("effects.parquet"), effect_table(paths.plate, effects))
     write_table(paths.table("hits.csv"), hit_table)
     write_table(paths.table("doses.csv"), doses.dose_table(wells, features, effects))
 
