@@ -19,7 +19,7 @@ from plateflow.asked import PlateAsked
 from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml
 from plateflow.files import digest, json_line
-from plateflow.paths import parse_well, row_name, well_name
+from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate, Project
 from plateflow.simulate.harmony import file_name, write_index
 from plateflow.simulate.layout import PlateDescription, Record, write_tiff
@@ -56,9 +56,10 @@ def make_screen(
         plates: how many.
         wells, fields, channels: of each.
         parts: cpu, gpu.
-        kinds: what becomes of the plates after the first, which is complete, in turn: complete; left out: two wells are, and a field of a third; stale: a
-            parameter of stitch changed; waiting: infer and what follows was never begun; running: infer is half way;
-            failed: a job of tile did; new: nothing was done; other: nothing that is asked now was.
+        kinds: what becomes of the plates after the first, which is complete, in turn: complete; left out: two wells
+            are, and a field of a third; stale: a parameter of stitch changed; waiting: infer and what follows was
+            never begun; running: infer is half way; failed: the jobs of tile did; new: nothing was done; other:
+            nothing that is asked now was.
     """
     os.chdir(folder)
     names = [f"plate{n:04d}" for n in range(plates)]
@@ -181,7 +182,7 @@ def _info(job: Job, item: Item) -> dict[str, Any]:
                 "threads": 1,
             }
             names = {"model": "tiny", "licence": "BSD-3-Clause; trained on simulated images: free for any use"}
-            return {**counts, **names, "sha256": digest("model") * 3}
+            return {**counts, "threads": 1, **names, "sha256": digest("model") * 3}
         case "follow":
             return {"pixels": 1281883}
         case "stitch":
@@ -256,11 +257,12 @@ def _write_plate(project: Project, name: str, model: Plate, kind: str, books: Bo
     for (stage, job), (entries, lines) in books.items():
         journal = paths.journal(stage, job)
         if order.index(stage) <= order.index(reached):
+            written = lines
             if stage == "stitch" and kind == "stale":
-                lines = [_with_parameters(line, asked.plate) for line in lines]
+                written = [_with_parameters(line, asked.plate) for line in lines]
             common = shared / journal.name
             if not common.exists():
-                write_journal(common, lines)
+                write_journal(common, written)
             journal.unlink(missing_ok=True)
             journal.hardlink_to(common)
             content = receipt(Job(plate=plate, stage=STAGES[stage], name=job), entries)
