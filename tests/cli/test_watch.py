@@ -16,7 +16,7 @@ from plateflow.state.progress import JobProgress, State
 
 
 def job(stage: str, state: State, **values) -> JobProgress:
-    values = {"wells": 0, "failures": 0, "error": "", "log": Path("gone.log")} | values
+    values = {"wells": 0, "failures": 0, "told": "", "log": Path("gone.log")} | values
     return JobProgress(stage=stage, job="0", state=state, **values)
 
 
@@ -55,7 +55,7 @@ def test_a_large_screen_shows_what_runs_and_counts_the_rest() -> None:
 def test_failures_are_told_with_the_last_line_of_their_log(tmp_path: Path) -> None:
     log = tmp_path / "0.log"
     log.write_text("infer: B03 cells\n[bold]not markup[/]\n")
-    text = shown({"p1": plate("failed", failures=2, error="killed [/red]", log=log), "p2": plate("silent", log=log)})
+    text = shown({"p1": plate("failed", failures=2, told="killed [/red]", log=log), "p2": plate("silent", log=log)})
     words = " ".join(text.split())
     assert "p1: infer 0: 2 failed; waiting to be tried again, or given up killed [/red]" in words
     assert "p2: infer 0: no sign of life for 30 s" in words

@@ -279,10 +279,11 @@ def ending(path: Path) -> Literal["", "open", "ok", "failed", "interrupted"]:
     Empty where there was none, or all was cleaned since.
     """
     for line in last_lines(path):
-        if line["event"] == CLEANED:
+        event = line.get("event")
+        if event == CLEANED:
             break
-        if line["event"] != "done":  # one may be appended after the end: accepted, or of raw files that moved
-            return _ENDS.get(line["event"], "open")
+        if event != "done":  # one may be appended after the end: accepted, or of raw files that moved
+            return _ENDS.get(event, "open")
     return ""
 
 
@@ -290,10 +291,11 @@ def last_entries(path: Path, label_sets: Collection[str]) -> list[Entry]:
     """The last outcome of each label set, or of the job where it has none, as far as the last lines tell."""
     found: dict[str, Entry] = {}
     for _, line in zip(range(_LAST_LINES), last_lines(path), strict=False):
-        if line["event"] == CLEANED or "" in found or len(found) == len(label_sets):
+        event = line.pop("event", None)
+        if event == CLEANED or "" in found or len(found) == len(label_sets):
             break
-        if line["event"] == "done":
-            found.setdefault(line["label_set"], Entry.of({name: line[name] for name in line if name != "event"}))
+        if event == "done":
+            found.setdefault(line["label_set"], Entry.of(line))
     return list(found.values())
 
 

@@ -114,7 +114,8 @@ def _summary(journal: Path) -> _Summary:
     if last in ("", "ok"):
         return _Summary(last=last)
     brief = Journal.brief(journal)
-    attempts = brief.attempts
+    if not (attempts := brief.attempts):
+        return _Summary(last=last)
     errors: list[str] = []
     for attempt in attempts:
         if attempt.state == "ok":
@@ -226,6 +227,22 @@ class Progress:
         if journal not in self._summaries or self._summaries[journal][0] != stamp:
             self._summaries[journal] = stamp, _summary(journal)
         return self._summaries[journal][1]
+
+
+def plate_state(jobs: Sequence[JobProgress]) -> Literal["failed", "running", "stale", "to do", "complete"]:
+    """What a plate is at, in a word, by all of its jobs: failed where one has, or gives no sign of life."""
+    states = {job.state for job in jobs}
+    if states & {"failed", "silent"}:
+        return "failed"
+    return (
+        "running"
+        if "runs" in states
+        else "stale"
+        if "stale" in states
+        else "to do"
+        if "waits" in states
+        else "complete"
+    )
 
 
 def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
