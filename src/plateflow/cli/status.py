@@ -6,7 +6,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -70,8 +69,8 @@ def status(
     states = {look.state for look in looks}
     if states & {"failed", "running", "stale", "to do"}:
         raise typer.Exit(Status.STALE)
-    left_out = any(look.left_out for look in looks)
-    raise typer.Exit(Status.ERROR if "unread" in states else Status.LEFT_OUT if left_out else Status.OK)
+    some_left_out = any(look.left_out for look in looks)
+    raise typer.Exit(Status.ERROR if "unread" in states else Status.LEFT_OUT if some_left_out else Status.OK)
 
 
 def _status(look: ToDo, *, left_out: bool) -> Status:
@@ -95,18 +94,20 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
         names, n = ", ".join(name for name, _ in found[:NAMED]), sum(n for _, n in found)
         names += f" and {len(found) - NAMED:,} more plates" if len(found) > NAMED else ""
         typer.echo(f"{names}: {stage}: {n:,} {'jobs' if n > 1 else 'job'} to do: {why}: {remedy}")
-    lines = (line for plate in plates for line in _leases(plate))
-    typer.echo("".join(f"{line}\n" for line in islice(lines, ROWS)), nl=False)
-    shown = [look for look in looks if len(looks) <= ROWS or look.state in HAPPENS][:ROWS]
+    small = len(plates) <= ROWS
+    for plate in plates if small else ():
+        for line in _leases(plate):
+            typer.echo(line)
+    shown = [look for look in looks if small or look.state in HAPPENS][:ROWS]
     if shown:
         from rich.console import Console
 
         title = "work items by state where all jobs are done; else jobs done, and wells finished by running jobs"
         widen(Console()).print(table({look.plate: jobs[look.plate] for look in shown if look.plate in jobs}, title))
-    if len(shown) < len(looks):
+    if not small:
         typer.echo(f"{len(looks) - len(shown):,} plates aren't shown; `plateflow status PLATE` shows one.")
     typer.echo(
-        "No file of the results was looked at: `plateflow status PLATE` does, `plateflow verify` reads them all."
+        "Files of results weren't looked at: `plateflow status PLATE` does, `plateflow verify` reads all of them."
     )
 
 
@@ -249,13 +250,11 @@ def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None
         typer.echo(f"    log: {plate.paths.latest_log(job.stage.name, job.name)}")
 
 
-def _failures(plate: Plate, stage: str, well: str) -> Iterator[JobProgress]:
+def _failures(plate: Plate, stage: str, well: str) -> list[JobProgress]:
     """Of the jobs of a stage that a well waits for, its part's or the plate's, those whose last attempt failed."""
+    failed = [job for job in Progress(plate.config).of(plate.paths) if job.stage == stage and job.state == "failed"]
     whole = STAGES[stage].scope == "plate"
-    for job in Progress(plate.config).of(plate.paths):
-        if job.stage == stage and (whole or part_of(job.job) == plate.part_of_well(stage, well)):
-            if job.state == "failed":
-                yield job
+    return [job for job in failed if whole or part_of(job.job) == plate.part_of_well(stage, well)]
 
 
 def _print_failures(plate: Plate, stage: str, well: str) -> None:
@@ -270,9 +269,8 @@ def _print_log(plate: Plate, well: str) -> Status:
         for path in plate.paths.journals(stage):
             journal = Journal.read(path)
             if any(key[0] == well for key in (*journal.latest, *journal.started)):
-                logs.append(
-                    (path.stat().st_mtime_ns, plate.paths.latest_log(stage, path.stem.removeprefix(f"{stage}-")))
-                )
+                log = plate.paths.latest_log(stage, path.stem.removeprefix(f"{stage}-"))
+                logs.append((path.stat().st_mtime_ns, log))
         for job in _failures(plate, stage, well):
             stats = [stat_of(path) for path in (plate.paths.journal(stage, job.job), job.log)]
             logs.append((max(stat[1] for stat in stats if stat), job.log))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from plateflow.chain import STAGES
 from plateflow.config import Config
 from plateflow.project import Plate
+from plateflow.state.journal import LEFT_OUT
 from plateflow.state.progress import JobProgress, Progress, plate_state
 
 if TYPE_CHECKING:
@@ -108,18 +109,24 @@ def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: 
         limit: after so many the others are counted.
     """
     lines = [f"{plate}: cannot be read: {why}" for plate, why in unseen.items()]
-    failed = [
-        (plate, job) for plate, of_plate in jobs.items() for job in of_plate if job.failures or job.state == "silent"
-    ]
-    lines += [_failure(plate, job) for plate, job in failed[:limit]]
-    more = len(failed[limit:]) if limit else 0
+    failed: dict[tuple[str, ...], list[JobProgress]] = {}  # jobs of a stage that say the same are told together
+    for plate, of_plate in jobs.items():
+        for job in of_plate:
+            if job.failures or job.state == "silent":
+                key = plate, job.stage, job.state, str(job.failures), job.told or job.job
+                failed.setdefault(key, []).append(job)
+    lines += [_failure(key[0], alike) for key, alike in [*failed.items()][:limit]]
+    more = sum(map(len, [*failed.values()][limit:])) if limit else 0
     return [*lines, f"and {more} more jobs failed"] if more else lines
 
 
 def _cell(jobs: list[JobProgress]) -> str:
     states = Counter(job.state for job in jobs)
     if states["done"] == len(jobs):
-        items = sum((Counter(job.items) for job in jobs), Counter[str]())
+        items: Counter[str] = Counter()
+        for job in jobs:
+            for item_state, count in job.items.items():
+                items["left out" if item_state in LEFT_OUT else item_state] += count
         return "\n".join(f"{count} {state}" for state, count in items.items()) or "[green]done[/]"
     if states["waits"] == len(jobs):
         return "-"
@@ -130,13 +137,14 @@ def _cell(jobs: list[JobProgress]) -> str:
     return "\n".join(lines)
 
 
-def _failure(plate: str, job: JobProgress) -> str:
+def _failure(plate: str, alike: list[JobProgress]) -> str:
+    job, names = alike[-1], ", ".join(job.job for job in alike)
     now = {
         "runs": f"{job.failures} failed; running again",
         "silent": "no sign of life for 30 s; `plateflow retry` tidies up if its run is gone",
         "failed": f"{job.failures} failed; waiting to be tried again, or given up",
     }
-    lines = [f"{plate}: {job.stage} {job.job}: {now[job.state]}", *filter(None, job.error.split("\n"))]
+    lines = [f"{plate}: {job.stage} {names}: {now[job.state]}", *filter(None, job.error.split("\n"))]
     line = job.last_line()
     lines.append(f"log: {job.log}" + (f" ends with: {line}" if line and line not in job.error else ""))
     return "\n    ".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from plateflow.asked import PlateAsked, Stamps
 from plateflow.chain import STAGES
@@ -187,20 +188,26 @@ def _causes(plate: Plate, asked: PlateAsked, jobs: list[JobProgress]) -> Iterato
             yield job.stage, _in_words(NEVER, seen=True), _remedy(plate, NEVER, seen=True)
         elif job.state in ("stale", "waits") and all(asked.stands(*other) for other in upstream):
             why = _what_changed(plate, job) if job.state == "stale" else NEVER
-            yield job.stage, _in_words(why), "`snakemake`"
+            if why:
+                yield job.stage, _in_words(why), "`snakemake`"
 
 
 def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
-    """What has changed since a job came to its end, as far as that is told without its work items."""
+    """What has changed since a job came to its end, as far as that is told without its work items.
+
+    Empty where it had nothing to do: its part has no well.
+    """
     name, paths = progress.stage, plate.paths
     job, path = Job(plate=plate, stage=STAGES[name], name=progress.job), paths.journal(name, progress.job)
     lost = lost_sequences(paths, name)
-    why = _own_changes(job, last_entries(path, plate.config.segmentation), lost)
+    if not (entries := last_entries(path, plate.config.segmentation)):
+        return ()
+    why = _own_changes(job, entries, lost)
     if not why and (lost or any(line["stage"] == name for line in read_lines(paths.requests))):
         why = _own_changes(job, Journal.read(path).latest.values(), lost)  # maybe of a well that isn't among the last
     if not why:
         watched = watch_lines(paths)
-        lines = sum(watched.values(), []) if name == "ingest" else watched.get(path.stem, [])
+        lines = chain.from_iterable(watched.values()) if name == "ingest" else watched.get(path.stem, [])
         why = ("raw files",) if changed_files(lines) else ("inputs",)
     return why
 

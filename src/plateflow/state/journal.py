@@ -283,7 +283,7 @@ def ending(path: Path) -> Literal["", "open", "ok", "failed", "interrupted"]:
         if event == CLEANED:
             break
         if event != "done":  # one may be appended after the end: accepted, or of raw files that moved
-            return _ENDS.get(event, "open")
+            return _ENDS.get(str(event), "open")
     return ""
 
 

@@ -234,15 +234,9 @@ def plate_state(jobs: Sequence[JobProgress]) -> Literal["failed", "running", "st
     states = {job.state for job in jobs}
     if states & {"failed", "silent"}:
         return "failed"
-    return (
-        "running"
-        if "runs" in states
-        else "stale"
-        if "stale" in states
-        else "to do"
-        if "waits" in states
-        else "complete"
-    )
+    if "runs" in states:
+        return "running"
+    return "stale" if "stale" in states else "to do" if "waits" in states else "complete"
 
 
 def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
