@@ -83,7 +83,7 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
     """Print all plates: totals, what failed, what is to be done and why, and plates x stages where there is room."""
     states, wells = Counter(look.state for look in looks), sum(look.wells for look in looks)
     counts = [f"{states[state]:,} {state}" for state in PLATE_STATES if states[state]]
-    typer.echo(f"{len(looks):,} plates, {wells:,} wells: {', '.join(counts)}")
+    typer.echo(f"{len(looks):,} {'plates' if len(looks) > 1 else 'plate'}, {wells:,} wells: {', '.join(counts)}")
     jobs, unread = _by_plate(looks)
     typer.echo("".join(f"{line}\n" for line in failures(jobs, unread)), nl=False)
     causes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
@@ -106,9 +106,7 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
         widen(Console()).print(table({look.plate: jobs[look.plate] for look in shown if look.plate in jobs}, title))
     if not small:
         typer.echo(f"{len(looks) - len(shown):,} plates aren't shown; `plateflow status PLATE` shows one.")
-    typer.echo(
-        "Files of results weren't looked at: `plateflow status PLATE` does, `plateflow verify` reads all of them."
-    )
+    typer.echo("Files weren't looked at: `plateflow status PLATE` compares names and sizes, `plateflow verify` all.")
 
 
 def _by_plate(looks: list[Glance]) -> tuple[dict[str, list[JobProgress]], dict[str, str]]:
@@ -146,9 +144,9 @@ def overview(plate: Plate, found: ToDo) -> None:
         shown.add_column(name, justify="right")
     shown.add_row(plate.name, *(_cell(plate, name, found) for name in STAGES))
     widen(Console()).print(shown)
-    for line in _notes(plate, found):
-        typer.echo(f"{plate.name}: {line}")
-    for line in _leases(plate):
+    jobs = Progress(plate.config).of(plate.paths)
+    notes = (f"{plate.name}: {line}" for line in _notes(plate, found))
+    for line in (*failures({plate.name: jobs}, {}), *notes, *_leases(plate)):
         typer.echo(line)
 
 
@@ -166,7 +164,7 @@ def _cell(plate: Plate, stage: str, found: ToDo) -> str:
 
 
 def _notes(plate: Plate, found: ToDo) -> Iterator[str]:
-    """What a table can't show: what is stale, why, and what to do about it; and jobs that failed."""
+    """What a table can't show: what is stale, why, and what to do about it."""
     if found.note:
         yield found.note
     groups = Counter((stage, str(item), item.remedy) for (stage, _), item in found.items.items())
@@ -259,7 +257,8 @@ def _failures(plate: Plate, stage: str, well: str) -> list[JobProgress]:
 
 def _print_failures(plate: Plate, stage: str, well: str) -> None:
     for job in _failures(plate, stage, well):
-        typer.echo(f"  {stage} {job.job}: last attempt failed: {job.error}\n    log: {job.log}")
+        error = job.error.replace("\n", "\n    ")
+        typer.echo(f"  {stage} {job.job}: last attempt failed: {error}\n    log: {job.log}")
 
 
 def _print_log(plate: Plate, well: str) -> Status:
