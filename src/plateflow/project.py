@@ -47,7 +47,7 @@ class Outcomes(dict[Key, Entry]):
                 f"{self.stage} has not done this {'well' if well else 'plate'}",
                 where="/".join(filter(None, (self.plate, well, label_set))),
                 why="its journals have no line about it",
-                remedy=f"run `snakemake`; if its receipt is there, `plateflow retry {target} --stage {self.stage}` first",
+                remedy=f"`snakemake`; if its receipt is there, `plateflow retry {target} --stage {self.stage}` first",
             )
         return entry
 

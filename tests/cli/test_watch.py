@@ -43,7 +43,7 @@ def test_a_large_screen_shows_what_runs_and_counts_the_rest() -> None:
     waiting = {f"later{i}": [job(name, "waits") for name in STAGES] for i in range(39)}
     text = shown(complete | {"now": plate("runs", wells=7)} | waiting)
     assert "60 plates complete" in text
-    assert "39 plates waiting" in text
+    assert "39 plates to do" in text
     rows = [line for line in text.splitlines() if line.startswith("│")]
     assert len(rows) == 2, "the one plate, and the second line of its cell"
     assert "0/1" in rows[0]
@@ -82,9 +82,9 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
     unreadable.mkdir(parents=True)
     monkeypatch.setattr("plateflow.cli.watch.time.sleep", lambda _: unreadable.rmdir())
     watch(config, [SimpleNamespace(name="p1", paths=paths)])
-    first, _, then = capsys.readouterr().out.partition("p1: cannot be read: ")
+    first, _, then = capsys.readouterr().out.partition("p1: can't be read: ")
     assert not first.strip()
     assert str(unreadable) in "".join(then.split())
-    assert then.count("cannot be read") == 0
+    assert then.count("can't be read") == 0
     (row,) = [line for line in then.splitlines() if line.startswith("│ p1")]
     assert row.count("done") == len(STAGES)

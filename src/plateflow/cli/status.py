@@ -54,9 +54,10 @@ def status(
     if watch:
         follow(project.config, plates)
     if plate and not (watch or failed):
-        found, left_out = to_do(plate, files=True), plate.left_out()
+        found = to_do(plate, files=True)
+        left_out = [] if found.fault else plate.left_out()
         overview(plate, found)
-        _print_left_out(left_out if not found.fault else [])
+        _print_left_out(left_out)
         raise typer.Exit(_status(found, left_out=bool(left_out)))
     progress, stamps = Progress(project.config), Stamps()
     looks = [glance(each, progress, stamps) for each in plates]
@@ -144,9 +145,12 @@ def overview(plate: Plate, found: ToDo) -> None:
         shown.add_column(name, justify="right")
     shown.add_row(plate.name, *(_cell(plate, name, found) for name in STAGES))
     widen(Console()).print(shown)
-    jobs = Progress(plate.config).of(plate.paths)
+    try:
+        failed = failures({plate.name: Progress(plate.config).of(plate.paths)}, {})
+    except (OSError, PlateflowError):  # the notes say so
+        failed = []
     notes = (f"{plate.name}: {line}" for line in _notes(plate, found))
-    for line in (*failures({plate.name: jobs}, {}), *notes, *_leases(plate)):
+    for line in (*failed, *notes, *_leases(plate)):
         typer.echo(line)
 
 
@@ -223,7 +227,7 @@ def explain(plate: Plate, well: str) -> Status:
         typer.echo(f"  {found.note}")
     items = {key: item for key, item in found.items.items() if item.key[0] in ("", well)}
     of_well = ToDo(items, found.note, found.fault)
-    return _status(of_well, left_out=any(item.well == well for item in plate.left_out()))
+    return _status(of_well, left_out=not found.fault and any(item.well == well for item in plate.left_out()))
 
 
 def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None) -> None:

@@ -108,7 +108,7 @@ def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: 
         jobs, unseen: as for `picture`.
         limit: after so many the others are counted.
     """
-    lines = [f"{plate}: cannot be read: {why}" for plate, why in unseen.items()]
+    lines = [f"{plate}: can't be read: {why}" for plate, why in unseen.items()]
     failed: dict[tuple[str, ...], list[JobProgress]] = {}  # jobs of a stage that say the same are told together
     for plate, of_plate in jobs.items():
         for job in of_plate:
@@ -138,7 +138,7 @@ def _cell(jobs: list[JobProgress]) -> str:
 
 
 def _failure(plate: str, alike: list[JobProgress]) -> str:
-    job, names = alike[-1], ", ".join(job.job for job in alike)
+    job, names = alike[0], ", ".join(job.job for job in alike)
     now = {
         "runs": f"{job.failures} failed; running again",
         "silent": "no sign of life for 30 s; `plateflow retry` tidies up if its run is gone",
