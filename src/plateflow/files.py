@@ -25,6 +25,8 @@ from typing import Any, BinaryIO
 PARTIAL = ".partial"
 """Suffix of a file or folder that is still being written."""
 _PIECE = 2**20
+_END = 2**13
+"""Bytes at the end of a file in which its last lines are looked for at first."""
 _LINE = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"\}', re.DOTALL)
 Stamp = tuple[int, str]
 """Size in bytes, and the CRC32C of the content as 8 hexadecimal digits."""
@@ -288,13 +290,42 @@ def json_line(line: Mapping[str, Any]) -> bytes:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The sound lines of a JSON-lines file; damaged ones, and a last one cut off by a kill, are passed over."""
+    return filter(None, map(parse_line, raw_lines(path)))
+
+
+def raw_lines(path: Path) -> list[bytes]:
+    """The lines of a JSON-lines file as they are; none where there is no file."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes().split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """A line of a JSON-lines file, without its checksum; None where it is damaged, or empty."""
+    match = _LINE.fullmatch(line)
+    if match is None or int(match[2], 16) != _crc(match[1]):
+        return None
+    content: dict[str, Any] = json.loads(match[1] + b"}")
+    return content
+
+
+def last_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The sound lines of a JSON-lines file, the last one first; no more of the file is read than is asked for."""
+    try:
+        file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         return
-    for line in data.split(b"\n"):
-        if (match := _LINE.fullmatch(line)) and int(match[2], 16) == _crc(match[1]):
-            yield json.loads(match[1] + b"}")
+    with file:
+        start, size, rest = file.seek(0, os.SEEK_END), _END, b""
+        while start:
+            end, start = start, max(0, start - size)
+            file.seek(start)
+            rest, *lines = (file.read(end - start) + rest).split(b"\n")
+            yield from filter(None, map(parse_line, reversed(lines)))
+            size *= 4
+        if (first := parse_line(rest)) is not None:
+            yield first
 
 
 def stat_of(path: str | Path) -> list[int] | None:

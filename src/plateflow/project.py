@@ -6,7 +6,7 @@ Loaded while the Snakefile is parsed, so it imports nothing heavy; what needs ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from plateflow.config import Config, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
 from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
-from plateflow.state.journal import Entry, Key, LeftOut, item_key, left_out, outcomes
+from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 
 if TYPE_CHECKING:
     from plateflow.images.canvas import Canvas
@@ -46,8 +46,8 @@ class Outcomes(dict[Key, Entry]):
             raise ResultsError(
                 f"{self.stage} has not done this {'well' if well else 'plate'}",
                 where="/".join(filter(None, (self.plate, well, label_set))),
-                why="its receipt is there, but its journal has no line about it",
-                remedy=f"`plateflow retry {target} --stage {self.stage}`, then `snakemake`",
+                why="its journals have no line about it",
+                remedy=f"`snakemake`; if its receipt is there, `plateflow retry {target} --stage {self.stage}` first",
             )
         return entry
 
@@ -87,8 +87,14 @@ class Plate:
             stat = self.paths.metadata.stat()
             return _read_json(self.paths.metadata, stat.st_size, stat.st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError):
-            remedy = again if self.paths.receipts("ingest", "plate") else "run `snakemake`; ingest writes it"
-            raise ResultsError("the plate has no manifest", where=self.name, remedy=remedy) from None
+            what, why, remedy = "the plate has no manifest", "", "run `snakemake`; ingest writes it"
+            attempts = Journal.brief(self.paths.journal("ingest", "plate")).attempts
+            if self.paths.receipts("ingest", "plate"):
+                remedy = again
+            elif attempts and attempts[-1].state == "failed":
+                why = f"ingest failed: {attempts[-1].error.partition(chr(10))[0]}"
+                remedy = f"`plateflow status {self.name}` says more; mend the cause, and run `snakemake`"
+            raise ResultsError(what, where=self.name, why=why, remedy=remedy) from None
         except ValueError as error:
             where = str(self.paths.metadata)
             raise ResultsError("the plate's manifest is damaged", where=where, why=str(error), remedy=again) from None
@@ -191,12 +197,18 @@ class Plate:
         return canvases(layout, tile.fields if tile else (), self.config.z, dimensions)
 
     def left_out(self) -> list[LeftOut]:
-        """What was left out of the plate; nothing as long as it isn't ingested."""
+        """What was left out of the plate, by its journals; nothing as long as it isn't ingested."""
+        return self.left_out_of((stage, entry) for stage in STAGES for entry in exceptions(self.paths.journals(stage)))
+
+    def left_out_of(self, entries: Iterable[tuple[str, Entry]]) -> list[LeftOut]:
+        """The same by some outcomes, each with its stage; those of former wells and label sets are history."""
         try:
             wells = set(self.wells)
         except (OSError, ValueError, ResultsError):
             return []
-        return list(left_out(self.paths, wells, self.config.segmentation))
+        sets = ("", *self.config.segmentation)
+        current = ((stage, entry) for stage, entry in entries if entry.well in wells and entry.label_set in sets)
+        return list(left_out(self.name, current))
 
     def has_frozen_window(self) -> bool:
         """Whether window.json bears the configured freeze number, and was computed as configured."""

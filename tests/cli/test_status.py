@@ -41,7 +41,8 @@ def test_stale_by_parameters(done):
     done.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
     output = done.plateflow("status", "micro/B02", status=4)
     assert remedy(output, "stale: parameters changed") == ["snakemake"]
-    assert "stitch: 2 stale: parameters changed: `snakemake`" in done.plateflow("status", status=4)
+    assert "stitch: 2 jobs to do: stale: parameters changed: `snakemake`" in done.plateflow("status", status=4)
+    assert "stitch: 2 stale: parameters changed: `snakemake`" in done.plateflow("status", "micro", status=4)
     done.snakemake(env={**os.environ, "OMP_NUM_THREADS": "1"})
     done.plateflow("status", "micro")
 
@@ -73,7 +74,7 @@ def test_files_that_are_gone(done, noticed):
     assert "to do" not in done.plateflow("status"), "over all plates no file is looked at"
     if noticed:
         done.plateflow("verify", status=4)
-        assert "features: 1 stale: files are gone or damaged" in done.plateflow("status", status=4)
+        assert "features: 1 job to do: stale: files are gone or damaged" in done.plateflow("status", status=4)
     output = done.plateflow("status", "micro", status=4)
     commands = remedy(output, "features: 1 stale: files are gone or damaged")
     assert commands == (["snakemake"] if noticed else ["plateflow verify micro", "snakemake"])
@@ -85,17 +86,18 @@ def test_files_that_are_gone(done, noticed):
 def test_never_done_though_a_receipt_is_there(done):
     for journal in done.path().journals("stitch"):
         journal.unlink()
-    output = done.plateflow("status", status=4)
-    commands = remedy(output, "stitch: 4 never done, though a receipt is there")
+    commands = remedy(done.plateflow("status", "micro", status=4), "stitch: 4 never done, though a receipt is there")
     assert commands == ["plateflow verify micro", "snakemake"]
+    of_all = done.plateflow("status", status=4)
+    assert remedy(of_all, "stitch: 2 jobs to do: never done, though a receipt is there") == commands
     follow(done, commands)
     done.plateflow("status", "micro")
 
 
 def test_never_done(done):
     shutil.rmtree(done.path().root)
-    output = done.plateflow("status", status=4)
-    assert remedy(output, "ingest: 1 never done") == ["snakemake"]
+    assert remedy(done.plateflow("status", status=4), "ingest: 1 job to do: never done") == ["snakemake"]
+    assert remedy(done.plateflow("status", "micro", status=4), "ingest: 1 never done") == ["snakemake"]
     follow(done, ["snakemake"])
     done.plateflow("status", "micro")
 
@@ -161,18 +163,74 @@ def test_a_broken_plate_gets_a_line_and_the_remedy_works(done, damage):
 def test_journals_of_a_newer_release_and_of_a_share_that_is_away_are_one_line(done, monkeypatch):
     journal = done.path().journal("tile", "0")
     append_line(journal, {"event": "done", "well": "B02", "mood": "good"})
-    output = done.plateflow("status", status=1)
+    output = done.plateflow("status", "micro", status=1)
     assert "micro: tile: can't tell what is to be done: the journals were written by a newer release" in output
     assert "update Plateflow" in output
+    done.configure(lambda config: config.update(levels=2))
+    output = done.plateflow("status", status=1)
+    assert "micro: can't be read: the journals were written by a newer release; update Plateflow" in output
+    done.configure(lambda config: config.update(levels=3))
     journal.unlink()
 
-    def away(self: Path) -> None:
+    def away(self: Path, *_: object) -> None:
         raise OSError(107, "Transport endpoint is not connected", str(self))
 
     with monkeypatch.context() as patch:
         patch.setattr("plateflow.project.outcomes", lambda paths: away(paths[0]))
-        output = done.plateflow("status", status=1)
+        output = done.plateflow("status", "micro", status=1)
     assert "micro: ingest: can't tell what is to be done: OSError" in output
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", away)
+        assert "micro: can't be read: OSError" in done.plateflow("status", status=1)
+
+
+def test_a_plate_whose_ingest_failed(done, monkeypatch):
+    """Each command says what failed; none that nothing is known."""
+    shutil.rmtree(done.path().root)
+    (index,) = done.folder.glob("raw/micro__*/Images/Index.idx.xml")
+    content = index.read_bytes()
+    index.write_bytes(b"<cut")
+    done.plateflow("run", "micro", "ingest", status=1)
+    log = done.path().log("ingest", "plate", "ab12")
+    log.parent.mkdir(parents=True)
+    log.write_text("as Snakemake keeps it")
+    error = "cannot parse the metadata file Index.idx.xml"
+    output = done.plateflow("status", "micro/B02", status=1)
+    assert f"ingest plate: last attempt failed: {error}\n" in output
+    assert f"log: results/micro/logs/ingest/{log.name}\n" in output
+    assert done.plateflow("status", "micro/B02", "--log").endswith("as Snakemake keeps it\n")
+    output = done.plateflow("status", status=4)
+    assert "1 plate, 0 wells: 1 failed" in output
+    assert f"micro: ingest plate: 1 failed; waiting to be tried again, or given up\n    {error}\n" in output
+    for command in (
+        ["retry", "micro/B02"],
+        ["retry", "micro"],
+        ["accept", "--stage", "stitch"],
+        ["run", "micro", "tile"],
+    ):
+        output = done.plateflow(*command, status=1)
+        assert f"the plate has no manifest\n  where: micro\n  why: ingest failed: {error}\n" in output
+        assert "Now run `snakemake`" not in output
+    for command in (["verify"], ["status", "micro"]):
+        assert error in done.plateflow(*command, status=1)
+    index.write_bytes(content)
+    done.run()
+    done.plateflow("status", "micro")
+
+
+def test_a_well_whose_part_failed_before_any_well_was_done(done):
+    done.configure(lambda config: config.update(levels=2))
+    (raw,) = done.folder.glob("raw/micro__*")
+    raw.rename(done.folder / "away")
+    log = done.path().log("tile", "0", "ab12")
+    log.parent.mkdir(parents=True)
+    log.write_text("as Snakemake keeps it")
+    done.plateflow("run", "micro", "tile", "0", status=1)
+    output = done.plateflow("status", "micro/B03", status=None)
+    assert "tile 0: last attempt failed: the plate's folder does not exist\n" in output
+    assert done.plateflow("status", "micro/B03", "--log").endswith("as Snakemake keeps it\n")
+    assert "tile 0" not in done.plateflow("status", "micro/B02", status=None)
+    assert "can't tell from which stage on" in done.plateflow("retry", "micro/B02", status=1)
 
 
 def test_a_raw_folder_that_is_away_is_told(done):

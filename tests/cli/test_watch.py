@@ -16,7 +16,7 @@ from plateflow.state.progress import JobProgress, State
 
 
 def job(stage: str, state: State, **values) -> JobProgress:
-    values = {"wells": 0, "failures": 0, "error": "", "log": Path("gone.log")} | values
+    values = {"wells": 0, "failures": 0, "told": "", "log": Path("gone.log")} | values
     return JobProgress(stage=stage, job="0", state=state, **values)
 
 
@@ -43,7 +43,7 @@ def test_a_large_screen_shows_what_runs_and_counts_the_rest() -> None:
     waiting = {f"later{i}": [job(name, "waits") for name in STAGES] for i in range(39)}
     text = shown(complete | {"now": plate("runs", wells=7)} | waiting)
     assert "60 plates complete" in text
-    assert "39 plates waiting" in text
+    assert "39 plates to do" in text
     rows = [line for line in text.splitlines() if line.startswith("│")]
     assert len(rows) == 2, "the one plate, and the second line of its cell"
     assert "0/1" in rows[0]
@@ -55,7 +55,7 @@ def test_a_large_screen_shows_what_runs_and_counts_the_rest() -> None:
 def test_failures_are_told_with_the_last_line_of_their_log(tmp_path: Path) -> None:
     log = tmp_path / "0.log"
     log.write_text("infer: B03 cells\n[bold]not markup[/]\n")
-    text = shown({"p1": plate("failed", failures=2, error="killed [/red]", log=log), "p2": plate("silent", log=log)})
+    text = shown({"p1": plate("failed", failures=2, told="killed [/red]", log=log), "p2": plate("silent", log=log)})
     words = " ".join(text.split())
     assert "p1: infer 0: 2 failed; waiting to be tried again, or given up killed [/red]" in words
     assert "p2: infer 0: no sign of life for 30 s" in words
@@ -82,9 +82,9 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
     unreadable.mkdir(parents=True)
     monkeypatch.setattr("plateflow.cli.watch.time.sleep", lambda _: unreadable.rmdir())
     watch(config, [SimpleNamespace(name="p1", paths=paths)])
-    first, _, then = capsys.readouterr().out.partition("p1: cannot be read: ")
+    first, _, then = capsys.readouterr().out.partition("p1: can't be read: ")
     assert not first.strip()
     assert str(unreadable) in "".join(then.split())
-    assert then.count("cannot be read") == 0
+    assert then.count("can't be read") == 0
     (row,) = [line for line in then.splitlines() if line.startswith("│ p1")]
     assert row.count("done") == len(STAGES)

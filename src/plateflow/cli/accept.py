@@ -34,7 +34,7 @@ def accept(
     project = Project.load(configfile)
     if stage not in STAGES:
         raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
-    refused, failed = False, False
+    some, refused, failed = False, False, False
     for plate in [project.plate(name) for name in plates or project.plates]:
         try:
             accepted, others = accept_plate(plate, stage)
@@ -50,8 +50,9 @@ def accept(
             typer.echo(f"{plate.name}: {n} results of {stage} can't be accepted: {why} changed, too")
         if not accepted and not others:
             typer.echo(f"{plate.name}: nothing of {stage} was made by another version")
-        refused = refused or bool(others)
-    typer.echo("Now run `snakemake`: it does nothing again of what was accepted.")
+        some, refused = some or bool(accepted), refused or bool(others)
+    if some:
+        typer.echo("Now run `snakemake`: it does nothing again of what was accepted.")
     raise typer.Exit(Status.ERROR if failed else Status.STALE if refused else Status.OK)
 
 

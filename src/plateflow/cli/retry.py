@@ -173,8 +173,12 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
     if stage is not None:
         begins = {well: stage}
     else:
-        first_of = _first_to_do(plate)
+        first_of, unclear = _first_to_do(plate)
         begins = {name: first_of[name] for name in ([well] if well else ["", *plate.wells]) if name in first_of}
+        if not begins and unclear:
+            raise PlateflowError(
+                "can't tell from which stage on", where=target, why=unclear, remedy="name one with --stage"
+            )
         if not begins:
             typer.echo(f"{target}: every stage is ok and up to date; name one with --stage to do it again.")
     for name, first in begins.items():
@@ -183,16 +187,20 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
         typer.echo(f"{plate.name}/{name or '*'}: requested again from {first} on.")
 
 
-def _first_to_do(plate: Plate) -> dict[str, str]:
-    """The first stage in which a well (or, by the empty name, the plate) isn't ok, or is stale, by well."""
+def _first_to_do(plate: Plate) -> tuple[dict[str, str], str]:
+    """The first stage in which a well (or, by the empty name, the plate) isn't ok, or is stale, by well.
+
+    Returns:
+        that, and why it can't be told of all stages; empty where it can.
+    """
     from plateflow.stages.stale import to_do
 
-    stale = to_do(plate, files=True).items
+    found = to_do(plate, files=True)
     first: dict[str, str] = {}
     for stage in STAGES:
-        for well in [key[0] for name, key in stale if name == stage]:
+        for well in [key[0] for name, key in found.items if name == stage]:
             first.setdefault(well, stage)
         for entry in plate.outcomes(stage).values():
             if entry.well and entry.state != "ok":
                 first.setdefault(entry.well, stage)
-    return first
+    return first, found.note if found.fault else ""

@@ -2,88 +2,155 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from plateflow.asked import Stamps
 from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
-from plateflow.errors import PlateflowError
+from plateflow.cli.watch import HAPPENS, ROWS, failures, table, widen
+from plateflow.cli.watch import watch as follow
+from plateflow.errors import PlateflowError, ResultsError
+from plateflow.files import stat_of
 from plateflow.project import Plate, Project
 from plateflow.stages.job import Job
-from plateflow.stages.stale import StaleItem, ToDo, to_do
-from plateflow.state.journal import Entry, Journal, outcomes
-from plateflow.state.lease import leases
+from plateflow.stages.stale import Glance, StaleItem, ToDo, glance, to_do
+from plateflow.state.journal import Entry, Journal, LeftOut, outcomes
+from plateflow.state.lease import SILENT_S, leases
+from plateflow.state.progress import JobProgress, Progress
+
+PLATE_STATES = ("complete", "running", "to do", "stale", "failed", "unread")
+NAMED = 3
+"""So many plates are named where the same is to be done in many."""
 
 
 def status(
     target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; default: all plates")] = None,
     watch: Annotated[bool, typer.Option(help="follow a run until all plates are complete, from any host")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="only what failed or was left out, all of it")] = False,
     log: Annotated[
-        bool, typer.Option("--log", help="with PLATE/WELL: the log of the job that did the well last")
+        bool, typer.Option("--log", help="with PLATE/WELL: the log of the job that did the well last, or failed to")
     ] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show what is done, stale, flagged and left out, and what to do about it.
+    """Show what is done, stale, failed and left out, and what to do about it.
 
-    All plates are told from the journals alone; of a PLATE or PLATE/WELL the names and sizes of all files are compared
-    with them, too. A well is explained stage by stage: state, reason, what made it stale, and the log to read. Exit
-    status: 4 as long as anything is stale or to do, else 1 where that can't be told, else 3 as long as anything is left
-    out, else 0.
+    All plates are told from receipts and the ends of journals alone; of a PLATE or PLATE/WELL every work item is looked
+    at, with names and sizes of all files. A well is explained stage by stage: state, reason, what made it stale, and
+    the log to read. Exit status: 4 as long as anything is stale or to do, else 1 where that can't be told, else 3 as
+    long as anything is left out, else 0.
     """
     project = Project.load(configfile)
-    if target and "/" in target:
-        plate, well = project.target(target)
-        if log:
-            _print_log(plate, well)
-            return
-        found = to_do(plate, files=True)
-        explain(plate, well, found)
-        of_well = ToDo({key: item for key, item in found.items.items() if item.key[0] in ("", well)}, found.note)
-        raise typer.Exit(_status([of_well], left_out=any(item.well == well for item in plate.left_out())))
-    plates = [project.target(target)[0]] if target else list(project.plates.values())
+    plate, well = project.target(target) if target else (None, "")
+    if plate and well:
+        raise typer.Exit(_print_log(plate, well) if log else explain(plate, well))
+    plates = [plate] if plate else list(project.plates.values())
     if watch:
-        from plateflow.cli.watch import watch as follow
-
         follow(project.config, plates)
-    looks = {plate.name: to_do(plate, files=target is not None) for plate in plates}
-    if not watch:
-        overview(plates, looks)
-    lines = [str(item) for plate in plates if not looks[plate.name].fault for item in plate.left_out()]
-    if lines:
-        typer.echo("\n  ".join([f"Left out ({len(lines)}):", *lines]))
-        typer.echo("Mend the files, then `snakemake`. `plateflow retry PLATE/WELL`, then `snakemake` tries one again.")
-    raise typer.Exit(_status(list(looks.values()), left_out=bool(lines)))
+    if plate and not (watch or failed):
+        found = to_do(plate, files=True)
+        left_out = [] if found.fault else plate.left_out()
+        overview(plate, found)
+        _print_left_out(left_out)
+        raise typer.Exit(_status(found, left_out=bool(left_out)))
+    progress, stamps = Progress(project.config), Stamps()
+    looks = [glance(each, progress, stamps) for each in plates]
+    if failed:
+        _print_failed(looks)
+    elif not watch:
+        _print_screen(plates, looks)
+    if not failed:
+        _print_left_out([item for look in looks for item in look.left_out], None if len(plates) <= ROWS else ROWS)
+    states = {look.state for look in looks}
+    if states & {"failed", "running", "stale", "to do"}:
+        raise typer.Exit(Status.STALE)
+    some_left_out = any(look.left_out for look in looks)
+    raise typer.Exit(Status.ERROR if "unread" in states else Status.LEFT_OUT if some_left_out else Status.OK)
 
 
-def _status(looks: list[ToDo], *, left_out: bool) -> int:
-    if any(look.items or (look.note and not look.fault) for look in looks):
+def _status(look: ToDo, *, left_out: bool) -> Status:
+    if look.items or (look.note and not look.fault):
         return Status.STALE
-    if any(look.fault for look in looks):
-        return Status.ERROR
-    return Status.LEFT_OUT if left_out else Status.OK
+    return Status.ERROR if look.fault else Status.LEFT_OUT if left_out else Status.OK
 
 
-def overview(plates: list[Plate], looks: dict[str, ToDo]) -> None:
-    """Print plates x stages: work items that are ok, flagged, left out, stale or to do, and the time they took."""
+def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
+    """Print all plates: totals, what failed, what is to be done and why, and plates x stages where there is room."""
+    states, wells = Counter(look.state for look in looks), sum(look.wells for look in looks)
+    counts = [f"{states[state]:,} {state}" for state in PLATE_STATES if states[state]]
+    typer.echo(f"{len(looks):,} {'plates' if len(looks) > 1 else 'plate'}, {wells:,} wells: {', '.join(counts)}")
+    jobs, unread = _by_plate(looks)
+    typer.echo("".join(f"{line}\n" for line in failures(jobs, unread)), nl=False)
+    causes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    for look in looks:
+        for cause, n in look.causes.items():
+            causes.setdefault(cause, []).append((look.plate, n))
+    for (stage, why, remedy), found in causes.items():
+        names, n = ", ".join(name for name, _ in found[:NAMED]), sum(n for _, n in found)
+        names += f" and {len(found) - NAMED:,} more plates" if len(found) > NAMED else ""
+        typer.echo(f"{names}: {stage}: {n:,} {'jobs' if n > 1 else 'job'} to do: {why}: {remedy}")
+    small = len(plates) <= ROWS
+    for plate in plates if small else ():
+        for line in _leases(plate):
+            typer.echo(line)
+    shown = [look for look in looks if small or look.state in HAPPENS][:ROWS]
+    if shown:
+        from rich.console import Console
+
+        title = "work items by state where all jobs are done; else jobs done, and wells finished by running jobs"
+        widen(Console()).print(table({look.plate: jobs[look.plate] for look in shown if look.plate in jobs}, title))
+    if not small:
+        typer.echo(f"{len(looks) - len(shown):,} plates aren't shown; `plateflow status PLATE` shows one.")
+    typer.echo("Files weren't looked at: `plateflow status PLATE` compares names and sizes, `plateflow verify` all.")
+
+
+def _by_plate(looks: list[Glance]) -> tuple[dict[str, list[JobProgress]], dict[str, str]]:
+    """The jobs of each plate, and why others can't be read."""
+    jobs = {look.plate: look.jobs for look in looks if not look.unread}
+    return jobs, {look.plate: look.unread for look in looks if look.unread}
+
+
+def _print_failed(looks: list[Glance]) -> None:
+    lines = failures(*_by_plate(looks), limit=None)
+    left_out = [item for look in looks for item in look.left_out]
+    if lines:
+        typer.echo("\n".join([*lines, "Mend the cause, then `snakemake`; after a kill `plateflow retry` first."]))
+    _print_left_out(left_out)
+    if not lines and not left_out:
+        typer.echo("No job has failed, and nothing is left out.")
+
+
+def _print_left_out(items: list[LeftOut], limit: int | None = None) -> None:
+    if items:
+        typer.echo("\n  ".join([f"Left out ({len(items):,}):", *map(str, items[:limit])]))
+        if items[limit:] and limit:
+            typer.echo(f"  and {len(items) - limit:,} more: `plateflow status --failed`")
+        typer.echo("Mend the files, then `snakemake`. `plateflow retry PLATE/WELL`, then `snakemake` tries one again.")
+
+
+def overview(plate: Plate, found: ToDo) -> None:
+    """Print a plate's work items by stage: ok, flagged, left out, stale or to do, and the time that they took."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="work items by state; seconds are those of the jobs' work", title_justify="left")
-    table.add_column("plate")
+    shown = Table(title="work items by state; seconds are those of the jobs' work", title_justify="left")
+    shown.add_column("plate")
     for name in STAGES:
-        table.add_column(name, justify="right")
-    notes = []
-    for plate in plates:
-        found = looks[plate.name]
-        table.add_row(plate.name, *(_cell(plate, name, found) for name in STAGES))
-        notes += [f"{plate.name}: {line}" for line in _notes(plate, found)]
-    console = Console()
-    console.width = max(console.width, 24 + 11 * len(STAGES))
-    console.print(table)
-    for line in notes:
+        shown.add_column(name, justify="right")
+    shown.add_row(plate.name, *(_cell(plate, name, found) for name in STAGES))
+    widen(Console()).print(shown)
+    try:
+        failed = failures({plate.name: Progress(plate.config).of(plate.paths)}, {})
+    except (OSError, PlateflowError):  # the notes say so
+        failed = []
+    notes = (f"{plate.name}: {line}" for line in _notes(plate, found))
+    for line in (*failed, *notes, *_leases(plate)):
         typer.echo(line)
 
 
@@ -101,40 +168,50 @@ def _cell(plate: Plate, stage: str, found: ToDo) -> str:
 
 
 def _notes(plate: Plate, found: ToDo) -> Iterator[str]:
-    """What a table can't show: what is stale, why, and what to do about it; and the leases."""
+    """What a table can't show: what is stale, why, and what to do about it."""
     if found.note:
         yield found.note
-    groups = Counter((stage, reason(item), item.remedy) for (stage, _), item in found.items.items())
+    groups = Counter((stage, str(item), item.remedy) for (stage, _), item in found.items.items())
     for (stage, why, remedy), n in groups.items():
         yield f"{stage}: {n} {why}: {remedy}"
+
+
+def _leases(plate: Plate) -> Iterator[str]:
+    """Which jobs of a plate run, or died; who gave a sign of life just now isn't asked for in a queue."""
     try:
         held = list(leases(plate.paths.root / "leases"))
     except OSError as error:
         held = []
-        yield f"leases can't be read: {error.strerror}"
+        yield f"{plate.name}: leases can't be read: {error.strerror}"
     for lease, owner in held:
-        gone = owner is None or owner.alive() is False
-        yield f"{lease.name} {'died: run `plateflow retry`, then `snakemake`' if gone else f'runs: {owner}'}"
+        elsewhere = owner is not None and owner.host != socket.gethostname()
+        alive = owner and ((elsewhere and time.time() - owner.beat < SILENT_S) or owner.alive() is not False)
+        what = f"runs: {owner}" if alive else "died: run `plateflow retry`, then `snakemake`"
+        yield f"{plate.name}: {lease.name} {what}"
 
 
-def reason(item: StaleItem) -> str:
-    """Why something is to be done, in words."""
-    if item.why == ("never done",):
-        return "never done, though a receipt is there" if item.seen else "never done"
-    if item.why == ("files",):
-        return "stale: files are gone or damaged"
-    return f"stale: {', '.join(item.why)} changed" if item.why[0] != "left in the middle" else "left in the middle"
-
-
-def explain(plate: Plate, well: str, found: ToDo) -> None:
-    """Print what happened to a well, stage by stage.
+def _is_known(plate: Plate, well: str) -> bool:
+    """Whether the plate is ingested, so that its wells are known.
 
     Raises:
-        PlateflowError: the plate isn't ingested, or has no such well.
+        PlateflowError: it is, and has no such well.
     """
-    plate.check_well(well)
+    try:
+        plate.check_well(well)
+    except ResultsError:
+        return False
+    return True
+
+
+def explain(plate: Plate, well: str) -> Status:
+    """Print what happened to a well, stage by stage; returns the exit status.
+
+    Raises:
+        PlateflowError: the plate has no such well.
+    """
+    known, found = _is_known(plate, well), to_do(plate, files=True)
     typer.echo(f"{plate.name}/{well}")
-    for name, stage in STAGES.items():
+    for name, stage in STAGES.items() if known else [("ingest", STAGES["ingest"])]:
         latest = plate.outcomes(name)
         for path in plate.paths.journals(name):
             job = path.stem.removeprefix(f"{name}-")
@@ -143,12 +220,14 @@ def explain(plate: Plate, well: str, found: ToDo) -> None:
                     stale = found.items.get((name, entry.key))
                     _explain_entry(plate, Job(plate=plate, stage=stage, name=job), entry, stale)
         for (stage_name, key), stale in found.items.items():
-            if stage_name == name and key[0] == well and key not in latest:
-                typer.echo(f"  {name} {key[1]:20} to do ({reason(stale)}): {stale.remedy}")
-        if stage.scope != "plate":
-            _last_failure(plate, name, well)
+            if stage_name == name and key[0] in ("", well) and key not in latest:
+                typer.echo(f"  {name} {key[1]:20} to do ({stale}): {stale.remedy}")
+        _print_failures(plate, name, well)
     if found.note:
         typer.echo(f"  {found.note}")
+    items = {key: item for key, item in found.items.items() if item.key[0] in ("", well)}
+    of_well = ToDo(items, found.note, found.fault)
+    return _status(of_well, left_out=not found.fault and any(item.well == well for item in plate.left_out()))
 
 
 def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None) -> None:
@@ -166,33 +245,41 @@ def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None
             f"accepted by {accepted['by']}, {accepted['at']}"
         )
     if stale is not None:
-        typer.echo(f"    {reason(stale)}: {stale.remedy}")
+        typer.echo(f"    {stale}: {stale.remedy}")
     if entry.left_out:
         typer.echo(f"    mend it, then `snakemake`; or `plateflow retry {plate.name}/{entry.well}`, then `snakemake`")
     if entry.state != "ok":
         typer.echo(f"    log: {plate.paths.latest_log(job.stage.name, job.name)}")
 
 
-def _print_log(plate: Plate, well: str) -> None:
-    """Print the log of the job that worked on a well last, whether it ended well or not."""
-    journals = []
-    for path in (path for stage in STAGES for path in plate.paths.journals(stage)):
-        journal = Journal.read(path)
-        if any(key[0] == well for key in (*journal.latest, *journal.started)):
-            journals.append(path)
-    if not journals:
+def _failures(plate: Plate, stage: str, well: str) -> list[JobProgress]:
+    """Of the jobs of a stage that a well waits for, its part's or the plate's, those whose last attempt failed."""
+    failed = [job for job in Progress(plate.config).of(plate.paths) if job.stage == stage and job.state == "failed"]
+    whole = STAGES[stage].scope == "plate"
+    return [job for job in failed if whole or part_of(job.job) == plate.part_of_well(stage, well)]
+
+
+def _print_failures(plate: Plate, stage: str, well: str) -> None:
+    for job in _failures(plate, stage, well):
+        error = job.error.replace("\n", "\n    ")
+        typer.echo(f"  {stage} {job.job}: last attempt failed: {error}\n    log: {job.log}")
+
+
+def _print_log(plate: Plate, well: str) -> Status:
+    """Print the log of the job that worked on a well last, whether it ended well or not, or failed before it could."""
+    logs: list[tuple[int, Path]] = []
+    for stage in STAGES if _is_known(plate, well) else ("ingest",):
+        for path in plate.paths.journals(stage):
+            journal = Journal.read(path)
+            if any(key[0] == well for key in (*journal.latest, *journal.started)):
+                log = plate.paths.latest_log(stage, path.stem.removeprefix(f"{stage}-"))
+                logs.append((path.stat().st_mtime_ns, log))
+        for job in _failures(plate, stage, well):
+            stats = [stat_of(path) for path in (plate.paths.journal(stage, job.job), job.log)]
+            logs.append((max(stat[1] for stat in stats if stat), job.log))
+    if not logs:
         raise PlateflowError("no job has worked on this well yet", where=f"{plate.name}/{well}")
-    stage, _, job = max(journals, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")
-    file = plate.paths.latest_log(stage, job)
+    _, file = max(logs)
     typer.echo(f"{file}:")
     typer.echo(file.read_text(errors="replace") if file.is_file() else "(gone)")
-
-
-def _last_failure(plate: Plate, stage: str, well: str) -> None:
-    """Print the error with which the last attempt at a well's part ended, if it failed."""
-    for job in STAGES[stage].jobs(plate.config):
-        if part_of(job) == plate.part_of_well(stage, well):
-            attempts = Journal.read(plate.paths.journal(stage, job)).attempts
-            if attempts and attempts[-1].state == "failed":
-                log = plate.paths.latest_log(stage, job)
-                typer.echo(f"    last attempt failed: {attempts[-1].error}\n    log: {log}")
+    return Status.OK

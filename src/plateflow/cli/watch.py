@@ -1,4 +1,4 @@
-"""`plateflow status --watch`: plates x stages while they run, from files alone, so from any host."""
+"""`plateflow status --watch`: plates x stages while they run, from files alone, so from any host; and their picture."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 from plateflow.chain import STAGES
 from plateflow.config import Config
 from plateflow.project import Plate
-from plateflow.state.progress import JobProgress, Progress
+from plateflow.state.journal import LEFT_OUT
+from plateflow.state.progress import JobProgress, Progress, plate_state
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
+    from rich.table import Table
 
 SECONDS = 5.0
 ROWS = 30
 """Plates shown at a time; a screen's other plates are counted."""
 FAILURES = 10
+"""Failed jobs shown at a time; a screen's others are counted."""
+HAPPENS = ("running", "failed")
+"""States of the plates that get a row of their own in a large screen."""
 
 
 def watch(config: Config, plates: list[Plate]) -> None:
@@ -30,7 +35,7 @@ def watch(config: Config, plates: list[Plate]) -> None:
 
     console, progress, shown = Console(), Progress(config), ""
     if not console.is_terminal:
-        console.width = max(console.width, 24 + 11 * len(STAGES))
+        widen(console)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             jobs, unseen = {}, {}
@@ -53,8 +58,14 @@ def watch(config: Config, plates: list[Plate]) -> None:
             time.sleep(SECONDS)
 
 
+def widen(console: Console) -> Console:
+    """The console, wide enough for all stages."""
+    console.width = max(console.width, 24 + 11 * len(STAGES))
+    return console
+
+
 def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group:
-    """All plates at one moment: what failed; a count of plates that wait or are complete; the others in a table.
+    """All plates at one moment: what failed; a count of plates in which nothing happens; the others in a table.
 
     Args:
         jobs: of each plate.
@@ -62,58 +73,78 @@ def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group
     """
     from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(title="jobs done, and wells finished by running jobs", title_justify="left")
-    table.add_column("plate")
-    for name in STAGES:
-        table.add_column(name, justify="right")
+    rows: dict[str, list[JobProgress]] = {}
     rest: Counter[str] = Counter()
     for plate, of_plate in jobs.items():
-        word = _word(of_plate)
-        if len(jobs) > 1 and (word == "complete" or table.row_count >= ROWS or (word and len(jobs) > ROWS)):
-            rest[word or "running or failed"] += 1
+        state = plate_state(of_plate)
+        happens = state in HAPPENS
+        if len(jobs) > 1 and (state == "complete" or len(rows) >= ROWS or (not happens and len(jobs) > ROWS)):
+            rest["running or failed" if happens else state] += 1
         else:
-            table.add_row(plate, *(_cell([job for job in of_plate if job.stage == name]) for name in STAGES))
-    counts = [f"{count} plates {word}" for word, count in rest.items()]
-    return Group(*(escape(line) for line in _failures(jobs, unseen)), *counts, *([table] if table.row_count else []))
+            rows[plate] = of_plate
+    counts = [f"{count} plates {state}" for state, count in rest.items()]
+    tables = [table(rows, "jobs done, and wells finished by running jobs")] if rows else []
+    return Group(*(escape(line) for line in failures(jobs, unseen)), *counts, *tables)
 
 
-def _word(jobs: list[JobProgress]) -> str:
-    """What to call a plate that needs no row of its own; empty where something happens in it."""
-    states = {job.state for job in jobs}
-    return "complete" if states == {"done"} else "waiting" if states <= {"done", "waits"} else ""
+def table(rows: dict[str, list[JobProgress]], title: str) -> Table:
+    """Plates x stages."""
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("plate")
+    for name in STAGES:
+        shown.add_column(name, justify="right")
+    for plate, jobs in rows.items():
+        shown.add_row(plate, *(_cell([job for job in jobs if job.stage == name]) for name in STAGES))
+    return shown
 
 
-def _failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> list[str]:
-    lines = [f"{plate}: cannot be read: {why}" for plate, why in unseen.items()]
+def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: int | None = FAILURES) -> list[str]:
+    """A paragraph per job that failed or is silent, and per plate that can't be read.
+
+    Args:
+        jobs, unseen: as for `picture`.
+        limit: after so many the others are counted.
+    """
+    lines = [f"{plate}: can't be read: {why}" for plate, why in unseen.items()]
+    failed: dict[tuple[str, ...], list[JobProgress]] = {}  # jobs of a stage that say the same are told together
     for plate, of_plate in jobs.items():
-        lines += [_failure(plate, job) for job in of_plate if job.failures or job.state == "silent"]
-    more = len(lines) - FAILURES
-    return [*lines[:FAILURES], f"and {more} more jobs failed"] if more > 0 else lines
+        for job in of_plate:
+            if job.failures or job.state == "silent":
+                key = plate, job.stage, job.state, str(job.failures), job.told or job.job
+                failed.setdefault(key, []).append(job)
+    lines += [_failure(key[0], alike) for key, alike in [*failed.items()][:limit]]
+    more = sum(map(len, [*failed.values()][limit:])) if limit else 0
+    return [*lines, f"and {more} more jobs failed"] if more else lines
 
 
 def _cell(jobs: list[JobProgress]) -> str:
     states = Counter(job.state for job in jobs)
     if states["done"] == len(jobs):
-        return "[green]done[/]"
+        items: Counter[str] = Counter()
+        for job in jobs:
+            for item_state, count in job.items.items():
+                items["left out" if item_state in LEFT_OUT else item_state] += count
+        return "\n".join(f"{count} {state}" for state, count in items.items()) or "[green]done[/]"
     if states["waits"] == len(jobs):
         return "-"
     lines = [f"{states['done']}/{len(jobs)}"]
     if states["runs"]:
         lines.append(f"{states['runs']} run: {sum(job.wells for job in jobs if job.state == 'runs')} w")
-    lines += [f"[red]{states[state]} {state}[/]" for state in ("failed", "silent") if states[state]]
+    lines += [f"[red]{states[state]} {state}[/]" for state in ("failed", "silent", "stale") if states[state]]
     return "\n".join(lines)
 
 
-def _failure(plate: str, job: JobProgress) -> str:
+def _failure(plate: str, alike: list[JobProgress]) -> str:
+    job, names = alike[0], ", ".join(job.job for job in alike)
     now = {
         "runs": f"{job.failures} failed; running again",
         "silent": "no sign of life for 30 s; `plateflow retry` tidies up if its run is gone",
         "failed": f"{job.failures} failed; waiting to be tried again, or given up",
     }
-    lines = [f"{plate}: {job.stage} {job.job}: {now[job.state]}", *filter(None, job.error.split("\n"))]
+    lines = [f"{plate}: {job.stage} {names}: {now[job.state]}", *filter(None, job.error.split("\n"))]
     line = job.last_line()
-    if line and line not in job.error:
-        lines.append(f"last line of {job.log}: {line}")
+    lines.append(f"log: {job.log}" + (f" ends with: {line}" if line and line not in job.error else ""))
     return "\n    ".join(lines)

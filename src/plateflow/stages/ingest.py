@@ -32,11 +32,7 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index; on its files' sizes and times only when `check` asks for them."""
     index = index_plate(job.plate.spec)
     check_channels(job.config, index.metadata)
-    parameters = job.parameters()
-    depends = {
-        "parameters": {**parameters, "raw": {**parameters["raw"], "path": ""}},
-        "raw files": manifest_digest(index),
-    }
+    depends = {"parameters": job.parameters(), "raw files": manifest_digest(index)}
     return [WorkItem(depends=depends, data=index)]
 
 

@@ -71,8 +71,9 @@ class Job:
         return self.plate.wells_of(self.stage.name, self.name)
 
     def parameters(self, label_set: str | None = None) -> dict[str, Any]:
-        """The stage's parameters, for one label set or for all."""
-        return self.plate.parameters(self.stage.name, label_set)
+        """The stage's parameters, for one label set or for all; where the raw folder lies is none of them."""
+        values = self.plate.parameters(self.stage.name, label_set)
+        return values | {"raw": values["raw"] | {"path": ""}} if "raw" in values else values
 
     def __str__(self) -> str:
         return f"{self.plate.name}: {self.stage.name} {self.name}"

@@ -199,12 +199,14 @@ def receipt(job: Job, entries: list[Entry]) -> dict[str, Any]:
     """The content of a job's receipt. It holds no clock: equal work gives equal bytes."""
     entries = sorted(entries, key=lambda entry: entry.key)
     work = [[*entry.key, entry.fingerprint, entry.state, entry.reason, entry.fields] for entry in entries]
+    told = ("well", "label_set", "block", "state", "reason", "detail", "fields")
     return {
         "plate": job.plate.name,
         "stage": job.stage.name,
         "job": job.name,
         "work": digest(work),
         "states": dict(sorted(Counter(entry.state for entry in entries).items())),
+        "not ok": [{name: getattr(entry, name) for name in told} for entry in entries if entry.state != "ok"],
     }
 
 

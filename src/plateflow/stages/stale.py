@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
-from plateflow.asked import PlateAsked
+from plateflow.asked import PlateAsked, Stamps
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError, ResultsError
+from plateflow.files import read_lines
 from plateflow.project import Plate
 from plateflow.stages import stage_module
-from plateflow.stages.job import Item, Job, changes
-from plateflow.state.journal import Entry, Key
-from plateflow.state.requests import lost_sequences
+from plateflow.stages.job import Item, Job, WorkItem, changes
+from plateflow.state.journal import Entry, Journal, Key, LeftOut, last_entries
+from plateflow.state.progress import JobProgress, Progress, plate_state
+from plateflow.state.requests import changed_files, lost_sequences, watch_lines
+
+NEVER = ("never done",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,9 @@ class StaleItem:
     why: tuple[str, ...]
     remedy: str
     seen: bool
+
+    def __str__(self) -> str:
+        return _in_words(self.why, seen=self.seen)
 
 
 @dataclass
@@ -76,6 +85,14 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
     return found
 
 
+def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
+    if why == NEVER:
+        return "never done, though a receipt is there" if seen else "never done"
+    if why == ("files",):
+        return "stale: files are gone or damaged"
+    return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
+
+
 def _why(job: Job, item: Item, entry: Entry | None, lost: Mapping[Key, int], *, files: bool) -> tuple[str, ...]:
     why = changes(job, item, entry, lost=lost if files else None)
     if not why and entry is not None and lost.get(entry.key, 0) >= entry.sequence:
@@ -91,9 +108,7 @@ def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
 
 def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: bool) -> None:
     """Put an error into words; `journals` are what can't be read."""
-    what = f"{type(error).__name__}: {error}"
-    if isinstance(error, PlateflowError):
-        what = f"{error.what}{f' ({error.where})' if error.where else ''}"
+    what = _error(error)
     results = isinstance(error, ResultsError | FileNotFoundError) or not isinstance(error, PlateflowError | OSError)
     if journals or not results:
         found.fault = True
@@ -103,3 +118,109 @@ def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: 
         found.note = f"{stage}: waits for the stages before it: {what}"
     else:
         found.note = f"{stage}: {what}: `plateflow verify {plate.name}`, then `snakemake`"
+
+
+def _error(error: Exception) -> str:
+    if isinstance(error, PlateflowError):
+        return f"{error.what}{f' ({error.where})' if error.where else ''}"
+    return f"{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """A plate as its receipts and the last lines of its journals tell: no work item is listed, no result looked at.
+
+    Attributes:
+        plate: its id.
+        jobs: all of them; none where the plate can't be looked at.
+        wells: how many it has; 0 as long as it isn't ingested.
+        causes: the number of jobs, by stage, why they are to be done, and the remedy; of jobs for which everything
+            that they build on is done.
+        left_out: wells and fields.
+        unread: why the plate can't be looked at; else empty.
+    """
+
+    plate: str
+    jobs: list[JobProgress] = field(default_factory=list)
+    wells: int = 0
+    causes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    unread: str = ""
+
+    @property
+    def state(self) -> str:
+        """The plate in a word."""
+        state = plate_state(self.jobs)
+        return "unread" if self.unread else "stale" if state == "complete" and self.causes else state
+
+
+def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
+    """Look at a plate in a few milliseconds, whatever its size; `to_do` is the full look."""
+    try:
+        return _glance(plate, PlateAsked(plate, stamps), progress)
+    except Exception as error:  # whatever was done to the results, the other plates are told
+        remedy = f"; {error.remedy}" if isinstance(error, PlateflowError) and error.remedy else ""
+        return Glance(plate=plate.name, unread=f"{_error(error)}{remedy}")
+
+
+def _glance(plate: Plate, asked: PlateAsked, progress: Progress) -> Glance:
+    jobs, wells = progress.of(plate.paths, asked.stands), 0
+    causes = Counter(_causes(plate, asked, jobs))
+    try:
+        wells = len(plate.wells)
+    except ResultsError as error:
+        if asked.stands("ingest", "plate"):
+            causes["ingest", error.what, error.remedy] += 1
+    told = [(job.stage, job.exceptions) for job in jobs]
+    exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
+    exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
+    by_journals = any(of_job is None for _, of_job in told)
+    left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
+    return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out)
+
+
+def _causes(plate: Plate, asked: PlateAsked, jobs: list[JobProgress]) -> Iterator[tuple[str, str, str]]:
+    """Per job that is to be done before others: its stage, why, and the remedy."""
+    written = {path.name.partition("-")[0] for path in plate.paths.journals("*")}
+    for job in jobs:
+        upstream = asked.waits_for(job.stage, job.job)
+        if job.state == "done" and job.items and job.stage not in written:
+            yield job.stage, _in_words(NEVER, seen=True), _remedy(plate, NEVER, seen=True)
+        elif job.state in ("stale", "waits") and all(asked.stands(*other) for other in upstream):
+            why = _what_changed(plate, job) if job.state == "stale" else NEVER
+            if why:
+                yield job.stage, _in_words(why), "`snakemake`"
+
+
+def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
+    """What has changed since a job came to its end, as far as that is told without its work items.
+
+    Empty where it had nothing to do: its part has no well.
+    """
+    name, paths = progress.stage, plate.paths
+    job, path = Job(plate=plate, stage=STAGES[name], name=progress.job), paths.journal(name, progress.job)
+    lost = lost_sequences(paths, name)
+    if not (entries := last_entries(path, plate.config.segmentation)):
+        return ()
+    why = _own_changes(job, entries, lost)
+    if not why and (lost or any(line["stage"] == name for line in read_lines(paths.requests))):
+        why = _own_changes(job, Journal.read(path).latest.values(), lost)  # maybe of a well that isn't among the last
+    if not why:
+        watched = watch_lines(paths)
+        lines = chain.from_iterable(watched.values()) if name == "ingest" else watched.get(path.stem, [])
+        why = ("raw files",) if changed_files(lines) else ("inputs",)
+    return why
+
+
+def _own_changes(job: Job, entries: Iterable[Entry], lost: Mapping[Key, int]) -> tuple[str, ...]:
+    """Of parameters, version, requests and lost files, what has changed since some outcomes."""
+    why: dict[str, None] = {}
+    for entry in entries:
+        if entry.label_set in ("", *job.config.segmentation):
+            depends = {"parameters": job.parameters(entry.label_set or None)} if "parameters" in entry.depends else {}
+            item = WorkItem[None](well=entry.well, label_set=entry.label_set, block=entry.block, depends=depends)
+            own = {*depends, "version", "request"}
+            why |= dict.fromkeys(each for each in changes(job, item, entry) if each in own)
+            if lost.get(entry.key, 0) >= entry.sequence:
+                why["files"] = None
+    return tuple(why)

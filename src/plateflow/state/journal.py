@@ -12,14 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from plateflow.chain import STAGES
 from plateflow.errors import ResultsError
-from plateflow.files import Stamp, append_line, digest, read_lines
-from plateflow.paths import PlatePaths
+from plateflow.files import Stamp, append_line, digest, last_lines, parse_line, raw_lines, read_lines
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
 STATES: tuple[State, ...] = get_args(State)
@@ -28,6 +25,8 @@ Key = tuple[str, str, int]
 """Well, label set and block of a work item; "", "" and -1 where it has none. See `item_key`."""
 PLATE_KEY: Key = ("", "", -1)
 """Of a stage that does the plate as a whole."""
+_LAST_LINES = 64
+"""Among how many lines at a journal's end the last outcomes are looked for."""
 KNOWN_VERSIONS = 100
 """Among how many versions of a stage the one is looked for that made a result: an entry has a digest of it."""
 
@@ -176,12 +175,29 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """Read a journal; one that isn't there is empty. It is parsed again only when the file has changed."""
+        """Read a journal; one that isn't there is empty. It is parsed again only when the file has changed.
+
+        The journals of the last plate are held alone: those of a screen would take more memory than there is.
+        """
         try:
             stat = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return cls(())
-        return _parsed(path, stat.st_size, stat.st_mtime_ns)
+        stamp = stat.st_size, stat.st_mtime_ns
+        if (held := _held.get(path)) and held[0] == stamp:
+            return held[1]
+        if any(other.parent != path.parent for other in _held):
+            _held.clear()
+        journal = cls(read_lines(path))
+        _held[path] = stamp, journal
+        return journal
+
+    @classmethod
+    def brief(cls, path: Path) -> Journal:
+        """A journal, read in a fraction of the time: what was taken up is passed over, and of outcomes that are ok all
+        but their keys.
+        """
+        return cls(_brief_lines(path))
 
     def _add(self, line: dict[str, Any]) -> None:
         event = line.pop("event", None)
@@ -240,9 +256,47 @@ class Journal:
         return suspects, alone
 
 
-@lru_cache(maxsize=1024)
-def _parsed(path: Path, _size: int, _mtime_ns: int) -> Journal:
-    return Journal(read_lines(path))
+_held: dict[Path, tuple[tuple[int, int], Journal]] = {}
+"""The journals of one plate that were parsed, with size and time of each file."""
+_OK = re.compile(
+    rb'\{"event":"done","well":"([^"]*)","label_set":"([^"]*)","block":(-?\d+),'
+    rb'"fingerprint":"[^"]*","depends":\{[^}]*\},"state":"ok"'
+)
+
+
+def _brief_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in raw_lines(path):
+        if done := _OK.match(line):
+            well, label_set = done[1].decode(), done[2].decode()
+            yield {"event": "done", "well": well, "label_set": label_set, "block": int(done[3])}
+        elif not line.startswith(b'{"event":"start"') and (sound := parse_line(line)):
+            yield sound
+
+
+def ending(path: Path) -> Literal["", "open", "ok", "failed", "interrupted"]:
+    """How the last attempt at a job ended, as `Attempt.state`, by the journal's last lines.
+
+    Empty where there was none, or all was cleaned since.
+    """
+    for line in last_lines(path):
+        event = line.get("event")
+        if event == CLEANED:
+            break
+        if event != "done":  # one may be appended after the end: accepted, or of raw files that moved
+            return _ENDS.get(str(event), "open")
+    return ""
+
+
+def last_entries(path: Path, label_sets: Collection[str]) -> list[Entry]:
+    """The last outcome of each label set, or of the job where it has none, as far as the last lines tell."""
+    found: dict[str, Entry] = {}
+    for _, line in zip(range(_LAST_LINES), last_lines(path), strict=False):
+        event = line.pop("event", None)
+        if event == CLEANED or "" in found or len(found) == len(label_sets):
+            break
+        if event == "done":
+            found.setdefault(line["label_set"], Entry.of(line))
+    return list(found.values())
 
 
 def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
@@ -264,6 +318,14 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
         if started.get(key, 0) > entry.sequence:
             latest[key] = replace(entry, fingerprint="", depends={"left in the middle": ""})
     return latest
+
+
+def exceptions(journals: Collection[Path]) -> list[Entry]:
+    """The latest outcomes of a stage that aren't ok, sorted by their keys; where there is none, none is parsed."""
+    for path in journals:
+        if any(line.startswith(b'{"event":"done"') and not _OK.match(line) for line in raw_lines(path)):
+            return [entry for _, entry in sorted(outcomes(journals).items()) if entry.state != "ok"]
+    return []
 
 
 def is_of_earlier_release(path: Path) -> bool:
@@ -308,24 +370,21 @@ class LeftOut:
         return f"{place}: {self.state} at {self.stage}: {self.reason}{detail}"
 
 
-def left_out(paths: PlatePaths, wells: Collection[str], label_sets: Collection[str]) -> Iterator[LeftOut]:
+def left_out(plate: str, outcomes: Iterable[tuple[str, Entry]]) -> Iterator[LeftOut]:
     """What was left out of a plate, each well and field once, at its first stage.
 
     Args:
-        wells: of the plate as it is now; outcomes of others are history.
-        label_sets: of the configuration as it is now.
+        plate: its id.
+        outcomes: of today's wells and label sets, each with its stage, in the order of the stages.
     """
     gone: set[tuple[str, str]] = set()
-    for stage in STAGES:
-        for entry in sorted(outcomes(paths.journals(stage)).values(), key=lambda entry: entry.key):
-            if entry.well not in wells or entry.label_set not in ("", *label_sets):
+    for stage, entry in outcomes:
+        reason = ", ".join(dict.fromkeys(entry.fields.values())) or entry.reason
+        for name, why in {"": reason}.items() if entry.left_out else entry.fields.items():
+            if gone & {(entry.well, ""), (entry.well, name)}:
                 continue
-            reason = ", ".join(dict.fromkeys(entry.fields.values())) or entry.reason
-            for name, why in {"": reason}.items() if entry.left_out else entry.fields.items():
-                if gone & {(entry.well, ""), (entry.well, name)}:
-                    continue
-                gone.add((entry.well, name))
-                yield _left_out(paths.plate, stage, entry, name, why)
+            gone.add((entry.well, name))
+            yield _left_out(plate, stage, entry, name, why)
 
 
 def _left_out(plate: str, stage: str, entry: Entry, field: str, reason: str) -> LeftOut:

@@ -1,30 +1,35 @@
-"""What each job is doing, from the files that it leaves: for `status --watch`, and the last lines of a failed run.
+"""What each job is doing, from the files that it leaves: for `status`, and the last lines of a failed run.
 
-Progress needs no process table and no queue, so any host that sees the results can tell.
+Progress needs no process table and no queue, so any host that sees the results can tell. Of a journal it reads the last
+lines, and more only where an attempt failed or goes on: a screen has tens of thousands.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from plateflow.chain import STAGES
 from plateflow.config import Config
-from plateflow.files import read_lines, stat_of
+from plateflow.files import stat_of
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import Attempt, Journal
+from plateflow.state.journal import Entry, Journal, ending
 from plateflow.state.lease import SILENT_S, read_owner
 from plateflow.state.slurm import why_ended
 
 KILLED = "killed: over its memory or its time limit, or its node is gone"
 SAID = "plateflow: "
 """Begins the last words of a job that failed by itself, in its log."""
-State = Literal["waits", "runs", "silent", "failed", "done"]
+State = Literal["waits", "runs", "silent", "failed", "stale", "done"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +37,16 @@ class JobProgress:
     """A job of a plate.
 
     Attributes:
-        state: waits; runs; silent: no sign of life for 30 s; failed: to be tried again, or given up; done.
-        wells: how many the current attempt, or the last one, has finished.
+        state: waits; runs; silent: no sign of life for 30 s; failed: to be tried again, or given up; stale: came to its
+            end, but something else is asked now; done.
+        wells: how many the last attempt has finished, where it didn't come to its end.
         failures: attempts that failed since the job last came to its end.
-        error: why the last of them failed; empty where it didn't say so itself.
+        told: why the last of them failed; empty where it didn't say so itself.
         begun: whether an attempt came so far that its journal tells of it.
         slurm_job: of the last such attempt.
         log: of the last attempt; Snakemake removes it when another begins. A pattern where there is none.
+        items: the number of work items in each state, by the last receipt.
+        exceptions: the outcomes that aren't ok; None where a receipt of an earlier release doesn't tell them.
     """
 
     stage: str
@@ -46,10 +54,17 @@ class JobProgress:
     state: State
     wells: int
     failures: int
-    error: str
+    told: str
     log: Path
     begun: bool = True
     slurm_job: str = ""
+    items: Mapping[str, int] = field(default_factory=dict)
+    exceptions: Sequence[Entry] | None = ()
+
+    @cached_property
+    def error(self) -> str:
+        """Why the last attempt failed, if it did; asked of logs where it didn't say so itself."""
+        return self.told or (self.end() if self.state == "failed" else "")
 
     def last_line(self) -> str:
         """The last line of the log, as far as there is one."""
@@ -74,17 +89,33 @@ class JobProgress:
             return ""
 
 
-_Summary = tuple[str, int, list[str], str]
-
-
-def _summary(attempts: list[Attempt]) -> _Summary:
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
     """What a journal says of its job.
 
-    Returns:
-        how the last attempt ended (empty: there was none); how many wells it finished; why attempts failed since the
-        job last came to its end; and the SLURM job of the last attempt. The last attempt may still run: one without an
-        end has failed only if another came after it.
+    Attributes:
+        last: how the last attempt ended; empty: there was none.
+        wells: how many it finished.
+        slurm_job: in which it ran.
+        errors: why attempts failed since the job last came to its end. The last attempt may still run: one without an
+            end has failed only if another came after it.
+        exceptions: the outcomes that aren't ok.
     """
+
+    last: str = ""
+    wells: int = 0
+    slurm_job: str = ""
+    errors: Sequence[str] = ()
+    exceptions: Sequence[Entry] = ()
+
+
+def _summary(journal: Path) -> _Summary:
+    last = ending(journal)
+    if last in ("", "ok"):
+        return _Summary(last=last)
+    brief = Journal.brief(journal)
+    if not (attempts := brief.attempts):
+        return _Summary(last=last)
     errors: list[str] = []
     for attempt in attempts:
         if attempt.state == "ok":
@@ -93,10 +124,49 @@ def _summary(attempts: list[Attempt]) -> _Summary:
             errors.append(attempt.error)
         elif attempt is not attempts[-1]:
             errors.append(KILLED)
-    if not attempts:
-        return "", 0, errors, ""
-    last = attempts[-1]
-    return last.state, len({entry.well for entry in last.entries} - {""}), errors, last.slurm_job
+    return _Summary(
+        last=last,
+        wells=len({entry.well for entry in attempts[-1].entries} - {""}),
+        slurm_job=attempts[-1].slurm_job,
+        errors=errors,
+        exceptions=[entry for entry in brief.latest.values() if entry.state != "ok"],
+    )
+
+
+class _Look:
+    """The files of a plate at one moment: each folder is listed once."""
+
+    def __init__(self, paths: PlatePaths) -> None:
+        self.paths = paths
+        self._files: dict[str, dict[str, list[Path]]] = {}
+
+    def files(self, folder: str, job: str) -> list[Path]:
+        """The files of a job in a folder of the plate: they are named as the job, a point, and more."""
+        if folder not in self._files:
+            by_job = self._files[folder] = defaultdict(list)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for path in sorted((self.paths.root / folder).iterdir()):
+                    by_job[path.name.partition(".")[0]].append(path)
+        return self._files[folder].get(job, [])
+
+    def silence(self, stage: str, job: str) -> float | None:
+        """Seconds since the last sign of life of the owner of a job's lease; None where nobody works on it."""
+        if self.files("leases", f"{stage}-{job}"):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return time.time() - (self.paths.lease(stage, job) / "owner.json").stat().st_mtime
+        return None
+
+
+def _receipt(path: Path) -> tuple[Mapping[str, int], Sequence[Entry] | None]:
+    """The number of work items in each state, and the outcomes that aren't ok, as a receipt tells them."""
+    try:
+        content = json.loads(path.read_text())
+        others = content.get("not ok", None if content["states"].keys() - {"ok"} else ())
+        return content["states"], None if others is None else [Entry.of(each) for each in others]
+    except FileNotFoundError:  # removed just now
+        return {}, ()
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return {}, None
 
 
 class Progress:
@@ -106,37 +176,67 @@ class Progress:
         self._jobs = {name: [*stage.jobs(config)] for name, stage in STAGES.items()}
         self._summaries: dict[Path, tuple[list[int] | None, _Summary]] = {}
 
-    def of(self, paths: PlatePaths) -> list[JobProgress]:
-        """All jobs of a plate, stage by stage."""
-        return [self._job(paths, stage, job) for stage, jobs in self._jobs.items() for job in jobs]
+    def of(self, paths: PlatePaths, stands: Callable[[str, str], bool] | None = None) -> list[JobProgress]:
+        """All jobs of a plate, stage by stage.
 
-    def _job(self, paths: PlatePaths, stage: str, job: str) -> JobProgress:
-        (last, wells, errors, slurm_job), log = self._read(paths.journal(stage, job)), paths.latest_log(stage, job)
+        Args:
+            paths: of the plate.
+            stands: tells by stage and job what is done as it is asked now; receipts are read then. Without it a receipt
+                counts, whatever was asked: what a run that is under way asks, only its driver knows.
+        """
+        look = _Look(paths)
+        return [self._job(look, stage, job, stands) for stage, jobs in self._jobs.items() for job in jobs]
+
+    def _job(self, look: _Look, stage: str, job: str, stands: Callable[[str, str], bool] | None) -> JobProgress:
+        paths, journal = look.paths, look.paths.journal(stage, job)
+        done = stands is not None and stands(stage, job)
+        said = self._read(journal) if not done and look.files("journal", journal.stem) else _Summary()
+        receipts, errors = look.files(f"receipts/{stage}", job), list(said.errors)
         state: State
-        try:
-            silent = time.time() - (paths.lease(stage, job) / "owner.json").stat().st_mtime > SILENT_S
-            state = "silent" if silent else "runs"
-        except (FileNotFoundError, NotADirectoryError):  # no lease, so nobody works on it
-            # Of whatever was asked before: what is asked of it next, only the driver knows.
-            if last in ("", "ok") and paths.receipts(stage, job):
-                state, errors = "done", []
-            elif last == "ok" or (not last and not log.exists()):
-                state = "waits"
-            else:
-                state = "failed"
-                if not errors or not errors[-1]:
-                    errors = [*errors, ""]
-        found = JobProgress(
-            stage=stage, job=job, state=state, wells=wells, failures=len(errors), error=errors[-1] if errors else "",
-            log=log, begun=bool(last), slurm_job=slurm_job,
-        )  # fmt: skip
-        return replace(found, error=found.end()) if state == "failed" and not found.error else found
+        if done:
+            state = "done"
+        elif (silent := look.silence(stage, job)) is not None:
+            state = "silent" if silent > SILENT_S else "runs"
+        elif stands is None and said.last in ("", "ok") and receipts:
+            state = "done"
+        elif stands is not None and (said.last == "ok" or (not said.last and receipts)):
+            state = "stale"
+        elif said.last == "ok" or (not said.last and not look.files(f"logs/{stage}", job)):
+            state = "waits"
+        else:
+            state = "failed"
+            if not errors or not errors[-1]:
+                errors.append("")
+        items, exceptions = _receipt(receipts[-1]) if stands is not None and receipts else ({}, said.exceptions)
+        return JobProgress(
+            stage=stage,
+            job=job,
+            state=state,
+            wells=said.wells,
+            failures=len(errors),
+            told=errors[-1] if errors else "",
+            log=paths.log(stage, job, "*") if state in ("done", "waits") else paths.latest_log(stage, job),
+            begun=bool(said.last),
+            slurm_job=said.slurm_job,
+            items=items,
+            exceptions=exceptions,
+        )
 
     def _read(self, journal: Path) -> _Summary:
         stamp = stat_of(journal)
         if journal not in self._summaries or self._summaries[journal][0] != stamp:
-            self._summaries[journal] = stamp, _summary(Journal(read_lines(journal)).attempts)
+            self._summaries[journal] = stamp, _summary(journal)
         return self._summaries[journal][1]
+
+
+def plate_state(jobs: Sequence[JobProgress]) -> Literal["failed", "running", "stale", "to do", "complete"]:
+    """What a plate is at, in a word, by all of its jobs: failed where one has, or gives no sign of life."""
+    states = {job.state for job in jobs}
+    if states & {"failed", "silent"}:
+        return "failed"
+    if "runs" in states:
+        return "running"
+    return "stale" if "stale" in states else "to do" if "waits" in states else "complete"
 
 
 def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:

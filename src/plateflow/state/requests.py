@@ -60,10 +60,16 @@ def request_digest(
             if loss := line.get("lost"):
                 if concerns(loss["stage"], loss["key"][0], loss["n_columns"]):
                     lost.append([line["path"], loss["key"], loss["sequence"]])
-            elif (stage == "ingest" or name == f"{stage}-{job}") and (now := _stat_if_known(line)) != line["stat"]:
-                changed.append([line["path"], now])
+            elif stage == "ingest" or name == f"{stage}-{job}":
+                changed += changed_files([line])
     asked = [numbers, changed, *([sorted(lost)] if lost else [])]
     return digest(*asked) if any(asked) else ""
+
+
+def changed_files(lines: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """Of watched raw files those that aren't as they were set aside, each with its stat now."""
+    stats = [(line, _stat_if_known(line)) for line in lines if "stat" in line]
+    return [[line["path"], now] for line, now in stats if now != line["stat"]]
 
 
 def _stat_if_known(line: Mapping[str, Any]) -> list[int] | None:
