@@ -15,6 +15,7 @@ from pathlib import Path
 from stat import filemode
 
 from plateflow.errors import PlateflowError
+from plateflow.paths import PlatePaths
 
 GROWING = ".jsonl"
 """How the files end that lines are appended to; all others are replaced, for which their folder matters alone."""
@@ -23,12 +24,13 @@ WRITTEN_BY_SNAKEMAKE = {"log": "-", "locks": "-", "metadata": "-", "scripts": "-
 """Folders in `SNAKEMAKE` that each run writes to, and how the files end that it may write again there."""
 
 
-def explain(error: OSError) -> OSError | PlateflowError:
+def explain(error: BaseException) -> BaseException:
     """An error of permissions in words; any other as it is."""
-    if error.errno not in {errno.EACCES, errno.EPERM} or not isinstance(error.filename, str | bytes | os.PathLike):
+    if not isinstance(error, OSError) or error.errno not in {errno.EACCES, errno.EPERM}:
         return error
-    paths = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None]
-    return denial(next(filter(None, map(obstacle, paths)), paths[0]))
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    place = next(filter(None, (obstacle(Path(os.fsdecode(name))) for name in names)), None)
+    return error if place is None else denial(place)
 
 
 def obstacle(path: Path) -> Path | None:
@@ -75,8 +77,15 @@ def snakemake_obstacles() -> Iterator[Path]:
     """What this user can't change in the folder in which Snakemake keeps its records, below the working directory."""
     yield from obstacles(SNAKEMAKE, depth=0)
     for name, growing in WRITTEN_BY_SNAKEMAKE.items():
-        if (SNAKEMAKE / name).is_dir():
+        if os.path.isdir(SNAKEMAKE / name):  # noqa: PTH112 - not where the folder can't be entered
             yield from obstacles(SNAKEMAKE / name, depth=1, growing=growing)
+
+
+def plate_obstacles(paths: PlatePaths) -> Iterator[Path]:
+    """What this user can't change in a plate's folders; those of single wells aren't looked at, which are too many."""
+    yield from obstacles(paths.root, depth=2)
+    if not paths.scratch.is_relative_to(paths.root):
+        yield from obstacles(paths.scratch, depth=2)
 
 
 def denial(place: Path) -> PlateflowError:
@@ -89,20 +98,19 @@ def denial(place: Path) -> PlateflowError:
     why = f"{filemode(status.st_mode)}, owned by {owner}, group {group}"
     with suppress(OSError):
         if os.statvfs(place).f_flag & os.ST_RDONLY:
-            return PlateflowError(f"{me} can't {verb} {shown}", why="the disk is read-only", remedy="make it writable")
+            return PlateflowError(f"{shown} can't be written: read-only", remedy="make the disk writable again")
     tree = _tree(place, status.st_uid)
     if status.st_uid == os.geteuid():
-        remedy = f"`chmod -R u+rwX '{tree}'`"
+        remedy = f"in {tree}: `chmod -R u+rwX .`"
     else:
         mine = status.st_gid in {os.getegid(), *os.getgroups()}
         common = group if mine else "GROUP"
         which = "" if mine else ", where GROUP is one that all belong to"
         remedy = (
-            f"{owner} runs `chgrp -R {common} '{tree}'; chmod -R g+rwX '{tree}'; "
-            f"find '{tree}' -type d -exec chmod g+s {{}} +`{which}, and all work with `umask 002` "
-            "(docs/sites.md, A group's project)"
+            f"{owner} runs in {tree}: `chgrp -R {common} .; chmod -R g+rwX .; find . -type d -exec chmod g+s {{}} +`"
+            f"{which}, and all work with `umask 002` (docs/sites.md, A group's project)"
         )
-    return PlateflowError(f"{me} may not {verb} {shown}", where=str(place), why=why, remedy=remedy)
+    return PlateflowError(f"{me} may not {verb} {shown}", why=why, remedy=remedy)
 
 
 def user_name(number: int | None = None) -> str:

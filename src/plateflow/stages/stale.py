@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from plateflow.access import explain
 from plateflow.asked import PlateAsked
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError, ResultsError
@@ -89,11 +90,12 @@ def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
     return f"`plateflow verify {plate.name}`, then `snakemake`" if seen else "`snakemake`"
 
 
-def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: bool) -> None:
+def _note(found: ToDo, plate: Plate, stage: str, error: BaseException, *, journals: bool) -> None:
     """Put an error into words; `journals` are what can't be read."""
+    error = explain(error)
     what = f"{type(error).__name__}: {error}"
     if isinstance(error, PlateflowError):
-        what = f"{error.what}{f' ({error.where})' if error.where else ''}"
+        what = f"{error.what}{f' ({error.where})' if error.where else ''}{f': {error.why}' if error.why else ''}"
     results = isinstance(error, ResultsError | FileNotFoundError) or not isinstance(error, PlateflowError | OSError)
     if journals or not results:
         found.fault = True

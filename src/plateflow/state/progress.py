@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from plateflow.access import denial, explain, obstacles
 from plateflow.chain import STAGES
 from plateflow.config import Config
 from plateflow.files import read_lines, stat_of
@@ -151,15 +152,15 @@ def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
             lines += _folder_lines(paths)
             lines += [line for job in progress.of(paths) for line in _job_lines(paths, job)]
         except OSError as error:
-            lines.append(f"{paths.plate}: cannot be read: {error}")
+            lines.append(f"{paths.plate}: cannot be read: {explain(error)}")
     return lines
 
 
 def _folder_lines(paths: PlatePaths) -> Iterator[str]:
     for folder in (paths.root, paths.scratch):
         if folder.is_dir():
-            if not os.access(folder, os.W_OK):
-                yield f"{paths.plate}: {folder} can't be written: read-only, or not yours"
+            if places := [*obstacles(folder, depth=0)]:
+                yield f"{paths.plate}: {denial(places[0])}"
             elif shutil.disk_usage(folder).free < 1e6:
                 yield f"{paths.plate}: {folder} is full"
 
