@@ -84,9 +84,11 @@ def denials(project: Project, plates: list[Plate]) -> Iterator[Problem]:
     results = project.config.results
     looks = {".snakemake": [snakemake_obstacles()], results: [obstacles(Path(results), depth=0)]}
     looks[results] += [plate_obstacles(paths) for paths in (project.screen, *(plate.paths for plate in plates))]
+    told: set[str] = set()
     for where, places in ((where, list(found)) for where, each in looks.items() for found in each):
-        if places:
-            error = denial(places[0])
+        error = denial(places[0]) if places else None
+        if error and error.what not in told:
+            told.add(error.what)  # a folder above all plates stands in the way of each
             more = f"; nor {len(places) - 1} more files and folders there" if places[1:] else ""
             yield Problem("error", where, f"{error.what} ({error.why}){more}", error.remedy, file=str(places[0]))
 

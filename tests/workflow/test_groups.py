@@ -1,0 +1,136 @@
+"""A group of users and one project: what is made follows the group's habits, and where it can't, one sentence says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import plateflow
+from faults_project import inside, make, run
+from two_users import GROUP, User, two_users
+from workflow_project import Project
+
+from plateflow.asked import OLD
+from plateflow.files import append_line, replace_folder
+from plateflow.state.lease import process_start
+
+Users = tuple[User, User]
+READING = ("status micro", "status micro/B02", "verify micro", "plan")
+"""Commands that a project must be read for, nothing else."""
+WRITING = (
+    *("retry", "retry micro/B02 --stage tile", "run micro tile"),
+    *("clean micro --results --yes", "accept --stage tile", "init raw --plate other --pattern '(?P<well>x)'"),
+)
+
+
+@pytest.fixture
+def users() -> Iterator[Users]:
+    """Ann and Bob, and a project of Ann's in the group's folder, of which nothing is computed yet."""
+    with two_users() as (ann, bob):
+        make(ann.folder)
+        for path in ann.folder.rglob("*"):
+            os.lchown(path, ann.number, GROUP)
+            path.chmod(0o2775 if path.is_dir() else 0o664)
+        yield ann, bob
+
+
+def private(folder: Path, umask: int, group: int) -> dict[str, str]:
+    """What in a folder isn't the group's, or is more private than a umask says: by path its mode and group."""
+    found = {}
+    for path in folder.rglob("*"):
+        stat, wanted = path.lstat(), (0o2777 if path.is_dir() else 0o666) & ~umask
+        if stat.st_gid != group or stat.st_mode & wanted != wanted:
+            found[path.relative_to(folder).as_posix()] = f"{stat.st_mode & 0o7777:o} {stat.st_gid}"
+    return found
+
+
+def test_all_that_is_made_is_as_open_as_umask_and_folder_say(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    make(folder)
+    results = folder / "results"
+    results.mkdir()
+    if os.geteuid() == 0:
+        os.chown(results, -1, GROUP)
+    results.chmod(0o2775)
+    before = os.umask(0o002)
+    try:
+        run(folder)
+        plateflow("run", "screen", "screen", cwd=folder)
+        plateflow("retry", "micro/B02", "--stage", "tile", cwd=folder)
+        with inside(folder) as plate:
+            replace_folder(plate.paths.root / "replaced", {"below/file": b""})
+            append_line(plate.paths.watch("tile", "0"), {})
+    finally:
+        os.umask(before)
+    made = {path.relative_to(results).as_posix() for path in results.rglob("*")}
+    assert {"micro/plate.zarr/B/02/0/zarr.json", "micro/requests.jsonl", "screen/rates.json"} - made == set()
+    assert private(results, 0o002, results.stat().st_gid) == {}
+
+
+def test_users_with_a_setgid_folder_and_umask_002_go_on_with_each_others_work(users: Users) -> None:
+    """Half a minute: four runs of Snakemake by users who may not use this process's compiled code."""
+    ann, bob = users
+    project, paths = Project(ann.folder), Project(ann.folder).path()
+    ann.snakemake("--until", "tile")
+    receipts = [*paths.root.glob("receipts/*/*.json")]
+    before = {receipt: receipt.read_bytes() for receipt in receipts}
+    for receipt in receipts:  # Ann's clock is ahead: only she may set the time of her files
+        os.utime(receipt, (time.time() + 3600,) * 2)
+    bob.snakemake("--until", "infer")
+    assert {receipt: receipt.read_bytes() for receipt in receipts} == before
+    assert {receipt.stat().st_mtime for receipt in receipts} == {OLD}, "Bob's jobs have read them"
+    done = project.sequences()
+    project.configure(lambda config: config.update(augment=True))
+    ann.snakemake("--until", "infer")
+    assert {stage for stage, *_ in project.redone(done)} == {"infer"}
+    done = project.sequences()
+    ((status, _),) = bob.plateflow("retry micro/B02 --stage tile")
+    assert status == 0
+    bob.snakemake("--until", "tile")
+    assert {stage for stage, *_ in project.redone(done)} == {"tile"}
+    assert {path.lstat().st_uid for path in paths.root.rglob("*")} == {ann.number, bob.number}
+    assert private(ann.folder, 0o002, GROUP) == {}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_project_that_is_closed_to_the_group_is_told_in_one_sentence(users: Users, umask: int) -> None:
+    """Whose it is and what that user runs; which then works."""
+    ann, bob = users
+    ann.snakemake("--until", "tile", umask=umask)
+    for path in (ann.folder, ann.folder / "config"):
+        path.chmod(0o755)
+    reading, (checked, *writing) = bob.plateflow(*READING), bob.plateflow("check --json", *WRITING)
+    failed = [*writing[1:], *([] if umask == 0o022 else reading)]  # a retry that has nothing to clear does nothing
+    assert [status for status, _ in failed] == [1] * len(failed)
+    for output in [output for _, output in failed] + [
+        bob.snakemake("--until", "infer", status=1),
+        bob.snakemake("-n", status=1),
+        bob.snakemake("--unlock", status=1),
+    ]:
+        assert re.search("40002 may not (read|write) ", output), output
+        assert "owned by 40001" in output
+        assert f"40001 runs in {ann.folder}: `" in output
+        assert "all work with `umask 002`" in output
+        assert "Errno" not in output.replace("Failed to setup log file: [Errno", "")  # Snakemake's own
+    if umask == 0o022:
+        assert [status for status, _ in reading] == [4, 0, 0, 0]
+    status, output = checked
+    problems = json.loads(output)
+    assert status == 1
+    assert {problem["file"].partition("/")[0] for problem in problems} == {".snakemake", "results"}
+    assert any("results/micro (" in problem["what"] for problem in problems) == (umask == 0o022)
+    (remedy,) = {problem["remedy"] for problem in problems}
+    repair = re.search("`(.*?)`", remedy)
+    assert repair is not None
+    assert ann.run("sh", "-ec", repair[1]).returncode == 0
+    (checked,) = bob.plateflow("check")
+    assert checked == (0, "No problem found.\n")
+    bob.snakemake("--until", "infer")
