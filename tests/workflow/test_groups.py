@@ -1,12 +1,10 @@
-"""A group of users and one project: what is made follows the group's habits, and where it can't, one sentence says so."""
+"""A group of users and one project: what is made follows the group's habits; where it is closed, one sentence says so."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,14 +18,13 @@ from workflow_project import Project
 
 from plateflow.asked import OLD
 from plateflow.files import append_line, replace_folder
-from plateflow.state.lease import process_start
 
 Users = tuple[User, User]
 READING = ("status micro", "status micro/B02", "verify micro", "plan")
 """Commands that a project must be read for, nothing else."""
 WRITING = (
     *("retry", "retry micro/B02 --stage tile", "run micro tile"),
-    *("clean micro --results --yes", "accept --stage tile", "init raw --plate other --pattern '(?P<well>x)'"),
+    *("clean micro --results --yes", "accept --stage tile", "init 'raw/{raw}' --plate other"),
 )
 
 
@@ -71,7 +68,7 @@ def test_all_that_is_made_is_as_open_as_umask_and_folder_say(tmp_path: Path) -> 
     finally:
         os.umask(before)
     made = {path.relative_to(results).as_posix() for path in results.rglob("*")}
-    assert {"micro/plate.zarr/B/02/0/zarr.json", "micro/requests.jsonl", "screen/rates.json"} - made == set()
+    assert {"micro/plate.zarr/B/02/0/zarr.json", "micro/requests.jsonl", "screen/report.html"} - made == set()
     assert private(results, 0o002, results.stat().st_gid) == {}
 
 
@@ -80,7 +77,7 @@ def test_users_with_a_setgid_folder_and_umask_002_go_on_with_each_others_work(us
     ann, bob = users
     project, paths = Project(ann.folder), Project(ann.folder).path()
     ann.snakemake("--until", "tile")
-    receipts = [*paths.root.glob("receipts/*/*.json")]
+    receipts = paths.receipts("tile", "*")
     before = {receipt: receipt.read_bytes() for receipt in receipts}
     for receipt in receipts:  # Ann's clock is ahead: only she may set the time of her files
         os.utime(receipt, (time.time() + 3600,) * 2)
@@ -97,7 +94,7 @@ def test_users_with_a_setgid_folder_and_umask_002_go_on_with_each_others_work(us
     bob.snakemake("--until", "tile")
     assert {stage for stage, *_ in project.redone(done)} == {"tile"}
     assert {path.lstat().st_uid for path in paths.root.rglob("*")} == {ann.number, bob.number}
-    assert private(ann.folder, 0o002, GROUP) == {}
+    assert private(ann.folder, 0o007, GROUP) == {}, "Snakemake shows its own records to the group alone"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
@@ -107,8 +104,10 @@ def test_a_project_that_is_closed_to_the_group_is_told_in_one_sentence(users: Us
     ann.snakemake("--until", "tile", umask=umask)
     for path in (ann.folder, ann.folder / "config"):
         path.chmod(0o755)
-    reading, (checked, *writing) = bob.plateflow(*READING), bob.plateflow("check --json", *WRITING)
-    failed = [*writing[1:], *([] if umask == 0o022 else reading)]  # a retry that has nothing to clear does nothing
+    raw = next(path.name for path in (ann.folder / "raw").glob("micro__*"))
+    writing = [command.format(raw=raw) for command in WRITING]
+    reading, (checked, *written) = bob.plateflow(*READING), bob.plateflow("check --json", *writing)
+    failed = [*written[1:], *([] if umask == 0o022 else reading)]  # a retry that has nothing to clear does nothing
     assert [status for status, _ in failed] == [1] * len(failed)
     for output in [output for _, output in failed] + [
         bob.snakemake("--until", "infer", status=1),
@@ -121,7 +120,7 @@ def test_a_project_that_is_closed_to_the_group_is_told_in_one_sentence(users: Us
         assert "all work with `umask 002`" in output
         assert "Errno" not in output.replace("Failed to setup log file: [Errno", "")  # Snakemake's own
     if umask == 0o022:
-        assert [status for status, _ in reading] == [4, 0, 0, 0]
+        assert [status for status, _ in reading] == [4, 4, 0, 0]
     status, output = checked
     problems = json.loads(output)
     assert status == 1
@@ -130,7 +129,48 @@ def test_a_project_that_is_closed_to_the_group_is_told_in_one_sentence(users: Us
     (remedy,) = {problem["remedy"] for problem in problems}
     repair = re.search("`(.*?)`", remedy)
     assert repair is not None
-    assert ann.run("sh", "-ec", repair[1]).returncode == 0
+    assert ann.run("sh", "-ec", repair[1]) == (0, "")
     (checked,) = bob.plateflow("check")
     assert checked == (0, "No problem found.\n")
     bob.snakemake("--until", "infer")
+
+
+LEASE = """
+import sys, time
+from pathlib import Path
+from plateflow.state.lease import Lease
+with Lease(Path(sys.argv[1]), holder="Ann's job"):
+    print("taken", flush=True)
+    sys.stdin.read() if sys.argv[2] == "lives" else __import__("os")._exit(0)
+"""
+
+
+def test_a_lease_of_another_user(users: Users) -> None:
+    """Of one who is dead it is cleared; of one who is alive, or whom Bob may not see, it is left alone."""
+    ann, bob = users
+    leases = Project(ann.folder).path().lease("tile", "0").parent
+    lease = leases / "tile-0"
+    alive = ann.start(sys.executable, "-c", LEASE, lease, "lives")
+    assert alive.stdout is not None
+    assert alive.stdout.readline() == "taken\n"
+    ((status, output),) = bob.plateflow("retry")
+    assert (status, lease.exists()) == (0, True)
+    assert "tile-0 may still run" in output or "tile-0 still runs" in output
+    alive.communicate("")
+    assert not lease.exists()
+
+    ann.run(sys.executable, "-c", LEASE, lease, "dies")
+    ((status, output),) = bob.plateflow("retry")
+    assert "cleared the lease of tile-0" in output
+    assert (status, lease.exists()) == (0, False)
+
+    ann.run(sys.executable, "-c", LEASE, lease, "dies", umask=0o077)
+    told = bob.plateflow("retry", "run micro tile 0")
+    leases.chmod(0o2755)
+    lease.chmod(0o2755)
+    (lease / "owner.json").chmod(0o644)
+    told += bob.plateflow("retry")
+    assert [status for status, _ in told] == [1, 1, 1]
+    assert ["may not read results/micro/leases/tile-0" in output for _, output in told] == [True, True, False]
+    assert "may not write results/micro/leases" in told[2][1]
+    assert lease.exists()

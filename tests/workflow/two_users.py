@@ -51,31 +51,39 @@ class User:
     folder: Path
     view: str
 
-    def run(self, *command: str | Path, umask: int = 0o002) -> subprocess.CompletedProcess[str]:
-        """Run a command; all that it prints is in `stdout`."""
-        script = f'{self.view}\numask {umask:03o}; exec setpriv --reuid={self.number} --regid={GROUP} --clear-groups "$@"'
+    def start(self, *command: str | Path, umask: int = 0o002) -> subprocess.Popen[str]:
+        """Start a command; all that it prints is in `stdout`."""
+        script = (
+            f'{self.view}\numask {umask:03o}; exec setpriv --reuid={self.number} --regid={GROUP} --clear-groups "$@"'
+        )
         name = f"user-{self.number}"  # Snakemake asks for one
         home = self.folder.parent / f"home-{self.number}"
-        return subprocess.run(
+        return subprocess.Popen(
             ["unshare", "--mount", "sh", "-ec", script, "sh", *command],
-            cwd=self.folder, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=self.folder, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "USER": name, "LOGNAME": name},
         )  # fmt: skip
+
+    def run(self, *command: str | Path, umask: int = 0o002) -> tuple[int, str]:
+        """Run a command: how it ended, and all that it printed."""
+        process = self.start(*command, umask=umask)
+        output, _ = process.communicate("")
+        return process.returncode, output
 
     def snakemake(self, *options: str, umask: int = 0o002, status: int = 0) -> str:
         """Run snakemake; returns all that it printed."""
         command = (sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile", "--retries", "0")
-        done = self.run(*command, *options, umask=umask)
-        assert done.returncode == status, f"status {done.returncode}:\n{done.stdout}"
-        assert "Traceback" not in done.stdout
-        return done.stdout
+        ended, output = self.run(*command, *options, umask=umask)
+        assert ended == status, f"status {ended}:\n{output}"
+        assert "Traceback" not in output
+        return output
 
     def plateflow(self, *commands: str, umask: int = 0o002) -> list[tuple[int, str]]:
         """Run commands of the command line, one after another: how each ended, and what it printed."""
         words = json.dumps([shlex.split(command) for command in commands])
-        done = self.run(sys.executable, "-c", COMMANDS, words, umask=umask)
-        assert done.returncode == 0, done.stdout
-        return [(status, output) for status, output in json.loads(done.stdout.splitlines()[-1])]
+        ended, told = self.run(sys.executable, "-c", COMMANDS, words, umask=umask)
+        assert ended == 0, told
+        return [(status, output) for status, output in json.loads(told.splitlines()[-1])]
 
 
 @contextmanager
@@ -89,11 +97,9 @@ def two_users() -> Iterator[tuple[User, User]]:
         folder.chmod(0o2775)
         Path(base).chmod(0o755)
         users = [User(number, folder, _view(Path(base, "held"))) for number in (40001, 40002)]
-        trial = users[0].run(sys.executable, "-c", "import plateflow")
-        if trial.returncode:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"CI must try two users: {trial.stdout}")
-            pytest.skip(f"needs root, unshare and setpriv: {trial.stdout.strip()[-200:]}")
+        failed, why = users[0].run(sys.executable, "-c", "import plateflow")
+        if failed:
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs root and unshare: {why[-200:]}")
         yield users[0], users[1]
 
 
