@@ -1,10 +1,11 @@
-"""A group of users and one project: what is made follows the group's habits; where it is closed, one sentence says so."""
+"""A group's project: what is made follows the group's habits; where it is closed, one sentence says so."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -49,7 +50,18 @@ def private(folder: Path, umask: int, group: int) -> dict[str, str]:
     return found
 
 
-def test_all_that_is_made_is_as_open_as_umask_and_folder_say(tmp_path: Path) -> None:
+def open_by_default(folder: Path) -> None:
+    """Give a folder a default ACL by which the group may write what is made in it."""
+    entries = [(0x01, 7), (0x04, 7), (0x20, 5)]  # owner, group, others
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, mode, 0xFFFFFFFF) for tag, mode in entries)
+    try:
+        os.setxattr(folder, "system.posix_acl_default", acl)
+    except OSError as error:
+        pytest.skip(f"no ACLs here: {error.strerror}")
+
+
+@pytest.mark.parametrize("by", ["umask", "default ACL"])
+def test_all_that_is_made_is_as_open_as_umask_and_folder_say(by: str, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     make(folder)
     results = folder / "results"
@@ -57,7 +69,9 @@ def test_all_that_is_made_is_as_open_as_umask_and_folder_say(tmp_path: Path) -> 
     if os.geteuid() == 0:
         os.chown(results, -1, GROUP)
     results.chmod(0o2775)
-    before = os.umask(0o002)
+    if by == "default ACL":
+        open_by_default(results)
+    before = os.umask(0o002 if by == "umask" else 0o077)
     try:
         run(folder)
         plateflow("run", "screen", "screen", cwd=folder)
