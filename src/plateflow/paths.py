@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 _WELL = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})(?:\.([A-Da-d])([1-4]))?")
@@ -104,7 +105,7 @@ class PlatePaths:
 
     def journals(self, stage: str) -> list[Path]:
         """All journals of a stage, of today's parts and of earlier ones."""
-        return sorted((self.root / "journal").glob(f"{stage}-*.jsonl"))
+        return sorted(_listed(self.root / "journal", f"{stage}-*.jsonl"))
 
     def receipt(self, stage: str, job: str, digest: str) -> Path:
         """The receipt of a job, named by a digest of what was asked of it: the file that Snakemake sees."""
@@ -112,7 +113,7 @@ class PlatePaths:
 
     def receipts(self, stage: str, job: str) -> list[Path]:
         """All receipts of a job, whatever was asked of it."""
-        return sorted((self.root / "receipts" / stage).glob(f"{job}.*json"))
+        return sorted(_listed(self.root / "receipts" / stage, f"{job}.*json"))
 
     def watch(self, stage: str, job: str) -> Path:
         """The raw files that a job set aside, with their stat at that time."""
@@ -120,7 +121,7 @@ class PlatePaths:
 
     def watches(self) -> list[Path]:
         """The files of `watch` of all jobs."""
-        return sorted((self.root / "watch").glob("*.jsonl"))
+        return sorted(_listed(self.root / "watch", "*.jsonl"))
 
     def lease(self, stage: str, job: str) -> Path:
         """The lease of a running job: a folder, made atomically."""
@@ -142,7 +143,7 @@ class PlatePaths:
 
     def logs(self, stage: str, job: str) -> list[Path]:
         """All logs of a job, the latest at the end."""
-        return _by_time((self.root / "logs" / stage).glob(f"{job}.*log"))
+        return _by_time(_listed(self.root / "logs" / stage, f"{job}.*log"))
 
     def latest_log(self, stage: str, job: str) -> Path:
         """The log of the last attempt at a job; where there is none, a pattern of its name."""
@@ -154,7 +155,7 @@ class PlatePaths:
 
     def benchmarks(self, stage: str, job: str) -> list[Path]:
         """All benchmarks of a job, the latest at the end."""
-        return _by_time((self.root / "benchmarks" / stage).glob(f"{job}.*tsv"))
+        return _by_time(_listed(self.root / "benchmarks" / stage, f"{job}.*tsv"))
 
     def asked(self, run: str) -> Path:
         """For the screen: what a run asks of its jobs."""
@@ -193,6 +194,15 @@ class PlatePaths:
     def table(self, name: str) -> Path:
         """A table or page of the plate by its file name: wells.csv, qc.parquet, report.html."""
         return self.root / name
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder; none if it isn't there. Of one that can't be read, `glob` would say that it is empty."""
+    try:
+        files = [*folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [file for file in files if fnmatch(file.name, pattern)]
 
 
 def _by_time(files: Iterable[Path]) -> list[Path]:

@@ -16,6 +16,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacles
 from plateflow.asked import VARIABLE, Asked, PlateAsked, forget_runs
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
@@ -52,7 +53,10 @@ class Workflow:
 
     def __init__(self, asked: Mapping[str, Any] | Asked, *, forced: Callable[[], bool] = lambda: False) -> None:
         self._forced = forced
-        self.asked = asked if isinstance(asked, Asked) else Asked.of(Project.load(asked))
+        try:
+            self.asked = asked if isinstance(asked, Asked) else Asked.of(Project.load(asked))
+        except PermissionError as error:
+            _fail(str(explain(error)))
         self.project = self.asked.project
         self.config, self.plates = self.project.config, self.project.plates
 
@@ -116,10 +120,16 @@ class Workflow:
     def announce(self) -> None:
         """Let the jobs that this process starts notice when it dies, and say where another driver has these results.
 
-        Snakemake's own lock only advises `--unlock`.
+        Snakemake's own lock only advises `--unlock`. Ends the process where this user can't write what Snakemake keeps
+        in this folder, for which it has a traceback.
         """
         announce_driver()
-        owner = read_owner(self.project.screen.lease(*DRIVER_LEASE))
+        for place in snakemake_obstacles():
+            _fail(str(denial(place)))
+        try:
+            owner = read_owner(self.project.screen.lease(*DRIVER_LEASE))
+        except PermissionError as error:
+            _fail(str(explain(error)))
         if owner is not None and owner.alive() is not False:
             print(
                 f"plateflow: a driver has these results: {owner.seen()}. Wait for it, or stop it there; once it is "
@@ -130,7 +140,7 @@ class Workflow:
     def begin(self, executor: Any) -> None:
         """Take the results for this run until the process ends, and write down what it asks of its jobs.
 
-        Ends the process where another run has them.
+        Ends the process where another run has them, or this user can't write what is to be done.
 
         Args:
             executor: Snakemake's. That of SLURM has made an id of the run, which is in the names of its jobs.
@@ -140,6 +150,9 @@ class Workflow:
         screen = self.project.screen
         lease = Lease(screen.lease(*DRIVER_LEASE), holder="snakemake on these results", patient=False)
         file, stack = screen.asked(run), ExitStack()
+        to_do = [plate.plate.paths for plate in self.asked.plates.values() if not plate.stands("report", "plate")]
+        for place in (place for paths in (screen, *to_do) for place in plate_obstacles(paths)):
+            _fail(str(denial(place)))  # else Snakemake ends with a traceback, as it can't touch a job's log
         leave = partial(os.chdir, Path.cwd())  # Snakemake leaves --directory before the process ends
         try:
             stack.enter_context(lease)
@@ -151,7 +164,7 @@ class Workflow:
         except LeaseError as error:
             _fail(str(error))
         except OSError as error:
-            _fail(f"can't write: {error.strerror}\n  where: {error.filename or screen.root}")
+            _fail(f"can't write: {explain(error)}")
         os.environ[VARIABLE] = str(file.absolute())
         atexit.register(self.last_words)
         atexit.register(leave)

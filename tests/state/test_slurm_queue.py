@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from plateflow.access import user_name
 from plateflow.state import lease as leases
-from plateflow.state.lease import Lease, Owner, announce_driver, driver_alive, user_name
+from plateflow.state.lease import Lease, Owner, announce_driver, driver_alive
 from plateflow.state.slurm import is_queued, jobs, restarts_of, why_ended
 
 

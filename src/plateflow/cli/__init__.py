@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from plateflow.access import explain
 from plateflow.cli import accept, check, clean, demo, init, plan, retry, run, segment, status, verify, weights
 from plateflow.errors import PlateflowError
 
@@ -32,10 +33,11 @@ _typer.add_typer(weights.weights, name="weights")
 def app() -> None:
     """The entry point of the `plateflow` command; an error that a user can fix ends with 1 and no traceback.
 
-    So does an error of the system that no command has explained: its message names the file.
+    So does an error of the system that no command has explained: its message names the file, and whose it is where
+    this user may not use it.
     """
     try:
         _typer()
     except (PlateflowError, OSError) as error:
-        print(f"plateflow: {error}", file=sys.stderr)
+        print(f"plateflow: {explain(error)}", file=sys.stderr)
         sys.exit(1)

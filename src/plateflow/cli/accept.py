@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from plateflow.access import explain, user_name
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
@@ -17,7 +18,7 @@ from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
 from plateflow.stages.job import Job, changes
 from plateflow.state.journal import Journal, Key, append_outcome
-from plateflow.state.lease import Lease, user_name
+from plateflow.state.lease import Lease
 from plateflow.state.ledger import now
 
 
@@ -38,8 +39,8 @@ def accept(
     for plate in [project.plate(name) for name in plates or project.plates]:
         try:
             accepted, others = accept_plate(plate, stage)
-        except PlateflowError as error:  # the other plates' results can stand
-            typer.echo(f"{plate.name}: {error}", err=True)
+        except (PlateflowError, PermissionError) as error:  # the other plates' results can stand
+            typer.echo(f"{plate.name}: {explain(error)}", err=True)
             failed = True
             continue
         for version, n in sorted(accepted.items()):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plateflow.access import denial, obstacles, plate_obstacles, snakemake_obstacles
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
-from plateflow.project import Project
+from plateflow.project import Plate, Project
 
 if TYPE_CHECKING:
     from plateflow.plates.check_index import Problem
@@ -46,24 +47,27 @@ def check(
         from plateflow.cli.cluster import check_cluster
 
         problems = check_cluster(project, configfile, profile)
-    for name in [] if cluster else plates or list(project.plates):
-        plate, _ = project.target(name)
+    chosen = [] if cluster else [project.target(name)[0] for name in plates or project.plates]
+    problems += [] if cluster else denials(project, chosen)
+    for plate in chosen:
         of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=well_layouts)
         problems += of_plate
         try:
             changed = changed_files(plate.spec, plate.paths)
+            if changed:
+                request(plate.paths, kind="changed", stage="ingest")
+        except PermissionError:  # told above
+            continue
         except PlateflowError as error:
             if not of_plate:  # else the same fault of the index is listed already
                 what = f"{error.what}: {error.where}"
                 problems.append(Problem(severity="error", plate=plate.name, what=what, remedy=error.remedy))
             continue
-        if changed:
-            request(plate.paths, kind="changed", stage="ingest")
-            if not as_json:
-                typer.echo(f"{plate.name}: {len(changed)} files are new, changed or gone since ingest, such as")
-                for file in changed[:10]:
-                    typer.echo(f"  {file}")
-                typer.echo("  The next `snakemake` looks at their wells again.")
+        if changed and not as_json:
+            typer.echo(f"{plate.name}: {len(changed)} files are new, changed or gone since ingest, such as")
+            for file in changed[:10]:
+                typer.echo(f"  {file}")
+            typer.echo("  The next `snakemake` looks at their wells again.")
     if as_json:
         typer.echo(json.dumps([asdict(problem) for problem in problems], indent=1))
     else:
@@ -71,6 +75,22 @@ def check(
             typer.echo(line)
     severities = {problem.severity for problem in problems}
     raise typer.Exit(Status.ERROR if "error" in severities else Status.OK)
+
+
+def denials(project: Project, plates: list[Plate]) -> Iterator[Problem]:
+    """What this user can't write of the results, and of what Snakemake keeps: of each plate the first, and how many."""
+    from plateflow.plates.check_index import Problem
+
+    results = project.config.results
+    looks = {".snakemake": [snakemake_obstacles()], results: [obstacles(Path(results), depth=0)]}
+    looks[results] += [plate_obstacles(paths) for paths in (project.screen, *(plate.paths for plate in plates))]
+    told: set[str] = set()
+    for where, places in ((where, list(found)) for where, each in looks.items() for found in each):
+        error = denial(places[0]) if places else None
+        if error and error.what not in told:
+            told.add(error.what)  # a folder above all plates stands in the way of each
+            more = f"; nor {len(places) - 1} more files and folders there" if places[1:] else ""
+            yield Problem("error", where, f"{error.what} ({error.why}){more}", error.remedy, file=str(places[0]))
 
 
 def report(problems: list[Problem]) -> Iterator[str]:

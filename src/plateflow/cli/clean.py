@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from plateflow.access import user_name
 from plateflow.asked import PlateAsked, withdraw
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
@@ -17,7 +18,7 @@ from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
 from plateflow.paths import parse_well
 from plateflow.project import Plate, Project
 from plateflow.state.journal import CLEANED
-from plateflow.state.lease import running, user_name
+from plateflow.state.lease import running
 from plateflow.state.ledger import now
 
 MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "receipts", "logs", "benchmarks")

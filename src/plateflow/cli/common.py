@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 ConfigOption = Annotated[
-    Path, typer.Option("--configfile", help="the configuration, as given to snakemake", show_default=True)
+    Path,
+    # `readable`: typer's own test of that doesn't say whose the file is
+    typer.Option("--configfile", help="the configuration, as given to snakemake", show_default=True, readable=False),
 ]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")

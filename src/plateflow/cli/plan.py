@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,9 @@ def plan(
     once; the ledger of what has already run refines them, here and for the memory and time that the rules ask for.
     """
     project = Project.load(configfile)
-    refine(project, [row for paths in _newest(project) for row in attempts(paths)])
+    rows = [row for paths in _newest(project) for row in attempts(paths)]
+    with suppress(PermissionError):  # another user's results: the rates stay as they are
+        refine(project, rows)
     redone = upgrade(project.plates, estimates_of(project))
     for line in [] if as_json else lines(redone):
         typer.echo(line)

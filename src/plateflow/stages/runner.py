@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from plateflow import access
 from plateflow.asked import PlateAsked, withdraw, write_receipt
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import (
@@ -171,7 +172,7 @@ def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) 
 
 
 def explain(error: BaseException, paths: PlatePaths) -> BaseException:
-    """What a user can do about a full or read-only disk; any other error as it is."""
+    """What a user can do about a full or read-only disk, or another user's files; any other error as it is."""
     if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ESTALE}:
         return PlateflowError(
             f"the disk fails: {os.strerror(error.errno)}",
@@ -180,7 +181,7 @@ def explain(error: BaseException, paths: PlatePaths) -> BaseException:
             f"run `plateflow verify {paths.plate}`, then `snakemake`",
         )
     if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-        return error
+        return access.explain(error)
     free = []
     for name, folder in (("results", paths.root), ("scratch", paths.scratch)):
         with suppress(OSError):

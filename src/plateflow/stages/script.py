@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from plateflow.access import explain
 from plateflow.asked import Asked, age
 from plateflow.errors import PlateflowError
 from plateflow.project import SCREEN, Project
@@ -46,7 +47,7 @@ def logged(log: Path, what: str) -> Iterator[None]:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("w")
     except OSError as error:
-        _fail(console, f"{what}: can't write its log: {os.strerror(error.errno or 0)}\n  where: {log}")
+        _fail(console, f"{what}: can't write its log: {explain(error)}\n  log: {log}")
     with file:
         sys.stdout.flush()
         os.dup2(file.fileno(), 1)

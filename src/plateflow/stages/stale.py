@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
+from plateflow.access import explain
 from plateflow.asked import PlateAsked, Stamps
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError, ResultsError
@@ -106,8 +107,9 @@ def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
     return f"`plateflow verify {plate.name}`, then `snakemake`" if seen else "`snakemake`"
 
 
-def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: bool) -> None:
+def _note(found: ToDo, plate: Plate, stage: str, error: BaseException, *, journals: bool) -> None:
     """Put an error into words; `journals` are what can't be read."""
+    error = explain(error)
     what = _error(error)
     results = isinstance(error, ResultsError | FileNotFoundError) or not isinstance(error, PlateflowError | OSError)
     if journals or not results:
@@ -120,9 +122,10 @@ def _note(found: ToDo, plate: Plate, stage: str, error: Exception, *, journals: 
         found.note = f"{stage}: {what}: `plateflow verify {plate.name}`, then `snakemake`"
 
 
-def _error(error: Exception) -> str:
+def _error(error: BaseException) -> str:
+    error = explain(error)
     if isinstance(error, PlateflowError):
-        return f"{error.what}{f' ({error.where})' if error.where else ''}"
+        return f"{error.what}{f' ({error.where})' if error.where else ''}{f': {error.why}' if error.why else ''}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import socket
 import threading
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from plateflow.access import user_name
 from plateflow.errors import LeaseError
 from plateflow.state.slurm import is_queued, restarts_of
 
@@ -106,7 +106,7 @@ class Owner:
         SLURM knows when a node has vanished, but it also calls jobs ended, even completed, whose processes go on after
         the death of their node's daemon: only a job that is over and silent is dead.
         """
-        if self.host == socket.gethostname():
+        if self.host == socket.gethostname() and not _is_hidden(self.pid):
             return process_start(self.pid) == self.started
         age = time.time() - self.beat  # before the queue is asked, which may take its time
         queued = self.is_queued()
@@ -124,14 +124,6 @@ class Owner:
         return f"{self}, alive {max(0.0, time.time() - self.beat):.0f} s ago"
 
 
-def user_name() -> str:
-    """The name of this process's user; the number where it has none."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
 def process_start(pid: int) -> int | None:
     """Start time of a process in clock ticks since boot, or None if there is none (or it is a zombie)."""
     try:
@@ -140,6 +132,17 @@ def process_start(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else int(fields[19])
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process, another user's, on a machine that shows users their own alone (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not os.access(f"/proc/{pid}/stat", os.R_OK)
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def announce_driver(run: str = "") -> None:
@@ -161,17 +164,24 @@ def driver_alive() -> bool:
 
 
 def read_owner(lease: Path) -> Owner | None:
-    """The owner of a lease; None where the lease is gone or was cut off while it was made."""
+    """The owner of a lease; None where the lease is gone or was cut off while it was made.
+
+    Raises:
+        PermissionError: another user's, who may be alive.
+    """
     try:
         path = lease / "owner.json"
         return Owner(**json.loads(path.read_text()) | {"beat": path.stat().st_mtime})
+    except PermissionError:
+        raise
     except (OSError, ValueError, TypeError):
         return None
 
 
 def leases(folder: Path) -> Iterator[tuple[Path, Owner | None]]:
     """The leases in a folder, each with its owner, None as in `read_owner`."""
-    for lease in sorted(folder.glob("[!.]*")):
+    found = [*folder.iterdir()] if folder.is_dir() else []  # where it can't be read, `glob` would say that it is empty
+    for lease in sorted(path for path in found if not path.name.startswith(".")):
         yield lease, read_owner(lease)
 
 
@@ -181,10 +191,16 @@ def running(folder: Path) -> dict[str, Owner]:
 
 
 def clear(lease: Path) -> bool:
-    """Remove a lease by renaming it first, so that of two processes one does it. Returns whether this one did."""
+    """Remove a lease by renaming it first, so that of two processes one does it. Returns whether this one did.
+
+    Raises:
+        PermissionError: another user's.
+    """
     grave = lease.with_name(f".{lease.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         lease.rename(grave)
+    except PermissionError:
+        raise
     except OSError:
         return False
     shutil.rmtree(grave, ignore_errors=True)

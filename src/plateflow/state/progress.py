@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from plateflow.access import denial, explain, obstacles
 from plateflow.chain import STAGES
 from plateflow.config import Config
 from plateflow.files import stat_of
@@ -251,15 +252,15 @@ def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
             lines += _folder_lines(paths)
             lines += [line for job in progress.of(paths) for line in _job_lines(paths, job)]
         except OSError as error:
-            lines.append(f"{paths.plate}: cannot be read: {error}")
+            lines.append(f"{paths.plate}: cannot be read: {explain(error)}")
     return lines
 
 
 def _folder_lines(paths: PlatePaths) -> Iterator[str]:
     for folder in (paths.root, paths.scratch):
         if folder.is_dir():
-            if not os.access(folder, os.W_OK):
-                yield f"{paths.plate}: {folder} can't be written: read-only, or not yours"
+            if places := [*obstacles(folder, depth=0)]:
+                yield f"{paths.plate}: {denial(places[0])}"
             elif shutil.disk_usage(folder).free < 1e6:
                 yield f"{paths.plate}: {folder} is full"
 
