@@ -37,7 +37,6 @@ wildcard_constraints:
 
 localrules:
     all,
-    screen,
 
 
 rule all:
