@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -188,6 +189,7 @@ class Journal:
             return held[1]
         if any(other.parent != path.parent for other in _held):
             _held.clear()
+            _merged.cache_clear()
         journal = cls(read_lines(path))
         _held[path] = stamp, journal
         return journal
@@ -309,10 +311,15 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
     A work item that was taken up again after its last outcome, and not finished, may have left half of its new
     results: its entry comes back without fingerprint, so that nobody takes it for done, whatever the parameters are.
     """
+    return dict(_merged(*map(Journal.read, journals)))
+
+
+@lru_cache(maxsize=12)
+def _merged(*journals: Journal) -> dict[Key, Entry]:
+    """The outcomes of a stage, which are asked for again for each well."""
     latest: dict[Key, Entry] = {}
     started: dict[Key, int] = {}
-    for path in journals:
-        journal = Journal.read(path)
+    for journal in journals:
         for key, entry in journal.latest.items():
             if key not in latest or entry.sequence >= latest[key].sequence:
                 latest[key] = entry
