@@ -36,7 +36,6 @@ wildcard_constraints:
 
 localrules:
     all,
-    screen,
 
 
 rule all:

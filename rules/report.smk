@@ -27,8 +27,7 @@ rule screen:
     benchmark:
         WORKFLOW.screen("benchmark")
     resources:
-        mem_mb=1000,
-        runtime=30,
+        **WORKFLOW.resources("screen"),
     message:
         "the page over all plates"
     script:

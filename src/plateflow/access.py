@@ -34,8 +34,11 @@ def explain(error: BaseException) -> BaseException:
 
 
 def obstacle(path: Path) -> Path | None:
-    """What keeps this user from making or changing a file or folder: itself, or a folder above it; None if nothing."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - as it is named: links aren't followed
+    """What keeps this user from making or changing a file or folder: itself, or a folder above it; None if nothing.
+
+    Where links lead elsewhere, it is named as it lies there: that is what its owner hands over.
+    """
+    path = path.resolve()
     for place in (*reversed(path.parents), path):
         if not os.path.lexists(place):
             return None if _usable(place.parent) else place.parent
@@ -55,14 +58,14 @@ def obstacles(folder: Path, *, depth: int, growing: str = GROWING) -> Iterator[P
     if not os.path.lexists(folder):
         yield from filter(None, [obstacle(folder)])
         return
-    if not _usable(folder):
+    if not _usable(folder) and os.path.lexists(folder):  # else it is gone just now, as leases go
         yield folder
     if not depth:
         return
     try:
         with os.scandir(folder) as listed:
             entries = sorted(listed, key=lambda entry: entry.name)
-    except OSError:  # told already; or gone, as a lease may be
+    except OSError:  # told already, or gone
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -88,28 +91,37 @@ def plate_obstacles(paths: PlatePaths) -> Iterator[Path]:
         yield from obstacles(paths.scratch, depth=2)
 
 
-def denial(place: Path) -> PlateflowError:
-    """That this user can't use a file or folder as it must be used: why, and what is to be done by whom."""
-    place = Path(os.path.abspath(place))  # noqa: PTH100
+def denial(place: Path, *roots: Path) -> PlateflowError:
+    """That this user can't use a file or folder as it must be used: why, and what is to be done by whom.
+
+    Args:
+        place: what `obstacle` or `obstacles` have found.
+        roots: folders that belong to the project, beside the working directory: an owner hands them over as a whole.
+    """
+    place = obstacle(place) or place.resolve()
     verb = "write" if os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)) else "read"
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
-    status = place.lstat()
+    status = place.stat()
     owner, group, me = user_name(status.st_uid), _group_name(status.st_gid), user_name()
     why = f"{filemode(status.st_mode)}, owned by {owner}, group {group}"
     with suppress(OSError):
         if os.statvfs(place).f_flag & os.ST_RDONLY:
             return PlateflowError(f"{shown} can't be written: read-only", remedy="make the disk writable again")
-    tree = _tree(place, status.st_uid)
+    inside = [root for root in (Path.cwd(), *(root.resolve() for root in roots)) if place.is_relative_to(root)]
+    common = group if status.st_gid in {os.getegid(), *os.getgroups()} else "GROUP"
     if status.st_uid == os.geteuid():
-        remedy = f"in {tree}: `chmod -R u+rwX .`"
-    else:
-        mine = status.st_gid in {os.getegid(), *os.getgroups()}
-        common = group if mine else "GROUP"
-        which = "" if mine else ", where GROUP is one that all belong to"
+        remedy = f"`chmod u+rwX '{place}'`"
+    elif inside:
+        tree = _tree(place, status.st_uid, inside)
         remedy = (
-            f"{owner} runs in {tree}: `chgrp -R {common} .; chmod -R g+rwX .; find . -type d -exec chmod g+s {{}} +`"
-            f"{which}, and all work with `umask 002` (docs/sites.md, A group's project)"
+            f"{owner} runs in {tree}: `chgrp -R {common} .; chmod -R g+rwX .; find . -type d -exec chmod g+s {{}} +`, "
+            "and all work with `umask 002` (docs/sites.md, A group's project)"
         )
+    else:  # nobody is told to open more than that: it may be somebody's home
+        closed = place.is_dir() and not os.access(place, os.X_OK)
+        bits = ("" if closed else "rw" if verb == "write" else "r") + ("x" if place.is_dir() else "")
+        command = f"chgrp {common} '{place}'; chmod g+{bits} '{place}'"
+        remedy = f"{owner} runs `{command}`; `plateflow check` names what else is closed"
     return PlateflowError(f"{me} may not {verb} {shown}", why=why, remedy=remedy)
 
 
@@ -133,9 +145,9 @@ def _usable(place: str | Path | os.DirEntry[str]) -> bool:
     return os.access(place, os.R_OK | os.W_OK | (os.X_OK if os.path.isdir(place) else 0))  # noqa: PTH112
 
 
-def _tree(place: Path, owner: int) -> Path:
-    """The largest folder around a place, within the working directory, that its owner can hand over as a whole."""
-    tree, here = place if place.is_dir() else place.parent, Path.cwd()
-    while tree != here and tree.is_relative_to(here) and tree.parent.stat().st_uid == owner:
+def _tree(place: Path, owner: int, roots: list[Path]) -> Path:
+    """The largest folder around a place, within the largest of `roots`, that its owner can hand over as a whole."""
+    tree = place if place.is_dir() else place.parent
+    while any(tree != root and tree.is_relative_to(root) for root in roots) and tree.parent.stat().st_uid == owner:
         tree = tree.parent
     return tree

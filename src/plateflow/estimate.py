@@ -19,13 +19,15 @@ from plateflow.chain import STAGES
 from plateflow.config import PLATE_SIZES, Config, PlateSpec
 from plateflow.files import write_json
 from plateflow.model.registry import find_weights, model_spec
-from plateflow.project import Project
+from plateflow.project import SCREEN, Project
 from plateflow.segment.grid import OVERLAP, TILE
 
 SNAKEMAKE_MB = 260
 """Snakemake's own two processes in a job of a cluster."""
 MARGIN = 1.5
 """Memory asked for over memory expected; the next attempt gets as much again."""
+PLATE_WELLS = 384
+"""Wells of a plate whose line of the plate sheet doesn't say how many it has."""
 BLOCK_MPX = 537
 """Values of an image block of 1 GiB: the most that `tile` holds of a level."""
 CELLS_PER_MPX = 470.0
@@ -57,6 +59,7 @@ RATES = {
     "features": Rate(seconds=2.2, per_unit=0.29, memory_mb=331, memory_per_unit=16),
     "aggregate": Rate(seconds=2.4, per_unit=0.013, memory_mb=295, memory_per_unit=0.02),
     "report": Rate(seconds=5.0, per_unit=0.1, memory_mb=540, memory_per_unit=0.5),
+    "screen": Rate(seconds=5.0, per_unit=0.006, memory_mb=450, memory_per_unit=0.002),
 }
 
 
@@ -196,12 +199,8 @@ class Estimate:
         return rate.memory_mb + rate.memory_per_unit * self.held(stage) + weights
 
     def resources(self, stage: str) -> dict[str, int]:
-        """What a job of a stage asks for the first time: mem_mb, and runtime in minutes.
-
-        Time has a margin of 3 and 15 minutes: nodes, file systems and neighbours differ more than memory does.
-        """
-        memory = 100 * math.ceil(MARGIN * (self.memory_mb(stage) + SNAKEMAKE_MB) / 100)
-        return {"mem_mb": memory, "runtime": 15 + math.ceil(3 * self.seconds(stage) / 60)}
+        """What a job of a stage asks for the first time: mem_mb, and runtime in minutes."""
+        return _resources(self.seconds(stage), self.memory_mb(stage))
 
     def storage(self) -> dict[str, float]:
         """GB (10^9 bytes) and files of a plate's results and scratch; pixels compress as noisy 12-bit images do."""
@@ -250,6 +249,29 @@ class Estimate:
         gpu = min(max(1, math.ceil(rate.per_unit * self.work("infer") / (1800 - rate.seconds))), self.size.wells, 384)
         longest = max(self.rate(stage).per_unit * self.work(stage) for stage in stages)
         return {"cpu": min(gpu * max(1, math.ceil(longest / 1790 / gpu)), 384 // gpu * gpu), "gpu": gpu}
+
+
+class ScreenEstimate:
+    """What the job over all plates needs: a unit of its work, and of what it holds, is a well of any plate.
+
+    Attributes:
+        seconds: that it takes, of one processor.
+    """
+
+    def __init__(self, project: Project) -> None:
+        rate, wells = RATES[SCREEN], sum(plate.spec.wells or PLATE_WELLS for plate in project.plates.values())
+        self.seconds = rate.seconds + rate.per_unit * wells
+        self._memory_mb = rate.memory_mb + rate.memory_per_unit * wells
+
+    def resources(self) -> dict[str, int]:
+        """What it asks for the first time, as `Estimate.resources`."""
+        return _resources(self.seconds, self._memory_mb)
+
+
+def _resources(seconds: float, memory_mb: float) -> dict[str, int]:
+    """Time has a margin of 3 and 15 minutes: nodes, file systems and neighbours differ more than memory does."""
+    memory = 100 * math.ceil(MARGIN * (memory_mb + SNAKEMAKE_MB) / 100)
+    return {"mem_mb": memory, "runtime": 15 + math.ceil(3 * seconds / 60)}
 
 
 def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) -> dict[str, Rate]:

@@ -310,8 +310,8 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return content
 
 
-def last_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The sound lines of a JSON-lines file, the last one first; no more of the file is read than is asked for."""
+def last_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a JSON-lines file as they are, the last one first; no more is read than is asked for."""
     try:
         file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -322,10 +322,9 @@ def last_lines(path: Path) -> Iterator[dict[str, Any]]:
             end, start = start, max(0, start - size)
             file.seek(start)
             rest, *lines = (file.read(end - start) + rest).split(b"\n")
-            yield from filter(None, map(parse_line, reversed(lines)))
+            yield from reversed(lines)
             size *= 4
-        if (first := parse_line(rest)) is not None:
-            yield first
+        yield rest
 
 
 def stat_of(path: str | Path) -> list[int] | None:

@@ -20,7 +20,7 @@ from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacl
 from plateflow.asked import VARIABLE, Asked, PlateAsked, forget_runs
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
-from plateflow.estimate import Estimate, estimates_of
+from plateflow.estimate import Estimate, ScreenEstimate, estimates_of
 from plateflow.files import remove
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
@@ -152,7 +152,9 @@ class Workflow:
         file, stack = screen.asked(run), ExitStack()
         to_do = [plate.plate.paths for plate in self.asked.plates.values() if not plate.stands("report", "plate")]
         for place in (place for paths in (screen, *to_do) for place in plate_obstacles(paths)):
-            _fail(str(denial(place)))  # else Snakemake ends with a traceback, as it can't touch a job's log
+            _fail(
+                str(denial(place, *self.project.roots))
+            )  # else Snakemake ends with a traceback, as it can't touch a job's log
         leave = partial(os.chdir, Path.cwd())  # Snakemake leaves --directory before the process ends
         try:
             stack.enter_context(lease)
@@ -173,13 +175,15 @@ class Workflow:
         """What a rule asks for: mem_mb, and runtime in minutes, growing with the attempt."""
 
         def growing(kind: str) -> Callable[..., int]:
-            return lambda wildcards, attempt: self.first_resources(stage, wildcards.plate)[kind] * attempt
+            return lambda wildcards, attempt: self.first_resources(stage, wildcards.get("plate"))[kind] * attempt
 
         return {kind: growing(kind) for kind in ("mem_mb", "runtime")}
 
     @cache  # noqa: B019
-    def first_resources(self, stage: str, plate: str) -> dict[str, int]:
+    def first_resources(self, stage: str, plate: str | None) -> dict[str, int]:
         """What a job of a stage asks for at its first attempt: mem_mb, and runtime in minutes."""
+        if plate is None:
+            return ScreenEstimate(self.project).resources()
         estimate = self._estimates.get(plate)
         return estimate.resources(stage) if estimate else dict(zip(("mem_mb", "runtime"), UNSIZED[stage], strict=True))
 

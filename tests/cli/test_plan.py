@@ -45,7 +45,7 @@ def test_all_figures_as_json(project: Path) -> None:
     found = json.loads(run("--json", "--jobs", "100", "--gpus", "4"))
     assert found["plates"] == 3
     assert found["plates_without_sizes"] == ["old"]
-    assert found["jobs"] == 3 * (4 + 2 + 4 * 8)
+    assert found["jobs"] == 3 * (4 + 2 + 4 * 8) + 1
     sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
     alone = Estimate(Size(**SIZE), Config(segmentation=sets))
     assert found["gpu_hours"] == pytest.approx(3 * 2 * alone.seconds("infer") / 3600)
@@ -54,6 +54,8 @@ def test_all_figures_as_json(project: Path) -> None:
     assert found["storage"]["moved_gb"] == pytest.approx(3 * sum(alone.traffic_gb().values()))
     assert found["proposed_parts"] == alone.propose()
     assert found["wall_hours"] > found["cpu_hours"] / 100
+    assert found["stages"]["screen"]["jobs"] == 1
+    assert found["cpu_hours"] == pytest.approx(sum(s["hours"] for n, s in found["stages"].items() if n != "infer"))
     slow = json.loads(run("--json", "--jobs", "10", "--gpus", "1"))
     assert slow["wall_hours"] > found["wall_hours"]
 
@@ -64,6 +66,7 @@ def test_the_words_say_the_same(project: Path) -> None:
     assert "jobs and" in text
     assert "parts: {cpu: 8, gpu: 2} is as configured" in text
     assert "not counted, since their sizes are unknown: old" in text
+    assert "\nscreen           1 " in text
 
 
 def test_the_limits_are_those_of_the_profile_or_given() -> None:

@@ -188,3 +188,19 @@ def test_a_lease_of_another_user(users: Users) -> None:
     assert ["may not read results/micro/leases/tile-0" in output for _, output in told] == [True, True, False]
     assert "may not write results/micro/leases" in told[2][1]
     assert lease.exists()
+
+
+def test_nobody_is_told_to_open_a_folder_outside_of_the_project(users: Users) -> None:
+    """Results behind a link, in a folder that is closed: its owner lets the group pass, and opens nothing else."""
+    ann, bob = users
+    closed = ann.folder.parent / "home-40001"
+    (closed / "results").mkdir()
+    os.chown(closed / "results", ann.number, GROUP)
+    closed.chmod(0o700)
+    (ann.folder / "results").symlink_to(closed / "results")
+    for status, output in bob.plateflow("status micro/B02", "check", "retry"):
+        assert status == 1
+        assert f"40002 may not read {closed}" in output
+        assert f"40001 runs `chgrp {GROUP} '{closed}'; chmod g+x '{closed}'`" in output
+    ((status, output),) = ann.plateflow("check")
+    assert (status, output) == (0, "No problem found.\n")

@@ -15,6 +15,7 @@ from plateflow.report.screen import write_screen
 from plateflow.stages.job import damage
 from plateflow.stages.reading import LostFileError
 from plateflow.state.journal import PLATE_KEY
+from plateflow.state.lease import Lease
 from plateflow.state.ledger import attempts, write_ledger
 from plateflow.state.requests import record_lost
 
@@ -26,21 +27,26 @@ def run(project: Project, digest: str = "") -> None:
 
     Args:
         digest: of what is asked; without it as the project is now.
+
+    Raises:
+        LeaseError: another job holds the lease.
+        LostFileError: a file of a plate isn't there as it was written.
     """
     digest = digest or Asked.of(project).screen
-    for plate in project.plates.values():
-        _check(plate)
-    for receipt in project.screen.receipts("report", "screen"):
-        remove(receipt)
-    settle()
-    write_screen(project)
-    spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
-    write_ledger(project.screen, spent)
-    refine(project, spent)
-    tables = {name: project.screen.table(name) for name in FILES}
-    files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
-    settle()
-    write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
+    with Lease(project.screen.lease(SCREEN, SCREEN), holder="the screen's job"):
+        for plate in project.plates.values():
+            _check(plate)
+        for receipt in project.screen.receipts("report", "screen"):
+            remove(receipt)
+        settle()
+        write_screen(project)
+        spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
+        write_ledger(project.screen, spent)
+        refine(project, spent)
+        tables = {name: project.screen.table(name) for name in FILES}
+        files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
+        settle()
+        write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
 
 
 def _check(plate: Plate) -> None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -188,6 +189,7 @@ class Journal:
             return held[1]
         if any(other.parent != path.parent for other in _held):
             _held.clear()
+            _merged.cache_clear()
         journal = cls(read_lines(path))
         _held[path] = stamp, journal
         return journal
@@ -258,15 +260,16 @@ class Journal:
 
 _held: dict[Path, tuple[tuple[int, int], Journal]] = {}
 """The journals of one plate that were parsed, with size and time of each file."""
-_OK = re.compile(
+_DONE = re.compile(
     rb'\{"event":"done","well":"([^"]*)","label_set":"([^"]*)","block":(-?\d+),'
-    rb'"fingerprint":"[^"]*","depends":\{[^}]*\},"state":"ok"'
+    rb'"fingerprint":"[^"]*","depends":\{[^}]*\},"state":"(\w+)"'
 )
+"""How the line of an outcome begins."""
 
 
 def _brief_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in raw_lines(path):
-        if done := _OK.match(line):
+        if (done := _DONE.match(line)) and done[4] == b"ok":
             well, label_set = done[1].decode(), done[2].decode()
             yield {"event": "done", "well": well, "label_set": label_set, "block": int(done[3])}
         elif not line.startswith(b'{"event":"start"') and (sound := parse_line(line)):
@@ -279,23 +282,26 @@ def ending(path: Path) -> Literal["", "open", "ok", "failed", "interrupted"]:
     Empty where there was none, or all was cleaned since.
     """
     for line in last_lines(path):
-        event = line.get("event")
-        if event == CLEANED:
-            break
-        if event != "done":  # one may be appended after the end: accepted, or of raw files that moved
-            return _ENDS.get(str(event), "open")
+        # an outcome may be appended after the end: one that was accepted, or of raw files that moved
+        if not _DONE.match(line) and (sound := parse_line(line)):
+            event = sound.get("event", "")
+            return "" if event == CLEANED else _ENDS.get(event, "open")
     return ""
 
 
 def last_entries(path: Path, label_sets: Collection[str]) -> list[Entry]:
-    """The last outcome of each label set, or of the job where it has none, as far as the last lines tell."""
+    """The last outcome of each label set, or of the job where it has none, as far as the last lines tell.
+
+    Of an outcome no more than what it is about, what it depends on, and by whom it was accepted: ingest lists
+    thousands of files.
+    """
     found: dict[str, Entry] = {}
     for _, line in zip(range(_LAST_LINES), last_lines(path), strict=False):
-        event = line.pop("event", None)
-        if event == CLEANED or "" in found or len(found) == len(label_sets):
+        if "" in found or len(found) == len(label_sets):
             break
-        if event == "done":
-            found.setdefault(line["label_set"], Entry.of(line))
+        if done := _DONE.match(line):
+            brief = json.loads(done[0] + line[line.rfind(b',"accepted":') :])
+            found.setdefault(brief["label_set"], Entry.of({name: brief[name] for name in _FIELDS & brief.keys()}))
     return list(found.values())
 
 
@@ -305,10 +311,15 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
     A work item that was taken up again after its last outcome, and not finished, may have left half of its new
     results: its entry comes back without fingerprint, so that nobody takes it for done, whatever the parameters are.
     """
+    return dict(_merged(*map(Journal.read, journals)))
+
+
+@lru_cache(maxsize=12)
+def _merged(*journals: Journal) -> dict[Key, Entry]:
+    """The outcomes of a stage, which are asked for again for each well."""
     latest: dict[Key, Entry] = {}
     started: dict[Key, int] = {}
-    for path in journals:
-        journal = Journal.read(path)
+    for journal in journals:
         for key, entry in journal.latest.items():
             if key not in latest or entry.sequence >= latest[key].sequence:
                 latest[key] = entry
@@ -323,7 +334,7 @@ def outcomes(journals: Iterable[Path]) -> dict[Key, Entry]:
 def exceptions(journals: Collection[Path]) -> list[Entry]:
     """The latest outcomes of a stage that aren't ok, sorted by their keys; where there is none, none is parsed."""
     for path in journals:
-        if any(line.startswith(b'{"event":"done"') and not _OK.match(line) for line in raw_lines(path)):
+        if any((done := _DONE.match(line)) and done[4] != b"ok" for line in raw_lines(path)):
             return [entry for _, entry in sorted(outcomes(journals).items()) if entry.state != "ok"]
     return []
 

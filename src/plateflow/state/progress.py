@@ -31,6 +31,8 @@ KILLED = "killed: over its memory or its time limit, or its node is gone"
 SAID = "plateflow: "
 """Begins the last words of a job that failed by itself, in its log."""
 State = Literal["waits", "runs", "silent", "failed", "stale", "done"]
+HAS_LOG = ("runs", "silent", "failed")
+"""States in which a job's log matters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,9 @@ class _Summary:
     exceptions: Sequence[Entry] = ()
 
 
+NOTHING = _Summary()
+
+
 def _summary(journal: Path) -> _Summary:
     last = ending(journal)
     if last in ("", "ok"):
@@ -139,16 +144,16 @@ class _Look:
 
     def __init__(self, paths: PlatePaths) -> None:
         self.paths = paths
-        self._files: dict[str, dict[str, list[Path]]] = {}
+        self._names: dict[str, dict[str, list[str]]] = {}
 
     def files(self, folder: str, job: str) -> list[Path]:
         """The files of a job in a folder of the plate: they are named as the job, a point, and more."""
-        if folder not in self._files:
-            by_job = self._files[folder] = defaultdict(list)
-            with suppress(FileNotFoundError, NotADirectoryError):
-                for path in sorted((self.paths.root / folder).iterdir()):
-                    by_job[path.name.partition(".")[0]].append(path)
-        return self._files[folder].get(job, [])
+        if folder not in self._names:
+            by_job = self._names[folder] = defaultdict(list)
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.paths.root / folder) as entries:
+                for name in sorted(entry.name for entry in entries):
+                    by_job[name.partition(".")[0]].append(name)
+        return [self.paths.root / folder / name for name in self._names[folder].get(job, ())]
 
     def silence(self, stage: str, job: str) -> float | None:
         """Seconds since the last sign of life of the owner of a job's lease; None where nobody works on it."""
@@ -189,9 +194,9 @@ class Progress:
         return [self._job(look, stage, job, stands) for stage, jobs in self._jobs.items() for job in jobs]
 
     def _job(self, look: _Look, stage: str, job: str, stands: Callable[[str, str], bool] | None) -> JobProgress:
-        paths, journal = look.paths, look.paths.journal(stage, job)
-        done = stands is not None and stands(stage, job)
-        said = self._read(journal) if not done and look.files("journal", journal.stem) else _Summary()
+        paths, done = look.paths, stands is not None and stands(stage, job)
+        journals = [] if done else look.files("journal", f"{stage}-{job}")
+        said = self._read(journals[0]) if journals else NOTHING
         receipts, errors = look.files(f"receipts/{stage}", job), list(said.errors)
         state: State
         if done:
@@ -216,7 +221,7 @@ class Progress:
             wells=said.wells,
             failures=len(errors),
             told=errors[-1] if errors else "",
-            log=paths.log(stage, job, "*") if state in ("done", "waits") else paths.latest_log(stage, job),
+            log=paths.latest_log(stage, job) if state in HAS_LOG else paths.log(stage, job, "*"),
             begun=bool(said.last),
             slurm_job=said.slurm_job,
             items=items,

@@ -29,11 +29,11 @@ from plateflow.tables import write_table
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 2**28
+BLOCK = 2**27
 """Bytes that the treatments that are pooled at a time may take."""
 ROW_BYTES, TREATMENT_BYTES = 6, 70
 """Of these, for each feature: a row as it lies in the scratch, and a treatment while its evidence is made."""
-CANDIDATES = 2**21
+CANDIDATES = 2**20
 """Candidates that are in memory at a time, unless one feature has more; they need some 100 bytes each."""
 HEAD = ("Metadata_Plate", *KEYS, *(f"Metadata_{name}" for name in ("Replicates", "ReferenceVariance", "Freedom")))
 """The columns of a plate's effects that aren't features, as far as pooling needs them."""
