@@ -6,6 +6,8 @@ import csv
 import importlib.util
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 from command_line import plateflow
 from test_plan import SIZE
 
+from plateflow.chain import STAGES
 from plateflow.cli.submission import Submission, read_submission, slurm_profile
 from plateflow.config import Config, PlateSpec, config_yaml
 from plateflow.errors import PlateflowError
@@ -96,42 +99,69 @@ def test_the_shipped_profile_has_two_places():
     places = {trial.job.name: trial.place for trial in found.trials}
     assert places.pop("infer") == "-A lab -p gpu --no-requeue --gres=gpu:1"
     assert set(places.values()) == {"-A lab -p cpu --no-requeue"}
-    assert len(places) == 8
+    assert {*STAGES} - {"infer"} <= places.keys()
 
 
-@pytest.mark.parametrize(
-    ("settings", "option"),
-    [
-        (infer(qos="long"), "--qos=long"),
-        (infer(constraint="'a100|h100'"), "-C 'a100|h100'"),
-        (infer(clusters="second"), "--clusters second"),
-        (infer(slurm_partition="gpu"), "--gpus=1"),
-        (infer(gpu=2), "--gpus=2"),
-        (infer(gpu_model="a100"), "--gpus=a100:1"),
-        (infer(gres="'gpu:a100:1'", gpu=0), "--gres=gpu:a100:1"),
-        (infer(gres="'gpu:1g.5gb:1'", gpu=0), "--gres=gpu:1g.5gb:1"),
-        (infer(slurm_extra="'--exclude=n1 --nice=10'"), "--exclude=n1 --nice=10"),
-        (infer(nodes=1), "--nodes=1"),
-        (infer(tasks=1), "--ntasks-per-gpu=1"),
-        (infer(mem_mb="1200 * attempt"), "--mem 1200"),
-        (infer(slurm_partition="2026"), "-p 2026"),
-        (infer(slurm_partition=2026), "-p 2026"),
-        (infer(runtime="2h"), "-t 120"),
-        (CPU | {"set-threads": {"infer": 5}}, "--cpus-per-task=5"),
-        (CPU | {"set-threads": ["infer=5"]}, "--cpus-per-task=5"),
-        (CPU | {"set-resources": ["infer:slurm_partition=gpu"]}, "-p gpu"),
-        (CPU | {"default-resources": ["slurm_partition=old", "qos='long'"]}, "-p old"),
-        (CPU | {"default-resources": ["slurm_partition=old", "qos='long'"]}, "--qos=long"),
-        (CPU | {"default-resources": {"gpu": 0}}, "-p main"),
-        (CPU | {"default-resources": {"slurm_account": "LAB"}}, "-A LAB"),
-        (CPU | {"slurm-reservation": "course"}, "--reservation=course"),
-        (CPU | {"slurm-qos": "long"}, "--qos=long"),
-        (CPU | {"slurm-requeue": True}, "--requeue"),
-        (CPU | {"slurm-exclude-failed-nodes": "n3"}, "--exclude=n3"),
-    ],
-)
-def test_the_options_are_those_of_the_run(settings: dict, option: str):
-    assert f" {option} " in f"{calls(settings)['infer']} "
+OPTIONS = [
+    ({"qos": "long"}, "--qos=long"),
+    ({"constraint": "'a100|h100'"}, "-C 'a100|h100'"),
+    ({"clusters": "second"}, "--clusters second"),
+    ({"gpu": 2}, "--gpus=2"),
+    ({"gpu_model": "a100", "gpu": 1}, "--gpus=a100:1"),
+    ({"gres": "'gpu:a100:1'"}, "--gres=gpu:a100:1"),
+    ({"gres": "'gpu:1g.5gb:1'"}, "--gres=gpu:1g.5gb:1"),
+    ({"slurm_extra": "'--exclude=n1 --nice=10'"}, "--exclude=n1 --nice=10"),
+    ({"nodes": 2}, "--nodes=2"),
+    ({"tasks": 1, "gpu": 1}, "--ntasks-per-gpu=1"),
+    ({"mem_mb": "1200 * attempt"}, "--mem 1200"),
+    ({"mem_mb_per_cpu": 900}, "--mem-per-cpu 900"),
+    ({"runtime": "2h"}, "-t 120"),
+    ({"slurm_partition": "2026"}, "-p 2026"),
+    ({"slurm_partition": 2026}, "-p 2026"),
+    ({"slurm_account": "LAB"}, "-A LAB"),
+    ({}, "-p cpu"),
+]
+
+
+def test_the_options_are_those_of_the_run():
+    """A stage for each, as many profiles as that takes."""
+    for first in range(0, len(OPTIONS), len(STAGES)):
+        given = dict(zip(STAGES, OPTIONS[first:], strict=False))
+        found = calls(CPU | {"set-resources": {stage: resources for stage, (resources, _) in given.items()}})
+        for stage, (_, option) in given.items():
+            assert f" {option} " in f"{found[stage]} "
+
+
+def test_the_gpu_of_the_one_stage_is_asked_for():
+    found = calls(CPU)
+    assert [stage for stage in STAGES if "--gpus=1" in found[stage]] == ["infer"]
+
+
+def test_lists_say_the_same_as_mappings():
+    lists = {
+        "default-resources": ["slurm_partition=old", "qos='long'"],
+        "set-resources": ["infer:slurm_partition=gpu", "infer:gpu=3"],
+        "set-threads": ["tile=5"],
+    }
+    mappings = {
+        "default-resources": {"slurm_partition": "old", "qos": "long"},
+        "set-resources": {"infer": {"slurm_partition": "gpu", "gpu": 3}},
+        "set-threads": {"tile": 5},
+    }
+    found = calls(CPU | lists)
+    assert found == calls(CPU | mappings)
+    assert " -p gpu " in found["infer"]
+    assert found["infer"].endswith(" --gpus=3")
+    assert " --qos=long " in found["infer"]
+    assert " --cpus-per-task=5 " in found["tile"]
+
+
+def test_the_plugins_own_settings_and_its_default_partition():
+    settings = {"reservation": "course", "qos": "long", "requeue": True, "exclude-failed-nodes": "n3"}
+    profile = {f"slurm-{name}": value for name, value in settings.items()} | {"default-resources": {"gpu": 0}}
+    call = calls(CPU | profile)["ingest"]
+    for option in ("--reservation=course", "--qos=long", "--requeue", "--exclude=n3", "-p main"):
+        assert f" {option} " in call
 
 
 def test_partitions_chosen_by_size_are_those_of_the_large_job():
@@ -165,22 +195,24 @@ def test_a_small_login_node_cuts_no_threads():
     assert "--cpus-per-task=16" in calls(CPU)["infer"]
 
 
-@pytest.mark.parametrize(
-    ("resources", "why"),
-    [
-        ({"slurm_extra": "'--qos=long'"}, "not allowed in the 'slurm_extra'"),
-        ({"gres": "'gpu:1,ssd:1'"}, "Invalid GRES format: gpu:1,ssd:1"),
-        ({"gpu_model": "'a100:1'"}, "Invalid GPU model format"),
-        ({"nodes": 0}, "'nodes' must be an integer"),
-        ({"slurm_account": "nobody"}, "account nobody appears to be invalid"),
-        ({"gres": 1}, "expected string"),
-    ],
-)
-def test_what_the_plugin_refuses_is_refused(resources: dict, why: str):
-    said = plateflow("check", "--cluster", "--profile", write_profile(infer(**resources)), cwd=Path.cwd(), status=1)
-    assert "error: SLURM, infer: Snakemake's plugin refuses it" in said
-    assert why in said
-    assert said.count("error:") == 1
+REFUSED = {
+    "ingest": ({"slurm_extra": "'--qos=long'"}, "not allowed in the 'slurm_extra'"),
+    "tile": ({"gres": "'gpu:1,ssd:1'"}, "Invalid GRES format: gpu:1,ssd:1"),
+    "infer": ({"gpu_model": "'a100:1'"}, "Invalid GPU model format"),
+    "follow": ({"nodes": 0}, "'nodes' must be an integer"),
+    "stitch": ({"slurm_account": "nobody"}, "account nobody appears to be invalid"),
+    "features": ({"gres": 1}, "type 'int'"),
+}
+
+
+def test_what_the_plugin_refuses_is_refused_stage_by_stage(site: Path):
+    resources = {stage: resources for stage, (resources, _) in REFUSED.items()}
+    said, _ = check(site, CPU | {"set-resources": resources})
+    for stage, (_, why) in REFUSED.items():
+        (line,) = [line for line in said.splitlines() if line.startswith(f"error: SLURM, {stage}: ")]
+        assert "Snakemake's plugin refuses it: " in line
+        assert why in line
+    assert said.count("error:") == len(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +265,15 @@ def test_nothing_wrong(site: Path):
     assert {shlex.split(line)[shlex.split(line).index("-D") + 1] for line in tried} == {str(Path.cwd())}
     jobs = [line for line in asked if line.startswith("sbatch") and line not in tried]
     assert [("--gpus=1" in line, line.split()[-1]) for line in jobs] == [(False, "cpu"), (True, "gpu")]
+
+
+def test_the_snakefile_says_nothing_of_its_own():
+    """It does at the end of the process that reads it, of `--configfile` for one."""
+    other = CONFIG.rename("other.yaml")
+    words = ["check", "--cluster", "--profile", write_profile(CPU), "--configfile", other]
+    command = [sys.executable, "-c", "from plateflow.cli import app; app()", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "No problem found.\n", "")
 
 
 def test_a_job_that_slurm_would_refuse_names_stage_plate_and_way_out(site: Path):

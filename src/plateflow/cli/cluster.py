@@ -95,15 +95,12 @@ def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Pro
 
 @contextmanager
 def _as_a_driver() -> Iterator[None]:
-    """The environment from which the plugin submits; what the Snakefile announces in it ends with the check."""
-    before = dict(os.environ)
-    if "SLURM_JOB_ID" in before:  # then the plugin takes all of SLURM's variables out
-        for name in [name for name in before if name.startswith("SLURM_")]:
-            del os.environ[name]
+    """The environment from which the plugin submits: without SLURM's variables where the driver is itself a job."""
+    hidden = [name for name in os.environ if name.startswith("SLURM_") and "SLURM_JOB_ID" in os.environ]
+    before = {name: os.environ.pop(name) for name in hidden}
     try:
         yield
     finally:
-        os.environ.clear()
         os.environ.update(before)
 
 

@@ -67,7 +67,7 @@ def errors_of_snakemake(file: Path) -> Iterator[None]:
         with redirect_stderr(said):
             yield
     except (WorkflowError, RuleException, CliException, ConfigFileParserException, OSError, SystemExit) as error:
-        why = said.getvalue().strip().rpartition("\n")[2] if isinstance(error, SystemExit) else str(error)
+        why = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
         raise PlateflowError(
             "Snakemake can't use the profile", where=str(file), why=" ".join(why.split()), remedy="edit it"
         ) from None

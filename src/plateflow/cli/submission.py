@@ -9,9 +9,10 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import logging
+import multiprocessing
 import re
-import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,12 @@ def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Subm
     Raises:
         PlateflowError: Snakemake can't use the profile, or it isn't one for SLURM.
     """
+    # In a process of its own: the Snakefile announces a driver there, and has its say when that ends.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(_read_submission, file, configfile, list(plates)).result()
+
+
+def _read_submission(file: Path, configfile: Path, plates: list[str]) -> Submission:
     from snakemake.api import SnakemakeApi
     from snakemake.cli import parse_args, parse_config
     from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
@@ -131,25 +138,23 @@ def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Subm
         _check_executor(args.executor or "this machine", file)
         plugin = ExecutorPluginRegistry().get_plugin("slurm")
         settings = plugin.get_settings(args)
-        with SnakemakeApi(quiet) as api:
-            workflow = api.workflow(
-                resource_settings=ResourceSettings(
-                    cores=args.cores,
-                    nodes=args.jobs,
-                    max_threads=args.max_threads,
-                    resources=args.resources,
-                    overwrite_threads=args.set_threads,
-                    overwrite_resources=args.set_resources,
-                    default_resources=args.default_resources,
-                ),
-                config_settings=ConfigSettings(config=parse_config(args.config), configfiles=args.configfile),
-                snakefile=args.snakefile,
-            )._workflow
-            # The Snakefile runs among that module's names, and shadows this one; a second call needs it.
-            vars(sys.modules[type(workflow).__module__])["Workflow"] = type(workflow)
-            workflow.executor_settings, workflow._executor_plugin = settings, plugin
-            executor = _executor(workflow)
-            jobs = [job for rule in workflow.rules if not workflow.is_local(rule) for job in _jobs(rule, plates)]
+    with errors_of_snakemake(file), SnakemakeApi(quiet) as api:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(
+                cores=args.cores,
+                nodes=args.jobs,
+                max_threads=args.max_threads,
+                resources=args.resources,
+                overwrite_threads=args.set_threads,
+                overwrite_resources=args.set_resources,
+                default_resources=args.default_resources,
+            ),
+            config_settings=ConfigSettings(config=parse_config(args.config), configfiles=args.configfile),
+            snakefile=args.snakefile,
+        )._workflow
+        workflow.executor_settings, workflow._executor_plugin = settings, plugin
+        executor = _executor(workflow)
+        jobs = [job for rule in workflow.rules if not workflow.is_local(rule) for job in _jobs(rule, plates)]
     trials, refused = [], []
     for job in jobs:
         try:
