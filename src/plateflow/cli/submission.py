@@ -192,7 +192,8 @@ def _jobs(rule: Any, plates: Iterable[str]) -> Iterator[RuleJob]:
 
     alike: dict[tuple[Any, ...], RuleJob] = {}
     for plate in plates if "plate" in rule.wildcard_names else [""]:
-        wildcards = Wildcards(fromdict=dict.fromkeys(rule.wildcard_names, "0") | {"plate": plate})
+        values = dict.fromkeys(rule.wildcard_names, "0") | ({"plate": plate} if plate else {})
+        wildcards = Wildcards(fromdict=values)
         resources = rule.expand_resources(wildcards, InputFiles(), 1, skip_evaluation={"tmpdir"})
         key = tuple(sorted(resources.items()))
         names = (*alike[key].plates, plate) if key in alike else (plate,) if plate else ()
