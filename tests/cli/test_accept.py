@@ -98,7 +98,8 @@ def test_results_of_former_parts_are_accepted_in_their_journal(done, release):
     done.configure(lambda config: config.update({"parts": {"cpu": 6, "gpu": 3}}))
     release("tile")
     assert "2 results of tile" in done.plateflow("accept", "--stage", "tile")
-    assert "tile" not in done.plateflow("status", status=4).partition("micro: ")[2].partition("report")[0]
+    assert "micro: tile" not in done.plateflow("status", "micro", status=4)
+    assert "micro: tile: 1 job to do: stale: parts changed: `snakemake`" in done.plateflow("status", status=4)
 
 
 def test_a_job_at_work_is_not_overruled(done, release):

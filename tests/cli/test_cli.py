@@ -167,7 +167,7 @@ def test_a_wrong_sheet_or_key_is_named_by_every_command(tmp_path, sheet, config,
 def test_status_and_retry_before_the_first_run(raw, tmp_path):
     plateflow("init", raw, cwd=tmp_path)
     assert "to do" in plateflow("status", cwd=tmp_path, status=4)
-    assert "the plate has no manifest" in plateflow("status", "p1/B02", cwd=tmp_path, status=1)
+    assert "the plate has no manifest" in plateflow("status", "p1/B02", cwd=tmp_path, status=4)
     assert "the plate has no manifest" in plateflow("retry", "p1", cwd=tmp_path, status=1)
     assert "there is no plate 'p9'" in plateflow("retry", "p9", cwd=tmp_path, status=1)
     plateflow("retry", cwd=tmp_path)

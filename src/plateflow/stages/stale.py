@@ -19,7 +19,7 @@ from plateflow.state.journal import Entry, Journal, Key, LeftOut, last_entries
 from plateflow.state.progress import JobProgress, Progress, plate_state
 from plateflow.state.requests import changed_files, lost_sequences, watch_lines
 
-NEVER = ("never done",)
+NEVER: tuple[str, ...] = ("never done",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +167,13 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
 
 
 def _glance(plate: Plate, asked: PlateAsked, progress: Progress) -> Glance:
-    jobs, wells = progress.of(plate.paths, asked.stands), 0
-    causes = Counter(_causes(plate, asked, jobs))
+    jobs, wells, causes = progress.of(plate.paths, asked.stands), 0, Counter[tuple[str, str, str]]()
     try:
         wells = len(plate.wells)
     except ResultsError as error:
         if asked.stands("ingest", "plate"):
             causes["ingest", error.what, error.remedy] += 1
+    causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
     told = [(job.stage, job.exceptions) for job in jobs]
     exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
     exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
@@ -182,7 +182,9 @@ def _glance(plate: Plate, asked: PlateAsked, progress: Progress) -> Glance:
     return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out)
 
 
-def _causes(plate: Plate, asked: PlateAsked, jobs: list[JobProgress]) -> Iterator[tuple[str, str, str]]:
+def _causes(
+    plate: Plate, asked: PlateAsked, jobs: list[JobProgress], *, ingested: bool
+) -> Iterator[tuple[str, str, str]]:
     """Per job that is to be done before others: its stage, why, and the remedy."""
     written = {path.name.partition("-")[0] for path in plate.paths.journals("*")}
     for job in jobs:
@@ -190,9 +192,20 @@ def _causes(plate: Plate, asked: PlateAsked, jobs: list[JobProgress]) -> Iterato
         if job.state == "done" and job.items and job.stage not in written:
             yield job.stage, _in_words(NEVER, seen=True), _remedy(plate, NEVER, seen=True)
         elif job.state in ("stale", "waits") and all(asked.stands(*other) for other in upstream):
-            why = _what_changed(plate, job) if job.state == "stale" else NEVER
+            why = NEVER
+            if job.state == "stale":
+                why = _what_changed(plate, job)
+            elif job.stage in written and ingested:
+                why = _of_part(plate, job)
             if why:
                 yield job.stage, _in_words(why), "`snakemake`"
+
+
+def _of_part(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
+    """Why a job was never done though others of its stage were; empty where its part has no well."""
+    wells, journals = set(plate.wells_of(progress.stage, progress.job)), plate.paths.journals(progress.stage)
+    by_others = {key[0] for path in journals if wells for key in Journal.brief(path).latest}
+    return () if not wells else ("parts",) if wells <= by_others else NEVER
 
 
 def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
@@ -202,9 +215,9 @@ def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
     """
     name, paths = progress.stage, plate.paths
     job, path = Job(plate=plate, stage=STAGES[name], name=progress.job), paths.journal(name, progress.job)
-    lost = lost_sequences(paths, name)
     if not (entries := last_entries(path, plate.config.segmentation)):
         return ()
+    lost = lost_sequences(paths, name)
     why = _own_changes(job, entries, lost)
     if not why and (lost or any(line["stage"] == name for line in read_lines(paths.requests))):
         why = _own_changes(job, Journal.read(path).latest.values(), lost)  # maybe of a well that isn't among the last
