@@ -116,3 +116,16 @@ def test_a_second_start_by_cron_leaves_a_run_alone(site: tuple[Project, str], cl
     assert "Building DAG" not in said
     os.kill(owner.pid, signal.SIGCONT)
     driver.end(0)
+
+
+def test_a_slice_of_a_gpu_is_found_by_its_name(site: tuple[Project, str], cluster: Cluster) -> None:
+    project, _ = site
+    profile = project.folder / "site-profile" / "config.yaml"
+    content = yaml.safe_load(profile.read_text())
+    content["set-resources"]["infer"] = {"gres": "'gpu:1g.5gb:1'", "gpu": 0}
+    profile.write_text(yaml.safe_dump(content))
+    assert project.plateflow("check", "--cluster", "--profile", "site-profile").strip() == "No problem found."
+    content["set-resources"]["infer"]["gres"] = "'gpu:2g.10gb:1'"
+    profile.write_text(yaml.safe_dump(content))
+    said = project.plateflow("check", "--cluster", "--profile", "site-profile", status=1)
+    assert "(infer): SLURM refuses the job" in said
