@@ -63,7 +63,8 @@ def row(output: str, plate: str) -> list[list[str]]:
 
 def test_totals_causes_and_the_plates_in_which_something_happens(mixed: Path) -> None:
     output = plateflow("status", cwd=mixed, status=4)
-    assert output.startswith("60 plates, 240 wells: 45 complete, 3 running, 3 to do, 6 stale, 3 failed\n")
+    counts = "45 complete, 3 running, 3 to do, 6 stale, 3 failed; 3 with wells or fields left out"
+    assert output.startswith(f"60 plates, 240 wells: {counts}\n")
     stale = "plate0015, plate0016, plate0035 and 3 more plates: stitch: 12 jobs to do: stale: parameters changed"
     assert f"{stale}: `snakemake`\n" in output
     assert "plate0017, plate0037, plate0057: infer: 3 jobs to do: never done: `snakemake`" in output

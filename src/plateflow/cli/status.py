@@ -84,7 +84,9 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
     """Print all plates: totals, what failed, what is to be done and why, and plates x stages where there is room."""
     states, wells = Counter(look.state for look in looks), sum(look.wells for look in looks)
     counts = [f"{states[state]:,} {state}" for state in PLATE_STATES if states[state]]
-    typer.echo(f"{len(looks):,} {'plates' if len(looks) > 1 else 'plate'}, {wells:,} wells: {', '.join(counts)}")
+    lacking = sum(bool(look.left_out) for look in looks)
+    line = f"{len(looks):,} {'plates' if len(looks) > 1 else 'plate'}, {wells:,} wells: {', '.join(counts)}"
+    typer.echo(f"{line}; {lacking:,} with wells or fields left out" if lacking else line)
     jobs, unread = _by_plate(looks)
     typer.echo("".join(f"{line}\n" for line in failures(jobs, unread)), nl=False)
     causes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}

@@ -108,7 +108,9 @@ def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: 
         jobs, unseen: as for `picture`.
         limit: after so many the others are counted.
     """
-    lines = [f"{plate}: can't be read: {why}" for plate, why in unseen.items()]
+    lines = [f"{plate}: can't be read: {why}" for plate, why in [*unseen.items()][:limit]]
+    if limit and len(unseen) > limit:
+        lines.append(f"and {len(unseen) - limit} more plates can't be read")
     failed: dict[tuple[str, ...], list[JobProgress]] = {}  # jobs of a stage that say the same are told together
     for plate, of_plate in jobs.items():
         for job in of_plate:

@@ -334,7 +334,8 @@ def _merged(*journals: Journal) -> dict[Key, Entry]:
 def exceptions(journals: Collection[Path]) -> list[Entry]:
     """The latest outcomes of a stage that aren't ok, sorted by their keys; where there is none, none is parsed."""
     for path in journals:
-        if any((done := _DONE.match(line)) and done[4] != b"ok" for line in raw_lines(path)):
+        data = path.read_bytes()
+        if data.count(b'{"event":"done"') > data.count(b'},"state":"ok","reason":'):
             return [entry for _, entry in sorted(outcomes(journals).items()) if entry.state != "ok"]
     return []
 
