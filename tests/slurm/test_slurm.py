@@ -166,8 +166,9 @@ def jobs(cluster: Cluster, rule: str, plate: str = "") -> list[tuple[str, str]]:
 
 
 def test_gpu_stages_get_their_gpu_and_cpu_stages_none(screen: Screen, cluster: Cluster) -> None:
-    rows = cluster.accounting("JobID", "State", "Partition", "ReqTRES", "Comment")
-    mine = [(row["Comment"].split("_wildcards_")[0].removeprefix("rule_"), row) for row in rows]
+    rows = [r for r in cluster.accounting("Partition", "ReqTRES", "Comment") if "_wildcards_" in r["Comment"]]
+    named = [(*row["Comment"].removeprefix("rule_").split("_wildcards_"), row) for row in rows]
+    mine = [(rule, row) for rule, wildcards, row in named if wildcards.startswith(PLATES)]
     assert {*STAGES} <= {rule for rule, _ in mine}
     for rule, row in mine:
         assert row["Partition"] == ("gpu" if rule == "infer" else "cpu")
