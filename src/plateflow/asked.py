@@ -260,19 +260,39 @@ class Asked:
         write_json(path, content)
 
 
+LOCAL = "local-"
+"""Begins the id of a run that SLURM knows nothing of."""
+
+
 def runs(screen: PlatePaths) -> set[str]:
     """The ids of all runs on these results of which jobs may be left: those that have written down what they ask."""
     return {file.stem for file in screen.asked("*").parent.glob("*.json")}
 
 
-def forget_runs(screen: PlatePaths, queued: list[QueuedJob] | None) -> None:
-    """Remove what runs that are over have written down, but for those that still have a job in SLURM's queue.
+def is_over(screen: PlatePaths, run: str, queued: list[QueuedJob] | None) -> bool:
+    """Whether no job is left of a run whose driver is gone, so that nobody needs what it has written down.
+
+    Of a run of another user, whose jobs SLURM may hide, and where the queue isn't known, that can't be told.
 
     Args:
-        queued: all jobs of this user; None where that isn't known.
+        queued: all jobs that SLURM shows; None where that isn't known.
     """
-    if queued is not None:
-        for run in runs(screen) - {job.name for job in queued}:
+    if run.startswith(LOCAL):
+        return True
+    stamp = screen.asked(run)
+    mine = stamp.exists() and stamp.stat().st_uid == os.geteuid()
+    return mine and queued is not None and run not in {job.name for job in queued}
+
+
+def forget_runs(screen: PlatePaths, gone: Iterable[str], queued: list[QueuedJob] | None) -> None:
+    """Remove what runs have written down of which no job is left.
+
+    Args:
+        gone: runs whose driver is gone; known before the queue was asked, as another may begin meanwhile.
+        queued: as in `is_over`.
+    """
+    for run in gone:
+        if is_over(screen, run, queued):
             remove(screen.asked(run))
 
 

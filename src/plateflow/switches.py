@@ -39,6 +39,8 @@ UTILITIES = {
     "driver that is gone, and lets a live one be.",
 }
 """Switches by which Snakemake runs nothing, and what to know of them."""
+SHORT = {"-S": "--summary", "-D": "--summary", "--detailed-summary": "--summary"}
+"""What else they are called."""
 
 
 class Switches:
@@ -134,7 +136,8 @@ class Switches:
         """Say at the end what the switches don't do, and what came of them."""
         os.chdir(self._folder)  # which Snakemake has left, after --directory
         if self._snakemake.execution_settings is None:
-            outcome = [f"{name} {notice}" for name, notice in UTILITIES.items() if name in sys.argv]
+            given = {SHORT.get(word, word.partition("=")[0]) for word in sys.argv}
+            outcome = [f"{name} {notice}" for name, notice in UTILITIES.items() if name in given]
         else:
             outcome = self._outcome()
         _print([*self._notices(), *outcome])

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacles
-from plateflow.asked import VARIABLE, Asked, PlateAsked, forget_runs
+from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, runs
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
 from plateflow.estimate import Estimate, ScreenEstimate, estimates_of
-from plateflow.files import remove
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
@@ -145,7 +144,7 @@ class Workflow:
         Args:
             executor: Snakemake's. That of SLURM has made an id of the run, which is in the names of its jobs.
         """
-        run = getattr(executor, "run_uuid", None) or str(uuid.uuid4())
+        run = getattr(executor, "run_uuid", None) or f"{LOCAL}{uuid.uuid4()}"
         announce_driver(run)
         screen = self.project.screen
         lease = Lease(screen.lease(*DRIVER_LEASE), holder="snakemake on these results", patient=False)
@@ -158,10 +157,10 @@ class Workflow:
         leave = partial(os.chdir, Path.cwd())  # Snakemake leaves --directory before the process ends
         try:
             stack.enter_context(lease)
-            stack.callback(remove, file)
+            stack.callback(lambda: forget_runs(screen, [run], slurm.jobs()))
             stack.callback(leave)
             atexit.register(stack.close)
-            forget_runs(screen, slurm.jobs())
+            forget_runs(screen, runs(screen), slurm.jobs())
             self.asked.save(file)
         except LeaseError as error:
             _fail(str(error))

@@ -289,7 +289,7 @@ def test_the_run_was_watched_from_another_host(screen: Screen, mended: Results) 
     )
     assert "slow: infer 0: no sign of life for 30 s" in text
     log = screen.project.path("slow").latest_log("infer", "0").relative_to(screen.project.folder)
-    assert f"last line of {log}: infer: " in text
+    assert f"log: {log} ends with: infer: " in text
     assert "1 run: 1 w" in text
 
 

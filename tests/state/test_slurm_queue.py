@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from plateflow.access import user_name
+from plateflow.asked import forget_runs, runs
+from plateflow.paths import PlatePaths
 from plateflow.state import lease as leases
 from plateflow.state.lease import Lease, Owner, announce_driver, driver_alive
-from plateflow.state.slurm import is_queued, jobs, restarts_of, why_ended
+from plateflow.state.slurm import QueuedJob, is_queued, jobs, restarts_of, why_ended
 
 
 @pytest.fixture
@@ -176,3 +178,41 @@ def test_a_driver_is_known_by_its_process_on_its_own_host(monkeypatch):
     announce_driver()
     assert os.environ[leases.DRIVER_VARIABLE].startswith(f"{os.getpid()}:")
     assert driver_alive()
+
+
+def test_a_lease_never_lies_there_without_its_owner(tmp_path, monkeypatch):
+    """SLURM may take its time to say who this is; a lease without an owner is taken for one that was cut off."""
+    this_process = Owner.this_process
+
+    def slow() -> Owner:
+        assert not (tmp_path / "a").exists()
+        return this_process()
+
+    monkeypatch.setattr(Owner, "this_process", slow)
+    with Lease(tmp_path / "a", holder="p: tile 0") as lease:
+        assert leases.read_owner(tmp_path / "a") is not None
+        assert lease.held()
+
+
+def test_what_a_run_wrote_down_is_forgotten_only_where_no_job_can_need_it(tmp_path, monkeypatch):
+    screen = PlatePaths.of("screen", results=tmp_path)
+    for run in ("local-1", "gone", "queued", "another's"):
+        screen.asked(run).parent.mkdir(parents=True, exist_ok=True)
+        screen.asked(run).write_text("{}")
+    job = QueuedJob(number="7", state="PENDING", user="ann", folder=tmp_path, name="queued", comment="rule_tile")
+    if os.geteuid() == 0:
+        os.chown(screen.asked("another's"), 4242, -1)
+    known = runs(screen)
+    forget_runs(screen, known, None)
+    assert runs(screen) == known - {"local-1"}, "no queue could be asked"
+    forget_runs(screen, known - {"gone"}, [job])
+    assert "gone" in runs(screen), "it began after the queue was asked"
+    forget_runs(screen, known, [job])
+    assert runs(screen) == ({"queued", "another's"} if os.geteuid() == 0 else {"queued"})
+
+
+def test_a_notice_among_the_answers_is_no_state(queue):
+    queue(["this site is down on Monday", "RUNNING 0"])
+    assert is_queued("7") is True
+    queue(["this site is down on Monday"])
+    assert is_queued("7") is None

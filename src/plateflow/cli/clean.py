@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from plateflow.access import user_name
-from plateflow.asked import PlateAsked, withdraw
+from plateflow.asked import PlateAsked, is_over, runs, withdraw
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError
 from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
 from plateflow.paths import parse_well
 from plateflow.project import Plate, Project
+from plateflow.state import slurm
 from plateflow.state.journal import CLEANED
 from plateflow.state.lease import running
 from plateflow.state.ledger import now
@@ -63,7 +64,7 @@ def clean(
     chosen = project.plate(plate)
     _refuse_at_work(project, chosen)
     waste = list(_all_results(chosen) if results else _waste(chosen, flows=flows))
-    waste += [Waste(what="of runs that were killed", path=path) for path in _below(project.screen.asked("").parent)]
+    waste += [Waste(what="of runs that were killed", path=path) for path in _asked_by_former_runs(project)]
     if not waste:
         typer.echo(f"{plate}: nothing to remove.")
         return
@@ -83,6 +84,13 @@ def clean(
             remove(each.path)
     settle()
     typer.echo(f"{plate}: removed." + (" `snakemake` makes all of it again." if results else ""))
+
+
+def _asked_by_former_runs(project: Project) -> Iterator[Path]:
+    """What runs have written down of which no job is left."""
+    former = runs(project.screen)
+    queued = slurm.jobs() if former else None
+    yield from (project.screen.asked(run) for run in sorted(former) if is_over(project.screen, run, queued))
 
 
 def _refuse_at_work(project: Project, plate: Plate) -> None:

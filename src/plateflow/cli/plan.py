@@ -73,10 +73,10 @@ def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[
     resources = dict(text.split("=", 1) for text in ([given] if isinstance(given, str) else given))
     at_once = settings.get("jobs") or os.cpu_count() or 1
     n_jobs = jobs or (sys.maxsize if at_once == "unlimited" else int(at_once))
-    n_gpus = gpus or resources.get("gpu") or n_jobs
+    n_gpus = gpus or int(resources.get("gpu", 0)) or n_jobs
     return {
         "jobs": int(n_jobs),
-        "gpus": int(n_gpus),
+        "gpus": n_gpus,
         "start_s": START_S["cluster" if "executor" in settings else "machine"],
     }
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from plateflow.asked import forget_runs, runs
+from plateflow.access import user_name
+from plateflow.asked import LOCAL, forget_runs, runs
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, PlateflowError
@@ -17,6 +18,11 @@ from plateflow.project import SCREEN, Plate, Project
 from plateflow.state import slurm
 from plateflow.state.lease import DRIVER_LEASE, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
 from plateflow.state.requests import request
+
+POLL_S = 5.0
+"""Seconds between looks at the queue while jobs are waited for."""
+STARTING_S = 120.0
+"""So long after its lock a driver has its lease at the latest."""
 
 
 def retry(
@@ -80,6 +86,15 @@ def _clear_lock(folders: list[Path]) -> None:
     locks = _locks()
     if not locks:
         return
+    locked = max(lock.stat().st_mtime for lock in locks)
+    begun = max((lease.stat().st_mtime for lease, _ in leases(folders[-1])), default=0.0)
+    if locked > begun and time.time() - locked < STARTING_S:  # a lease would tell who it is
+        raise LeaseError(
+            "a driver may be about to start on another host",
+            where=str(locks[0]),
+            why=f"its lock is {time.time() - locked:.0f} s old, and no lease tells whose it is",
+            remedy=f"run `plateflow retry` again in {STARTING_S / 60:.0f} minutes",
+        )
     # Of a job that SLURM killed a moment ago it takes a while to know that it is silent.
     end = time.monotonic() + SILENT_S + HEARTBEAT_S
     while doubtful := [
@@ -106,36 +121,46 @@ def _end_orphans(project: Project, cancel: bool) -> None:
     """Wait until no job of a run on these results is in SLURM's queue, or cancel them; leave all others alone.
 
     Raises:
-        LeaseError: SLURM doesn't answer.
+        LeaseError: SLURM doesn't answer, or jobs are another user's, who alone can cancel them.
     """
-    mine = runs(project.screen)
-    announced = 0.0
-    while True:
-        queued = slurm.jobs()
-        if queued is None and mine:
-            raise LeaseError("SLURM's queue can't be asked for jobs of an earlier run", remedy="try again later")
-        orphans = [job for job in queued or () if job.name in mine]
-        if not announced:
-            in_this_folder = [job for job in queued or () if job.folder == Path.cwd() and job not in orphans]
-            others = [str(job) for job in in_this_folder if job.number != os.environ.get("SLURM_JOB_ID")]
-            if others:
-                typer.echo(f"Not of a run on these results, and left alone: SLURM jobs {', '.join(others)}.")
-        if not orphans:
-            break
-        if not announced:
-            names = ", ".join(map(str, orphans))
-            typer.echo(f"Their driver is gone, but SLURM still has {len(orphans)} jobs of it: {names}.")
-            if cancel:
-                typer.echo("Cancelling them.")
-                slurm.cancel([job.number for job in orphans])
-            else:
-                typer.echo("Waiting for them; Ctrl-C and `plateflow retry --cancel` ends them.")
-            announced = time.monotonic()
-        elif time.monotonic() - announced > 60:
+    gone = runs(project.screen)
+    of_slurm = [run for run in gone if not run.startswith(LOCAL)]
+    queued = slurm.jobs()
+    if queued is None and of_slurm and slurm.is_here():
+        raise LeaseError("SLURM's queue can't be asked for jobs of an earlier run", remedy="try again later")
+    others = [job for job in _not_this_one(queued) if job.folder == Path.cwd() and job.name not in gone]
+    if others:
+        typer.echo(f"Not of a run on these results, and left alone: SLURM jobs {', '.join(map(str, others))}.")
+    orphans = [job for job in _not_this_one(queued) if job.name in gone]
+    if orphans:
+        names = ", ".join(map(str, orphans))
+        typer.echo(f"Their driver is gone, but SLURM still has {len(orphans)} jobs of it: {names}.")
+        if cancel:
+            foreign = sorted({job.user for job in orphans} - {user_name()})
+            if foreign:
+                who = ", ".join(foreign)
+                raise LeaseError(
+                    f"jobs of a run on these results are {who}'s, and can't be cancelled by you",
+                    remedy=f"{who} runs `plateflow retry --cancel`; or wait for them: `plateflow retry`",
+                )
+            typer.echo("Cancelling them.")
+            slurm.cancel([job.number for job in orphans])
+        else:
+            typer.echo("Waiting for them; Ctrl-C and `plateflow retry --cancel` ends them.")
+    announced = time.monotonic()
+    while orphans:
+        time.sleep(2 if cancel else POLL_S)
+        queued = slurm.jobs(of_slurm)
+        orphans = _not_this_one(queued) if queued is not None else orphans
+        if orphans and time.monotonic() - announced > 60:
             typer.echo(f"... {len(orphans)} left")
             announced = time.monotonic()
-        time.sleep(2)
-    forget_runs(project.screen, queued)
+    forget_runs(project.screen, gone, queued)
+
+
+def _not_this_one(queued: list[slurm.QueuedJob] | None) -> list[slurm.QueuedJob]:
+    """Jobs without the one in which this process itself may run."""
+    return [job for job in queued or () if job.number != os.environ.get("SLURM_JOB_ID")]
 
 
 def _drivers_here() -> list[int]:

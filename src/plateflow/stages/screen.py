@@ -8,6 +8,7 @@ Work item: the screen; it has no journal, and is done whenever something else is
 from __future__ import annotations
 
 from plateflow.asked import Asked, write_receipt
+from plateflow.errors import LeaseError
 from plateflow.estimate import refine
 from plateflow.files import remove, settle, stamp_of
 from plateflow.project import SCREEN, Plate, Project
@@ -33,9 +34,11 @@ def run(project: Project, digest: str = "") -> None:
         LostFileError: a file of a plate isn't there as it was written.
     """
     digest = digest or Asked.of(project).screen
-    with Lease(project.screen.lease(SCREEN, SCREEN), holder="the screen's job"):
+    with Lease(project.screen.lease(SCREEN, SCREEN), holder="the screen's job") as lease:
         for plate in project.plates.values():
             _check(plate)
+        if not lease.held():
+            raise LeaseError("another job has taken over the screen", where=str(lease.path))
         for receipt in project.screen.receipts("report", "screen"):
             remove(receipt)
         settle()

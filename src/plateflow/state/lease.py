@@ -62,7 +62,8 @@ class Owner:
     """Who holds a lease. `started` tells a process from a later one with the same number (clock ticks since boot).
 
     Attributes:
-        slurm_job, restarts: in which it runs, and how often SLURM had started that again under its number.
+        slurm_job, restarts: in which it runs, and how often SLURM had started that again under its number; None where
+            SLURM didn't say.
         driver: as in `DRIVER_VARIABLE`.
         beat: its last sign of life, seconds since the epoch.
     """
@@ -72,7 +73,7 @@ class Owner:
     started: int
     user: str = ""
     slurm_job: str = ""
-    restarts: int = 0
+    restarts: int | None = 0
     driver: str = ""
     beat: float = 0.0
 
@@ -230,6 +231,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.owner = Owner.this_process()  # asks SLURM, which takes its time: a lease without an owner is taken over
         for _ in range(20):
             try:
                 self.path.mkdir()
@@ -238,7 +240,6 @@ class Lease:
                 self._take_over()
         else:
             raise LeaseError(f"can't take the lease of {self.holder}", where=str(self.path))
-        self.owner = Owner.this_process()
         self._file = self.path / "owner.json"
         self._file.write_text(json.dumps(asdict(self.owner)))
         threading.Thread(target=self._beat, daemon=True).start()

@@ -1,10 +1,12 @@
-"""What SLURM's queue and logs know: which jobs are still there, and why one has ended. Only asked where in doubt."""
+"""What SLURM's queue and logs know: which jobs are still there, and why one has ended."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,11 +49,18 @@ class QueuedJob:
         return f"{self.number} ({rule if rule != self.comment else self.name}, {self.state.lower()})"
 
 
-def jobs() -> list[QueuedJob] | None:
-    """The jobs that wait or run; none where there is no SLURM, None where it doesn't answer."""
-    if shutil.which("squeue") is None:
-        return []
-    lines = _squeue("-o", "%A\t%T\t%u\t%Z\t%j\t%k")
+def is_here() -> bool:
+    """Whether this machine can ask SLURM."""
+    return shutil.which("squeue") is not None
+
+
+def jobs(names: Iterable[str] = ()) -> list[QueuedJob] | None:
+    """The jobs that wait or run, as far as SLURM shows them to this user; None where it isn't here or doesn't answer.
+
+    Args:
+        names: of the jobs that are asked for; default: all.
+    """
+    lines = _squeue("-o", "%A\t%T\t%u\t%Z\t%j\t%k", *([f"--name={','.join(names)}"] if names else ()))
     if lines is None:
         return None
     rows = [line.split("\t") for line in lines if line.count("\t") == 5]
@@ -62,32 +71,43 @@ def jobs() -> list[QueuedJob] | None:
     ]
 
 
-def is_queued(number: str, restarts: int = 0, *, own: bool = True) -> bool | None:
+def is_queued(number: str, restarts: int | None = None, *, own: bool = True) -> bool | None:
     """Whether a job waits or runs; None where that can't be told.
 
     Args:
         restarts: how often SLURM had started the job again when it was seen: one that was started again since is over.
         own: whether it is this user's: of others' jobs SLURM may deny that they exist.
     """
-    lines = _squeue("-j", number, "-t", "all", "-O", "State:30,RestartCnt:10")
-    if lines is None:
+    found = _state(number)
+    if found is None:
         return None
-    if not lines:
+    state, count = found
+    if not state:
         return False if own else None
-    state, count = lines[0].split()
-    return state not in ENDED and int(count) <= restarts
+    return state not in ENDED and (restarts is None or count <= restarts)
 
 
 @cache
-def restarts_of(number: str) -> int:
-    """How often SLURM has started a job again under its number; its steps aren't told by a variable."""
+def restarts_of(number: str) -> int | None:
+    """How often SLURM has started a job again under its number, which no variable tells its steps; None: unknown."""
+    found = _state(number)
+    return found[1] if found else None
+
+
+def _state(number: str) -> tuple[str, int] | None:
+    """State and number of restarts of a job, empty and 0 for one that SLURM doesn't know; None without an answer."""
     lines = _squeue("-j", number, "-t", "all", "-O", "State:30,RestartCnt:10")
-    return int(lines[0].split()[1]) if lines else 0
+    if lines is None:
+        return None
+    words = [line.split() for line in lines]  # among which a site may print a notice
+    found = [(line[0], int(line[1])) for line in words if len(line) == 2 and line[1].isdigit()]
+    return found[0] if found else None if lines else ("", 0)
 
 
 def cancel(numbers: list[str]) -> None:
-    """Ask SLURM to cancel jobs."""
-    subprocess.run(["scancel", *numbers], check=False, timeout=60)
+    """Ask SLURM to cancel jobs; it says itself what it refuses."""
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(["scancel", *numbers], check=False, timeout=60)
 
 
 def why_ended(number: str) -> str:
@@ -102,7 +122,7 @@ def why_ended(number: str) -> str:
 
 def _squeue(*options: str) -> list[str] | None:
     """The lines of an answer, none for a job that SLURM doesn't know; None where there is no answer."""
-    if shutil.which("squeue") is None:
+    if not is_here():
         return None
     try:
         done = subprocess.run(["squeue", "-h", *options], check=False, capture_output=True, text=True, timeout=60)

@@ -42,7 +42,7 @@ HEAD = ("Metadata_Plate", *KEYS, *(f"Metadata_{name}" for name in ("Replicates",
 def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float) -> pd.DataFrame:
     """Write plates.csv, controls.csv and hits.csv of the screen.
 
-    Treatments are pooled over the plates that have them (`hits.pooled`), so replicates may lie on different plates.
+    Treatments are pooled over the plates that have them (`effects.pooled`), so replicates may lie on different plates.
     In memory are some treatments at a time, and what tells the rows of all plates apart.
 
     Args:
@@ -179,6 +179,8 @@ class _Rows:
             columns = self._columns[plate]
             record = _record(len(columns))
             place = self._starts[plate] + int(rows[run.start]) * record.itemsize
+            if not len(columns):
+                continue
             read = np.frombuffer(_read(self._file, place, (run.stop - run.start) * record.itemsize), record)
             mean[run, columns] = read["mean"]
             sides[run, columns] = read["sides"]
