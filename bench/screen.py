@@ -1,6 +1,6 @@
 """The tables over all plates, from simulated effects: time and memory by the number of plates.
 
-    python bench/screen.py [--beside 10] [--plates 50,200] [--treatments 320] [--features 4000] [--folder DIR]
+    python bench/screen.py [--beside 50] [--plates 200] [--treatments 320] [--features 4000] [--folder DIR]
 
 Side by side on `beside` plates: all effects in one table (tests/stats/whole_screen.py), and in blocks as the rule
 `screen` makes them; then the latter alone on more plates. Once all plates have the same treatments, once each has its
@@ -59,8 +59,8 @@ def case(way: str, kind: str, folder: Path, plates: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--beside", type=int, default=10)
-    parser.add_argument("--plates", default="50,200")
+    parser.add_argument("--beside", type=int, default=50)
+    parser.add_argument("--plates", default="200")
     parser.add_argument("--treatments", type=int, default=320)
     parser.add_argument("--features", type=int, default=4000)
     parser.add_argument("--folder", type=Path)

@@ -1,9 +1,11 @@
 """The tables over all plates."""
 
+import errno
 import math
 import tempfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,13 @@ from simulated_effects import controls, effects, leave
 from simulated_wells import well_table
 from whole_screen import write_whole
 
-from plateflow.config import Stats
+from plateflow.config import Config, Stats
+from plateflow.errors import LeaseError, PlateflowError
 from plateflow.paths import PlatePaths
+from plateflow.project import Project
+from plateflow.stages import screen as stage
 from plateflow.state.journal import Entry, append_outcome
+from plateflow.state.lease import Lease
 from plateflow.stats import effects as effects_module
 from plateflow.stats import screen as screen_tables
 from plateflow.stats.screen import write_screen_tables
@@ -57,6 +63,26 @@ def test_a_new_plate_adds_to_the_screen_and_touches_no_other(tmp_path: Path) -> 
     three = pd.read_csv(screen.table("hits.csv")).set_index(["Metadata_treatment", "Metadata_dose"])
     old = two.set_index(["Metadata_treatment", "Metadata_dose"])
     pd.testing.assert_series_equal(three["P"].sort_index(), old["P"].sort_index())
+
+
+def test_two_jobs_never_write_the_tables_of_one_screen(tmp_path: Path) -> None:
+    project = Project.of(Config(results=str(tmp_path)), {})
+    with Lease(project.screen.lease("screen", "screen"), holder="another"), pytest.raises(LeaseError, match="screen"):
+        stage.run(project)
+    assert not project.screen.table("plates.csv").exists()
+    stage.run(project)
+    assert project.screen.table("plates.csv").exists()
+
+
+def test_a_full_scratch_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(screen_tables.tempfile, "TemporaryFile", full)
+    project = Project.of(Config(results=str(tmp_path / "results"), scratch=str(tmp_path / "scratch")), {})
+    with pytest.raises(PlateflowError, match=f"can't write(.|\n)*{tmp_path}/scratch/screen has"):
+        stage.run(project)
+    assert not list(project.screen.receipts("report", "screen"))
 
 
 def test_a_plate_of_an_earlier_version_is_passed_over(tmp_path: Path) -> None:
@@ -120,7 +146,7 @@ def test_in_blocks_the_numbers_are_those_of_the_whole_table(
     if whole.table("hits.csv").exists():
         found, expected = (read_table(paths.table("hits.csv")) for paths in (screen, whole))
         pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
-    assert {path.name for path in screen.root.iterdir()} <= {"plates.csv", "controls.csv", "hits.csv"}
+    assert {path.name for path in screen.root.rglob("*")} <= {"plates.csv", "controls.csv", "hits.csv", "scratch"}
 
 
 def test_the_values_of_all_plates_are_never_in_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +178,8 @@ def test_nothing_stays_in_the_scratch_whatever_happens(tmp_path: Path) -> None:
     for paths in plates:
         leave(paths, effects(rng, paths.plate, [("c1", 1.0)], ["F0"]), controls(rng, paths.plate, ["F0"]))
     write_screen_tables(screen, plates, fdr=0.05)
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list(screen.scratch.iterdir())
     plates[1].table("effects.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"[Pp]arquet"):
         write_screen_tables(screen, plates, fdr=0.05)
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list(screen.scratch.iterdir())

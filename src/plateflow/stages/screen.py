@@ -15,6 +15,7 @@ from plateflow.project import SCREEN, Plate, Project
 from plateflow.report.screen import write_screen
 from plateflow.stages.job import damage
 from plateflow.stages.reading import LostFileError
+from plateflow.stages.runner import explain
 from plateflow.state.journal import PLATE_KEY
 from plateflow.state.lease import Lease
 from plateflow.state.ledger import attempts, write_ledger
@@ -32,24 +33,34 @@ def run(project: Project, digest: str = "") -> None:
     Raises:
         LeaseError: another job holds the lease.
         LostFileError: a file of a plate isn't there as it was written.
+        PlateflowError: a disk is full or fails.
     """
     digest = digest or Asked.of(project).screen
     with Lease(project.screen.lease(SCREEN, SCREEN), holder="the screen's job") as lease:
-        for plate in project.plates.values():
-            _check(plate)
-        if not lease.held():
-            raise LeaseError("another job has taken over the screen", where=str(lease.path))
-        for receipt in project.screen.receipts("report", "screen"):
-            remove(receipt)
-        settle()
-        write_screen(project)
-        spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
-        write_ledger(project.screen, spent)
-        refine(project, spent)
-        tables = {name: project.screen.table(name) for name in FILES}
-        files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
-        settle()
-        write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
+        try:
+            _write(project, digest, lease)
+        except OSError as error:
+            if (explained := explain(error, project.screen)) is error:
+                raise
+            raise explained from error
+
+
+def _write(project: Project, digest: str, lease: Lease) -> None:
+    for plate in project.plates.values():
+        _check(plate)
+    if not lease.held():
+        raise LeaseError("another job has taken over the screen", where=str(lease.path))
+    for receipt in project.screen.receipts("report", "screen"):
+        remove(receipt)
+    settle()
+    write_screen(project)
+    spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
+    write_ledger(project.screen, spent)
+    refine(project, spent)
+    tables = {name: project.screen.table(name) for name in FILES}
+    files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
+    settle()
+    write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
 
 
 def _check(plate: Plate) -> None:

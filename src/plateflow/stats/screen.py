@@ -12,7 +12,6 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -78,12 +77,14 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
     summary = pd.DataFrame(rows, columns=None if rows else ["Metadata_Plate"])
     write_table(screen.table("plates.csv"), summary)
     _join(screen.table("controls.csv"), [paths.table("controls.csv") for paths in done])
-    with _scratch_file(screen.scratch) as spilled, _scratch_file(screen.scratch) as candidates:
+    make_folder(screen.scratch)
+    # Nameless files are gone however the job ends.
+    with tempfile.TemporaryFile(dir=screen.scratch) as spilled, tempfile.TemporaryFile(dir=screen.scratch) as kept:
         effects = _Rows(spilled)
         for paths in done:
             effects.add(paths.table("effects.parquet"))
         if effects.heads:
-            write_table(screen.table("hits.csv"), _hits(effects, _Candidates(candidates, len(effects.features)), fdr))
+            write_table(screen.table("hits.csv"), _hits(effects, _Candidates(kept, len(effects.features)), fdr))
         else:
             remove(screen.table("hits.csv"))
     return summary
@@ -111,18 +112,6 @@ def _join(path: Path, tables: list[Path]) -> None:
 def _first_line(table: Path) -> str:
     with table.open(newline="", encoding="utf-8") as file:
         return file.readline()
-
-
-@contextmanager
-def _scratch_file(folder: Path) -> Iterator[BinaryIO]:
-    """A nameless file, which disappears however the job ends."""
-    make_folder(folder)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            yield file
-    finally:
-        with suppress(OSError):  # other files lie there
-            folder.rmdir()
 
 
 def _record(features: int) -> np.dtype[Any]:
