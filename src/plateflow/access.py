@@ -96,7 +96,8 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
 
     Args:
         place: what `obstacle` or `obstacles` have found.
-        roots: folders that belong to the project, beside the working directory: an owner hands them over as a whole.
+        roots: folders that hold nothing but what is made, which an owner hands over as a whole: results, scratch. Of all
+            else, such as the working directory or a home, nobody is told to open more than the place itself.
     """
     place = obstacle(place) or place.resolve()
     verb = "write" if os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)) else "read"
@@ -107,17 +108,19 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
     with suppress(OSError):
         if os.statvfs(place).f_flag & os.ST_RDONLY:
             return PlateflowError(f"{shown} can't be written: read-only", remedy="make the disk writable again")
-    inside = [root for root in (Path.cwd(), *(root.resolve() for root in roots)) if place.is_relative_to(root)]
+    private = {Path("/"), Path.cwd(), Path.cwd().parent, *(Path(entry.pw_dir) for entry in pwd.getpwall())}
+    made = [root.resolve() for root in (SNAKEMAKE, *roots) if root.resolve() not in private]
+    inside = [root for root in made if place.is_relative_to(root)]
     common = group if status.st_gid in {os.getegid(), *os.getgroups()} else "GROUP"
     if status.st_uid == os.geteuid():
         remedy = f"`chmod u+rwX '{place}'`"
     elif inside:
         tree = _tree(place, status.st_uid, inside)
         remedy = (
-            f"{owner} runs in {tree}: `chgrp -R {common} .; chmod -R g+rwX .; find . -type d -exec chmod g+s {{}} +`, "
-            "and all work with `umask 002` (docs/sites.md, A group's project)"
+            f"{owner} runs `chgrp -R {common} '{tree}'; chmod -R g+rwX '{tree}'; "
+            f"find '{tree}' -type d -exec chmod g+s {{}} +`, and all work with `umask 002` (docs/sites.md, A group's project)"
         )
-    else:  # nobody is told to open more than that: it may be somebody's home
+    else:
         closed = place.is_dir() and not os.access(place, os.X_OK)
         bits = ("" if closed else "rw" if verb == "write" else "r") + ("x" if place.is_dir() else "")
         command = f"chgrp {common} '{place}'; chmod g+{bits} '{place}'"

@@ -26,7 +26,7 @@ from plateflow.paths import PlatePaths
 from plateflow.project import Project
 from plateflow.state import slurm
 from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver, read_owner
-from plateflow.state.progress import failure_lines
+from plateflow.state.progress import failure_lines, screen_failure
 
 UNSIZED = {
     "ingest": (2000, 60),
@@ -207,7 +207,7 @@ class Workflow:
     def last_words(self) -> None:
         """Say why a run failed: at the very end, below Snakemake's messages, and should Snakemake crash."""
         failures = failure_lines(self.config, [plate.paths for plate in self.plates.values()])
-        reasons = failures or ["Snakemake's messages above say why."]
+        reasons = failures or [screen_failure(self.project.screen) or "Snakemake's messages above say why."]
         print("\nThe run failed:", *reasons, sep="\n", file=sys.stderr)
         print("Fix the cause and rerun `snakemake`: what is done stays done.", file=sys.stderr)
 

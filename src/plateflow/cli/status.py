@@ -68,6 +68,9 @@ def status(
     if not failed:
         _print_left_out([item for look in looks for item in look.left_out], None if len(plates) <= ROWS else ROWS)
     states = {look.state for look in looks}
+    if not target and states == {"complete"} and (failure := screen_failure(project.screen)):
+        typer.echo(f"{failure}\n  what to do: mend the cause, then `snakemake`")
+        raise typer.Exit(Status.STALE)
     if states & {"failed", "running", "stale", "to do"}:
         raise typer.Exit(Status.STALE)
     some_left_out = any(look.left_out for look in looks)

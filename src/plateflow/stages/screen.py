@@ -19,6 +19,7 @@ from plateflow.stages.runner import explain
 from plateflow.state.journal import PLATE_KEY
 from plateflow.state.lease import Lease
 from plateflow.state.ledger import attempts, write_ledger
+from plateflow.state.progress import DONE
 from plateflow.state.requests import record_lost
 
 FILES = ("report.html", "plates.csv", "controls.csv", "hits.csv", "ledger.parquet", "rates.json")
@@ -61,6 +62,7 @@ def _write(project: Project, digest: str, lease: Lease) -> None:
     files = {name: stamp_of(path) for name, path in tables.items() if path.is_file()}
     settle()
     write_receipt(project.screen, "report", "screen", digest, {"stage": "screen", "files": files})
+    print(DONE)
 
 
 def _check(plate: Plate) -> None:

@@ -49,7 +49,7 @@ class JobProgress:
         slurm_job: of the last such attempt.
         log: of the last attempt; Snakemake removes it when another begins. A pattern where there is none.
         items: the number of work items in each state, by the last receipt.
-        exceptions: the outcomes that aren't ok; None where a receipt of an earlier release doesn't tell them.
+        exceptions: the outcomes that aren't ok; None where no receipt tells them, or one of an earlier release.
     """
 
     stage: str
@@ -213,7 +213,10 @@ class Progress:
             state = "failed"
             if not errors or not errors[-1]:
                 errors.append("")
+        exceptions: Sequence[Entry] | None
         items, exceptions = _receipt(receipts[-1]) if stands is not None and receipts else ({}, said.exceptions)
+        if said.last == "ok" and not receipts:  # they were withdrawn: what isn't ok is told by the whole journal alone
+            exceptions = None
         return JobProgress(
             stage=stage,
             job=job,
@@ -259,6 +262,22 @@ def failure_lines(config: Config, plates: list[PlatePaths]) -> list[str]:
         except OSError as error:
             lines.append(f"{paths.plate}: cannot be read: {explain(error)}")
     return lines
+
+
+DONE = "screen: done"
+"""The last line of the log of the job over all plates, where it came to its end."""
+
+
+def screen_failure(screen: PlatePaths) -> str:
+    """Why the job over all plates, which has no journal, failed or was killed at last; empty if it wasn't.
+
+    For when all plates are done, and no job should run any more.
+    """
+    log = screen.latest_log("report", "screen")
+    job = JobProgress(stage=SCREEN, job=SCREEN, state="failed", wells=0, failures=1, told="", log=log)
+    if not log.is_file() or screen.receipts("report", "screen") or job.last_line() == DONE:
+        return ""
+    return f"{SCREEN}: {job.end()}\n  log: {log}"
 
 
 def _folder_lines(paths: PlatePaths) -> Iterator[str]:
