@@ -96,8 +96,8 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
 
     Args:
         place: what `obstacle` or `obstacles` have found.
-        roots: folders that hold nothing but what is made, which an owner hands over as a whole: results, scratch. Of all
-            else, such as the working directory or a home, nobody is told to open more than the place itself.
+        roots: folders that hold nothing but what is made, which an owner hands over as a whole: results, scratch. Of
+            all else, such as the working directory or a home, nobody is told to open more than the place itself.
     """
     place = obstacle(place) or place.resolve()
     verb = "write" if os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)) else "read"
@@ -117,8 +117,8 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
     elif inside:
         tree = _tree(place, status.st_uid, inside)
         remedy = (
-            f"{owner} runs `chgrp -R {common} '{tree}'; chmod -R g+rwX '{tree}'; "
-            f"find '{tree}' -type d -exec chmod g+s {{}} +`, and all work with `umask 002` (docs/sites.md, A group's project)"
+            f"{owner} runs `chgrp -R {common} '{tree}'; chmod -R g+rwX '{tree}'; find '{tree}' -type d -exec chmod g+s "
+            "{} +`, and all work with `umask 002` (docs/sites.md, A group's project)"
         )
     else:
         closed = place.is_dir() and not os.access(place, os.X_OK)

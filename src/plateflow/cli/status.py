@@ -23,7 +23,7 @@ from plateflow.stages.job import Job
 from plateflow.stages.stale import Glance, StaleItem, ToDo, glance, to_do
 from plateflow.state.journal import Entry, Journal, LeftOut, outcomes
 from plateflow.state.lease import SILENT_S, leases
-from plateflow.state.progress import JobProgress, Progress
+from plateflow.state.progress import JobProgress, Progress, screen_failure
 
 PLATE_STATES = ("complete", "running", "to do", "stale", "failed", "unread")
 NAMED = 3

@@ -20,6 +20,7 @@ from plateflow.state.progress import JobProgress, Progress, plate_state
 from plateflow.state.requests import changed_files, lost_sequences, watch_lines
 
 NEVER: tuple[str, ...] = ("never done",)
+PARTS: tuple[str, ...] = ("parts",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,10 +187,13 @@ def _causes(
     plate: Plate, asked: PlateAsked, jobs: list[JobProgress], *, ingested: bool
 ) -> Iterator[tuple[str, str, str]]:
     """Per job that is to be done before others: its stage, why, and the remedy."""
-    written = {path.name.partition("-")[0] for path in plate.paths.journals("*")}
+    journals = {path.stem for path in plate.paths.journals("*")}
+    written = {name.partition("-")[0] for name in journals}
     for job in jobs:
         upstream = asked.waits_for(job.stage, job.job)
-        if job.state == "done" and job.items and job.stage not in written:
+        if job.state == "done" and job.items and f"{job.stage}-{job.job}" not in journals:
+            if ingested and job.stage in written and _of_part(plate, job) == PARTS:
+                continue  # done by jobs of other parts, when there were others
             yield job.stage, _in_words(NEVER, seen=True), _remedy(plate, NEVER, seen=True)
         elif job.state in ("stale", "waits") and all(asked.stands(*other) for other in upstream):
             why = NEVER
@@ -205,7 +209,7 @@ def _of_part(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
     """Why a job was never done though others of its stage were; empty where its part has no well."""
     wells, journals = set(plate.wells_of(progress.stage, progress.job)), plate.paths.journals(progress.stage)
     by_others = {key[0] for path in journals if wells for key in Journal.brief(path).latest}
-    return () if not wells else ("parts",) if wells <= by_others else NEVER
+    return () if not wells else PARTS if wells <= by_others else NEVER
 
 
 def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:

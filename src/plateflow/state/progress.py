@@ -274,10 +274,10 @@ def screen_failure(screen: PlatePaths) -> str:
     For when all plates are done, and no job should run any more.
     """
     log = screen.latest_log("report", "screen")
-    job = JobProgress(stage=SCREEN, job=SCREEN, state="failed", wells=0, failures=1, told="", log=log)
+    job = JobProgress(stage="report", job=screen.plate, state="failed", wells=0, failures=1, told="", log=log)
     if not log.is_file() or screen.receipts("report", "screen") or job.last_line() == DONE:
         return ""
-    return f"{SCREEN}: {job.end()}\n  log: {log}"
+    return f"{screen.plate}: {job.end()}\n  log: {log}"
 
 
 def _folder_lines(paths: PlatePaths) -> Iterator[str]:
