@@ -19,7 +19,7 @@ from plateflow.paths import PlatePaths
 
 GROWING = ".jsonl"
 """How the files end that lines are appended to; all others are replaced, for which their folder matters alone."""
-SNAKEMAKE = Path(".snakemake")
+SNAKEMAKE, PROJECT = Path(".snakemake"), Path("config/config.yaml")
 WRITTEN_BY_SNAKEMAKE = {"log": "-", "locks": "-", "metadata": "-", "scripts": "-", "slurm_logs": "-", "incomplete": ""}
 """Folders in `SNAKEMAKE` that each run writes to, and how the files end that it may write again there."""
 
@@ -96,8 +96,8 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
 
     Args:
         place: what `obstacle` or `obstacles` have found.
-        roots: folders that hold nothing but what is made, which an owner hands over as a whole: results, scratch. Of
-            all else, such as the working directory or a home, nobody is told to open more than the place itself.
+        roots: folders of the project, beside a working directory with its configuration: an owner hands them over as
+            a whole. Of all else, and of what holds somebody's home, nobody is told to open more than the place itself.
     """
     place = obstacle(place) or place.resolve()
     verb = "write" if os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)) else "read"
@@ -108,17 +108,21 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
     with suppress(OSError):
         if os.statvfs(place).f_flag & os.ST_RDONLY:
             return PlateflowError(f"{shown} can't be written: read-only", remedy="make the disk writable again")
-    private = {Path("/"), Path.cwd(), Path.cwd().parent, *(Path(entry.pw_dir) for entry in pwd.getpwall())}
-    made = [root.resolve() for root in (SNAKEMAKE, *roots) if root.resolve() not in private]
-    inside = [root for root in made if place.is_relative_to(root)]
+    homes = [Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir not in ("", "/")]
+    homes += [Path(os.environ["HOME"])] if "HOME" in os.environ else []
+    of_project = [Path.cwd()] if PROJECT.is_file() else []
+    made = [root.resolve() for root in (*of_project, SNAKEMAKE, *roots)]
+    inside = [
+        root for root in made if place.is_relative_to(root) and not any(home.is_relative_to(root) for home in homes)
+    ]
     common = group if status.st_gid in {os.getegid(), *os.getgroups()} else "GROUP"
     if status.st_uid == os.geteuid():
         remedy = f"`chmod u+rwX '{place}'`"
     elif inside:
         tree = _tree(place, status.st_uid, inside)
         remedy = (
-            f"{owner} runs `chgrp -R {common} '{tree}'; chmod -R g+rwX '{tree}'; find '{tree}' -type d -exec chmod g+s "
-            "{} +`, and all work with `umask 002` (docs/sites.md, A group's project)"
+            f"{owner} runs in {tree}: `chgrp -R {common} .; chmod -R g+rwX .; find . -type d -exec chmod g+s {{}} +`, "
+            "and all work with `umask 002` (docs/sites.md, A group's project)"
         )
     else:
         closed = place.is_dir() and not os.access(place, os.X_OK)

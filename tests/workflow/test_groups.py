@@ -17,6 +17,7 @@ from faults_project import inside, make, run
 from two_users import GROUP, User, two_users
 from workflow_project import Project
 
+from plateflow import access
 from plateflow.asked import OLD
 from plateflow.files import append_line, replace_folder
 
@@ -204,3 +205,20 @@ def test_nobody_is_told_to_open_a_folder_outside_of_the_project(users: Users) ->
         assert f"40001 runs `chgrp {GROUP} '{closed}'; chmod g+x '{closed}'`" in output
     ((status, output),) = ann.plateflow("check")
     assert (status, output) == (0, "No problem found.\n")
+
+
+@pytest.mark.parametrize("where", ["/", "above", "home", "project"])
+def test_nobody_is_told_to_open_a_home(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a folder that isn't the project's own, whole trees are nobody's business."""
+    home = tmp_path / "ann"
+    results = home / "project" / "results"
+    results.mkdir(parents=True)
+    for folder in (home, home / "project"):
+        (folder / "config").mkdir()
+        (folder / "config" / "config.yaml").touch()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir({"/": "/", "above": tmp_path, "home": home, "project": home / "project"}[where])
+    monkeypatch.setattr(access.os, "geteuid", lambda: os.getuid() + 1)  # somebody else looks
+    remedy = access.denial(results).remedy
+    assert ("-R" in remedy) == (where == "project")
+    assert f"in {home}:" not in remedy
