@@ -39,7 +39,7 @@ def test_leftovers_of_killed_jobs_and_of_what_there_is_no_more_go(done):
         paths.scratch / "flows" / "mitochondria" / "B02" / "0.npy",
         paths.root / "receipts" / "tile" / "17.json",
         paths.root / "receipts" / "tile" / "0.0123456789.json",
-        done.loaded.screen.asked("host-77").absolute(),
+        done.loaded.screen.asked("local-77").absolute(),
         paths.root / "logs" / "follow" / "17-0.0123456789.log",
         paths.root / "benchmarks" / "tile" / "17.tsv",
     ]

@@ -119,7 +119,7 @@ def test_every_command_says_it_without_a_traceback(tmp_path: Path) -> None:
     for command, status in (
         (["check"], 1),
         (["run", "p", "ingest"], 1),
-        (["status"], None),
+        (["status", "p"], None),
         (["status", "p/B02"], None),
     ):
         said = plateflow(*command, cwd=tmp_path, status=status)

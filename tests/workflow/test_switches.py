@@ -112,7 +112,7 @@ def test_after_all_output_was_deleted_all_work_is_found_done(project):
     assert {name: content for name, content in state(project).items() if not name.startswith("receipts/")} == {
         name: content for name, content in before.items() if name not in deleted
     }
-    project.plateflow("status")
+    project.plateflow("status", "micro")
 
 
 def test_what_a_forced_job_finds_to_do_is_done_to_the_end(project):
@@ -134,7 +134,7 @@ def test_what_was_made_with_config_is_stale_to_all_that_read_the_file(project):
     assert first == last
     assert "is stale to them. Change the file, or give all of them `--configfile FILE`." in first
     assert rest == "2 of 14 jobs are still to do (--until): `snakemake` does them."
-    assert "aggregate: 1 stale: parameters changed: `snakemake`" in project.plateflow("status", status=4)
+    assert "aggregate: 1 job to do: stale: parameters changed: `snakemake`" in project.plateflow("status", status=4)
     other = project.folder / "config" / "other.yaml"
     (project.folder / "config" / "config.yaml").rename(other)
     other.write_text(other.read_text().replace("by_field: false", "by_field: true"))
