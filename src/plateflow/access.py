@@ -19,7 +19,7 @@ from plateflow.paths import PlatePaths
 
 GROWING = ".jsonl"
 """How the files end that lines are appended to; all others are replaced, for which their folder matters alone."""
-SNAKEMAKE, PROJECT = Path(".snakemake"), Path("config/config.yaml")
+SNAKEMAKE = Path(".snakemake")
 WRITTEN_BY_SNAKEMAKE = {"log": "-", "locks": "-", "metadata": "-", "scripts": "-", "slurm_logs": "-", "incomplete": ""}
 """Folders in `SNAKEMAKE` that each run writes to, and how the files end that it may write again there."""
 
@@ -91,13 +91,14 @@ def plate_obstacles(paths: PlatePaths) -> Iterator[Path]:
         yield from obstacles(paths.scratch, depth=2)
 
 
-def denial(place: Path, *roots: Path) -> PlateflowError:
+def denial(place: Path, results: str = "results", scratch: str | None = None) -> PlateflowError:
     """That this user can't use a file or folder as it must be used: why, and what is to be done by whom.
 
     Args:
         place: what `obstacle` or `obstacles` have found.
-        roots: folders of the project, beside a working directory with its configuration: an owner hands them over as
-            a whole. Of all else, and of what holds somebody's home, nobody is told to open more than the place itself.
+        results: the folder of all results. An owner hands it over as a whole, as `SNAKEMAKE`: they hold nothing but
+            what was made. Of all else, such as the project's own folder, nobody is told to open more than the place.
+        scratch: the folder of which only what lies below it is a plate's.
     """
     place = obstacle(place) or place.resolve()
     verb = "write" if os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)) else "read"
@@ -108,21 +109,19 @@ def denial(place: Path, *roots: Path) -> PlateflowError:
     with suppress(OSError):
         if os.statvfs(place).f_flag & os.ST_RDONLY:
             return PlateflowError(f"{shown} can't be written: read-only", remedy="make the disk writable again")
-    homes = [Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir not in ("", "/")]
-    homes += [Path(os.environ["HOME"])] if "HOME" in os.environ else []
-    of_project = [Path.cwd()] if PROJECT.is_file() else []
-    made = [root.resolve() for root in (*of_project, SNAKEMAKE, *roots)]
-    inside = [
-        root for root in made if place.is_relative_to(root) and not any(home.is_relative_to(root) for home in homes)
-    ]
+    made = [SNAKEMAKE.resolve(), Path(results).resolve()]
+    if scratch and (below := Path(scratch).resolve()) in place.parents:
+        made.append(below / place.relative_to(below).parts[0])
+    private = _private(status.st_uid)
+    inside = [root for root in made if place.is_relative_to(root) and not any(p.is_relative_to(root) for p in private)]
     common = group if status.st_gid in {os.getegid(), *os.getgroups()} else "GROUP"
     if status.st_uid == os.geteuid():
         remedy = f"`chmod u+rwX '{place}'`"
     elif inside:
         tree = _tree(place, status.st_uid, inside)
         remedy = (
-            f"{owner} runs in {tree}: `chgrp -R {common} .; chmod -R g+rwX .; find . -type d -exec chmod g+s {{}} +`, "
-            "and all work with `umask 002` (docs/sites.md, A group's project)"
+            f"{owner} runs `chgrp -R {common} '{tree}'; chmod -R g+rwX '{tree}'; find '{tree}' -type d -exec chmod g+s "
+            "{} +`, and all work with `umask 002` (docs/sites.md, A group's project)"
         )
     else:
         closed = place.is_dir() and not os.access(place, os.X_OK)
@@ -150,6 +149,15 @@ def _group_name(number: int) -> str:
 
 def _usable(place: str | Path | os.DirEntry[str]) -> bool:
     return os.access(place, os.R_OK | os.W_OK | (os.X_OK if os.path.isdir(place) else 0))  # noqa: PTH112
+
+
+def _private(owner: int) -> list[Path]:
+    """Folders that nobody hands over, nor what holds them: the working directory, and homes."""
+    homes = [entry.pw_dir for entry in pwd.getpwall()]
+    with suppress(KeyError):  # a directory service may name its users only one by one
+        homes.append(pwd.getpwuid(owner).pw_dir)
+    homes.append(os.environ.get("HOME", ""))
+    return [Path.cwd(), *(Path(home).resolve() for home in homes if home not in {"", "/"})]
 
 
 def _tree(place: Path, owner: int, roots: list[Path]) -> Path:

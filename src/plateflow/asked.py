@@ -340,5 +340,7 @@ def age(receipts: Iterable[str]) -> None:
             try:
                 os.utime(receipt, (OLD, OLD))
             except PermissionError:  # another user's, who alone may set its time
-                write_atomic(receipt, receipt.read_bytes())
+                data = receipt.read_bytes()
+                receipt.stat()  # one that was withdrawn meanwhile isn't written again
+                write_atomic(receipt, data)
                 os.utime(receipt, (OLD, OLD))

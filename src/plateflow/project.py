@@ -250,11 +250,6 @@ class Project:
         """A project from what was read."""
         return cls(config=config, plates={name: Plate(config=config, spec=spec) for name, spec in specs.items()})
 
-    @property
-    def roots(self) -> list[Path]:
-        """The folders of all results and of the scratch."""
-        return [Path(folder) for folder in (self.config.results, self.config.scratch) if folder]
-
     @cached_property
     def screen(self) -> PlatePaths:
         """The files over all plates."""

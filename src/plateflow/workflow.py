@@ -151,9 +151,8 @@ class Workflow:
         file, stack = screen.asked(run), ExitStack()
         to_do = [plate.plate.paths for plate in self.asked.plates.values() if not plate.stands("report", "plate")]
         for place in (place for paths in (screen, *to_do) for place in plate_obstacles(paths)):
-            _fail(
-                str(denial(place, *self.project.roots))
-            )  # else Snakemake ends with a traceback, as it can't touch a job's log
+            # else Snakemake ends with a traceback, as it can't touch a job's log
+            _fail(str(denial(place, self.project.config.results, self.project.config.scratch)))
         leave = partial(os.chdir, Path.cwd())  # Snakemake leaves --directory before the process ends
         try:
             stack.enter_context(lease)

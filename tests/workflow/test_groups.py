@@ -131,8 +131,10 @@ def test_a_project_that_is_closed_to_the_group_is_told_in_one_sentence(users: Us
     ]:
         assert re.search("40002 may not (read|write) ", output), output
         assert "owned by 40001" in output
-        assert f"40001 runs in {ann.folder}: `" in output
-        assert "all work with `umask 002`" in output
+        told = re.search(f"40001 runs `chgrp (-R )?{GROUP} '{ann.folder}/([.a-z]+)", output)
+        assert told is not None, output
+        assert (told[1] is None) == (told[2] == "config"), "which isn't made by a run"
+        assert ("all work with `umask 002`" in output) == (told[1] is not None)
         assert "Errno" not in output.replace("Failed to setup log file: [Errno", "")  # Snakemake's own
     if umask == 0o022:
         assert [status for status, _ in reading] == [4, 4, 0, 0]
@@ -141,10 +143,10 @@ def test_a_project_that_is_closed_to_the_group_is_told_in_one_sentence(users: Us
     assert status == 1
     assert {problem["file"].partition("/")[0] for problem in problems} == {".snakemake", "results"}
     assert any("results/micro (" in problem["what"] for problem in problems) == (umask == 0o022)
-    (remedy,) = {problem["remedy"] for problem in problems}
-    repair = re.search("`(.*?)`", remedy)
-    assert repair is not None
-    assert ann.run("sh", "-ec", repair[1]) == (0, "")
+    repairs = {problem["remedy"].split("`")[1] for problem in problems}
+    assert len(repairs) == 2
+    for repair in repairs:
+        assert ann.run("sh", "-ec", repair) == (0, "")
     (checked,) = bob.plateflow("check")
     assert checked == (0, "No problem found.\n")
     bob.snakemake("--until", "infer")
@@ -219,6 +221,10 @@ def test_nobody_is_told_to_open_a_home(where: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir({"/": "/", "above": tmp_path, "home": home, "project": home / "project"}[where])
     monkeypatch.setattr(access.os, "geteuid", lambda: os.getuid() + 1)  # somebody else looks
-    remedy = access.denial(results).remedy
-    assert ("-R" in remedy) == (where == "project")
-    assert f"in {home}:" not in remedy
+    for unknown in (True, False):
+        remedy = (access.denial(results) if unknown else access.denial(results, str(results))).remedy
+        assert f"'{results}'" in remedy
+        assert set(re.findall("'(.*?)'", remedy)) == {str(results)}
+        assert ("-R" in remedy) == (where == "project" or not unknown)
+    for closed in (home, home / "project"):
+        assert "-R" not in access.denial(closed, str(closed.parent)).remedy

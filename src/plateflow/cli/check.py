@@ -81,12 +81,12 @@ def denials(project: Project, plates: list[Plate]) -> Iterator[Problem]:
     """What this user can't write of the results, and of what Snakemake keeps: of each plate the first, and how many."""
     from plateflow.plates.check_index import Problem
 
-    results, roots = project.config.results, project.roots
+    results, scratch = project.config.results, project.config.scratch
     looks = {".snakemake": [snakemake_obstacles()], results: [obstacles(Path(results), depth=0)]}
     looks[results] += [plate_obstacles(paths) for paths in (project.screen, *(plate.paths for plate in plates))]
     told: set[str] = set()
     for where, places in ((where, list(found)) for where, each in looks.items() for found in each):
-        error = denial(places[0], *roots) if places else None
+        error = denial(places[0], results, scratch) if places else None
         if error and error.what not in told:
             told.add(error.what)  # a folder above all plates stands in the way of each
             more = f"; nor {len(places) - 1} more files and folders there" if places[1:] else ""
