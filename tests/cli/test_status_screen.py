@@ -141,6 +141,24 @@ def test_receipts_that_dont_tell_what_isnt_ok_leave_it_to_the_journals(tmp_path:
     assert plateflow("status", cwd=folder, status=3) == output
 
 
+def test_wells_left_out_are_told_when_their_receipts_were_withdrawn(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    screen(folder, plates=2, kinds=("complete", "left out"))
+    for receipt in folder.glob("results/plate0001/receipts/*/*.json"):
+        receipt.unlink()
+    for option in ([], ["--failed"]):
+        output = plateflow("status", *option, cwd=folder, status=4)
+        assert "Left out (3):\n  plate0001/A01: quarantined at tile" in output
+        assert "nothing is left out" not in output
+
+
+def test_a_journal_of_one_part_that_is_gone_is_told(few: Path) -> None:
+    (few / "results/plate0001/journal/tile-1.jsonl").unlink()
+    output = plateflow("status", cwd=few, status=4)
+    assert "plate0001: tile: 1 job to do: never done, though a receipt is there: `plateflow verify plate0001`" in output
+    assert "3 plates, 12 wells: 2 complete, 1 stale" in output
+
+
 def test_what_was_asked_anew_of_all_plates_is_stale(tmp_path: Path) -> None:
     screen(tmp_path / "project", plates=40, kinds=("other",))
     output = plateflow("status", cwd=tmp_path / "project", status=4)

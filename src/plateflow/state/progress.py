@@ -169,9 +169,7 @@ def _receipt(path: Path) -> tuple[Mapping[str, int], Sequence[Entry] | None]:
         content = json.loads(path.read_text())
         others = content.get("not ok", None if content["states"].keys() - {"ok"} else ())
         return content["states"], None if others is None else [Entry.of(each) for each in others]
-    except FileNotFoundError:  # removed just now
-        return {}, ()
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):  # maybe removed just now
         return {}, None
 
 
