@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from plateflow.asked import PlateAsked
+from plateflow.asked import Asked, PlateAsked, write_receipt
 from plateflow.chain import STAGES
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml
 from plateflow.files import digest, json_line
@@ -87,7 +87,9 @@ def make_screen(
     for number, name in enumerate(names):
         kind = [*kinds][number % len(kinds)] if number else "complete"
         _write_plate(project, name, model, kind, books["left out" if kind == "left out" else ""], link=number > 0)
-    return Project.load(Path("config/config.yaml"))
+    project = Project.load(Path("config/config.yaml"))
+    write_receipt(project.screen, "report", "screen", Asked.of(project).screen, {"stage": "screen", "files": {}})
+    return project
 
 
 def _records(wells: int, fields: int, channels: Collection[str], n_columns: int) -> Iterator[Record]:

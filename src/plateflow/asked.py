@@ -213,6 +213,15 @@ class PlateAsked:
         return watch_lines(self.plate.paths)
 
 
+LAST: JobKey = ("report", "plate")
+"""The job of a plate that the page over all plates waits for."""
+
+
+def screen_digest(plates: Mapping[str, str]) -> str:
+    """The digest of the page over all plates, by the digests of the plates' last jobs."""
+    return digest([[name, of_plate] for name, of_plate in plates.items()])
+
+
 class Asked:
     """What is asked of all jobs of a project.
 
@@ -224,7 +233,7 @@ class Asked:
 
     def __init__(self, project: Project, plates: dict[str, PlateAsked], screen: str = "") -> None:
         self.project, self.plates = project, plates
-        self.screen = screen or digest([[name, plate.digest("report", "plate")] for name, plate in plates.items()])
+        self.screen = screen or screen_digest({name: plate.digest(*LAST) for name, plate in plates.items()})
 
     @classmethod
     def of(cls, project: Project) -> Asked:

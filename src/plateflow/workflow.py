@@ -206,7 +206,8 @@ class Workflow:
     def last_words(self) -> None:
         """Say why a run failed: at the very end, below Snakemake's messages, and should Snakemake crash."""
         failures = failure_lines(self.config, [plate.paths for plate in self.plates.values()])
-        reasons = failures or [screen_failure(self.project.screen) or "Snakemake's messages above say why."]
+        failure = screen_failure(self.project.screen, self.asked.screen)
+        reasons = failures or [failure or "Snakemake's messages above say why."]
         print("\nThe run failed:", *reasons, sep="\n", file=sys.stderr)
         print("Fix the cause and rerun `snakemake`: what is done stays done.", file=sys.stderr)
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from workflow_project import touch_pixels
 
+from plateflow.asked import Asked
 from plateflow.files import append_line
 from plateflow.state.lease import Lease
+from plateflow.state.progress import DONE, KILLED
+from plateflow.workflow import Workflow
 
 
 def remedy(output: str, line: str) -> list[str]:
@@ -92,6 +95,44 @@ def test_never_done_though_a_receipt_is_there(done):
     assert remedy(of_all, "stitch: 2 jobs to do: never done, though a receipt is there") == commands
     follow(done, commands)
     done.plateflow("status", "micro")
+
+
+def test_the_page_over_all_plates(done):
+    asked, screen = Asked.of(done.loaded).screen, done.loaded.screen
+    log, lease = screen.log("report", "screen", asked), screen.lease("screen", "screen")
+    screen.receipt("report", "screen", asked).unlink()
+    assert "screen: the page over all plates is to do: `snakemake`\n" in done.plateflow("status", status=4)
+    done.plateflow("status", "micro")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("process 7 on c1\n")
+    with Lease(lease, holder="the screen's job"):
+        assert "screen: the page over all plates is being made\n" in done.plateflow("status", status=4)
+    assert f"screen: report: {KILLED}\n  log: {log}\n" in done.plateflow("status", status=4)
+    log.write_text("process 7 on c1\nplateflow: screen: report: the disk is full\n")
+    assert f"screen: report: the disk is full\n  log: {log}\n" in done.plateflow("status", status=4)
+    log.write_text(f"process 7 on c1\n{DONE}\n")
+    assert "screen: the page over all plates is to do: `snakemake`\n" in done.plateflow("status", status=4)
+    done.run()
+    assert "screen:" not in done.plateflow("status")
+
+
+def test_a_page_over_all_plates_of_what_was_asked_before_is_to_do(done):
+    (receipt,) = done.loaded.screen.receipts("report", "screen")
+    receipt.rename(receipt.with_name("screen.0123abcd.json"))
+    assert "screen: the page over all plates is to do: `snakemake`\n" in done.plateflow("status", status=4)
+
+
+def test_the_last_words_of_a_run_tell_of_the_page_over_all_plates(done, capsys):
+    workflow = Workflow(Asked.of(done.loaded))
+    screen, asked = done.loaded.screen, workflow.asked.screen
+    screen.receipt("report", "screen", asked).unlink()
+    workflow.last_words()
+    assert "Snakemake's messages above say why" in capsys.readouterr().err
+    log = screen.log("report", "screen", asked)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("process 7 on c1\n")
+    workflow.last_words()
+    assert f"The run failed:\nscreen: report: {KILLED}\n  log: {log}\n" in capsys.readouterr().err
 
 
 def test_never_done(done):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from plateflow.asked import Stamps
+from plateflow.asked import Stamps, screen_digest
 from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.cli.watch import HAPPENS, ROWS, failures, table, widen
@@ -23,7 +23,7 @@ from plateflow.stages.job import Job
 from plateflow.stages.stale import Glance, StaleItem, ToDo, glance, to_do
 from plateflow.state.journal import Entry, Journal, LeftOut, outcomes
 from plateflow.state.lease import SILENT_S, leases
-from plateflow.state.progress import JobProgress, Progress, screen_failure
+from plateflow.state.progress import JobProgress, Progress, screen_failure, screen_runs
 
 PLATE_STATES = ("complete", "running", "to do", "stale", "failed", "unread")
 NAMED = 3
@@ -68,13 +68,25 @@ def status(
     if not failed:
         _print_left_out([item for look in looks for item in look.left_out], None if len(plates) <= ROWS else ROWS)
     states = {look.state for look in looks}
-    if not target and states == {"complete"} and (failure := screen_failure(project.screen)):
-        typer.echo(f"{failure}\n  what to do: mend the cause, then `snakemake`")
+    if not target and states == {"complete"} and (line := _over_all(project, looks)):
+        typer.echo(line)
         raise typer.Exit(Status.STALE)
     if states & {"failed", "running", "stale", "to do"}:
         raise typer.Exit(Status.STALE)
     some_left_out = any(look.left_out for look in looks)
     raise typer.Exit(Status.ERROR if "unread" in states else Status.LEFT_OUT if some_left_out else Status.OK)
+
+
+def _over_all(project: Project, looks: list[Glance]) -> str:
+    """What there is to do over all plates, which are complete; empty where that is done."""
+    digest = screen_digest({look.plate: look.asked for look in looks})
+    if project.screen.receipt("report", "screen", digest).is_file():
+        return ""
+    if screen_runs(project.screen):
+        return "screen: the page over all plates is being made"
+    if failure := screen_failure(project.screen, digest):
+        return f"{failure}\n  what to do: mend the cause, then `snakemake`; after a kill `plateflow retry` first"
+    return "screen: the page over all plates is to do: `snakemake`"
 
 
 def _status(look: ToDo, *, left_out: bool) -> Status:

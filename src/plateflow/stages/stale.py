@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from plateflow.access import explain
-from plateflow.asked import PlateAsked, Stamps
+from plateflow.asked import LAST, PlateAsked, Stamps
 from plateflow.chain import STAGES
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import read_lines
@@ -141,6 +141,7 @@ class Glance:
         causes: the number of jobs, by stage, why they are to be done, and the remedy; of jobs for which everything
             that they build on is done.
         left_out: wells and fields.
+        asked: the digest of its last job.
         unread: why the plate can't be looked at; else empty.
     """
 
@@ -149,6 +150,7 @@ class Glance:
     wells: int = 0
     causes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
+    asked: str = ""
     unread: str = ""
 
     @property
@@ -180,7 +182,8 @@ def _glance(plate: Plate, asked: PlateAsked, progress: Progress) -> Glance:
     exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
     by_journals = any(of_job is None for _, of_job in told)
     left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
-    return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out)
+    last = asked.digest(*LAST)
+    return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
 
 
 def _causes(

@@ -266,16 +266,35 @@ DONE = "screen: done"
 """The last line of the log of the job over all plates, where it came to its end."""
 
 
-def screen_failure(screen: PlatePaths) -> str:
+def screen_runs(screen: PlatePaths) -> bool:
+    """Whether the job over all plates gave a sign of life just now."""
+    silent = _Look(screen).silence(screen.plate, screen.plate)
+    return silent is not None and silent <= SILENT_S
+
+
+def screen_failure(screen: PlatePaths, digest: str) -> str:
     """Why the job over all plates, which has no journal, failed or was killed at last; empty if it wasn't.
 
     For when all plates are done, and no job should run any more.
+
+    Args:
+        screen: its paths.
+        digest: of what is asked of it.
     """
-    log = screen.latest_log("report", "screen")
-    job = JobProgress(stage="report", job=screen.plate, state="failed", wells=0, failures=1, told="", log=log)
-    if not log.is_file() or screen.receipts("report", "screen") or job.last_line() == DONE:
+    log, owner = screen.log("report", "screen", digest), read_owner(screen.lease(screen.plate, screen.plate))
+    job = JobProgress(
+        stage="report",
+        job=screen.plate,
+        state="failed",
+        wells=0,
+        failures=1,
+        told="",
+        log=log,
+        slurm_job=owner.slurm_job if owner else "",
+    )
+    if not log.is_file() or screen.receipt("report", "screen", digest).is_file() or job.last_line() == DONE:
         return ""
-    return f"{screen.plate}: {job.end()}\n  log: {log}"
+    return f"screen: report: {job.end().removeprefix('screen: report: ')}\n  log: {log}"
 
 
 def _folder_lines(paths: PlatePaths) -> Iterator[str]:
