@@ -7,7 +7,9 @@ away. Its home isn't there, and it has a TMPDIR of its own.
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,3 +131,43 @@ def test_a_slice_of_a_gpu_is_found_by_its_name(site: tuple[Project, str], cluste
     profile.write_text(yaml.safe_dump(content))
     said = project.plateflow("check", "--cluster", "--profile", "site-profile", status=1)
     assert "(infer): SLURM refuses the job" in said
+
+
+def test_the_cluster_is_tried_before_a_run(site: tuple[Project, str], cluster: Cluster, tmp_path: Path) -> None:
+    """Nothing wrong; then a GPU that torch doesn't see (here: a fake one), and what SLURM or the plugin refuses."""
+    (project, _), profile = site, tmp_path / "profile"
+    shutil.copytree(REPOSITORY / "profiles" / "slurm", profile)
+
+    def check(device: str) -> tuple[int, str]:
+        config = yaml.safe_load((project.folder / "config" / "config.yaml").read_text())
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"device": device}))
+        words = ["check", "--cluster", "--profile", profile, "--configfile", tmp_path / "config.yaml"]
+        done = subprocess.run(
+            [sys.executable, "-c", CLI, *words],
+            cwd=project.folder, env=cluster.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    status, output = check("cpu")
+    assert (status, output.strip()) == (0, "No problem found.")
+    settings = yaml.safe_load((profile / "config.v8+.yaml").read_text())
+    settings["default-resources"] = ["slurm_partition=night"]
+    there = {"slurm_partition": "cpu"}
+    settings["set-resources"] |= {
+        "tile": there | {"mem_mb": 9000},
+        "follow": there | {"constraint": "scratch"},
+        "stitch": there | {"gres": "'gpu:1,ssd:1'"},
+        "report": there | {"clusters": "throwaway"},
+    }
+    (profile / "config.v8+.yaml").unlink()
+    (profile / "config.yaml").write_text(yaml.safe_dump(settings))
+    status, output = check("cuda")
+    assert status == 1
+    assert re.search(r"sees no GPU \(CUDA_VISIBLE_DEVICES is '[01]'\)", output)
+    refused = "SLURM refuses the job: "
+    assert re.search(rf"-p night .*\(ingest, normalise, features, aggregate\b.*\): {refused}", output)
+    assert re.search(r"tile of .*: SLURM refuses 9,000 MB, .*: Requested node configuration is not available", output)
+    assert re.search(rf"-C scratch .*\(follow\): {refused}.*Invalid feature specification", output)
+    assert re.search(r"stitch: Snakemake's plugin refuses it: Invalid GRES format: gpu:1,ssd:1", output)
+    assert output.count("error:") == 5
+    assert not list((project.folder / "results").glob(".check*"))

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 from drivers import CLI, PATIENCE, SITE, Driver, DriverInAJob, squeue
 from slurm_cluster import Cluster
 from workflow_project import REPOSITORY, Project, make_project
@@ -219,47 +218,6 @@ def test_the_results_are_those_of_the_local_profile(screen: Screen, mending: Men
         assert alike <= found.keys()
         assert plate != "whole" or expected.keys() == found.keys()
         assert [name for name in alike if expected[name] != found[name]] == []
-
-
-def test_the_cluster_is_tried_before_a_run(screen: Screen, cluster: Cluster, tmp_path: Path) -> None:
-    """Nothing wrong; then a GPU that torch doesn't see (here: a fake one), and what SLURM or the plugin refuses."""
-    project, profile = screen.project, tmp_path / "profile"
-    shutil.copytree(REPOSITORY / "profiles" / "slurm", profile)
-
-    def check(device: str) -> tuple[int, str]:
-        """With a configuration of its own: the second run goes on meanwhile."""
-        config = yaml.safe_load((project.folder / "config" / "config.yaml").read_text())
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"device": device}))
-        words = ["check", "--cluster", "--profile", profile, "--configfile", tmp_path / "config.yaml"]
-        done = subprocess.run(
-            [sys.executable, "-c", CLI, *words],
-            cwd=project.folder, env=cluster.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
-
-    status, output = check("cpu")
-    assert (status, output.strip()) == (0, "No problem found.")
-    settings = yaml.safe_load((profile / "config.v8+.yaml").read_text())
-    settings["default-resources"] = ["slurm_partition=night"]
-    there = {"slurm_partition": "cpu"}
-    settings["set-resources"] |= {
-        "tile": there | {"mem_mb": 9000},
-        "follow": there | {"constraint": "scratch"},
-        "stitch": there | {"gres": "'gpu:1,ssd:1'"},
-        "report": there | {"clusters": "throwaway"},
-    }
-    (profile / "config.v8+.yaml").unlink()
-    (profile / "config.yaml").write_text(yaml.safe_dump(settings))
-    status, output = check("cuda")
-    assert status == 1
-    assert re.search(r"sees no GPU \(CUDA_VISIBLE_DEVICES is '[01]'\)", output)
-    refused = "SLURM refuses the job: "
-    assert re.search(rf"-p night .*\(ingest, normalise, features, aggregate\b.*\): {refused}", output)
-    assert re.search(r"tile of .*: SLURM refuses 9,000 MB, .*: Requested node configuration is not available", output)
-    assert re.search(rf"-C scratch .*\(follow\): {refused}.*Invalid feature specification", output)
-    assert re.search(r"stitch: Snakemake's plugin refuses it: Invalid GRES format: gpu:1,ssd:1", output)
-    assert output.count("error:") == 5
-    assert not list((project.folder / "results").glob(".check*"))
 
 
 def test_a_driver_in_a_job_is_started_again_and_clears_up(mended: Results, mending: Mending) -> None:
