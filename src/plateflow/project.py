@@ -93,7 +93,7 @@ class Plate:
                 remedy = again
             elif attempts and attempts[-1].state == "failed":
                 why = f"ingest failed: {attempts[-1].error.partition(chr(10))[0]}"
-                remedy = f"`plateflow status {self.name}` says more; mend the cause, and run `snakemake`"
+                remedy = f"`plateflow status {self.name}` says more; fix the cause, and run `snakemake`"
             raise ResultsError(what, where=self.name, why=why, remedy=remedy) from None
         except ValueError as error:
             where = str(self.paths.metadata)

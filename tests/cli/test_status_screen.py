@@ -84,7 +84,7 @@ def test_failed_shows_what_failed_or_was_left_out_and_nothing_else(mixed: Path) 
     found = re.search(log, output)
     assert found
     assert "disk quota exceeded" in (mixed / found[1]).read_text()
-    assert "Mend the cause, then `snakemake`" in output
+    assert "Fix the cause, then `snakemake`" in output
     assert "`plateflow retry PLATE/WELL`" in output
 
 

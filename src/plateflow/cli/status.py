@@ -85,7 +85,7 @@ def _over_all(project: Project, looks: list[Glance]) -> str:
     if screen_runs(project.screen):
         return "screen: the page over all plates is being made"
     if failure := screen_failure(project.screen, digest):
-        return f"{failure}\n  what to do: mend the cause, then `snakemake`; after a kill `plateflow retry` first"
+        return f"{failure}\n  what to do: fix the cause, then `snakemake`; after a kill `plateflow retry` first"
     return "screen: the page over all plates is to do: `snakemake`"
 
 
@@ -137,7 +137,7 @@ def _print_failed(looks: list[Glance]) -> None:
     lines = failures(*_by_plate(looks), limit=None)
     left_out = [item for look in looks for item in look.left_out]
     if lines:
-        typer.echo("\n".join([*lines, "Mend the cause, then `snakemake`; after a kill `plateflow retry` first."]))
+        typer.echo("\n".join([*lines, "Fix the cause, then `snakemake`; after a kill `plateflow retry` first."]))
     _print_left_out(left_out)
     if not lines and not left_out:
         typer.echo("No job has failed, and nothing is left out.")
@@ -148,7 +148,7 @@ def _print_left_out(items: list[LeftOut], limit: int | None = None) -> None:
         typer.echo("\n  ".join([f"Left out ({len(items):,}):", *map(str, items[:limit])]))
         if items[limit:] and limit:
             typer.echo(f"  and {len(items) - limit:,} more: `plateflow status --failed`")
-        typer.echo("Mend the files, then `snakemake`. `plateflow retry PLATE/WELL`, then `snakemake` tries one again.")
+        typer.echo("Fix the files, then `snakemake`. `plateflow retry PLATE/WELL`, then `snakemake` tries one again.")
 
 
 def overview(plate: Plate, found: ToDo) -> None:
@@ -264,7 +264,7 @@ def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None
     if stale is not None:
         typer.echo(f"    {stale}: {stale.remedy}")
     if entry.left_out:
-        typer.echo(f"    mend it, then `snakemake`; or `plateflow retry {plate.name}/{entry.well}`, then `snakemake`")
+        typer.echo(f"    fix it, then `snakemake`; or `plateflow retry {plate.name}/{entry.well}`, then `snakemake`")
     if entry.state != "ok":
         typer.echo(f"    log: {plate.paths.latest_log(job.stage.name, job.name)}")
 
