@@ -6,14 +6,13 @@ away. Its home isn't there, and it has a TMPDIR of its own.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -58,9 +57,17 @@ def edited(profile: Path) -> None:
     (profile / "config.yaml").write_text(yaml.safe_dump(content))
 
 
+class Site(NamedTuple):
+    """The project, what the run's driver said, and what a second one that cron started meanwhile."""
+
+    project: Project
+    said: str
+    second: str
+
+
 @pytest.fixture(scope="module")
-def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
-    """The run is over: the project and what its driver said. The node is taken away from its job of `tile` once."""
+def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The run is over. While its job of `tile` was in work, cron came again, and the job's node was taken away."""
     folder = tmp_path_factory.mktemp("site") / "project"
     (folder / "tmp").mkdir(parents=True)
     project = make_project(folder, plate="site")
@@ -68,6 +75,7 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pr
     edited(folder / "site-profile")
     driver = DriverOfCron(project, cluster, "--until", "infer")
     owner = driver.held("tile", "0", "site")
+    second = DriverOfCron(project, cluster, "--until", "infer", log="second.log").end(1)
     driver.idle.touch()
     urgent = ["sbatch", "--parsable", "--account=lab", "--partition=urgent", "--exclusive", "--wrap=sleep 1"]
     cluster.run(*urgent)
@@ -76,12 +84,12 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pr
     cluster.run(
         "scontrol", "update", f"jobid={owner.slurm_job}", "starttime=now"
     )  # it would be put off for two minutes
-    return project, driver.end(0)
+    return Site(project, driver.end(0), second)
 
 
-def test_a_job_whose_node_is_taken_away_takes_over_from_itself(site: tuple[Project, str], cluster: Cluster) -> None:
+def test_a_job_whose_node_is_taken_away_takes_over_from_itself(site: Site, cluster: Cluster) -> None:
     """SLURM starts it again under its own number, once the node is free; Snakemake counts no failure."""
-    project, said = site
+    project, said = site.project, site.said
     rows = cluster.accounting("State", "Partition", "ReqTRES", "Comment")
     tiles = [row for row in rows if row["Comment"].startswith("rule_tile_wildcards_site")]
     assert [(row["State"], row["Partition"]) for row in tiles] == [("COMPLETED", "spare")]
@@ -91,7 +99,7 @@ def test_a_job_whose_node_is_taken_away_takes_over_from_itself(site: tuple[Proje
     assert "Error in rule" not in said
 
 
-def test_gpus_can_be_asked_for_without_gres(site: tuple[Project, str], cluster: Cluster) -> None:
+def test_gpus_can_be_asked_for_without_gres(site: Site, cluster: Cluster) -> None:
     rows = cluster.accounting("State", "Partition", "ReqTRES", "Comment")
     infer = [row for row in rows if row["Comment"].startswith("rule_infer_wildcards_site")]
     assert [(row["State"], row["Partition"], "gres/gpu=1" in row["ReqTRES"]) for row in infer] == [
@@ -99,29 +107,22 @@ def test_gpus_can_be_asked_for_without_gres(site: tuple[Project, str], cluster: 
     ]
 
 
-def test_cron_and_its_jobs_need_no_home(site: tuple[Project, str]) -> None:
+def test_cron_and_its_jobs_need_no_home(site: Site) -> None:
     """One in which nothing can be made; and the temporary folder that jobs are given is empty afterwards."""
-    project, said = site
+    project, said = site.project, site.said
     assert "Traceback" not in said
     assert (project.folder / "cache" / "snakemake").is_dir()
     assert not [*(project.folder / "tmp").iterdir()]
 
 
-def test_a_second_start_by_cron_leaves_a_run_alone(site: tuple[Project, str], cluster: Cluster) -> None:
+def test_a_second_start_by_cron_leaves_a_run_alone(site: Site) -> None:
     """It is refused by `retry`, so that snakemake isn't even started."""
-    project, _ = site
-    project.plateflow("retry", "site", "--stage", "tile")
-    driver = DriverOfCron(project, cluster, "--until", "tile")
-    owner = driver.held("tile", "0", "site")
-    said = DriverOfCron(project, cluster, "--until", "tile", log="second.log").end(1)
-    assert "a driver runs" in said
-    assert "Building DAG" not in said
-    os.kill(owner.pid, signal.SIGCONT)
-    driver.end(0)
+    assert "a driver runs" in site.second
+    assert "Building DAG" not in site.second
 
 
-def test_a_slice_of_a_gpu_is_found_by_its_name(site: tuple[Project, str], cluster: Cluster) -> None:
-    project, _ = site
+def test_a_slice_of_a_gpu_is_found_by_its_name(site: Site, cluster: Cluster) -> None:
+    project = site.project
     profile = project.folder / "site-profile" / "config.yaml"
     content = yaml.safe_load(profile.read_text())
     content["set-resources"]["infer"] = {"gres": "'gpu:1g.5gb:1'", "gpu": 0}
@@ -133,9 +134,9 @@ def test_a_slice_of_a_gpu_is_found_by_its_name(site: tuple[Project, str], cluste
     assert "(infer): SLURM refuses the job" in said
 
 
-def test_the_cluster_is_tried_before_a_run(site: tuple[Project, str], cluster: Cluster, tmp_path: Path) -> None:
+def test_the_cluster_is_tried_before_a_run(site: Site, cluster: Cluster, tmp_path: Path) -> None:
     """Nothing wrong; then a GPU that torch doesn't see (here: a fake one), and what SLURM or the plugin refuses."""
-    (project, _), profile = site, tmp_path / "profile"
+    project, profile = site.project, tmp_path / "profile"
     shutil.copytree(REPOSITORY / "profiles" / "slurm", profile)
 
     def check(device: str) -> tuple[int, str]:

@@ -68,7 +68,8 @@ def status(
     if not failed:
         _print_left_out([item for look in looks for item in look.left_out], None if len(plates) <= ROWS else ROWS)
     states = {look.state for look in looks}
-    if not target and states == {"complete"} and (line := _over_all(project, looks)):
+    of_all = not (target or watch)  # `--watch` is over when all plates are complete
+    if of_all and states == {"complete"} and (line := _over_all(project, looks)):
         typer.echo(line)
         raise typer.Exit(Status.STALE)
     if states & {"failed", "running", "stale", "to do"}:
