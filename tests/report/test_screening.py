@@ -51,13 +51,13 @@ def plate_of(results: Path) -> Plate:
     return Plate(config=Config(results=str(results)), spec=PlateSpec(plate="p1", path="raw"))
 
 
-def view_of(plate: Plate, wells: pd.DataFrame, info: dict[str, Any]) -> View:
+def view_of(plate: Plate, wells: pd.DataFrame, info: list[dict[str, Any]]) -> View:
     return View(
         plate=plate,
         wells=wells,
         not_acquired=[],
         qc=pd.DataFrame(),
-        aggregate=Entry(info=info),
+        aggregate=Entry(info={"frames": info}),
     )
 
 

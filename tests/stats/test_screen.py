@@ -32,14 +32,14 @@ from plateflow.tables import read_table
 
 def finish(paths: PlatePaths, wells: pd.DataFrame) -> None:
     """What aggregate leaves of a plate."""
-    info = write_statistics(paths, wells, ["F0"], Stats(), (16, 24))
+    info = {"frames": write_statistics(paths, wells, ["F0"], Stats(), (16, 24))}
     append_outcome(paths.journal("aggregate", "plate"), Entry(well="", label_set="", fingerprint="x", info=info))
 
 
 def test_a_new_plate_adds_to_the_screen_and_touches_no_other(tmp_path: Path) -> None:
     screen = PlatePaths.of("screen", results=tmp_path)
     plates = [PlatePaths.of(name, results=tmp_path) for name in ("p1", "p2", "p3")]
-    assert not len(write_screen_tables(screen, plates, fdr=0.05))
+    assert not len(write_screen_tables(screen, plates, fdr=0.05)[0])
     assert not screen.table("hits.csv").exists()
     for seed, paths in enumerate(plates[:2]):
         finish(paths, well_table(seed, replicates=1, effect=3.5, plate=paths.plate))
@@ -89,7 +89,7 @@ def test_a_plate_of_an_earlier_version_is_passed_over(tmp_path: Path) -> None:
     screen, paths = PlatePaths.of("screen", results=tmp_path), PlatePaths.of("p1", results=tmp_path)
     finish(paths, well_table(0))
     append_outcome(paths.journal("aggregate", "plate"), Entry(well="", label_set="", fingerprint="y", sequence=2))
-    assert not len(write_screen_tables(screen, [paths], fdr=0.05))
+    assert not len(write_screen_tables(screen, [paths], fdr=0.05)[0])
 
 
 NAMES = ["101", "NA", "nan", "", "c1", "c2", "c3", 'é, "x"']
