@@ -122,7 +122,7 @@ def test_in_blocks_the_numbers_are_those_of_the_whole_table(
     fdr: float,
     values: int,
 ) -> None:
-    """Plates with other features, without values or a reference, replicates on several plates, names like numbers."""
+    """Time points and features that some plates lack, no values or reference, replicates on several plates."""
     rng = np.random.default_rng(seed)
     set_budgets(monkeypatch, values)
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -131,9 +131,16 @@ def test_in_blocks_the_numbers_are_those_of_the_whole_table(
     done = []
     for number in range(plates):
         paths = PlatePaths.of(f"p{number}", results=folder)
-        chosen = [pool[i] for i in rng.permutation(len(pool))[: rng.integers(len(pool) + 1)]]
+        times = rng.integers(1, 4)
         features = list(rng.permutation(FEATURES)[:7]) if other_features else FEATURES
-        table = effects(rng, paths.plate, chosen, features, missing=missing, reference=rng.random() < 0.9)
+        frames = []
+        for time in range(times):
+            chosen = [pool[i] for i in rng.permutation(len(pool))[: rng.integers(len(pool) + 1)]]
+            table = effects(rng, paths.plate, chosen, features, missing=missing, reference=rng.random() < 0.9)
+            frames.append(table.assign(Metadata_Time=time))
+        table = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+        if times == 1 and number % 2:
+            table = table.drop(columns="Metadata_Time")  # of an earlier version
         control_table = controls(rng, paths.plate, features)
         leave(paths, table, control_table.drop(columns="SSMD") if other_features and number == 1 else control_table)
         done.append(paths)

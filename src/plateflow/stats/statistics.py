@@ -43,7 +43,8 @@ def write_statistics(
 
     summaries, tables = [], dict[str, list[pd.DataFrame]]()
     for frame, rows in by_frame(wells):
-        made, summary = _statistics(paths.plate, rows, medians, settings, shape)
+        made, summary = _statistics(paths.plate, rows.reset_index(drop=True), medians, settings, shape)
+        made[NORMALISED].index = rows.index
         summaries.append(frame | summary)
         for name, table in made.items():
             for place, (column, value) in enumerate(frame.items(), 1):
