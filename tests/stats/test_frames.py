@@ -107,6 +107,7 @@ def test_each_time_point_has_its_own_counts_and_medians(plate: Planted) -> None:
 
 def test_the_tables_of_a_time_point_are_those_of_a_plate_that_has_no_other(plate: Planted, tmp_path: Path) -> None:
     one = series(tmp_path, COUNTS, only=1)
+    assert "frames" not in one.plate.outcomes("aggregate").required().depends
     for name in ("wells.csv", "fields.parquet", "normalised.parquet", "controls.csv", "hits.csv", "positions.csv"):
         whole, alone = (read_table(p.paths.table(name)) for p in (plate, one))
         whole = whole[whole["Metadata_Time"] == 1].reset_index(drop=True)
@@ -122,9 +123,11 @@ def test_pages_and_tables_over_all_plates_show_each_time_point(plate: Planted) -
     assert [at["A01"] for at in shown] == [28, 29, 27]  # per field: the one that it lost is no effect
     assert [at["B06"] for at in shown] == [30, 29, None]
     assert page.count('<figure id="well-A02"') == 1
+    assert "<dd>29; 30; 28</dd>" in page
     assert re.findall(r"<option value=.(\d).>(time point \d)<", page) == [(str(t), f"time point {t}") for t in range(3)]
-    frames = plate.plate.outcomes("aggregate").required().info["frames"]
-    assert [frame["Metadata_Time"] for frame in frames] == [0, 1, 2]
+    entry = plate.plate.outcomes("aggregate").required()
+    assert [frame["Metadata_Time"] for frame in entry.info["frames"]] == [0, 1, 2]
+    assert "frames" in entry.depends  # so that tables in which they were pooled can't be accepted
     write_screen(Project.of(plate.config, {"p1": plate.entry}))
     screen = Path(plate.config.results) / "screen"
     assert pd.read_csv(screen / "plates.csv")["Metadata_Time"].tolist() == [0, 1, 2]

@@ -70,6 +70,7 @@ def wells(view: View) -> dict[str, Any]:
         "channels": [(name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(config).items()],
         "outlines": [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)],
         "gamma": thumbnails.GAMMA,
+        "several": len(view.frames) > 1,
     }
 
 

@@ -47,12 +47,11 @@ class View:
         wells = read_table(plate.paths.table("wells.parquet"))
         absent = wells["Metadata_State"] == NOT_ACQUIRED
         acquired = wells[~absent].reset_index(drop=True)
+        absent &= ~wells["Metadata_Well"].isin(acquired["Metadata_Well"])
         return cls(
             plate=plate,
             wells=acquired,
-            not_acquired=[
-                well for well in wells["Metadata_Well"].unique() if well not in set(acquired["Metadata_Well"])
-            ],
+            not_acquired=wells.loc[absent, "Metadata_Well"].unique().tolist(),
             qc=read_table(plate.paths.table("qc.parquet")),
             aggregate=plate.outcomes("aggregate").required(),
         )
