@@ -63,8 +63,20 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
     ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    (
+        "aggregate",
+        "plate",
+        5,
+        "each time point, and each plane kept in 2D, has its own rows and statistics",
+        ("ingest", "tile", "normalise", "stitch", "features"),
+    ),
+    (
+        "report",
+        "plate",
+        4,
+        "time points are shown one by one, counts per field in use",
+        ("ingest", "tile", "normalise", "stitch", "aggregate"),
+    ),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)
