@@ -95,8 +95,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
-            z_kept = config.z == "keep"  # labels have one z plane, or all
-            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            deep = any(label_set.dimensions == 3 for label_set in config.segmentation.values())  # needs a stack
+            planes = {"z": config.z, "deep": deep}
+            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, **planes}
         case "tile":
             return {"levels": config.levels}
         case "normalise":
