@@ -56,12 +56,12 @@ class Stage:
 
 _STORE = "chunks have checksums, labels are written as whole shards"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 2, _STORE, ()),
+    ("ingest", "plate", 3, "each level says where its pixels lie, labels of a projection cover its planes", ()),
     ("tile", "cpu", 3, _STORE, ("ingest",)),
     ("normalise", "plate", 1, "", ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
-    ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
+    ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
     ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
     ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),

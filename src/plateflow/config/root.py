@@ -48,8 +48,7 @@ class Config(Section):
     augment: bool = Field(False, description="mirror every second tile and overlap tiles by half; about 3 times slower")
     levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
     z: str = Field(
-        "max",
-        description="planes of a z stack, on read: max, mean, plane N (from 0), or keep, where all channels need all planes",
+        "max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep, where channels need all"
     )
     normalise: Normalise = Normalise()
     segmentation: dict[str, LabelSet] = Field(

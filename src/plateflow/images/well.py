@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, Region, WellLayout
+from plateflow.images.layout import FieldBox, Region, WellLayout, shared
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
@@ -303,14 +303,12 @@ class WellImage:
 
         canvases = list(labels)
 
-        def paint(rows: range, columns: range) -> NDArray[np.uint32]:
-            pixels = np.zeros((len(rows), len(columns)), np.uint32)
+        def paint(region: Region) -> NDArray[np.uint32]:
+            pixels = np.zeros([side.stop - side.start for side in region], np.uint32)
             for canvas, values in canvases:
-                (to_y, from_y), (to_x, from_x) = map(_within, (rows, columns), canvas.slices)
-                part = pixels[to_y, to_x]
-                if part.size:
-                    new = values[from_y, from_x]
-                    np.copyto(part, new, where=new > 0)
+                if both := shared(region, canvas.slices):
+                    new = values[both[1]]
+                    np.copyto(pixels[both[0]], new, where=new > 0)
             return pixels
 
         write_label_shards(self._pyramid(label_set), (t, z), paint)
@@ -362,11 +360,3 @@ def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32
             np.maximum(out, plane, out=out)
     if z_mode == "mean":
         out /= np.float32(count)
-
-
-def _within(places: range, side: slice) -> tuple[slice, slice]:
-    """Which of some places along an axis lie in a side of a box: of the places, and of the side."""
-    first, last = (-((places.start - at) // places.step) for at in (side.start, side.stop))  # rounded up
-    first, last = max(first, 0), min(last, len(places))
-    offset = places.start - side.start
-    return slice(first, max(first, last)), slice(offset + first * places.step, offset + last * places.step, places.step)
