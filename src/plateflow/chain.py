@@ -62,8 +62,14 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
-    ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
+    ("features", "cpu", 3, "lengths, surfaces and borders of volumes", ("ingest", "tile", "normalise", "stitch")),
+    (
+        "aggregate",
+        "plate",
+        5,
+        "the data dictionary says what intensities are",
+        ("ingest", "tile", "normalise", "stitch", "features"),
+    ),
     ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {

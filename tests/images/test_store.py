@@ -439,7 +439,7 @@ def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> No
     for number, (cy, cx) in enumerate(centres, start=1):
         labels[(y - cy) ** 2 + (x - cx) ** 2 <= 13**2] = number
     with image.writing(0, 0) as write:
-        write(canvas.slices, ((labels > 0) * 1000).astype(np.uint16)[None])
+        write(canvas.slices, ((labels > 0) * 1600).astype(np.uint16)[None])
     image.write_labels("nuclei", 0, 0, [(canvas, labels)])
     for group in (image.group, image.group["labels/nuclei"]):
         (multiscale,) = group.attrs["ome"]["multiscales"]
@@ -455,7 +455,7 @@ def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> No
                 off.append([np.average(y[near], weights=weights) / 0.5, np.average(x[near], weights=weights) / 0.25])
             off = np.array(off) - centres
             assert abs(off.mean(axis=0)).max() < 0.01
-            assert abs(off).max() < (0.02 if group is image.group else 1)
+            assert abs(off).max() < (0.05 if group is image.group else 1)
 
 
 @pytest.mark.parametrize(
