@@ -366,6 +366,9 @@ def test_the_preview_of_an_image_in_place_is_one_whole_shard(tmp_path: Path, mon
             written.append((ys, xs))
     assert len(written) > 2
     assert image.group["0"].shape == (1, 1, 1, 7, 13)
+    (dataset,) = image.group.attrs["ome"]["multiscales"][0]["datasets"]
+    scale, translation = (step[step["type"]][-2:] for step in dataset["coordinateTransformations"])
+    assert (scale, translation) == ([8, 8], [3.5, 3.5])
     np.testing.assert_array_equal(image.group["0"][0, :, 0], halve_mean(halve_mean(halve_mean(pixels))))
     assert [path.name for path in paths.image("B03").rglob("c/**/*") if path.is_file()] == ["0"]
 
