@@ -56,13 +56,13 @@ class Stage:
 
 _STORE = "chunks have checksums, labels are written as whole shards"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 2, _STORE, ()),
+    ("ingest", "plate", 3, "each level says where its pixels lie, labels of a projection cover its planes", ()),
     ("tile", "cpu", 3, _STORE, ("ingest",)),
     ("normalise", "plate", 1, "", ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
-    ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
-    ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
+    ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
+    ("features", "cpu", 3, "lengths, surfaces and borders of volumes", ("ingest", "tile", "normalise", "stitch")),
     (
         "aggregate",
         "plate",
@@ -107,8 +107,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
-            z_kept = config.z == "keep"  # labels have one z plane, or all
-            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            deep = any(label_set.dimensions == 3 for label_set in config.segmentation.values())  # needs a stack
+            planes = {"z": config.z, "deep": deep}
+            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, **planes}
         case "tile":
             return {"levels": config.levels}
         case "normalise":

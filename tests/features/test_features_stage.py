@@ -9,7 +9,7 @@ from planted_plate import Planted, plant
 
 from plateflow.config import Config, PlateSpec, load_config
 from plateflow.errors import PlateflowError, ResultsError
-from plateflow.features.columns import cell_columns
+from plateflow.features.columns import cell_columns, with_pixels
 from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox
 from plateflow.images.well import WellImage
@@ -271,6 +271,20 @@ def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(PlateflowError, match="choose from minimal, standard, full, location"):
         load_config({"features": {"families": "everything"}})
     assert load_config({"features": {"families": "texture"}}).features.families == ["texture"]
+
+
+def test_the_dictionary_says_by_which_profiles_intensities_were_divided() -> None:
+    columns = cell_columns(Config.model_validate({"features": {"families": "standard"}}), ["DNA", "AGP", "A_B"])
+    flat, falling = np.zeros((5, 5)), np.zeros((5, 5))
+    flat[0, 0], falling[0, 0], falling[2, 0] = 1, 1, -0.2
+    described = with_pixels(columns, {"DNA": falling, "AGP": flat, "A_B": falling})
+    said = {name: feature.pixels.partition(";")[0] for name, feature in described.items()}
+    assert said["Nuclei_Intensity_MeanIntensity_DNA"] == "raw values, divided by the illumination profile of DNA"
+    assert said["Nuclei_Texture_Contrast_AGP_3_00_256"] == "raw values, not corrected for light"
+    both = said["Nuclei_Correlation_Correlation_DNA_A_B"]
+    assert both == "raw values, divided by the illumination profile of A_B and DNA"
+    assert said["Nuclei_AreaShape_Area"] == ""
+    assert all("(65535 or 255)" in feature.pixels for feature in described.values() if feature.channel)
 
 
 def test_the_documented_counts_of_columns_are_true() -> None:

@@ -149,7 +149,7 @@ def write_stack(folder: Path, *, bad: str = "") -> Project:
     return Project(
         raw=folder,
         results=folder.parent / "results",
-        options={"segmentation": {"nuclei": LabelSet(channels=["a"])}, "z": "keep"},
+        options={"segmentation": {"nuclei": LabelSet(channels=["a"])}},
         entry_options={"layout": "pattern", "pattern": pattern},
     )
 
@@ -162,8 +162,8 @@ def test_time_points_and_stacks(tmp_path: Path) -> None:
     for t, c, z, name in ((1, 0, 2, "t1_z2_a"), (0, 1, 1, "t0_z1_b")):
         np.testing.assert_array_equal(image["0"][t, c, z, :, :48], tifffile.imread(project.raw / f"C04_f1_{name}.tif"))
     assert not image["0"][:, 1, 0].any()
-    assert image["labels/nuclei/0"].shape == (2, 3, 40, 128)
-    assert len(project.plate.canvases("C04")) == 2 * 3 * 2
+    assert image["labels/nuclei/0"].shape == (2, 1, 40, 128)
+    assert len(project.plate.canvases("C04")) == 2 * 2
     counts = read_histograms(project.paths, "C04")["1", "a"].counts
     assert counts.shape == (256,)
     assert counts.sum() == 2 * 3 * 40 * 48

@@ -1,7 +1,9 @@
 import json
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from command_line import plateflow
 
 from plateflow.cli.check import report
 from plateflow.config import Config, LabelSet, PlateSpec, Quality
-from plateflow.errors import ChannelError, RawDataError
+from plateflow.errors import ChannelError, ConfigError, RawDataError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
 from plateflow.plates.check_index import Problem, check_index
@@ -25,6 +27,7 @@ from plateflow.plates.reader import Index
 from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 from plateflow.stages import run_stage
+from plateflow.stages.ingest import well_layouts
 
 CONFIG = Config(segmentation={"nuclei": LabelSet(channels=["DNA"])})
 DAMAGE = (
@@ -302,3 +305,38 @@ def test_a_plate_map_in_windows_encoding_is_read_and_noted(tmp_path: Path) -> No
     assert "Windows' encoding (cp1252): line 2 holds the byte 0xb5" in problem.what
     made.plate_map.write_bytes(made.plate_map.read_bytes().decode("cp1252").encode())
     assert check_plate(spec, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("z", "dimensions", "planes", "what", "why"),
+    [
+        ("keep", 2, (1, 5), "the channel a has no plane 1", "1 of the plate's 5"),
+        ("keep", 3, (1, 5), "the channel a has no plane 1", "1 of the plate's 5"),
+        ("keep", 3, (5, 3), "the channel b has no plane 3", "3 of the plate's 5"),
+        ("plane 7", 2, (3, 3), "the channel a has no plane 7", "3 of the plate's 3"),
+        ("plane 3", 2, (5, 3), "the channel b has no plane 3", "3 of the plate's 5"),
+        ("plane 1", 2, (1, 1), "the channel a has no plane 1", "1 of the plate's 1"),
+        ("keep", 3, (1, 1), "dimensions is 3, but the plate has 1 z plane", "nuclei"),
+        ("keep", 2, (5, 5), "", ""),
+        ("keep", 2, (1, 1), "", ""),
+        ("plane 3", 2, (1, 5), "", ""),
+        ("max", 2, (1, 5), "", ""),
+    ],
+)
+def test_no_plane_is_made_up(
+    tmp_path: Path, z: str, dimensions: int, planes: tuple[int, int], what: str, why: str
+) -> None:
+    """`check` and ingest refuse what would be read from another plane; a channel's only plane is taken as it is."""
+    for channel, count in zip("ab", planes, strict=True):
+        for n in range(count):
+            pixels = np.random.default_rng(n).integers(90, 200, (24, 24), dtype=np.uint16)
+            tifffile.imwrite(tmp_path / f"B02_z{n}_{channel}.tif", pixels)
+    pattern = r"(?P<well>B02)_z(?P<z>\d)_(?P<channel>.)\.tif"
+    sizes = {"pixel_size_um": 0.5, "z_step_um": 1.0}
+    spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=pattern, **sizes)
+    label_set = LabelSet(channels=["a"], dimensions=dimensions)
+    config = Config(results=str(tmp_path / "results"), z=z, segmentation={"nuclei": label_set})
+    errors = [p for p in check_plate(spec, config, prepare=partial(well_layouts, config)) if p.severity == "error"]
+    assert [what in error.what and why in error.what for error in errors] == [True] * bool(what)
+    with pytest.raises(ConfigError, match=what) if what else nullcontext():
+        run_stage(Plate(config=config, spec=spec), "ingest")

@@ -228,6 +228,8 @@ def test_the_dictionary_explains_every_measured_column(measured: Planted) -> Non
     assert list(dictionary) == [name for name in columns if not name.startswith("Metadata") and name != "ObjectNumber"]
     entry = dictionary["Nuclei_Intensity_MeanIntensity_DNA"]
     assert (entry["compartment"], entry["channel"], entry["family"]) == ("Nuclei", "DNA", "intensity")
+    assert entry["pixels"].startswith("raw values, ") and "scaled by the largest value" in entry["pixels"]
+    assert all(bool(item["channel"]) == bool(item["pixels"]) for item in dictionary.values())
     assert all(item["definition"] and item["unit"] and item["source"] for item in dictionary.values())
 
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,7 @@ def check(
     chosen = [] if cluster else [project.target(name)[0] for name in plates or project.plates]
     problems += [] if cluster else denials(project, chosen)
     for plate in chosen:
-        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=well_layouts)
+        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=partial(well_layouts, project.config))
         problems += of_plate
         try:
             changed = changed_files(plate.spec, plate.paths)

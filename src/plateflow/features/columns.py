@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plateflow.config import Config
 from plateflow.features.feature import Feature
@@ -46,6 +50,26 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
     if "quality" in families:
         columns |= {f"{name}_{feature.name}": feature for name in names for feature in FROM_SEGMENTATION.values()}
     return columns
+
+
+def with_pixels(columns: Mapping[str, Feature], profiles: Mapping[str, NDArray[np.float64]]) -> dict[str, Feature]:
+    """The columns with what the intensities that they were measured on are, for the data dictionary.
+
+    Args:
+        columns: from `cell_columns`.
+        profiles: coefficients of the illumination profile by channel, see `images.illumination`.
+    """
+    uneven = {channel for channel, coefficients in profiles.items() if np.count_nonzero(coefficients) > 1}
+    used = {channel: {channel} for channel in profiles} | {f"{a}_{b}": {a, b} for a, b in permutations(profiles, 2)}
+    described = {}
+    for name, feature in columns.items():
+        divided = sorted(used.get(feature.channel, set()) & uneven)
+        light = (
+            f"divided by the illumination profile of {' and '.join(divided)}" if divided else "not corrected for light"
+        )
+        pixels = f"raw values, {light}; scaled by the largest value of their type (65535 or 255)"
+        described[name] = replace(feature, pixels=pixels if feature.channel else "")
+    return described
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -28,9 +28,9 @@ def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
 
 
 def _measure(regions: Regions, image: Image) -> Values:
-    """Find the border. In 3D the first and last planes are not part of it: a stack rarely holds all of a cell."""
+    """Find the border. In 3D the first and last planes are part of it: what they cut has another volume and shape."""
     labels = regions.labels
-    sides = [labels[..., 0, :], labels[..., -1, :], labels[..., 0], labels[..., -1]]
+    sides = [np.take(labels, at, axis) for axis in range(labels.ndim) for at in (0, -1)]
     if regions.outside is not None:
         beside = np.zeros_like(regions.outside)
         for near, outside in ((beside, regions.outside), (beside.T, regions.outside.T)):

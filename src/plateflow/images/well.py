@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import ChannelError, RawDataError, ResultsError
+from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, Region, WellLayout
+from plateflow.images.layout import FieldBox, Region, WellLayout, shared
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
@@ -92,8 +92,7 @@ class WellImage:
         Args:
             canvas: one of the well's, a plane or a volume.
             channels: names.
-            z_mode: max, mean, "plane N" or keep (the canvas's own z). A channel that lacks the plane gives its nearest;
-                projections take the planes that the channel has.
+            z_mode: as for `planes_read`; with keep, the canvas's own z.
 
         Returns:
             float32 (channel, [z,] y, x); 0 where no field lies. Narrow gaps between fields hold what is at the edge of
@@ -101,6 +100,7 @@ class WellImage:
 
         Raises:
             ChannelError: the plate lacks a channel.
+            ConfigError: a channel lacks the plane.
             ResultsError: normalise has not run.
         """
         if not set(channels) <= set(self.layout.channels):
@@ -110,7 +110,7 @@ class WellImage:
         pixels = np.zeros((len(channels), canvas.depth or 1, canvas.height, canvas.width), np.float32)
         for c, channel in enumerate(channels):
             for k, plane in enumerate(canvas.planes()):
-                planes = self._z_planes(channel, z_mode, plane.z)
+                planes = planes_read(self.layout, channel, z_mode, plane.z, where=f"{self.paths.plate}/{self.well}")
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
@@ -184,7 +184,7 @@ class WellImage:
             )
             for c, channel in enumerate(channels):
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
-                planes = self._z_planes(channel, z_mode, middle)
+                planes = planes_read(self.layout, channel, z_mode, middle, where=f"{self.paths.plate}/{self.well}")
                 project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
                 pixels[c, ys, xs] = part / profile(self.window.profiles[channel], *part.shape)
         return pixels
@@ -194,14 +194,6 @@ class WellImage:
         array = self.group[f"labels/{label_set}/{level}"]
         labels: NDArray[np.uint32] = array[0, array.shape[1] // 2]
         return labels
-
-    def _z_planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
-        """The z planes of a channel that are made one; `z` is the plane for keep."""
-        planes = self.layout.z_planes[self.layout.channels.index(channel)]
-        if z_mode in ("max", "mean"):
-            return planes
-        wanted = z if z_mode == "keep" else int(z_mode.split()[1])
-        return [min(planes, key=lambda plane: (abs(plane - wanted), plane))]
 
     def _raw(self, canvas: Canvas, channel: str, z: int) -> NDArray[Any]:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
@@ -311,17 +303,44 @@ class WellImage:
 
         canvases = list(labels)
 
-        def paint(rows: range, columns: range) -> NDArray[np.uint32]:
-            pixels = np.zeros((len(rows), len(columns)), np.uint32)
+        def paint(region: Region) -> NDArray[np.uint32]:
+            pixels = np.zeros([side.stop - side.start for side in region], np.uint32)
             for canvas, values in canvases:
-                (to_y, from_y), (to_x, from_x) = map(_within, (rows, columns), canvas.slices)
-                part = pixels[to_y, to_x]
-                if part.size:
-                    new = values[from_y, from_x]
-                    np.copyto(part, new, where=new > 0)
+                if both := shared(region, canvas.slices):
+                    new = values[both[1]]
+                    np.copyto(pixels[both[0]], new, where=new > 0)
             return pixels
 
         write_label_shards(self._pyramid(label_set), (t, z), paint)
+
+
+def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where: str) -> Sequence[int]:
+    """The z planes of a channel that are made one: none is made up.
+
+    Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
+
+    Args:
+        layout: of the well.
+        channel: its name.
+        z_mode: the configuration's `z`: max, mean, "plane N" or keep.
+        z: the plane for keep.
+        where: plate and well, for the error.
+
+    Raises:
+        ConfigError: the channel lacks the plane.
+    """
+    planes, depth = layout.z_planes[layout.channels.index(channel)], layout.shape[2]
+    wanted = z if z_mode == "keep" else int(z_mode.removeprefix("plane ")) if z_mode.startswith("plane") else None
+    if wanted is None or (z_mode != "keep" and len(planes) == 1 and wanted < depth):
+        return planes
+    if wanted in planes:
+        return [wanted]
+    raise ConfigError(
+        f"z is {z_mode!r}, but the channel {channel} has no plane {wanted} (counted from 0)",
+        where=where,
+        why=f"it has {len(planes)} of the plate's {depth} z planes; the others would have to be made up",
+        remedy="set z to max or mean, which take the planes that a channel has, or to a plane that all have",
+    )
 
 
 def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:
@@ -341,11 +360,3 @@ def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32
             np.maximum(out, plane, out=out)
     if z_mode == "mean":
         out /= np.float32(count)
-
-
-def _within(places: range, side: slice) -> tuple[slice, slice]:
-    """Which of some places along an axis lie in a side of a box: of the places, and of the side."""
-    first, last = (-((places.start - at) // places.step) for at in (side.start, side.stop))  # rounded up
-    first, last = max(first, 0), min(last, len(places))
-    offset = places.start - side.start
-    return slice(first, max(first, last)), slice(offset + first * places.step, offset + last * places.step, places.step)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import Config
-from plateflow.features.columns import cell_columns
+from plateflow.features.columns import cell_columns, with_pixels
 from plateflow.features.measure import compartment
 from plateflow.files import digest, remove, write_json
 from plateflow.images.canvas import nearest_field
@@ -104,7 +104,7 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     write_table(paths.table("wells.parquet"), table)
     write_table(paths.table("wells.csv"), table)
     write_table(paths.table("qc.parquet"), qc)
-    write_json(paths.table("features.json"), dictionary(columns))
+    write_json(paths.table("features.json"), dictionary(with_pixels(columns, window.profiles)))
     if config.stats.by_field:
         write_table(paths.table("fields.parquet"), pd.DataFrame(field_rows))
     else:
