@@ -37,6 +37,8 @@ _JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty"
 _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
 _PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name"}
 """Columns that say where a well is, not what is in it."""
+_ROWS = {row_name(row) for row in range(32)}
+DRAWN = "a matrix has numbers of columns above, letters of rows at its left, and a blank line between it and remarks"
 Row = tuple[str, dict[str, str]]
 """File and line of a row, for messages, and its cells by column."""
 
@@ -170,29 +172,33 @@ def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
 
 def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
     """The lines of the one sheet in long form, else those of all matrices together; at least one."""
+    sheets = [sheet for sheet in sheets if plate and sheet.title == plate] or sheets
     long = [sheet for sheet in sheets if _is_long(_header(sheet))]
     if len(long) > 1:
-        long = [sheet for sheet in long if sheet.title == plate]
-        if not long:
-            raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
+        raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
+    drawn = chain.from_iterable(_matrix_cells(sheet) for sheet in sheets if sheet not in long)
     if long:
-        return _long(long[0], plate)
+        listed = _long(long[0], plate)
+        for name, where, *_ in drawn:
+            if name in OWN and name not in listed[0][1]:
+                raise _unusable(where, f"it draws the {name}, and the sheet {long[0].title} lists wells without it")
+        return listed
     wells: dict[str, Row] = {}
-    for name, where, well, value in chain.from_iterable(map(_matrix_cells, sheets)):
+    for name, where, well, value in drawn:
         row = wells.setdefault(well, (where, {"well": well}))[1]
         if name in row:
             raise _unusable(where, f"{name} occurs twice for the well {well}")
         row[name] = value
     if not wells:
-        listed = ", ".join(name for sheet in sheets for name in _header(sheet) if name) or "(none)"
-        raise _unusable(str(path), f"its columns are {listed}, and it has no matrix of a plate either")
+        names = ", ".join(name for sheet in sheets for name in _header(sheet) if name) or "(none)"
+        raise _unusable(str(path), f"its columns are {names}, and it has no matrix of a plate either")
     columns = dict.fromkeys(name for _, row in wells.values() for name in row)
     rows = sorted(wells.items(), key=lambda item: parse_well(item[0]))
     return [(where, {name: row.get(name, "") for name in columns}) for _, (where, row) in rows]
 
 
-def _unusable(where: str, why: str) -> RawDataError:
-    remedy = "it needs a header with the column well, and one line per well: well,role,treatment,dose"
+def _unusable(where: str, why: str, remedy: str = "") -> RawDataError:
+    remedy = remedy or "it needs a header with the column well, and one line per well: well,role,treatment,dose"
     return RawDataError("the plate map can't be used", where=where, why=why, remedy=remedy)
 
 
@@ -254,24 +260,70 @@ def _long(sheet: Sheet, plate: str) -> list[Row]:
 
 
 def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
-    """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value."""
-    heading = ""
-    for at, (number, cells) in enumerate(sheet.rows):
-        columns = [cell.lstrip("0") for cell in cells[1:]]
-        if len(columns) < 2 or columns != [str(n + 1) for n in range(len(columns))]:
-            filled = [cell for cell in cells if cell]
-            heading = filled[0] if len(filled) == 1 else ""
-            continue
-        name = cells[0] or heading or (sheet.title if not sheet.title.lower().startswith(("sheet", "tabelle")) else "")
-        name = plain if (plain := _plain(name)) in OWN else name or "treatment"
-        _refuse_blank(sheet)
-        for row, (at_line, line) in enumerate(sheet.rows[at + 1 : at + 33]):
-            if line[0].upper() != row_name(row):
-                break
-            sheet.check_width(number, at_line, line)
-            for column, value in enumerate(line[1 : len(columns) + 1]):
-                if value:
-                    yield name, f"{sheet.where}, line {number}", well_name(row, column), value
+    """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value.
+
+    Rows and columns go by their names, whichever of them are there and in whichever order. A line with a single value
+    is a heading or a remark, and so is what stands apart from a matrix, with a gap between.
+
+    Raises:
+        RawDataError: something that looks like a part of a matrix can't be taken for one.
+    """
+    heading, name, at, last = "", "", 0, 0
+    columns, seen, label = dict[int, int](), set[str](), -1
+    for (number, cells), (_, below) in zip_longest(sheet.rows, sheet.rows[1:], fillvalue=(0, list[str]())):
+        where = f"{sheet.where}, line {number}"
+        filled = [place for place, cell in enumerate(cells) if cell]
+        first = filled[0]
+        numbers = _column_numbers(cells, _label(below))
+        if numbers and _label(cells) is None:
+            columns, seen, label, at, last = numbers, set(), _label(below) or 0, number, number
+            doubled = sorted({str(n + 1) for n in numbers.values() if [*numbers.values()].count(n) > 1}, key=int)
+            if doubled:
+                raise _unusable(where, f"the column {doubled[0]} occurs twice; put matrices below each other", DRAWN)
+            title = "" if sheet.title.lower().startswith(("sheet", "tabelle")) else sheet.title
+            names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell] or ["treatment"]
+            own = (_plain(each) for each in names)  # a heading may be a remark
+            name = next((each for each in own if each in OWN), names[0])
+            _refuse_blank(sheet)
+        elif columns and _label(cells) == label:
+            row = cells[label].upper()
+            if row in seen:
+                raise _unusable(where, f"the row {row} occurs twice in the matrix that begins in line {at}", DRAWN)
+            sheet.check_width(at, number, cells)
+            nameless = [place for place in filled if place > label and place not in columns]
+            if nameless and nameless[0] <= max(columns) + 1:
+                raise _unusable(where, f"{cells[nameless[0]]!r} stands in a column without a number", DRAWN)
+            seen.add(row)
+            last = number
+            for place in filled:
+                if place in columns:
+                    yield name, f"{sheet.where}, line {at}", f"{row}{columns[place] + 1:02d}", cells[place]
+        elif _label(cells) is None and len(_column_numbers(cells, 0)) > 2:
+            raise _unusable(where, "below the numbers of columns stands no row with its letter", DRAWN)
+        elif len(filled) > 1 and (
+            (number == last + 1 and not columns.keys().isdisjoint(filled))
+            or (_label(cells) is not None and len(filled) > 2)
+        ):
+            raise _unusable(where, f"the line, which begins with {cells[first]!r}, is in no matrix", DRAWN)
+        elif len(set(cells) - {""}) == 1:
+            heading = cells[first]
+        else:
+            heading = ""
+
+
+def _label(cells: list[str]) -> int | None:
+    """The place of the first value of a line, if it is the name of a plate's row."""
+    place = next((place for place, cell in enumerate(cells) if cell), None)
+    return place if place is not None and cells[place].upper() in _ROWS else None
+
+
+def _column_numbers(cells: list[str], label: int | None) -> dict[int, int]:
+    """The columns of a plate, from 0, that a line names, by place; none if it holds anything else behind its label."""
+    if label is None:
+        return {}
+    numbers = {place: cell for place, cell in enumerate(cells) if cell and place > label}
+    good = all(cell.isascii() and cell.isdecimal() and 1 <= int(cell) <= 48 for cell in numbers.values())
+    return {place: int(cell) - 1 for place, cell in numbers.items()} if good else {}
 
 
 def _well(row: dict[str, str], where: str) -> str:
