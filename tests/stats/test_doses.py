@@ -95,11 +95,13 @@ def test_the_table_has_the_treatments_with_enough_doses_in_the_surest_feature_of
     wells.loc[chosen, ["Metadata_treatment", "Metadata_dose"]] = pd.DataFrame(
         {"Metadata_treatment": "größer, besser", "Metadata_dose": DOSES}, index=chosen
     )
+    wells["Metadata_dose_unit"] = np.where(wells["Metadata_dose"].notna(), "uM", "")
     wells.loc[chosen, "Cells_A_2"] = 100 + 5 * responses(0, height=20)
     columns = ["Cells_A_1", "Cells_A_2", "F2"]
     table = dose_table(wells, columns, treatment_effects(wells, columns, reference="negative"))
     assert table["Metadata_treatment"].tolist() == ["größer, besser"] * 2
     assert table["Feature"].tolist() == ["Cells_A_2", "F2"]
+    assert table["Metadata_dose_unit"].tolist() == ["uM", "uM"]
     first = table.iloc[0]
     assert (first["Flags"], first["Doses"], first["Wells"]) == ("", 8, 16)
     assert 1 / 1.5 < first["EC50"] < 1.5

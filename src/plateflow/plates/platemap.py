@@ -18,6 +18,7 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.paths import parse_well, row_name, well_name
+from plateflow.plates.doses import column_of_dose, doses_of, is_unit_column, plain, same_doses
 from plateflow.plates.reader import examples
 from plateflow.plates.spreadsheets import Sheet, read_sheets
 
@@ -25,17 +26,16 @@ OWN = ("well", "role", "treatment", "dose")
 ALIASES = {
     "well": ("well_position", "well_id", "well_name"),
     "treatment": ("pert_iname", "broad_sample"),
-    "dose": ("mmoles_per_liter",),
 }
-"""Columns that replace ours where a map lacks it, in this order (JUMP, LINCS); for the dose also any column whose name
-ends in _dose or _doses. They are kept too."""
+"""Columns that replace ours where a map lacks it, in this order (JUMP, LINCS). They are kept too; of the dose see
+`doses.column_of_dose`."""
 _PLATE = ("plate", "barcode", "assay_plate_barcode")
 _BARCODE, _MAP = "assay_plate_barcode", "plate_map_name"
 _SUFFIXES = {".txt", ".csv", ".tsv", ".xlsx"}
 ROLES = ("negative", "positive", "treatment", "empty")
 _JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty": "empty"}
 _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
-_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name"}
+_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *_PLATE}
 """Columns that say where a well is, not what is in it."""
 _ROWS = {row_name(row) for row in range(32)}
 DRAWN = "a matrix has numbers of columns above, letters of rows at its left, and a blank line between it and remarks"
@@ -55,13 +55,13 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
 
     Returns:
         one row per well, in the order of the file, with `well` written as B03, `role` (see `role_of`), `treatment`
-        (text), `dose` (float, NaN where there is none), then the further columns as text, without a leading
-        `Metadata_`.
+        (text), `dose` (float, NaN where there is none; those of a treatment that differ by rounding are one), then the
+        further columns as text, without a leading `Metadata_`; among them `dose_unit` where one is said.
 
     Raises:
         RawDataError: the file cannot be read, has no well column or no line with content, has a line without a well
-            name, a well twice, an unknown role, or a dose that is not a number; or the plate is not in the table of
-            barcodes.
+            name, a well twice, an unknown role, or a dose that is not a number or can't be told (`doses_of`); or the
+            plate is not in the table of barcodes.
     """
     path = Path(path)
     sheets = read_sheets(path)
@@ -73,7 +73,8 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
         rows = _rows(path, sheets, plate)
     table: list[dict[str, object]] = []
     wells: dict[str, str] = {}
-    for where, row in rows:
+    doses, unit = doses_of(rows)
+    for (where, row), dose in zip(rows, doses, strict=True):
         well = _well(row, where)
         if well in wells:
             raise RawDataError(
@@ -83,9 +84,13 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
                 remedy="keep one of the two lines; in a map of several plates a column `plate` must hold their ids",
             )
         wells[well] = where
-        full = _with_aliases(row)
-        table.append({**full, "well": well, "role": role_of(full, where), "dose": _dose(full, where)})
+        full = _with_alias(row)
+        stated = {"dose_unit": "" if math.isnan(dose) else unit} if unit else {}
+        table.append({**full, "well": well, "role": role_of(full, where), "dose": dose, **stated})
+    for full_row, dose in zip(table, same_doses((each.get("treatment") for each in table), doses), strict=True):
+        full_row["dose"] = dose
     consumed = {"row", "column"} if "well" not in rows[0][1] else set()
+    consumed |= {name for name in rows[0][1] if is_unit_column(name)} - {"dose_unit"} if unit else set()
     extra = [name for name in table[0] if name not in OWN and name not in consumed]
     return pd.DataFrame(table).reindex(columns=[*OWN, *extra]).fillna({"treatment": "", **dict.fromkeys(extra, "")})
 
@@ -121,7 +126,12 @@ def role_of(row: dict[str, str], where: str) -> str:
             return _CELLPROFILER[value]
     if cells.get("broad_sample", "?").upper() in ("", "DMSO") and cells.get("solvent"):
         return "negative"
-    return "treatment" if any(value for name, value in cells.items() if name not in _PLACE) else "empty"
+    return "treatment" if any(value and not _says_where(name) for name, value in cells.items()) else "empty"
+
+
+def _says_where(name: str) -> bool:
+    """Whether a column says where a well is, or in which unit its dose, not what is in it."""
+    return plain(name) in _PLACE or is_unit_column(name)
 
 
 def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) -> Path:
@@ -202,16 +212,11 @@ def _unusable(where: str, why: str, remedy: str = "") -> RawDataError:
     return RawDataError("the plate map can't be used", where=where, why=why, remedy=remedy)
 
 
-def _plain(name: str) -> str:
-    """The name of a column for comparison: `Metadata_Well Position` is well_position."""
-    return name.lower().replace(" ", "_").removeprefix("metadata_")
-
-
 def _header(sheet: Sheet) -> list[str]:
     """Column names: our own, and those that say where a well is, in lower case; others as they are."""
     names = [name.removeprefix("Metadata_") for name in sheet.rows[0][1]] if sheet.rows else []
-    plain = [{"col": "column", "doses": "dose"}.get(_plain(name), _plain(name)) for name in names]
-    return [p if p in (*OWN, "row", "column", *ALIASES["well"]) else n for p, n in zip(plain, names, strict=True)]
+    lower = [{"col": "column", "doses": "dose"}.get(plain(name), plain(name)) for name in names]
+    return [p if p in (*OWN, "row", "column", *ALIASES["well"]) else n for p, n in zip(lower, names, strict=True)]
 
 
 def _is_long(names: list[str]) -> bool:
@@ -252,7 +257,7 @@ def _long(sheet: Sheet, plate: str) -> list[Row]:
         if any(cells[: len(names)])
     ]
     for name in names:
-        if plate and _plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
+        if plate and plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
             rows = [(where, row) for where, row in rows if row[name] == plate]
     if not rows:
         raise _unusable(sheet.where, f"its columns are {', '.join(names)}, but it has no well")
@@ -282,8 +287,9 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
                 raise _unusable(where, f"the column {doubled[0]} occurs twice; put matrices below each other", DRAWN)
             title = "" if sheet.title.lower().startswith(("sheet", "tabelle")) else sheet.title
             names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell] or ["treatment"]
-            own = (_plain(each) for each in names)  # a heading may be a remark
-            name = next((each for each in own if each in OWN), names[0])
+            # a heading may be a remark
+            name = next((each for each in names if plain(each) in OWN or column_of_dose(each)), names[0])
+            name = lower if (lower := plain(name)) in OWN else name
             _refuse_blank(sheet)
         elif columns and _label(cells) == label:
             row = cells[label].upper()
@@ -341,26 +347,10 @@ def _well(row: dict[str, str], where: str) -> str:
         raise RawDataError(what, where=where, why=str(error), remedy=remedy) from error
 
 
-def _with_aliases(row: dict[str, str]) -> dict[str, str]:
-    """A line with `treatment` and `dose` taken from the columns that replace them."""
-    cells = {_plain(name): value for name, value in row.items()}
-    doses = [name for name in cells if name.endswith(("_dose", "_doses"))]
-    for own, aliases in (("treatment", ALIASES["treatment"]), ("dose", (*ALIASES["dose"], *doses))):
-        if own not in row and any(alias in cells for alias in aliases):
-            row = {**row, own: next((cells[alias] for alias in aliases if cells.get(alias)), "")}
-    return row
-
-
-def _dose(row: dict[str, str], where: str) -> float:
-    dose = row.get("dose", "")
-    try:
-        value = float(dose) if dose and dose.upper() != "NA" else math.nan
-        if math.isinf(value):
-            raise ValueError
-    except ValueError:
-        raise RawDataError(
-            f"the plate map has a dose that is not a number: {dose!r}",
-            where=where,
-            remedy="write numbers with a decimal point, and the unit in the column's name or a column of its own",
-        ) from None
-    return value
+def _with_alias(row: dict[str, str]) -> dict[str, str]:
+    """A line with `treatment` taken from the columns that replace it."""
+    cells = {plain(name): value for name, value in row.items()}
+    aliases = [alias for alias in ALIASES["treatment"] if alias in cells]
+    if "treatment" in row or not aliases:
+        return row
+    return {**row, "treatment": next((cells[alias] for alias in aliases if cells[alias]), "")}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.stats.effects import DOSE, TREATMENT, Effects, groups_of, p_values
+from plateflow.stats.effects import DOSE, TREATMENT, UNIT, Effects, groups_of, p_values
 from plateflow.stats.reference import has_role, well_values
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SLOPES = (0.5, 1.0, 2.0, 4.0)
 WIDE = 10.0
 """An EC50 whose interval is wider than this factor to either side is not known."""
 LEVEL = 0.01
-COLUMNS = [TREATMENT, "Feature", "Doses", "Wells", "EC50", "EC50Low", "EC50High", "Bottom", "Top"]
+COLUMNS = [TREATMENT, UNIT, "Feature", "Doses", "Wells", "EC50", "EC50Low", "EC50High", "Bottom", "Top"]
 COLUMNS += ["Hill", "RSquared", "P", "Flags"]
 
 
@@ -154,7 +154,8 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     hold a logarithm, or a placeholder for no dose (LINCS writes -666).
 
     Returns:
-        One row per treatment and feature: Doses, Wells, EC50, EC50Low, EC50High, Bottom, Top, Hill, RSquared, P, Flags.
+        One row per treatment and feature: the unit of its doses and EC50, Doses, Wells, EC50, EC50Low, EC50High,
+        Bottom, Top, Hill, RSquared, P, Flags.
     """
     import pandas as pd
 
@@ -163,7 +164,8 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     negatives = values[has_role(wells, "negative")]
     least = pd.DataFrame(p_values(effects), columns=columns).groupby(effects.keys[TREATMENT].to_numpy()).min()
     rows: list[tuple[Any, ...]] = []
-    for name, treated in groups[~(groups[DOSE] < 0)].groupby(TREATMENT, sort=True):
+    # a well without a dose has no unit, and is in no curve
+    for (name, unit), treated in groups[groups[DOSE] >= 0].groupby([TREATMENT, UNIT], sort=True):
         doses = treated[DOSE].to_numpy(np.float64)
         n_doses = len(np.unique(doses[doses > 0]))
         if n_doses < MIN_DOSES:
@@ -176,7 +178,7 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
             n_wells = int(values.loc[treated.index, feature].count())
             parameters = (curve.ec50, *curve.ec50_interval, curve.bottom, curve.top, curve.hill)
             flags = ", ".join(curve.flags)
-            rows.append((name, feature, n_doses, n_wells, *parameters, curve.r_squared, curve.p, flags))
+            rows.append((name, unit, feature, n_doses, n_wells, *parameters, curve.r_squared, curve.p, flags))
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.insert(0, "Metadata_Plate", wells["Metadata_Plate"].iloc[0] if len(wells) else "")
     return table

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from plateflow.files import atomic_file, make_folder, remove
 from plateflow.paths import PlatePaths
+from plateflow.plates.doses import same_doses
 from plateflow.state.journal import outcomes
-from plateflow.stats.effects import KEYS, SIDES, pooled
+from plateflow.stats.effects import DOSE, KEYS, SIDES, TREATMENT, UNIT, pooled
 from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
 from plateflow.tables import write_table
 
@@ -147,7 +148,10 @@ class _Rows:
         for index, name in enumerate(names):
             rows["mean"][:, index] = table.column(place[name]).to_numpy()
             rows["sides"][:, index] = table.column(place[name + SIDES]).to_numpy()
-        self.heads.append(table.select(list(HEAD)).to_pandas())
+        head = table.select([name for name in HEAD if name in place]).to_pandas()
+        self.heads.append(
+            head.reindex(columns=list(HEAD)).fillna({UNIT: ""})
+        )  # of an earlier version, which was accepted
         numbers = [self.features.setdefault(name, len(self.features)) for name in names]
         self._columns.append(np.array(numbers, np.int32))
         self._starts.append(self._file.tell())
@@ -216,6 +220,7 @@ def _hits(effects: _Rows, candidates: _Candidates, fdr: float) -> pd.DataFrame:
     import pandas as pd
 
     heads, features = pd.concat(effects.heads, ignore_index=True), list(effects.features)
+    heads[DOSE] = same_doses(zip(heads[TREATMENT], heads[UNIT], strict=True), heads[DOSE])
     plates = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
     rows = np.concatenate([np.arange(len(head)) for head in effects.heads])
     codes = heads.groupby(KEYS, dropna=False, sort=True).ngroup().to_numpy()
