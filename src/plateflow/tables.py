@@ -14,7 +14,17 @@ from plateflow.files import write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXT = ("Metadata_treatment", "Positive", "Feature", "Wells", "Plates", "Reason", "Reasons", "Flags")
+TEXT = (
+    "Metadata_treatment",
+    "Metadata_dose_unit",
+    "Positive",
+    "Feature",
+    "Wells",
+    "Plates",
+    "Reason",
+    "Reasons",
+    "Flags",
+)
 """Columns of CSV tables that are text, whatever they look like: a treatment may be called 101 or NA."""
 
 

@@ -65,6 +65,23 @@ def test_a_new_plate_adds_to_the_screen_and_touches_no_other(tmp_path: Path) -> 
     pd.testing.assert_series_equal(three["P"].sort_index(), old["P"].sort_index())
 
 
+def test_over_plates_doses_of_one_unit_count_together_within_rounding(tmp_path: Path) -> None:
+    """1 uM on two plates, written as 1 and 1.005; 1 nM is another dose; a table of an earlier version has no units."""
+    screen = PlatePaths.of("screen", results=tmp_path)
+    plates = [PlatePaths.of(f"p{n}", results=tmp_path) for n in range(1, 5)]
+    for number, (paths, dose, unit) in enumerate(
+        zip(plates, (1.0, 1.005, 1.0, 1.0), ("uM", "uM", "nM", ""), strict=True)
+    ):
+        wells = well_table(number, replicates=1, treatments=3, hits=3, plate=paths.plate)
+        finish(paths, wells.assign(Metadata_dose=dose, Metadata_dose_unit=unit))
+    effects = plates[3].table("effects.parquet")
+    pd.read_parquet(effects).drop(columns="Metadata_dose_unit").to_parquet(effects)
+    write_screen_tables(screen, plates, fdr=0.05)
+    hits = read_table(screen.table("hits.csv"))
+    found = hits.groupby(["Metadata_treatment", "Metadata_dose_unit"])["Plates"].agg(list)
+    assert found["c000"].to_dict() == {"": ["p4"], "nM": ["p3"], "uM": ["p1 p2"]}
+
+
 def test_two_jobs_never_write_the_tables_of_one_screen(tmp_path: Path) -> None:
     project = Project.of(Config(results=str(tmp_path)), {})
     with Lease(project.screen.lease("screen", "screen"), holder="another"), pytest.raises(LeaseError, match="screen"):

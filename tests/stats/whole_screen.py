@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control, t
 
 from plateflow.paths import PlatePaths
 
-KEYS = ["Metadata_treatment", "Metadata_dose"]
+KEYS = ["Metadata_treatment", "Metadata_dose", "Metadata_dose_unit"]
 
 
 def write_whole(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float) -> None:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from plateflow.files import atomic_file, make_folder, remove
 from plateflow.paths import PlatePaths
+from plateflow.plates.doses import same_doses
 from plateflow.state.journal import outcomes
-from plateflow.stats.effects import KEYS, SIDES, pooled
+from plateflow.stats.effects import DOSE, KEYS, SIDES, TREATMENT, UNIT, pooled
 from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
 from plateflow.stats.reference import FRAME, by_frame
 from plateflow.stats.statistics import summaries_of
@@ -164,8 +165,9 @@ class _Rows:
             rows["mean"][:, index] = table.column(place[name]).to_numpy()
             rows["sides"][:, index] = table.column(place[name + SIDES]).to_numpy()
         head = table.select([name for name in HEAD if name in place]).to_pandas()
-        # An earlier version knew no frames: its tables stand for plates of one.
-        self.heads.append(head.assign(Metadata_Time=head.get("Metadata_Time", 0)))
+        # Tables of an earlier version, which were accepted, know no unit, and stand for plates of one frame.
+        head = head.assign(Metadata_Time=head.get("Metadata_Time", 0), **{UNIT: head.get(UNIT, "")})
+        self.heads.append(head)
         numbers = [self.features.setdefault(name, len(self.features)) for name in names]
         self._columns.append(np.array(numbers, np.int32))
         self._starts.append(self._file.tell())
@@ -236,6 +238,7 @@ def _hits(effects: _Rows, kept: BinaryIO, fdr: float) -> pd.DataFrame:
     heads = pd.concat(effects.heads, ignore_index=True)
     if "Metadata_Z" in heads:
         heads["Metadata_Z"] = heads["Metadata_Z"].fillna(0)
+    heads[DOSE] = same_doses(zip(heads[TREATMENT], heads[UNIT], strict=True), heads[DOSE])
     heads["_plate"] = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
     heads["_row"] = np.concatenate([np.arange(len(head)) for head in effects.heads])
     tables = []
