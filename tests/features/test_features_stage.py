@@ -17,7 +17,7 @@ from plateflow.images.window import load_window
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.stages.features import nearest_field, texture_tops
+from plateflow.stages.features import nearest_field
 from plateflow.state.journal import Entry, append_outcome
 
 
@@ -175,13 +175,6 @@ def test_families_and_scales_are_chosen_and_the_location_is_always_there(planted
     assert {name.split("_")[-3] for name in columns if "Texture" in name} == {"2", "5"}
     assert set(plate.cells("B02")["Metadata_Site"]) == {"1", "2"}
     pd.testing.assert_index_equal(columns, plate.cells("B06").columns)
-
-
-def test_texture_uses_the_grey_levels_that_the_plate_uses(run: Planted) -> None:
-    window = load_window(run.paths)
-    (top,) = texture_tops(window, ["DNA"], "uint16")
-    assert window.limits("DNA")[1] < top * 65535 <= 2 * window.limits("DNA")[1]
-    assert run.cells("B02")["Nuclei_Texture_Entropy_DNA_3_00_256"].median() > 3
 
 
 def test_another_family_or_scale_redoes_the_wells(run: Planted, tmp_path) -> None:

@@ -8,7 +8,6 @@ Work item: a well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from plateflow.features.quality import FROM_SEGMENTATION
 from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
-from plateflow.images.window import Window, load_window
+from plateflow.images.window import load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
@@ -80,7 +79,6 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.row_label_set)
     image = WellImage.open(paths, well)
     layout = image.layout
-    tops = texture_tops(image.window, channels, layout.dtype)
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
     for canvas in plate.canvases(well, config.row_label_set):
@@ -104,7 +102,6 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
             outside=outside,
             texture_scales=config.features.texture_scales,
-            texture_tops=tops,
         )
         orphans.update(part.attrs.pop("orphans"))
         centre = (part[f"{rows}_Location_Center_{axis}"].to_numpy() for axis in "YX")
@@ -131,18 +128,6 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
     return typed(table[order]), dict(orphans)
-
-
-def texture_tops(window: Window, channels: Sequence[str], dtype: str) -> list[float]:
-    """By channel the intensity that is the highest grey level of the texture.
-
-    A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is the last value of the
-    bits that hold the upper end of the plate's frozen window, such as 4095: the same in all wells.
-    """
-    limit = _top(dtype)
-    highs = [max(float(window.limits(channel)[1]), 1 / 256) for channel in channels]
-    tops = [2.0 ** (np.floor(np.log2(high)) + 1) for high in highs]
-    return [min(top - 1, limit) / limit if np.issubdtype(dtype, np.integer) else top for top in tops]
 
 
 def _top(dtype: str) -> float:
