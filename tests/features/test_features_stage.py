@@ -10,7 +10,6 @@ from planted_plate import Planted, plant
 from plateflow.config import Config, PlateSpec, load_config
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.features.columns import cell_columns
-from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
@@ -72,9 +71,9 @@ def test_values_are_those_of_the_labels_and_of_the_corrected_image(run: Planted)
     y, _ = np.nonzero(mask)
     assert row["Cells_AreaShape_Center_Y"] == pytest.approx(y.mean(), abs=1e-3)
     raw = image["0"][0, 2, 0].astype(float)
-    light = profile(load_window(run.paths).profiles["Marker"], 256, 256)
+    light = load_window(run.paths).lights["Marker"]
     for box in layout.fields:
-        raw[box.slices] /= light
+        raw[box.slices] = light.dark + (raw[box.slices] - light.dark) / light.profile(256, 256)
     assert row["Cells_Intensity_MeanIntensity_Marker"] == pytest.approx(raw[mask].mean() / 65535, rel=1e-5)
     assert row["Cells_Quality_FlowError"] == pytest.approx(row["ObjectNumber"] / 1000)
     assert row["Metadata_ObjectID"] == f"demo/B02/{row['Metadata_Site']}/{row['ObjectNumber']}"

@@ -1,7 +1,7 @@
 """The image of a well, opened once: its pixels and labels, read and written.
 
-Level 0 holds raw values; they are processed here, on read: the projection of z, the division by the illumination
-profile, the intensity window.
+Level 0 holds raw values; they are processed here, on read: the projection of z, the correction for illumination,
+the intensity window.
 
 Jobs with nothing to do open images too, so zarr and what compiles kernels are imported on use.
 """
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
-from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox, Region, WellLayout
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
@@ -87,7 +86,7 @@ class WellImage:
         return load_window(self.paths)
 
     def read(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.float32]:
-        """The pixels of a canvas: raw values divided by the illumination profile of their field and channel.
+        """The pixels of a canvas: raw values corrected by the illumination of their field and channel.
 
         Args:
             canvas: one of the well's, a plane or a volume.
@@ -114,8 +113,8 @@ class WellImage:
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
-                light = profile(self.window.profiles[channel], box.height, box.width)
-                np.divide(part, light, out=part, where=owner[ys, xs] == field)
+                light = self.window.lights[channel]
+                light.correct(part, light.profile(box.height, box.width), owner[ys, xs] == field)
         for field, ((ys, xs), (far_ys, far_xs)) in enumerate(zip(regions, canvas.regions(with_gaps=True), strict=True)):
             right, below = slice(xs.stop, far_xs.stop), slice(ys.stop, far_ys.stop)
             edge = pixels[..., ys, xs.stop - 1 : xs.stop]
@@ -186,7 +185,9 @@ class WellImage:
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
                 planes = self._z_planes(channel, z_mode, middle)
                 project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
-                pixels[c, ys, xs] = part / profile(self.window.profiles[channel], *part.shape)
+                light = self.window.lights[channel]
+                light.correct(part, light.profile(*part.shape), True)
+                pixels[c, ys, xs] = part
         return pixels
 
     def preview_labels(self, level: int, label_set: str) -> NDArray[np.uint32]:

@@ -1,4 +1,4 @@
-"""The intensity window of a plate: the raw values that become 0 and 1 in each channel, and illumination profiles."""
+"""The intensity window of a plate: the raw values that become 0 and 1 in each channel, and the illumination."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.files import digest
+from plateflow.images.illumination import Light
 from plateflow.paths import PlatePaths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The frozen intensity window of a plate and its illumination profiles.
+    """The frozen intensity window of a plate and its illumination.
 
     The limits of single wells and fields (`normalise.scope`) follow from their own pixels alone, so they are not
     frozen: they are computed on read, and the fingerprints of tile change whenever they do.
@@ -25,12 +26,12 @@ class Window:
     Attributes:
         paths: of the plate.
         content: of manifest/window.json.
-        profiles: coefficients by channel, see `images.illumination`.
+        lights: by channel, see `images.illumination`.
     """
 
     paths: PlatePaths
     content: Mapping[str, Any]
-    profiles: Mapping[str, NDArray[np.float64]]
+    lights: Mapping[str, Light]
 
     def limits(self, channel: str) -> tuple[float, float]:
         """The raw values that become 0 and 1, over the whole plate.
@@ -44,7 +45,7 @@ class Window:
                 [channel],
                 channels,
                 where=f"{self.paths.plate}: {self.paths.window}",
-                remedy="raise normalise.freeze, so that the window is computed again",
+                remedy=f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew",
             )
         return channels[channel]["low"], channels[channel]["high"]
 
@@ -75,7 +76,7 @@ class Window:
         of_plate = {channel: self.limits(channel) for channel in channels}  # raises for a channel that it lacks
         return digest(
             of_plate if settings["scope"] == "plate" else [settings["scope"], settings["percentiles"]],
-            [self.profiles[channel].tolist() for channel in channels],
+            [[self.lights[channel].coefficients.tolist(), self.lights[channel].dark] for channel in channels],
         )
 
 
@@ -95,4 +96,8 @@ def load_window(paths: PlatePaths) -> Window:
             where=f"{paths.plate}: {error.filename}",
             remedy=f"run `snakemake`; if its receipt is there, `plateflow retry {paths.plate} --stage normalise` first",
         ) from None
-    return Window(paths=paths, content=content, profiles=dict(zip(names, coefficients, strict=True)))
+    lights = {
+        name: Light(coefficients=table, **content["light"][name])
+        for name, table in zip(names, coefficients, strict=True)
+    }
+    return Window(paths=paths, content=content, lights=lights)
