@@ -211,6 +211,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     depth, shape = 3, (40, 48)
     writer = HarmonyLayout(tmp_path / "raw", PlateDescription(name="p", field_shape=shape, pixel_size_um=0.5))
     noise = np.random.default_rng(0).integers(100, 4000, (depth, *shape)).astype(np.uint16)
+    noise[0, 5:15, 5:9] = 4095  # a camera of 12 bits: saturated there
     for z, plane in enumerate(noise):
         place = Record(row=1, column=1, field=0, channel=0, channel_name="DNA", y_um=0, x_um=0, z=z, z_um=2.0 * z)
         writer.write(place, plane)
@@ -242,6 +243,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     mean = noise[labels == 1].mean() / 65535
     assert table["Nuclei_Intensity_MeanIntensity_DNA"].iloc[0] == pytest.approx(mean, rel=1e-6)
     assert table["Nuclei_Quality_FlowError"].tolist() == pytest.approx([0.1, 0.2])
+    assert table["Nuclei_Quality_ClippedFraction"].tolist() == pytest.approx([40 / 300, 0])
 
 
 @pytest.mark.parametrize(("stage", "before"), [("features", "tile"), ("features", "stitch"), ("aggregate", "features")])

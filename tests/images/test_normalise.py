@@ -14,7 +14,7 @@ from images_project import Project
 from plateflow.config import Normalise
 from plateflow.errors import PlateflowError
 from plateflow.images.canvas import canvases
-from plateflow.images.histograms import focus_score, intensity_limits, plane_statistics
+from plateflow.images.histograms import focus_score, intensity_limits, plane_statistics, read_histograms
 from plateflow.images.illumination import Light, fit_light
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
@@ -105,6 +105,84 @@ def test_a_frozen_window_stays(make_project: MakeProject) -> None:
     project.paths.window.unlink()
     project.run("normalise")  # nothing changed but that the file is gone
     assert project.paths.window.read_bytes() == kept
+
+
+def test_a_window_is_computed_anew_when_it_is_asked_for(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    path = project.raw_file("B02", 1, 1)
+    tifffile.imwrite(path, tifffile.imread(path) + 1000)
+    project.run()
+    frozen = project.paths.window.read_bytes()
+    request(project.paths, kind="retry", stage="normalise")
+    assert not project.plate.has_frozen_window()
+    project.run("normalise")
+    assert project.plate.has_frozen_window()
+    used = np.stack([raw(project, well, field, "DNA") for well in ("B02", "B03") for field in (1, 2)])
+    assert load_window(project.paths).limits("DNA") == (percentile(used, 1), percentile(used, 99))
+    assert project.paths.window.read_bytes() != frozen
+
+
+def test_what_makes_intensities_doubtful_is_said_with_the_command(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    window = load_window(project.paths)
+    assert window.doubts({"DNA": 0.4, "AGP": 0.0}) == []
+    (far,) = window.doubts({"DNA": 84.1, "AGP": 0.0})
+    assert far.startswith(
+        "the intensity window no longer fits the plate (drift: DNA 8,410%): `plateflow retry p --stage"
+    )
+    coefficients = np.zeros((5, 5))
+    coefficients[0, 0], coefficients[0, 1] = 1, 0.4
+    window.lights["AGP"] = Light(coefficients=coefficients)
+    (strong,) = window.doubts({})
+    assert strong.startswith("the light of AGP differs by a factor of 2.3 over a field")
+
+
+def test_blank_wells_freeze_nothing_and_cells_do(make_project: MakeProject) -> None:
+    """One of eleven wells is less than a tenth."""
+    project = make_project(wells=[WellPlan(well=f"B{n:02d}", role="negative") for n in range(1, 12)], fields=1)
+    rng, cells = np.random.default_rng(0), {}
+    for n in range(1, 12):
+        path = project.raw_file(f"B{n:02d}", 1, 1)
+        cells[n] = tifffile.imread(path)
+        tifffile.imwrite(path, rng.poisson(200, cells[n].shape).astype(np.uint16))
+    project.run()
+    entry = project.outcome("normalise")
+    assert (entry.state, entry.reason) == ("flagged", "empty")
+    assert entry.detail.startswith("0 of 11 wells show something to segment")
+    assert not project.plate.has_frozen_window()
+    assert load_window(project.paths).limits("DNA")[1] < 250
+    for n, frozen in ((1, False), (2, True)):
+        tifffile.imwrite(project.raw_file(f"B{n:02d}", 1, 1), cells[n])
+        project.run()
+        assert project.plate.has_frozen_window() == frozen
+    assert project.outcome("normalise").state == "ok"
+    assert load_window(project.paths).limits("DNA")[1] > 500
+
+
+def test_saturated_fields_shape_neither_window_nor_light(make_project: MakeProject) -> None:
+    """A camera of 12 bits with an offset: nothing is at the top of the files' 16 bits."""
+    project = make_project()
+    for field in (1, 2):
+        for channel in (1, 2, 3):
+            path = project.raw_file("B03", field, channel)
+            pixels = np.minimum(tifffile.imread(path) // 4 + 32768, 32768 + 4095).astype(np.uint16)
+            if field == 2 and channel == 2:
+                rng = np.random.default_rng(0)
+                spread = np.clip(rng.normal(3500, 400, pixels.shape), 0, 4095) + 32768
+                pixels = np.where(np.indices(pixels.shape)[0] < 20, spread, pixels).astype(np.uint16)
+            tifffile.imwrite(path, pixels)
+    project.run()
+    found = read_histograms(project.paths, "B03")
+    assert found["2", "AGP"].top == 32768 + 4095
+    share = (raw(project, "B03", 2, "AGP") == 32768 + 4095).mean()
+    assert found["2", "AGP"].saturated == pytest.approx(share) and share > 0.01
+    assert [found["1", name].saturated for name in CHANNELS] == [0, 0, 0]
+    window = json.loads(project.paths.window.read_text())
+    assert window["fields"] == dict.fromkeys(CHANNELS, 3)
+    used = np.stack([raw(project, well, field, "DNA") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
+    assert window["channels"]["DNA"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
 
 
 def test_a_window_that_can_not_be_read_for_a_moment_is_not_computed_again(

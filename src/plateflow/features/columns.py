@@ -9,7 +9,7 @@ import numpy as np
 from plateflow.config import Config
 from plateflow.features.feature import Feature
 from plateflow.features.measure import chosen_families, column_features, compartment
-from plateflow.features.quality import FROM_SEGMENTATION
+from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,8 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
         texture_scales=config.features.texture_scales,
     )
     if "quality" in families:
-        columns |= {f"{name}_{feature.name}": feature for name in names for feature in FROM_SEGMENTATION.values()}
+        more = [*FROM_SEGMENTATION.values(), CLIPPED]
+        columns |= {f"{name}_{feature.name}": feature for name in names for feature in more}
     return columns
 
 

@@ -93,10 +93,9 @@ def fit_light(mean: NDArray[np.float32], low: NDArray[np.float32]) -> Light:
     stained = amount > 0.25 * np.median(amount) if len(amount) else np.zeros(0, bool)
     if (n := int(stained.sum())) < _LEAST_FIELDS:
         return Light.even(f"fewer than {_LEAST_FIELDS} fields show cells")
-    size = mean.shape[1:]
-    y, x = (2 * (np.arange(side) + 0.5) / side - 1 for side in size)
+    y, x = map(_mean_powers, mean.shape[1:])
     powers = [(i, degree - i) for degree in range(ORDER + 1) for i in range(degree + 1)]
-    terms = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], axis=1)
+    terms = np.stack([np.outer(y[i], x[j]).ravel() for i, j in powers], axis=1)
     basis, mixing = np.linalg.qr(terms)  # the first is constant, all others have a mean of 0
     background = np.median(low[usable].astype(np.float64), axis=0).ravel()
     level = float(background.mean())
@@ -124,6 +123,12 @@ def fit_light(mean: NDArray[np.float32], low: NDArray[np.float32]) -> Light:
     for (i, j), value in zip(powers, np.linalg.solve(mixing, fitted), strict=True):
         coefficients[i, j] = value
     return Light(coefficients=coefficients, dark=max(level - 1 / slope, 0.0))
+
+
+def _mean_powers(size: int) -> list[NDArray[np.float64]]:
+    """Of each power of y, from -1 to 1, its means over `size` equal parts."""
+    edges = np.linspace(-1, 1, size + 1)
+    return [np.diff(edges ** (i + 1)) / (i + 1) * size / 2 for i in range(ORDER + 1)]
 
 
 def _trimmed_mean(values: NDArray[np.float64]) -> tuple[Any, Any]:

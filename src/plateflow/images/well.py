@@ -124,6 +124,28 @@ class WellImage:
         np.copyto(pixels, 0, where=owner < 0)
         return pixels[:, 0] if canvas.depth is None else pixels
 
+    def clipped(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.bool_] | None:
+        """Where the camera was saturated in some channel and some plane that is read: ([z,] y, x); None: nowhere."""
+        from plateflow.images.histograms import read_histograms
+
+        found, regions = None, canvas.regions()
+        histograms = read_histograms(self.paths, self.well)
+        for channel in channels:
+            tops = [
+                each.top if each.saturated else np.inf for each in (histograms[b.name, channel] for b in canvas.fields)
+            ]
+            if np.isinf(tops).all():
+                continue
+            found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
+            for k, plane in enumerate(canvas.planes()):
+                brightest = np.zeros(found.shape[1:], np.float32)
+                project(
+                    (self._raw(plane, channel, z) for z in self._z_planes(channel, z_mode, plane.z)), "max", brightest
+                )
+                for top, region in zip(tops, regions, strict=True):
+                    found[(k, *region)] |= brightest[region] >= top
+        return found if found is None or canvas.depth else found[0]
+
     def apply_window(self, pixels: NDArray[np.float32], canvas: Canvas, channels: Sequence[str]) -> NDArray[np.float32]:
         """What the network sees of a canvas: 0 and 1 at the limits of the window, not clipped; 0 where no field lies.
 

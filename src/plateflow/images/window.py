@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.files import digest
-from plateflow.images.illumination import Light
+from plateflow.images.illumination import STRONG, Light
 from plateflow.paths import PlatePaths
+
+DRIFTED = 0.5
+"""From this drift on, in widths of the window, it no longer fits the plate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,26 @@ class Window:
                 limits.append([list(intensity_limits(each, settings["percentiles"]).values()) for each in counts])
         return np.broadcast_to(np.array(limits, np.float32), (len(channels), len(fields), 2))
 
+    def doubts(self, drifts: Mapping[str, float]) -> list[str]:
+        """What a user should look at before the plate's intensities are believed, each with what to do.
+
+        Args:
+            drifts: by channel, how far the plate has moved from the window, see `stats.flags.drift`.
+        """
+        doubts = []
+        anew = f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew"
+        if not self.content["freeze"]:
+            doubts.append("the intensity window isn't frozen, as too few wells show something to segment")
+        far = {channel: drift for channel, drift in drifts.items() if drift > DRIFTED}
+        if far:
+            listed = ", ".join(f"{channel} {drift:,.0%}" for channel, drift in far.items())
+            doubts.append(f"the intensity window no longer fits the plate (drift: {listed}): {anew}")
+        for channel, light in self.lights.items():
+            if (ratio := light.ratio()) > STRONG:
+                what = f"the light of {channel} differs by a factor of {ratio:.1f} over a field"
+                doubts.append(f"{what}: look at its profile; `normalise.illumination: false` switches it off")
+        return doubts
+
     def fingerprint(self, channels: Sequence[str]) -> str:
         """A digest of everything that the window and the profiles hold for these channels."""
         settings = self.content["settings"]
@@ -94,10 +117,9 @@ def load_window(paths: PlatePaths) -> Window:
         raise ResultsError(
             "the plate has no intensity window",
             where=f"{paths.plate}: {error.filename}",
-            remedy=f"run `snakemake`; if its receipt is there, `plateflow retry {paths.plate} --stage normalise` first",
+            remedy=f"run `snakemake`; if its receipt is there, `plateflow verify {paths.plate}` first",
         ) from None
-    lights = {
-        name: Light(coefficients=table, **content["light"][name])
-        for name, table in zip(names, coefficients, strict=True)
-    }
+    known = content.get("light", {})  # not in a window of an earlier release, which isn't frozen any more
+    tables = zip(names, coefficients, strict=True)
+    lights = {name: Light(coefficients=table, **known.get(name, {})) for name, table in tables}
     return Window(paths=paths, content=content, lights=lights)

@@ -72,6 +72,9 @@ def verdict(view: View) -> dict[str, Any]:
         level, line = "good", "Complete"
     if measured and flagged:
         line += f"; flagged for review: {_number(flagged, 'well')}"
+    doubts = view.aggregate.info["doubts"]
+    if measured and doubts:
+        level = "warn"
     cards = [(f"{measured} / {len(wells)}", "wells measured")]
     cards.append((f"{int(wells['Metadata_FieldsUsed'].sum())} / {n_fields}", "fields used"))
     cards += [(f"{int(wells[name].sum()):,}", name.removeprefix("Count_").lower()) for name in view.counts]
@@ -85,7 +88,8 @@ def verdict(view: View) -> dict[str, Any]:
     if metadata.get("pixel_size_um"):
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
     facts.append(f"read as {metadata['layout']}")
-    return {"level": level, "line": line + ".", "cards": cards, "facts": facts}
+    line = " ".join(f"{text[:1].upper()}{text[1:]}." for text in [line, *doubts])
+    return {"level": level, "line": line, "cards": cards, "facts": facts}
 
 
 def _number(n: int, noun: str) -> str:

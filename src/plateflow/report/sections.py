@@ -121,9 +121,10 @@ def intensity(view: View) -> dict[str, Any]:
         light = window.lights[name]
         channels.append(
             {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
+            | {"used": info["raw values"][name]}
             | {"light": light, "picture": "" if light.why else thumbnails.profile_url(light.profile(96, 96))}
         )
-    return {"channels": channels, "settings": view.plate.config.normalise}
+    return {"channels": channels, "settings": view.plate.config.normalise, "frozen": window.content["freeze"] > 0}
 
 
 def methods(view: View) -> dict[str, Any]:

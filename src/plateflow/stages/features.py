@@ -14,7 +14,7 @@ import numpy as np
 
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
-from plateflow.features.quality import FROM_SEGMENTATION
+from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
 from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
@@ -81,6 +81,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     layout = image.layout
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
+    clipped: dict[str, dict[int, float]] = {compartment(name): {} for name in label_sets}
     for canvas in plate.canvases(well, config.row_label_set):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         labels = {}
@@ -104,6 +105,11 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             texture_scales=config.features.texture_scales,
         )
         orphans.update(part.attrs.pop("orphans"))
+        if (saturated := image.clipped(canvas, channels, config.z)) is not None:
+            for name, here in labels.items():
+                numbers, counts = np.unique(here[saturated], return_counts=True)
+                sizes = np.bincount(here.ravel())
+                clipped[name] |= {n: count / sizes[n] for n, count in zip(numbers, counts, strict=True) if n}
         centre = (part[f"{rows}_Location_Center_{axis}"].to_numpy() for axis in "YX")
         part.insert(0, "Metadata_Site", nearest_field(canvas.fields, *centre))
         part.insert(0, "Metadata_Time", canvas.t)
@@ -126,6 +132,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             objects, prefix = pd.read_parquet(paths.objects(name, well)).set_index("label"), compartment(name)
             matched = objects.reindex(table[f"{prefix}_Number_Object_Number"])
             more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
+            share = pd.Series(clipped[prefix], dtype=float).reindex(matched.index).fillna(0).to_numpy()
+            more[f"{prefix}_{CLIPPED.name}"] = np.where(matched.index.notna(), share, np.nan)
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
     return typed(table[order]), dict(orphans)
 

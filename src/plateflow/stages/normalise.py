@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 SIGNAL_SHARE = 0.1
 """Of the wells in use, how many must show something in a channel that is segmented before the window is frozen."""
+_FROZEN: dict[str, Any] = {"tile": {}}
 
 
 def work_items(job: Job) -> list[WorkItem[None]]:
-    """The plate; of the tiles it matters only whether there is any: once set, the window doesn't follow them."""
-    return [WorkItem(depends={"parameters": job.parameters(), "any field": bool(_used_wells(job.plate))})]
+    """The plate; it depends on its tiles only as long as its window isn't frozen."""
+    tiles = [] if job.plate.has_frozen_window() else _used_wells(job.plate)
+    outcomes = job.plate.outcomes("tile")
+    fingerprints = {well: outcomes.required(well).fingerprint for well in tiles}
+    return [WorkItem(depends={"parameters": job.parameters(), "tile": fingerprints})]
 
 
 def run(job: Job) -> None:
@@ -66,11 +70,12 @@ def freeze(job: Job) -> Outcome:
 
     entry = job.plate.outcomes("normalise").get(PLATE_KEY)
     if is_frozen(job.plate):
-        return Outcome(files=[job.paths.window, job.paths.illumination], info=entry.info if entry else {})
+        files = [job.paths.window, job.paths.illumination]
+        return Outcome(files=files, info=entry.info if entry else {}, learned=_FROZEN)
     frozen = entry.info.get("window", {}) if entry else {}
     if entry and job.plate.is_frozen_window(frozen):
         _write(job, frozen, entry.info["profiles"])
-        return Outcome(info=entry.info)
+        return Outcome(info=entry.info, learned=_FROZEN)
     settings, channels, wells = job.config.normalise, job.plate.channels, _used_wells(job.plate)
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
     counts: dict[str, NDArray[np.int64]] = {}
@@ -106,7 +111,7 @@ def freeze(job: Job) -> Outcome:
     info: dict[str, Any] = {"window": window, "profiles": [light.coefficients.tolist() for light in lights]}
     _write(job, **info)
     if not blank:
-        return Outcome(info=info)
+        return Outcome(info=info, learned=_FROZEN)
     detail = f"{signal} of {len(wells)} wells show something to segment" if counts else "no field of the plate counts"
     detail += ": the intensity window isn't frozen yet, and follows the wells until enough do"
     return Outcome(state="flagged", reason="empty", detail=detail, info=info)
