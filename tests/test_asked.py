@@ -33,7 +33,8 @@ def renamed(plate: Plate, before: dict[tuple[str, str], str]) -> set[tuple[str, 
 
 def freeze(plate: Plate) -> None:
     settings = plate.parameters("normalise")
-    write_json(plate.paths.window, {"settings": settings, "freeze": settings["freeze"]})
+    window = {"settings": settings, "freeze": settings["freeze"], "request": 0, "light": {}}
+    write_json(plate.paths.window, window)
 
 
 def do(plate: Plate, *keys: tuple[str, str]) -> None:

@@ -18,6 +18,7 @@ from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsE
 from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
+from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
     from plateflow.images.canvas import Canvas
@@ -213,11 +214,20 @@ class Plate:
     def has_frozen_window(self) -> bool:
         """Whether window.json bears the configured freeze number, and was computed as configured."""
         try:
-            window = json.loads(self.paths.window.read_text())
+            return self.is_frozen_window(json.loads(self.paths.window.read_text()))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return False  # not where it can't be read for a moment: a frozen window would be computed again
+
+    def is_frozen_window(self, window: Mapping[str, Any]) -> bool:
+        """Whether a window bears the configured freeze number, was computed as configured, and since it was last asked.
+
+        Args:
+            window: content of window.json; one that knows nothing of light is of an earlier release.
+        """
         settings = self.parameters("normalise")
-        return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])
+        asked = request_number(self.paths, "normalise", "")
+        wanted = {"settings": settings, "freeze": settings["freeze"], "request": asked}
+        return "light" in window and wanted.items() <= window.items()
 
 
 @lru_cache(maxsize=1024)

@@ -156,6 +156,27 @@ def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
         measure(call.pop("image"), call.pop("labels"), channels=["A"], pixel_size_um=1.0, **call)
 
 
+def test_the_texture_of_equal_pixels_is_equal_whatever_lies_beside_them() -> None:
+    """One dim object in a plane that is dark or over-exposed elsewhere; of 16 bits, of 12, and with ScanR's offset."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((200, 200), np.uint8)
+    labels[disk((30, 30), 10)] = 1
+    labels[disk((120, 120), 40)] = 2
+    plane = np.full((1, 200, 200), 100.0)
+    plane[0, labels == 1] = 300 + np.rint(rng.normal(0, 20, (labels == 1).sum()))
+
+    def textures(image: np.ndarray) -> pd.Series:
+        table = measure(image, {"Cells": labels}, channels=["A"], pixel_size_um=1.0, families=["texture"])
+        assert table["Cells_Texture_Entropy_A_3_00_256"][1] == 0  # of one intensity
+        return table.filter(like="Texture").iloc[0]
+
+    alone, bright = textures(plane), np.where(labels == 2, 65535.0, plane)
+    assert alone["Cells_Texture_Contrast_A_3_00_256"] > 1000
+    assert alone["Cells_Texture_Entropy_A_3_00_256"] > 6
+    for same in (bright, plane * 16, plane + 32768):
+        pd.testing.assert_series_equal(textures(same), alone, check_exact=True)
+
+
 @pytest.mark.parametrize(("threads", "chunk"), [(1, 1_000_000), (2, 300), (3, 1)])
 def test_threads_and_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch, threads: int, chunk: int) -> None:
     labels, image = cells(count=12)

@@ -57,8 +57,10 @@ def test_histograms_are_exact(make_project: MakeProject) -> None:
     pixels = tifffile.imread(project.raw_file("B02", 2, 2))
     histogram = found["2", "AGP"]
     np.testing.assert_array_equal(histogram.counts, np.bincount(pixels.ravel(), minlength=65536))
-    top = pixels[:2, :2].mean()  # 64 x 80 px in 32 x 32 bins: 2 px high, 2 or 3 wide
-    assert histogram.binned[0, 0] == pytest.approx(top)
+    corner = pixels[:8, :10].astype(float)  # 64 x 80 px on a grid of 8 x 8
+    assert histogram.binned[0, 0] == pytest.approx(corner.mean())
+    squares = [corner[y : y + 4, x : x + 4].mean() for y in (0, 4) for x in (0, 4)]
+    assert histogram.low[0, 0] == pytest.approx(min(squares))
     assert histogram.binned.mean() == pytest.approx(pixels.mean(), rel=0.02)
     assert histogram.saturated == 0
 

@@ -22,6 +22,7 @@ from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
+from plateflow.plates.pixels import saturation_level
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index
 from plateflow.project import Plate
@@ -235,9 +236,21 @@ def test_pixels_that_are_odd(tmp_path: Path) -> None:
     bright = np.where(np.arange(10_000).reshape(100, 100) < 200, 4095, noise(9)).astype(np.uint16)
     assert look(tmp_path, [constant, bright, sound[2], sound[2], *sound[4:]], bit_max=4095) == [
         ("A011", "channel DNA: constant: every pixel is 7"),
-        ("A012", "channel DNA: saturated: 2.0% of the pixels are at the top of the range"),
+        ("A012", "channel DNA: saturated: 2.0% of the pixels are at the top of the range that is used, 4,095"),
         ("A014", "channel DNA: doubled: the same pixels as those of well A01, field 3, channel DNA, t 0, z 0"),
     ]
+
+
+@pytest.mark.parametrize(("bits", "offset"), [(12, 0), (14, 0), (12, 32768), (12, 100)])
+def test_saturation_is_seen_below_the_top_of_the_files_range(bits: int, offset: int) -> None:
+    top, rng = 2**bits - 1, np.random.default_rng(0)
+    nuclei = np.where(rng.random(200_000) < 0.1, rng.normal(0.8 * top, 0.15 * top, 200_000), 0)
+    sound = np.clip(nuclei * 0.6 + rng.normal(0.05 * top, 0.01 * top, 200_000), 0, None)
+    for pixels, expected in ((sound, 65535), (sound / 0.6, top + offset)):
+        counts = np.bincount(np.rint(np.minimum(pixels, top)).astype(int) + offset, minlength=65536)
+        assert saturation_level(counts, 65535) == expected
+    for odd in ([7] * 1000, [0] * 600 + [200] * 400, list(range(256)) * 9):  # a lamp that is off, a mask, a ramp
+        assert saturation_level(np.bincount(odd, minlength=65536), 65535) == 65535
 
 
 @pytest.mark.parametrize(("fraction", "warned"), [(0.01, True), (0.02, True), (0.021, False)])

@@ -16,6 +16,7 @@ def fields(**columns: list) -> pd.DataFrame:
         "SaturatedFraction": [0.0] * n,
         "Constant": [False] * n,
         "Objects": [50.0] * n,
+        "Clipped": [0.0] * n,
         "Background": [200.0] * n,
         "Brightness": [2200.0] * n,
     }
@@ -61,6 +62,11 @@ def test_saturation_constant_images_and_fields_left_out() -> None:
         Objects=[9, 9, 9, np.nan],
     )
     assert field_flags(table, Quality(), ["DNA"])["Flags"].tolist() == ["", "saturated", "empty", ""]
+
+
+def test_a_field_is_flagged_where_a_twentieth_of_its_objects_is_clipped() -> None:
+    table = fields(Sharpness=[-2.0] * 4, Clipped=[2.0, 3.0, 0.0, 1.0], Objects=[50.0, 50.0, 0.0, 2.0])
+    assert field_flags(table, Quality(), ["DNA"])["Flags"].tolist() == ["", "clipped", "empty", "clipped"]
 
 
 def test_a_well_far_off_is_flagged_whichever_side_and_channel() -> None:

@@ -53,6 +53,7 @@ def check(
     for plate in chosen:
         of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=partial(well_layouts, project.config))
         problems += of_plate
+        problems += doubts(plate)
         try:
             changed = changed_files(plate.spec, plate.paths)
             if changed:
@@ -92,6 +93,18 @@ def denials(project: Project, plates: list[Plate]) -> Iterator[Problem]:
             told.add(error.what)  # a folder above all plates stands in the way of each
             more = f"; nor {len(places) - 1} more files and folders there" if places[1:] else ""
             yield Problem("error", where, f"{error.what} ({error.why}){more}", error.remedy, file=str(places[0]))
+
+
+def doubts(plate: Plate) -> Iterator[Problem]:
+    """What is doubtful about the intensities of a plate whose window is there."""
+    from plateflow.images.window import load_window
+    from plateflow.plates.check_index import Problem
+    from plateflow.state.journal import PLATE_KEY
+
+    if plate.paths.window.is_file():
+        aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
+        for what in load_window(plate.paths).doubts(aggregate.info.get("drift", {}) if aggregate else {}):
+            yield Problem("warning", plate.name, what)
 
 
 def report(problems: list[Problem]) -> Iterator[str]:

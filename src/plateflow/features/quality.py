@@ -21,6 +21,8 @@ FROM_SEGMENTATION = {
     ),
 }
 """What the network's output says about an object, by the column of the objects table that it is copied from."""
+CLIPPED = _feature("ClippedFraction", "fraction of the object's pixels that are saturated in some channel")
+"""Measured on raw pixels, before any correction: see `WellImage.clipped`."""
 
 
 def _features(channels: Sequence[str], ndim: int) -> list[Feature]:

@@ -1,14 +1,14 @@
 """Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, binned means, sharpness.
 
 One file per well, `histograms/<well>.npz`. From exact counts the intensity window follows for any set of fields without
-reading a pixel again; the binned means give the illumination profile; the rest is for quality control.
+reading a pixel again; means and lowest values on a grid give the illumination profile; the rest is for quality control.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from plateflow.compiled import compiled
 from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
+from plateflow.plates.pixels import saturation_level
 
-BINS = 32
-"""Height and width of the grid of binned means."""
+BINS = 8
+"""Height and width of the grid of binned means: so coarse that every place of it shows some background."""
+_LOW_PX = 4
+"""Squares of this size are averaged before their least is taken for the background: single pixels are mostly noise."""
 _COUNTS = numcodecs.Blosc("zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
 """Zip would take longer to compress the counts of a plane than it takes to compute them."""
 _SQUARE_PX = 16
@@ -38,12 +41,14 @@ class PlaneStatistics:
     Attributes:
         counts: number of pixels with each value, int64 (65536,) or (256,).
         binned: means of a plane on a grid of `BINS` x `BINS`, summed over the planes, float64 (BINS, BINS).
+        low: the same of the least mean of a square of `_LOW_PX` within each place of the grid: its background.
         sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
         planes: number of planes.
     """
 
     counts: NDArray[np.int64]
     binned: NDArray[np.float64]
+    low: NDArray[np.float64]
     sharpness: float
     planes: int
 
@@ -51,6 +56,7 @@ class PlaneStatistics:
         """Add another plane."""
         self.counts += other.counts
         self.binned += other.binned
+        self.low += other.low
         self.sharpness = float(np.fmax(self.sharpness, other.sharpness))
         self.planes += other.planes
 
@@ -62,25 +68,34 @@ class FieldHistogram:
     Attributes:
         counts: number of pixels with each value, int64 (65536,) or (256,).
         binned: mean values on a grid over the field, float32 (BINS, BINS).
+        low: lowest values on that grid, see `PlaneStatistics`.
         sharpness: see `focus_score`; rises with focus, NaN if there is nothing to focus on.
-        saturated: the fraction of pixels at the top of the camera's range.
+        top: the raw value from which on a pixel is saturated, see `saturation_level`.
     """
 
     counts: NDArray[np.int64]
     binned: NDArray[np.float32]
+    low: NDArray[np.float32]
     sharpness: float
-    saturated: float
+    top: int
+
+    @property
+    def saturated(self) -> float:
+        """The fraction of pixels that are saturated."""
+        return float(self.counts[self.top :].sum() / self.counts.sum())
 
 
 def plane_statistics(pixels: NDArray[Any]) -> PlaneStatistics:
     """Statistics of one raw plane, uint8 or uint16 (y, x)."""
     counts = np.zeros(np.iinfo(pixels.dtype).max + 1, np.uint32)
     rows, columns = (np.arange(BINS + 1) * size // BINS for size in pixels.shape)
-    sums = np.zeros((BINS, BINS), np.int64)
+    sums, low = np.zeros((BINS, BINS), np.int64), np.zeros((BINS, BINS))
     _count(pixels, rows, columns, counts, sums)
+    _lowest(pixels, rows, columns, low)
     n = np.outer(np.diff(rows), np.diff(columns))
     binned = np.divide(sums, n, out=np.full(sums.shape, np.nan), where=n > 0)
-    return PlaneStatistics(counts=counts.astype(np.int64), binned=binned, sharpness=focus_score(pixels), planes=1)
+    sharpness = focus_score(pixels)
+    return PlaneStatistics(counts=counts.astype(np.int64), binned=binned, low=low, sharpness=sharpness, planes=1)
 
 
 def focus_score(pixels: NDArray[Any]) -> float:
@@ -119,6 +134,26 @@ def _count(
                     counts[value] += 1
                     total += value
                 sums[row, column] += total
+
+
+@compiled
+def _lowest(
+    pixels: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64], low: NDArray[np.float64]
+) -> None:
+    """The least mean of the squares within each bin; a bin that is smaller than a square is one."""
+    for row in range(len(rows) - 1):
+        high = min(_LOW_PX, rows[row + 1] - rows[row])
+        for column in range(len(columns) - 1):
+            wide = min(_LOW_PX, columns[column + 1] - columns[column])
+            least = np.inf
+            for top in range(rows[row], rows[row + 1] - high + 1, max(high, 1)):
+                for left in range(columns[column], columns[column + 1] - wide + 1, max(wide, 1)):
+                    total = 0
+                    for y in range(top, top + high):
+                        for x in range(left, left + wide):
+                            total += pixels[y, x]
+                    least = min(least, total / max(high * wide, 1))
+            low[row, column] = least
 
 
 @compiled
@@ -163,7 +198,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         path: of the file.
         well: the statistics of each used field, one per channel.
         channels: names.
-        bit_max: top of the camera's range.
+        bit_max: the greatest value that the camera can give, as far as the metadata know.
     """
     spans, values = [], []
     flat = [channel for statistics in well.values() for channel in statistics]
@@ -181,8 +216,9 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         spans=np.array(spans, np.int32).reshape(*shape, 2),
         counts=np.frombuffer(_COUNTS.encode(np.concatenate(values)), np.uint8),
         binned=np.array([c.binned / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
+        low=np.array([c.low / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         sharpness=np.array([c.sharpness for c in flat], np.float64).reshape(shape),
-        saturated=np.array([c.counts[bit_max:].sum() / c.counts.sum() for c in flat]).reshape(shape),
+        tops=np.array([saturation_level(c.counts, bit_max) for c in flat]).reshape(shape),
     )
 
 
@@ -202,10 +238,19 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
             histograms[name, channel] = FieldHistogram(
                 counts=counts,
                 binned=content["binned"][f, c],
+                low=content["low"][f, c],
                 sharpness=float(content["sharpness"][f, c]),
-                saturated=float(content["saturated"][f, c]),
+                top=int(content["tops"][f, c]),
             )
     return histograms
+
+
+def fields_that_count(
+    histograms: Mapping[tuple[str, str], FieldHistogram], saturated_fraction: float
+) -> dict[tuple[str, str], FieldHistogram]:
+    """The histograms without the fields that are saturated in some channel (`quality.saturated_fraction`)."""
+    out = {field for (field, _), each in histograms.items() if each.saturated >= saturated_fraction}
+    return {key: each for key, each in histograms.items() if key[0] not in out}
 
 
 def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The image of a well, opened once: its pixels and labels, read and written.
 
-Level 0 holds raw values; they are processed here, on read: the projection of z, the division by the illumination
-profile, the intensity window.
+Level 0 holds raw values; they are processed here, on read: the projection of z, the correction for illumination,
+the intensity window.
 
 Jobs with nothing to do open images too, so zarr and what compiles kernels are imported on use.
 """
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
-from plateflow.images.illumination import profile
 from plateflow.images.layout import FieldBox, Region, WellLayout, shared
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
@@ -87,7 +86,7 @@ class WellImage:
         return load_window(self.paths)
 
     def read(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.float32]:
-        """The pixels of a canvas: raw values divided by the illumination profile of their field and channel.
+        """The pixels of a canvas: raw values corrected by the illumination of their field and channel.
 
         Args:
             canvas: one of the well's, a plane or a volume.
@@ -114,8 +113,8 @@ class WellImage:
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
-                light = profile(self.window.profiles[channel], box.height, box.width)
-                np.divide(part, light, out=part, where=owner[ys, xs] == field)
+                light = self.window.lights[channel]
+                light.correct(part, light.profile(box.height, box.width), owner[ys, xs] == field)
         for field, ((ys, xs), (far_ys, far_xs)) in enumerate(zip(regions, canvas.regions(with_gaps=True), strict=True)):
             right, below = slice(xs.stop, far_xs.stop), slice(ys.stop, far_ys.stop)
             edge = pixels[..., ys, xs.stop - 1 : xs.stop]
@@ -124,6 +123,28 @@ class WellImage:
             np.copyto(pixels[..., below, far_xs], edge, where=owner[below, far_xs] == field)
         np.copyto(pixels, 0, where=owner < 0)
         return pixels[:, 0] if canvas.depth is None else pixels
+
+    def clipped(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.bool_] | None:
+        """Where the camera was saturated in some channel and some plane that is read: ([z,] y, x); None: nowhere."""
+        from plateflow.images.histograms import read_histograms
+
+        found, regions = None, canvas.regions()
+        histograms = read_histograms(self.paths, self.well)
+        for channel in channels:
+            tops = [
+                each.top if each.saturated else np.inf for each in (histograms[b.name, channel] for b in canvas.fields)
+            ]
+            if np.isinf(tops).all():
+                continue
+            found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
+            for k, plane in enumerate(canvas.planes()):
+                brightest = np.zeros(found.shape[1:], np.float32)
+                project(
+                    (self._raw(plane, channel, z) for z in self._z_planes(channel, z_mode, plane.z)), "max", brightest
+                )
+                for top, region in zip(tops, regions, strict=True):
+                    found[(k, *region)] |= brightest[region] >= top
+        return found if found is None or canvas.depth else found[0]
 
     def apply_window(self, pixels: NDArray[np.float32], canvas: Canvas, channels: Sequence[str]) -> NDArray[np.float32]:
         """What the network sees of a canvas: 0 and 1 at the limits of the window, not clipped; 0 where no field lies.
@@ -186,7 +207,9 @@ class WellImage:
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
                 planes = planes_read(self.layout, channel, z_mode, middle, where=f"{self.paths.plate}/{self.well}")
                 project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
-                pixels[c, ys, xs] = part / profile(self.window.profiles[channel], *part.shape)
+                light = self.window.lights[channel]
+                light.correct(part, light.profile(*part.shape), True)
+                pixels[c, ys, xs] = part
         return pixels
 
     def preview_labels(self, level: int, label_set: str) -> NDArray[np.uint32]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.plates.check_index import Problem, Severity
-from plateflow.plates.pixels import PlaneError
+from plateflow.plates.pixels import PlaneError, saturation_level
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index
 
@@ -35,7 +35,8 @@ class _Facts(NamedTuple):
     high: int
     values: int  # the number of different ones
     step: int  # the greatest common divisor of all values
-    top: float  # the fraction of pixels at the top of the camera's range
+    level: int  # from which on pixels are saturated
+    top: float  # the fraction of pixels that are
     crc: int
 
 
@@ -66,12 +67,14 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
             return None
         counts = np.bincount(pixels.ravel())
         values = np.flatnonzero(counts)
+        level = saturation_level(counts, index.metadata["bit_max"])
         return _Facts(
             low=int(values[0]),
             high=int(values[-1]),
             values=len(values),
             step=int(np.gcd.reduce(values)),
-            top=float(counts[index.metadata["bit_max"] :].sum() / pixels.size),
+            level=level,
+            top=float(counts[level:].sum() / pixels.size),
             crc=zlib.crc32(pixels.tobytes()),
         )
 
@@ -114,7 +117,7 @@ def _odd_planes(folder: RawFolder, looked: list[tuple[Row, _Facts]], saturated_f
             yield _problem(folder, row, "warning", f"constant: every pixel is {facts.low}", remedy)
             continue
         if facts.top >= saturated_fraction:
-            what = f"saturated: {facts.top:.1%} of the pixels are at the top of the range"
+            what = f"saturated: {facts.top:.1%} of the pixels are at the top of the range that is used, {facts.level:,}"
             remedy = "lower the exposure next time; intensities of bright cells are too low"
             yield _problem(folder, row, "warning", what, remedy)
         other = first.setdefault((facts.crc, facts.low, facts.high), row)

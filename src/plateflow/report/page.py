@@ -80,6 +80,9 @@ def verdict(view: View) -> dict[str, Any]:
         level, line = "good", "Complete"
     if measured and flagged:
         line += f"; flagged for review: {_number(flagged, 'well')}"
+    doubts = view.aggregate.info["doubts"]
+    if measured and doubts:
+        level = "warn"
     cards = [(f"{measured} / {len(wells)}", "wells measured")]
     cards.append((f"{int(wells['Metadata_FieldsUsed'].sum())} / {n_fields}", "fields used"))
     in_all = f" in {len(frames)} frames" if len(frames) > 1 else ""
@@ -99,7 +102,8 @@ def verdict(view: View) -> dict[str, Any]:
     if metadata.get("pixel_size_um"):
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
     facts.append(f"read as {metadata['layout']}")
-    return {"level": level, "line": line + ".", "cards": cards, "facts": facts}
+    line = " ".join(f"{text[:1].upper()}{text[1:]}." for text in [line, *doubts])
+    return {"level": level, "line": line, "cards": cards, "facts": facts}
 
 
 def value_range(least: float, most: float) -> str:

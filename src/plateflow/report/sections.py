@@ -126,7 +126,6 @@ def flags(view: View) -> dict[str, Any]:
 
 def intensity(view: View) -> dict[str, Any]:
     """The frozen intensity window of each channel, its limits as they would be now, and the illumination profile."""
-    from plateflow.images.illumination import profile
     from plateflow.images.window import load_window
 
     window, info = load_window(view.plate.paths), view.aggregate.info
@@ -135,13 +134,13 @@ def intensity(view: View) -> dict[str, Any]:
         if name not in info["window now"]:
             continue
         low, high = window.limits(name)
-        light = profile(window.profiles[name], 96, 96)
-        darkest = float(light.min() / light.max())
+        light = window.lights[name]
         channels.append(
             {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
-            | {"darkest": darkest, "picture": thumbnails.profile_url(light) if darkest < 1 else ""}
+            | {"used": info["raw values"][name]}
+            | {"light": light, "picture": "" if light.why else thumbnails.profile_url(light.profile(96, 96))}
         )
-    return {"channels": channels, "settings": view.plate.config.normalise}
+    return {"channels": channels, "settings": view.plate.config.normalise, "frozen": window.content["freeze"] > 0}
 
 
 def methods(view: View) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from plateflow.config import Config
 from plateflow.features.columns import cell_columns, with_pixels
 from plateflow.features.measure import compartment
+from plateflow.features.quality import CLIPPED
 from plateflow.files import digest, remove, write_json
 from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
@@ -92,7 +93,10 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     _remove_former_wells(paths, measured)
     window, columns = load_window(paths), cell_columns(config, channels)
     sites = {well: sites_of(paths.cells(well)) for well, entry in measured.items() if not entry.left_out}
-    quality = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
+    saturated, percentiles = config.quality.saturated_fraction, config.normalise.percentiles
+    column = f"{compartment(config.row_label_set)}_{CLIPPED.name}"
+    clipped = {well: sites_of(paths.cells(well), column, saturated) for well in sites}
+    quality = read_quality(paths, fields, left_out, sites, clipped, channels, percentiles, saturated)
     first_channels = list(dict.fromkeys(settings.channels[0] for settings in config.segmentation.values()))
     qc = field_flags(quality.fields, config.quality, first_channels)
     off = wells_off(quality.wells, config.quality)
@@ -104,7 +108,8 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     write_table(paths.table("wells.parquet"), table)
     write_table(paths.table("wells.csv"), table)
     write_table(paths.table("qc.parquet"), qc)
-    write_json(paths.table("features.json"), dictionary(with_pixels(columns, window.profiles)))
+    corrected = {channel: not light.why for channel, light in window.lights.items()}
+    write_json(paths.table("features.json"), dictionary(with_pixels(columns, corrected)))
     if config.stats.by_field:
         write_table(paths.table("fields.parquet"), pd.DataFrame(field_rows))
     else:
@@ -112,7 +117,10 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
     drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
-    return Outcome(info={"window now": now, "drift": drifts, "frames": verdicts})
+    doubts = window.doubts(drifts)
+    info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
+    flag: Any = {"state": "flagged", "reason": "window", "detail": "; ".join(doubts)} if doubts else {}
+    return Outcome(info=info, **flag)
 
 
 def _fields_and_frames(plate: Plate) -> tuple[dict[str, list[str]], dict[str, list[dict[str, int]]]]:

@@ -46,11 +46,16 @@ class WellCells:
     fields: dict[str, dict[str, float]]
 
 
-def sites_of(path: Path) -> dict[str, int]:
-    """Number of cells per field in a well's cell table."""
+def sites_of(path: Path, clipped: str = "", least: float = 0.0) -> dict[str, int]:
+    """Number of cells per field in a well's cell table; of those with at least `least` in the column `clipped`."""
     import pyarrow.parquet as pq
 
-    return dict(Counter(pq.read_table(path, columns=["Metadata_Site"])["Metadata_Site"].to_pylist()))
+    with pq.ParquetFile(path) as file:
+        if clipped and clipped not in file.schema_arrow.names:
+            return {}
+        table = file.read(["Metadata_Site", *([clipped] if clipped else [])])
+    sites = table["Metadata_Site"].to_numpy()
+    return dict(Counter((sites[table[clipped].to_numpy() >= least] if clipped else sites).tolist()))
 
 
 def read_cells(
