@@ -55,6 +55,7 @@ class Stage:
 
 
 _STORE = "chunks have checksums, labels are written as whole shards"
+_MAP = "doses, drawn maps and merged cells are read as meant; EC50 in any unit; controls that kill are judged"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 2, _STORE, ()),
     ("tile", "cpu", 3, _STORE, ("ingest",)),
@@ -63,8 +64,8 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
     ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    ("aggregate", "plate", 5, _MAP, ("ingest", "tile", "normalise", "stitch", "features")),
+    ("report", "plate", 4, "doses with their units", ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)

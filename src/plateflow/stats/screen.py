@@ -149,9 +149,8 @@ class _Rows:
             rows["mean"][:, index] = table.column(place[name]).to_numpy()
             rows["sides"][:, index] = table.column(place[name + SIDES]).to_numpy()
         head = table.select([name for name in HEAD if name in place]).to_pandas()
-        self.heads.append(
-            head.reindex(columns=list(HEAD)).fillna({UNIT: ""})
-        )  # of an earlier version, which was accepted
+        # an earlier version knew no units
+        self.heads.append(head.assign(**{UNIT: head.get(UNIT, "")}))
         numbers = [self.features.setdefault(name, len(self.features)) for name in names]
         self._columns.append(np.array(numbers, np.int32))
         self._starts.append(self._file.tell())
