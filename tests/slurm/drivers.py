@@ -98,7 +98,7 @@ class DriverInAJob(Driver):
         return squeue("-j", self.job, "-t", "all", "-o", "%T")
 
     def ended(self) -> bool:
-        return self.state() in {"", "COMPLETED", "FAILED"}
+        return self.state() in {"COMPLETED", "FAILED", "CANCELLED"}
 
 
 def squeue(*arguments: str) -> str:

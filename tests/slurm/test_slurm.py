@@ -143,8 +143,9 @@ def mended(screen: Screen, mending: Mending, cluster: Cluster) -> Results:
     """The second run is over: the results and the sequences of all plates."""
     driver, project = mending.driver, screen.project
     driver.until(lambda: driver.state() == "PENDING")
-    cluster.start_node(mending.node)
     cluster.run("scontrol", "update", f"jobid={driver.job}", "starttime=now")  # it would be put off for two minutes
+    driver.until(lambda: driver.state() == "RUNNING")
+    cluster.start_node(mending.node)  # not before: what ends the former start would reach a new one on this node, too
     driver.until(lambda: "Cancelling them." in driver.log.read_text())
     driver.until(lambda: "Cleared the lock" in driver.log.read_text())
     driver.idle.unlink()
