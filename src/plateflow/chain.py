@@ -55,6 +55,7 @@ class Stage:
 
 
 _STORE = "chunks have checksums, labels are written as whole shards"
+_TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 3, "each level says where its pixels lie, labels of a projection cover its planes", ()),
     ("tile", "cpu", 3, _STORE, ("ingest",)),
@@ -67,14 +68,14 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
         "aggregate",
         "plate",
         5,
-        "each time point, and each plane kept in 2D, has its own rows and statistics",
+        _TABLES,
         ("ingest", "tile", "normalise", "stitch", "features"),
     ),
     (
         "report",
         "plate",
         4,
-        "time points are shown one by one, counts per field in use",
+        "time points are shown one by one, counts per field in use, doses with their units",
         ("ingest", "tile", "normalise", "stitch", "aggregate"),
     ),
 )

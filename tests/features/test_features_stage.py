@@ -276,8 +276,7 @@ def test_the_dictionary_says_by_which_profiles_intensities_were_divided() -> Non
         == "raw values, divided by the illumination profile of DNA, above the dark level"
     )
     assert said["Nuclei_Texture_Contrast_AGP_3_00_256"] == "raw values, not corrected for light"
-    both = said["Nuclei_Correlation_Correlation_DNA_A_B"]
-    assert both == "raw values, divided by the illumination profile of A_B and DNA, above the dark level"
+    assert said["Nuclei_Correlation_Correlation_DNA_A_B"] == divided.format("A_B and DNA")
     assert said["Nuclei_AreaShape_Area"] == ""
     assert all("(65535 or 255)" in feature.pixels for feature in described.values() if feature.channel)
 

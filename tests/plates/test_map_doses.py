@@ -8,7 +8,7 @@ import pytest
 
 from plateflow.errors import RawDataError
 from plateflow.plates.doses import same_doses
-from plateflow.plates.platemap import read_plate_map
+from plateflow.plates.platemap import pooled_wells, read_plate_map
 
 
 def read(tmp_path: Path, text: str) -> tuple[list[float], str]:
@@ -133,3 +133,31 @@ def test_a_well_with_nothing_but_plate_and_unit_is_empty(tmp_path: Path) -> None
     path = tmp_path / "map.csv"
     path.write_text("plate,well,treatment,dose,dose_unit\np1,A1,x,1,uM\np1,A2,,,uM\n")
     assert read_plate_map(path, "p1")["role"].tolist() == ["treatment", "empty"]
+
+
+def pooled(tmp_path: Path, columns: str, wells: list[str]) -> list[str]:
+    path = tmp_path / "map.csv"
+    path.write_text("\n".join([f"well,role,treatment,{columns}", *(f"A{n},{well}" for n, well in enumerate(wells, 1))]))
+    return list(pooled_wells(read_plate_map(path)))
+
+
+def test_a_column_of_numbers_that_splits_a_treatment_is_named(tmp_path: Path) -> None:
+    """Five amounts of one compound in duplicate, in a column that can't be told to be the dose."""
+    wells = [f"treatment,x,{amount},{n},{n % 2}" for n, amount in enumerate([1, 1, 2, 2, 4, 4, 8, 8, 16, 16])]
+    (text,) = pooled(tmp_path, "amount,index,Replicate", wells)
+    assert text.startswith("amount is not read, but tells wells of x apart")
+    assert not pooled(tmp_path, "dose_uM,index,Replicate", wells)
+    assert not pooled(tmp_path, "amount,mw", ["treatment,x,1,300", "treatment,x,1.001,300", "treatment,y,5,200"])
+
+
+def test_a_column_that_splits_the_negative_controls_is_named(tmp_path: Path) -> None:
+    lines = ["negative,DMSO,HeLa", "negative,DMSO,HeLa", "negative,DMSO,U2OS", "treatment,x,U2OS"]
+    assert pooled(tmp_path, "cell line", lines) == [
+        "cell line tells negative controls apart, which all count together: HeLa, U2OS"
+    ]
+    assert not pooled(tmp_path, "cell line", [line.replace("HeLa", "U2OS") for line in lines])
+    assert not pooled(tmp_path, "remark", ["negative,DMSO,", "negative,DMSO,a hair", "negative,DMSO,", "treatment,x,"])
+    several = ["negative,DMSO,1", "negative,DMSO,1", "negative,none,1", "negative,none,1", "treatment,x,1"]
+    assert pooled(tmp_path, "batch", several) == [
+        "treatment tells negative controls apart, which all count together: DMSO, none"
+    ]

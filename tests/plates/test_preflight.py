@@ -282,6 +282,14 @@ def test_wells_of_the_map_that_the_plate_cannot_have(tmp_path: Path) -> None:
     assert problem.what == "1 wells of the plate map lie off the plate of 8 x 12 wells: AF48"
 
 
+def test_a_map_whose_columns_are_not_read_is_a_warning(tmp_path: Path) -> None:
+    made, spec = simulate(tmp_path)
+    made.plate_map.write_text("well,treatment,amount\nB02,x,1\nB03,x,2\nB04,x,1\n")
+    first = check_plate(spec, CONFIG)[0]
+    assert (first.severity, first.what.partition(" is ")[0], first.file) == ("warning", "amount", str(made.plate_map))
+    assert "dose_uM" in first.remedy
+
+
 def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> None:
     note = Problem(severity="note", plate="p", what="gaps", remedy="nothing")
     bad = [

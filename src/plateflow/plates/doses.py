@@ -139,7 +139,7 @@ def _same(first: tuple[list[float], str], second: tuple[list[float], str]) -> bo
 
 
 def _in_one_unit(rows: Sequence[Row], column: _Column) -> tuple[list[float], str]:
-    doses = [_number(cells[column.name], where) for where, cells in rows]
+    doses = [_dose(cells[column.name], where) for where, cells in rows]
     unit_column = next((name for name in rows[0][1] if is_unit_column(name)), None)
     stated = ["" if unit_column is None else cells[unit_column] for _, cells in rows]
     units = [unit_of("" if text.upper() in _ABSENT else text) or column.unit for text in stated]
@@ -157,11 +157,17 @@ def _in_one_unit(rows: Sequence[Row], column: _Column) -> tuple[list[float], str
     return converted, first
 
 
-def _number(text: str, where: str) -> float:
+def value_of(text: str) -> float | None:
+    """A number as people write it, NaN for none; None for anything else, such as 1_000."""
     if text.upper() in _ABSENT:
         return math.nan
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
-    if math.isinf(value):
+    return None if math.isinf(value) else value
+
+
+def _dose(text: str, where: str) -> float:
+    value = value_of(text)
+    if value is None:
         raise RawDataError(
             f"the plate map has a dose that is not a number: {text!r}",
             where=where,

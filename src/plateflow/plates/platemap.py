@@ -18,7 +18,7 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.paths import parse_well, row_name, well_name
-from plateflow.plates.doses import column_of_dose, doses_of, is_unit_column, plain, same_doses
+from plateflow.plates.doses import column_of_dose, doses_of, is_unit_column, plain, same_doses, value_of
 from plateflow.plates.reader import examples
 from plateflow.plates.spreadsheets import Sheet, read_sheets
 
@@ -39,6 +39,7 @@ _PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "pla
 """Columns that say where a well is, not what is in it."""
 _ROWS = {row_name(row) for row in range(32)}
 DRAWN = "a matrix has numbers of columns above, letters of rows at its left, and a blank line between it and remarks"
+_REPLICATE = re.compile(r"rep(lic|s?(_|$))")
 Row = tuple[str, dict[str, str]]
 """File and line of a row, for messages, and its cells by column."""
 
@@ -131,7 +132,42 @@ def role_of(row: dict[str, str], where: str) -> str:
 
 def _says_where(name: str) -> bool:
     """Whether a column says where a well is, or in which unit its dose, not what is in it."""
-    return plain(name) in _PLACE or is_unit_column(name)
+    return plain(name) in _PLACE or plain(name).endswith(("row", "col", "column")) or is_unit_column(name)
+
+
+def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
+    """Columns that no statistic reads, though they tell wells apart that count together.
+
+    One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
+    and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
+    well.
+
+    Args:
+        table: of `read_plate_map`.
+    """
+    negatives = table.index[table["role"] == "negative"]
+    treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
+    groups = treated.groupby(["treatment", "dose"], dropna=False)
+    for column in [str(name) for name in table if name not in ("role", "dose", "dose_unit")]:
+        values = table[column].astype(str)
+        if _says_where(column) or _REPLICATE.match(plain(column)) or values.is_unique:
+            continue
+        numbers = [value_of(value) for value in values]
+        counts = values[negatives].value_counts()
+        text = None in numbers and "" not in counts and 1 < len(counts) < len(negatives)  # not a remark on a well
+        if text or (counts > 1).sum() > 1:
+            named = examples(value or "(nothing)" for value in counts.index)
+            yield f"{column} tells negative controls apart, which all count together: {named}"
+            continue
+        if column == "treatment" or None in numbers:
+            continue
+        for (name, dose), wells in groups:
+            told = {each for each in same_doses([name] * len(wells), (numbers[i] or 0 for i in wells.index)) if each}
+            if len(told) > 1:
+                named = examples(f"{each:g}" for each in told)
+                at = "" if str(dose) == "nan" else f" at {dose:g}"
+                yield f"{column} is not read, but tells wells of {name}{at} apart, which count together: {named}"
+                break
 
 
 def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) -> Path:

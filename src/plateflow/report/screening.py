@@ -116,7 +116,7 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]]
     fine = np.geomspace(dose.min(), dose.max(), 60)
     fitted = four_parameters(fine, row["Bottom"], row["Top"], np.log(row["EC50"]), row["Hill"])
-    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title="dose")
+    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose {row.get('Metadata_dose_unit', '')}".strip())
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     points = alt.Chart(_data(zip(wells.loc[dose.index, "Metadata_Well"], dose, values, strict=True), "well dose value"))
     line = alt.Chart(_data(zip(fine, fitted, strict=True), "dose value")).mark_line(color=ACCENT)
