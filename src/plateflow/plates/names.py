@@ -124,4 +124,6 @@ def parse_place(values: Mapping[str, str | None]) -> tuple[int, int]:
     if well := values.get("well"):
         return parse_well(well)
     row, column = values.get("row") or "", values.get("column") or ""
-    return int(row) - 1 if row.isdecimal() else parse_well(f"{row}1")[0], int(column) - 1
+    if row.isdecimal():
+        return int(row) - 1, int(column) - 1
+    return parse_well(f"{row}{column.zfill(2)}")
