@@ -56,14 +56,20 @@ class Stage:
 
 _STORE = "chunks have checksums, labels are written as whole shards"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 2, _STORE, ()),
+    ("ingest", "plate", 3, "units, images of one place and fields that were taken twice are understood", ()),
     ("tile", "cpu", 3, _STORE, ("ingest",)),
     ("normalise", "plate", 1, "", ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
     ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
+    (
+        "aggregate",
+        "plate",
+        5,
+        "wells whose positions can't be trusted are flagged",
+        ("ingest", "tile", "normalise", "stitch", "features"),
+    ),
     ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {

@@ -28,6 +28,7 @@ from plateflow.plates.files import Listing, list_files, peek
 from plateflow.plates.names import NamePattern
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.units import NO_LENGTH, um_per
 from plateflow.text import TextError, decode
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
@@ -178,12 +179,17 @@ def _channels(
         if match := re.fullmatch(r"([\d.]+) (m?s)", head.get("Exposure Time", "").strip()):
             channel["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
         channels[number] = channel
-        in_um = head.get("spatial-calibration-units", "").lower() in ("um", "µm", "microns", "micrometer")
+        unit, size = head.get("spatial-calibration-units", ""), _real(head, "spatial-calibration-x")
+        if math.isnan(um := um_per(unit)) and unit.strip().casefold() not in NO_LENGTH:
+            notes.append(
+                f"channel {number} has pixels of {size:g} {unit}, a unit that isn't known: their size is unknown; "
+                "set pixel_size_um in the plate sheet"
+            )
         sizes[number] = {
             "height": int(head.get("height", "0")),
             "width": int(head.get("width", "0")),
-            "dy": _real(head, "spatial-calibration-y") if in_um else math.nan,
-            "dx": _real(head, "spatial-calibration-x") if in_um else math.nan,
+            "dy": _real(head, "spatial-calibration-y") * um,
+            "dx": size * um,
         }
     if len(channels) < _number(htd, "NWavelengths"):
         n_planned = _number(htd, "NWavelengths")

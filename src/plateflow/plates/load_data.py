@@ -118,6 +118,10 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
                 page = positive_int(line.get(f"Frame_{channel}") or "")
                 planes.append({**place, "path": path, "page": page, "z_um": height, "channel": channel})
     notes = finder.notes()
+    sizes = {
+        size for _, line in lines if (size := line.get("Metadata_ImageResolutionX")) and not _in_metres(float(size))
+    }
+    notes += counted(sizes, "pixel sizes aren't in metres: these and the positions aren't used; set pixel_size_um")
     if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
@@ -150,11 +154,16 @@ def _place(line: Line) -> dict[str, Any]:
     place |= {"z": int(first(_Z, "0")), "t": int(first(_T, "0"))}
     dy, dx, y, x = (_real(line, f"{key}{axis}") for key in ("ImageResolution", "Position") for axis in "YX")
     height, width = (positive_int(line.get(f"Metadata_ImageSize{axis}") or "") for axis in "YX")
-    if not (0 < dy < 1e-3 and 0 < dx < 1e-3):  # not in metres: the unit is unknown
+    if not (_in_metres(dy) and _in_metres(dx)):
         return place
     if height and width and not math.isnan(y + x):
         return place | geometry(-y * 1e6, x * 1e6, dy=dy * 1e6, dx=dx * 1e6, height=height, width=width)
     return place | {"dy_um": dy * 1e6, "dx_um": dx * 1e6}
+
+
+def _in_metres(size: float) -> bool:
+    """Whether a pixel size may be in metres; else its unit is unknown."""
+    return 0 < size < 1e-3
 
 
 def _real(line: Line, key: str) -> float:
