@@ -10,6 +10,7 @@ into one file (TIFF, or .flex, which is a TIFF too). Namespaces differ between v
 from __future__ import annotations
 
 import math
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +18,16 @@ from typing import Any
 from plateflow.config import PlateSpec
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
 from plateflow.plates.names import NamePattern
-from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.reader import (
+    Index,
+    Records,
+    counted,
+    geometry,
+    make_index,
+    other_layout,
+    plate_folder,
+    several_measurements,
+)
 from plateflow.plates.units import power_of_um
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
@@ -174,6 +184,9 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
     if not planes:
         why = f"there is no {', '.join(INDEX_NAMES)} in it or in Images, and no image is named as Harmony names them"
         raise other_layout(spec, "a Harmony measurement", why=why, remedy="give the folder that holds Images")
+    parents = {match[0] for plane in planes if (match := re.match("(.*/)?images/", plane["path"], re.IGNORECASE))}
+    if len(parents) > 1:
+        raise several_measurements(f"{spec.plate}: {spec.path}", parents)
     channels = {number: {"name": f"ch{number}"} for number in sorted({plane["channel"] for plane in planes})}
     note = "there is no index: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=channels, disagreements=[note])

@@ -27,7 +27,17 @@ from plateflow.paths import well_name
 from plateflow.plates.files import Listing, list_files, peek
 from plateflow.plates.names import NamePattern
 from plateflow.plates.pixels import own_fault
-from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.reader import (
+    Index,
+    Records,
+    counted,
+    examples,
+    geometry,
+    make_index,
+    other_layout,
+    plate_folder,
+    several_measurements,
+)
 from plateflow.plates.units import NO_LENGTH, um_per
 from plateflow.text import TextError, decode
 
@@ -68,6 +78,7 @@ class ImageXpressReader:
         for plane in planes:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
+        _refuse_several(spec, planes)
         notes = counted(others, "images are not named as MetaXpress names them and are not used")
         heads = cache(lambda name: _head(listing.root / name))
         planes = _without_copies(_stacks(planes, notes), heads, notes)
@@ -92,6 +103,25 @@ class ImageXpressReader:
             disagreements=notes,
         )
         return make_index(spec, self.name, records, listing)
+
+
+def _refuse_several(spec: PlateSpec, planes: list[Plane]) -> None:
+    """Refuse images of several plates: with other names, or in folders that hold the same wells, sites and channels.
+
+    Raises:
+        RawDataError: names the plates.
+    """
+    owners: dict[tuple[int, ...], set[str]] = {}
+    names: dict[str, str] = {}
+    for plane in planes:
+        match, folder = NAMES.match(plane["path"]), PurePosixPath(FOLDER.sub("", plane["path"]).lstrip("/")).parent
+        name = (match and match["name"]) or ""
+        names.setdefault(name.casefold(), str(folder / name))
+        place = tuple(plane[key] for key in ("row", "column", "field", "channel", "t"))
+        owners.setdefault(place, set()).add(str(folder / name))
+    several = next((found for found in owners.values() if len(found) > 1), set(names.values()))
+    if len(several) > 1:
+        raise several_measurements(f"{spec.plate}: {spec.path}", several)
 
 
 def _usual_head(planes: list[Plane], heads: Heads) -> Head:

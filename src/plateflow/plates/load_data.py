@@ -22,7 +22,16 @@ from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, parsing, peek, positive_int
 from plateflow.plates.names import parse_place
-from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
+from plateflow.plates.reader import (
+    Index,
+    Records,
+    counted,
+    examples,
+    geometry,
+    make_index,
+    plate_folder,
+    several_measurements,
+)
 from plateflow.text import TextError, decode, encoding_of, rows, table
 
 TABLE = re.compile(r"(?:[^/]+/)?[^/]*\.csv(?:\.gz)?", re.IGNORECASE)
@@ -41,12 +50,16 @@ class LoadDataReader:
 
     def recognise(self, folder: Path) -> bool:
         """By a table with these columns, in the folder or one level below."""
-        return _table(folder, peek(folder)) is not None
+        return bool(_tables(folder, peek(folder)))
 
     def read(self, spec: PlateSpec) -> Index:
         """Index the plate of a load_data table (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
-        source = _table(listing.root, sorted(listing.files))
+        tables = _tables(listing.root, sorted(listing.files))
+        folders = {name.rpartition("/")[0] for name in tables}
+        if len(folders) > 1 and "" not in folders:
+            raise several_measurements(f"{spec.plate}: {spec.path}", folders)
+        source = min(tables, key=_rank, default=None)
         if source is None:
             for name in filter(TABLE.fullmatch, sorted(listing.files)):
                 if "load_data" in name.lower():
@@ -60,10 +73,13 @@ class LoadDataReader:
         return make_index(spec, self.name, _records(spec, listing, source), listing)
 
 
-def _table(folder: Path, names: Iterable[str]) -> str | None:
-    """The table; of several, one named load_data is preferred, and one without illumination functions."""
-    tables = [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
-    return min(tables, key=lambda name: ("load_data" not in name.lower(), "illum" in name.lower(), name), default=None)
+def _tables(folder: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    """Of several tables one named load_data is preferred, and one without illumination functions."""
+    return "load_data" not in name.lower(), "illum" in name.lower(), name
 
 
 def _is_load_data(columns: Collection[str]) -> bool:

@@ -165,6 +165,16 @@ def other_layout(spec: PlateSpec, expected: str, *, why: str, remedy: str) -> Ra
     return RawDataError(f"the folder is not {expected}", where=f"{spec.plate}: {spec.path}", why=why, remedy=remedy)
 
 
+def several_measurements(where: str, names: Collection[str]) -> RawDataError:
+    """The error over a folder that holds more than one plate; the names tell them apart."""
+    return RawDataError(
+        "the folder holds several measurements",
+        where=f"{where}: {examples(names, limit=6)}",
+        why="a plate is one measurement, in a folder of its own",
+        remedy="give the folder of each; `plateflow init FOLDER/*` takes them all, a line of the plate sheet each",
+    )
+
+
 def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing, *, base: str = ".") -> Index:
     """Make the manifest from what a reader found.
 
@@ -309,7 +319,7 @@ def _refuse_doubled(spec: PlateSpec, planes: pd.DataFrame) -> None:
             where=f"{spec.plate}: well {first['well']}, field {first['field']}, channel {first['channel']}, "
             f"t {first['t']}, z {first['z']}: {', '.join(files)}",
             why=f"{int(doubled.sum())} planes of the plate share their place with another",
-            remedy="remove the copies; if the folder holds two measurements, make two plates of it",
+            remedy="remove the copies; if the folder holds two measurements, give each its own (`plateflow init A B`)",
         )
 
 
