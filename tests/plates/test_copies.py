@@ -1,9 +1,15 @@
 """Fields that were taken twice."""
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
+from vendors import LAYOUTS
 
+from plateflow.plates import open_plate
 from plateflow.plates.copies import later_copies
+from plateflow.simulate.layout import PlateDescription, Record
 
 GRID = [(y, x) for y in (0.0, 90.0, 180.0) for x in (0.0, 90.0, 180.0)]
 """Nine fields of 100 px that overlap by a tenth."""
@@ -52,3 +58,20 @@ def test_a_place_that_was_taken_twice_in_all_wells() -> None:
 )
 def test_positions_that_cannot_be_right_make_no_copies(places: list[tuple[float, float]]) -> None:
     assert later_copies(planes({"A01": places, "A02": places})) == set()
+
+
+@pytest.mark.parametrize("layout", ["harmony", "imagexpress", "yokogawa", "omezarr", "load_data"])
+def test_the_later_copy_is_not_in_the_manifest_and_is_named(tmp_path: Path, layout: str) -> None:
+    about = PlateDescription(name="p", plate_shape=(8, 12), field_shape=(100, 100), pixel_size_um=0.5)
+    writer = LAYOUTS[layout](tmp_path, about)
+    for column, places in ((1, GRID), (2, [*GRID, (0.0, 0.0)])):
+        for field, (y, x) in enumerate(places):
+            place = {"row": 1, "column": column, "field": field, "y_um": y / 2, "x_um": x / 2}
+            record = Record(**place, channel=0, channel_name="DNA")
+            writer.write(record, np.full((100, 100), field + 1, np.uint16))
+    writer.finish()
+    plate = open_plate(writer.raw)
+    assert plate.planes.groupby("well")["field"].nunique().to_dict() == {"B02": 9, "B03": 9}
+    assert plate.metadata["fields"] == 9
+    (note,) = (note for note in plate.metadata["disagreements"] if "taken twice" in note)
+    assert "B03 field 10" in note

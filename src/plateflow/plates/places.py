@@ -23,9 +23,9 @@ from plateflow.plates.reader import examples
 from plateflow.touching import TOUCH_PX
 
 _REMEDY = (
-    "say which, with `plateflow init --image` or in the column image of the plate sheet: a name (0_illum_corr) if the "
-    "others are to be left out; 0+1 if they lie on each other pixel for pixel, each with its own channels; "
-    "* if all are fields, at other places (* in a name stands for anything)"
+    "say which with `plateflow init --image`, or in the column image of the plate sheet: one name (0_illum_corr) leaves "
+    "the others out; 0+1 says that 1 lies on 0 pixel for pixel, with channels of its own; '*', which stands for "
+    "anything, says that all are fields, at other places"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def recognise(folder: Path) -> str:
     if (name := _recognised(folder)) is not None:
         return name
     below = [path.name for path in sorted(folder.iterdir()) if _recognised(path)] if folder.is_dir() else []
+    below = [name for name in below if not re.fullmatch(r"r\d+c\d+", name)]  # of Harmony's wells
     if len(below) > 1:
         raise several_measurements(str(folder), below)
     raise RawDataError(
