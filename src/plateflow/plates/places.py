@@ -23,8 +23,8 @@ from plateflow.plates.reader import examples
 from plateflow.touching import TOUCH_PX
 
 _REMEDY = (
-    "say which with `plateflow init --image`, or in the column image of the plate sheet: one name (0_illum_corr) leaves "
-    "the others out; 0+1 says that 1 lies on 0 pixel for pixel, with channels of its own; '*', which stands for "
+    "say which with `plateflow init --image`, or in the column image of the plate sheet: one name (0_illum_corr) "
+    "leaves the others out; 0+1 says that 1 lies on 0 pixel for pixel, with channels of its own; '*', which stands for "
     "anything, says that all are fields, at other places"
 )
 
