@@ -194,3 +194,13 @@ def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((8, 8), np.uint16))
     with pytest.raises(RawDataError, match="not a MetaXpress plate"):
         open_plate(tmp_path, layout="imagexpress")
+
+
+def test_a_calibration_that_is_off_is_none(tmp_path: Path) -> None:
+    raw = layouts_plate.write(tmp_path, "imagexpress", wells=("C05",), times=1)
+    for path in raw.rglob("*.tif"):
+        header, pixels = tifffile.TiffFile(path).pages[0].description, tifffile.imread(path)
+        off = header.replace('calibration-state" type="string" value="on"', 'calibration-state" value="off"')
+        assert off != header
+        tifffile.imwrite(path, pixels, description=off, metadata=None)
+    assert open_plate(raw).metadata["pixel_size_um"] is None

@@ -209,7 +209,9 @@ def _channels(
         if match := re.fullmatch(r"([\d.]+) (m?s)", head.get("Exposure Time", "").strip()):
             channel["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
         channels[number] = channel
-        unit, size = head.get("spatial-calibration-units", ""), _real(head, "spatial-calibration-x")
+        calibrated = head.get("spatial-calibration-state", "").lower() != "off"
+        unit = head.get("spatial-calibration-units", "") if calibrated else ""
+        size = _real(head, "spatial-calibration-x")
         if math.isnan(um := um_per(unit)) and unit.strip().casefold() not in NO_LENGTH:
             notes.append(
                 f"channel {number} has pixels of {size:g} {unit}, a unit that isn't known: their size is unknown; "
