@@ -25,7 +25,7 @@ from typing import Any
 from plateflow.config import PlateSpec
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, list_files, peek
-from plateflow.plates.names import NamePattern
+from plateflow.plates.names import NamePattern, refuse_odd_names
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.reader import (
     Index,
@@ -78,7 +78,7 @@ class ImageXpressReader:
         for plane in planes:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
-        _refuse_several(spec, planes)
+        _refuse_several(spec, listing, planes)
         notes = counted(others, "images are not named as MetaXpress names them and are not used")
         heads = cache(lambda name: _head(listing.root / name))
         planes = _without_copies(_stacks(planes, notes), heads, notes)
@@ -105,7 +105,7 @@ class ImageXpressReader:
         return make_index(spec, self.name, records, listing)
 
 
-def _refuse_several(spec: PlateSpec, planes: list[Plane]) -> None:
+def _refuse_several(spec: PlateSpec, listing: Listing, planes: list[Plane]) -> None:
     """Refuse images of several plates: with other names, or in folders that hold the same wells, sites and channels.
 
     Raises:
@@ -121,6 +121,7 @@ def _refuse_several(spec: PlateSpec, planes: list[Plane]) -> None:
         owners.setdefault(place, set()).add(str(folder / name))
     several = next((found for found in owners.values() if len(found) > 1), set(names.values()))
     if len(several) > 1:
+        refuse_odd_names(spec, listing, {plane["path"] for plane in planes})  # which may be all that differs
         raise several_measurements(f"{spec.plate}: {spec.path}", several)
 
 
