@@ -17,17 +17,8 @@ from typing import Any
 
 from plateflow.config import PlateSpec
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
-from plateflow.plates.names import NamePattern
-from plateflow.plates.reader import (
-    Index,
-    Records,
-    counted,
-    geometry,
-    make_index,
-    other_layout,
-    plate_folder,
-    several_measurements,
-)
+from plateflow.plates.names import NamePattern, several_measurements
+from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_folder
 from plateflow.plates.units import power_of_um
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")

@@ -25,19 +25,9 @@ from typing import Any
 from plateflow.config import PlateSpec
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, list_files, peek
-from plateflow.plates.names import NamePattern, refuse_odd_names
+from plateflow.plates.names import NamePattern, refuse_odd_names, several_measurements
 from plateflow.plates.pixels import own_fault
-from plateflow.plates.reader import (
-    Index,
-    Records,
-    counted,
-    examples,
-    geometry,
-    make_index,
-    other_layout,
-    plate_folder,
-    several_measurements,
-)
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 from plateflow.plates.units import NO_LENGTH, um_per
 from plateflow.text import TextError, decode
 

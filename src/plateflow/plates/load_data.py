@@ -21,17 +21,8 @@ from urllib.parse import unquote
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, parsing, peek, positive_int
-from plateflow.plates.names import parse_place
-from plateflow.plates.reader import (
-    Index,
-    Records,
-    counted,
-    examples,
-    geometry,
-    make_index,
-    plate_folder,
-    several_measurements,
-)
+from plateflow.plates.names import parse_place, several_measurements
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
 from plateflow.text import TextError, decode, encoding_of, rows, table
 
 TABLE = re.compile(r"(?:[^/]+/)?[^/]*\.csv(?:\.gz)?", re.IGNORECASE)

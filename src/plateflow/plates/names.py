@@ -66,6 +66,16 @@ class NamePattern:
         return {name for name in listing.image_names() if self.match(name)} - {plane.get("path") for plane in planes}
 
 
+def several_measurements(where: str, names: Collection[str]) -> RawDataError:
+    """The error over a folder that holds more than one plate; the names tell them apart."""
+    return RawDataError(
+        "the folder holds several measurements",
+        where=f"{where}: {', '.join(sorted(names)[:6])}" + (" and more" if len(names) > 6 else ""),
+        why="a plate is one measurement, in a folder of its own",
+        remedy="give the folder of each; `plateflow init FOLDER/*` takes them all, a line of the plate sheet each",
+    )
+
+
 def refuse_odd_name(path: str, *, plate: str = "") -> None:
     """Refuse a path that is not UTF-8: neither a manifest nor a message can hold it.
 

@@ -14,11 +14,11 @@ from plateflow.errors import RawDataError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
-from plateflow.plates.names import refuse_odd_name
+from plateflow.plates.names import refuse_odd_name, several_measurements
 from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.raw import RawFolder, machine_error
-from plateflow.plates.reader import Index, Reader, plate_folder, several_measurements
+from plateflow.plates.reader import Index, Reader, plate_folder
 from plateflow.plates.yokogawa import YokogawaReader
 
 READERS: dict[str, Reader] = {

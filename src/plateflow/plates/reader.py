@@ -165,16 +165,6 @@ def other_layout(spec: PlateSpec, expected: str, *, why: str, remedy: str) -> Ra
     return RawDataError(f"the folder is not {expected}", where=f"{spec.plate}: {spec.path}", why=why, remedy=remedy)
 
 
-def several_measurements(where: str, names: Collection[str]) -> RawDataError:
-    """The error over a folder that holds more than one plate; the names tell them apart."""
-    return RawDataError(
-        "the folder holds several measurements",
-        where=f"{where}: {examples(names, limit=6)}",
-        why="a plate is one measurement, in a folder of its own",
-        remedy="give the folder of each; `plateflow init FOLDER/*` takes them all, a line of the plate sheet each",
-    )
-
-
 def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing, *, base: str = ".") -> Index:
     """Make the manifest from what a reader found.
 

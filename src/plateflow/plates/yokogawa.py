@@ -18,18 +18,8 @@ from xml.etree.ElementTree import Element
 
 from plateflow.config import PlateSpec
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, peek, positive_int, xml_elements
-from plateflow.plates.names import NamePattern
-from plateflow.plates.reader import (
-    Index,
-    Records,
-    counted,
-    examples,
-    geometry,
-    make_index,
-    other_layout,
-    plate_folder,
-    several_measurements,
-)
+from plateflow.plates.names import NamePattern, several_measurements
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 
 NAMES = NamePattern(
     r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
