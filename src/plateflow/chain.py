@@ -57,7 +57,7 @@ class Stage:
 _STORE = "chunks have checksums, labels are written as whole shards"
 _TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 3, "each level says where its pixels lie, labels of a projection cover its planes", ()),
+    ("ingest", "plate", 3, "units, places, planes and levels are what the files say", ()),
     ("tile", "cpu", 3, _STORE, ("ingest",)),
     ("normalise", "plate", 1, "", ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),

@@ -271,10 +271,8 @@ def test_the_dictionary_says_by_which_profiles_intensities_were_divided() -> Non
     columns = cell_columns(Config.model_validate({"features": {"families": "standard"}}), ["DNA", "AGP", "A_B"])
     described = with_pixels(columns, {"DNA": True, "AGP": False, "A_B": True})
     said = {name: feature.pixels.partition(";")[0] for name, feature in described.items()}
-    assert (
-        said["Nuclei_Intensity_MeanIntensity_DNA"]
-        == "raw values, divided by the illumination profile of DNA, above the dark level"
-    )
+    divided = "raw values, divided by the illumination profile of {}, above the dark level"
+    assert said["Nuclei_Intensity_MeanIntensity_DNA"] == divided.format("DNA")
     assert said["Nuclei_Texture_Contrast_AGP_3_00_256"] == "raw values, not corrected for light"
     assert said["Nuclei_Correlation_Correlation_DNA_A_B"] == divided.format("A_B and DNA")
     assert said["Nuclei_AreaShape_Area"] == ""

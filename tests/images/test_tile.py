@@ -253,13 +253,17 @@ def test_ingest_refuses_a_channel_that_the_plate_lacks(make_project: MakeProject
     assert not project.paths.planes.exists()
 
 
-def test_fields_stacked_by_their_positions_are_reported(make_project: MakeProject) -> None:
+def test_wells_whose_positions_cannot_be_right_are_reported(make_project: MakeProject) -> None:
     project = make_project()
     index = project.raw / "Images" / "Index.idx.xml"
     index.write_text(index.read_text().replace('<PositionX Unit="m">', '<PositionX Unit="nm">'))
     project.run("ingest")
     info = json.loads(project.paths.metadata.read_text())
-    assert "fields would lie on each other in 2 wells: B02, B03" in info["disagreements"][-1]
+    assert info["untrusted_positions"] == ["B02", "B03"]
+    assert info["disagreements"][-1].startswith(
+        "2 wells are laid out in a grid, as by their positions fields would lie"
+    )
+    assert info["disagreements"][-1].endswith(": B02, B03")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from plateflow.config import PlateSpec, Stats
 from plateflow.errors import PlateflowError
 from plateflow.files import stamp_of
 from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.state.journal import append_outcome
 from plateflow.stats.statistics import write_statistics
 from plateflow.stats.wells import read_cells, well_table
@@ -100,6 +101,18 @@ def test_fields_out_of_focus_are_left_out_and_listed(measured: Planted, wells: p
     assert (table.loc[off, "Metadata_FieldsUsed"] == 0).all()
     assert table.loc[off, ["Count_Cells", "Cells_AreaShape_Area"]].isna().all().all()
     assert table.loc["B06", used].tolist() == [0, "", "1,2"]
+
+
+def test_a_well_whose_positions_cannot_be_trusted_is_never_ok(
+    measured: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plate = measured.copy(tmp_path, quality={"intensity_mad": 1e6})
+    info = plate.plate.metadata | {"untrusted_positions": ["B04"]}  # as ingest writes it
+    monkeypatch.setattr(Plate, "metadata", info)
+    plate.run("aggregate")
+    table = pd.read_parquet(plate.paths.table("wells.parquet")).set_index("Metadata_Well")
+    assert table.loc["B04", ["Metadata_State", "Metadata_Flags"]].tolist() == ["flagged", "positions"]
+    assert table.loc["B02", ["Metadata_State", "Metadata_Flags"]].tolist() == ["ok", ""]
 
 
 def test_medians_by_field_are_written_on_request(measured: Planted, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def with_pixels(columns: Mapping[str, Feature], corrected: Mapping[str, bool]) -
     for name, feature in columns.items():
         divided = sorted(used.get(feature.channel, set()) & uneven)
         light = f"divided by the illumination profile of {' and '.join(divided)}, above the dark level"
-        pixels = f"raw values, {light if divided else 'not corrected for light'}; scaled by the largest value of their type (65535 or 255)"
+        light = light if divided else "not corrected for light"
+        pixels = f"raw values, {light}; scaled by the largest value of their type (65535 or 255)"
         described[name] = replace(feature, pixels=pixels if feature.channel else "")
     return described
 

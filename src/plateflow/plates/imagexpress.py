@@ -25,9 +25,10 @@ from typing import Any
 from plateflow.config import PlateSpec
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, list_files, peek
-from plateflow.plates.names import NamePattern
+from plateflow.plates.names import NamePattern, refuse_odd_names, several_measurements
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.units import NO_LENGTH, um_per
 from plateflow.text import TextError, decode
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
@@ -67,6 +68,7 @@ class ImageXpressReader:
         for plane in planes:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
+        _refuse_several(spec, listing, planes)
         notes = counted(others, "images are not named as MetaXpress names them and are not used")
         heads = cache(lambda name: _head(listing.root / name))
         planes = _without_copies(_stacks(planes, notes), heads, notes)
@@ -91,6 +93,26 @@ class ImageXpressReader:
             disagreements=notes,
         )
         return make_index(spec, self.name, records, listing)
+
+
+def _refuse_several(spec: PlateSpec, listing: Listing, planes: list[Plane]) -> None:
+    """Refuse images of several plates: with other names, or in folders that hold the same wells, sites and channels.
+
+    Raises:
+        RawDataError: names the plates.
+    """
+    owners: dict[tuple[int, ...], set[str]] = {}
+    names: dict[str, str] = {}
+    for plane in planes:
+        match, folder = NAMES.match(plane["path"]), PurePosixPath(FOLDER.sub("", plane["path"]).lstrip("/")).parent
+        name = (match and match["name"]) or ""
+        names.setdefault(name.casefold(), str(folder / name))
+        place = tuple(plane[key] for key in ("row", "column", "field", "channel", "t"))
+        owners.setdefault(place, set()).add(str(folder / name))
+    several = next((found for found in owners.values() if len(found) > 1), set(names.values()))
+    if len(several) > 1:
+        refuse_odd_names(spec, listing, {plane["path"] for plane in planes})  # which may be all that differs
+        raise several_measurements(f"{spec.plate}: {spec.path}", several)
 
 
 def _usual_head(planes: list[Plane], heads: Heads) -> Head:
@@ -178,12 +200,19 @@ def _channels(
         if match := re.fullmatch(r"([\d.]+) (m?s)", head.get("Exposure Time", "").strip()):
             channel["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
         channels[number] = channel
-        in_um = head.get("spatial-calibration-units", "").lower() in ("um", "µm", "microns", "micrometer")
+        calibrated = head.get("spatial-calibration-state", "").lower() != "off"
+        unit = head.get("spatial-calibration-units", "") if calibrated else ""
+        size = _real(head, "spatial-calibration-x")
+        if math.isnan(um := um_per(unit)) and unit.strip().casefold() not in NO_LENGTH:
+            notes.append(
+                f"channel {number} has pixels of {size:g} {unit}, a unit that isn't known: their size is unknown; "
+                "set pixel_size_um in the plate sheet"
+            )
         sizes[number] = {
             "height": int(head.get("height", "0")),
             "width": int(head.get("width", "0")),
-            "dy": _real(head, "spatial-calibration-y") if in_um else math.nan,
-            "dx": _real(head, "spatial-calibration-x") if in_um else math.nan,
+            "dy": _real(head, "spatial-calibration-y") * um,
+            "dx": size * um,
         }
     if len(channels) < _number(htd, "NWavelengths"):
         n_planned = _number(htd, "NWavelengths")

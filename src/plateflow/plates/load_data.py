@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, parsing, peek, positive_int
-from plateflow.plates.names import parse_place
+from plateflow.plates.names import parse_place, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
 from plateflow.text import TextError, decode, encoding_of, rows, table
 
@@ -41,12 +41,16 @@ class LoadDataReader:
 
     def recognise(self, folder: Path) -> bool:
         """By a table with these columns, in the folder or one level below."""
-        return _table(folder, peek(folder)) is not None
+        return bool(_tables(folder, peek(folder)))
 
     def read(self, spec: PlateSpec) -> Index:
         """Index the plate of a load_data table (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
-        source = _table(listing.root, sorted(listing.files))
+        tables = _tables(listing.root, sorted(listing.files))
+        folders = {name.rpartition("/")[0] for name in tables}
+        if len(folders) > 1 and "" not in folders:
+            raise several_measurements(f"{spec.plate}: {spec.path}", folders)
+        source = min(tables, key=_rank, default=None)
         if source is None:
             for name in filter(TABLE.fullmatch, sorted(listing.files)):
                 if "load_data" in name.lower():
@@ -60,10 +64,13 @@ class LoadDataReader:
         return make_index(spec, self.name, _records(spec, listing, source), listing)
 
 
-def _table(folder: Path, names: Iterable[str]) -> str | None:
-    """The table; of several, one named load_data is preferred, and one without illumination functions."""
-    tables = [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
-    return min(tables, key=lambda name: ("load_data" not in name.lower(), "illum" in name.lower(), name), default=None)
+def _tables(folder: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    """Of several tables one named load_data is preferred, and one without illumination functions."""
+    return "load_data" not in name.lower(), "illum" in name.lower(), name
 
 
 def _is_load_data(columns: Collection[str]) -> bool:
@@ -118,6 +125,10 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
                 page = positive_int(line.get(f"Frame_{channel}") or "")
                 planes.append({**place, "path": path, "page": page, "z_um": height, "channel": channel})
     notes = finder.notes()
+    sizes = {
+        size for _, line in lines if (size := line.get("Metadata_ImageResolutionX")) and not _in_metres(float(size))
+    }
+    notes += counted(sizes, "pixel sizes aren't in metres: these and the positions aren't used; set pixel_size_um")
     if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
@@ -150,11 +161,16 @@ def _place(line: Line) -> dict[str, Any]:
     place |= {"z": int(first(_Z, "0")), "t": int(first(_T, "0"))}
     dy, dx, y, x = (_real(line, f"{key}{axis}") for key in ("ImageResolution", "Position") for axis in "YX")
     height, width = (positive_int(line.get(f"Metadata_ImageSize{axis}") or "") for axis in "YX")
-    if not (0 < dy < 1e-3 and 0 < dx < 1e-3):  # not in metres: the unit is unknown
+    if not (_in_metres(dy) and _in_metres(dx)):
         return place
     if height and width and not math.isnan(y + x):
         return place | geometry(-y * 1e6, x * 1e6, dy=dy * 1e6, dx=dx * 1e6, height=height, width=width)
     return place | {"dy_um": dy * 1e6, "dx_um": dx * 1e6}
+
+
+def _in_metres(size: float) -> bool:
+    """Whether a pixel size may be in metres; else its unit is unknown."""
+    return 0 < size < 1e-3
 
 
 def _real(line: Line, key: str) -> float:

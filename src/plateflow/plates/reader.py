@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError, printable
 from plateflow.paths import well_name
+from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pixels import header
@@ -222,6 +223,10 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     planes["_channel"] = planes["channel"].map(names.index)
     planes["_field"] = planes["field"].map(lambda name: int(name) if name.isdecimal() else np.inf)
     planes = planes.sort_values(["row", "column", "_field", "field", "_channel", "t", "z"], kind="stable")
+    copies = later_copies(planes)
+    what = "fields lie where another of their well does, and are not used: the place was taken twice"
+    notes += counted([f"{well} field {name}" for well, name in copies], what)
+    planes = planes[[place not in copies for place in zip(planes["well"], planes["field"], strict=True)]]
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
     metadata = {
@@ -304,7 +309,7 @@ def _refuse_doubled(spec: PlateSpec, planes: pd.DataFrame) -> None:
             where=f"{spec.plate}: well {first['well']}, field {first['field']}, channel {first['channel']}, "
             f"t {first['t']}, z {first['z']}: {', '.join(files)}",
             why=f"{int(doubled.sum())} planes of the plate share their place with another",
-            remedy="remove the copies; if the folder holds two measurements, make two plates of it",
+            remedy="remove the copies; if the folder holds two measurements, give each its own (`plateflow init A B`)",
         )
 
 

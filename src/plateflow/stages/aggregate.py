@@ -100,7 +100,8 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     first_channels = list(dict.fromkeys(settings.channels[0] for settings in config.segmentation.values()))
     qc = field_flags(quality.fields, config.quality, first_channels)
     off = wells_off(quality.wells, config.quality)
-    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags)
+    untrusted = plate.metadata.get("untrusted_positions", ())  # none where an older ingest was accepted
+    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags, untrusted)
 
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
     rows, values, field_rows = _rows(plate, measured, frames, use, medians)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from plateflow.files import write_atomic, write_json
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
-from plateflow.plates.reader import Index, examples
+from plateflow.plates.reader import Index, counted
 from plateflow.segment.grid import anisotropy
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
@@ -86,10 +86,13 @@ def ingest(job: Job, index: Index) -> Outcome:
 
     planes, metadata = index.planes, index.metadata
     layouts = well_layouts(job.config, index)
-    stacked = [well for well, layout in layouts.items() if layout.placement == "stacked"]
-    if stacked:
-        note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {examples(stacked)}"
-        metadata = metadata | {"disagreements": [*metadata["disagreements"], f"{note}; they are laid out in a grid"]}
+    untrusted = [well for well, layout in layouts.items() if layout.placement == "untrusted"]
+    what = (
+        "wells are laid out in a grid, as by their positions fields would lie on each other, or some have none; "
+        "cells where fields overlap are counted in each"
+    )
+    notes = [*metadata["disagreements"], *counted(untrusted, what)]
+    metadata = metadata | {"disagreements": notes, "untrusted_positions": untrusted}
     before = job.plate.outcomes("ingest").get(PLATE_KEY)
     images = create_plate(
         job.paths,
