@@ -110,10 +110,13 @@ def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept:
     [
         (A, {"photometric": "minisblack"}, r"axes .* can't be understood[\s\S]*q \(4\), q \(3\), y \(20\), x \(30\)"),
         (A, {"photometric": "minisblack", "metadata": {"axes": "ACYX"}}, "can't be understood"),
+        (A[0, 0], {"photometric": "miniswhite"}, "0 is white"),
         (A.transpose(0, 2, 3, 1), {"photometric": "rgb", "metadata": {"axes": "CYXS"}}, "can't be understood"),
     ],
 )
-def test_axes_that_are_not_understood(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any], words: str) -> None:
+def test_what_is_not_understood_is_refused(
+    tmp_path: Path, pixels: np.ndarray, options: dict[str, Any], words: str
+) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
     with pytest.raises(PlateflowError, match=words):
         read_image(tmp_path / "a.tif")

@@ -174,6 +174,9 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
         if any(page is None for page in series.pages):
             raise PlateflowError("a part of the image is in another file, which isn't there", where=str(path))
         page: Any = series.keyframe
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:  # inverted for display, or in truth
+            what, remedy = "the file says that 0 is white: its objects may be dark", "save it with 0 as black"
+            raise PlateflowError(what, where=str(path), remedy=remedy)
         pixels, axes = series.asarray(), series.axes.lower()
     described = fromstring(xml.encode()).find("{*}Image/{*}Pixels") if xml else None
     names = [] if described is None else [channel.get("Name", "") for channel in described.findall("{*}Channel")]

@@ -32,7 +32,8 @@ class PlateSpec(Section):
     pattern: str | None = Field(
         None,
         description="for layout pattern: scanr, cytation, cellomics, embl; or a regular expression with the groups "
-        "well, field, channel, z, t; or a CSV or TSV with these columns and path",
+        "well, field, channel (or channels: names of a file's pages, between commas), z, t; or a CSV or TSV with these "
+        "columns, path and page",
     )
     pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
     z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")
