@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES, parameters, part_of, part_of_well
 from plateflow.config import Config, PlateSpec, load_config, load_plates
-from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
-from plateflow.model.registry import model_spec
+from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
+from plateflow.model.registry import check_channels, model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 from plateflow.state.requests import request_number
@@ -238,6 +239,21 @@ def _read_json(path: Path, _size: int, _mtime_ns: int) -> dict[str, Any]:
     return content
 
 
+def check_label_sets(config: Config) -> None:
+    """Refuse label sets with more channels than their models take; infer says which models can't be used at all.
+
+    Raises:
+        ChannelError: one has too many.
+    """
+    for name, label_set in config.segmentation.items():
+        where, remedy = (
+            f"segmentation.{name}.channels",
+            "name the channel that shows the objects first, and fewer others",
+        )
+        with suppress(ModelError):
+            check_channels(label_set.model, label_set.channels, where=where, remedy=remedy)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Project:
     """A configuration and its plates, by plate id, in the order of the sheet."""
@@ -251,8 +267,10 @@ class Project:
 
         Raises:
             ConfigError: as in `load_config` and `load_plates`.
+            ChannelError: a label set has more channels than its model takes.
         """
         config = load_config(source)
+        check_label_sets(config)
         return cls.of(config, load_plates(Path(config.plates)))
 
     @classmethod

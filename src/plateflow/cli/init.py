@@ -15,6 +15,7 @@ from plateflow.access import explain
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError
 from plateflow.files import write_atomic
+from plateflow.project import check_label_sets
 
 if TYPE_CHECKING:
     from plateflow.plates import RawPlate
@@ -177,7 +178,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
 
     Raises:
         PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
-            channel that the plate lacks.
+            channel that the plate lacks, or for more channels than a model takes.
     """
     metadata = plate.metadata
     channels = [channel["name"] for channel in metadata["channels"]]
@@ -186,6 +187,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_text() != config_yaml():
         config = load_config(path)
+        check_label_sets(config)
         for name, label_set in config.segmentation.items():
             lacking = [channel for channel in label_set.channels if channel not in channels]
             if lacking:

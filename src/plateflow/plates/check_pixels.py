@@ -12,6 +12,7 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.plates.check_index import Problem, Severity
+from plateflow.plates.pages import REMEDY, unused_pages
 from plateflow.plates.pixels import PlaneError, saturation_level
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index
@@ -90,6 +91,11 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
                 yield _problem(folder, row, "error", what, remedy)
     for error in stopped[:1]:
         yield Problem("error", str(index.metadata["plate"]), f"{error.what}: {error.where}: {error.why}", error.remedy)
+    if not stopped:
+        severity: Severity = "warning" if index.pages_chosen else "error"
+        first = planes.drop_duplicates("path").set_index("path", drop=False)
+        for path, what in unused_pages(folder.root, planes):
+            yield _problem(folder, first.loc[path].to_dict(), severity, what, REMEDY)
     yield from _odd_planes(folder, looked, saturated_fraction)
     yield from _odd_plate(str(index.metadata["plate"]), [facts for _, facts in looked if facts.values > 1])
 

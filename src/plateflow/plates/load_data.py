@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, inside, list_files, parsing, peek, positive_int
+from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek, positive_int
 from plateflow.plates.names import parse_place, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
 from plateflow.text import TextError, decode, encoding_of, rows, table
@@ -119,11 +119,13 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     for number, line in lines:
         with parsing(f"line {number} of the table", where=f"{spec.plate}: {source}", remedy=remedy):
             place = _place(line)
+            pages = {channel: page_number(_cell(line, "Frame", channel)) for channel in channels}
+            if any(page_number(_cell(line, "Series", channel)) for channel in channels):
+                raise ValueError("only the first series of a file is read, which is 0")
         for channel in channels:
             if path := finder.find(line, channel):
                 height = _real(line, f"PositionZ_{channel}") * 1e6 if "dy_um" in place else math.nan
-                page = positive_int(line.get(f"Frame_{channel}") or "")
-                planes.append({**place, "path": path, "page": page, "z_um": height, "channel": channel})
+                planes.append({**place, "path": path, "page": pages[channel], "z_um": height, "channel": channel})
     notes = finder.notes()
     sizes = {
         size for _, line in lines if (size := line.get("Metadata_ImageResolutionX")) and not _in_metres(float(size))
@@ -132,7 +134,13 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
-    return Records(planes=planes, channels=channels, disagreements=notes)
+    chosen = any(_cell(lines[0][1], "Frame", channel) for channel in channels)
+    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen)
+
+
+def _cell(line: Line, key: str, channel: str) -> str:
+    """What a line says of one channel's image."""
+    return line.get(f"{key}_{channel}") or line.get(f"Image_{key}_{channel}") or ""
 
 
 def _lines_of_plate(spec: PlateSpec, lines: list[tuple[int, Line]], source: str) -> list[tuple[int, Line]]:
@@ -196,10 +204,7 @@ class _Finder:
         Raises:
             RawDataError: it is a URL, leads out of the folder, or could be one of several files.
         """
-        file, folder, url = (
-            line.get(f"{key}_{channel}") or line.get(f"Image_{key}_{channel}") or ""
-            for key in ("FileName", "PathName", "URL")
-        )
+        file, folder, url = (_cell(line, key, channel) for key in ("FileName", "PathName", "URL"))
         if file:
             given = f"{folder.rstrip('/')}/{file}" if folder else file
         else:
