@@ -57,13 +57,31 @@ class Stage:
 _STORE = "chunks have checksums, labels are written as whole shards"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 2, _STORE, ()),
-    ("tile", "cpu", 3, _STORE, ("ingest",)),
-    ("normalise", "plate", 1, "", ("ingest", "tile")),
+    ("tile", "cpu", 4, "saturation is found where pixels pile up; the background is kept for the light", ("ingest",)),
+    (
+        "normalise",
+        "plate",
+        2,
+        "light is fitted to background and cells; saturated fields and blank wells don't count",
+        ("ingest", "tile"),
+    ),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
-    ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
+    (
+        "features",
+        "cpu",
+        3,
+        "textures are scaled per object; saturated pixels are counted",
+        ("ingest", "tile", "normalise", "stitch"),
+    ),
+    (
+        "aggregate",
+        "plate",
+        5,
+        "clipped objects are flagged; drift follows the fields that count",
+        ("ingest", "tile", "normalise", "stitch", "features"),
+    ),
     ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
