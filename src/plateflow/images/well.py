@@ -139,9 +139,8 @@ class WellImage:
             found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
             for k, plane in enumerate(canvas.planes()):
                 brightest = np.zeros(found.shape[1:], np.float32)
-                project(
-                    (self._raw(plane, channel, z) for z in self._z_planes(channel, z_mode, plane.z)), "max", brightest
-                )
+                planes = planes_read(self.layout, channel, z_mode, plane.z, where=f"{self.paths.plate}/{self.well}")
+                project((self._raw(plane, channel, z) for z in planes), "max", brightest)
                 for top, region in zip(tops, regions, strict=True):
                     found[(k, *region)] |= brightest[region] >= top
         return found if found is None or canvas.depth else found[0]

@@ -69,7 +69,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     """The cell table of a well, and how many objects of the other label sets have no row.
 
     The table has METADATA, Metadata_Match_*, ObjectNumber, then `cell_columns`; no row where there is no object.
-    Intensities are those of the raw pixels divided by the illumination profile and by the greatest value of the pixel
+    Intensities are those of the raw pixels, corrected for illumination and divided by the greatest value of the pixel
     type (65535 for 16 bits), which is how CellProfiler scales them; they can exceed 1 by the correction. Where the
     rows' label set goes through the z stack, its canvases are measured as volumes, and so are all label sets.
     """
