@@ -226,9 +226,9 @@ class Plate:
             window: content of window.json; one that knows nothing of light is of an earlier release.
         """
         settings = self.parameters("normalise")
-        asked = request_number(self.paths, "normalise", "")
-        wanted = {"settings": settings, "freeze": settings["freeze"], "request": asked}
-        return "light" in window and wanted.items() <= window.items()
+        wanted = {"settings": settings, "freeze": settings["freeze"]}
+        asked = request_number(self.paths, "normalise", "")  # 0 where the requests are lost, too: that asks for nothing
+        return "light" in window and wanted.items() <= window.items() and asked in (0, window["request"])
 
 
 @lru_cache(maxsize=1024)
