@@ -43,14 +43,14 @@ def fill(paths: PlatePaths, well: str, pixels: np.ndarray, *, label: int = 0) ->
 
 
 def most_frequent(labels: np.ndarray, levels: int) -> list[np.ndarray]:
-    """A pyramid of labels by its definition: of 2 x 2 px the most frequent, else the greatest of those."""
+    """A pyramid of labels by its definition: of 2 x 2 px the most frequent, in turn the first or last of several."""
     pyramid = [labels]
     for _ in range(1, levels):
         last = pyramid[-1]
         half = np.zeros([(side + 1) // 2 for side in last.shape], np.uint32)
         for y, x in np.ndindex(*half.shape):
             square = np.pad(last[2 * y : 2 * y + 2, 2 * x : 2 * x + 2], 1, mode="edge")[1:3, 1:3].ravel().tolist()
-            half[y, x] = max(square, key=lambda label: (square.count(label), label))
+            half[y, x] = max(square[:: (-1) ** (y + x)], key=square.count)
         pyramid.append(half)
     return pyramid
 

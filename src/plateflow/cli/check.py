@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -101,10 +102,11 @@ def doubts(plate: Plate) -> Iterator[Problem]:
     from plateflow.plates.check_index import Problem
     from plateflow.state.journal import PLATE_KEY
 
-    if plate.paths.window.is_file():
-        aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
-        for what in load_window(plate.paths).doubts(aggregate.info.get("drift", {}) if aggregate else {}):
-            yield Problem("warning", plate.name, what)
+    with suppress(PermissionError):  # of which `denials` tells
+        if plate.paths.window.is_file():
+            aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
+            for what in load_window(plate.paths).doubts(aggregate.info.get("drift", {}) if aggregate else {}):
+                yield Problem("warning", plate.name, what)
 
 
 def report(problems: list[Problem]) -> Iterator[str]:

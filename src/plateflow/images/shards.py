@@ -240,7 +240,7 @@ def _halved(region: Region, halvings: int, size: tuple[int, int], paint: Paint) 
     rows, columns = (range(side.start, side.stop) for side in region)
     piece = np.zeros((len(rows), len(columns)), np.uint32)
     whole = slice(columns.start << halvings, min(columns.stop << halvings, size[1]))
-    band = max(1, PIECE_PX // max(1, len(columns) << (2 * halvings)))
+    band = max(2, PIECE_PX // max(1, len(columns) << (2 * halvings)) // 2 * 2)  # even, as `halve_labels` takes turns
     for y in range(0, len(rows), band):
         some = rows[y : y + band]
         part = paint((slice(some.start << halvings, min(some.stop << halvings, size[0])), whole))
@@ -278,7 +278,9 @@ def _crc(data: bytes) -> bytes:
 
 @compiled
 def halve_labels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The most frequent label of 2 x 2 pixels; the background and smaller labels give way to others as frequent.
+    """The most frequent label of 2 x 2 pixels; of several, in turn, the first and the last in raster order.
+
+    So objects neither grow nor shrink, and stay where they are.
 
     Args:
         labels: (y, x), 0 is background.
@@ -297,9 +299,9 @@ def halve_labels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
                 half[y, x] = a
                 continue
             most = 0
-            for label in (a, b, c, d):
+            for label in (a, b, c, d) if (y + x) % 2 == 0 else (d, c, b, a):
                 count = (label == a) + (label == b) + (label == c) + (label == d)
-                if count > most or (count == most and label > half[y, x]):
+                if count > most:
                     most, half[y, x] = count, label
     return half
 
