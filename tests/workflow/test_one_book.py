@@ -145,7 +145,8 @@ def test_a_value_that_was_changed_and_changed_back(project, end):
         assert {("stitch", "B02", "cells"), ("stitch", "B03", "cells"), ("report", "", "")} <= project.redone(sequences)
     changed = {name for name, content in project.results().items() if results[name] != content}
     assert "objects/cells/B02.parquet" in changed or "objects/cells/B03.parquet" in changed
-    assert "to do" in project.plateflow("status", status=None)
+    said = project.plateflow("status", status=None)
+    assert "to do" in said or (end == "killed" and "stitch 0: 1 failed" in said), "a job that was killed in its work"
     project.snakemake()
     assert [name for name, content in project.results().items() if results[name] != content] == []
     assert "to do" not in project.plateflow("status")
