@@ -267,10 +267,8 @@ class Project:
 
         Raises:
             ConfigError: as in `load_config` and `load_plates`.
-            ChannelError: a label set has more channels than its model takes.
         """
         config = load_config(source)
-        check_label_sets(config)
         return cls.of(config, load_plates(Path(config.plates)))
 
     @classmethod

@@ -16,7 +16,7 @@ import typer
 from plateflow.access import denial, obstacles, plate_obstacles, snakemake_obstacles
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
-from plateflow.project import Plate, Project
+from plateflow.project import Plate, Project, check_label_sets
 
 if TYPE_CHECKING:
     from plateflow.plates.check_index import Problem
@@ -44,6 +44,7 @@ def check(
     from plateflow.state.requests import request
 
     project = Project.load(configfile)
+    check_label_sets(project.config)
     problems: list[Problem] = []
     if cluster:
         from plateflow.cli.cluster import check_cluster

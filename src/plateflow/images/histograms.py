@@ -245,12 +245,44 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
     return histograms
 
 
-def fields_that_count(
-    histograms: Mapping[tuple[str, str], FieldHistogram], saturated_fraction: float
-) -> dict[tuple[str, str], FieldHistogram]:
-    """The histograms without the fields that are saturated in some channel (`quality.saturated_fraction`)."""
-    out = {field for (field, _), each in histograms.items() if each.saturated >= saturated_fraction}
-    return {key: each for key, each in histograms.items() if key[0] not in out}
+@dataclass
+class PlateCounts:
+    """What the fields of a plate hold in one channel, summed up; without the saturated ones as long as most are sound.
+
+    Attributes:
+        sound: counts by value of the fields that aren't saturated, as `FieldHistogram.counts`; and how many fields.
+        clipped: the same of those that are.
+    """
+
+    sound: NDArray[np.int64]
+    clipped: NDArray[np.int64]
+    n_sound: int = 0
+    n_clipped: int = 0
+
+    @property
+    def mostly_clipped(self) -> bool:
+        """Whether as many fields are saturated as not: then all of them count."""
+        return self.n_clipped >= self.n_sound
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Of the fields that count."""
+        return self.sound + self.clipped if self.mostly_clipped else self.sound
+
+
+def add_fields(
+    plate: dict[str, PlateCounts], histograms: Mapping[tuple[str, str], FieldHistogram], saturated_fraction: float
+) -> None:
+    """Add the fields of a well to what a plate holds, by channel (`quality.saturated_fraction`)."""
+    for (_, channel), each in histograms.items():
+        zeros = np.zeros_like(each.counts)
+        of_channel = plate.setdefault(channel, PlateCounts(sound=zeros, clipped=zeros.copy()))
+        if each.saturated >= saturated_fraction:
+            of_channel.clipped += each.counts
+            of_channel.n_clipped += 1
+        else:
+            of_channel.sound += each.counts
+            of_channel.n_sound += 1
 
 
 def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:

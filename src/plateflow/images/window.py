@@ -79,10 +79,16 @@ class Window:
         Args:
             drifts: by channel, how far the plate has moved from the window, see `stats.flags.drift`.
         """
-        doubts = []
+        if self.content["settings"]["scope"] != "plate":  # whose limits nothing reads then
+            drifts = {}
+        clipped = self.content.get("clipped", ())
+        doubts = [
+            f"half of the fields of {channel} or more are saturated: its intensities are too low" for channel in clipped
+        ]
         anew = f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew"
-        if not self.content["freeze"]:
-            doubts.append("the intensity window isn't frozen, as too few wells show something to segment")
+        if not self.content["freeze"] and self.content["settings"]["scope"] == "plate":
+            why = "fewer than a tenth of the wells show something to segment"
+            doubts.append(f"the intensity window isn't frozen, and follows the wells until enough do: {why}")
         far = {channel: drift for channel, drift in drifts.items() if drift > DRIFTED}
         if far:
             listed = ", ".join(f"{channel} {drift:,.0%}" for channel, drift in far.items())

@@ -65,7 +65,7 @@ def freeze(job: Job) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import fields_that_count, intensity_limits, read_histograms
+    from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
     from plateflow.images.illumination import Light, fit_light
 
     entry = job.plate.outcomes("normalise").get(PLATE_KEY)
@@ -78,15 +78,17 @@ def freeze(job: Job) -> Outcome:
         return Outcome(info=entry.info, learned=_FROZEN)
     settings, channels, wells = job.config.normalise, job.plate.channels, _used_wells(job.plate)
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
-    counts: dict[str, NDArray[np.int64]] = {}
+    plate: dict[str, PlateCounts] = {}
     grids: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
     signal = 0
+    limit = job.config.quality.saturated_fraction
     for well in wells:
         histograms = read_histograms(job.paths, well)
         signal += any(channel in segmented and each.sharpness > -np.inf for (_, channel), each in histograms.items())
-        for (_, channel), each in fields_that_count(histograms, job.config.quality.saturated_fraction).items():
-            counts[channel] = counts.get(channel, 0) + each.counts
-            grids[channel].append(np.stack([each.binned, each.low]))
+        add_fields(plate, histograms, limit)
+        for (_, channel), each in histograms.items():
+            if each.saturated < limit:  # what is clipped tells no light
+                grids[channel].append(np.stack([each.binned, each.low]))
     lights = [
         fit_light(*np.stack(grids[channel], axis=1))
         if settings.illumination and grids[channel]
@@ -94,25 +96,26 @@ def freeze(job: Job) -> Outcome:
         for channel in channels
     ]
     top = float(job.plate.metadata["bit_max"])
-    blank = not counts or signal < SIGNAL_SHARE * len(wells)
+    blank = signal < SIGNAL_SHARE * len(wells) or not wells
     window: dict[str, Any] = {
         "freeze": 0 if blank else settings.freeze,
         "request": request_number(job.paths, "normalise", ""),
         "settings": job.parameters(),
         "channels": {
-            channel: intensity_limits(counts[channel], settings.percentiles)
-            if channel in counts
+            channel: intensity_limits(plate[channel].counts, settings.percentiles)
+            if channel in plate
             else {"low": 0.0, "high": top}
             for channel in channels
         },
         "light": {name: {"dark": light.dark, "why": light.why} for name, light in zip(channels, lights, strict=True)},
         "fields": {channel: len(grids[channel]) for channel in channels},
+        "clipped": [channel for channel, held in plate.items() if held.mostly_clipped],
     }
     info: dict[str, Any] = {"window": window, "profiles": [light.coefficients.tolist() for light in lights]}
     _write(job, **info)
     if not blank:
         return Outcome(info=info, learned=_FROZEN)
-    detail = f"{signal} of {len(wells)} wells show something to segment" if counts else "no field of the plate counts"
+    detail = f"{signal} of {len(wells)} wells show something to segment"
     detail += ": the intensity window isn't frozen yet, and follows the wells until enough do"
     return Outcome(state="flagged", reason="empty", detail=detail, info=info)
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from plateflow.images.histograms import fields_that_count, intensity_limits, read_histograms
+from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
 from plateflow.paths import PlatePaths
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def read_quality(
 
     rows: list[dict[str, Any]] = []
     wells: list[tuple[str, str, float, float]] = []
-    plate: dict[str, NDArray[np.int64]] = {}
+    plate: dict[str, PlateCounts] = {}
     used_values: dict[str, tuple[int, int, list[int]]] = {}
     for well, names in fields.items():
         out = left_out.get(well, {})
@@ -91,9 +90,7 @@ def read_quality(
             least, greatest, tops = used_values.get(channel, (values[0], values[-1], []))
             tops += [each.top for name in used if (each := histograms[name, channel]).counts[each.top :].any()]
             used_values[channel] = int(min(least, values[0])), int(max(greatest, values[-1])), sorted(set(tops))
-        kept = {key: each for key, each in histograms.items() if key[0] in used}
-        for (_, channel), histogram in fields_that_count(kept, saturated_fraction).items():
-            plate[channel] = plate.get(channel, np.zeros_like(histogram.counts)) + histogram.counts
+        add_fields(plate, {key: each for key, each in histograms.items() if key[0] in used}, saturated_fraction)
     table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *NUMBERS, "Constant"])
     table = table.astype(dict.fromkeys(NUMBERS, np.float64))
     table["Constant"] = table["Constant"].eq(True)
@@ -101,6 +98,6 @@ def read_quality(
     return PlateQuality(
         fields=table,
         wells=pd.DataFrame(wells, columns=columns),
-        now={channel: intensity_limits(counts, percentiles) for channel, counts in plate.items()},
+        now={channel: intensity_limits(held.counts, percentiles) for channel, held in plate.items()},
         used=used_values,
     )
