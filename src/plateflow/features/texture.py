@@ -1,10 +1,10 @@
 """Haralick's texture features (1973) of grey-level co-occurrences, as CellProfiler's MeasureTexture defines them.
 
 An object's grey levels run over its own intensities (CellProfiler 2 scaled each object by itself, too), from the least
-to the greatest but for TAIL of its pixels at either end, which are clipped: else one hot pixel would leave all others a
-few levels. So the texture of equal pixels is equal whatever else the plate holds, and neither the camera's offset and
-depth nor the exposure changes it. What it can't tell is how bright an object is, or how much brighter its structure is
-than noise: the intensities do.
+to the greatest but for one pixel of TAIL at either end, which are clipped: else one hot pixel would leave all others a
+few levels. So the texture of equal pixels is equal whatever else the plate holds, and the camera's offset and depth
+change nothing. What it can't tell is how bright an object is, or how much brighter its structure is than noise: the
+intensities do. With noise it follows the exposure all the same: the dimmer the object, the more of its levels are noise.
 
 An object's co-occurrence matrix is mostly zeros: only the pairs that occur are visited.
 """
@@ -47,7 +47,7 @@ def _features(channels: Sequence[str], ndim: int, scales: Sequence[int]) -> list
         Feature(
             name=f"Texture_{name}",
             unit="1",
-            definition=f"{text} (levels of the object's own range, its ends clipped); pairs {scale} px apart, direction {direction}",
+            definition=f"{text} (levels of the object's own range); pairs {scale} px apart, direction {direction}",
             channel=channel,
             suffix=f"{scale}_{direction:02d}_{LEVELS}",
         )
