@@ -4,7 +4,7 @@ An object's grey levels run over its own intensities (CellProfiler 2 scaled each
 to the greatest but for one pixel of TAIL at either end, which are clipped: else one hot pixel would leave all others a
 few levels. So the texture of equal pixels is equal whatever else the plate holds, and the camera's offset and depth
 change nothing. What it can't tell is how bright an object is, or how much brighter its structure is than noise: the
-intensities do. With noise it follows the exposure all the same: the dimmer the object, the more of its levels are noise.
+intensities do. It follows the exposure all the same: the dimmer an object, the more of its levels are noise.
 
 An object's co-occurrence matrix is mostly zeros: only the pairs that occur are visited.
 """
