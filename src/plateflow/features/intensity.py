@@ -153,7 +153,7 @@ def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume,
 
 
 @compiled
-def _select(values: Values, first: int, k: int) -> float:
+def select(values: Values, first: int, k: int) -> float:
     """Put the k-th smallest value in its place in values[first:]: what precedes it is smaller, what follows larger."""
     low, high = first, len(values) - 1
     while low < high:
@@ -185,7 +185,7 @@ def _quantile(values: Values, first: int, position: float) -> tuple[float, int]:
     Much faster than sorting. Positions from the last rank on give the largest value.
     """
     below = min(int(position), len(values) - 1)
-    value = _select(values, first, below)
+    value = select(values, first, below)
     part = position - below
     if part > 0 and below + 1 < len(values):
         value = value * (1 - part) + values[below + 1 :].min() * part

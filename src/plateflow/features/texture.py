@@ -1,9 +1,10 @@
 """Haralick's texture features (1973) of grey-level co-occurrences, as CellProfiler's MeasureTexture defines them.
 
-An object's grey levels run from its own least to its own greatest intensity, as in CellProfiler up to version 3 and
-as IBSI advises where intensities have no absolute unit (a fixed number of bins). So the texture of equal pixels is
-equal whatever else the plate holds, and neither the camera's offset and depth nor the exposure changes it. What it
-can't tell is how bright an object is, or how much brighter its structure is than noise: the intensities do.
+An object's grey levels run over its own intensities (CellProfiler 2 scaled each object by itself, too), from the least
+to the greatest but for one pixel of TAIL at either end, which are clipped: else one hot pixel would leave all others a
+few levels. So the texture of equal pixels is equal whatever else the plate holds, and the camera's offset and depth
+change nothing. What it can't tell is how bright an object is, or how much brighter its structure is than noise: the
+intensities do. It follows the exposure all the same: the dimmer an object, the more of its levels are noise.
 
 An object's co-occurrence matrix is mostly zeros: only the pairs that occur are visited.
 """
@@ -15,8 +16,11 @@ import numpy as np
 
 from plateflow.compiled import compiled
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
+from plateflow.features.intensity import select
 
 LEVELS = 256
+TAIL, FEWEST = 200, 50
+"""Of every TAIL pixels, rounded up, one at either end is clipped; none in objects of fewer than FEWEST pixels."""
 _TABLE = {
     "AngularSecondMoment": "sum of the squared probabilities of pairs of levels",
     "Contrast": "mean squared difference of the levels of a pair",
@@ -81,10 +85,12 @@ def _haralick(values: Values, pixels: Pixels, starts: Integers, volume: Volume, 
         item = rows[index].reshape(len(values), len(scales), len(_STEPS))
         for channel in range(len(values)):
             own = values[channel, starts[index] : starts[index + 1]]
-            low, width_of_all = own.min(), own.max() - own.min()
+            ranked, clipped = own.copy(), -(-len(own) // TAIL) if len(own) >= FEWEST else 0
+            low = select(ranked, 0, clipped)
+            width_of_all = select(ranked, clipped, len(own) - 1 - clipped) - low
             top = LEVELS - 1 if width_of_all > 0 else 1
             for k in range(len(inside)):
-                share = (own[k] - low) / width_of_all if width_of_all > 0 else 0.0
+                share = min(max((own[k] - low) / width_of_all, 0.0), 1.0) if width_of_all > 0 else 0.0
                 level[inside[k] - offset] = np.uint8(1 + np.rint((LEVELS - 2) * share))
             for scale in range(len(scales)):
                 for step in range(len(_STEPS)):
