@@ -31,8 +31,10 @@ def test_a_place_that_was_taken_again_is_left_out() -> None:
         table = planes({"A01": GRID, "A02": [*GRID, (90 + shift, shift)]})
         assert later_copies(table) == {("A02", "10")}
         assert later_copies(table.assign(time_s=range(19, 0, -1))) == {("A02", "4")}  # by the clock it is the later one
-    once = planes({"A01": [(0.0, 0.0)], "A02": [(0.0, 0.0)], "A03": [(0.0, 0.0)] * 3})
-    assert later_copies(once) == {("A03", "2"), ("A03", "3")}
+    once = {"A01": [(0.0, 0.0)], "A02": [(0.0, 0.0)]}
+    assert later_copies(planes(once | {"A03": [(0.0, 0.0)] * 2})) == {("A03", "2")}
+    for doubtful in ([(0.0, 0.0)] * 4, [(y / 5, x / 5) for y, x in GRID]):  # more than half of the well
+        assert later_copies(planes(once | {"A03": doubtful})) == set()
 
 
 def test_what_was_taken_again_for_want_of_a_plane_stays() -> None:

@@ -204,3 +204,17 @@ def test_a_calibration_that_is_off_is_none(tmp_path: Path) -> None:
         assert off != header
         tifffile.imwrite(path, pixels, description=off, metadata=None)
     assert open_plate(raw).metadata["pixel_size_um"] is None
+
+
+def test_wells_without_a_stack_beside_wells_with_one_are_reported(tmp_path: Path) -> None:
+    """A01 is flat; A02 has three steps, and a projection of site 1 that isn't used."""
+    steps = ["p_A01_s1_w1.tif", "p_A02_s1_w1.tif", *(f"ZStep_{z}/p_A02_s1_w1.tif" for z in (1, 2, 3))]
+    for number, name in enumerate(steps):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / name, np.full((8, 8), number, np.uint16))
+    plate = open_plate(tmp_path, layout="imagexpress")
+    assert plate.metadata["disagreements"] == ["1 projections are not used, as their stacks are there"]
+    states = plate.planes.groupby("well")["state"].agg(list).to_dict()
+    assert states == {"A01": ["ok", "missing", "missing"], "A02": ["ok"] * 3}
+    assert plate.read("A01", "1", "w1", z=0)[0, 0] == 0
+    assert [plate.read("A02", "1", "w1", z=z)[0, 0] for z in range(3)] == [2, 3, 4]

@@ -15,9 +15,9 @@ _WITHIN, _EXACTLY = 4, 50
 def later_copies(planes: pd.DataFrame) -> set[tuple[str, str]]:
     """Find the fields that lie on an earlier one of their well.
 
-    One that lacks planes counts as later, as it may be why the place was taken again. Where the well would be left with
-    fewer fields than is usual on the plate, only fields that coincide are copies, and only a minority of the well's:
-    more than these are a sign that the positions are wrong.
+    One that lacks planes counts as later, as it may be why the place was taken again. At most half of a well's fields
+    are copies: more are a sign that the positions are wrong. Where the well would be left with fewer fields than is
+    usual on the plate, only fields that coincide are copies, and fewer than half.
 
     Args:
         planes: complete, with their `state` and where known `time_s`; a well's fields in order.
@@ -35,7 +35,7 @@ def later_copies(planes: pd.DataFrame) -> set[tuple[str, str]]:
     for _, of_well in wells:
         rows = of_well.sort_values(["gone", "taken"], kind="stable")
         corners = rows[["y_um", "x_um"]].to_numpy(float) / rows[["dy_um", "dx_um"]].to_numpy(float)
-        for share, least in ((_WITHIN, usual), (_EXACTLY, len(rows) // 2 + 1)):
+        for share, least in ((_WITHIN, max(usual, len(rows) / 2)), (_EXACTLY, len(rows) // 2 + 1)):
             on, kept = on_each_other(corners, rows[["height", "width"]].to_numpy(float), share=share), list[int]()
             for n in range(len(rows)):
                 if not on[n, kept].any():

@@ -2,8 +2,8 @@
 
 As observed in real exports: a file is `<name>_<well>[_s<site>][_w<wave>][GUID].tif`, below
 `TimePoint_<t>` where there are time points and `ZStep_<z>` where there are stacks; beside or above the steps, or in
-`ZStep_0`, lies the projection, and files with `_thumb` are previews. Of a channel that has a stack, only the stack is
-used; a channel without one has its projection. The exporting software copies the single plane of a channel without a
+`ZStep_0`, lies the projection, and files with `_thumb` are previews. Where a field has a stack of a channel, only the
+stack is used; without one it has its projection. The exporting software copies the single plane of a channel without a
 stack into every step; the `Z Step` in the headers shows this. The HTD file says what was planned.
 
 Stage positions are in um, of the centre of a field, and y points down, as the rows of the image do (in real plates,
@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
@@ -150,9 +151,10 @@ def _real(head: Head, key: str) -> float:
 
 
 def _stacks(planes: list[Plane], notes: list[str]) -> list[Plane]:
-    """The planes without the projections of channels that have a stack; other projections go to the lowest step."""
-    stacked = {plane["channel"] for plane in planes if plane["z"] > 0}
-    kept = [plane for plane in planes if plane["z"] > 0 or plane["channel"] not in stacked]
+    """The planes without the projections of stacks that are there; other projections go to the lowest step."""
+    place = itemgetter("row", "column", "field", "t", "channel")
+    stacked = {place(plane) for plane in planes if plane["z"] > 0}
+    kept = [plane for plane in planes if plane["z"] > 0 or place(plane) not in stacked]
     if len(kept) < len(planes):
         notes.append(f"{len(planes) - len(kept)} projections are not used, as their stacks are there")
     lowest = min((plane["z"] for plane in kept if plane["z"] > 0), default=0)
@@ -221,9 +223,10 @@ def _channels(
 
 
 def _heights(planes: list[Plane], heads: Heads) -> dict[tuple[int, int], float]:
-    """The height in um of each channel and step above the lowest step of the plate, taken from one field."""
-    first, place = planes[0], ("row", "column", "field", "t")
-    field = [plane for plane in planes if all(plane[key] == first[key] for key in place)]
+    """The height in um of each channel and step above the lowest step of the plate, taken from one full field."""
+    place = itemgetter("row", "column", "field", "t")
+    (fullest, _), *_ = Counter(map(place, planes)).most_common(1)
+    field = [plane for plane in planes if place(plane) == fullest]
     stacks = Counter(plane["channel"] for plane in field)
     heights = {
         (p["channel"], p["z"]): _real(heads(p["path"]), "z-position")
