@@ -43,7 +43,11 @@ def read(tmp_path: Path, text: str) -> tuple[list[float], str]:
         ("final conc_nanomolar", "nM"),
         ("mmoles_per_liter", "mM"),
         ("uM", "uM"),
-        ("dose (Gy)", "gy"),
+        ("uM_dose", "uM"),
+        ("mg/kg dose", "mg/kg"),
+        ("dose (Gy)", "Gy"),
+        ("dose_iu/ml", "IU/ml"),
+        ("dose (% v/v)", "% v/v"),
         ("dose (arbitrary)", "arbitrary"),
     ],
 )
@@ -54,7 +58,12 @@ def test_a_column_is_the_dose_by_its_name_and_has_its_unit(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize(
-    "name", ["log_dose", "log10(conc)", "dose (log10 M)", "dose_rank", "concerto", "um_size", "overdosed"]
+    "name",
+    [
+        *("log_dose", "log10(conc)", "dose (log10 M)", "dose_rank", "concerto", "um_size", "overdosed"),
+        *("stock_conc", "cell_concentration", "Serum Concentration", "DMSO concentration (%)", "solvent_conc_uM"),
+        *("days_after_dose", "hours post-dose", "time_of_dose", "concentration (cells/ml)", "dose (min)"),
+    ],
 )
 def test_other_columns_are_no_dose(tmp_path: Path, name: str) -> None:
     doses, unit = read(tmp_path, f"well,treatment,{name}\nA1,x,100\nA2,x,0.5\n")
@@ -115,6 +124,9 @@ def test_columns_that_hold_the_same_doses_and_those_of_something_else_do_no_harm
     assert read(tmp_path, "well,dose,conc (uM)\nA1,1,1\nA2,,\n")[1] == "uM "
     assert read(tmp_path, "well,dose,stock_concentration_mM\nA1,1,10\nA2,2,10\n") == ([1, 2], "")
     assert read(tmp_path, "well,dose,conc\nA1,1,\nA2,2,NA\n") == ([1, 2], "")
+    assert read(tmp_path, "well,final_conc_uM,dmso_conc\nA1,1,0.1\nA2,10,0.1\n") == ([1, 10], "uM")
+    with pytest.raises(RawDataError, match="leave it empty, or write NA"):
+        read(tmp_path, "well,dose\nA1,none\nA2,1\n")
 
 
 def test_doses_of_a_treatment_that_differ_by_rounding_are_one() -> None:
@@ -122,6 +134,11 @@ def test_doses_of_a_treatment_that_differ_by_rounding_are_one() -> None:
     doses = [3.33, 3.333, 3.33, 0.1 + 0.2, 0.3, 0, 3.333, 3.4, math.nan, -666]
     expected = [3.33, 3.33, 3.33, 0.3, 0.3, 0, 3.333, 3.4, math.nan, -666]
     np.testing.assert_equal(same_doses(names, doses), expected)
+
+
+def test_spellings_are_one_dose_by_each_other_up_to_twice_the_rounding() -> None:
+    assert same_doses("xxxx", [3.333, 3.33, 3.3, 10]) == [3.3, 3.3, 3.3, 10]
+    assert same_doses("xxxx", [100, 100.9, 101.8, 102.7]) == [100, 100, 100, 102.7]
 
 
 def test_the_doses_of_a_map_are_read_as_one_where_they_differ_by_rounding(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from plateflow.errors import RawDataError
 
 ROUNDING = 0.01
-"""Doses of a treatment that differ by no more than this fraction are one, written with other digits."""
+"""Doses of a treatment that differ by no more than this fraction are one, written with other digits; of more than two
+spellings (3.3, 3.33, 3.333) this holds for each and the next, and twice as much for the first and the last."""
 _ABSENT = ("", "NA", "N/A", "NAN")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MOLAR = re.compile(
@@ -20,9 +21,17 @@ _MOLAR = re.compile(
 _POWERS = {"m": -3, "u": -6, "n": -9, "p": -12, "f": -15}
 _OTHER = re.compile(
     r"([munpk]?g|[munp]l|[munp]mol|iu|u|pfu)((/|_?per_?|_)([mundk]?l|[km]?g|liter|litre|well|cell)s?)?"
-    r"|%|percent|pct|ppm|ppb|moi|m?gy|fold|x"
+    r"|%|percent|pct|ppm|ppb|moi|m?gy|fold|x",
+    re.IGNORECASE,
 )
-_DOSE = re.compile(r"(.*[^a-z])?(doses?|dosages?|dosis|concentrations?|konzentration|concs?)(.*)")
+_CAPITALS = re.compile(r"\b(iu|u|pfu|moi)\b|gy")
+_DOSE = re.compile(r"(.*[^a-z])?(doses?|dosages?|dosis|concentrations?|konzentration|concs?)(.*)", re.IGNORECASE)
+_ELSE = re.compile(
+    r"(^|[^a-z])(log|(stock|dmso|solvent|vehicle|serum|fbs|cell|seeding|time|hour|hr|day|min|minute|post|after)s?"
+    r"($|[^a-z]))",
+    re.IGNORECASE,
+)
+"""Words in a column's name that say that it isn't the dose of the treatment: of what else, when, or a logarithm."""
 _BARE = re.compile(r"[munpf]M|[munpf]?mol(es?)?(/|_per_)(l|L|liter|litre)")
 """Names of columns that are nothing but a unit of concentration."""
 _UNIT_COLUMN = re.compile(r"((dose|dosage|conc|concentration)s?_)?(units?|uom)")
@@ -52,31 +61,41 @@ def column_of_dose(name: str) -> _Column | None:
     """What a column of this name is if it could hold doses, else None.
 
     `dose`, `concentration` and the like, with something before it (`drug_dose`) and a unit behind it (`dose_uM`,
-    `Concentration (µg/ml)`); or a unit of concentration alone (`mmoles_per_liter`). A logarithm is no dose.
+    `Concentration (µg/ml)`) or before it (`uM_dose`); or a unit of concentration alone (`mmoles_per_liter`). What is
+    of something else (`_ELSE`) is no dose.
     """
     bare = name.strip().removeprefix("Metadata_").replace("µ", "u").replace("μ", "u")
     if _BARE.fullmatch(bare):
         return _Column(name, unit_of(bare), own=False)
-    match = _DOSE.fullmatch(re.sub(r"\s+", "_", bare.lower()))
-    if match is None or re.search(r"(^|[^a-z])log", bare.lower()):
+    match = _DOSE.fullmatch(re.sub(r"\s+", "_", bare))
+    if match is None:
         return None
     before, word, behind = match.groups(default="")
     stated = re.fullmatch(r"[_.]*[(\[](.*)[)\]]_*", behind)
-    unit = stated[1] if stated else re.sub(r"^[_.,:]*(in_)?", "", behind)
-    if unit and not stated and not _MOLAR.fullmatch(unit) and not _OTHER.fullmatch(unit):
-        return None  # dose_rank, dose_unit
-    return _Column(name, unit_of(unit), own=not before and word in ("dose", "doses"))
+    unit = stated[1] if stated else re.sub(r"^[_.,:]*(in_)?", "", behind, flags=re.IGNORECASE)
+    known = _MOLAR.fullmatch(unit) or _OTHER.fullmatch(unit)
+    if _ELSE.search(before) or (unit and not known and (not stated or _ELSE.search(unit))):
+        return None  # serum_dose, dose_rank, dose (log10 M)
+    first = before.strip("_.-")
+    if not unit and len(first) > 1 and (_MOLAR.fullmatch(first) or _OTHER.fullmatch(first)):
+        before, unit = "", first
+    return _Column(name, unit_of(unit), own=not before and word.lower() in ("dose", "doses"))
 
 
 def unit_of(text: str) -> str:
-    """A unit in one spelling: uM for µM, micromolar and umoles_per_liter; one that isn't known as it is written."""
+    """A unit in one spelling, so that plates compare: uM for µM, micromolar and umoles_per_liter, ug/ml for µg per mL.
+
+    One that isn't known is as it is written.
+    """
     clean = re.sub(r"\s+", "_", text.strip().replace("µ", "u").replace("μ", "u"))
     if match := _MOLAR.fullmatch(clean):
         prefix = {"milli": "m", "micro": "u"}.get(match[1].lower(), match[1][0].lower()) if match[1] else ""
         return f"{prefix}M"
     if _OTHER.fullmatch(clean.lower()):
-        return re.sub(r"_?per_?|_", "/", clean.lower())
-    return text.strip()
+        return _CAPITALS.sub(
+            lambda word: {"gy": "Gy"}.get(word[0], word[0].upper()), re.sub(r"_?per_?|_", "/", clean.lower())
+        )
+    return text.strip().replace("_", " ")
 
 
 def _power(unit: str) -> int | None:
@@ -122,8 +141,8 @@ def doses_of(rows: Sequence[Row]) -> tuple[list[float], str]:
 
 
 def _before(column: _Column) -> bool:
-    """Whether the name says whose dose or concentration it is, as `serum_concentration` does."""
-    match = _DOSE.fullmatch(re.sub(r"\s+", "_", plain(column.name)))
+    """Whether the name says whose dose or concentration it is, as `drug_concentration` does."""
+    match = _DOSE.fullmatch(plain(column.name))
     return match is None or bool(match[1])
 
 
@@ -172,9 +191,13 @@ def _dose(text: str, where: str) -> float:
             f"the plate map has a dose that is not a number: {text!r}",
             where=where,
             remedy="write numbers with a decimal point, and the unit in the column's name or a column of its own: "
-            "dose_uM, or dose and dose_unit",
+            "dose_uM, or dose and dose_unit; where there is no dose, leave it empty, or write NA",
         )
     return value
+
+
+def _near(low: tuple[object, float], high: tuple[object, float], times: int) -> bool:
+    return high[1] <= low[1] * (1 + times * ROUNDING) * (1 + 1e-9)  # 3.333 is 1 % above 3.3
 
 
 def same_doses(treatments: Iterable[object], doses: Iterable[float]) -> list[float]:
@@ -189,7 +212,7 @@ def same_doses(treatments: Iterable[object], doses: Iterable[float]) -> list[flo
     chosen: dict[tuple[object, float], float] = {}
     group: list[tuple[object, float]] = []
     for pair in [*sorted(counts, key=lambda pair: (str(pair[0]), pair[1])), (None, math.inf)]:
-        if group and not (pair[0] == group[0][0] and pair[1] <= group[0][1] * (1 + ROUNDING)):
+        if group and not (pair[0] == group[0][0] and _near(group[-1], pair, 1) and _near(group[0], pair, 2)):
             best = max(group, key=lambda each: (counts[each], -len(repr(each[1])), -each[1]))
             chosen |= dict.fromkeys(group, best[1])
             group = []
