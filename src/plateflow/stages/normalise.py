@@ -80,15 +80,17 @@ def freeze(job: Job) -> Outcome:
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
     counts: dict[str, NDArray[np.int64]] = {}
     grids: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
+    shown: dict[str, list[bool]] = {channel: [] for channel in channels}
     signal = 0
     for well in wells:
         histograms = read_histograms(job.paths, well)
         signal += any(channel in segmented and each.sharpness > -np.inf for (_, channel), each in histograms.items())
         for (_, channel), each in fields_that_count(histograms, job.config.quality.saturated_fraction).items():
             counts[channel] = counts.get(channel, 0) + each.counts
-            grids[channel].append(np.stack([each.binned, each.low]))
+            grids[channel].append(np.stack([each.low, each.high]))
+            shown[channel].append(each.sharpness > -np.inf)
     lights = [
-        fit_light(*np.stack(grids[channel], axis=1))
+        fit_light(*np.stack(grids[channel], axis=1)[:, shown[channel]])
         if settings.illumination and grids[channel]
         else Light.even("switched off" if grids[channel] else "no field counts")
         for channel in channels
