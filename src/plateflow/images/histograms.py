@@ -1,7 +1,7 @@
-"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, lowest and highest values, sharpness.
+"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, extremes, sharpness.
 
 One file per well, `histograms/<well>.npz`. From exact counts the intensity window follows for any set of fields without
-reading a pixel again; lowest and highest values on a grid give the illumination profile; the rest is for quality control.
+reading a pixel again; extremes on a grid give the illumination profile; the rest is for quality control.
 """
 
 from __future__ import annotations

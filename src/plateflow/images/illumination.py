@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,9 @@ _LEAST_FIELDS = 8
 """Of fewer fields, neither the brightness of the cells nor its error is known well enough."""
 _BRIGHT = 0.95
 _LEAST_SHOWN = 0.3
-"""A place shows a cell that has this share of what the brightest places of its field (their quantile `_BRIGHT`) have."""
+"""A place shows a cell that has this share of what its field's brightest places (quantile `_BRIGHT`) have."""
+_LEAST_STAINED = 0.1
+"""A field shows cells if its brightest places have this share of what those of the brightest tenth of the fields have."""
 _LEAST_SEEN = 0.15
 """How often the least covered sixteenth of the fields shows cells, as a share of the most covered."""
 _ERRORS = 2.0
@@ -75,11 +76,11 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     """Fit the light of a channel.
 
     What a place shows of a field is its brightest square above its lowest one. Thin or crowded cells must not be taken
-    for dim or bright ones: with cells strewn at random, a share P(0) = exp(-n) of the fields has none at a place where n
-    lie on average, and in a share P(0)^t no cell is brighter than the one that a share t of them exceed. So that
-    quantile of the fields is taken at each place, with one t for all places. A polynomial of low order is fitted to it;
-    its errors come from leaving out an eighth of the fields at a time. As the background is B = D + b L, b is its slope
-    on L, and D = mean B - b.
+    for dim or bright ones: with cells strewn at random, a share P = exp(-n) of the fields has none at a place where n
+    lie on average, and a share P^t has none brighter than what a share t of the cells exceed. So that quantile of the
+    fields is taken at each place, with one t for all places. A polynomial of low order is fitted to it; its errors come
+    from leaving out an eighth of the fields at a time, and a term that is no more than its error adds nothing. The
+    background is B = D + b L: a line through it against L, where L is least at each place, gives D.
 
     Args:
         low: the lowest values on a grid, see `histograms.PlaneStatistics`, (field, y, x).
@@ -90,6 +91,9 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     """
     usable = np.isfinite(low).all(axis=(1, 2))
     background, above = low[usable].astype(np.float64), (high - low)[usable].astype(np.float64)
+    bright = np.quantile(above, _BRIGHT, axis=(1, 2)) if len(above) else np.zeros(0)
+    stained = bright > _LEAST_STAINED * np.quantile(bright, 0.9) if len(above) else np.zeros(0, bool)
+    background, above = background[stained], above[stained]
     n, (height, width) = len(above), low.shape[1:]
     if n < _LEAST_FIELDS:
         return Light.even(f"fewer than {_LEAST_FIELDS} fields show cells")
@@ -113,7 +117,6 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     factor = _LEAST_FIELDS - 1  # of the jackknife
     variance = factor * np.var([each for each, _ in fits], axis=0)
     error = np.sqrt(factor * np.var([each for _, each in fits]))
-    level = float(np.median(background, axis=0).mean())
     if shape @ shape < _ERRORS**2 * variance.sum():
         return Light.even("the cells are as bright everywhere")
     if slope + _ERRORS * error < 0:
@@ -123,7 +126,11 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     coefficients = np.zeros((ORDER + 1, ORDER + 1))
     for (i, j), value in zip(powers, np.linalg.solve(mixing, fitted), strict=True):
         coefficients[i, j] = value
-    return Light(coefficients=coefficients, dark=level - float(np.clip(slope, 0, max(level, 0))))
+    found = Light(coefficients=coefficients).profile(8 * height, 8 * width)
+    least = found.reshape(height, 8, width, 8).min(axis=(1, 3)).ravel().astype(np.float64)
+    lowest = np.median(background, axis=0)
+    slope = max(float((least - least.mean()) @ lowest / max(((least - least.mean()) ** 2).sum(), 1e-12)), 0.0)
+    return Light(coefficients=coefficients, dark=max(float(lowest.mean() - slope * least.mean()), 0.0))
 
 
 def _fit(
