@@ -25,7 +25,7 @@ _BRIGHT = 0.95
 _LEAST_SHOWN = 0.3
 """A place shows a cell that has this share of what its field's brightest places (quantile `_BRIGHT`) have."""
 _LEAST_STAINED = 0.1
-"""A field shows cells if its brightest places have this share of what those of the brightest tenth of the fields have."""
+"""A field shows cells if its brightest places have this share of what the brightest tenth of the fields have."""
 _LEAST_SEEN = 0.15
 """How often the least covered sixteenth of the fields shows cells, as a share of the most covered."""
 _ERRORS = 2.0
