@@ -15,7 +15,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER = 2
+ORDER = 4
+_DEGREE = 2
+"""Of what is fitted; tables hold more, as those of earlier releases do."""
 STRONG = 2.0
 """From the brightest to the darkest place; what exceeds it is rarely light, and a warning says so."""
 _LIMITS = (0.2, 5.0)
@@ -98,7 +100,7 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     if n < _LEAST_FIELDS:
         return Light.even(f"fewer than {_LEAST_FIELDS} fields show cells")
     y, x = map(_mean_powers, (height, width))
-    powers = [(i, degree - i) for degree in range(ORDER + 1) for i in range(degree + 1)]
+    powers = [(i, degree - i) for degree in range(_DEGREE + 1) for i in range(degree + 1)]
     basis, mixing = np.linalg.qr(np.stack([np.outer(y[i], x[j]).ravel() for i, j in powers], axis=1))
     above, background = above.reshape(n, -1), background.reshape(n, -1)
     light = np.ones(height * width)
