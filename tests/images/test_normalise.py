@@ -180,9 +180,10 @@ def test_saturated_fields_shape_neither_window_nor_light(make_project: MakeProje
     assert found["2", "AGP"].saturated == pytest.approx(share) and share > 0.01
     assert [found["1", name].saturated for name in CHANNELS] == [0, 0, 0]
     window = json.loads(project.paths.window.read_text())
-    assert window["fields"] == dict.fromkeys(CHANNELS, 3)
-    used = np.stack([raw(project, well, field, "DNA") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
-    assert window["channels"]["DNA"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
+    assert window["fields"] == {channel: 4 - (channel == "AGP") for channel in CHANNELS}
+    assert window["clipped"] == []
+    used = np.stack([raw(project, well, field, "AGP") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
+    assert window["channels"]["AGP"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
 
 
 def test_a_window_that_can_not_be_read_for_a_moment_is_not_computed_again(
@@ -288,23 +289,38 @@ EVEN = np.ones((SIZE, SIZE))
 
 
 def shaded(
-    light: np.ndarray, *, fields: int = 24, reach: float = 1.0, background: float = 150, amplitude: float = 1500
+    light: np.ndarray,
+    *,
+    fields: int = 24,
+    reach: float = 1.0,
+    background: float = 150,
+    amplitude: float = 1500,
+    thinner: float = 0.0,
+    nuclei: int = 24,
+    offset: int = 100,
+    spread: float = 0.0,
 ) -> list[np.ndarray]:
-    """Fields of round nuclei over a background, with a dark level of 100; `reach` 0.6: they lie mid-field alone."""
+    """Fields of round nuclei over a background, with a dark level.
+
+    `reach` 0.6: they lie mid-field alone; `thinner` 0.6: at the corners there are that much fewer.
+    """
     rng, planes = np.random.default_rng(0), []
     for _ in range(fields):
         scene = np.full((SIZE, SIZE), background)
-        for y, x in SIZE / 2 * (1 + reach * rng.uniform(-1, 1, (24, 2))):
-            if reach == 1 or np.hypot(y - SIZE / 2, x - SIZE / 2) < reach * SIZE / 2:
-                scene[np.hypot(_Y - y, _X - x) < 7] = background + amplitude
-        planes.append((rng.poisson(light * scene) + 100).astype(np.uint16))
+        for y, x in SIZE / 2 * (1 + reach * rng.uniform(-1, 1, (nuclei, 2))):
+            far = np.hypot(y - SIZE / 2, x - SIZE / 2) / (SIZE / 2)
+            if (reach == 1 or far < reach) and (not thinner or rng.uniform() > thinner * far**2 / 2):
+                shown = np.hypot(_Y - y, _X - x) < 7
+                scene[shown] = background + amplitude * np.exp(rng.normal(0, spread))
+        planes.append((rng.poisson(light * scene) + offset).astype(np.uint16))
     return planes
 
 
 def light_of(planes: list[np.ndarray]) -> Light:
     statistics = [plane_statistics(plane) for plane in planes]
-    mean, low = (np.array([getattr(s, name) for s in statistics], np.float32) for name in ("binned", "low"))
-    return fit_light(mean, low)
+    shown = [each for each in statistics if each.sharpness > -np.inf]
+    low, high = (np.array([getattr(s, name) for s in shown], np.float32).reshape(-1, 8, 8) for name in ("low", "high"))
+    return fit_light(low, high)
 
 
 def off(light: Light, true: np.ndarray) -> float:
@@ -326,15 +342,48 @@ def test_the_light_is_found_over_the_dark_level_and_a_speck_changes_little() -> 
     assert np.ptp(raw) < 0.25 * 900 * np.ptp(VIGNETTING)
 
 
+def left(light: Light, true: np.ndarray) -> float:
+    ratio = true / light.profile(*true.shape)
+    return float(ratio.max() / ratio.min())
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [
+        {},
+        {"thinner": 0.5},
+        {"background": 5},  # nearly all of the background is the camera's offset
+        {"background": 0},
+        {"offset": 0},
+        {"amplitude": 400},
+    ],
+)
+def test_the_light_is_told_from_how_bright_cells_are(planes: dict[str, Any]) -> None:
+    light = light_of(shaded(VIGNETTING, fields=60, **{"nuclei": 60, "spread": 0.2, **planes}))
+    assert left(Light.even("flat"), VIGNETTING) > 1.9
+    assert left(light, VIGNETTING) < 1.3
+
+
+def test_a_subtracted_black_level_and_wells_without_cells_change_nothing() -> None:
+    planes = [
+        np.where(plane > 240, plane - 240, 0).astype(np.uint16) for plane in shaded(VIGNETTING, fields=60, nuclei=60)
+    ]
+    light = light_of(planes + shaded(VIGNETTING, amplitude=0))
+    assert light.dark == 0
+    assert left(light, VIGNETTING) < 1.2
+
+
 @pytest.mark.parametrize(
     ("planes", "why"),
     [
-        ({"light": EVEN, "reach": 0.6}, "far more uneven|even, or uneven"),  # spheroids, colonies
-        ({"light": VIGNETTING, "reach": 0.5}, "far more uneven"),
-        ({"light": VIGNETTING, "background": 0}, "the background is even"),  # a dark channel
-        ({"light": EVEN}, "the background is even"),
+        ({"light": EVEN, "reach": 0.6}, "seldom show cells"),  # spheroids, colonies
+        ({"light": VIGNETTING, "reach": 0.5}, "seldom show cells"),
+        ({"light": EVEN}, "as bright everywhere"),
+        ({"light": EVEN, "thinner": 0.3, "fields": 60}, "as bright everywhere"),
+        ({"light": EVEN, "thinner": 0.5, "fields": 60}, "as bright everywhere"),
         ({"light": VIGNETTING, "fields": 7}, "fewer than 8 fields"),
         ({"light": VIGNETTING, "amplitude": 0, "fields": 12}, "cells"),
+        ({"light": EVEN, "amplitude": 0, "background": 0, "fields": 12}, "fewer than 8 fields show cells"),
     ],
 )
 def test_no_light_is_invented(planes: dict[str, Any], why: str) -> None:

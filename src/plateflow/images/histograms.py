@@ -1,7 +1,7 @@
-"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, binned means, sharpness.
+"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, extremes, sharpness.
 
 One file per well, `histograms/<well>.npz`. From exact counts the intensity window follows for any set of fields without
-reading a pixel again; means and lowest values on a grid give the illumination profile; the rest is for quality control.
+reading a pixel again; extremes on a grid give the illumination profile; the rest is for quality control.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from plateflow.paths import PlatePaths
 from plateflow.plates.pixels import saturation_level
 
 BINS = 8
-"""Height and width of the grid of binned means: so coarse that every place of it shows some background."""
+"""Height and width of the grid of lowest and highest values: so coarse that every place shows some background."""
 _LOW_PX = 4
-"""Squares of this size are averaged before their least is taken for the background: single pixels are mostly noise."""
+"""Squares of this size are averaged before the least and the greatest are taken: single pixels are mostly noise."""
 _COUNTS = numcodecs.Blosc("zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
 """Zip would take longer to compress the counts of a plane than it takes to compute them."""
 _SQUARE_PX = 16
@@ -40,23 +40,24 @@ class PlaneStatistics:
 
     Attributes:
         counts: number of pixels with each value, int64 (65536,) or (256,).
-        binned: means of a plane on a grid of `BINS` x `BINS`, summed over the planes, float64 (BINS, BINS).
-        low: the same of the least mean of a square of `_LOW_PX` within each place of the grid: its background.
+        low: of each place on a grid over the plane the least mean of a square of `_LOW_PX`, its background; summed
+            over the planes, float64 (BINS, BINS).
+        high: the same of the greatest mean: the brightest cell there.
         sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
         planes: number of planes.
     """
 
     counts: NDArray[np.int64]
-    binned: NDArray[np.float64]
     low: NDArray[np.float64]
+    high: NDArray[np.float64]
     sharpness: float
     planes: int
 
     def add(self, other: PlaneStatistics) -> None:
         """Add another plane."""
         self.counts += other.counts
-        self.binned += other.binned
         self.low += other.low
+        self.high += other.high
         self.sharpness = float(np.fmax(self.sharpness, other.sharpness))
         self.planes += other.planes
 
@@ -67,15 +68,15 @@ class FieldHistogram:
 
     Attributes:
         counts: number of pixels with each value, int64 (65536,) or (256,).
-        binned: mean values on a grid over the field, float32 (BINS, BINS).
-        low: lowest values on that grid, see `PlaneStatistics`.
+        low: lowest values on a grid over the field, see `PlaneStatistics`, float32 (BINS, BINS).
+        high: highest values on that grid.
         sharpness: see `focus_score`; rises with focus, NaN if there is nothing to focus on.
         top: the raw value from which on a pixel is saturated, see `saturation_level`.
     """
 
     counts: NDArray[np.int64]
-    binned: NDArray[np.float32]
     low: NDArray[np.float32]
+    high: NDArray[np.float32]
     sharpness: float
     top: int
 
@@ -89,13 +90,11 @@ def plane_statistics(pixels: NDArray[Any]) -> PlaneStatistics:
     """Statistics of one raw plane, uint8 or uint16 (y, x)."""
     counts = np.zeros(np.iinfo(pixels.dtype).max + 1, np.uint32)
     rows, columns = (np.arange(BINS + 1) * size // BINS for size in pixels.shape)
-    sums, low = np.zeros((BINS, BINS), np.int64), np.zeros((BINS, BINS))
-    _count(pixels, rows, columns, counts, sums)
-    _lowest(pixels, rows, columns, low)
-    n = np.outer(np.diff(rows), np.diff(columns))
-    binned = np.divide(sums, n, out=np.full(sums.shape, np.nan), where=n > 0)
+    low, high = np.zeros((BINS, BINS)), np.zeros((BINS, BINS))
+    _count(pixels, counts)
+    _extremes(pixels, rows, columns, low, high)
     sharpness = focus_score(pixels)
-    return PlaneStatistics(counts=counts.astype(np.int64), binned=binned, low=low, sharpness=sharpness, planes=1)
+    return PlaneStatistics(counts=counts.astype(np.int64), low=low, high=high, sharpness=sharpness, planes=1)
 
 
 def focus_score(pixels: NDArray[Any]) -> float:
@@ -117,43 +116,36 @@ def focus_score(pixels: NDArray[Any]) -> float:
 
 
 @compiled
-def _count(
-    pixels: NDArray[Any],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    counts: NDArray[np.uint32],
-    sums: NDArray[np.int64],
-) -> None:
-    """Add a plane to a histogram, and to the sums of its bins, whose edges are `rows` and `columns`."""
-    for row in range(len(rows) - 1):
-        for y in range(rows[row], rows[row + 1]):
-            for column in range(len(columns) - 1):
-                total = 0
-                for x in range(columns[column], columns[column + 1]):
-                    value = pixels[y, x]
-                    counts[value] += 1
-                    total += value
-                sums[row, column] += total
+def _count(pixels: NDArray[Any], counts: NDArray[np.uint32]) -> None:
+    """Add a plane to a histogram."""
+    for y in range(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            counts[pixels[y, x]] += 1
 
 
 @compiled
-def _lowest(
-    pixels: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64], low: NDArray[np.float64]
+def _extremes(
+    pixels: NDArray[Any],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
 ) -> None:
-    """The least mean of the squares within each bin; a bin that is smaller than a square is one."""
+    """The least and greatest mean of the squares within each bin; a bin that is smaller than a square is one."""
     for row in range(len(rows) - 1):
-        high = min(_LOW_PX, rows[row + 1] - rows[row])
+        tall = min(_LOW_PX, rows[row + 1] - rows[row])
         for column in range(len(columns) - 1):
             wide = min(_LOW_PX, columns[column + 1] - columns[column])
-            least = np.inf
-            for top in range(rows[row], rows[row + 1] - high + 1, max(high, 1)):
+            least, greatest = np.inf, 0.0
+            for top in range(rows[row], rows[row + 1] - tall + 1, max(tall, 1)):
                 for left in range(columns[column], columns[column + 1] - wide + 1, max(wide, 1)):
                     total = 0
-                    for y in range(top, top + high):
+                    for y in range(top, top + tall):
                         for x in range(left, left + wide):
                             total += pixels[y, x]
-                    least = min(least, total / max(high * wide, 1))
-            low[row, column] = least
+                    mean = total / max(tall * wide, 1)
+                    least, greatest = min(least, mean), max(greatest, mean)
+            low[row, column], high[row, column] = least, greatest
 
 
 @compiled
@@ -215,8 +207,8 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         depth=np.array(len(flat[0].counts)),
         spans=np.array(spans, np.int32).reshape(*shape, 2),
         counts=np.frombuffer(_COUNTS.encode(np.concatenate(values)), np.uint8),
-        binned=np.array([c.binned / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         low=np.array([c.low / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
+        high=np.array([c.high / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         sharpness=np.array([c.sharpness for c in flat], np.float64).reshape(shape),
         tops=np.array([saturation_level(c.counts, bit_max) for c in flat]).reshape(shape),
     )
@@ -237,8 +229,8 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
             start += high - low
             histograms[name, channel] = FieldHistogram(
                 counts=counts,
-                binned=content["binned"][f, c],
                 low=content["low"][f, c],
+                high=content["high"][f, c],
                 sharpness=float(content["sharpness"][f, c]),
                 top=int(content["tops"][f, c]),
             )

@@ -80,6 +80,7 @@ def freeze(job: Job) -> Outcome:
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
     plate: dict[str, PlateCounts] = {}
     grids: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
+    shown: dict[str, list[bool]] = {channel: [] for channel in channels}
     signal = 0
     limit = job.config.quality.saturated_fraction
     for well in wells:
@@ -88,9 +89,10 @@ def freeze(job: Job) -> Outcome:
         add_fields(plate, histograms, limit)
         for (_, channel), each in histograms.items():
             if each.saturated < limit:  # what is clipped tells no light
-                grids[channel].append(np.stack([each.binned, each.low]))
+                grids[channel].append(np.stack([each.low, each.high]))
+                shown[channel].append(each.sharpness > -np.inf)
     lights = [
-        fit_light(*np.stack(grids[channel], axis=1))
+        fit_light(*np.stack(grids[channel], axis=1)[:, shown[channel]])
         if settings.illumination and grids[channel]
         else Light.even("switched off" if grids[channel] else "no field counts")
         for channel in channels
