@@ -47,6 +47,16 @@ def done(plate: Plate) -> set[tuple[str, str]]:
     return {key for key in JOBS if Path(asked.receipt(*key)).exists()}
 
 
+def test_what_is_asked_of_ingest_is_what_earlier_releases_asked(plate):
+    """Else nothing of an ordinary plate could be accepted."""
+    keys = ("path", "layout", "pattern", "pixel_size_um", "z_step_um")
+    raw = dict.fromkeys(keys) | {"path": "/raw", "layout": plate.spec.layout}
+    ordinary = {"raw": raw, "label_sets": ["nuclei"], "levels": plate.config.levels, "z_kept": False}
+    assert plate.parameters("ingest") == ordinary
+    plate = replace(plate, config=plate.config.model_copy(update={"z": "plane 2"}))
+    assert plate.parameters("ingest") == ordinary | {"plane": "plane 2"}
+
+
 def test_a_parameter_renames_its_stage_and_what_builds_on_it(plate):
     before = digests(plate)
     label_set = LabelSet(channels=["DNA"], min_size_px=99)

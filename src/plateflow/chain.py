@@ -98,9 +98,14 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
-            deep = any(label_set.dimensions == 3 for label_set in config.segmentation.values())  # needs a stack
-            planes = {"z": config.z, "deep": deep}
-            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, **planes}
+            if spec.image is None:
+                del raw["image"]  # younger than the other keys, as are those of `more`: fingerprints stay equal
+            z_kept = config.z == "keep"  # labels have one z plane, or all
+            more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
+            if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):
+                more["deep"] = True  # needs a stack
+            own = {"label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            return {"raw": raw, **own, **more}
         case "tile":
             return {"levels": config.levels}
         case "normalise":

@@ -315,7 +315,7 @@ def test_a_unit_depends_on_named_things(make_project: MakeProject) -> None:
     project = make_project()
     project.run("ingest")
     (first, _) = work_items(Job.of(project.plate, "tile", "0"))
-    assert set(first.depends) == {"manifest", "raw files", "image", "parameters"}
+    assert set(first.depends) == {"manifest", "raw files", "image", "parameters", "histograms"}
     os.utime(project.raw_file("B02", 1, 1))
     (again, _) = work_items(Job.of(project.plate, "tile", "0"))
     assert {key for key in first.depends if first.depends[key] != again.depends[key]} == {"raw files"}
