@@ -14,6 +14,7 @@ import zarr
 from typer.testing import CliRunner
 from vendors import PatternLayout
 
+from plateflow.asked import Asked
 from plateflow.chain import STAGES
 from plateflow.cli import _typer
 from plateflow.cli.init import write_project
@@ -22,11 +23,12 @@ from plateflow.errors import ChannelError, PlateflowError
 from plateflow.model.vit import FlowViT
 from plateflow.paths import PlatePaths
 from plateflow.plates import open_plate
-from plateflow.project import Plate, Project
+from plateflow.project import Plate, Project, check_label_sets
 from plateflow.segment import segment_image
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, ingest, normalise, tile
 from plateflow.stages.job import Job
+from plateflow.workflow import Workflow
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 IMAGE = np.random.default_rng(0).integers(0, 4000, (2, 70, 90)).astype(np.uint16)
@@ -253,24 +255,28 @@ def test_a_label_set_of_too_many_channels_is_told_with_their_names() -> None:
 
 
 def test_label_sets_have_no_more_channels_than_their_models_take(tmp_path: Path) -> None:
-    """Every command reads the configuration so; `init` and a job that is run by hand, too."""
+    """A run and `check` refuse them, and `init` and a job that is run by hand; old results can be looked at."""
     channels = ["DNA", "AGP", "Marker"]
     words = r"3 channels \(DNA, AGP, Marker\) are too many: the model 'default' takes 2\n.*segmentation.cells.channels"
     sets = {"nuclei": {"channels": ["DNA"]}, "cells": {"channels": channels}}
     made = simulate_plate(tmp_path / "raw", wells=micro_wells()[:1], fields=1, field_shape=(64, 64), plate="p")
     (tmp_path / "config").mkdir()
-    (tmp_path / "config/config.yaml").write_text(f"segmentation: {json.dumps(sets)}\n")
-    entry = PlateSpec(plate="p", path=str(made.raw))
+    entry, sheet = PlateSpec(plate="p", path=str(made.raw)), tmp_path / "plates.tsv"
+    sheet.write_text(f"plate\tpath\np\t{made.raw}\n")
+    text = f"plates: {sheet}\nresults: {tmp_path / 'results'}\nsegmentation: {json.dumps(sets)}\n"
+    (configfile := tmp_path / "config/config.yaml").write_text(text)
+    Project.load(configfile)
+    checked = CliRunner().invoke(_typer, ["check", "--configfile", str(configfile)])
+    assert isinstance(checked.exception, ChannelError)
     for use in (
-        lambda: Project.load({"segmentation": sets}),
+        lambda: Workflow(Asked.of(Project.load(configfile))),
         lambda: write_project(tmp_path, entry, open_plate(entry)),
         lambda: infer.infer_items(Plate(config=load_config({"segmentation": sets}), spec=entry), ["B02"]),
     ):
         with pytest.raises(ChannelError, match=words):
             use()
     sets["cells"]["model"] = "cpsam"  # whose weights needn't be here
-    with pytest.raises(PlateflowError, match=r"plates\.tsv"):
-        Project.load({"segmentation": sets})
+    check_label_sets(load_config({"segmentation": sets}))
 
 
 def test_a_well_without_contrast_has_no_objects(tmp_path: Path) -> None:
