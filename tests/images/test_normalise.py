@@ -12,7 +12,7 @@ import tifffile
 from images_project import Project
 
 from plateflow.config import Normalise
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, ResultsError
 from plateflow.images.canvas import canvases
 from plateflow.images.histograms import focus_score, intensity_limits, plane_statistics, read_histograms
 from plateflow.images.illumination import Light, fit_light
@@ -132,6 +132,10 @@ def test_what_makes_intensities_doubtful_is_said_with_the_command(make_project: 
     assert far.startswith(
         "the intensity window no longer fits the plate (drift: DNA 8,410%): `plateflow retry p --stage"
     )
+    of_wells = {**window.content, "freeze": 0, "settings": {**window.content["settings"], "scope": "well"}}
+    assert replace(window, content=of_wells).doubts({"DNA": 84.1}) == []  # nothing reads the plate's limits
+    (thawed,) = replace(window, content={**window.content, "freeze": 0}).doubts({})
+    assert "isn't frozen" in thawed and "`normalise.scope: well`" in thawed
     coefficients = np.zeros((5, 5))
     coefficients[0, 0], coefficients[0, 1] = 1, 0.4
     window.lights["AGP"] = Light(coefficients=coefficients)
@@ -153,6 +157,10 @@ def test_blank_wells_freeze_nothing_and_cells_do(make_project: MakeProject) -> N
     assert entry.detail.startswith("0 of 11 wells show something to segment")
     assert not project.plate.has_frozen_window()
     assert load_window(project.paths).limits("DNA")[1] < 250
+    for n in (1, 2):  # cells that are over-exposed are left out, and are no reason either
+        tifffile.imwrite(project.raw_file(f"B{n:02d}", 1, 1), np.minimum(cells[n], 700))
+    project.run()
+    assert project.outcome("normalise").detail.startswith("0 of 11 wells")
     for n, frozen in ((1, False), (2, True)):
         tifffile.imwrite(project.raw_file(f"B{n:02d}", 1, 1), cells[n])
         project.run()
@@ -184,6 +192,49 @@ def test_saturated_fields_shape_neither_window_nor_light(make_project: MakeProje
     assert window["clipped"] == []
     used = np.stack([raw(project, well, field, "AGP") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
     assert window["channels"]["AGP"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
+
+
+def test_a_channel_that_is_over_exposed_everywhere_leaves_the_others_alone(make_project: MakeProject) -> None:
+    project = make_project()
+    for well, field in (("B02", 1), ("B02", 2), ("B03", 1), ("B03", 2)):
+        path = project.raw_file(well, field, 2)
+        pixels = tifffile.imread(path)
+        tifffile.imwrite(path, np.minimum(pixels, int(np.percentile(pixels, 90))).astype(np.uint16))
+    project.run()
+    assert project.outcome("normalise").state == "ok"
+    window = load_window(project.paths)
+    for number, channel in enumerate(CHANNELS[:2], 1):
+        every = [tifffile.imread(project.raw_file(well, f, number)) for well in ("B02", "B03") for f in (1, 2)]
+        assert window.limits(channel) == (percentile(np.stack(every), 1), percentile(np.stack(every), 99))
+    (doubt,) = window.doubts({})
+    assert doubt.startswith("half of the fields of AGP or more are saturated") and "expose it less" in doubt
+
+
+@pytest.mark.parametrize(("bright", "expected"), [(15, None), (16, 16)])
+def test_pixels_are_clipped_where_there_are_enough_for_a_pile(
+    make_project: MakeProject, bright: int, expected: int | None
+) -> None:
+    project = make_project()
+    path = project.raw_file("B02", 1, 1)
+    pixels = tifffile.imread(path)
+    pixels[10, :bright] = 65535
+    tifffile.imwrite(path, pixels)
+    project.run()
+    image = WellImage.open(project.paths, "B02")
+    (canvas,) = canvases(image.layout, set(), "max")
+    clipped = image.clipped(canvas, list(CHANNELS), "max")
+    assert (None if clipped is None else int(clipped.sum())) == expected
+
+
+def test_histograms_of_an_earlier_release_say_what_to_do(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    path = project.paths.histogram("B02")
+    with np.load(path) as file:
+        older = {name: file[name] for name in file.files if name not in ("high", "low")}
+    np.savez(path, **older)
+    with pytest.raises(ResultsError, match=r"of an earlier release[\s\S]*tile writes them anew"):
+        read_histograms(project.paths, "B02")
 
 
 def test_a_window_that_can_not_be_read_for_a_moment_is_not_computed_again(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.compiled import compiled
+from plateflow.errors import ResultsError
 from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
 from plateflow.plates.pixels import saturation_level
@@ -215,10 +216,20 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
 
 
 def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], FieldHistogram]:
-    """The histograms of a well that is used, by field and channel, without the fields that were left out."""
+    """The histograms of a well that is used, by field and channel, without the fields that were left out.
+
+    Raises:
+        ResultsError: an earlier release wrote them, without all that is needed now.
+    """
     histograms = {}
     with np.load(paths.histogram(well)) as file:
         content = {name: file[name] for name in file.files}
+    if "high" not in content:
+        raise ResultsError(
+            "the histograms of this well are of an earlier release",
+            where=f"{paths.plate}/{well}: {paths.histogram(well)}",
+            remedy="run `snakemake`; tile writes them anew",
+        )
     counted = np.frombuffer(_COUNTS.decode(content["counts"]), np.uint32)
     start = 0
     for f, name in enumerate(content["fields"].tolist()):

@@ -25,6 +25,7 @@ from plateflow.images.layout import FieldBox, Region, WellLayout, shared
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
+from plateflow.plates.pixels import PILE_PX
 
 if TYPE_CHECKING:
     from plateflow.images.shards import Level, Map
@@ -109,7 +110,7 @@ class WellImage:
         pixels = np.zeros((len(channels), canvas.depth or 1, canvas.height, canvas.width), np.float32)
         for c, channel in enumerate(channels):
             for k, plane in enumerate(canvas.planes()):
-                planes = planes_read(self.layout, channel, z_mode, plane.z, where=f"{self.paths.plate}/{self.well}")
+                planes = self._planes(channel, z_mode, plane.z)
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
@@ -125,21 +126,25 @@ class WellImage:
         return pixels[:, 0] if canvas.depth is None else pixels
 
     def clipped(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.bool_] | None:
-        """Where the camera was saturated in some channel and some plane that is read: ([z,] y, x); None: nowhere."""
+        """Where the camera was saturated in some channel and some plane that is read: ([z,] y, x); None: nowhere.
+
+        A field with fewer such pixels than make a pile has none: a hot pixel is no reason to read it again.
+        """
         from plateflow.images.histograms import read_histograms
 
         found, regions = None, canvas.regions()
         histograms = read_histograms(self.paths, self.well)
         for channel in channels:
             tops = [
-                each.top if each.saturated else np.inf for each in (histograms[b.name, channel] for b in canvas.fields)
+                each.top if each.counts[each.top :].sum() >= PILE_PX else np.inf
+                for each in (histograms[box.name, channel] for box in canvas.fields)
             ]
             if np.isinf(tops).all():
                 continue
             found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
             for k, plane in enumerate(canvas.planes()):
                 brightest = np.zeros(found.shape[1:], np.float32)
-                planes = planes_read(self.layout, channel, z_mode, plane.z, where=f"{self.paths.plate}/{self.well}")
+                planes = self._planes(channel, z_mode, plane.z)
                 project((self._raw(plane, channel, z) for z in planes), "max", brightest)
                 for top, region in zip(tops, regions, strict=True):
                     found[(k, *region)] |= brightest[region] >= top
@@ -204,7 +209,7 @@ class WellImage:
             )
             for c, channel in enumerate(channels):
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
-                planes = planes_read(self.layout, channel, z_mode, middle, where=f"{self.paths.plate}/{self.well}")
+                planes = self._planes(channel, z_mode, middle)
                 project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
                 light = self.window.lights[channel]
                 light.correct(part, light.profile(*part.shape), True)
@@ -216,6 +221,9 @@ class WellImage:
         array = self.group[f"labels/{label_set}/{level}"]
         labels: NDArray[np.uint32] = array[0, array.shape[1] // 2]
         return labels
+
+    def _planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
+        return planes_read(self.layout, channel, z_mode, z, where=f"{self.paths.plate}/{self.well}")
 
     def _raw(self, canvas: Canvas, channel: str, z: int) -> NDArray[Any]:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
@@ -357,10 +365,13 @@ def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where:
         return planes
     if wanted in planes:
         return [wanted]
+    why = f"it has {len(planes)} of the plate's {depth} z planes; the others would have to be made up"
+    if len(planes) == depth:
+        why = f"the plate has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the plate has a single z plane"
     raise ConfigError(
         f"z is {z_mode!r}, but the channel {channel} has no plane {wanted} (counted from 0)",
         where=where,
-        why=f"it has {len(planes)} of the plate's {depth} z planes; the others would have to be made up",
+        why=why,
         remedy="set z to max or mean, which take the planes that a channel has, or to a plane that all have",
     )
 

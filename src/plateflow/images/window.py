@@ -83,12 +83,17 @@ class Window:
             drifts = {}
         clipped = self.content.get("clipped", ())
         doubts = [
-            f"half of the fields of {channel} or more are saturated: its intensities are too low" for channel in clipped
+            f"half of the fields of {channel} or more are saturated, so its intensities are too low: expose it less or "
+            "leave it out of what is compared"
+            for channel in clipped
         ]
         anew = f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew"
         if not self.content["freeze"] and self.content["settings"]["scope"] == "plate":
             why = "fewer than a tenth of the wells show something to segment"
-            doubts.append(f"the intensity window isn't frozen, and follows the wells until enough do: {why}")
+            doubts.append(
+                f"the intensity window isn't frozen, and follows the wells until enough do: {why}; where the plate is "
+                "complete it stays as it is, and `normalise.scope: well` gives each well its own"
+            )
         far = {channel: drift for channel, drift in drifts.items() if drift > DRIFTED}
         if far:
             listed = ", ".join(f"{channel} {drift:,.0%}" for channel, drift in far.items())

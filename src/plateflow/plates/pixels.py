@@ -23,7 +23,7 @@ _OF_ONE_NAME = {
 """What the system says of one name or one file, while all others may be sound."""
 
 
-_PILE_PX = 16
+PILE_PX = 16
 _PILE = 4
 """A pile has this many pixels, and so many times those of any value shortly below it."""
 
@@ -68,7 +68,7 @@ def saturation_level(counts: NDArray[np.integer[Any]], bit_max: int) -> int:
     for level in (min(bit_max, greatest), greatest):
         below = counts[level - max((level - int(used[0])) // 16, 1) : level] if level > used[0] else counts[:0]
         # A tail of noise or of structure falls off towards its end; a pile has values below it, or nothing was exposed.
-        if below.any() and counts[level] >= _PILE_PX and counts[level] > _PILE * below.max():
+        if below.any() and counts[level] >= PILE_PX and counts[level] > _PILE * below.max():
             return level
     return max(bit_max, greatest)
 

@@ -80,7 +80,7 @@ def verdict(view: View) -> dict[str, Any]:
         level, line = "good", "Complete"
     if measured and flagged:
         line += f"; flagged for review: {_number(flagged, 'well')}"
-    doubts = view.aggregate.info["doubts"]
+    doubts = view.aggregate.info.get("doubts", [])
     if measured and doubts:
         level = "warn"
     cards = [(f"{measured} / {len(wells)}", "wells measured")]

@@ -137,7 +137,7 @@ def intensity(view: View) -> dict[str, Any]:
         light = window.lights[name]
         channels.append(
             {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
-            | {"used": info["raw values"][name]}
+            | {"used": info.get("raw values", {}).get(name)}
             | {"light": light, "picture": "" if light.why else thumbnails.profile_url(light.profile(96, 96))}
         )
     return {"channels": channels, "settings": view.plate.config.normalise, "frozen": window.content["freeze"] > 0}

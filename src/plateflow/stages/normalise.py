@@ -81,13 +81,14 @@ def freeze(job: Job) -> Outcome:
     plate: dict[str, PlateCounts] = {}
     grids: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
     shown: dict[str, list[bool]] = {channel: [] for channel in channels}
-    signal = 0
+    sharp: dict[tuple[str, bool], set[str]] = {}  # by channel, and whether it is saturated: wells with something there
     limit = job.config.quality.saturated_fraction
     for well in wells:
         histograms = read_histograms(job.paths, well)
-        signal += any(channel in segmented and each.sharpness > -np.inf for (_, channel), each in histograms.items())
         add_fields(plate, histograms, limit)
         for (_, channel), each in histograms.items():
+            if channel in segmented and each.sharpness > -np.inf:
+                sharp.setdefault((channel, each.saturated >= limit), set()).add(well)
             if each.saturated < limit:  # what is clipped tells no light
                 grids[channel].append(np.stack([each.low, each.high]))
                 shown[channel].append(each.sharpness > -np.inf)
@@ -98,6 +99,8 @@ def freeze(job: Job) -> Outcome:
         for channel in channels
     ]
     top = float(job.plate.metadata["bit_max"])
+    counted = [sharp[key] for key in sharp if not key[1] or plate[key[0]].mostly_clipped]
+    signal = len(set[str]().union(*counted))
     blank = signal < SIGNAL_SHARE * len(wells) or not wells
     window: dict[str, Any] = {
         "freeze": 0 if blank else settings.freeze,
