@@ -128,11 +128,20 @@ class Failing(Disk):
 
 
 class Recorder(Disk):
-    """Knows which files and folders a power cut would take: those written or changed since they were last flushed."""
+    """Knows what a power cut would take: contents and names of files and folders that were changed and not flushed.
+
+    A file's name is durable once its folder is flushed. Jobs make files of the next item in the same folders meanwhile.
+
+    Attributes:
+        dirty: files whose contents may be lost.
+        names: files and folders that may not be found, or found again.
+        lines: path and data of each line, and what might be lost when it was written.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.dirty: set[Path] = set()
+        self.names: set[Path] = set()
         self.lines: list[tuple[Path, bytes, set[Path]]] = []
 
     def after(self, name: str, path: Path, target: Path | None = None, data: bytes = b"") -> None:
@@ -140,17 +149,21 @@ class Recorder(Disk):
         match name:
             case "write":
                 if path.suffix == ".jsonl":
-                    self.lines.append((path, data, set(self.dirty)))
+                    self.lines.append((path, data, self.dirty | self.names))
                 else:
                     self.dirty.add(path)
             case "open" if path.suffix != ".jsonl":
-                self.dirty |= {path, path.parent}
+                self.dirty.add(path)
+                self.names.add(path)
             case "mkdir" | "unlink" | "rmtree":
-                self.dirty.add(path.parent)
+                self.names.add(path)
             case "replace" | "rename":
                 assert target is not None
-                moved = {each for each in self.dirty if each == path or path in each.parents}
-                self.dirty -= moved
-                self.dirty |= {target / each.relative_to(path) for each in moved} | {path.parent, target.parent}
+                for known in (self.dirty, self.names):
+                    moved = {each for each in known.copy() if each == path or path in each.parents}
+                    known.difference_update(moved)
+                    known.update(target / each.relative_to(path) for each in moved)
+                self.names |= {path, target}
             case "fsync":
                 self.dirty.discard(path)
+                self.names -= {each for each in self.names.copy() if each.parent == path}

@@ -145,7 +145,8 @@ def test_a_value_that_was_changed_and_changed_back(project, end):
         assert {("stitch", "B02", "cells"), ("stitch", "B03", "cells"), ("report", "", "")} <= project.redone(sequences)
     changed = {name for name, content in project.results().items() if results[name] != content}
     assert "objects/cells/B02.parquet" in changed or "objects/cells/B03.parquet" in changed
-    assert "to do" in project.plateflow("status", status=None)
+    said = project.plateflow("status", status=4)
+    assert "to do" in said or (end == "killed" and " failed" in said), "of jobs that were killed in their work"
     project.snakemake()
     assert [name for name, content in project.results().items() if results[name] != content] == []
     assert "to do" not in project.plateflow("status")
