@@ -61,16 +61,19 @@ def main() -> None:
         size = sum(paths.cells(well).stat().st_size for well in wells) / 1e9
         start = time.perf_counter(), time.process_time()
         report(start, what="start", cells=options.cells, columns=options.columns, gigabytes_read=round(size, 2))
-        rows: dict[str, dict[str, Any]] = {}
+        rows: list[dict[str, Any]] = []
+        values = []
         for well in wells:
-            cells = read_cells(paths.cells(well), names, without=["3"])
-            rows[well] = {"Metadata_State": "ok", "Metadata_FieldsUsed": 8, "Count_Cells": cells.rows} | cells.values
+            (cells,) = read_cells(paths.cells(well), names, [{}], without=["3"])
+            row = {"Metadata_Well": well, "Metadata_Time": 0, "Metadata_State": "ok", "Metadata_FieldsUsed": 8}
+            rows.append(row | {"Count_Cells": cells.rows})
+            values.append(cells.values.ravel())
         report(start, what="medians, MADs, quantiles", cells=options.cells)
         roles = ["negative", "positive", *["treatment"] * 10]
         plate_map = pd.DataFrame({"well": wells, "role": [roles[n % 12] for n in range(len(wells))], "dose": 1.0})
         plate_map["treatment"] = [f"c{n // 2}" for n in range(len(wells))]
         start = time.perf_counter(), time.process_time()
-        table = well_table("bench", rows, plate_map, counts=["Count_Cells"], medians=names)
+        table = well_table("bench", rows, np.array(values), plate_map, counts=["Count_Cells"], medians=names)
         for name in ("wells.parquet", "wells.csv"):
             write_table(paths.table(name), table)
         write_statistics(paths, table, names, Stats(), (16, 24))

@@ -155,6 +155,8 @@ def _outcome(job: Job, item: Item, *, bad: Collection[str], flagged: Collection[
             more |= {"state": "quarantined", "reason": "truncated", "fields": dict.fromkeys(fields, "truncated")}
             more |= {"detail": f"no field can be used: {BAD}", "files": {}}
         depends["raw files"] = tile._content(more["raw"], more.get("fields", {}))
+    if job.stage.name == "normalise":
+        depends |= normalise._FROZEN
     if (up := item.upstream) is not None:
         more = {"state": up.state, "reason": up.reason, "detail": up.detail}
     known = dependencies(job, replace(item, depends=depends))
@@ -170,7 +172,8 @@ def _info(job: Job, item: Item) -> dict[str, Any]:
             flat = np.zeros((5, 5))
             flat[0, 0] = 1
             channels = job.plate.channels
-            window: dict[str, Any] = {"freeze": 1, "settings": job.parameters()}
+            window: dict[str, Any] = {"freeze": 1, "request": 0, "settings": job.parameters()}
+            window |= {"light": {name: {"dark": 100.0, "why": ""} for name in channels}}
             window |= {"channels": {name: {"low": 237.0, "high": 3289.0} for name in channels}}
             window |= {"fields": dict.fromkeys(channels, 9 * len(job.wells))}
             return {"window": window, "profiles": [flat.tolist()] * len(channels)}

@@ -59,7 +59,6 @@ NUMBERS: list[tuple[Callable[..., Any], str, list[Any]]] = [
     (average_precision, "threshold", [-0.1, 1.1, [0.5, math.nan], [0.5, "x"], None]),
     (measure, "pixel_size_um", [0, 0.0, -1, math.inf, "0.5", None, [0.5, 0], [0.5], [0.5] * 3]),
     (measure, "texture_scales", [[0], [1.5], [3, -1], [math.nan]]),
-    (measure, "texture_tops", [[0.0], [math.nan], [math.inf], [1.0, 1.0]]),
     (measure, "origin_px", [(1,), (1, 2, 3)]),
     (measure, "outside", [np.zeros((3, 3), bool), np.ma.zeros((12, 12))]),
     (measure, "channels", ["A"]),

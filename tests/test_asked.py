@@ -33,7 +33,8 @@ def renamed(plate: Plate, before: dict[tuple[str, str], str]) -> set[tuple[str, 
 
 def freeze(plate: Plate) -> None:
     settings = plate.parameters("normalise")
-    write_json(plate.paths.window, {"settings": settings, "freeze": settings["freeze"]})
+    window = {"settings": settings, "freeze": settings["freeze"], "request": 0, "light": {}}
+    write_json(plate.paths.window, window)
 
 
 def do(plate: Plate, *keys: tuple[str, str]) -> None:
@@ -44,6 +45,16 @@ def do(plate: Plate, *keys: tuple[str, str]) -> None:
 def done(plate: Plate) -> set[tuple[str, str]]:
     asked = PlateAsked(plate)
     return {key for key in JOBS if Path(asked.receipt(*key)).exists()}
+
+
+def test_what_is_asked_of_ingest_is_what_earlier_releases_asked(plate):
+    """Else nothing of an ordinary plate could be accepted."""
+    keys = ("path", "layout", "pattern", "pixel_size_um", "z_step_um")
+    raw = dict.fromkeys(keys) | {"path": "/raw", "layout": plate.spec.layout}
+    ordinary = {"raw": raw, "label_sets": ["nuclei"], "levels": plate.config.levels, "z_kept": False}
+    assert plate.parameters("ingest") == ordinary
+    plate = replace(plate, config=plate.config.model_copy(update={"z": "plane 2"}))
+    assert plate.parameters("ingest") == ordinary | {"plane": "plane 2"}
 
 
 def test_a_parameter_renames_its_stage_and_what_builds_on_it(plate):

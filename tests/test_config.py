@@ -25,6 +25,16 @@ def test_the_default_file_loads_as_the_defaults():
         ({"features": {"rows": "spots"}}, "not a label set"),
         ({"z": "median"}, "z must be"),
         (
+            {
+                "z": "keep",
+                "segmentation": {
+                    "nuclei": {"channels": ["DNA"], "dimensions": 3},
+                    "cells": {"channels": ["AGP"]},
+                },
+            },
+            r"dimensions differ between label sets \(nuclei 3, cells 2\).*the same number for all",
+        ),
+        (
             {"segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}}},
             r"nuclei.dimensions is 3.*set z to keep",
         ),

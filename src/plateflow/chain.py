@@ -54,17 +54,20 @@ class Stage:
         return 1 if self.scope == "plate" else config.parts.gpu if self.scope == "gpu" else config.parts.cpu
 
 
-_STORE = "chunks have checksums, labels are written as whole shards"
+_LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
+_MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
+_TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
+_PAGE = "time points are shown one by one, counts per field in use, doses with their units"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 2, _STORE, ()),
-    ("tile", "cpu", 3, _STORE, ("ingest",)),
-    ("normalise", "plate", 1, "", ("ingest", "tile")),
+    ("ingest", "plate", 3, "units, places, planes and levels are what the files say", ()),
+    ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
+    ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
-    ("stitch", "cpu", 2, _STORE, ("ingest", "infer", "follow")),
-    ("features", "cpu", 2, "", ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 4, "", ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 3, "", ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
+    ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
+    ("aggregate", "plate", 5, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
+    ("report", "plate", 4, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)
@@ -95,8 +98,14 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
+            if spec.image is None:
+                del raw["image"]  # younger than the other keys, as are those of `more`: fingerprints stay equal
             z_kept = config.z == "keep"  # labels have one z plane, or all
-            return {"raw": raw, "label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
+            if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):
+                more["deep"] = True  # needs a stack
+            own = {"label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            return {"raw": raw, **own, **more}
         case "tile":
             return {"levels": config.levels}
         case "normalise":

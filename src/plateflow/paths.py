@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-_WELL = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})(?:\.([A-Da-d])([1-4]))?")
+_WELL = re.compile(r"([A-Z]{1,2}|[a-z]{1,2})0*(\d{1,2})(?:\.([A-Da-d])([1-4]))?")
+_WELL_OF_FRACTAL = re.compile(r"^([A-H])([a-d])(\d\d)([1-4])$")
 
 SCRATCH = "scratch:"
 """In a journal, what the names of files in the scratch begin with."""
@@ -28,12 +29,13 @@ def row_name(row: int) -> str:
 def parse_well(name: str) -> tuple[int, int]:
     """Row and column, from 0, of a well's name as people write it: A1, a01, A001, AF48.
 
-    1536 wells may be written as a well of 96 and a place in its 4 x 4: B03.a1 is row 4, column 8, E09.
+    1536 wells may be written as a well of 96 and a place in its 4 x 4: B03.a1 is row 4, column 8, E09. Fractal makes
+    the row Ba and the column 031 of it (`wells.py` of fractal-tasks-core), so a row of both cases is never AA to AF.
 
     Raises:
         ValueError: it is no well name of a plate of up to 1536 wells.
     """
-    match = _WELL.fullmatch(name.strip())
+    match = _WELL.fullmatch(_WELL_OF_FRACTAL.sub(r"\1\3.\2\4", name.strip()))
     if match:
         letters, column = match[1].upper(), int(match[2]) - 1
         row = ord(letters[-1]) - 65 + (26 if len(letters) == 2 else 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES, parameters, part_of, part_of_well
 from plateflow.config import Config, PlateSpec, load_config, load_plates
-from plateflow.errors import ChannelError, ConfigError, PlateflowError, ResultsError
-from plateflow.model.registry import model_spec
+from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
+from plateflow.model.registry import check_channels, model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
+from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
     from plateflow.images.canvas import Canvas
@@ -213,11 +215,20 @@ class Plate:
     def has_frozen_window(self) -> bool:
         """Whether window.json bears the configured freeze number, and was computed as configured."""
         try:
-            window = json.loads(self.paths.window.read_text())
+            return self.is_frozen_window(json.loads(self.paths.window.read_text()))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return False  # not where it can't be read for a moment: a frozen window would be computed again
+
+    def is_frozen_window(self, window: Mapping[str, Any]) -> bool:
+        """Whether a window bears the configured freeze number, was computed as configured, and since it was last asked.
+
+        Args:
+            window: content of window.json; one that knows nothing of light is of an earlier release.
+        """
         settings = self.parameters("normalise")
-        return bool(window.get("settings") == settings and window.get("freeze") == settings["freeze"])
+        wanted = {"settings": settings, "freeze": settings["freeze"]}
+        asked = request_number(self.paths, "normalise", "")  # 0 where the requests are lost, too: that asks for nothing
+        return "light" in window and wanted.items() <= window.items() and asked in (0, window["request"])
 
 
 @lru_cache(maxsize=1024)
@@ -226,6 +237,21 @@ def _read_json(path: Path, _size: int, _mtime_ns: int) -> dict[str, Any]:
     if not {"wells", "format"} <= content.keys():
         raise ValueError("it lacks wells or format")
     return content
+
+
+def check_label_sets(config: Config) -> None:
+    """Refuse label sets with more channels than their models take; infer says which models can't be used at all.
+
+    Raises:
+        ChannelError: one has too many.
+    """
+    for name, label_set in config.segmentation.items():
+        where, remedy = (
+            f"segmentation.{name}.channels",
+            "name the channel that shows the objects first, and fewer others",
+        )
+        with suppress(ModelError):
+            check_channels(label_set.model, label_set.channels, where=where, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,17 @@ from plateflow.files import write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXT = ("Metadata_treatment", "Positive", "Feature", "Wells", "Plates", "Reason", "Reasons", "Flags")
+TEXT = (
+    "Metadata_treatment",
+    "Metadata_dose_unit",
+    "Positive",
+    "Feature",
+    "Wells",
+    "Plates",
+    "Reason",
+    "Reasons",
+    "Flags",
+)
 """Columns of CSV tables that are text, whatever they look like: a treatment may be called 101 or NA."""
 
 
@@ -25,18 +35,13 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_atomic(path, data)
 
 
-def read_table(path: Path, rows: int | None = None) -> pd.DataFrame:
-    """Read a table that `write_table` wrote; in a CSV, empty cells of the columns TEXT are empty strings.
-
-    Args:
-        path: of the table.
-        rows: of a CSV, how many to read from its beginning; default: all.
-    """
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote; in a CSV, empty cells of the columns TEXT are empty strings."""
     import pandas as pd
 
     if path.suffix != ".csv":
         return pd.read_parquet(path)
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""], nrows=rows)
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     return table.fillna({name: "" for name in TEXT if name in table})
 
 

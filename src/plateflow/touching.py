@@ -1,4 +1,7 @@
-"""Which fields of a well touch: they are segmented as one canvas, and preflight reports gaps between the others."""
+"""Which fields of a well touch: they are segmented as one canvas, and preflight reports gaps between the others.
+
+And which lie on each other: one place that was taken twice, or positions that can't be right.
+"""
 
 from __future__ import annotations
 
@@ -37,3 +40,14 @@ def groups_of_touching(gaps: NDArray[Any]) -> NDArray[np.int64]:
         if (least == group).all():
             return group
         group = least
+
+
+def on_each_other(corners: NDArray[Any], sides: NDArray[Any], *, share: int = 4) -> NDArray[np.bool_]:
+    """Which fields lie on each other, (n, n): off by less than one part in `share` of their height and width.
+
+    Args:
+        corners: top and left of each field in px, (n, 2).
+        sides: height and width in px, (2,) or (n, 2).
+        share: 4 finds whatever no plan of an acquisition has.
+    """
+    return np.asarray((np.abs(corners[:, None] - corners[None]) < np.asarray(sides) / share).all(axis=-1))

@@ -23,7 +23,7 @@ from plateflow.errors import ConfigError, LeaseError
 from plateflow.estimate import Estimate, ScreenEstimate, estimates_of
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
-from plateflow.project import Project
+from plateflow.project import Project, check_label_sets
 from plateflow.state import slurm
 from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver, read_owner
 from plateflow.state.progress import failure_lines, screen_failure
@@ -57,6 +57,7 @@ class Workflow:
         except PermissionError as error:
             _fail(str(explain(error)))
         self.project = self.asked.project
+        check_label_sets(self.project.config)
         self.config, self.plates = self.project.config, self.project.plates
 
     def pattern(self, kind: str, stage: str) -> str:

@@ -80,9 +80,13 @@ def test_what_was_accepted_stands_and_is_told(done, release):
 def test_what_changed_otherwise_cannot_be_accepted(done, release):
     release("stitch")
     done.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
+    assert "`plateflow accept [PLATE] --stage stitch`" in done.plateflow("plan"), "some of it can be"
     output = done.plateflow("accept", "--stage", "stitch", status=4)
     assert "2 results of stitch, made by version" in output
     assert "2 results of stitch can't be accepted: parameters changed, too" in output
+    output = done.plateflow("plan")
+    assert "what stitch has made can't be accepted (parameters changed, too)" in output
+    assert "plateflow accept" not in output
 
 
 def test_a_further_release_asks_again(done, release):

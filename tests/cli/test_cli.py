@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from command_line import plateflow
@@ -13,6 +14,7 @@ from vendors import PatternLayout
 
 from plateflow.simulate.plate import Fault, micro_wells, simulate_plate
 
+PIXELS = np.ones((24, 40), np.uint16)
 HEAVY = ("torch", "pandas", "zarr", "numba", "skimage", "scipy")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -72,6 +74,41 @@ def test_init_keeps_a_changed_config_and_refuses_a_taken_plate_id(raw, tmp_path)
     assert "levels: 2" in path.read_text()
     assert len((tmp_path / "config/plates.tsv").read_text().splitlines()) == 3
     assert "taken by another folder" in plateflow("init", other.raw, "--plate", "p1", cwd=tmp_path, status=1)
+
+
+def test_init_takes_several_folders_and_says_which_failed(raw, tmp_path):
+    made = [
+        simulate_plate(tmp_path / name, wells=micro_wells()[:1], fields=1, field_shape=(64, 64), plate=name).raw
+        for name in ("p2", "p3")
+    ]
+    (tmp_path / "empty").mkdir()
+    output = plateflow("init", raw, tmp_path / "empty", *made, cwd=tmp_path, status=1)
+    assert "1 of 4 folders could not be added; the others were" in output
+    assert "the plate's folder is empty" in output
+    lines = (tmp_path / "config/plates.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["plate", "p1", "p2", "p3"]
+    output = plateflow("init", *made, "--plate", "p9", cwd=tmp_path, status=2)
+    assert "one id can't name several plates" in output
+
+
+def test_init_writes_which_image_it_was_told(tmp_path):
+    from vendors import LAYOUTS
+
+    from plateflow.simulate.layout import PlateDescription, Record
+
+    writer = LAYOUTS["omezarr"](
+        tmp_path, PlateDescription(name="p", plate_shape=(8, 12), field_shape=(24, 40), pixel_size_um=0.5)
+    )
+    for number in (0, 1):
+        writer.write(Record(row=1, column=2, field=number, channel=0, channel_name="DNA", y_um=0, x_um=0), PIXELS)
+    writer.finish()
+    raw = tmp_path / "p.zarr"
+    (raw / "B/03/2").rename(raw / "B/03/2_corrected")
+    well = raw / "B/03/.zattrs"
+    well.write_text(well.read_text().replace('"2"', '"2_corrected"'))
+    assert "init --image" in plateflow("init", raw, cwd=tmp_path, status=1)
+    assert "fields per well: 1" in plateflow("init", raw, "--image", "*_corrected", cwd=tmp_path)
+    assert "\t*_corrected\t" in (tmp_path / "config/plates.tsv").read_text()
 
 
 def test_init_reads_a_sheet_that_a_spreadsheet_saved_in_utf_16(raw, tmp_path):

@@ -118,7 +118,7 @@ def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatc
         "pixel_um": 0.6,
     }
     header, line = sheet.read_text().splitlines()
-    sheet.write_text("\n".join("\t".join(text.split("\t")[:7]) for text in (header, line)) + "\n")  # as it was before
+    sheet.write_text("\n".join("\t".join(text.split("\t")[:8]) for text in (header, line)) + "\n")  # as it was before
     again = make_spec(made.raw)
     write_project(tmp_path, again, open_plate(again))
     assert load_plates(sheet) == {plate.plate: plate}

@@ -39,6 +39,17 @@ def odd_labels(draw: st.DrawFn) -> np.ndarray:
     return labels
 
 
+def own_levels(labels: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Each object's intensities as levels 1 to 255 of 255, over its own range without 1 in 200 px at either end."""
+    scaled = np.zeros(plane.shape)
+    for number in np.unique(labels[labels > 0]):
+        own = plane[labels == number]
+        clipped = int(np.ceil(own.size / 200)) if own.size >= 50 else 0
+        low, high = np.sort(own)[[clipped, own.size - 1 - clipped]]
+        scaled[labels == number] = (1 + np.rint(254 * (own.clip(low, high) - low) / max(high - low, 1e-300))) / 255
+    return scaled
+
+
 def peer_values(labels: np.ndarray, image: np.ndarray) -> dict[str, np.ndarray]:
     """What cp_measure 0.3 has, with the names of our columns; CellProfiler's quartiles (`legacy`)."""
     from cp_measure._sanitize import sanitize
@@ -56,7 +67,7 @@ def peer_values(labels: np.ndarray, image: np.ndarray) -> dict[str, np.ndarray]:
         for channel, plane in zip(CHANNELS, image, strict=False):
             for family in ("intensity", "granularity"):
                 found |= {f"{name}_{channel}": value for name, value in core[family](labels, plane).items()}
-            for name, value in core["texture"](labels, plane).items():
+            for name, value in core["texture"](labels, own_levels(labels, plane)).items():
                 head, _, tail = name.partition("_")
                 found[f"Texture_{head}_{channel}_{tail}"] = value
             for family in ("radial_distribution", "radial_zernikes"):

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,11 @@ class Planted:
     def _plant(self, well: str, name: str) -> None:
         tile_entry = self.plate.outcomes("tile").required(well)
         with np.load(self.truth / f"{well}.npz") as file:
-            true = file[name]
+            true = file[name]  # (y, x), or of a series (t, z, y, x)
         drawn, tables, count = [], [], 0
         for canvas in canvases(WellImage.open(self.paths, well).layout, set(tile_entry.fields), self.config.z):
-            part = np.where(canvas.owner() >= 0, true[canvas.slices], 0)
+            plane = true[canvas.t, canvas.z] if true.ndim == 4 else true
+            part = np.where(canvas.owner() >= 0, plane[canvas.slices], 0)
             seen = np.unique(part[part > 0])
             labels = np.zeros(part.shape, np.uint32)
             labels[part > 0] = np.searchsorted(seen, part[part > 0]) + 1 + count
@@ -90,7 +92,8 @@ class Planted:
                 )
             )
             count += len(seen)
-        WellImage.open(self.paths, well).write_labels(name, 0, 0, drawn)
+        for (t, z), plane in groupby(drawn, key=lambda pair: (pair[0].t, pair[0].z)):
+            WellImage.open(self.paths, well).write_labels(name, t, z, list(plane))
         buffer = io.BytesIO()
         pq.write_table(pa.concat_tables(tables), buffer)
         write_atomic(self.paths.objects(name, well), buffer.getvalue())

@@ -9,15 +9,14 @@ from planted_plate import Planted, plant
 
 from plateflow.config import Config, PlateSpec, load_config
 from plateflow.errors import PlateflowError, ResultsError
-from plateflow.features.columns import cell_columns
-from plateflow.images.illumination import profile
+from plateflow.features.columns import cell_columns, with_pixels
 from plateflow.images.layout import FieldBox
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.simulate.plate import Fault, WellPlan
-from plateflow.stages.features import nearest_field, texture_tops
+from plateflow.stages.features import nearest_field
 from plateflow.state.journal import Entry, append_outcome
 
 
@@ -72,9 +71,9 @@ def test_values_are_those_of_the_labels_and_of_the_corrected_image(run: Planted)
     y, _ = np.nonzero(mask)
     assert row["Cells_AreaShape_Center_Y"] == pytest.approx(y.mean(), abs=1e-3)
     raw = image["0"][0, 2, 0].astype(float)
-    light = profile(load_window(run.paths).profiles["Marker"], 256, 256)
+    light = load_window(run.paths).lights["Marker"]
     for box in layout.fields:
-        raw[box.slices] /= light
+        raw[box.slices] = light.dark + (raw[box.slices] - light.dark) / light.profile(256, 256)
     assert row["Cells_Intensity_MeanIntensity_Marker"] == pytest.approx(raw[mask].mean() / 65535, rel=1e-5)
     assert row["Cells_Quality_FlowError"] == pytest.approx(row["ObjectNumber"] / 1000)
     assert row["Metadata_ObjectID"] == f"demo/B02/{row['Metadata_Site']}/{row['ObjectNumber']}"
@@ -177,13 +176,6 @@ def test_families_and_scales_are_chosen_and_the_location_is_always_there(planted
     pd.testing.assert_index_equal(columns, plate.cells("B06").columns)
 
 
-def test_texture_uses_the_grey_levels_that_the_plate_uses(run: Planted) -> None:
-    window = load_window(run.paths)
-    (top,) = texture_tops(window, ["DNA"], "uint16")
-    assert window.limits("DNA")[1] < top * 65535 <= 2 * window.limits("DNA")[1]
-    assert run.cells("B02")["Nuclei_Texture_Entropy_DNA_3_00_256"].median() > 3
-
-
 def test_another_family_or_scale_redoes_the_wells(run: Planted, tmp_path) -> None:
     plate = run.copy(tmp_path, features={"families": "minimal"})
     done = len(plate.journal("features"))
@@ -219,6 +211,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     depth, shape = 3, (40, 48)
     writer = HarmonyLayout(tmp_path / "raw", PlateDescription(name="p", field_shape=shape, pixel_size_um=0.5))
     noise = np.random.default_rng(0).integers(100, 4000, (depth, *shape)).astype(np.uint16)
+    noise[0, 5:15, 5:9] = 4095  # a camera of 12 bits: saturated there
     for z, plane in enumerate(noise):
         place = Record(row=1, column=1, field=0, channel=0, channel_name="DNA", y_um=0, x_um=0, z=z, z_um=2.0 * z)
         writer.write(place, plane)
@@ -250,6 +243,7 @@ def test_a_label_set_that_goes_through_the_stack_is_measured_as_volumes(tmp_path
     mean = noise[labels == 1].mean() / 65535
     assert table["Nuclei_Intensity_MeanIntensity_DNA"].iloc[0] == pytest.approx(mean, rel=1e-6)
     assert table["Nuclei_Quality_FlowError"].tolist() == pytest.approx([0.1, 0.2])
+    assert table["Nuclei_Quality_ClippedFraction"].tolist() == pytest.approx([40 / 300, 0])
 
 
 @pytest.mark.parametrize(("stage", "before"), [("features", "tile"), ("features", "stitch"), ("aggregate", "features")])
@@ -271,6 +265,18 @@ def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(PlateflowError, match="choose from minimal, standard, full, location"):
         load_config({"features": {"families": "everything"}})
     assert load_config({"features": {"families": "texture"}}).features.families == ["texture"]
+
+
+def test_the_dictionary_says_by_which_profiles_intensities_were_divided() -> None:
+    columns = cell_columns(Config.model_validate({"features": {"families": "standard"}}), ["DNA", "AGP", "A_B"])
+    described = with_pixels(columns, {"DNA": True, "AGP": False, "A_B": True})
+    said = {name: feature.pixels.partition(";")[0] for name, feature in described.items()}
+    divided = "raw values, divided by the illumination profile of {}, above the dark level"
+    assert said["Nuclei_Intensity_MeanIntensity_DNA"] == divided.format("DNA")
+    assert said["Nuclei_Texture_Contrast_AGP_3_00_256"] == "raw values, not corrected for light"
+    assert said["Nuclei_Correlation_Correlation_DNA_A_B"] == divided.format("A_B and DNA")
+    assert said["Nuclei_AreaShape_Area"] == ""
+    assert all("(65535 or 255)" in feature.pixels for feature in described.values() if feature.channel)
 
 
 def test_the_documented_counts_of_columns_are_true() -> None:

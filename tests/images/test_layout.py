@@ -33,21 +33,22 @@ def test_fields_lie_at_their_positions_from_the_top_left() -> None:
 
 
 def test_unknown_positions_make_a_grid_with_a_gap() -> None:
-    one_unknown = [(0.0, 0.0), (np.nan, np.nan), (0.0, 90.0)]
-    for table, info in (
-        (planes(one_unknown), INFO),
-        (planes([(0, 0), (0, 9), (9, 0)]), INFO | {"pixel_size_um": None}),
+    one_unknown, unknown = [(0.0, 0.0), (np.nan, np.nan), (0.0, 90.0)], [(np.nan, np.nan)] * 3
+    for table, info, placement in (
+        (planes(unknown), INFO, "grid"),
+        (planes([(0, 0), (0, 9), (9, 0)]), INFO | {"pixel_size_um": None}, "grid"),
+        (planes(one_unknown), INFO, "untrusted"),
     ):
         layout = well_layout(table, info)
         gap = GRID_GAP_PX
         assert [(box.y, box.x) for box in layout.fields] == [(0, 0), (0, 120 + gap), (100 + gap, 0)]
-        assert layout.placement == "grid"
+        assert layout.placement == placement
         assert len(canvases(layout, set(), "max")) == 3
 
 
 def test_fields_on_each_other_are_not_lost() -> None:
     layout = well_layout(planes([(0.0, 0.0), (0.0, 0.0), (5.0, 9.0)]), INFO)
-    assert layout.placement == "stacked"
+    assert layout.placement == "untrusted"
     assert len(canvases(layout, set(), "max")) == 3
 
 
@@ -55,7 +56,7 @@ def test_a_pixel_size_that_is_a_thousandfold_wrong_is_refused() -> None:
     table = planes([(0.0, 0.0), (50.0, 0.0), (0.0, 60.0), (50.0, 60.0)])
     with pytest.raises(PlateflowError, match="contradict each other"):
         well_layout(table, INFO | {"pixel_size_um": [0.0005, 0.0005]})
-    assert well_layout(table, INFO | {"pixel_size_um": [500.0, 500.0]}).placement == "stacked"
+    assert well_layout(table, INFO | {"pixel_size_um": [500.0, 500.0]}).placement == "untrusted"
 
 
 def test_steps_of_z_and_stacks_that_differ() -> None:

@@ -1,6 +1,8 @@
 import errno
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,13 @@ import tifffile
 from images_project import Project
 
 from plateflow.config import Normalise
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, ResultsError
 from plateflow.images.canvas import canvases
-from plateflow.images.histograms import BINS, focus_score, intensity_limits, plane_statistics
-from plateflow.images.illumination import fit_profile, profile
+from plateflow.images.histograms import focus_score, intensity_limits, plane_statistics, read_histograms
+from plateflow.images.illumination import Light, fit_light
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
-from plateflow.simulate.cells import camera, illumination_profile, simulate_field
+from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
 from plateflow.state.requests import request
 
@@ -54,7 +56,10 @@ def test_the_window_of_wells_and_fields(make_project: MakeProject, scope: str) -
             pixels = [raw(project, well, n, "AGP") for n in ((1, 2) if scope == "well" else (field,))]
             expected = [percentile(np.stack(pixels), share) for share in (5, 90)]
             assert window.limits_of_fields(well, ["AGP"], [str(field)]).tolist() == [[expected]]
-    assert window.fingerprint(["AGP"]) != window.fingerprint(["DNA"])
+    same = window.fingerprint(["AGP"])
+    assert window.fingerprint(["DNA"]) == same  # no limit that was frozen
+    window.lights["AGP"] = replace(window.lights["AGP"], dark=1.0)
+    assert window.fingerprint(["AGP"]) != same
 
 
 @pytest.mark.parametrize("scope", ["well", "field"])
@@ -100,6 +105,136 @@ def test_a_frozen_window_stays(make_project: MakeProject) -> None:
     project.paths.window.unlink()
     project.run("normalise")  # nothing changed but that the file is gone
     assert project.paths.window.read_bytes() == kept
+
+
+def test_a_window_is_computed_anew_when_it_is_asked_for(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    path = project.raw_file("B02", 1, 1)
+    tifffile.imwrite(path, tifffile.imread(path) + 1000)
+    project.run()
+    frozen = project.paths.window.read_bytes()
+    request(project.paths, kind="retry", stage="normalise")
+    assert not project.plate.has_frozen_window()
+    project.run("normalise")
+    assert project.plate.has_frozen_window()
+    used = np.stack([raw(project, well, field, "DNA") for well in ("B02", "B03") for field in (1, 2)])
+    assert load_window(project.paths).limits("DNA") == (percentile(used, 1), percentile(used, 99))
+    assert project.paths.window.read_bytes() != frozen
+
+
+def test_what_makes_intensities_doubtful_is_said_with_the_command(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    window = load_window(project.paths)
+    assert window.doubts({"DNA": 0.4, "AGP": 0.0}) == []
+    (far,) = window.doubts({"DNA": 84.1, "AGP": 0.0})
+    assert far.startswith(
+        "the intensity window no longer fits the plate (drift: DNA 8,410%): `plateflow retry p --stage"
+    )
+    of_wells = {**window.content, "freeze": 0, "settings": {**window.content["settings"], "scope": "well"}}
+    assert replace(window, content=of_wells).doubts({"DNA": 84.1}) == []  # nothing reads the plate's limits
+    (thawed,) = replace(window, content={**window.content, "freeze": 0}).doubts({})
+    assert "isn't frozen" in thawed and "`normalise.scope: well`" in thawed
+    coefficients = np.zeros((5, 5))
+    coefficients[0, 0], coefficients[0, 1] = 1, 0.4
+    window.lights["AGP"] = Light(coefficients=coefficients)
+    (strong,) = window.doubts({})
+    assert strong.startswith("the light of AGP differs by a factor of 2.3 over a field")
+
+
+def test_blank_wells_freeze_nothing_and_cells_do(make_project: MakeProject) -> None:
+    """One of eleven wells is less than a tenth."""
+    project = make_project(wells=[WellPlan(well=f"B{n:02d}", role="negative") for n in range(1, 12)], fields=1)
+    rng, cells = np.random.default_rng(0), {}
+    for n in range(1, 12):
+        path = project.raw_file(f"B{n:02d}", 1, 1)
+        cells[n] = tifffile.imread(path)
+        tifffile.imwrite(path, rng.poisson(200, cells[n].shape).astype(np.uint16))
+    project.run()
+    entry = project.outcome("normalise")
+    assert (entry.state, entry.reason) == ("flagged", "empty")
+    assert entry.detail.startswith("0 of 11 wells show something to segment")
+    assert not project.plate.has_frozen_window()
+    assert load_window(project.paths).limits("DNA")[1] < 250
+    for n in (1, 2):  # cells that are over-exposed are left out, and are no reason either
+        tifffile.imwrite(project.raw_file(f"B{n:02d}", 1, 1), np.minimum(cells[n], 700))
+    project.run()
+    assert project.outcome("normalise").detail.startswith("0 of 11 wells")
+    for n, frozen in ((1, False), (2, True)):
+        tifffile.imwrite(project.raw_file(f"B{n:02d}", 1, 1), cells[n])
+        project.run()
+        assert project.plate.has_frozen_window() == frozen
+    assert project.outcome("normalise").state == "ok"
+    assert load_window(project.paths).limits("DNA")[1] > 500
+
+
+def test_saturated_fields_shape_neither_window_nor_light(make_project: MakeProject) -> None:
+    """A camera of 12 bits with an offset: nothing is at the top of the files' 16 bits."""
+    project = make_project()
+    for field in (1, 2):
+        for channel in (1, 2, 3):
+            path = project.raw_file("B03", field, channel)
+            pixels = np.minimum(tifffile.imread(path) // 4 + 32768, 32768 + 4095).astype(np.uint16)
+            if field == 2 and channel == 2:
+                rng = np.random.default_rng(0)
+                spread = np.clip(rng.normal(3500, 400, pixels.shape), 0, 4095) + 32768
+                pixels = np.where(np.indices(pixels.shape)[0] < 20, spread, pixels).astype(np.uint16)
+            tifffile.imwrite(path, pixels)
+    project.run()
+    found = read_histograms(project.paths, "B03")
+    assert found["2", "AGP"].top == 32768 + 4095
+    share = (raw(project, "B03", 2, "AGP") == 32768 + 4095).mean()
+    assert found["2", "AGP"].saturated == pytest.approx(share) and share > 0.01
+    assert [found["1", name].saturated for name in CHANNELS] == [0, 0, 0]
+    window = json.loads(project.paths.window.read_text())
+    assert window["fields"] == {channel: 4 - (channel == "AGP") for channel in CHANNELS}
+    assert window["clipped"] == []
+    used = np.stack([raw(project, well, field, "AGP") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
+    assert window["channels"]["AGP"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
+
+
+def test_a_channel_that_is_over_exposed_everywhere_leaves_the_others_alone(make_project: MakeProject) -> None:
+    project = make_project()
+    for well, field in (("B02", 1), ("B02", 2), ("B03", 1), ("B03", 2)):
+        path = project.raw_file(well, field, 2)
+        pixels = tifffile.imread(path)
+        tifffile.imwrite(path, np.minimum(pixels, int(np.percentile(pixels, 90))).astype(np.uint16))
+    project.run()
+    assert project.outcome("normalise").state == "ok"
+    window = load_window(project.paths)
+    for number, channel in enumerate(CHANNELS[:2], 1):
+        every = [tifffile.imread(project.raw_file(well, f, number)) for well in ("B02", "B03") for f in (1, 2)]
+        assert window.limits(channel) == (percentile(np.stack(every), 1), percentile(np.stack(every), 99))
+    (doubt,) = window.doubts({})
+    assert doubt.startswith("half of the fields of AGP or more are saturated") and "expose it less" in doubt
+
+
+@pytest.mark.parametrize(("bright", "expected"), [(15, None), (16, 16)])
+def test_pixels_are_clipped_where_there_are_enough_for_a_pile(
+    make_project: MakeProject, bright: int, expected: int | None
+) -> None:
+    project = make_project()
+    path = project.raw_file("B02", 1, 1)
+    pixels = tifffile.imread(path)
+    pixels[10, :bright] = 65535
+    tifffile.imwrite(path, pixels)
+    project.run()
+    image = WellImage.open(project.paths, "B02")
+    (canvas,) = canvases(image.layout, set(), "max")
+    clipped = image.clipped(canvas, list(CHANNELS), "max")
+    assert (None if clipped is None else int(clipped.sum())) == expected
+
+
+def test_histograms_of_an_earlier_release_say_what_to_do(make_project: MakeProject) -> None:
+    project = make_project()
+    project.run()
+    path = project.paths.histogram("B02")
+    with np.load(path) as file:
+        older = {name: file[name] for name in file.files if name not in ("high", "low")}
+    np.savez(path, **older)
+    with pytest.raises(ResultsError, match=r"of an earlier release[\s\S]*tile writes them anew"):
+        read_histograms(project.paths, "B02")
 
 
 def test_a_window_that_can_not_be_read_for_a_moment_is_not_computed_again(
@@ -150,18 +285,20 @@ def test_a_canvas_is_read_corrected_and_normalised(make_project: MakeProject) ->
     image = WellImage.open(project.paths, "B02")
     window = image.window
     (canvas,) = canvases(image.layout, set(), "max")
+    coefficients = np.zeros((5, 5))
+    coefficients[0, 0], coefficients[2, 0], coefficients[0, 1] = 1.1, -0.3, 0.1
+    window.lights["AGP"] = Light(coefficients=coefficients, dark=150.0)
     pixels = image.read(canvas, ["AGP", "DNA"], "max")
     assert (pixels.dtype, pixels.shape) == (np.float32, (2, 120, 152))
-    light = profile(window.profiles["AGP"], 64, 80)
-    assert light.min() < 0.97
-    assert light.max() > 1
-    first, second = raw(project, "B02", 1, "AGP"), raw(project, "B02", 2, "AGP")
-    np.testing.assert_array_equal(pixels[0, :64, :80], first / light)
-    np.testing.assert_array_equal(pixels[0, :64, 80:], (second / light)[:, 8:])  # the first field has the overlap
+    y, x = (2 * (np.arange(size) + 0.5) / size - 1 for size in (64, 80))
+    light = (1.1 - 0.3 * y[:, None] ** 2 + 0.1 * x).astype(np.float32)
+    first, second = (150 + (raw(project, "B02", field, "AGP") - np.float32(150)) / light for field in (1, 2))
+    np.testing.assert_array_equal(pixels[0, :64, :80], first)
+    np.testing.assert_array_equal(pixels[0, :64, 80:], second[:, 8:])  # the first field has the overlap
     assert not pixels[:, 64:, 80:].any()
     scaled = image.apply_window(pixels, canvas, ["AGP", "DNA"])
     low, high = window.limits("AGP")
-    np.testing.assert_allclose(scaled[0, :64, :80], (first / light - low) / (high - low), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scaled[0, :64, :80], (first - low) / (high - low), rtol=1e-5, atol=1e-6)
     assert not scaled[:, 64:, 80:].any()
     assert scaled.min() < 0 and scaled.max() > 1  # not clipped
     with pytest.raises(PlateflowError, match="no channel 'DAPI'"):
@@ -195,49 +332,123 @@ def test_projections_take_the_planes_that_a_channel_has(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.read(volume, ["a"], "keep")[0], planes[:3])
 
 
-def shading(fields: int, *, falloff: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Binned means of simulated fields under one light, and the light."""
-    rng = np.random.default_rng(seed)
-    light = illumination_profile(rng, (160, 160), falloff)
-    binned = []
+SIZE = 192
+_Y, _X = np.mgrid[:SIZE, :SIZE]
+_R2 = ((_Y - SIZE / 2 + 0.5) ** 2 + (_X - SIZE / 2 + 0.5) ** 2) / (SIZE / 2) ** 2
+VIGNETTING = (1 - 0.27 * _R2) / (1 - 0.27 * _R2).mean()
+EVEN = np.ones((SIZE, SIZE))
+
+
+def shaded(
+    light: np.ndarray,
+    *,
+    fields: int = 24,
+    reach: float = 1.0,
+    background: float = 150,
+    amplitude: float = 1500,
+    thinner: float = 0.0,
+    nuclei: int = 24,
+    offset: int = 100,
+    spread: float = 0.0,
+) -> list[np.ndarray]:
+    """Fields of round nuclei over a background, with a dark level.
+
+    `reach` 0.6: they lie mid-field alone; `thinner` 0.6: at the corners there are that much fewer.
+    """
+    rng, planes = np.random.default_rng(0), []
     for _ in range(fields):
-        scene = simulate_field(rng, (160, 160), density=0.25, diameter_px=16)
-        binned.append(
-            plane_statistics(camera(rng, {"DNA": scene.channels["DNA"]}, illumination=light, offset=0)[0]).binned
-        )
-    return np.array(binned, np.float32), light / light.mean()
+        scene = np.full((SIZE, SIZE), background)
+        for y, x in SIZE / 2 * (1 + reach * rng.uniform(-1, 1, (nuclei, 2))):
+            far = np.hypot(y - SIZE / 2, x - SIZE / 2) / (SIZE / 2)
+            if (reach == 1 or far < reach) and (not thinner or rng.uniform() > thinner * far**2 / 2):
+                shown = np.hypot(_Y - y, _X - x) < 7
+                scene[shown] = background + amplitude * np.exp(rng.normal(0, spread))
+        planes.append((rng.poisson(light * scene) + offset).astype(np.uint16))
+    return planes
 
 
-def off(coefficients: np.ndarray, light: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((profile(coefficients, *light.shape) / light - 1) ** 2)))
+def light_of(planes: list[np.ndarray]) -> Light:
+    statistics = [plane_statistics(plane) for plane in planes]
+    shown = [each for each in statistics if each.sharpness > -np.inf]
+    low, high = (np.array([getattr(s, name) for s in shown], np.float32).reshape(-1, 8, 8) for name in ("low", "high"))
+    return fit_light(low, high)
 
 
-def test_the_profile_is_found_and_does_no_harm_where_fields_are_few() -> None:
-    binned, light = shading(40, falloff=0.5)
-    flat = fit_profile(binned[:3])
-    assert (profile(flat, 50, 60) == 1).all()
-    assert off(flat, light) > 0.1
-    assert off(fit_profile(binned), light) < 0.6 * off(flat, light)
-    assert profile(fit_profile(binned), 160, 160).mean() == pytest.approx(1, abs=1e-3)
-    for seed in range(5):
-        few, light = shading(8, falloff=0.2, seed=seed)
-        # cells that lie at one side by chance aren't taken for light
-        assert off(fit_profile(few), light) < off(flat, light) + 0.01
+def off(light: Light, true: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((light.profile(*true.shape) / true - 1) ** 2)))
 
 
-def test_an_exact_profile_of_many_fields() -> None:
-    y, x = np.meshgrid(*(2 * (np.arange(BINS) + 0.5) / BINS - 1,) * 2, indexing="ij")
-    light = 1.1 - 0.3 * x**2 - 0.2 * y**4 + 0.1 * x * y + 0.05 * y
-    rng = np.random.default_rng(0)
-    binned = light * rng.uniform(100, 4000, (200, 1, 1)) * rng.normal(1, 0.01, (200, BINS, BINS))
-    found = profile(fit_profile(binned.astype(np.float32)), BINS, BINS)
-    np.testing.assert_allclose(found, light / light.mean(), rtol=3e-3)
+def test_the_light_is_found_over_the_dark_level_and_a_speck_changes_little() -> None:
+    planes = shaded(VIGNETTING, fields=60)
+    light = light_of(planes)
+    assert off(light, VIGNETTING) < 0.03
+    assert off(Light.even("flat"), VIGNETTING) > 0.1
+    assert 40 < light.dark < 160
+    assert light.profile(SIZE, SIZE).mean() == pytest.approx(1, abs=1e-3)
+    assert light.ratio() == pytest.approx(VIGNETTING.max() / VIGNETTING.min(), rel=0.15)
+    planes[5][:20, :20] = 65535
+    assert off(light_of(planes), VIGNETTING) < 0.03
+    raw = np.full((1, SIZE, SIZE), 100 + 900 * VIGNETTING, np.float32)
+    light.correct(raw, light.profile(SIZE, SIZE), True)
+    assert np.ptp(raw) < 0.25 * 900 * np.ptp(VIGNETTING)
 
 
-def test_a_dark_or_broken_field_is_passed_over() -> None:
-    binned, _ = shading(20, falloff=0.4)
-    spoiled = np.concatenate([binned, np.zeros((1, BINS, BINS), np.float32), np.full((1, BINS, BINS), np.nan)])
-    np.testing.assert_array_equal(fit_profile(spoiled.astype(np.float32)), fit_profile(binned))
+def left(light: Light, true: np.ndarray) -> float:
+    ratio = true / light.profile(*true.shape)
+    return float(ratio.max() / ratio.min())
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [
+        {},
+        {"thinner": 0.5},
+        {"background": 5},  # nearly all of the background is the camera's offset
+        {"background": 0},
+        {"offset": 0},
+        {"amplitude": 400},
+    ],
+)
+def test_the_light_is_told_from_how_bright_cells_are(planes: dict[str, Any]) -> None:
+    light = light_of(shaded(VIGNETTING, fields=60, **{"nuclei": 60, "spread": 0.2, **planes}))
+    assert left(Light.even("flat"), VIGNETTING) > 1.9
+    assert left(light, VIGNETTING) < 1.3
+
+
+def test_a_subtracted_black_level_and_wells_without_cells_change_nothing() -> None:
+    planes = [
+        np.where(plane > 240, plane - 240, 0).astype(np.uint16) for plane in shaded(VIGNETTING, fields=60, nuclei=60)
+    ]
+    light = light_of(planes + shaded(VIGNETTING, amplitude=0))
+    assert light.dark == 0
+    assert left(light, VIGNETTING) < 1.2
+
+
+@pytest.mark.parametrize(
+    ("planes", "why"),
+    [
+        ({"light": EVEN, "reach": 0.6}, "seldom show cells"),  # spheroids, colonies
+        ({"light": VIGNETTING, "reach": 0.5}, "seldom show cells"),
+        ({"light": EVEN}, "as bright everywhere"),
+        ({"light": EVEN, "thinner": 0.3, "fields": 60}, "as bright everywhere"),
+        ({"light": EVEN, "thinner": 0.5, "fields": 60}, "as bright everywhere"),
+        ({"light": VIGNETTING, "fields": 7}, "fewer than 8 fields"),
+        ({"light": VIGNETTING, "amplitude": 0, "fields": 12}, "cells"),
+        ({"light": EVEN, "amplitude": 0, "background": 0, "fields": 12}, "fewer than 8 fields show cells"),
+    ],
+)
+def test_no_light_is_invented(planes: dict[str, Any], why: str) -> None:
+    light = light_of(shaded(**planes))
+    assert re.search(why, light.why)
+    assert (light.profile(50, 60) == 1).all()
+    raw = np.full((1, 50, 60), 321.7, np.float32)
+    light.correct(raw, light.profile(50, 60), True)
+    assert (raw == np.float32(321.7)).all()
+
+
+def test_an_uneven_background_under_evenly_lit_cells_is_no_light() -> None:
+    planes = [plane + np.rint(60 * VIGNETTING).astype(np.uint16) for plane in shaded(EVEN)]
+    assert light_of(planes).why
 
 
 def test_sharpness_tells_blur_and_neither_cells_nor_light() -> None:

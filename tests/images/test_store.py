@@ -42,6 +42,19 @@ def fill(paths: PlatePaths, well: str, pixels: np.ndarray, *, label: int = 0) ->
         image.write_labels("nuclei", 0, 0, [(canvas, np.full((canvas.height, canvas.width), label, np.uint32))])
 
 
+def most_frequent(labels: np.ndarray, levels: int) -> list[np.ndarray]:
+    """A pyramid of labels by its definition: of 2 x 2 px the most frequent, in turn the first or last of several."""
+    pyramid = [labels]
+    for _ in range(1, levels):
+        last = pyramid[-1]
+        half = np.zeros([(side + 1) // 2 for side in last.shape], np.uint32)
+        for y, x in np.ndindex(*half.shape):
+            square = np.pad(last[2 * y : 2 * y + 2, 2 * x : 2 * x + 2], 1, mode="edge")[1:3, 1:3].ravel().tolist()
+            half[y, x] = max(square[:: (-1) ** (y + x)], key=square.count)
+        pyramid.append(half)
+    return pyramid
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -264,9 +277,8 @@ def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
     expected[0:10, 0:20] = labels
     expected[25:35, 40:50] = more
     arrays = image.group["labels/nuclei"]
-    np.testing.assert_array_equal(arrays["0"][0, 0], expected)
-    np.testing.assert_array_equal(arrays["1"][0, 0], expected[::2, ::2])
-    np.testing.assert_array_equal(arrays["2"][0, 0], expected[::4, ::4])
+    for level, of_level in enumerate(most_frequent(expected, 3)):
+        np.testing.assert_array_equal(arrays[str(level)][0, 0], of_level)
     image.write_labels("nuclei", 0, 0, [(two, more)])
     expected[0:10, 0:20] = 0
     np.testing.assert_array_equal(arrays["0"][0, 0], expected)
@@ -282,7 +294,7 @@ def test_planes_and_chunks_without_a_label_are_not_written(tmp_path: Path, monke
     above, below = canvases(layout, set(), "keep")
     labels = np.zeros((32, 32), np.uint32)
     image.write_labels("nuclei", 0, 0, [(above, labels)])
-    labels[9, 17] = 5  # on an odd row and column: no other level has it
+    labels[9, 17] = 5  # a single pixel: no other level has it
     image.write_labels("nuclei", 0, 1, [(below, labels)])
     (shard,) = [path for path in paths.image("B03").rglob("c/**/*") if path.is_file()]
     assert shard == paths.image("B03") / "labels" / "nuclei" / "0" / "c" / "0" / "1" / "0" / "0"
@@ -311,7 +323,7 @@ def test_labels_of_a_large_canvas_are_written_in_pieces(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 70e6, "the plane has 144 MB, a piece 17, and there are a piece's canvas and comparison beside it"
     for level in range(3):
-        whole = Ramp()[np.s_[0:6000:1, 0:6000:1]][:: 2**level, :: 2**level]
+        whole = Ramp()[np.s_[0:6000, 0:6000]][:: 2**level, :: 2**level]  # its squares have 64 px: no level mixes them
         np.testing.assert_array_equal(image.group[f"labels/nuclei/{level}"][0, 0], whole)
 
 
@@ -354,6 +366,9 @@ def test_the_preview_of_an_image_in_place_is_one_whole_shard(tmp_path: Path, mon
             written.append((ys, xs))
     assert len(written) > 2
     assert image.group["0"].shape == (1, 1, 1, 7, 13)
+    (dataset,) = image.group.attrs["ome"]["multiscales"][0]["datasets"]
+    scale, translation = (step[step["type"]][-2:] for step in dataset["coordinateTransformations"])
+    assert (scale, translation) == ([8, 8], [3.5, 3.5])
     np.testing.assert_array_equal(image.group["0"][0, :, 0], halve_mean(halve_mean(halve_mean(pixels))))
     assert [path.name for path in paths.image("B03").rglob("c/**/*") if path.is_file()] == ["0"]
 
@@ -388,9 +403,8 @@ def test_large_images_are_cut_into_regions_of_one_shard_each(
     written = image.group["labels/nuclei/0"][0, 0]
     np.testing.assert_array_equal(written[canvas.slices], labels)
     assert not written[lone.slices].any()
-    for level in range(levels):
-        step = slice(None, None, 2**level)
-        np.testing.assert_array_equal(image.group[f"labels/nuclei/{level}"][0, 0], written[step, step])
+    for level, of_level in enumerate(most_frequent(written, levels)):
+        np.testing.assert_array_equal(image.group[f"labels/nuclei/{level}"][0, 0], of_level)
     for level in range(levels):
         made = [p for p in (paths.image("B03") / str(level) / "c").rglob("*") if p.is_file()]
         assert len(made) == len(parts) - 1  # the region without a field was never written
@@ -413,3 +427,70 @@ def test_a_plate_of_384_wells_is_made_fast_and_has_few_files(tmp_path: Path) -> 
     per_image = len([p for p in paths.image("A01").rglob("*") if p.is_file()])
     assert per_image == 16  # and 9 shards once all is written
     assert 384 * (per_image + 9 + 1) + 16 + 1 < 20_000
+
+
+def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> None:
+    """Discs keep their places in micrometres, by the metadata of each level: each in the image, on average as labels.
+
+    They begin at every px of a block of 4 x 4, so that rounding to whole pixels takes none of them to one side.
+    """
+    layout = replace(layout_of((0, 0), size=183), pixel_um=(2.0, 0.5, 0.25))
+    image = WellImage.open(make(tmp_path, {"B03": layout}), "B03")
+    (canvas,) = canvases(image.layout, set(), "max")
+    centres = [(25 + 41 * (n // 4), 25 + 41 * (n % 4)) for n in range(16)]
+    labels, (y, x) = np.zeros((183, 183), np.uint32), np.indices((183, 183))
+    for number, (cy, cx) in enumerate(centres, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= 13**2] = number
+    with image.writing(0, 0) as write:
+        write(canvas.slices, ((labels > 0) * 1600).astype(np.uint16)[None])
+    image.write_labels("nuclei", 0, 0, [(canvas, labels)])
+    for group in (image.group, image.group["labels/nuclei"]):
+        (multiscale,) = group.attrs["ome"]["multiscales"]
+        for level, dataset in enumerate(multiscale["datasets"]):
+            scale, start = (np.array(step[step["type"]])[-2:] for step in dataset["coordinateTransformations"])
+            assert start.tolist() == [(2**level - 1) / 2 * 0.5, (2**level - 1) / 2 * 0.25]
+            pixels = np.squeeze(group[dataset["path"]][:])
+            off = []
+            for number, centre in enumerate(centres, start=1):
+                y, x = np.indices(pixels.shape) * scale[:, None, None] + start[:, None, None]
+                near = (abs(y / 0.5 - centre[0]) < 20) & (abs(x / 0.25 - centre[1]) < 20)
+                weights = pixels[near] if group is image.group else pixels[near] == number
+                off.append([np.average(y[near], weights=weights) / 0.5, np.average(x[near], weights=weights) / 0.25])
+            off = np.array(off) - centres
+            assert abs(off.mean(axis=0)).max() < 0.01
+            assert abs(off).max() < (0.05 if group is image.group else 1)
+
+
+@pytest.mark.parametrize(
+    ("z_mode", "scale", "start"), [("max", 6.0, 2.0), ("mean", 6.0, 2.0), ("plane 2", 2.0, 4.0), ("keep", 2.0, 0.0)]
+)
+def test_labels_cover_the_planes_that_they_stand_for(tmp_path: Path, z_mode: str, scale: float, start: float) -> None:
+    layout = replace(layout_of((0, 0), z=3), pixel_um=(2.0, 0.5, 0.5), z_known=True)
+    paths = make(tmp_path, {"B03": layout}, z_mode=z_mode)
+    (multiscale,) = WellImage.open(paths, "B03").group["labels/nuclei"].attrs["ome"]["multiscales"]
+    for dataset in multiscale["datasets"]:
+        steps = {step["type"]: step[step["type"]][1] for step in dataset["coordinateTransformations"]}
+        assert steps == {"scale": scale, "translation": start}
+
+
+def test_ngio_masks_what_a_projection_measured(tmp_path: Path) -> None:
+    ngio = pytest.importorskip("ngio")
+    layout = replace(layout_of((0, 0), size=32, z=3), pixel_um=(2.0, 0.5, 0.5), z_known=True)
+    paths = make(tmp_path, {"B03": layout})
+    image = WellImage.open(paths, "B03")
+    (canvas,) = canvases(layout, set(), "max")
+    labels = np.zeros((32, 32), np.uint32)
+    labels[8:16, 12:20] = 7
+    pixels = np.random.default_rng(0).integers(1, 4000, (3, 32, 32), dtype=np.uint16)
+    for z, plane in enumerate(pixels):
+        with image.writing(0, z) as write:
+            write(canvas.slices, plane[None])
+    image.write_labels("nuclei", 0, 0, [(canvas, labels)])
+    container = ngio.open_ome_zarr_container(str(paths.image("B03")))
+    for level in range(3):
+        masked = container.get_masked_image(masking_label_name="nuclei", path=str(level))
+        inside = np.squeeze(masked.get_roi_masked(label=7))
+        size = 8 >> level
+        assert inside.shape == (3, size, size)
+        measured = np.asarray(image.group[str(level)][0, 0])[:, labels[:: 2**level, :: 2**level] == 7]
+        np.testing.assert_array_equal(inside.reshape(3, -1), measured)

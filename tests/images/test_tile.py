@@ -57,9 +57,10 @@ def test_histograms_are_exact(make_project: MakeProject) -> None:
     pixels = tifffile.imread(project.raw_file("B02", 2, 2))
     histogram = found["2", "AGP"]
     np.testing.assert_array_equal(histogram.counts, np.bincount(pixels.ravel(), minlength=65536))
-    top = pixels[:2, :2].mean()  # 64 x 80 px in 32 x 32 bins: 2 px high, 2 or 3 wide
-    assert histogram.binned[0, 0] == pytest.approx(top)
-    assert histogram.binned.mean() == pytest.approx(pixels.mean(), rel=0.02)
+    corner = pixels[:8, :10].astype(float)  # 64 x 80 px on a grid of 8 x 8
+    squares = [corner[y : y + 4, x : x + 4].mean() for y in (0, 4) for x in (0, 4)]
+    assert histogram.low[0, 0] == pytest.approx(min(squares))
+    assert histogram.high[0, 0] == pytest.approx(max(squares))
     assert histogram.saturated == 0
 
 
@@ -149,7 +150,7 @@ def write_stack(folder: Path, *, bad: str = "") -> Project:
     return Project(
         raw=folder,
         results=folder.parent / "results",
-        options={"segmentation": {"nuclei": LabelSet(channels=["a"])}, "z": "keep"},
+        options={"segmentation": {"nuclei": LabelSet(channels=["a"])}},
         entry_options={"layout": "pattern", "pattern": pattern},
     )
 
@@ -162,8 +163,8 @@ def test_time_points_and_stacks(tmp_path: Path) -> None:
     for t, c, z, name in ((1, 0, 2, "t1_z2_a"), (0, 1, 1, "t0_z1_b")):
         np.testing.assert_array_equal(image["0"][t, c, z, :, :48], tifffile.imread(project.raw / f"C04_f1_{name}.tif"))
     assert not image["0"][:, 1, 0].any()
-    assert image["labels/nuclei/0"].shape == (2, 3, 40, 128)
-    assert len(project.plate.canvases("C04")) == 2 * 3 * 2
+    assert image["labels/nuclei/0"].shape == (2, 1, 40, 128)
+    assert len(project.plate.canvases("C04")) == 2 * 2
     counts = read_histograms(project.paths, "C04")["1", "a"].counts
     assert counts.shape == (256,)
     assert counts.sum() == 2 * 3 * 40 * 48
@@ -251,13 +252,17 @@ def test_ingest_refuses_a_channel_that_the_plate_lacks(make_project: MakeProject
     assert not project.paths.planes.exists()
 
 
-def test_fields_stacked_by_their_positions_are_reported(make_project: MakeProject) -> None:
+def test_wells_whose_positions_cannot_be_right_are_reported(make_project: MakeProject) -> None:
     project = make_project()
     index = project.raw / "Images" / "Index.idx.xml"
     index.write_text(index.read_text().replace('<PositionX Unit="m">', '<PositionX Unit="nm">'))
     project.run("ingest")
     info = json.loads(project.paths.metadata.read_text())
-    assert "fields would lie on each other in 2 wells: B02, B03" in info["disagreements"][-1]
+    assert info["untrusted_positions"] == ["B02", "B03"]
+    assert info["disagreements"][-1].startswith(
+        "2 wells are laid out in a grid, as by their positions fields would lie"
+    )
+    assert info["disagreements"][-1].endswith(": B02, B03")
 
 
 @pytest.fixture
@@ -310,7 +315,7 @@ def test_a_unit_depends_on_named_things(make_project: MakeProject) -> None:
     project = make_project()
     project.run("ingest")
     (first, _) = work_items(Job.of(project.plate, "tile", "0"))
-    assert set(first.depends) == {"manifest", "raw files", "image", "parameters"}
+    assert set(first.depends) == {"manifest", "raw files", "image", "parameters", "histograms"}
     os.utime(project.raw_file("B02", 1, 1))
     (again, _) = work_items(Job.of(project.plate, "tile", "0"))
     assert {key for key in first.depends if first.depends[key] != again.depends[key]} == {"raw files"}

@@ -7,7 +7,7 @@ from images_project import Project, layout_of
 
 from plateflow.errors import ResultsError
 from plateflow.images.canvas import canvases
-from plateflow.images.illumination import profile
+from plateflow.images.illumination import Light
 from plateflow.images.shards import halve_mean
 from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths
@@ -34,12 +34,18 @@ def test_a_preview_is_corrected_and_the_first_field_wins(make_project: MakeProje
     project.run()
     image = WellImage.open(project.paths, "B02")
     (canvas,) = canvases(image.layout, set(), "max")
+    coefficients = np.zeros((5, 5))
+    coefficients[0, 0], coefficients[1, 0] = 1, 0.2
+    image.window.lights["AGP"] = light = Light(coefficients=coefficients, dark=150.0)
     pixels = image.preview(1, canvas.fields, ["AGP", "DNA"], "max")
     assert (pixels.dtype, pixels.shape) == (np.float32, (2, 60, 76))
     raw = halve_mean(image.group["0"][0, :, 0])
     number = image.layout.channels.index("AGP")
-    light = profile(image.window.profiles["AGP"], 32, 40)
-    np.testing.assert_array_equal(pixels[0, :32, :40], raw[number, :32, :40] / light)
-    np.testing.assert_array_equal(pixels[0, :32, 40:], (raw[number, :32, 36:] / light)[:, 4:])
+    first, second = raw[number, :32, :40].astype(np.float32), raw[number, :32, 36:].astype(np.float32)
+    for part in (first, second):
+        light.correct(part, light.profile(32, 40), True)
+    assert (first != raw[number, :32, :40]).any()
+    np.testing.assert_array_equal(pixels[0, :32, :40], first)
+    np.testing.assert_array_equal(pixels[0, :32, 40:], second[:, 4:])
     assert np.isnan(pixels[:, 32:, 40:]).all()
     assert np.isnan(pixels).sum() == pixels[:, 32:, 40:].size

@@ -192,7 +192,9 @@ def test_values_of_the_channel_in_maps_and_an_image_that_overrules_them(tmp_path
     assert plate.planes["dx_um"].equals(expected.planes["dx_um"])
 
 
-@pytest.mark.parametrize(("unit", "text"), [("mm", "0.015"), ("µm", "15"), ("nm", "15000"), ("", "15E-6")])
+@pytest.mark.parametrize(
+    ("unit", "text"), [("mm", "0.015"), ("µm", "15"), ("Microns", "15"), ("nm", "15000"), ("", "15E-6")]
+)
 def test_units_of_positions(tmp_path: Path, unit: str, text: str) -> None:
     folder = make_plate(tmp_path / "p", [record(x_um=15.0)])
     edit(folder, '<PositionX Unit="m">[^<]*<', f'<PositionX Unit="{unit}">{text}<')

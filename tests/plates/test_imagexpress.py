@@ -144,6 +144,26 @@ def test_stage_positions_where_there_are_no_offsets_and_a_label_of_another_well(
 
 
 @pytest.mark.parametrize(
+    ("unit", "um", "note"),
+    [
+        *(("\u03bcm", 0.5, ""), ("Micrometers", 0.5, ""), ("mm", 500.0, ""), ("pixels", None, ""), ("", None, "")),
+        ("inch", None, "has pixels of 0.5 inch, a unit that isn't known"),
+    ],
+)
+def test_units_of_the_calibration(tmp_path: Path, unit: str, um: float | None, note: str) -> None:
+    raw = layouts_plate.write(tmp_path, "imagexpress", wells=("C05",), times=1)
+    for path in raw.rglob("*.tif"):
+        header, pixels = tifffile.TiffFile(path).pages[0].description, tifffile.imread(path)
+        header = header.replace('units" type="string" value="um"', f'units" type="string" value="{unit}"')
+        tifffile.imwrite(path, pixels, description=header.encode(), metadata=None)
+    plate = open_plate(raw)
+    assert plate.metadata["pixel_size_um"] == (um and [um, um])
+    notes = [text for text in plate.metadata["disagreements"] if "unit" in text]
+    assert len(notes) == (2 if note else 0)  # of each channel
+    assert all(note in text for text in notes)
+
+
+@pytest.mark.parametrize(
     ("name", "found"),
     [
         ("p_B02_s1_w1.TIF", ("B02", "1", 1)),
@@ -174,3 +194,27 @@ def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((8, 8), np.uint16))
     with pytest.raises(RawDataError, match="not a MetaXpress plate"):
         open_plate(tmp_path, layout="imagexpress")
+
+
+def test_a_calibration_that_is_off_is_none(tmp_path: Path) -> None:
+    raw = layouts_plate.write(tmp_path, "imagexpress", wells=("C05",), times=1)
+    for path in raw.rglob("*.tif"):
+        header, pixels = tifffile.TiffFile(path).pages[0].description, tifffile.imread(path)
+        off = header.replace('calibration-state" type="string" value="on"', 'calibration-state" value="off"')
+        assert off != header
+        tifffile.imwrite(path, pixels, description=off, metadata=None)
+    assert open_plate(raw).metadata["pixel_size_um"] is None
+
+
+def test_wells_without_a_stack_beside_wells_with_one_are_reported(tmp_path: Path) -> None:
+    """A01 is flat; A02 has three steps, and a projection of site 1 that isn't used."""
+    steps = ["p_A01_s1_w1.tif", "p_A02_s1_w1.tif", *(f"ZStep_{z}/p_A02_s1_w1.tif" for z in (1, 2, 3))]
+    for number, name in enumerate(steps):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / name, np.full((8, 8), number, np.uint16))
+    plate = open_plate(tmp_path, layout="imagexpress")
+    assert plate.metadata["disagreements"] == ["1 projections are not used, as their stacks are there"]
+    states = plate.planes.groupby("well")["state"].agg(list).to_dict()
+    assert states == {"A01": ["ok", "missing", "missing"], "A02": ["ok"] * 3}
+    assert plate.read("A01", "1", "w1", z=0)[0, 0] == 0
+    assert [plate.read("A02", "1", "w1", z=z)[0, 0] for z in range(3)] == [2, 3, 4]

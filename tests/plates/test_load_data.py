@@ -112,6 +112,15 @@ def test_the_table_without_illumination_and_the_lines_of_one_plate(tmp_path: Pat
     assert "p, q" in error.value.why
 
 
+def test_pixel_sizes_that_are_not_in_metres_are_said_to_be_unused(tmp_path: Path) -> None:
+    raw = layouts_plate.write(tmp_path, "load_data", wells=("C05",), times=1)
+    sizes = {"Metadata_ImageResolutionX": "0.5", "Metadata_ImageResolutionY": "0.5"}
+    rewrite(raw / "load_data.csv", lambda line: line | sizes)
+    plate = open_plate(raw)
+    assert plate.metadata["pixel_size_um"] is None
+    assert "pixel sizes aren't in metres: these and the positions aren't used" in plate.metadata["disagreements"][-1]
+
+
 def test_row_and_col_columns_and_utf16(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "load_data", wells=("C05", "B02"), times=1)
     expected = open_plate(raw).planes

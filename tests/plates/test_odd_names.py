@@ -33,7 +33,7 @@ def spec_of(raw: Path, layout: str) -> PlateSpec:
 
 def config_of(layout: str, results: Path) -> Config:
     channel = "1" if layout == "pattern" else "DNA"
-    return Config(results=str(results), segmentation={"nuclei": LabelSet(channels=[channel])}, z="keep")
+    return Config(results=str(results), segmentation={"nuclei": LabelSet(channels=[channel])})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -20,10 +20,23 @@ def group(folder: Path, attributes: dict[str, Any]) -> None:
     (folder / "zarr.json").write_text(json.dumps(content))
 
 
-def image(folder: Path, pixels: np.ndarray, axes: str, scale: Sequence[float], **more: Any) -> None:
-    """A well image in two levels, sharded."""
-    datasets = [{"path": "full", "coordinateTransformations": [{"type": "scale", "scale": list(scale)}]}]
-    named = [{"name": axis, "type": "space", "unit": "millimeter"} if axis in "yx" else {"name": axis} for axis in axes]
+def image(
+    folder: Path,
+    pixels: np.ndarray,
+    axes: str,
+    scale: Sequence[float],
+    *,
+    at: tuple[float, float] | None = None,
+    unit: str | None = "millimeter",
+    **more: Any,
+) -> None:
+    """A well image in two levels, sharded; `at`: its place (y, x) in px, if the metadata shall say it."""
+    steps = [{"type": "scale", "scale": list(scale)}]
+    if at is not None:
+        shift = [0.0] * (len(axes) - 2) + [place * step for place, step in zip(at, scale[-2:], strict=True)]
+        steps.append({"type": "translation", "translation": shift})
+    datasets = [{"path": "full", "coordinateTransformations": steps}]
+    named = [{"name": axis} | ({"type": "space", "unit": unit} if axis in "yx" and unit else {}) for axis in axes]
     group(folder, {"ome": {"multiscales": [{"axes": named, "datasets": datasets}], **more}})
     chunks = (*(1 for _ in axes[:-2]), 8, 8)
     shards = (*pixels.shape[:-2], 16, 16)
@@ -83,18 +96,125 @@ def test_well_images_of_two_to_five_axes_in_shards(tmp_path: Path, axes: str, sh
     np.testing.assert_array_equal(found, pixels.reshape(-1, 20, 30)[-1])
 
 
-def test_acquisitions_lie_on_each_other_with_their_own_channels(tmp_path: Path) -> None:
-    images = [{"path": f"{a}_{f}", "acquisition": a} for a in (0, 2) for f in (0, 1)]
-    folder = plate(tmp_path / "p.zarr", ["B/03"], images, acquisitions=[{"id": 0}, {"id": 2}])
-    for number, about in enumerate(images):
-        values = np.full((1, 20, 30), number + 1, np.uint16)
-        channels = {"channels": [{"label": "DAPI" if about["acquisition"] else "GFP"}]}
-        image(folder / "B/03" / about["path"], values, "cyx", [1, 1, 1], omero=channels)
+@pytest.mark.parametrize(
+    ("path", "well"), [("Aa/011", "A01"), ("Ab/012", "B02"), ("Ba/031", "E09"), ("Hd/124", "AF48"), ("AA/11", "AA11")]
+)
+def test_1536_wells_as_fractal_names_them(tmp_path: Path, path: str, well: str) -> None:
+    """B03.a1 of the instrument is Ba/031 (fractal-tasks-core, pull request 715): row 4, column 8."""
+    folder = plate(tmp_path / "p.zarr", [path], [{"path": "0"}])
+    image(folder / path / "0", np.ones((20, 30), np.uint16), "yx", [1, 1])
+    assert open_plate(folder).metadata["wells"] == [well]
+
+
+@pytest.mark.parametrize("path", ["Aa/11", "X/y", "1/2", "0/2"])
+def test_a_wells_name_is_never_guessed_from_its_index(tmp_path: Path, path: str) -> None:
+    folder = plate(tmp_path / "p.zarr", [path], [{"path": "0"}])
+    image(folder / path / "0", np.ones((20, 30), np.uint16), "yx", [1, 1])
+    with pytest.raises(RawDataError, match="name of a well isn't understood"):
+        open_plate(folder)
+
+
+def test_rows_that_are_numbers_are_counted_where_all_are_listed(tmp_path: Path) -> None:
+    lists = {key: [{"name": str(n)} for n in range(count)] for key, count in (("rows", 8), ("columns", 12))}
+    folder = plate(tmp_path / "p.zarr", ["1/2"], [{"path": "0"}], **lists)
+    image(folder / "1/2/0", np.ones((20, 30), np.uint16), "yx", [1, 1])
+    assert open_plate(folder).metadata["wells"] == ["B03"]
+
+
+def rounds(folder: Path, places: Sequence[tuple[float, float] | None], *, channels: Sequence[str]) -> Path:
+    """A well with a field of 20 x 30 px per acquisition; the image of acquisition n holds n + 1."""
+    images = [{"path": str(n), "acquisition": n} for n in range(len(places))]
+    plate(folder, ["B/03"], images, acquisitions=[{"id": n} for n in range(len(places))])
+    for n, (at, label) in enumerate(zip(places, channels, strict=True)):
+        omero = {"channels": [{"label": label}]}
+        image(folder / "B/03" / str(n), np.full((1, 20, 30), n + 1, np.uint16), "cyx", [1, 1, 1], at=at, omero=omero)
+    return folder
+
+
+def test_acquisitions_at_one_place_are_channels_of_one_field(tmp_path: Path) -> None:
+    folder = rounds(tmp_path / "p.zarr", [(0, 0), (0, 0), (0, 60), (1, 60)], channels=["GFP", "DAPI", "GFP", "DAPI"])
+    images = [{"path": str(n), "acquisition": 2 * (n % 2)} for n in range(4)]
+    group(folder / "B/03", {"ome": {"well": {"images": images}}})
     opened = open_plate(folder)
     assert [channel["name"] for channel in opened.metadata["channels"]] == ["GFP A0", "DAPI A2"]
     assert opened.metadata["fields"] == 2
     assert opened.read("B03", "1", "DAPI A2")[0, 0] == 4
-    assert "several acquisitions" in opened.metadata["disagreements"][0]
+    assert opened.metadata["disagreements"][0].endswith("at the same places: each has channels of its own")
+
+
+def test_acquisitions_at_other_places_are_fields(tmp_path: Path) -> None:
+    opened = open_plate(rounds(tmp_path / "p.zarr", [(0, 0), (0, 27), (18, 0)], channels=["GFP"] * 3))
+    assert [channel["name"] for channel in opened.metadata["channels"]] == ["GFP"]
+    assert opened.planes[["field", "y_um", "x_um"]].to_numpy().tolist() == [["0", 0, 0], ["1", 0, 27e3], ["2", 18e3, 0]]
+    assert [opened.read("B03", field, "GFP")[0, 0] for field in "012"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("second", [None, (3, 4)])
+def test_acquisitions_whose_places_do_not_tell_are_asked_about(tmp_path: Path, second: Any) -> None:
+    """No place is known, or they are shifted by a few px: neither one place nor two."""
+    folder = rounds(tmp_path / "p.zarr", [second and (0, 0), second], channels=["GFP", "GFP"])
+    with pytest.raises(RawDataError, match="isn't clear which images") as error:
+        open_plate(folder)
+    assert "init --image" in error.value.remedy
+
+    def chosen(image: str) -> Any:
+        return open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", image=image))
+
+    assert [(len(chosen(image).planes), chosen(image).metadata["fields"]) for image in ("1", "0+1", "*")] == [
+        *((1, 1), (2, 1), (2, 2))
+    ]
+    assert chosen("1").planes["path"].tolist() == ["B/03/1/full"]
+    assert chosen("0+1").read("B03", "0", "GFP A1")[0, 0] == 2
+    with pytest.raises(RawDataError, match="no image of the plate is named 'raw'"):
+        chosen("0+raw")
+
+
+@pytest.mark.parametrize("at", [None, (0.0, 0.0)])
+def test_a_raw_and_a_corrected_image_of_one_place_are_not_two_fields(tmp_path: Path, at: Any) -> None:
+    folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": "0"}, {"path": "0_illum_corr"}])
+    for name in ("0", "0_illum_corr"):
+        image(folder / "B/03" / name, np.ones((20, 30), np.uint16), "yx", [1, 1], at=at)
+    with pytest.raises(RawDataError, match=r"B/03/0, B/03/0_illum_corr"):
+        open_plate(folder)
+    spec = PlateSpec(plate="p", path=str(folder), layout="omezarr_in_place", image="*_corr")
+    assert open_plate(spec).planes["field"].tolist() == ["0_illum_corr"]
+
+
+def test_numbered_images_without_places_are_fields(tmp_path: Path) -> None:
+    folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": str(n)} for n in range(11)])
+    for n in range(11):
+        image(folder / "B/03" / str(n), np.ones((20, 30), np.uint16), "yx", [1, 1])
+    opened = open_plate(folder)
+    assert opened.metadata["fields"] == 11
+    assert opened.planes["y_um"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("unit", "step", "um", "note"),
+    [
+        *((unit, 0.5, 0.5, "") for unit in ("micrometer", "\u00b5m", "\u03bcm", "um", "microns", "Micrometers")),
+        *((unit, 0.5, 500.0, "") for unit in ("mm", "millimetre")),
+        ("micrometer", 1, 1.0, ""),
+        (None, 1, None, ""),
+        ("pixel", 1, None, ""),
+        (None, 0.5, 0.5, "without a unit"),
+        ("furlong", 0.5, None, "'furlong', which is no known unit"),
+        ("ms", 0.5, None, "'ms', which is no known unit"),
+    ],
+)
+def test_units_of_length(tmp_path: Path, unit: str | None, step: float, um: float | None, note: str) -> None:
+    folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": "0"}, {"path": "1"}])
+    for name in ("0", "1"):
+        pixels = np.ones((20, 30), np.uint16)
+        image(folder / "B/03" / name, pixels, "yx", [step, step], at=(0, 30 * int(name)), unit=unit)
+    opened = open_plate(folder)
+    assert opened.metadata["pixel_size_um"] == (um and pytest.approx([um, um]))
+    notes = opened.metadata["disagreements"]
+    assert (note in notes[0]) if note else notes == []
+    assert opened.planes["x_um"].isna().all() if um is None else opened.planes["x_um"].tolist() == [0, 30 * um]
+    given = open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", pixel_size_um=0.25))
+    if um is None:  # what the user says is the size of a px is known of the places as well
+        assert given.planes["x_um"].tolist() == [0, 7.5]
 
 
 @pytest.mark.parametrize("layout", ["omezarr", "omezarr 0.5"])

@@ -1,7 +1,9 @@
 import json
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,18 @@ from command_line import plateflow
 
 from plateflow.cli.check import report
 from plateflow.config import Config, LabelSet, PlateSpec, Quality
-from plateflow.errors import ChannelError, RawDataError
+from plateflow.errors import ChannelError, ConfigError, RawDataError
 from plateflow.paths import PlatePaths
 from plateflow.plates.check import changed_files, check_channels, check_plate
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
+from plateflow.plates.pixels import saturation_level
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index
 from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 from plateflow.stages import run_stage
+from plateflow.stages.ingest import well_layouts
 
 CONFIG = Config(segmentation={"nuclei": LabelSet(channels=["DNA"])})
 DAMAGE = (
@@ -232,9 +236,21 @@ def test_pixels_that_are_odd(tmp_path: Path) -> None:
     bright = np.where(np.arange(10_000).reshape(100, 100) < 200, 4095, noise(9)).astype(np.uint16)
     assert look(tmp_path, [constant, bright, sound[2], sound[2], *sound[4:]], bit_max=4095) == [
         ("A011", "channel DNA: constant: every pixel is 7"),
-        ("A012", "channel DNA: saturated: 2.0% of the pixels are at the top of the range"),
+        ("A012", "channel DNA: saturated: 2.0% of the pixels are at the top of the range that is used, 4,095"),
         ("A014", "channel DNA: doubled: the same pixels as those of well A01, field 3, channel DNA, t 0, z 0"),
     ]
+
+
+@pytest.mark.parametrize(("bits", "offset"), [(12, 0), (14, 0), (12, 32768), (12, 100)])
+def test_saturation_is_seen_below_the_top_of_the_files_range(bits: int, offset: int) -> None:
+    top, rng = 2**bits - 1, np.random.default_rng(0)
+    nuclei = np.where(rng.random(200_000) < 0.1, rng.normal(0.8 * top, 0.15 * top, 200_000), 0)
+    sound = np.clip(nuclei * 0.6 + rng.normal(0.05 * top, 0.01 * top, 200_000), 0, None)
+    for pixels, expected in ((sound, 65535), (sound / 0.6, top + offset)):
+        counts = np.bincount(np.rint(np.minimum(pixels, top)).astype(int) + offset, minlength=65536)
+        assert saturation_level(counts, 65535) == expected
+    for odd in ([7] * 1000, [0] * 600 + [200] * 400, list(range(256)) * 9):  # a lamp that is off, a mask, a ramp
+        assert saturation_level(np.bincount(odd, minlength=65536), 65535) == 65535
 
 
 @pytest.mark.parametrize(("fraction", "warned"), [(0.01, True), (0.02, True), (0.021, False)])
@@ -264,6 +280,14 @@ def test_wells_of_the_map_that_the_plate_cannot_have(tmp_path: Path) -> None:
     made.plate_map.write_text("well,role\nB02,negative\nB03,positive\nAF48,positive\n")
     (problem,) = check_plate(spec, CONFIG)
     assert problem.what == "1 wells of the plate map lie off the plate of 8 x 12 wells: AF48"
+
+
+def test_a_map_whose_columns_are_not_read_is_a_warning(tmp_path: Path) -> None:
+    made, spec = simulate(tmp_path)
+    made.plate_map.write_text("well,treatment,amount\nB02,x,1\nB03,x,2\nB04,x,1\n")
+    first = check_plate(spec, CONFIG)[0]
+    assert (first.severity, first.what.partition(" is ")[0], first.file) == ("warning", "amount", str(made.plate_map))
+    assert "dose_uM" in first.remedy
 
 
 def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> None:
@@ -302,3 +326,38 @@ def test_a_plate_map_in_windows_encoding_is_read_and_noted(tmp_path: Path) -> No
     assert "Windows' encoding (cp1252): line 2 holds the byte 0xb5" in problem.what
     made.plate_map.write_bytes(made.plate_map.read_bytes().decode("cp1252").encode())
     assert check_plate(spec, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("z", "dimensions", "planes", "what", "why"),
+    [
+        ("keep", 2, (1, 5), "the channel a has no plane 1", "1 of the plate's 5"),
+        ("keep", 3, (1, 5), "the channel a has no plane 1", "1 of the plate's 5"),
+        ("keep", 3, (5, 3), "the channel b has no plane 3", "3 of the plate's 5"),
+        ("plane 7", 2, (3, 3), "the channel a has no plane 7", "the plate has 3 z planes, 0 to 2"),
+        ("plane 3", 2, (5, 3), "the channel b has no plane 3", "3 of the plate's 5"),
+        ("plane 1", 2, (1, 1), "the channel a has no plane 1", "the plate has a single z plane"),
+        ("keep", 3, (1, 1), "dimensions is 3, but the plate has 1 z plane", "nuclei"),
+        ("keep", 2, (5, 5), "", ""),
+        ("keep", 2, (1, 1), "", ""),
+        ("plane 3", 2, (1, 5), "", ""),
+        ("max", 2, (1, 5), "", ""),
+    ],
+)
+def test_no_plane_is_made_up(
+    tmp_path: Path, z: str, dimensions: int, planes: tuple[int, int], what: str, why: str
+) -> None:
+    """`check` and ingest refuse what would be read from another plane; a channel's only plane is taken as it is."""
+    for channel, count in zip("ab", planes, strict=True):
+        for n in range(count):
+            pixels = np.random.default_rng(n).integers(90, 200, (24, 24), dtype=np.uint16)
+            tifffile.imwrite(tmp_path / f"B02_z{n}_{channel}.tif", pixels)
+    pattern = r"(?P<well>B02)_z(?P<z>\d)_(?P<channel>.)\.tif"
+    sizes = {"pixel_size_um": 0.5, "z_step_um": 1.0}
+    spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=pattern, **sizes)
+    label_set = LabelSet(channels=["a"], dimensions=dimensions)
+    config = Config(results=str(tmp_path / "results"), z=z, segmentation={"nuclei": label_set})
+    errors = [p for p in check_plate(spec, config, prepare=partial(well_layouts, config)) if p.severity == "error"]
+    assert [what in error.what and why in error.what for error in errors] == [True] * bool(what)
+    with pytest.raises(ConfigError, match=what) if what else nullcontext():
+        run_stage(Plate(config=config, spec=spec), "ingest")

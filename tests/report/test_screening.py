@@ -51,13 +51,13 @@ def plate_of(results: Path) -> Plate:
     return Plate(config=Config(results=str(results)), spec=PlateSpec(plate="p1", path="raw"))
 
 
-def view_of(plate: Plate, wells: pd.DataFrame, info: dict[str, Any]) -> View:
+def view_of(plate: Plate, wells: pd.DataFrame, info: list[dict[str, Any]]) -> View:
     return View(
         plate=plate,
         wells=wells,
         not_acquired=[],
         qc=pd.DataFrame(),
-        aggregate=Entry(info=info),
+        aggregate=Entry(info={"frames": info}),
     )
 
 
@@ -107,7 +107,9 @@ def test_the_edge_is_named_and_drawn(view: View) -> None:
 
 
 def test_without_a_reference_or_an_effect_the_sections_say_so(view: View, tmp_path: Path) -> None:
-    wells = view.wells.drop(columns=["Metadata_role", "Metadata_treatment", "Metadata_dose"]).assign(F1=5.0)
+    wells = view.wells.drop(columns=["Metadata_Time", "Metadata_role", "Metadata_treatment", "Metadata_dose"]).assign(
+        F1=5.0
+    )
     plate = plate_of(tmp_path)
     info = write_statistics(plate.paths, wells, ["F1"], Stats(), SHAPE)
     bare = view_of(plate, wells, info)

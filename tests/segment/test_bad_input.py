@@ -1,5 +1,6 @@
 """What a user may get wrong: one clear error before any tile is run; in Python, as a command, and in the pipeline."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +14,24 @@ import zarr
 from typer.testing import CliRunner
 from vendors import PatternLayout
 
+from plateflow.asked import Asked
 from plateflow.chain import STAGES
 from plateflow.cli import _typer
+from plateflow.cli.init import write_project
 from plateflow.config import Config, PlateSpec, load_config
-from plateflow.errors import PlateflowError
+from plateflow.errors import ChannelError, PlateflowError
 from plateflow.model.vit import FlowViT
 from plateflow.paths import PlatePaths
-from plateflow.project import Plate
+from plateflow.plates import open_plate
+from plateflow.project import Plate, Project, check_label_sets
 from plateflow.segment import segment_image
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, ingest, normalise, tile
 from plateflow.stages.job import Job
+from plateflow.workflow import Workflow
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
-IMAGE = np.random.default_rng(0).integers(0, 4000, (3, 70, 90)).astype(np.uint16)
+IMAGE = np.random.default_rng(0).integers(0, 4000, (2, 70, 90)).astype(np.uint16)
 Use = Callable[[str, str], None]
 
 
@@ -183,8 +188,8 @@ def segment(folder: Path, image: np.ndarray, *options: str) -> np.ndarray:
     return tifffile.imread(folder / "image_labels.tif")
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_one_to_three_channels_smaller_than_a_tile(tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize("channels", [1, 2])
+def test_one_or_two_channels_smaller_than_a_tile(tmp_path: Path, channels: int) -> None:
     assert segment(tmp_path, IMAGE[:channels]).shape == IMAGE.shape[1:]
 
 
@@ -198,8 +203,9 @@ def test_no_contrast_gives_no_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "options", "words"),
     [
-        (np.concatenate([IMAGE, IMAGE[:1]]), [], r"4 channels are too many[\s\S]*the image has 4: 0, 1, 2, 3"),
-        (IMAGE, ["--channels", "0,5"], r"no channel 5[\s\S]*the channels are 0, 1, 2"),
+        (IMAGE[[0, 1, 0]], [], r"3 channels \(0, 1, 2\) are too many: the model 'tiny' takes 2[\s\S]*no metadata"),
+        (IMAGE[[0, 1, 0]], ["--channels", "2,1,0"], r"3 channels \(2, 1, 0\) are too many"),
+        (IMAGE, ["--channels", "0,5"], r"no channel 5[\s\S]*the channels are 0, 1"),
         (IMAGE, ["--channels", "DNA"], r"no channel 'DNA'[\s\S]*doesn't name its channels"),
         (IMAGE, ["--channels", "0,-1"], "no channel '-1'"),
         (np.where(IMAGE[0] > 3900, np.nan, IMAGE[0].astype(np.float32)), [], r"\d+ values that are NaN"),
@@ -214,7 +220,7 @@ def test_images_that_cannot_be_segmented(tmp_path: Path, image: np.ndarray, opti
 def ome_image(folder: Path, kind: str) -> Path:
     """An image of four named channels; the third one is seen best."""
     names = ["DNA", "ER", "RNA", "AGP"]
-    pixels = np.concatenate([IMAGE, IMAGE[:1]])
+    pixels = np.concatenate([IMAGE, IMAGE[::-1]])
     if kind == "tiff":
         path = folder / "image.ome.tif"
         tifffile.imwrite(path, pixels, metadata={"axes": "CYX", "Channel": {"Name": names}}, photometric="minisblack")
@@ -230,12 +236,12 @@ def ome_image(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["tiff", "zarr"])
 def test_channels_of_ome_images_are_chosen_by_name(tmp_path: Path, kind: str) -> None:
-    path, expected = ome_image(tmp_path, kind), segment(tmp_path, IMAGE[[2, 0]])
+    path, expected = ome_image(tmp_path, kind), segment(tmp_path, IMAGE[[1, 0]])
     command = ["segment", str(path), "-o", str(tmp_path / "out"), "--model", str(TINY)]
     assert CliRunner().invoke(_typer, [*command, "--channels", "RNA,DNA"]).exception is None
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "image_labels.tif"), expected)
     for options, words in (
-        ([], r"4 channels are too many[\s\S]*channels are DNA, ER, RNA, AGP[\s\S]*--channels"),
+        ([], r"4 channels \(DNA, ER, RNA, AGP\) are too many[\s\S]*takes 2[\s\S]*--channels"),
         (["--channels", "RNA,Mito"], r"no channel 'Mito'[\s\S]*channels are DNA, ER, RNA, AGP"),
     ):
         result = CliRunner().invoke(_typer, [*command, *options])
@@ -246,6 +252,31 @@ def test_a_label_set_of_too_many_channels_is_told_with_their_names() -> None:
     sets = {"cells": {"channels": ["DNA", "ER", "RNA", "AGP"]}}
     with pytest.raises(PlateflowError, match=r"cells\.channels: 4 channels \(DNA, ER, RNA, AGP\) are too many"):
         load_config({"segmentation": sets})
+
+
+def test_label_sets_have_no_more_channels_than_their_models_take(tmp_path: Path) -> None:
+    """A run and `check` refuse them, and `init` and a job that is run by hand; old results can be looked at."""
+    channels = ["DNA", "AGP", "Marker"]
+    words = r"3 channels \(DNA, AGP, Marker\) are too many: the model 'default' takes 2\n.*segmentation.cells.channels"
+    sets = {"nuclei": {"channels": ["DNA"]}, "cells": {"channels": channels}}
+    made = simulate_plate(tmp_path / "raw", wells=micro_wells()[:1], fields=1, field_shape=(64, 64), plate="p")
+    (tmp_path / "config").mkdir()
+    entry, sheet = PlateSpec(plate="p", path=str(made.raw)), tmp_path / "plates.tsv"
+    sheet.write_text(f"plate\tpath\np\t{made.raw}\n")
+    text = f"plates: {sheet}\nresults: {tmp_path / 'results'}\nsegmentation: {json.dumps(sets)}\n"
+    (configfile := tmp_path / "config/config.yaml").write_text(text)
+    Project.load(configfile)
+    checked = CliRunner().invoke(_typer, ["check", "--configfile", str(configfile)])
+    assert isinstance(checked.exception, ChannelError)
+    for use in (
+        lambda: Workflow(Asked.of(Project.load(configfile))),
+        lambda: write_project(tmp_path, entry, open_plate(entry)),
+        lambda: infer.infer_items(Plate(config=load_config({"segmentation": sets}), spec=entry), ["B02"]),
+    ):
+        with pytest.raises(ChannelError, match=words):
+            use()
+    sets["cells"]["model"] = "cpsam"  # whose weights needn't be here
+    check_label_sets(load_config({"segmentation": sets}))
 
 
 def test_a_well_without_contrast_has_no_objects(tmp_path: Path) -> None:

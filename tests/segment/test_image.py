@@ -95,9 +95,12 @@ def test_the_diameter_resizes_the_image_and_not_the_labels(
 @pytest.mark.parametrize(
     ("image", "keywords", "message"),
     [
-        (np.zeros((5, 64, 64)), {}, r"5 channels are too many[\s\S]*0, 1, 2, 3, 4[\s\S]*channels="),
+        (np.zeros((5, 64, 64)), {}, r"5 channels \(0, 1, 2, 3, 4\) are too many[\s\S]*takes 2[\s\S]*channels="),
+        (np.random.default_rng(0).random((3, 64, 64)), {}, r"3 channels .* takes 2\n[\s\S]*2\. one that helps"),
+        (np.random.default_rng(0).random((64, 64, 3)) ** 3, {}, r"3 channels \(red, green, blue\) are too many"),
+        (np.zeros((64, 70, 2)), {}, r"shape \(64, 70, 2\).*\n[\s\S]*channels to the front"),
         (np.zeros((5, 64, 64)), {"channels": [0, 7]}, r"no channel 7[\s\S]*0, 1, 2, 3, 4"),
-        (np.zeros((2, 64, 64)), {"channels": []}, "0 channels are none"),
+        (np.zeros((2, 64, 64)), {"channels": []}, r"one number or more; got \[\]"),
         (np.full((64, 64), np.nan), {}, "4096 values that are NaN"),
         (np.where(np.eye(64), np.inf, 1.0), {}, "64 values that are NaN or infinite"),
         (np.zeros((2, 3, 64, 64)), {}, r"shape \(2, 3, 64, 64\)"),
@@ -109,6 +112,19 @@ def test_the_diameter_resizes_the_image_and_not_the_labels(
 def test_bad_input_is_a_clear_error(image: NDArray[np.generic], keywords: dict[str, object], message: str) -> None:
     with pytest.raises(PlateflowError, match=message):
         segment_image(image, **keywords)  # type: ignore[arg-type]
+
+
+def test_colours_on_a_bright_background_are_refused_by_models_that_read_fluorescence(tmp_path: Path) -> None:
+    """Stained nuclei are dark and blue; the same colours inverted are fluorescence."""
+    stained = np.full((64, 64, 3), (240, 235, 242), np.uint8)
+    stained[10:25, 10:25] = (70, 50, 120)
+    for options in ({}, {"channels": [2]}):
+        with pytest.raises(PlateflowError, match=r"bright background[\s\S]*reads fluorescence"):
+            segment_image(stained, model=TINY, **options)  # type: ignore[arg-type]
+    assert segment_image(255 - stained, model=TINY, channels=[0]).shape == (64, 64)
+    colours = tmp_path / "colours.safetensors"
+    save_model(load_model(TINY), colours, name="colours", channels=("red", "green", "blue"))
+    assert segment_image(stained, model=colours).shape == (64, 64)
 
 
 def test_channels_are_normalised_by_their_own_percentiles() -> None:

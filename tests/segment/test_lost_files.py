@@ -117,7 +117,10 @@ def test_a_flipped_bit_is_an_error_that_names_the_file_and_the_next_run_mends_it
     assert error.value.where.endswith(f": {path}")
     assert error.value.stage == maker
     plate.run(*CHAIN)
-    assert plate.content() == whole.content()
+    wanted, window = whole.content(), "manifest/window.json"
+    if reader == "normalise":  # the window says which request it follows
+        wanted[window] = wanted[window].replace(b'"request": 0', b'"request": 1')
+    assert plate.content() == wanted
 
 
 def test_all_that_was_purged_is_made_again_by_one_run(plate: Small, whole: Small) -> None:

@@ -43,6 +43,7 @@ def effects(
     mean = np.where((wells > 0) & reference, true + spread * rng.standard_t(max(freedom, 1), shape), np.nan)
     one_side = (rng.random(shape) < 0.5) | (wells == 1)
     head = pd.DataFrame(sorted(treatments, key=str), columns=["Metadata_treatment", "Metadata_dose"])
+    head["Metadata_dose_unit"] = "uM"
     head.insert(0, "Metadata_Plate", plate)
     head["Metadata_Replicates"], head["Metadata_Wells"] = n, "B02"
     head["Metadata_ReferenceVariance"] = 1 / (freedom + 1) if reference else np.inf

@@ -39,6 +39,7 @@ def well_table(
     head = {
         "Metadata_Plate": plate,
         "Metadata_Well": wells,
+        "Metadata_Time": 0,
         "Metadata_role": roles,
         "Metadata_treatment": names,
         "Metadata_dose": 1.0,

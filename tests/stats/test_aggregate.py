@@ -15,6 +15,7 @@ from plateflow.config import PlateSpec, Stats
 from plateflow.errors import PlateflowError
 from plateflow.files import stamp_of
 from plateflow.paths import PlatePaths
+from plateflow.project import Plate
 from plateflow.state.journal import append_outcome
 from plateflow.stats.statistics import write_statistics
 from plateflow.stats.wells import read_cells, well_table
@@ -102,6 +103,18 @@ def test_fields_out_of_focus_are_left_out_and_listed(measured: Planted, wells: p
     assert table.loc["B06", used].tolist() == [0, "", "1,2"]
 
 
+def test_a_well_whose_positions_cannot_be_trusted_is_never_ok(
+    measured: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plate = measured.copy(tmp_path, quality={"intensity_mad": 1e6})
+    info = plate.plate.metadata | {"untrusted_positions": ["B04"]}  # as ingest writes it
+    monkeypatch.setattr(Plate, "metadata", info)
+    plate.run("aggregate")
+    table = pd.read_parquet(plate.paths.table("wells.parquet")).set_index("Metadata_Well")
+    assert table.loc["B04", ["Metadata_State", "Metadata_Flags"]].tolist() == ["flagged", "positions"]
+    assert table.loc["B02", ["Metadata_State", "Metadata_Flags"]].tolist() == ["ok", ""]
+
+
 def test_medians_by_field_are_written_on_request(measured: Planted, tmp_path: Path) -> None:
     assert not measured.paths.table("fields.parquet").exists()
     plate = measured.copy(tmp_path, stats={"by_field": True})
@@ -127,7 +140,7 @@ def test_normalised_values_and_the_tables_of_statistics(measured: Planted, wells
     assert z.loc["B04", name] == pytest.approx((wells.loc["B04", name] - used.mean()) / used.std(), rel=1e-5)
     # Two negatives are in use: what they are too few for is said, and nothing comes of it.
     assert pd.read_parquet(measured.paths.table("normalised.parquet"))[name].isna().all()
-    info = measured.plate.outcomes("aggregate").required().info
+    (info,) = measured.plate.outcomes("aggregate").required().info["frames"]
     assert info["controls"]["grade"] == "unknown"
     assert "0 positive controls" in info["controls"]["reasons"][0]
     assert info["hits"] == {
@@ -148,7 +161,7 @@ def test_the_false_discovery_rate_decides_what_is_a_hit(tmp_path: Path) -> None:
     found = []
     for fdr in (0.001, 0.2):
         paths = PlatePaths.of("p1", results=tmp_path / str(fdr))
-        info = write_statistics(paths, wells, ["F0"], Stats(fdr=fdr), (16, 24))
+        (info,) = write_statistics(paths, wells, ["F0"], Stats(fdr=fdr), (16, 24))
         found.append(info["hits"]["hits"])
     assert found[0] < 20 < found[1]
 
@@ -158,7 +171,7 @@ def test_names_with_umlauts_commas_and_quotes_go_through_all_tables(tmp_path: Pa
     wells = simulated(0, effect=9.0)
     wells["Metadata_treatment"] = wells["Metadata_treatment"].replace({"c000": name, "nocodazole": "Gift, grün"})
     paths = PlatePaths.of("p1", results=tmp_path)
-    info = write_statistics(paths, wells, ["F0"], Stats(), (16, 24))
+    (info,) = write_statistics(paths, wells, ["F0"], Stats(), (16, 24))
     hits = pd.read_csv(paths.table("hits.csv"))
     assert hits.loc[hits["Metadata_treatment"] == name, "Hit"].tolist() == [True]
     assert pd.read_csv(paths.table("controls.csv"))["Positive"].tolist() == ["Gift, grün"]
@@ -228,13 +241,16 @@ def test_the_dictionary_explains_every_measured_column(measured: Planted) -> Non
     assert list(dictionary) == [name for name in columns if not name.startswith("Metadata") and name != "ObjectNumber"]
     entry = dictionary["Nuclei_Intensity_MeanIntensity_DNA"]
     assert (entry["compartment"], entry["channel"], entry["family"]) == ("Nuclei", "DNA", "intensity")
+    assert entry["pixels"].startswith("raw values, ") and "scaled by the largest value" in entry["pixels"]
+    assert all(bool(item["channel"]) == bool(item["pixels"]) for item in dictionary.values())
     assert all(item["definition"] and item["unit"] and item["source"] for item in dictionary.values())
 
 
 def test_the_journal_has_what_the_window_is_compared_with(measured: Planted) -> None:
     info = measured.plate.outcomes("aggregate").required().info
     assert info["drift"] == {"DNA": 0, "AGP": 0, "Marker": 0}
-    assert info.keys() == {"window now", "drift", "controls", "hits", "positions"}
+    assert info.keys() == {"window now", "drift", "raw values", "doubts", "frames"}
+    assert info["doubts"] == []
     window = json.loads(measured.paths.window.read_text())["channels"]["DNA"]
     assert info["window now"]["DNA"] == [window["low"], window["high"]]
 
@@ -277,8 +293,11 @@ def test_without_a_map_the_wells_are_those_of_the_plate(measured: Planted, tmp_p
 
 
 def test_wells_are_in_the_plates_order_up_to_1536() -> None:
-    row = {"Metadata_State": "ok", "Metadata_Reason": "", "Metadata_Flags": "", "Metadata_FieldsLeftOut": ""}
-    table = well_table("p", dict.fromkeys(("AA01", "B10", "B02", "Z48", "A01"), row), None)
+    rows = [
+        {"Metadata_Well": well, "Metadata_Time": 0, "Metadata_State": "ok"}
+        for well in ("AA01", "B10", "B02", "Z48", "A01")
+    ]
+    table = well_table("p", rows, np.empty((5, 0)), None)
     assert table["Metadata_Well"].tolist() == ["A01", "B02", "B10", "Z48", "AA01"]
     assert table["Metadata_Row"].tolist()[-1] == "AA"
 
@@ -292,7 +311,7 @@ def test_summaries_pass_over_nan_as_numpy_does(tmp_path: Path) -> None:
     sites = np.array(["1", "2", "10"])[np.arange(57) % 3]
     pd.DataFrame(values, columns=names).assign(Metadata_Site=sites).to_parquet(tmp_path / "B02.parquet")
     used = values[sites != "2"].astype(float)
-    found = read_cells(tmp_path / "B02.parquet", names, without=["2"], count_by_field="Count_Cells")
+    (found,) = read_cells(tmp_path / "B02.parquet", names, [{}], without=["2"], count_by_field="Count_Cells")
     assert (found.rows, set(found.fields)) == (38, {"1", "10"})
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning):
         median = np.nanmedian(used, axis=0)
@@ -303,7 +322,6 @@ def test_summaries_pass_over_nan_as_numpy_does(tmp_path: Path) -> None:
             "_Q75": np.nanquantile(used, 0.75, axis=0),
         }
         by_field = np.nanmedian(values[sites == "10"].astype(float), axis=0)
-    for suffix, expected in spreads.items():
-        np.testing.assert_allclose([found.values[name + suffix] for name in names], expected, rtol=1e-12)
+    np.testing.assert_allclose(found.values, list(spreads.values()), rtol=1e-12)
     np.testing.assert_allclose([found.fields["10"][name] for name in names], by_field, rtol=1e-12)
     assert found.fields["10"]["Count_Cells"] == 19

@@ -54,6 +54,67 @@ def test_the_plate_is_graded_as_simulated(separation: float, grade: str) -> None
     assert grades == [grade] * 5
 
 
+@pytest.mark.parametrize("survivors", [0, 1, 7, 9])
+def test_a_control_that_kills_the_cells_is_judged_by_counts(survivors: int) -> None:
+    """Of 16 wells some keep a few cells; what is measured of cells is missing in the others."""
+    rng = np.random.default_rng(survivors)
+    wells = well_table(0, shape=(4, 8), negatives=16, positives=16, treatments=0, hits=0).rename(columns={"F0": "F"})
+    killed = np.flatnonzero(wells["Metadata_role"] == "positive")
+    counts = rng.normal(800, 40, 32).round()
+    counts[killed] = 0
+    counts[killed[:survivors]] = 4 * rng.integers(1, 6, survivors)
+    wells["Count_Nuclei"] = counts
+    wells.loc[killed[survivors:], "F"] = np.nan
+    low, high = counts[killed] / 4, np.delete(counts, killed) / 4  # per field
+    z = 1 - 3 * (low.std(ddof=1) + high.std(ddof=1)) / (high.mean() - low.mean())
+    table = control_table(wells, ["Count_Nuclei", "F"])
+    row = table.iloc[0]
+    assert row["ZPrime"] == pytest.approx(z)
+    assert row["RobustZPrime"] > 0.5
+    assert [row["PositiveSD"], row["SignalToBackground"]] == pytest.approx([low.std(ddof=1), low.mean() / high.mean()])
+    found = verdict(table)
+    assert (found["grade"], found["best"]) == ("good", ["Count_Nuclei"])
+    assert f"best Count_Nuclei (Z' {z:.2f}" in found["reasons"][0]
+
+
+def test_negatives_without_any_spread_have_a_z_prime_too() -> None:
+    wells = hand_made().assign(F0=[0.0, 0, 0, 28, 30, 32, 34])
+    row = control_table(wells, ["F0"]).iloc[0]
+    assert row["ZPrime"] == pytest.approx(1 - 3 * np.sqrt(20 / 3) / 31)
+    assert row["NegativeSD"] == 0
+    neither = control_table(hand_made().assign(F0=[1.0, 1, 1, 0, 0, 0, 0]), ["F0"])
+    assert verdict(neither)["reasons"] == ["positive control drug: values are missing, or all the same"]
+
+
+def test_the_sentence_of_a_poor_control_has_the_number_of_its_nearest_feature() -> None:
+    wells = well_table(1, separation=0, features=20)
+    table = control_table(wells, names_of(20))
+    (reason,) = verdict(table)["reasons"]
+    nearest = table.loc[table["ZPrime"].idxmax()]
+    assert "in no feature at a false discovery rate of 1%" in reason
+    assert f"nearest {nearest['Feature']} (Z' {nearest['ZPrime']:.2f}" in reason
+    assert f"q {nearest['Q']:.2g}" in reason
+
+
+def test_the_doses_of_a_positive_control_are_groups_of_their_own() -> None:
+    """The plate has the grade of its best dose: half the wells have a dose without effect."""
+    wells = well_table(0)
+    weak = wells.index[wells["Metadata_role"] == "positive"][:16]
+    wells.loc[weak, "Metadata_dose"] = 0.01
+    wells.loc[weak, "F0"] -= 100
+    table = control_table(wells, ["F0"])
+    assert table[["Positive", "PositiveDose", "Positives"]].to_numpy().tolist() == [
+        ["nocodazole", 0.01, 16],
+        ["nocodazole", 1.0, 16],
+    ]
+    assert table["ZPrime"][1] > 0.5
+    found = verdict(table)
+    assert found["grade"] == "good"
+    starts = [reason.split("; ")[0].removeprefix("positive control ") for reason in found["reasons"]]
+    assert starts[0].startswith("nocodazole 0.01: it differs from the negative controls in no feature")
+    assert starts[1] == "nocodazole 1: good"
+
+
 def test_too_few_controls_are_said() -> None:
     table = control_table(well_table(0, negatives=2, positives=4), ["F0"])
     assert table["ZPrime"].isna().all()

@@ -45,6 +45,36 @@ def test_without_noise_every_parameter_is_found() -> None:
     assert curve.ec50_interval == pytest.approx((0.7, 0.7), rel=1e-3)
 
 
+def test_a_curve_is_the_same_in_any_units() -> None:
+    """Of dose and response, and whatever is added to the response: factors of 1e-8 to 1e8, both signs."""
+    rng = np.random.default_rng(5)
+    for seed in range(12):
+        ec50, hill, height = np.exp(rng.normal()), rng.uniform(0.7, 2), rng.uniform(10, 30)
+        response = responses(seed, ec50=ec50, hill=hill, height=height)
+        curve = fit_curve(DOSES, response)
+        assert 1 / 2 < curve.ec50 / ec50 < 2
+        for factor, offset, unit in ((1e-6, 0, 1), (1e6, 0, 1), *zip(*random_units(rng), strict=True)):
+            other = fit_curve(DOSES * unit, (response + offset) * factor)
+            assert other.flags == curve.flags
+            mine = [*other.ec50_interval, other.ec50]
+            assert np.array(mine) / unit == pytest.approx([*curve.ec50_interval, curve.ec50], rel=1e-3)
+            assert [other.hill, other.r_squared] == pytest.approx([curve.hill, curve.r_squared], rel=1e-3)
+            ends = [end / factor - offset for end in (other.bottom, other.top)]
+            assert ends == pytest.approx([curve.bottom, curve.top], rel=1e-3, abs=1e-2)
+
+
+def random_units(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    factor = 10 ** rng.uniform(-8, 8, 3) * rng.choice([-1, 1], 3)
+    return factor, rng.uniform(-100, 100, 3), 10 ** rng.uniform(-9, 3, 3)
+
+
+def test_a_fit_starts_near_the_best_of_many_curves() -> None:
+    """The highest dose is back at 0: from the middle between first and last mean on, the fit explained nothing."""
+    response = four_parameters(DOSES, 0.0, 20.0, np.log(2), 2.0) + np.random.default_rng(1).normal(0, 1, len(DOSES))
+    response[-2:] = [0.5, -0.5]
+    assert fit_curve(DOSES, response).r_squared == pytest.approx(0.523, abs=0.01)
+
+
 def test_bad_fits_are_flagged() -> None:
     flat = [fit_curve(DOSES, np.random.default_rng(seed).normal(size=len(DOSES))) for seed in range(20)]
     assert sum("no response" in curve.flags or "not fitted" in curve.flags for curve in flat) >= 18
@@ -65,11 +95,13 @@ def test_the_table_has_the_treatments_with_enough_doses_in_the_surest_feature_of
     wells.loc[chosen, ["Metadata_treatment", "Metadata_dose"]] = pd.DataFrame(
         {"Metadata_treatment": "größer, besser", "Metadata_dose": DOSES}, index=chosen
     )
+    wells["Metadata_dose_unit"] = np.where(wells["Metadata_dose"].notna(), "uM", "")
     wells.loc[chosen, "Cells_A_2"] = 100 + 5 * responses(0, height=20)
     columns = ["Cells_A_1", "Cells_A_2", "F2"]
     table = dose_table(wells, columns, treatment_effects(wells, columns, reference="negative"))
     assert table["Metadata_treatment"].tolist() == ["größer, besser"] * 2
     assert table["Feature"].tolist() == ["Cells_A_2", "F2"]
+    assert table["Metadata_dose_unit"].tolist() == ["uM", "uM"]
     first = table.iloc[0]
     assert (first["Flags"], first["Doses"], first["Wells"]) == ("", 8, 16)
     assert 1 / 1.5 < first["EC50"] < 1.5

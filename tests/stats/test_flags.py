@@ -16,6 +16,7 @@ def fields(**columns: list) -> pd.DataFrame:
         "SaturatedFraction": [0.0] * n,
         "Constant": [False] * n,
         "Objects": [50.0] * n,
+        "Clipped": [0.0] * n,
         "Background": [200.0] * n,
         "Brightness": [2200.0] * n,
     }
@@ -63,6 +64,11 @@ def test_saturation_constant_images_and_fields_left_out() -> None:
     assert field_flags(table, Quality(), ["DNA"])["Flags"].tolist() == ["", "saturated", "empty", ""]
 
 
+def test_a_field_is_flagged_where_a_twentieth_of_its_objects_is_clipped() -> None:
+    table = fields(Sharpness=[-2.0] * 4, Clipped=[2.0, 3.0, 0.0, 1.0], Objects=[50.0, 50.0, 0.0, 2.0])
+    assert field_flags(table, Quality(), ["DNA"])["Flags"].tolist() == ["", "clipped", "empty", "clipped"]
+
+
 def test_a_well_far_off_is_flagged_whichever_side_and_channel() -> None:
     wells = [f"B{n:02d}" for n in range(1, 9)]
     background = [100, 104, 98, 101, 99, 102, 100, 300]
@@ -97,6 +103,7 @@ def test_fields_are_used_left_out_or_excluded_and_the_well_has_their_flags() -> 
     assert use["B02"].flags == ["focus", "saturated", "empty", "fields"]
     assert (use["B03"].used, use["B03"].flags) == ([], [])  # nothing was measured there
     assert (use["B04"].used, use["B04"].flags) == (["1", "2"], ["intensity"])
+    assert fields_in_use(fields, left_out, qc, (), [], {"B04"})["B04"].flags == ["positions"]
     assert fields_in_use(fields, left_out, qc, {"B04"}, ["intensity"])["B04"].excluded == ["1", "2"]
     assert use["B02"].metadata() == {
         "Metadata_Flags": "focus,saturated,empty,fields",

@@ -210,6 +210,7 @@ def test_over_plates_with_few_negatives_no_more_is_called_than_chance_has() -> N
     for name in ("p1", "p2"):  # each row is a plate of its own: one well a treatment, 4 negatives
         negatives, well = rng.normal(size=(n, 4)), rng.normal(size=n)
         head = {"Metadata_Plate": name, "Metadata_treatment": np.arange(n).astype(str), "Metadata_dose": 1.0}
+        head |= {"Metadata_dose_unit": ""}
         head |= {"Metadata_Replicates": 1, "Metadata_ReferenceVariance": 0.25, "Metadata_Freedom": 3.0}
         z = (well - negatives.mean(axis=1)) / negatives.std(axis=1, ddof=1)
         plates.append(pd.DataFrame(head | {"F0": z, "F0_Sides": 1}))

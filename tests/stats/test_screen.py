@@ -32,14 +32,14 @@ from plateflow.tables import read_table
 
 def finish(paths: PlatePaths, wells: pd.DataFrame) -> None:
     """What aggregate leaves of a plate."""
-    info = write_statistics(paths, wells, ["F0"], Stats(), (16, 24))
+    info = {"frames": write_statistics(paths, wells, ["F0"], Stats(), (16, 24))}
     append_outcome(paths.journal("aggregate", "plate"), Entry(well="", label_set="", fingerprint="x", info=info))
 
 
 def test_a_new_plate_adds_to_the_screen_and_touches_no_other(tmp_path: Path) -> None:
     screen = PlatePaths.of("screen", results=tmp_path)
     plates = [PlatePaths.of(name, results=tmp_path) for name in ("p1", "p2", "p3")]
-    assert not len(write_screen_tables(screen, plates, fdr=0.05))
+    assert not len(write_screen_tables(screen, plates, fdr=0.05)[0])
     assert not screen.table("hits.csv").exists()
     for seed, paths in enumerate(plates[:2]):
         finish(paths, well_table(seed, replicates=1, effect=3.5, plate=paths.plate))
@@ -63,6 +63,23 @@ def test_a_new_plate_adds_to_the_screen_and_touches_no_other(tmp_path: Path) -> 
     three = pd.read_csv(screen.table("hits.csv")).set_index(["Metadata_treatment", "Metadata_dose"])
     old = two.set_index(["Metadata_treatment", "Metadata_dose"])
     pd.testing.assert_series_equal(three["P"].sort_index(), old["P"].sort_index())
+
+
+def test_over_plates_doses_of_one_unit_count_together_within_rounding(tmp_path: Path) -> None:
+    """1 uM on two plates, written as 1 and 1.005; 1 nM is another dose; a table of an earlier version has no units."""
+    screen = PlatePaths.of("screen", results=tmp_path)
+    plates = [PlatePaths.of(f"p{n}", results=tmp_path) for n in range(1, 5)]
+    for number, (paths, dose, unit) in enumerate(
+        zip(plates, (1.0, 1.005, 1.0, 1.0), ("uM", "uM", "nM", ""), strict=True)
+    ):
+        wells = well_table(number, replicates=1, treatments=3, hits=3, plate=paths.plate)
+        finish(paths, wells.assign(Metadata_dose=dose, Metadata_dose_unit=unit))
+    effects = plates[3].table("effects.parquet")
+    pd.read_parquet(effects).drop(columns="Metadata_dose_unit").to_parquet(effects)
+    write_screen_tables(screen, plates, fdr=0.05)
+    hits = read_table(screen.table("hits.csv"))
+    found = hits.groupby(["Metadata_treatment", "Metadata_dose_unit"])["Plates"].agg(list)
+    assert found["c000"].to_dict() == {"": ["p4"], "nM": ["p3"], "uM": ["p1 p2"]}
 
 
 def test_two_jobs_never_write_the_tables_of_one_screen(tmp_path: Path) -> None:
@@ -89,7 +106,7 @@ def test_a_plate_of_an_earlier_version_is_passed_over(tmp_path: Path) -> None:
     screen, paths = PlatePaths.of("screen", results=tmp_path), PlatePaths.of("p1", results=tmp_path)
     finish(paths, well_table(0))
     append_outcome(paths.journal("aggregate", "plate"), Entry(well="", label_set="", fingerprint="y", sequence=2))
-    assert not len(write_screen_tables(screen, [paths], fdr=0.05))
+    assert not len(write_screen_tables(screen, [paths], fdr=0.05)[0])
 
 
 NAMES = ["101", "NA", "nan", "", "c1", "c2", "c3", 'é, "x"']
@@ -122,7 +139,7 @@ def test_in_blocks_the_numbers_are_those_of_the_whole_table(
     fdr: float,
     values: int,
 ) -> None:
-    """Plates with other features, without values or a reference, replicates on several plates, names like numbers."""
+    """Time points and features that some plates lack, no values or reference, replicates on several plates."""
     rng = np.random.default_rng(seed)
     set_budgets(monkeypatch, values)
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -131,9 +148,16 @@ def test_in_blocks_the_numbers_are_those_of_the_whole_table(
     done = []
     for number in range(plates):
         paths = PlatePaths.of(f"p{number}", results=folder)
-        chosen = [pool[i] for i in rng.permutation(len(pool))[: rng.integers(len(pool) + 1)]]
+        times = rng.integers(1, 4)
         features = list(rng.permutation(FEATURES)[:7]) if other_features else FEATURES
-        table = effects(rng, paths.plate, chosen, features, missing=missing, reference=rng.random() < 0.9)
+        frames = []
+        for time in range(times):
+            chosen = [pool[i] for i in rng.permutation(len(pool))[: rng.integers(len(pool) + 1)]]
+            table = effects(rng, paths.plate, chosen, features, missing=missing, reference=rng.random() < 0.9)
+            frames.append(table.assign(Metadata_Time=time))
+        table = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+        if times == 1 and number % 2:
+            table = table.drop(columns="Metadata_Time")  # of an earlier version
         control_table = controls(rng, paths.plate, features)
         leave(paths, table, control_table.drop(columns="SSMD") if other_features and number == 1 else control_table)
         done.append(paths)

@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control, t
 
 from plateflow.paths import PlatePaths
 
-KEYS = ["Metadata_treatment", "Metadata_dose"]
+KEYS = ["Metadata_treatment", "Metadata_dose", "Metadata_dose_unit"]
 
 
 def write_whole(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float) -> None:
@@ -26,7 +26,13 @@ def write_whole(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float)
     tables = [pd.read_parquet(plate.table("effects.parquet")) for plate in plates]
     tables = [table for table in tables if len(table)]
     if tables:
-        _write(screen.table("hits.csv"), whole_hits(pd.concat(tables, ignore_index=True), fdr))
+        table = pd.concat(tables, ignore_index=True)
+        table["Metadata_Time"] = table.get("Metadata_Time", pd.Series(0, table.index)).fillna(0).astype(int)
+        hits = []
+        for time, rows in table.groupby("Metadata_Time"):
+            hits.append(whole_hits(rows.reset_index(drop=True), fdr))
+            hits[-1].insert(0, "Metadata_Time", time)
+        _write(screen.table("hits.csv"), pd.concat(hits, ignore_index=True))
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from plateflow.errors import PlateflowError
 from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
 from plateflow.stages.job import Job, changes
-from plateflow.state.journal import Journal, Key, append_outcome
+from plateflow.state.journal import Entry, Journal, Key, append_outcome
 from plateflow.state.lease import Lease
 from plateflow.state.ledger import now
 
@@ -76,15 +77,11 @@ def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
             entries = plate.outcomes(name)
             holders = _holders(plate, name)
             leased = {number}
-            for item in stage_module(name).work_items(job):
-                entry = entries.get(item.key)
-                why = changes(job, item, entry)
-                if entry is None or "version" not in why:
+            for entry, why in of_other_versions(job, entries):
+                if why:
+                    others[why] += 1
                     continue
-                if why != ["version"]:
-                    others[", ".join(each for each in why if each != "version")] += 1
-                    continue
-                journal = holders[item.key]
+                journal = holders[entry.key]
                 holder = journal.stem.removeprefix(f"{name}-")
                 if holder not in leased:  # of earlier parts
                     held.enter_context(_lease(plate, name, holder))
@@ -93,6 +90,30 @@ def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
                 append_outcome(journal, replace(entry, accepted=mark | {"from": version}))
                 stand[f"version {version}" if version else "an unknown version"] += 1
     return stand, others
+
+
+def of_other_versions(job: Job, entries: Mapping[Key, Entry]) -> Iterator[tuple[Entry, str]]:
+    """The outcomes of a job that another version made, each with what else has changed: else it can be accepted."""
+    for item in stage_module(job.stage.name).work_items(job):
+        entry = entries.get(item.key)
+        why = changes(job, item, entry)
+        if entry is not None and "version" in why:
+            yield entry, ", ".join(each for each in why if each != "version")
+
+
+def refusal(plate: Plate, name: str) -> str:
+    """Why nothing of a stage of a plate can be accepted; empty where something can."""
+    why: dict[str, None] = {}
+    try:
+        entries = plate.outcomes(name)
+        for number in STAGES[name].jobs(plate.config):
+            for _, other in of_other_versions(Job(plate=plate, stage=STAGES[name], name=number), entries):
+                if not other:
+                    return ""
+                why[f"{other} changed, too"] = None
+    except (PlateflowError, OSError) as error:
+        return str(explain(error)).partition("\n")[0]
+    return "; ".join(why) or "nothing is known of them"
 
 
 def _lease(plate: Plate, stage: str, job: str) -> Lease:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,7 @@ import typer
 from plateflow.access import denial, obstacles, plate_obstacles, snakemake_obstacles
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
-from plateflow.project import Plate, Project
+from plateflow.project import Plate, Project, check_label_sets
 
 if TYPE_CHECKING:
     from plateflow.plates.check_index import Problem
@@ -42,6 +44,7 @@ def check(
     from plateflow.state.requests import request
 
     project = Project.load(configfile)
+    check_label_sets(project.config)
     problems: list[Problem] = []
     if cluster:
         from plateflow.cli.cluster import check_cluster
@@ -50,8 +53,9 @@ def check(
     chosen = [] if cluster else [project.target(name)[0] for name in plates or project.plates]
     problems += [] if cluster else denials(project, chosen)
     for plate in chosen:
-        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=well_layouts)
+        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=partial(well_layouts, project.config))
         problems += of_plate
+        problems += doubts(plate)
         try:
             changed = changed_files(plate.spec, plate.paths)
             if changed:
@@ -91,6 +95,19 @@ def denials(project: Project, plates: list[Plate]) -> Iterator[Problem]:
             told.add(error.what)  # a folder above all plates stands in the way of each
             more = f"; nor {len(places) - 1} more files and folders there" if places[1:] else ""
             yield Problem("error", where, f"{error.what} ({error.why}){more}", error.remedy, file=str(places[0]))
+
+
+def doubts(plate: Plate) -> Iterator[Problem]:
+    """What is doubtful about the intensities of a plate whose window is there."""
+    from plateflow.images.window import load_window
+    from plateflow.plates.check_index import Problem
+    from plateflow.state.journal import PLATE_KEY
+
+    with suppress(PermissionError):  # of which `denials` tells
+        if plate.paths.window.is_file():
+            aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
+            for what in load_window(plate.paths).doubts(aggregate.info.get("drift", {}) if aggregate else {}):
+                yield Problem("warning", plate.name, what)
 
 
 def report(problems: list[Problem]) -> Iterator[str]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from plateflow.access import explain
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError
 from plateflow.files import write_atomic
+from plateflow.project import check_label_sets
 
 if TYPE_CHECKING:
     from plateflow.plates import RawPlate
@@ -30,7 +32,7 @@ CELLULAR = tuple(
 
 
 def init(
-    raw: Annotated[Path, typer.Argument(help="folder of a raw plate")],
+    raw: Annotated[list[Path], typer.Argument(help="folder of a raw plate; several make a line of the sheet each")],
     directory: Annotated[Path, typer.Option(help="the project's folder: config/ is written there")] = Path(),
     plate: Annotated[str | None, typer.Option(help="plate id; default: made of the folder's name")] = None,
     plate_map: Annotated[Path | None, typer.Option(help="CSV, TSV or XLSX with well, role, treatment, dose")] = None,
@@ -39,13 +41,44 @@ def init(
         str | None,
         typer.Option(help="for other names: a regular expression, a known pattern, or a CSV of paths"),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="for OME-Zarr, where it asks for it: which images of a well are its fields"),
+    ] = None,
     pixel_size_um: Annotated[float | None, typer.Option(help="needed where the layout does not say")] = None,
 ) -> None:
-    """Recognise a raw plate, list its contents, and write config/config.yaml and config/plates.tsv.
+    """Recognise raw plates, list their contents, and write config/config.yaml and config/plates.tsv.
 
-    A configuration that was edited stays as it is; the plate is added to the sheet.
+    A configuration that was edited stays as it is; each plate is added to the sheet.
     """
-    spec = make_spec(raw, plate=plate, plate_map=plate_map, layout=layout, pattern=pattern, pixel_size=pixel_size_um)
+    if plate and len(raw) > 1:
+        raise typer.BadParameter("one id can't name several plates; leave it out", param_hint="--plate")
+    given: dict[str, Any] = {
+        "plate_map": plate_map,
+        "layout": layout,
+        "pattern": pattern,
+        "image": image,
+        "pixel_size": pixel_size_um,
+    }
+    failed: list[Path] = []
+    for folder in raw:
+        try:
+            _add(directory, folder, make_spec(folder, plate=plate, **given))
+        except (PlateflowError, OSError) as error:
+            if len(raw) == 1:
+                raise
+            typer.echo(f"plateflow: {explain(error)}", err=True)
+            failed.append(folder)
+    if failed:
+        raise PlateflowError(
+            f"{len(failed)} of {len(raw)} folders could not be added; the others were",
+            where=", ".join(map(str, failed)),
+            why="what stopped each is said above",
+        )
+
+
+def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
+    """List what a raw plate holds, and add it to the project."""
     from plateflow.plates import open_plate
 
     opened = open_plate(spec)
@@ -73,6 +106,7 @@ def make_spec(
     plate_map: Path | None = None,
     layout: str | None = None,
     pattern: str | None = None,
+    image: str | None = None,
     pixel_size: float | None = None,
 ) -> PlateSpec:
     """A line of the plate sheet for a raw folder; the layout is recognised where it isn't given.
@@ -95,6 +129,7 @@ def make_spec(
             path=str(raw.resolve()),
             layout=layout,
             pattern=pattern,
+            image=image,
             pixel_size_um=pixel_size,
             plate_map=str(plate_map.resolve()) if plate_map else None,
         )
@@ -143,7 +178,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
 
     Raises:
         PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
-            channel that the plate lacks.
+            channel that the plate lacks, or for more channels than a model takes.
     """
     metadata = plate.metadata
     channels = [channel["name"] for channel in metadata["channels"]]
@@ -152,6 +187,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_text() != config_yaml():
         config = load_config(path)
+        check_label_sets(config)
         for name, label_set in config.segmentation.items():
             lacking = [channel for channel in label_set.channels if channel not in channels]
             if lacking:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from plateflow.chain import STAGES
+from plateflow.cli.accept import refusal
 from plateflow.errors import PlateflowError
 from plateflow.estimate import Estimate
 from plateflow.files import digest
@@ -23,6 +24,7 @@ class Redone:
         plates: concerned.
         items: work items that another version made, and that nobody has accepted.
         after: work items that are done again as they build on such ones alone.
+        refused: why `plateflow accept` takes none of them; empty where it takes some.
         gpu_hours, cpu_hours: that all of it takes.
     """
 
@@ -31,6 +33,7 @@ class Redone:
     plates: list[str] = field(default_factory=list)
     items: int = 0
     after: int = 0
+    refused: str = ""
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
 
@@ -62,6 +65,8 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
             stage = STAGES[name]
             redone = stages.setdefault(name, Redone(version=stage.version, why=stage.why))
             redone.plates.append(plate.name)
+            if own and (redone.refused or not redone.items):  # of the first plate that it takes, no other is asked
+                redone.refused = refusal(plate, name)
             redone.items += len(own)
             redone.after += len(after)
             hours, on_gpu = _hours(name, [*own, *after], all_entries, estimates.get(plate.name))
@@ -141,7 +146,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     """In words; nothing where nothing is done again."""
     stages = found["stages"]
     if stages:
-        yield "This release does again what an earlier one has made, unless you accept it:"
+        yield "This release does again what an earlier one has made:"
     for name, redone in stages.items():
         hours = [(redone["cpu_hours"], "CPU"), (redone["gpu_hours"], "GPU")]
         cost = " and ".join(f"{amount:,.2f} {device} hours" for amount, device in hours if amount) or "0 hours"
@@ -154,9 +159,13 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {name}: {what}, in {_named(redone['plates'])}: {cost}"
     if stages:
         cpu, gpu = (sum(redone[f"{kind}_hours"] for redone in stages.values()) for kind in ("cpu", "gpu"))
-        first = next(name for name, redone in stages.items() if redone["items"])
         yield f"  in all {cpu:,.2f} CPU hours and {gpu:,.2f} GPU hours"
-        yield f"  `plateflow accept [PLATE] --stage {first}`, then `snakemake`: results stand, and what builds on them"
+        for name in (name for name, redone in stages.items() if redone["items"]):
+            if why := stages[name]["refused"]:
+                yield f"  what {name} has made can't be accepted ({why}); what builds on it is done again, too"
+                break
+            command = f"plateflow accept [PLATE] --stage {name}"
+            yield f"  `{command}`, then `snakemake`: results stand, and what builds on them"
         yield ""
     if found["not_taken_over"]:
         named = _named(found["not_taken_over"])

@@ -19,7 +19,9 @@ class Normalise(Section):
     scope: Literal["plate", "well", "field"] = Field(
         "plate", description="the pixels that the percentiles are taken over; plate keeps wells comparable"
     )
-    illumination: bool = Field(True, description="divide by the smoothed mean image of the plate and channel on read")
+    illumination: bool = Field(
+        True, description="correct uneven light on read, where background and cells show the same"
+    )
 
     @field_validator("percentiles")
     @classmethod

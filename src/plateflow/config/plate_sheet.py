@@ -32,7 +32,13 @@ class PlateSpec(Section):
     pattern: str | None = Field(
         None,
         description="for layout pattern: scanr, cytation, cellomics, embl; or a regular expression with the groups "
-        "well, field, channel, z, t; or a CSV or TSV with these columns and path",
+        "well, field, channel (or channels: names of a file's pages, between commas), z, t; or a CSV or TSV with these "
+        "columns, path and page",
+    )
+    image: str | None = Field(
+        None,
+        description="for OME-Zarr, where places don't tell which images of a well are its fields: a name, with * for "
+        "anything; A+B if B lies on A pixel for pixel, with channels of its own",
     )
     pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
     z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")

@@ -47,7 +47,9 @@ class Config(Section):
     )
     augment: bool = Field(False, description="mirror every second tile and overlap tiles by half; about 3 times slower")
     levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
-    z: str = Field("max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep")
+    z: str = Field(
+        "max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep, where channels need all"
+    )
     normalise: Normalise = Normalise()
     segmentation: dict[str, LabelSet] = Field(
         default_factory=lambda: {"nuclei": LabelSet(channels=["DNA"])},
@@ -76,6 +78,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _depth_needs_every_plane(self) -> Config:
+        if len({settings.dimensions for settings in self.segmentation.values()}) > 1:
+            given = ", ".join(f"{name} {settings.dimensions}" for name, settings in self.segmentation.items())
+            raise ValueError(
+                f"segmentation: dimensions differ between label sets ({given}): an object of one plane has no match in "
+                "a volume; set dimensions to the same number for all"
+            )
         for name, settings in self.segmentation.items():
             if settings.dimensions == 3 and self.z != "keep":
                 raise ValueError(

@@ -35,7 +35,8 @@ class LabelSet(Section):
     min_size_px: int = Field(15, ge=0, description="objects with fewer pixels are dropped")
     dimensions: Literal[2, 3] = Field(
         2,
-        description="3: objects extend through the z stack, which needs z: keep; 2: each plane by itself",
+        description="3: objects extend through the z stack, which needs z: keep; 2: each plane by itself; equal in all "
+        "label sets",
     )
 
     @field_validator("channels", mode="before")

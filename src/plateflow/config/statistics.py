@@ -16,7 +16,10 @@ class Quality(Section):
         6.0, gt=0, description="flag focus: a field's sharpness lies this many MADs below the plate's median"
     )
     saturated_fraction: float = Field(
-        0.01, gt=0, le=1, description="flag saturated: fraction of a field's pixels at the top of the camera's range"
+        0.01,
+        gt=0,
+        le=1,
+        description="flag saturated: fraction of a field's pixels at the top of the range that the camera uses",
     )
     intensity_mad: float = Field(
         6.0, gt=0, description="flag intensity: a well's background or brightness lies this many MADs from the plate's"

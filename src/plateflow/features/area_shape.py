@@ -31,12 +31,12 @@ _BOTH = {
     "BoundingBoxMinimum_Y": ("px", "upper end of the box in the image"),
     "Center_X": ("px", "x of the centroid in the image"),
     "Center_Y": ("px", "y of the centroid in the image, downwards"),
-    "EquivalentDiameter": ("px", "diameter of the disk (3D: ball) with as many pixels"),
-    "EquivalentDiameter_um": ("µm", "diameter of the disk (3D: ball) with the same area (volume)"),
+    "EquivalentDiameter": ("px", "diameter of the disk (3D: ball) with the same area (volume)"),
+    "EquivalentDiameter_um": ("µm", "the same diameter in micrometres"),
     "EulerNumber": ("1", "number of parts less the number of holes; in 3D plus that of cavities"),
     "Extent": ("1", "area over the area of the box"),
-    "MajorAxisLength": ("px", "long axis of the ellipse with the same second moments"),
-    "MinorAxisLength": ("px", "short axis of the ellipse with the same second moments"),
+    "MajorAxisLength": ("px", "longest axis of the ellipse (3D: ellipsoid) with the same second moments"),
+    "MinorAxisLength": ("px", "shortest axis of the ellipse (3D: ellipsoid) with the same second moments"),
     "Solidity": ("1", "area over convex area; in 3D NaN for a flat object"),
 }
 _FLAT = {
@@ -56,15 +56,18 @@ _FLAT = {
     "Perimeter": ("px", "length of the border through the centres of its pixels; 0 for one pixel"),
 } | _BOTH
 _SOLID = {
-    "BoundingBoxMaximum_Z": ("px", "end of the box along z, exclusive"),
-    "BoundingBoxMinimum_Z": ("px", "begin of the box along z"),
-    "BoundingBoxVolume": ("px³", "volume of the upright box around the object"),
-    "Center_Z": ("px", "z of the centroid"),
-    "SurfaceArea": ("px²", "area of the surface through the nearest voxels outside (marching cubes)"),
-    "SurfaceArea_um2": ("µm²", "the same surface in micrometres"),
-    "Volume": ("px³", "number of voxels"),
+    "BoundingBoxMaximum_Z": ("plane", "end of the box along z, exclusive"),
+    "BoundingBoxMinimum_Z": ("plane", "begin of the box along z"),
+    "BoundingBoxVolume": ("voxel", "number of voxels in the upright box around the object"),
+    "Center_Z": ("plane", "z of the centroid"),
+    "MajorAxisLength_um": ("µm", "the same longest axis in micrometres"),
+    "MinorAxisLength_um": ("µm", "the same shortest axis in micrometres"),
+    "SurfaceArea": ("px²", "area of the surface halfway between voxels inside and outside (marching cubes)"),
+    "SurfaceArea_um2": ("µm²", "the same surface in square micrometres"),
+    "Volume": ("voxel", "number of voxels"),
     "Volume_um3": ("µm³", "number of voxels times the size of one"),
 } | _BOTH
+"""Lengths and areas in px are physical ones over the size of a pixel in its plane: voxels may be longer along z."""
 _ROW = np.dtype([(name, np.float64) for name in (*_FLAT, "yy", "yx", "xx")])
 
 
@@ -111,7 +114,7 @@ def _location_features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"Location_Center_{letter}{suffix}",
-            unit=unit,
+            unit="plane" if letter == "Z" and not suffix else unit,
             definition=f"{letter.lower()} of the centroid in the image of the well",
             source="Plateflow" if suffix else "CellProfiler",
             kind="position",
@@ -212,36 +215,33 @@ def _euler(mask: NDArray[np.uint8]) -> float:
 
 
 def _measure_volumes(regions: Regions) -> Values:
-    """3D objects by scikit-image, one by one; NaN where it cannot compute a value for an odd object."""
+    """3D objects by scikit-image, one by one; NaN where it cannot compute a value, or needs a size that isn't known."""
     from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 
-    spacing, labels = regions.pixel_size_um, regions.volume
-    voxel_um3 = float(np.prod(spacing))
+    sizes, pixel_um, spacing = np.array(regions.pixel_size_um), regions.pixel_um, regions.spacing
     names = sorted(_SOLID)
     rows = np.full((len(regions.numbers), 1), np.nan, [(name, np.float64) for name in names])
-    for row, region in zip(rows[:, 0], regionprops(labels), strict=True):
-        around = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in region.slice)
-        if not (box := labels[around] == region.label).all():
-            vertices, faces, _, _ = marching_cubes(box, level=0)
+    for row, region in zip(rows[:, 0], regionprops(regions.volume), strict=True):
+        voxels = float(region.area)
+        if np.isfinite(spacing).all():
+            vertices, faces, _, _ = marching_cubes(np.pad(region.image, 1), level=0.5, spacing=tuple(spacing))
             row["SurfaceArea"] = mesh_surface_area(vertices, faces)
-            row["SurfaceArea_um2"] = mesh_surface_area(vertices * np.array(spacing, np.float32), faces)
-        area = float(region.area)
-        long, middle, short = region.inertia_tensor_eigvals
-        row["BoundingBoxVolume"] = region.area_bbox
-        row["EquivalentDiameter"] = (6 * area / np.pi) ** (1 / 3)
-        row["EquivalentDiameter_um"] = row["EquivalentDiameter"] * voxel_um3 ** (1 / 3)
-        row["EulerNumber"] = region.euler_number
-        row["Extent"] = region.extent
-        row["MajorAxisLength"] = np.sqrt(10 * max(long + middle - short, 0))
-        row["MinorAxisLength"] = np.sqrt(10 * max(middle + short - long, 0))
+            moments = np.cov(region.coords.T * spacing[:, np.newaxis], bias=True)
+            squares = np.linalg.eigvalsh(moments).clip(0)  # a fifth of a ball's squared radius
+            row["MinorAxisLength"], _, row["MajorAxisLength"] = 2 * np.sqrt(5 * squares)
+            row["EquivalentDiameter"] = (6 * voxels * spacing.prod() / np.pi) ** (1 / 3)
         if min(region.image.shape) > 1:
             with warnings.catch_warnings():  # about voxels that lie in a plane: they have no hull
                 warnings.simplefilter("ignore", UserWarning)
                 if convex := region.area_convex:
-                    row["Solidity"] = area / convex
-        row["Volume"], row["Volume_um3"] = area, area * voxel_um3
+                    row["Solidity"] = voxels / convex
+        row["BoundingBoxVolume"], row["Volume"] = region.area_bbox, voxels
+        row["EulerNumber"], row["Extent"] = region.euler_number, region.extent
         for axis, letter in enumerate("ZYX"):
             row[f"Center_{letter}"] = region.centroid[axis]
             row[f"BoundingBoxMinimum_{letter}"] = region.bbox[axis]
             row[f"BoundingBoxMaximum_{letter}"] = region.bbox[axis + 3]
+    for name in ("EquivalentDiameter", "MajorAxisLength", "MinorAxisLength"):
+        rows[f"{name}_um"] = rows[name] * pixel_um
+    rows["SurfaceArea_um2"], rows["Volume_um3"] = rows["SurfaceArea"] * pixel_um**2, rows["Volume"] * sizes.prod()
     return regions.columns(rows, names)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from plateflow.config import Config
 from plateflow.features.feature import Feature
 from plateflow.features.measure import chosen_families, column_features, compartment
-from plateflow.features.quality import FROM_SEGMENTATION
+from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +47,28 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
         texture_scales=config.features.texture_scales,
     )
     if "quality" in families:
-        columns |= {f"{name}_{feature.name}": feature for name in names for feature in FROM_SEGMENTATION.values()}
+        more = [*FROM_SEGMENTATION.values(), CLIPPED]
+        columns |= {f"{name}_{feature.name}": feature for name in names for feature in more}
     return columns
+
+
+def with_pixels(columns: Mapping[str, Feature], corrected: Mapping[str, bool]) -> dict[str, Feature]:
+    """The columns with what the intensities that they were measured on are, for the data dictionary.
+
+    Args:
+        columns: from `cell_columns`.
+        corrected: by channel, whether its pixels are corrected for light, see `images.illumination`.
+    """
+    uneven = {channel for channel, is_corrected in corrected.items() if is_corrected}
+    used = {channel: {channel} for channel in corrected} | {f"{a}_{b}": {a, b} for a, b in permutations(corrected, 2)}
+    described = {}
+    for name, feature in columns.items():
+        divided = sorted(used.get(feature.channel, set()) & uneven)
+        light = f"divided by the illumination profile of {' and '.join(divided)}, above the dark level"
+        light = light if divided else "not corrected for light"
+        pixels = f"raw values, {light}; scaled by the largest value of their type (65535 or 255)"
+        described[name] = replace(feature, pixels=pixels if feature.channel else "")
+    return described
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

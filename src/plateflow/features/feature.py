@@ -34,11 +34,12 @@ class Feature:
     Attributes:
         name: without compartment and channel: AreaShape_Area.
         family: the family that measures it (`Family.columns` adds it), or `objects`.
-        unit: px, px², degree, µm², or 1 if it has none.
+        unit: px, px², plane, voxel, degree, µm², or 1 if it has none.
         definition: in one sentence.
         source: whose definition it is.
         kind: a measurement; a position, whose median over a well is meaningless; or the number of an object.
         channel: the channel's name, or two names joined by `_`; empty if no image is needed.
+        pixels: what the intensities of its channel are, such as raw values (`columns.with_pixels` says so).
         suffix: what follows the channel in the column's name: scale, ring, order.
     """
 
@@ -49,6 +50,7 @@ class Feature:
     source: str = "CellProfiler"
     kind: Literal["measurement", "position", "number"] = "measurement"
     channel: str = ""
+    pixels: str = ""
     suffix: str = ""
 
     @property
@@ -115,6 +117,16 @@ class Regions:
     def ndim(self) -> int:
         """2 or 3."""
         return self.labels.ndim
+
+    @property
+    def pixel_um(self) -> float:
+        """The size of a pixel in its plane in µm: that to which lengths in px refer."""
+        return float(np.mean(self.pixel_size_um[-2:]))
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """The size of a pixel or voxel along each axis, in px of its plane."""
+        return np.array(self.pixel_size_um) / self.pixel_um
 
     @cached_property
     def volume(self) -> Volume:

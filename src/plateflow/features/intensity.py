@@ -54,7 +54,7 @@ def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
             name=f"{'Location' if is_position(name) else 'Intensity'}_{name}",
-            unit=_TABLE[name][0],
+            unit="plane" if name.endswith("_Z") else _TABLE[name][0],
             definition=_TABLE[name][1],
             kind="position" if is_position(name) else "measurement",
             channel=channel,
@@ -70,7 +70,8 @@ def _measure(regions: Regions, image: Image) -> Values:
     Quartiles are CellProfiler's: between the sorted pixels k and k + 1, counted from 0, where k + fraction = area *
     quartile, so slightly above the usual ones; the MAD likewise, in 3D too.
     """
-    return regions.columns(regions.each(_intensity, len(image), image, row=_ROW), _columns(regions.ndim))
+    spacing = np.ones(3) if regions.ndim == 2 else regions.spacing
+    return regions.columns(regions.each(_intensity, len(image), image, spacing, row=_ROW), _columns(regions.ndim))
 
 
 INTENSITY = Family(name="intensity", features=_features, measure=_measure, in_3d=True)
@@ -104,7 +105,7 @@ def _statistics(values: Values) -> tuple[float, float, float, float, float]:
 
 
 @compiled
-def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows) -> None:
+def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows, spacing: Values) -> None:
     _, height, width = volume.shape
     for index in range(len(rows)):
         first, last = starts[index], starts[index + 1]
@@ -138,7 +139,7 @@ def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume,
                     middle += place[k, axis]
                     mass += place[k, axis] * inside[k]
                 mass_centre[axis] = mass / total if total != 0 else np.nan
-                displacement += (mass_centre[axis] - middle / n) ** 2
+                displacement += (spacing[axis] * (mass_centre[axis] - middle / n)) ** 2
             row.CenterMassIntensity_Z, row.CenterMassIntensity_Y = mass_centre[0], mass_centre[1]
             row.CenterMassIntensity_X = mass_centre[2]
             row.MaxIntensity_Z, row.MaxIntensity_Y = place[brightest, 0], place[brightest, 1]
@@ -152,7 +153,7 @@ def _intensity(values: Values, pixels: Pixels, starts: Integers, volume: Volume,
 
 
 @compiled
-def _select(values: Values, first: int, k: int) -> float:
+def select(values: Values, first: int, k: int) -> float:
     """Put the k-th smallest value in its place in values[first:]: what precedes it is smaller, what follows larger."""
     low, high = first, len(values) - 1
     while low < high:
@@ -184,7 +185,7 @@ def _quantile(values: Values, first: int, position: float) -> tuple[float, int]:
     Much faster than sorting. Positions from the last rank on give the largest value.
     """
     below = min(int(position), len(values) - 1)
-    value = _select(values, first, below)
+    value = select(values, first, below)
     part = position - below
     if part > 0 and below + 1 < len(values):
         value = value * (1 - part) + values[below + 1 :].min() * part

@@ -119,7 +119,6 @@ def measure(
     origin_px: Sequence[int] | None = None,
     outside: NDArray[np.bool_] | None = None,
     texture_scales: Sequence[int] = (3,),
-    texture_tops: Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Measure every object of an image.
 
@@ -135,7 +134,6 @@ def measure(
         origin_px: y, x (z, y, x) to be added to every position.
         outside: YX, True where the array lies outside the image: objects beside it touch the border.
         texture_scales: distances between the pixels of a pair for the texture, in px.
-        texture_tops: for each channel the intensity that is the highest grey level of its texture; by default 1.
 
     Returns:
         One row per object of `rows`, by ascending `ObjectNumber` (its label, int64); `Metadata_Match_<other>` (see
@@ -160,10 +158,6 @@ def measure(
     _check(image, labels, channels, rows)
     pixel_size = _pixel_size(pixel_size_um, ndim)
     texture_scales = [whole("texture_scales", scale, least=1) for scale in texture_scales]
-    if texture_tops is not None:
-        texture_tops = [finite("texture_tops", top, least=0, above=True) for top in texture_tops]
-        if len(texture_tops) != len(channels):
-            raise ArgumentError(f"texture_tops must give one number per channel; got {texture_tops}")
     if outside is not None and np.shape(pixels("outside", outside)) != image.shape[-2:]:
         raise ArgumentError(f"outside must have the shape {image.shape[-2:]} of the image; got {np.shape(outside)}")
     if origin_px is not None and len(origin_px) != ndim:
@@ -185,7 +179,7 @@ def measure(
     if CYTOPLASM in with_cytoplasm(labels) and CYTOPLASM not in labels:
         regions[CYTOPLASM] = replace(regions["Cells"], labels=np.where(labels["Nuclei"] > 0, 0, labels["Cells"]))
     chosen = chosen_families(families, ndim)
-    tables = _tables(regions, image, channels, chosen, texture_scales, texture_tops)
+    tables = _tables(regions, image, channels, chosen, texture_scales)
 
     row = regions[row_name]
     columns: dict[str, Values] = {}
@@ -213,7 +207,6 @@ def _tables(
     channels: Sequence[str],
     families: Sequence[str],
     scales: Sequence[int],
-    tops: Sequence[float] | None,
 ) -> dict[str, dict[str, Values]]:
     """By compartment, the columns of all families."""
     not_finite: dict[str, Rows] = {}
@@ -226,7 +219,7 @@ def _tables(
     pairs = {f"{a}_{b}": [i, j] for (i, a), (j, b) in permutations(enumerate(channels), 2)}
     for family in families:
         sets = {name: r for name, r in regions.items() if name != CYTOPLASM or _FAMILY[family].of_parts}
-        options = [scales, tops] if family == "texture" else []
+        options = [scales] if family == "texture" else []
         measured = _FAMILY[family].tables(list(sets.values()), image, *options)
         features = _family_columns(family, channels, image.ndim - 1, scales)
         for name, table in zip(sets, measured, strict=True):

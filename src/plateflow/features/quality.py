@@ -21,6 +21,8 @@ FROM_SEGMENTATION = {
     ),
 }
 """What the network's output says about an object, by the column of the objects table that it is copied from."""
+CLIPPED = _feature("ClippedFraction", "fraction of the object's pixels that are saturated in some channel")
+"""Measured on raw pixels, before any correction: see `WellImage.clipped`."""
 
 
 def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
@@ -28,9 +30,9 @@ def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
 
 
 def _measure(regions: Regions, image: Image) -> Values:
-    """Find the border. In 3D the first and last planes are not part of it: a stack rarely holds all of a cell."""
+    """Find the border. In 3D the first and last planes are part of it: what they cut has another volume and shape."""
     labels = regions.labels
-    sides = [labels[..., 0, :], labels[..., -1, :], labels[..., 0], labels[..., -1]]
+    sides = [np.take(labels, at, axis) for axis in range(labels.ndim) for at in (0, -1)]
     if regions.outside is not None:
         beside = np.zeros_like(regions.outside)
         for near, outside in ((beside, regions.outside), (beside.T, regions.outside.T)):

@@ -1,5 +1,11 @@
 """Haralick's texture features (1973) of grey-level co-occurrences, as CellProfiler's MeasureTexture defines them.
 
+An object's grey levels run over its own intensities (CellProfiler 2 scaled each object by itself, too), from the least
+to the greatest but for one pixel of TAIL at either end, which are clipped: else one hot pixel would leave all others a
+few levels. So the texture of equal pixels is equal whatever else the plate holds, and the camera's offset and depth
+change nothing. What it can't tell is how bright an object is, or how much brighter its structure is than noise: the
+intensities do. It follows the exposure all the same: the dimmer an object, the more of its levels are noise.
+
 An object's co-occurrence matrix is mostly zeros: only the pairs that occur are visited.
 """
 
@@ -10,8 +16,11 @@ import numpy as np
 
 from plateflow.compiled import compiled
 from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
+from plateflow.features.intensity import select
 
 LEVELS = 256
+TAIL, FEWEST = 200, 50
+"""Of every TAIL pixels, rounded up, one at either end is clipped; none in objects of fewer than FEWEST pixels."""
 _TABLE = {
     "AngularSecondMoment": "sum of the squared probabilities of pairs of levels",
     "Contrast": "mean squared difference of the levels of a pair",
@@ -38,7 +47,7 @@ def _features(channels: Sequence[str], ndim: int, scales: Sequence[int]) -> list
         Feature(
             name=f"Texture_{name}",
             unit="1",
-            definition=f"{text}; pairs {scale} px apart, direction {direction}",
+            definition=f"{text} (levels of the object's own range); pairs {scale} px apart, direction {direction}",
             channel=channel,
             suffix=f"{scale}_{direction:02d}_{LEVELS}",
         )
@@ -49,15 +58,10 @@ def _features(channels: Sequence[str], ndim: int, scales: Sequence[int]) -> list
     ]
 
 
-def _measure(regions: Regions, image: Image, scales: Sequence[int], tops: Sequence[float] | None) -> Values:
-    """Measure grey levels.
-
-    Intensities from 0 to the channel's top (by default 1) become the levels 0 to 255, and intensities beyond become the
-    nearest of these; level 0 makes no pairs. An object without pairs in one direction is NaN in all.
-    """
-    top = np.ones(len(image)) if tops is None else np.array(tops, np.float64)
+def _measure(regions: Regions, image: Image, scales: Sequence[int]) -> Values:
+    """Measure grey levels, 1 to 255; an object of one intensity has one. Without pairs in one direction all are NaN."""
     items = len(image) * len(scales) * len(_STEPS)
-    rows = regions.each(_haralick, items, image, np.array(scales), top, row=_ROW)
+    rows = regions.each(_haralick, items, image, np.array(scales), row=_ROW)
     values = rows.view(np.float64)
     by_scale = values.reshape(len(rows), len(image) * len(scales), len(_STEPS) * len(_TABLE))
     by_scale[np.isnan(by_scale).any(axis=2)] = np.nan
@@ -68,9 +72,7 @@ TEXTURE = Family(name="texture", features=_features, measure=_measure)
 
 
 @compiled
-def _haralick(
-    values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows, scales: Integers, tops: Values
-) -> None:
+def _haralick(values: Values, pixels: Pixels, starts: Integers, volume: Volume, rows: Rows, scales: Integers) -> None:
     _, height, width = volume.shape
     level = np.zeros(pixels.max() - pixels.min() + 1 if len(pixels) else 0, np.uint8)
     offset = np.int64(pixels.min()) if len(pixels) else 0
@@ -82,11 +84,14 @@ def _haralick(
         inside = pixels[starts[index] : starts[index + 1]]
         item = rows[index].reshape(len(values), len(scales), len(_STEPS))
         for channel in range(len(values)):
-            top = 0
+            own = values[channel, starts[index] : starts[index + 1]]
+            ranked, clipped = own.copy(), -(-len(own) // TAIL) if len(own) >= FEWEST else 0
+            low = select(ranked, 0, clipped)
+            width_of_all = select(ranked, clipped, len(own) - 1 - clipped) - low
+            top = LEVELS - 1 if width_of_all > 0 else 1
             for k in range(len(inside)):
-                grey = min(max(np.rint(255 * (values[channel, starts[index] + k] / tops[channel])), 0.0), 255.0)
-                level[inside[k] - offset] = np.uint8(grey)
-                top = max(top, int(grey))
+                share = min(max((own[k] - low) / width_of_all, 0.0), 1.0) if width_of_all > 0 else 0.0
+                level[inside[k] - offset] = np.uint8(1 + np.rint((LEVELS - 2) * share))
             for scale in range(len(scales)):
                 for step in range(len(_STEPS)):
                     dy, dx = scales[scale] * _STEPS[step, 0], scales[scale] * _STEPS[step, 1]
@@ -98,8 +103,6 @@ def _haralick(
                         if volume[0, y, x] != volume[0, y - dy, x - dx]:
                             continue
                         a, b = np.int64(level[pixel - offset]), np.int64(level[y * width + x - offset])
-                        if a == 0 or b == 0:
-                            continue
                         pair = min(a, b) * LEVELS + max(a, b)
                         if counts[pair] == 0:
                             pairs[n] = pair

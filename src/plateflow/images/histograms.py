@@ -1,14 +1,14 @@
-"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, binned means, sharpness.
+"""Statistics of a well's raw pixels, gathered by tile as it reads them: exact histograms, extremes, sharpness.
 
 One file per well, `histograms/<well>.npz`. From exact counts the intensity window follows for any set of fields without
-reading a pixel again; the binned means give the illumination profile; the rest is for quality control.
+reading a pixel again; extremes on a grid give the illumination profile; the rest is for quality control.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.compiled import compiled
+from plateflow.errors import ResultsError
 from plateflow.files import write_atomic
 from plateflow.paths import PlatePaths
+from plateflow.plates.pixels import saturation_level
 
-BINS = 32
-"""Height and width of the grid of binned means."""
+BINS = 8
+"""Height and width of the grid of lowest and highest values: so coarse that every place shows some background."""
+_LOW_PX = 4
+"""Squares of this size are averaged before the least and the greatest are taken: single pixels are mostly noise."""
 _COUNTS = numcodecs.Blosc("zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
 """Zip would take longer to compress the counts of a plane than it takes to compute them."""
 _SQUARE_PX = 16
@@ -37,20 +41,24 @@ class PlaneStatistics:
 
     Attributes:
         counts: number of pixels with each value, int64 (65536,) or (256,).
-        binned: means of a plane on a grid of `BINS` x `BINS`, summed over the planes, float64 (BINS, BINS).
+        low: of each place on a grid over the plane the least mean of a square of `_LOW_PX`, its background; summed
+            over the planes, float64 (BINS, BINS).
+        high: the same of the greatest mean: the brightest cell there.
         sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
         planes: number of planes.
     """
 
     counts: NDArray[np.int64]
-    binned: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     sharpness: float
     planes: int
 
     def add(self, other: PlaneStatistics) -> None:
         """Add another plane."""
         self.counts += other.counts
-        self.binned += other.binned
+        self.low += other.low
+        self.high += other.high
         self.sharpness = float(np.fmax(self.sharpness, other.sharpness))
         self.planes += other.planes
 
@@ -61,26 +69,33 @@ class FieldHistogram:
 
     Attributes:
         counts: number of pixels with each value, int64 (65536,) or (256,).
-        binned: mean values on a grid over the field, float32 (BINS, BINS).
+        low: lowest values on a grid over the field, see `PlaneStatistics`, float32 (BINS, BINS).
+        high: highest values on that grid.
         sharpness: see `focus_score`; rises with focus, NaN if there is nothing to focus on.
-        saturated: the fraction of pixels at the top of the camera's range.
+        top: the raw value from which on a pixel is saturated, see `saturation_level`.
     """
 
     counts: NDArray[np.int64]
-    binned: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
     sharpness: float
-    saturated: float
+    top: int
+
+    @property
+    def saturated(self) -> float:
+        """The fraction of pixels that are saturated."""
+        return float(self.counts[self.top :].sum() / self.counts.sum())
 
 
 def plane_statistics(pixels: NDArray[Any]) -> PlaneStatistics:
     """Statistics of one raw plane, uint8 or uint16 (y, x)."""
     counts = np.zeros(np.iinfo(pixels.dtype).max + 1, np.uint32)
     rows, columns = (np.arange(BINS + 1) * size // BINS for size in pixels.shape)
-    sums = np.zeros((BINS, BINS), np.int64)
-    _count(pixels, rows, columns, counts, sums)
-    n = np.outer(np.diff(rows), np.diff(columns))
-    binned = np.divide(sums, n, out=np.full(sums.shape, np.nan), where=n > 0)
-    return PlaneStatistics(counts=counts.astype(np.int64), binned=binned, sharpness=focus_score(pixels), planes=1)
+    low, high = np.zeros((BINS, BINS)), np.zeros((BINS, BINS))
+    _count(pixels, counts)
+    _extremes(pixels, rows, columns, low, high)
+    sharpness = focus_score(pixels)
+    return PlaneStatistics(counts=counts.astype(np.int64), low=low, high=high, sharpness=sharpness, planes=1)
 
 
 def focus_score(pixels: NDArray[Any]) -> float:
@@ -102,23 +117,36 @@ def focus_score(pixels: NDArray[Any]) -> float:
 
 
 @compiled
-def _count(
+def _count(pixels: NDArray[Any], counts: NDArray[np.uint32]) -> None:
+    """Add a plane to a histogram."""
+    for y in range(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            counts[pixels[y, x]] += 1
+
+
+@compiled
+def _extremes(
     pixels: NDArray[Any],
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
-    counts: NDArray[np.uint32],
-    sums: NDArray[np.int64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
 ) -> None:
-    """Add a plane to a histogram, and to the sums of its bins, whose edges are `rows` and `columns`."""
+    """The least and greatest mean of the squares within each bin; a bin that is smaller than a square is one."""
     for row in range(len(rows) - 1):
-        for y in range(rows[row], rows[row + 1]):
-            for column in range(len(columns) - 1):
-                total = 0
-                for x in range(columns[column], columns[column + 1]):
-                    value = pixels[y, x]
-                    counts[value] += 1
-                    total += value
-                sums[row, column] += total
+        tall = min(_LOW_PX, rows[row + 1] - rows[row])
+        for column in range(len(columns) - 1):
+            wide = min(_LOW_PX, columns[column + 1] - columns[column])
+            least, greatest = np.inf, 0.0
+            for top in range(rows[row], rows[row + 1] - tall + 1, max(tall, 1)):
+                for left in range(columns[column], columns[column + 1] - wide + 1, max(wide, 1)):
+                    total = 0
+                    for y in range(top, top + tall):
+                        for x in range(left, left + wide):
+                            total += pixels[y, x]
+                    mean = total / max(tall * wide, 1)
+                    least, greatest = min(least, mean), max(greatest, mean)
+            low[row, column], high[row, column] = least, greatest
 
 
 @compiled
@@ -163,7 +191,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         path: of the file.
         well: the statistics of each used field, one per channel.
         channels: names.
-        bit_max: top of the camera's range.
+        bit_max: the greatest value that the camera can give, as far as the metadata know.
     """
     spans, values = [], []
     flat = [channel for statistics in well.values() for channel in statistics]
@@ -180,17 +208,28 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         depth=np.array(len(flat[0].counts)),
         spans=np.array(spans, np.int32).reshape(*shape, 2),
         counts=np.frombuffer(_COUNTS.encode(np.concatenate(values)), np.uint8),
-        binned=np.array([c.binned / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
+        low=np.array([c.low / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
+        high=np.array([c.high / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         sharpness=np.array([c.sharpness for c in flat], np.float64).reshape(shape),
-        saturated=np.array([c.counts[bit_max:].sum() / c.counts.sum() for c in flat]).reshape(shape),
+        tops=np.array([saturation_level(c.counts, bit_max) for c in flat]).reshape(shape),
     )
 
 
 def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], FieldHistogram]:
-    """The histograms of a well that is used, by field and channel, without the fields that were left out."""
+    """The histograms of a well that is used, by field and channel, without the fields that were left out.
+
+    Raises:
+        ResultsError: an earlier release wrote them, without all that is needed now.
+    """
     histograms = {}
     with np.load(paths.histogram(well)) as file:
         content = {name: file[name] for name in file.files}
+    if "high" not in content:
+        raise ResultsError(
+            "the histograms of this well are of an earlier release",
+            where=f"{paths.plate}/{well}: {paths.histogram(well)}",
+            remedy="run `snakemake`; tile writes them anew",
+        )
     counted = np.frombuffer(_COUNTS.decode(content["counts"]), np.uint32)
     start = 0
     for f, name in enumerate(content["fields"].tolist()):
@@ -201,11 +240,52 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
             start += high - low
             histograms[name, channel] = FieldHistogram(
                 counts=counts,
-                binned=content["binned"][f, c],
+                low=content["low"][f, c],
+                high=content["high"][f, c],
                 sharpness=float(content["sharpness"][f, c]),
-                saturated=float(content["saturated"][f, c]),
+                top=int(content["tops"][f, c]),
             )
     return histograms
+
+
+@dataclass
+class PlateCounts:
+    """What the fields of a plate hold in one channel, summed up; without the saturated ones as long as most are sound.
+
+    Attributes:
+        sound: counts by value of the fields that aren't saturated, as `FieldHistogram.counts`; and how many fields.
+        clipped: the same of those that are.
+    """
+
+    sound: NDArray[np.int64]
+    clipped: NDArray[np.int64]
+    n_sound: int = 0
+    n_clipped: int = 0
+
+    @property
+    def mostly_clipped(self) -> bool:
+        """Whether as many fields are saturated as not: then all of them count."""
+        return self.n_clipped >= self.n_sound
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Of the fields that count."""
+        return self.sound + self.clipped if self.mostly_clipped else self.sound
+
+
+def add_fields(
+    plate: dict[str, PlateCounts], histograms: Mapping[tuple[str, str], FieldHistogram], saturated_fraction: float
+) -> None:
+    """Add the fields of a well to what a plate holds, by channel (`quality.saturated_fraction`)."""
+    for (_, channel), each in histograms.items():
+        zeros = np.zeros_like(each.counts)
+        of_channel = plate.setdefault(channel, PlateCounts(sound=zeros, clipped=zeros.copy()))
+        if each.saturated >= saturated_fraction:
+            of_channel.clipped += each.counts
+            of_channel.n_clipped += 1
+        else:
+            of_channel.sound += each.counts
+            of_channel.n_sound += 1
 
 
 def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Where a well's fields lie in its image.
 
 A well is one image, axes t c z y x, in pixels; its fields lie at their stage positions, rounded to whole pixels, with
-the top left corner of the box around them at the origin. If any field of a well has no position, all of its fields lie
-in a grid with a gap between them. Where fields overlap, the first in order wins.
+the top left corner of the box around them at the origin. If any field of a well has no position, or two lie on each
+other, all of its fields lie in a grid with a gap between them. Where fields overlap, the first in order wins.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from plateflow.errors import RawDataError
+from plateflow.touching import on_each_other
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +61,8 @@ class WellLayout:
         pixel_um: (z, y, x) in um; 1.0 along an axis of unknown size, see `unit_known`.
         unit_known: whether y and x are known in um.
         z_known: whether the distance of z planes is known in um.
-        placement: "stage" if the fields lie at their positions; "grid" if these are unknown; "stacked" if they are
-            in a grid because their positions would lay them on each other.
+        placement: "stage" if the fields lie at their positions; "grid" if these are unknown; "untrusted" if
+            they are in a grid because their positions would lay them on each other, or some have none.
         preview: how often the image in the store is halved, if the pixels stay in the raw plate; else None.
     """
 
@@ -126,10 +126,12 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     names, heights, widths = list(first.index), first["height"].astype(int), first["width"].astype(int)
     corners = first[["y_um", "x_um"]].to_numpy(float)
     relative = (corners - corners.min(axis=0)) / (dy, dx)
-    if size is None or np.isnan(corners).any():
+    known = ~np.isnan(corners).any(axis=1)
+    if size is None or not known.any():
         placement = "grid"
     else:
-        placement = "stacked" if _stacked(relative, heights.min(), widths.min()) else "stage"
+        on = on_each_other(relative, first[["height", "width"]].min().to_numpy(float))
+        placement = "stage" if known.all() and on.sum() == len(on) else "untrusted"
     if placement == "stage":
         places = [(round(y), round(x)) for y, x in relative.tolist()]
     else:
@@ -166,13 +168,6 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
 def _grid(n: int, height: int, width: int) -> list[tuple[int, int]]:
     across = math.ceil(math.sqrt(n))
     return [(i // across * (height + GRID_GAP_PX), i % across * (width + GRID_GAP_PX)) for i in range(n)]
-
-
-def _stacked(corners: NDArray[np.float64], height: int, width: int) -> bool:
-    """Whether two fields lie on each other by more than three quarters of their height and width."""
-    apart = np.abs(corners[:, None] - corners[None])
-    near = (apart[..., 0] < height / 4) & (apart[..., 1] < width / 4)
-    return bool(near.sum() > len(corners))
 
 
 def _z_step(planes: pd.DataFrame) -> float | None:

@@ -61,10 +61,12 @@ def labels_attributes(label_sets: Sequence[str]) -> dict[str, Any]:
     return {"ome": {"version": VERSION, "labels": list(label_sets)}}
 
 
-def label_attributes(label_set: str, layout: WellLayout, levels: int) -> dict[str, Any]:
-    """The attributes of the group of a label set."""
+def label_attributes(label_set: str, layout: WellLayout, levels: int, z_mode: str) -> dict[str, Any]:
+    """The attributes of the group of a label set; `z_mode` is the configuration's `z`."""
     source = {"version": VERSION, "source": {"image": "../../"}}
-    multiscales = _multiscales(label_set, layout, levels, LABEL_AXES)
+    depth = layout.shape[2] if z_mode in ("max", "mean") else 1
+    first = int(z_mode.removeprefix("plane ")) if z_mode.startswith("plane") else 0
+    multiscales = _multiscales(label_set, layout, levels, LABEL_AXES, depth=depth, first=first)
     return {"ome": {"version": VERSION, "image-label": source, "multiscales": multiscales}}
 
 
@@ -79,7 +81,22 @@ def _colour(channel: Mapping[str, Any], number: int) -> str:
     return "FF00FF"
 
 
-def _multiscales(name: str, layout: WellLayout, levels: int, axes: str, *, halved: int = 0) -> list[dict[str, Any]]:
+def _multiscales(
+    name: str, layout: WellLayout, levels: int, axes: str, *, halved: int = 0, depth: int = 1, first: int = 0
+) -> list[dict[str, Any]]:
+    """The levels of an image or of labels: the size of their pixels, and where the centre of the first one lies.
+
+    A pixel of level n stands for 2^n x 2^n px of level 0, so its centre is (2^n - 1) / 2 px further.
+
+    Args:
+        name: of the multiscale.
+        layout: of the well.
+        levels: how many.
+        axes: their names.
+        halved: how often level 0 is halved already.
+        depth: z planes that one plane stands for.
+        first: the z plane at which the array begins.
+    """
     kinds: dict[str, dict[str, str]] = {
         "t": {"type": "time"},
         "c": {"type": "channel"},
@@ -88,9 +105,12 @@ def _multiscales(name: str, layout: WellLayout, levels: int, axes: str, *, halve
     step = dict(zip("zyx", layout.pixel_um, strict=True))
     datasets = []
     for level in range(levels):
-        factor = {"y": 2 ** (level + halved), "x": 2 ** (level + halved)}
+        factor = {"z": depth, "y": 2 ** (level + halved), "x": 2 ** (level + halved)}
         scale = [float(step.get(axis, 1.0) * factor.get(axis, 1)) for axis in axes]
-        datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+        start = {axis: ((size - 1) / 2 + (first if axis == "z" else 0)) * step[axis] for axis, size in factor.items()}
+        translation = [float(start.get(axis, 0.0)) for axis in axes]
+        steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
     return [{"name": name, "axes": [{"name": axis, **kinds[axis]} for axis in axes], "datasets": datasets}]
 
 

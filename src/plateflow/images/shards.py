@@ -32,7 +32,7 @@ SHARD_BYTES = 2**30
 PIECE_PX = 2**22
 """Labels are taken from their canvases in pieces of at most this many px, and of at least one chunk."""
 Map = Callable[[Callable[[NDArray[Any]], Any], Iterable[NDArray[Any]]], Iterable[Any]]
-Paint = Callable[[range, range], NDArray[np.uint32]]
+Paint = Callable[[Region], NDArray[np.uint32]]
 
 
 def shard_region_size(layout: WellLayout, levels: int) -> tuple[int, int]:
@@ -196,17 +196,17 @@ def write_shards(
 def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Paint) -> None:
     """Write the shards of a plane of labels, level by level; one without any label isn't written.
 
-    Labels aren't mixed: a level holds every second label of every second row of the one before it. So each is taken
-    from level 0, in pieces: the memory holds one of them, however large the plane is.
+    A level is made of 2 x 2 px of the one before it, as in images, by `halve_labels`. Each is taken from level 0 in
+    pieces: the memory holds one of them, however large the plane is.
 
     Args:
         levels: the pyramid, level 0 first.
         plane: its place along all axes but y and x.
-        paint: gives the labels, uint32 (y, x), of rows and columns of level 0.
+        paint: gives the labels, uint32 (y, x), of a region of level 0.
     """
     for number, level in enumerate(levels):
         for corner in level.corners():
-            chunks = _label_chunks(level, 2**number, corner, paint)
+            chunks = _label_chunks(levels, number, corner, paint)
             for empty, chunk in enumerate(chunks):  # noqa: B007
                 if chunk is not None:
                     break
@@ -218,17 +218,36 @@ def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Pai
                 shard.finish()
 
 
-def _label_chunks(level: Level, step: int, corner: tuple[int, int], paint: Paint) -> Iterator[bytes | None]:
+def _label_chunks(
+    levels: Sequence[Level], number: int, corner: tuple[int, int], paint: Paint
+) -> Iterator[bytes | None]:
     """The chunks of a shard of labels, in C order."""
+    level = levels[number]
     height, width = level.chunk
-    wide = width * max(1, PIECE_PX // (height * width))
+    wide = width * max(1, (PIECE_PX // (height * width)) >> (2 * number))
     below, right = (min(at + edge, size) for at, edge, size in zip(corner, level.shard, level.size, strict=True))
     for y in range(corner[0], corner[0] + level.shard[0], height):
-        rows = range(y * step, min(y + height, below) * step, step)
         for left in range(corner[1], corner[1] + level.shard[1], wide):
             stop = min(left + wide, corner[1] + level.shard[1])
-            piece = paint(rows, range(left * step, min(stop, right) * step, step))
+            piece = _halved(
+                (slice(y, min(y + height, below)), slice(left, min(stop, right))), number, levels[0].size, paint
+            )
             yield from (level.encode(piece[:, x : x + width]) for x in range(0, stop - left, width))
+
+
+def _halved(region: Region, halvings: int, size: tuple[int, int], paint: Paint) -> NDArray[np.uint32]:
+    """The labels of a region of a level, halved from those of level 0, which has this size, in bands of PIECE_PX."""
+    rows, columns = (range(side.start, side.stop) for side in region)
+    piece = np.zeros((len(rows), len(columns)), np.uint32)
+    whole = slice(columns.start << halvings, min(columns.stop << halvings, size[1]))
+    band = max(2, PIECE_PX // max(1, len(columns) << (2 * halvings)) // 2 * 2)  # even, as `halve_labels` takes turns
+    for y in range(0, len(rows), band):
+        some = rows[y : y + band]
+        part = paint((slice(some.start << halvings, min(some.stop << halvings, size[0])), whole))
+        for _ in range(halvings):
+            part = halve_labels(part)
+        piece[y : y + band] = part
+    return piece
 
 
 class _Shard:
@@ -255,6 +274,36 @@ def _crc(data: bytes) -> bytes:
     from google_crc32c import value
 
     return int(value(data)).to_bytes(4, "little")
+
+
+@compiled
+def halve_labels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The most frequent label of 2 x 2 pixels; of several, in turn, the first and the last in raster order.
+
+    So objects neither grow nor shrink, and stay where they are.
+
+    Args:
+        labels: (y, x), 0 is background.
+
+    Returns:
+        (ceil(y / 2), ceil(x / 2)); at an odd border of the pixels that exist.
+    """
+    height, width = labels.shape
+    half = np.zeros(((height + 1) // 2, (width + 1) // 2), np.uint32)
+    for y in range(half.shape[0]):
+        up, low = labels[2 * y], labels[min(2 * y + 1, height - 1)]
+        for x in range(half.shape[1]):
+            right = min(2 * x + 1, width - 1)
+            a, b, c, d = up[2 * x], up[right], low[2 * x], low[right]
+            if a == b == c == d:
+                half[y, x] = a
+                continue
+            most = 0
+            for label in (a, b, c, d) if (y + x) % 2 == 0 else (d, c, b, a):
+                count = (label == a) + (label == b) + (label == c) + (label == d)
+                if count > most:
+                    most, half[y, x] = count, label
+    return half
 
 
 def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -90,7 +90,10 @@ def _label_files(name: str, layout: WellLayout, levels: int, z_mode: str) -> tup
     """The id of a label set of an image, and its metadata files by name."""
     shape, region = layout.label_shape(z_mode), shard_region_size(layout, levels)
     arrays = array_files(shape, "uint32", region, levels, ngff.LABEL_AXES)
-    return _id({}, arrays), {"zarr.json": ngff.group_file(ngff.label_attributes(name, layout, levels)), **arrays}
+    return _id({}, arrays), {
+        "zarr.json": ngff.group_file(ngff.label_attributes(name, layout, levels, z_mode)),
+        **arrays,
+    }
 
 
 def _id(own: Mapping[str, Any], arrays: Mapping[str, bytes]) -> str:

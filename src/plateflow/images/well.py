@@ -1,7 +1,7 @@
 """The image of a well, opened once: its pixels and labels, read and written.
 
-Level 0 holds raw values; they are processed here, on read: the projection of z, the division by the illumination
-profile, the intensity window.
+Level 0 holds raw values; they are processed here, on read: the projection of z, the correction for illumination,
+the intensity window.
 
 Jobs with nothing to do open images too, so zarr and what compiles kernels are imported on use.
 """
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import ChannelError, RawDataError, ResultsError
+from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
-from plateflow.images.illumination import profile
-from plateflow.images.layout import FieldBox, Region, WellLayout
+from plateflow.images.layout import FieldBox, Region, WellLayout, shared
 from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
+from plateflow.plates.pixels import PILE_PX
 
 if TYPE_CHECKING:
     from plateflow.images.shards import Level, Map
@@ -87,13 +87,12 @@ class WellImage:
         return load_window(self.paths)
 
     def read(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.float32]:
-        """The pixels of a canvas: raw values divided by the illumination profile of their field and channel.
+        """The pixels of a canvas: raw values corrected by the illumination of their field and channel.
 
         Args:
             canvas: one of the well's, a plane or a volume.
             channels: names.
-            z_mode: max, mean, "plane N" or keep (the canvas's own z). A channel that lacks the plane gives its nearest;
-                projections take the planes that the channel has.
+            z_mode: as for `planes_read`; with keep, the canvas's own z.
 
         Returns:
             float32 (channel, [z,] y, x); 0 where no field lies. Narrow gaps between fields hold what is at the edge of
@@ -101,6 +100,7 @@ class WellImage:
 
         Raises:
             ChannelError: the plate lacks a channel.
+            ConfigError: a channel lacks the plane.
             ResultsError: normalise has not run.
         """
         if not set(channels) <= set(self.layout.channels):
@@ -110,12 +110,12 @@ class WellImage:
         pixels = np.zeros((len(channels), canvas.depth or 1, canvas.height, canvas.width), np.float32)
         for c, channel in enumerate(channels):
             for k, plane in enumerate(canvas.planes()):
-                planes = self._z_planes(channel, z_mode, plane.z)
+                planes = self._planes(channel, z_mode, plane.z)
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
-                light = profile(self.window.profiles[channel], box.height, box.width)
-                np.divide(part, light, out=part, where=owner[ys, xs] == field)
+                light = self.window.lights[channel]
+                light.correct(part, light.profile(box.height, box.width), owner[ys, xs] == field)
         for field, ((ys, xs), (far_ys, far_xs)) in enumerate(zip(regions, canvas.regions(with_gaps=True), strict=True)):
             right, below = slice(xs.stop, far_xs.stop), slice(ys.stop, far_ys.stop)
             edge = pixels[..., ys, xs.stop - 1 : xs.stop]
@@ -124,6 +124,31 @@ class WellImage:
             np.copyto(pixels[..., below, far_xs], edge, where=owner[below, far_xs] == field)
         np.copyto(pixels, 0, where=owner < 0)
         return pixels[:, 0] if canvas.depth is None else pixels
+
+    def clipped(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.bool_] | None:
+        """Where the camera was saturated in some channel and some plane that is read: ([z,] y, x); None: nowhere.
+
+        A field with fewer such pixels than make a pile has none: a hot pixel is no reason to read it again.
+        """
+        from plateflow.images.histograms import read_histograms
+
+        found, regions = None, canvas.regions()
+        histograms = read_histograms(self.paths, self.well)
+        for channel in channels:
+            tops = [
+                each.top if each.counts[each.top :].sum() >= PILE_PX else np.inf
+                for each in (histograms[box.name, channel] for box in canvas.fields)
+            ]
+            if np.isinf(tops).all():
+                continue
+            found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
+            for k, plane in enumerate(canvas.planes()):
+                brightest = np.zeros(found.shape[1:], np.float32)
+                planes = self._planes(channel, z_mode, plane.z)
+                project((self._raw(plane, channel, z) for z in planes), "max", brightest)
+                for top, region in zip(tops, regions, strict=True):
+                    found[(k, *region)] |= brightest[region] >= top
+        return found if found is None or canvas.depth else found[0]
 
     def apply_window(self, pixels: NDArray[np.float32], canvas: Canvas, channels: Sequence[str]) -> NDArray[np.float32]:
         """What the network sees of a canvas: 0 and 1 at the limits of the window, not clipped; 0 where no field lies.
@@ -184,9 +209,11 @@ class WellImage:
             )
             for c, channel in enumerate(channels):
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
-                planes = self._z_planes(channel, z_mode, middle)
+                planes = self._planes(channel, z_mode, middle)
                 project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
-                pixels[c, ys, xs] = part / profile(self.window.profiles[channel], *part.shape)
+                light = self.window.lights[channel]
+                light.correct(part, light.profile(*part.shape), True)
+                pixels[c, ys, xs] = part
         return pixels
 
     def preview_labels(self, level: int, label_set: str) -> NDArray[np.uint32]:
@@ -195,13 +222,8 @@ class WellImage:
         labels: NDArray[np.uint32] = array[0, array.shape[1] // 2]
         return labels
 
-    def _z_planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
-        """The z planes of a channel that are made one; `z` is the plane for keep."""
-        planes = self.layout.z_planes[self.layout.channels.index(channel)]
-        if z_mode in ("max", "mean"):
-            return planes
-        wanted = z if z_mode == "keep" else int(z_mode.split()[1])
-        return [min(planes, key=lambda plane: (abs(plane - wanted), plane))]
+    def _planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
+        return planes_read(self.layout, channel, z_mode, z, where=f"{self.paths.plate}/{self.well}")
 
     def _raw(self, canvas: Canvas, channel: str, z: int) -> NDArray[Any]:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
@@ -311,17 +333,47 @@ class WellImage:
 
         canvases = list(labels)
 
-        def paint(rows: range, columns: range) -> NDArray[np.uint32]:
-            pixels = np.zeros((len(rows), len(columns)), np.uint32)
+        def paint(region: Region) -> NDArray[np.uint32]:
+            pixels = np.zeros([side.stop - side.start for side in region], np.uint32)
             for canvas, values in canvases:
-                (to_y, from_y), (to_x, from_x) = map(_within, (rows, columns), canvas.slices)
-                part = pixels[to_y, to_x]
-                if part.size:
-                    new = values[from_y, from_x]
-                    np.copyto(part, new, where=new > 0)
+                if both := shared(region, canvas.slices):
+                    new = values[both[1]]
+                    np.copyto(pixels[both[0]], new, where=new > 0)
             return pixels
 
         write_label_shards(self._pyramid(label_set), (t, z), paint)
+
+
+def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where: str) -> Sequence[int]:
+    """The z planes of a channel that are made one: none is made up.
+
+    Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
+
+    Args:
+        layout: of the well.
+        channel: its name.
+        z_mode: the configuration's `z`: max, mean, "plane N" or keep.
+        z: the plane for keep.
+        where: plate and well, for the error.
+
+    Raises:
+        ConfigError: the channel lacks the plane.
+    """
+    planes, depth = layout.z_planes[layout.channels.index(channel)], layout.shape[2]
+    wanted = z if z_mode == "keep" else int(z_mode.removeprefix("plane ")) if z_mode.startswith("plane") else None
+    if wanted is None or (z_mode != "keep" and len(planes) == 1 and wanted < depth):
+        return planes
+    if wanted in planes:
+        return [wanted]
+    why = f"it has {len(planes)} of the plate's {depth} z planes; the others would have to be made up"
+    if len(planes) == depth:
+        why = f"the plate has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the plate has a single z plane"
+    raise ConfigError(
+        f"z is {z_mode!r}, but the channel {channel} has no plane {wanted} (counted from 0)",
+        where=where,
+        why=why,
+        remedy="set z to max or mean, which take the planes that a channel has, or to a plane that all have",
+    )
 
 
 def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:
@@ -341,11 +393,3 @@ def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32
             np.maximum(out, plane, out=out)
     if z_mode == "mean":
         out /= np.float32(count)
-
-
-def _within(places: range, side: slice) -> tuple[slice, slice]:
-    """Which of some places along an axis lie in a side of a box: of the places, and of the side."""
-    first, last = (-((places.start - at) // places.step) for at in (side.start, side.stop))  # rounded up
-    first, last = max(first, 0), min(last, len(places))
-    offset = places.start - side.start
-    return slice(first, max(first, last)), slice(offset + first * places.step, offset + last * places.step, places.step)

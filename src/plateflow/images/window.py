@@ -1,4 +1,4 @@
-"""The intensity window of a plate: the raw values that become 0 and 1 in each channel, and illumination profiles."""
+"""The intensity window of a plate: the raw values that become 0 and 1 in each channel, and the illumination."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.files import digest
+from plateflow.images.illumination import STRONG, Light
 from plateflow.paths import PlatePaths
+
+DRIFTED = 0.5
+"""From this drift on, in widths of the window, it no longer fits the plate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The frozen intensity window of a plate and its illumination profiles.
+    """The frozen intensity window of a plate and its illumination.
 
     The limits of single wells and fields (`normalise.scope`) follow from their own pixels alone, so they are not
     frozen: they are computed on read, and the fingerprints of tile change whenever they do.
@@ -25,12 +29,12 @@ class Window:
     Attributes:
         paths: of the plate.
         content: of manifest/window.json.
-        profiles: coefficients by channel, see `images.illumination`.
+        lights: by channel, see `images.illumination`.
     """
 
     paths: PlatePaths
     content: Mapping[str, Any]
-    profiles: Mapping[str, NDArray[np.float64]]
+    lights: Mapping[str, Light]
 
     def limits(self, channel: str) -> tuple[float, float]:
         """The raw values that become 0 and 1, over the whole plate.
@@ -44,7 +48,7 @@ class Window:
                 [channel],
                 channels,
                 where=f"{self.paths.plate}: {self.paths.window}",
-                remedy="raise normalise.freeze, so that the window is computed again",
+                remedy=f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew",
             )
         return channels[channel]["low"], channels[channel]["high"]
 
@@ -69,13 +73,44 @@ class Window:
                 limits.append([list(intensity_limits(each, settings["percentiles"]).values()) for each in counts])
         return np.broadcast_to(np.array(limits, np.float32), (len(channels), len(fields), 2))
 
+    def doubts(self, drifts: Mapping[str, float]) -> list[str]:
+        """What a user should look at before the plate's intensities are believed, each with what to do.
+
+        Args:
+            drifts: by channel, how far the plate has moved from the window, see `stats.flags.drift`.
+        """
+        if self.content["settings"]["scope"] != "plate":  # whose limits nothing reads then
+            drifts = {}
+        clipped = self.content.get("clipped", ())
+        doubts = [
+            f"half of the fields of {channel} or more are saturated, so its intensities are too low: expose it less or "
+            "leave it out of what is compared"
+            for channel in clipped
+        ]
+        anew = f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew"
+        if not self.content["freeze"] and self.content["settings"]["scope"] == "plate":
+            why = "fewer than a tenth of the wells show something to segment"
+            doubts.append(
+                f"the intensity window isn't frozen, and follows the wells until enough do: {why}; where the plate is "
+                "complete it stays as it is, and `normalise.scope: well` gives each well its own"
+            )
+        far = {channel: drift for channel, drift in drifts.items() if drift > DRIFTED}
+        if far:
+            listed = ", ".join(f"{channel} {drift:,.0%}" for channel, drift in far.items())
+            doubts.append(f"the intensity window no longer fits the plate (drift: {listed}): {anew}")
+        for channel, light in self.lights.items():
+            if (ratio := light.ratio()) > STRONG:
+                what = f"the light of {channel} differs by a factor of {ratio:.1f} over a field"
+                doubts.append(f"{what}: look at its profile; `normalise.illumination: false` switches it off")
+        return doubts
+
     def fingerprint(self, channels: Sequence[str]) -> str:
         """A digest of everything that the window and the profiles hold for these channels."""
         settings = self.content["settings"]
         of_plate = {channel: self.limits(channel) for channel in channels}  # raises for a channel that it lacks
         return digest(
             of_plate if settings["scope"] == "plate" else [settings["scope"], settings["percentiles"]],
-            [self.profiles[channel].tolist() for channel in channels],
+            [[self.lights[channel].coefficients.tolist(), self.lights[channel].dark] for channel in channels],
         )
 
 
@@ -93,6 +128,9 @@ def load_window(paths: PlatePaths) -> Window:
         raise ResultsError(
             "the plate has no intensity window",
             where=f"{paths.plate}: {error.filename}",
-            remedy=f"run `snakemake`; if its receipt is there, `plateflow retry {paths.plate} --stage normalise` first",
+            remedy=f"run `snakemake`; if its receipt is there, `plateflow verify {paths.plate}` first",
         ) from None
-    return Window(paths=paths, content=content, profiles=dict(zip(names, coefficients, strict=True)))
+    known = content.get("light", {})  # not in a window of an earlier release, which isn't frozen any more
+    tables = zip(names, coefficients, strict=True)
+    lights = {name: Light(coefficients=table, **known.get(name, {})) for name, table in tables}
+    return Window(paths=paths, content=content, lights=lights)

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from plateflow.errors import ModelError
+from plateflow.errors import ChannelError, ModelError
 
 IN_CHANNELS = 3
 """Channels of a network's input: the object's first, unused ones 0."""
@@ -32,6 +32,7 @@ class ModelSpec:
         licence: terms of use.
         citation: what to cite.
         normalisation: of the channels.
+        channels: what each channel that it takes is, in order; an image may have fewer, never more.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
     """
 
@@ -40,6 +41,7 @@ class ModelSpec:
     licence: str
     citation: str
     normalisation: str = NORMALISATION
+    channels: tuple[str, ...]
     diameter: float | None
 
     @property
@@ -104,6 +106,10 @@ PUBLISHED = {
 """Files that the user downloads or supplies; those of Cellpose keep their original names."""
 
 DEFAULT_FILE = Path(__file__).parent / "weights" / "default.safetensors"
+TRAINED_CHANNELS = ("the one that shows the objects", "one that helps, as DNA does for whole cells")
+"""Channels of models trained here that don't say: of the default model (docs/model-card.md)."""
+CELLPOSE_CHANNELS = ("the one that shows the objects", "another", "another")
+"""Cellpose-SAM was trained on images of one to three channels in any order, colour pictures among them."""
 CELLPOSE_DIAMETER = 30.0
 TRAINED_DIAMETER = 24.0
 """Diameter of models trained here that don't say: the geometric middle of the 11 to 50 px of `train.augment`."""
@@ -201,9 +207,9 @@ def spec_of(path: Path) -> ModelSpec:
     for name, card in PUBLISHED.items():
         if size == card.size and hash_of(path) == card.sha256:  # only files of this size are hashed
             diameter = CELLPOSE_DIAMETER if card.segments else None
-            return ModelSpec(name=name, path=path, licence=card.licence, citation=card.citation, diameter=diameter)
-    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-    # a file without metadata has Cellpose's layout, and so its conventions
+            terms = {"licence": card.licence, "citation": card.citation}
+            return ModelSpec(name=name, path=path, channels=CELLPOSE_CHANNELS, diameter=diameter, **terms)
+    metadata = _metadata(path)
     diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER)
     return ModelSpec(
         name=metadata.get("name", path.name),
@@ -211,8 +217,44 @@ def spec_of(path: Path) -> ModelSpec:
         licence=metadata.get("licence") or UNKNOWN,
         citation=metadata.get("citation") or UNKNOWN,
         normalisation=metadata.get("normalisation", NORMALISATION),
+        channels=_channels(metadata),
         diameter=float(diameter),
     )
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What a file says about itself; a file that says nothing has Cellpose's layout, and so its conventions."""
+    return read_metadata(path) if path.suffix == ".safetensors" else {}
+
+
+def _channels(metadata: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(metadata.get("channels") or (TRAINED_CHANNELS if metadata else CELLPOSE_CHANNELS))
+
+
+def check_channels(model: str | Path, channels: Sequence[str | int], *, where: str, remedy: str) -> None:
+    """Refuse more channels than a model takes: it would find little, and say nothing. No weights are hashed.
+
+    Args:
+        model: as in `find_weights`.
+        channels: names or numbers.
+        where: label set, image or argument.
+        remedy: where to choose fewer.
+
+    Raises:
+        ChannelError: there are too many.
+        ModelError: there is no such model, or its header can't be read.
+    """
+    metadata = {} if str(model) in PUBLISHED else _metadata(find_weights(model))
+    takes = _channels(metadata)
+    if len(channels) > len(takes):
+        listed = ", ".join(map(str, channels[:8])) + ", ..." * (len(channels) > 8)
+        raise ChannelError(
+            f"{len(channels)} channels ({listed}) are too many: "
+            f"the model {metadata.get('name', str(model))!r} takes {len(takes)}",
+            where=where,
+            why="it takes " + "; ".join(f"{n}. {what}" for n, what in enumerate(takes, 1)),
+            remedy=remedy,
+        )
 
 
 def licence_notice(path: Path) -> str | None:

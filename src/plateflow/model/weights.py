@@ -6,7 +6,7 @@ already have the requested type stay in the map, which all jobs on a machine sha
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from plateflow.files import write_atomic
 from plateflow.model.registry import (
     METADATA_KEY,
     NORMALISATION,
+    TRAINED_CHANNELS,
     file_errors,
     licence_notice,
     read_metadata,
@@ -137,6 +138,7 @@ def save_model(
     name: str,
     licence: str = "",
     citation: str = "",
+    channels: Sequence[str] = TRAINED_CHANNELS,
     diameter: float | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
@@ -148,6 +150,7 @@ def save_model(
         name: of the model in reports.
         licence: terms of use.
         citation: what to cite.
+        channels: what each channel that it takes is, in order.
         diameter: object diameter (px) to which images are resampled; None if the model takes any.
         dtype: of the tensors on disk.
     """
@@ -157,6 +160,7 @@ def save_model(
         "licence": licence,
         "citation": citation,
         "normalisation": NORMALISATION,
+        "channels": list(channels),
         "diameter": diameter,
     }
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}

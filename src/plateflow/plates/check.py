@@ -16,7 +16,7 @@ from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.plate import index_plate
-from plateflow.plates.platemap import read_plate_map
+from plateflow.plates.platemap import pooled_wells, read_plate_map
 from plateflow.plates.reader import Index, counted
 from plateflow.text import TextError, decode
 
@@ -95,9 +95,9 @@ def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:
 
 
 def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
-    """A plate map that cannot be read, and wells that only the map or only the plate has."""
+    """A plate map that cannot be read, wells it pools, and wells that only the map or only the plate has."""
     try:
-        mapped = set(read_plate_map(plate_map, spec.plate)["well"])
+        table = read_plate_map(plate_map, spec.plate)
     except PlateflowError as error:
         yield Problem.of_error(spec, error)
         return
@@ -108,6 +108,11 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
     except TextError as error:
         remedy = "nothing, if its names look right; else save it as UTF-8"
         yield Problem("note", spec.plate, f"of the plate map, {error}; it is read so", remedy, file=plate_map)
+    for text in pooled_wells(table):
+        remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; else give wells that "
+        remedy += "differ another treatment, or a plate sheet's line and map of their own"
+        yield Problem("warning", spec.plate, text, remedy, file=plate_map)
+    mapped = set(table["well"])
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (

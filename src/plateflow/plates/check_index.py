@@ -46,7 +46,7 @@ class Problem:
     @classmethod
     def of_error(cls, spec: PlateSpec, error: PlateflowError) -> Problem:
         """An error that stops the plate."""
-        where = error.where.removeprefix(f"{spec.plate}: ")
+        where = error.where.removeprefix(spec.plate).removeprefix(": ").removeprefix(", ")
         what = ": ".join(part for part in (error.what, where, error.why) if part)
         return cls("error", spec.plate, what, error.remedy)
 

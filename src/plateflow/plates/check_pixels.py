@@ -12,7 +12,8 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.plates.check_index import Problem, Severity
-from plateflow.plates.pixels import PlaneError
+from plateflow.plates.pages import REMEDY, unused_pages
+from plateflow.plates.pixels import PlaneError, saturation_level
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index
 
@@ -35,7 +36,8 @@ class _Facts(NamedTuple):
     high: int
     values: int  # the number of different ones
     step: int  # the greatest common divisor of all values
-    top: float  # the fraction of pixels at the top of the camera's range
+    level: int  # from which on pixels are saturated
+    top: float  # the fraction of pixels that are
     crc: int
 
 
@@ -66,12 +68,14 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
             return None
         counts = np.bincount(pixels.ravel())
         values = np.flatnonzero(counts)
+        level = saturation_level(counts, index.metadata["bit_max"])
         return _Facts(
             low=int(values[0]),
             high=int(values[-1]),
             values=len(values),
             step=int(np.gcd.reduce(values)),
-            top=float(counts[index.metadata["bit_max"] :].sum() / pixels.size),
+            level=level,
+            top=float(counts[level:].sum() / pixels.size),
             crc=zlib.crc32(pixels.tobytes()),
         )
 
@@ -87,6 +91,11 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
                 yield _problem(folder, row, "error", what, remedy)
     for error in stopped[:1]:
         yield Problem("error", str(index.metadata["plate"]), f"{error.what}: {error.where}: {error.why}", error.remedy)
+    if not stopped:
+        severity: Severity = "warning" if index.pages_chosen else "error"
+        first = planes.drop_duplicates("path").set_index("path", drop=False)
+        for path, what in unused_pages(folder.root, planes):
+            yield _problem(folder, first.loc[path].to_dict(), severity, what, REMEDY)
     yield from _odd_planes(folder, looked, saturated_fraction)
     yield from _odd_plate(str(index.metadata["plate"]), [facts for _, facts in looked if facts.values > 1])
 
@@ -114,7 +123,7 @@ def _odd_planes(folder: RawFolder, looked: list[tuple[Row, _Facts]], saturated_f
             yield _problem(folder, row, "warning", f"constant: every pixel is {facts.low}", remedy)
             continue
         if facts.top >= saturated_fraction:
-            what = f"saturated: {facts.top:.1%} of the pixels are at the top of the range"
+            what = f"saturated: {facts.top:.1%} of the pixels are at the top of the range that is used, {facts.level:,}"
             remedy = "lower the exposure next time; intensities of bright cells are too low"
             yield _problem(folder, row, "warning", what, remedy)
         other = first.setdefault((facts.crc, facts.low, facts.high), row)

@@ -184,6 +184,18 @@ def local_name(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
+def page_number(text: str | None) -> int:
+    """Parse the number of a page, from 0; 0 where there is none.
+
+    Raises:
+        ValueError: it isn't a whole number from 0.
+    """
+    number = float(text or 0)
+    if number < 0 or number % 1:
+        raise ValueError(f"the page {text} is not a whole number, counted from 0")
+    return int(number)
+
+
 def positive_int(text: str) -> int:
     """Parse an optional count: 65535 for "65535.0", 0 for anything that is not a positive number."""
     try:

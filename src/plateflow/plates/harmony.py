@@ -10,22 +10,22 @@ into one file (TIFF, or .flex, which is a TIFF too). Namespaces differ between v
 from __future__ import annotations
 
 import math
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from plateflow.config import PlateSpec
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
-from plateflow.plates.names import NamePattern
+from plateflow.plates.names import NamePattern, several_measurements
 from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.units import power_of_um
 
 INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
 NAMES = NamePattern(
     r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:(?:sk|t)(?P<t>\d+))?"
     r"(?:fk\d+)?(?:fl\d+)?\.tiff?"
 )
-# Powers of ten. There are two micro signs, which look the same.
-_TO_UM = {"m": 6, "mm": 3, "um": 0, "\u00b5m": 0, "\u03bcm": 0, "nm": -3}
 _TO_S = {"s": 1.0, "ms": 1e-3}
 # The elements that are used; the others (orientation, binning, absolute times) are skipped while parsing.
 _USED = {
@@ -160,10 +160,11 @@ def _length(values: Values, tag: str) -> float:
     text, unit = values.get(tag, ("", ""))
     if not text:
         return math.nan
-    if (unit or "m") not in _TO_UM:
+    power = power_of_um(unit or "m")
+    if power is None:
         raise ValueError(f"{tag} has the unknown unit {unit!r}")
     try:
-        return float(Decimal(text).scaleb(_TO_UM[unit or "m"]))
+        return float(Decimal(text).scaleb(power))
     except InvalidOperation:
         raise ValueError(f"{tag} is {text!r}, which is not a number") from None
 
@@ -174,6 +175,9 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
     if not planes:
         why = f"there is no {', '.join(INDEX_NAMES)} in it or in Images, and no image is named as Harmony names them"
         raise other_layout(spec, "a Harmony measurement", why=why, remedy="give the folder that holds Images")
+    parents = {match[0] for plane in planes if (match := re.match("(.*/)?images/", plane["path"], re.IGNORECASE))}
+    if len(parents) > 1:
+        raise several_measurements(f"{spec.plate}: {spec.path}", parents)
     channels = {number: {"name": f"ch{number}"} for number in sorted({plane["channel"] for plane in planes})}
     note = "there is no index: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=channels, disagreements=[note])

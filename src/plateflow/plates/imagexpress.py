@@ -2,8 +2,8 @@
 
 As observed in real exports: a file is `<name>_<well>[_s<site>][_w<wave>][GUID].tif`, below
 `TimePoint_<t>` where there are time points and `ZStep_<z>` where there are stacks; beside or above the steps, or in
-`ZStep_0`, lies the projection, and files with `_thumb` are previews. Of a channel that has a stack, only the stack is
-used; a channel without one has its projection. The exporting software copies the single plane of a channel without a
+`ZStep_0`, lies the projection, and files with `_thumb` are previews. Where a field has a stack of a channel, only the
+stack is used; without one it has its projection. The exporting software copies the single plane of a channel without a
 stack into every step; the `Z Step` in the headers shows this. The HTD file says what was planned.
 
 Stage positions are in um, of the centre of a field, and y points down, as the rows of the image do (in real plates,
@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
@@ -25,9 +26,10 @@ from typing import Any
 from plateflow.config import PlateSpec
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing, list_files, peek
-from plateflow.plates.names import NamePattern
+from plateflow.plates.names import NamePattern, refuse_odd_names, several_measurements
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.units import NO_LENGTH, um_per
 from plateflow.text import TextError, decode
 
 GUID = r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}"
@@ -67,6 +69,7 @@ class ImageXpressReader:
         for plane in planes:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
+        _refuse_several(spec, listing, planes)
         notes = counted(others, "images are not named as MetaXpress names them and are not used")
         heads = cache(lambda name: _head(listing.root / name))
         planes = _without_copies(_stacks(planes, notes), heads, notes)
@@ -91,6 +94,26 @@ class ImageXpressReader:
             disagreements=notes,
         )
         return make_index(spec, self.name, records, listing)
+
+
+def _refuse_several(spec: PlateSpec, listing: Listing, planes: list[Plane]) -> None:
+    """Refuse images of several plates: with other names, or in folders that hold the same wells, sites and channels.
+
+    Raises:
+        RawDataError: names the plates.
+    """
+    owners: dict[tuple[int, ...], set[str]] = {}
+    names: dict[str, str] = {}
+    for plane in planes:
+        match, folder = NAMES.match(plane["path"]), PurePosixPath(FOLDER.sub("", plane["path"]).lstrip("/")).parent
+        name = (match and match["name"]) or ""
+        names.setdefault(name.casefold(), str(folder / name))
+        place = tuple(plane[key] for key in ("row", "column", "field", "channel", "t"))
+        owners.setdefault(place, set()).add(str(folder / name))
+    several = next((found for found in owners.values() if len(found) > 1), set(names.values()))
+    if len(several) > 1:
+        refuse_odd_names(spec, listing, {plane["path"] for plane in planes})  # which may be all that differs
+        raise several_measurements(f"{spec.plate}: {spec.path}", several)
 
 
 def _usual_head(planes: list[Plane], heads: Heads) -> Head:
@@ -128,9 +151,10 @@ def _real(head: Head, key: str) -> float:
 
 
 def _stacks(planes: list[Plane], notes: list[str]) -> list[Plane]:
-    """The planes without the projections of channels that have a stack; other projections go to the lowest step."""
-    stacked = {plane["channel"] for plane in planes if plane["z"] > 0}
-    kept = [plane for plane in planes if plane["z"] > 0 or plane["channel"] not in stacked]
+    """The planes without the projections of stacks that are there; other projections go to the lowest step."""
+    place = itemgetter("row", "column", "field", "t", "channel")
+    stacked = {place(plane) for plane in planes if plane["z"] > 0}
+    kept = [plane for plane in planes if plane["z"] > 0 or place(plane) not in stacked]
     if len(kept) < len(planes):
         notes.append(f"{len(planes) - len(kept)} projections are not used, as their stacks are there")
     lowest = min((plane["z"] for plane in kept if plane["z"] > 0), default=0)
@@ -178,12 +202,19 @@ def _channels(
         if match := re.fullmatch(r"([\d.]+) (m?s)", head.get("Exposure Time", "").strip()):
             channel["exposure_s"] = float(match[1]) / (1000 if match[2] == "ms" else 1)
         channels[number] = channel
-        in_um = head.get("spatial-calibration-units", "").lower() in ("um", "µm", "microns", "micrometer")
+        calibrated = head.get("spatial-calibration-state", "").lower() != "off"
+        unit = head.get("spatial-calibration-units", "") if calibrated else ""
+        size = _real(head, "spatial-calibration-x")
+        if math.isnan(um := um_per(unit)) and unit.strip().casefold() not in NO_LENGTH:
+            notes.append(
+                f"channel {number} has pixels of {size:g} {unit}, a unit that isn't known: their size is unknown; "
+                "set pixel_size_um in the plate sheet"
+            )
         sizes[number] = {
             "height": int(head.get("height", "0")),
             "width": int(head.get("width", "0")),
-            "dy": _real(head, "spatial-calibration-y") if in_um else math.nan,
-            "dx": _real(head, "spatial-calibration-x") if in_um else math.nan,
+            "dy": _real(head, "spatial-calibration-y") * um,
+            "dx": size * um,
         }
     if len(channels) < _number(htd, "NWavelengths"):
         n_planned = _number(htd, "NWavelengths")
@@ -192,9 +223,10 @@ def _channels(
 
 
 def _heights(planes: list[Plane], heads: Heads) -> dict[tuple[int, int], float]:
-    """The height in um of each channel and step above the lowest step of the plate, taken from one field."""
-    first, place = planes[0], ("row", "column", "field", "t")
-    field = [plane for plane in planes if all(plane[key] == first[key] for key in place)]
+    """The height in um of each channel and step above the lowest step of the plate, taken from one full field."""
+    place = itemgetter("row", "column", "field", "t")
+    (fullest, _), *_ = Counter(map(place, planes)).most_common(1)
+    field = [plane for plane in planes if place(plane) == fullest]
     stacks = Counter(plane["channel"] for plane in field)
     heights = {
         (p["channel"], p["z"]): _real(heads(p["path"]), "z-position")

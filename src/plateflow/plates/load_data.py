@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, inside, list_files, parsing, peek, positive_int
-from plateflow.plates.names import parse_place
+from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek, positive_int
+from plateflow.plates.names import parse_place, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
 from plateflow.text import TextError, decode, encoding_of, rows, table
 
@@ -41,12 +41,16 @@ class LoadDataReader:
 
     def recognise(self, folder: Path) -> bool:
         """By a table with these columns, in the folder or one level below."""
-        return _table(folder, peek(folder)) is not None
+        return bool(_tables(folder, peek(folder)))
 
     def read(self, spec: PlateSpec) -> Index:
         """Index the plate of a load_data table (see `Reader.read`)."""
         listing = list_files(plate_folder(spec))
-        source = _table(listing.root, sorted(listing.files))
+        tables = _tables(listing.root, sorted(listing.files))
+        folders = {name.rpartition("/")[0] for name in tables}
+        if len(folders) > 1 and "" not in folders:
+            raise several_measurements(f"{spec.plate}: {spec.path}", folders)
+        source = min(tables, key=_rank, default=None)
         if source is None:
             for name in filter(TABLE.fullmatch, sorted(listing.files)):
                 if "load_data" in name.lower():
@@ -60,10 +64,13 @@ class LoadDataReader:
         return make_index(spec, self.name, _records(spec, listing, source), listing)
 
 
-def _table(folder: Path, names: Iterable[str]) -> str | None:
-    """The table; of several, one named load_data is preferred, and one without illumination functions."""
-    tables = [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
-    return min(tables, key=lambda name: ("load_data" not in name.lower(), "illum" in name.lower(), name), default=None)
+def _tables(folder: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    """Of several tables one named load_data is preferred, and one without illumination functions."""
+    return "load_data" not in name.lower(), "illum" in name.lower(), name
 
 
 def _is_load_data(columns: Collection[str]) -> bool:
@@ -112,16 +119,28 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     for number, line in lines:
         with parsing(f"line {number} of the table", where=f"{spec.plate}: {source}", remedy=remedy):
             place = _place(line)
+            pages = {channel: page_number(_cell(line, "Frame", channel)) for channel in channels}
+            if any(page_number(_cell(line, "Series", channel)) for channel in channels):
+                raise ValueError("only the first series of a file is read, which is 0")
         for channel in channels:
             if path := finder.find(line, channel):
                 height = _real(line, f"PositionZ_{channel}") * 1e6 if "dy_um" in place else math.nan
-                page = positive_int(line.get(f"Frame_{channel}") or "")
-                planes.append({**place, "path": path, "page": page, "z_um": height, "channel": channel})
+                planes.append({**place, "path": path, "page": pages[channel], "z_um": height, "channel": channel})
     notes = finder.notes()
+    sizes = {
+        size for _, line in lines if (size := line.get("Metadata_ImageResolutionX")) and not _in_metres(float(size))
+    }
+    notes += counted(sizes, "pixel sizes aren't in metres: these and the positions aren't used; set pixel_size_um")
     if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
-    return Records(planes=planes, channels=channels, disagreements=notes)
+    chosen = any(_cell(lines[0][1], "Frame", channel) for channel in channels)
+    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen)
+
+
+def _cell(line: Line, key: str, channel: str) -> str:
+    """What a line says of one channel's image."""
+    return line.get(f"{key}_{channel}") or line.get(f"Image_{key}_{channel}") or ""
 
 
 def _lines_of_plate(spec: PlateSpec, lines: list[tuple[int, Line]], source: str) -> list[tuple[int, Line]]:
@@ -150,11 +169,16 @@ def _place(line: Line) -> dict[str, Any]:
     place |= {"z": int(first(_Z, "0")), "t": int(first(_T, "0"))}
     dy, dx, y, x = (_real(line, f"{key}{axis}") for key in ("ImageResolution", "Position") for axis in "YX")
     height, width = (positive_int(line.get(f"Metadata_ImageSize{axis}") or "") for axis in "YX")
-    if not (0 < dy < 1e-3 and 0 < dx < 1e-3):  # not in metres: the unit is unknown
+    if not (_in_metres(dy) and _in_metres(dx)):
         return place
     if height and width and not math.isnan(y + x):
         return place | geometry(-y * 1e6, x * 1e6, dy=dy * 1e6, dx=dx * 1e6, height=height, width=width)
     return place | {"dy_um": dy * 1e6, "dx_um": dx * 1e6}
+
+
+def _in_metres(size: float) -> bool:
+    """Whether a pixel size may be in metres; else its unit is unknown."""
+    return 0 < size < 1e-3
 
 
 def _real(line: Line, key: str) -> float:
@@ -180,10 +204,7 @@ class _Finder:
         Raises:
             RawDataError: it is a URL, leads out of the folder, or could be one of several files.
         """
-        file, folder, url = (
-            line.get(f"{key}_{channel}") or line.get(f"Image_{key}_{channel}") or ""
-            for key in ("FileName", "PathName", "URL")
-        )
+        file, folder, url = (_cell(line, key, channel) for key in ("FileName", "PathName", "URL"))
         if file:
             given = f"{folder.rstrip('/')}/{file}" if folder else file
         else:

@@ -66,6 +66,16 @@ class NamePattern:
         return {name for name in listing.image_names() if self.match(name)} - {plane.get("path") for plane in planes}
 
 
+def several_measurements(where: str, names: Collection[str]) -> RawDataError:
+    """The error over a folder that holds more than one plate; the names tell them apart."""
+    return RawDataError(
+        "the folder holds several measurements",
+        where=f"{where}: {', '.join(sorted(names)[:6])}" + (" and more" if len(names) > 6 else ""),
+        why="a plate is one measurement, in a folder of its own",
+        remedy="give the folder of each; `plateflow init FOLDER/*` takes them all, a line of the plate sheet each",
+    )
+
+
 def refuse_odd_name(path: str, *, plate: str = "") -> None:
     """Refuse a path that is not UTF-8: neither a manifest nor a message can hold it.
 
@@ -124,4 +134,6 @@ def parse_place(values: Mapping[str, str | None]) -> tuple[int, int]:
     if well := values.get("well"):
         return parse_well(well)
     row, column = values.get("row") or "", values.get("column") or ""
-    return int(row) - 1 if row.isdecimal() else parse_well(f"{row}1")[0], int(column) - 1
+    if row.isdecimal():
+        return int(row) - 1, int(column) - 1
+    return parse_well(f"{row}{column.zfill(2)}")

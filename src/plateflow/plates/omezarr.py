@@ -2,9 +2,9 @@
 
 A plane of the manifest is part of the array of an image's first level: `path` is the folder of the array, `page` the
 number of the plane over all axes but y and x. Metadata are in `.zattrs` or `zarr.json`, below `ome` or not (some plates
-mix the two). Rows and columns go by their names, as many writers list only those in use, or by their index where the
-names are not letters and numbers. Several acquisitions of a well share their fields, and each has its own channels. A
-plane without a chunk, where other fields have one, is missing, not black.
+mix the two). Rows and columns go by their names, as many writers list only those in use. Which images are fields is a
+matter of `places`; where none is moved by a translation, no place is known. A plane without a chunk, where other fields
+have one, is missing, not black.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 
 from plateflow.config import PlateSpec
-from plateflow.paths import parse_well
+from plateflow.errors import RawDataError
 from plateflow.plates.files import PARSE_ERRORS, Listing, inside, list_files, parsing
+from plateflow.plates.names import parse_place
 from plateflow.plates.pixels import own_fault
+from plateflow.plates.places import Image, fields_of
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
+from plateflow.plates.units import NO_LENGTH, um_per
 
-_TO_UM = {
-    **{"": 1.0, "micrometer": 1.0, "micron": 1.0},
-    **{"nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6, "angstrom": 1e-4},
-}
 PLATES = {(2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48)}
 """Rows and columns of real plates; any other shape counts only the rows and columns in use."""
 _CHUNK = re.compile(r"(?:c[/.])?(\d+(?:[/.]\d+)*)")
@@ -108,22 +107,31 @@ class _Plate:
         self.channels: dict[Any, dict[str, Any]] = {}
         self.notes: list[str] = []
         self.differing: list[str] = []
+        self.units: dict[str, str] = {}
 
     def records(self) -> Records:
         """All planes of the plate."""
-        planes: list[dict[str, Any]] = []
         where, remedy = f"{self.spec.plate}: {self.root}", "check the plate with an OME-Zarr validator, and rewrite it"
         with parsing("the metadata of the plate", where=where, remedy=remedy):
-            for well in self.metadata["wells"]:
-                path = self._inside(well["path"])
-                try:
-                    row, column = parse_well("".join(path.split("/")[-2:]))
-                except ValueError:
-                    row, column = int(well["rowIndex"]), int(well["columnIndex"])
-                planes += self._well(row, column, path)
+            wells = {self._inside(well["path"]): self._place(well) for well in self.metadata["wells"]}
+            images = {path: self._images(path) for path in wells}
+            fields = fields_of(self.spec, images, self.notes)
+            planes = [
+                plane
+                for path, (row, column) in wells.items()
+                for image in images[path]
+                if image.path in fields
+                for plane in self._planes(
+                    image,
+                    {"row": row, "column": column, "field": fields[image.path][0]},
+                    fields[image.path][1],
+                    placed=any(other.moved for other in images[path]),
+                )
+            ]
             if not self.channels:
                 raise ValueError("; ".join(self.notes) or "it has no image")
             shape = len(self.metadata["rows"]), len(self.metadata["columns"])
+        self.notes += self.units.values()
         if self.differing:
             names = examples(set(self.differing))
             self.notes.append(f"images name their channels otherwise than the first: {names}")
@@ -137,36 +145,51 @@ class _Plate:
     def _inside(self, name: str, base: str = ".") -> str:
         return inside(self.files, name, base=base, plate=self.spec.plate, source="the plate's metadata")
 
-    def _well(self, row: int, column: int, path: str) -> Iterator[dict[str, Any]]:
-        images = _attributes(self.root / path).get("well", {}).get("images", [])
-        if not images:
+    def _place(self, well: Mapping[str, Any]) -> tuple[int, int]:
+        """Row and column of a well by their names; by their places in the lists only where these are whole plates.
+
+        Raises:
+            RawDataError: the names aren't those of a well.
+        """
+        row, column = str(well["path"]).split("/")[-2:]
+        try:
+            return parse_place({"row": "" if row.isdecimal() else row, "column": column})
+        except ValueError:
+            rows, columns = ([item["name"] for item in self.metadata[key]] for key in ("rows", "columns"))
+            numbers = row.isdecimal() and column.isdecimal() and (len(rows), len(columns)) in PLATES
+            if numbers and row in rows and column in columns:
+                return rows.index(row), columns.index(column)
+            raise RawDataError(
+                "the name of a well isn't understood",
+                where=f"{self.spec.plate}: {self.root}: {well['path']}",
+                why="rows are A to AF, and columns numbers from 1; 1536 wells may also be named as Fractal does "
+                "(Ba/031); rows that are numbers are counted only where the plate lists them all",
+                remedy="rename the wells' folders, and the rows, columns and wells in the plate's metadata",
+            ) from None
+
+    def _images(self, path: str) -> list[Image]:
+        """The images of a well; what can't be understood of one is noted."""
+        listed = _attributes(self.root / path).get("well", {}).get("images", [])
+        if not listed:
             self.notes.append(f"the well {path} has no image")
-        acquisitions = sorted({image.get("acquisition", 0) for image in images})
-        several = len(acquisitions) > 1 or len(self.metadata.get("acquisitions", [])) > 1
-        if several and not any("acquisitions" in note for note in self.notes):
-            self.notes.append("the plate has several acquisitions: they are taken to lie on each other pixel for pixel")
-        counts: dict[int, int] = {}
-        for image in images:
-            acquisition = image.get("acquisition", 0)
-            number = counts[acquisition] = counts.get(acquisition, -1) + 1
-            place = {"row": row, "column": column, "field": str(number if several else image["path"])}
-            image_path, group = self._inside(str(image["path"]), base=path), acquisition if several else None
+        images = []
+        for item in listed:
+            about = {"path": self._inside(str(item["path"]), base=path), "acquisition": item.get("acquisition", 0)}
             try:
-                yield from list(self._image(image_path, place, group))
+                images.append(self._image(**about))
             except (*PARSE_ERRORS, OSError) as error:  # one bad image leaves its field out, not the plate
                 if not own_fault(error):
                     raise
-                RawFolder(self.root).look_around(image_path)
-                self.notes.append(f"the image {image_path} can't be understood: {type(error).__name__}: {error}")
-                # One plane of it, of a channel that other images have; `make_index` adds the rest of theirs.
-                channel = next((key for key in self.channels if key[0] == (group or 0)), (group or 0, 0))
-                yield {**place, "t": 0, "z": 0, "channel": channel, "path": "", "reason": "unreadable"}
-        listed = {self._inside(str(image["path"]), base=path) for image in images}
+                RawFolder(self.root).look_around(about["path"])
+                self.notes.append(f"the image {about['path']} can't be understood: {type(error).__name__}: {error}")
+                images.append(Image(**about))
         present = {array.rpartition("/")[0] for array in self.chunks if array.startswith(f"{path}/")}
-        extra = {group for group in present - listed if group.count("/") == path.count("/") + 1}
+        extra = present - {image.path for image in images}
+        extra = {group for group in extra if group.count("/") == path.count("/") + 1}
         self.notes += counted(extra, "images are not in their well's metadata and are not used")
+        return images
 
-    def _image(self, path: str, place: dict[str, Any], acquisition: int | None) -> Iterator[dict[str, Any]]:
+    def _image(self, path: str, acquisition: Any) -> Image:
         attributes = _attributes(self.root / path)
         if "multiscales" not in attributes:
             raise ValueError("it has no multiscales")
@@ -178,35 +201,66 @@ class _Plate:
         names = [axis["name"] for axis in axes] or list("tczyx")
         if len(names) != len(shape) or names[-2:] != ["y", "x"]:
             raise ValueError(f"{path} has the axes {', '.join(names)} and the shape {shape}; y and x must be its last")
-        units = [_TO_UM.get(axis.get("unit") or "", math.nan) for axis in axes] or [1.0] * len(names)
-        scale, shift = _transform([first, multiscale], len(names))
-        um = {name: (scale[n] * units[n], shift[n] * units[n]) for n, name in enumerate(names)}
-        identifiers = self._identifiers(attributes, shape[names.index("c")] if "c" in names else 1, path, acquisition)
+        scale, shift, moved = _transform([first, multiscale], len(names))
+        if 0 in scale:
+            raise ValueError(f"its scale is {scale}")
+        given = [str(axis.get("unit") or "") for axis in axes] or [""] * len(names)
+        um = [self._um(name, unit, step) for name, unit, step in zip(names, given, scale, strict=True)]
+        listed = (attributes.get("omero") or {}).get("channels", [])
+        count = shape[names.index("c")] if "c" in names else 1
+        labels = [str(listed[n].get("label") or n) if n < len(listed) else str(n) for n in range(count)]
+        about: dict[str, Any] = {"path": path, "acquisition": acquisition, "array": array, "shape": shape}
+        about |= {"chunk": chunk, "names": names, "scale": scale, "shift": shift, "um": um}
+        return Image(**about, moved=moved, labels=labels)
+
+    def _um(self, axis: str, unit: str, step: float) -> float:
+        """How many um the unit of an axis is, in which its pixels are a step wide; NaN where it is unknown."""
+        if axis not in "zyx":
+            return math.nan
+        um = um_per(unit)
+        if unit in NO_LENGTH and step != 1:
+            self.units[""] = "the images give their scale without a unit: it is taken to be micrometres"
+            um = 1.0
+        elif unit not in NO_LENGTH and math.isnan(um):
+            self.units[unit] = f"the images give lengths in {unit!r}, which is no known unit: sizes are unknown"
+        if axis != "z" and math.isnan(um) and self.spec.pixel_size_um:
+            um = self.spec.pixel_size_um / step
+        return um
+
+    def _planes(
+        self, image: Image, place: dict[str, Any], group: Any | None, *, placed: bool
+    ) -> Iterator[dict[str, Any]]:
+        """The planes of an image (see `Records.planes`); `placed`: whether the well's images have places."""
+        if not image.shape:
+            # One plane of it, of a channel that other images have; `make_index` adds the rest of theirs.
+            channel = next((key for key in self.channels if key[0] == (group or 0)), (group or 0, 0))
+            yield {**place, "t": 0, "z": 0, "channel": channel, "path": "", "reason": "unreadable"}
+            return
+        names, shape, array = image.names, image.shape, image.array
+        identifiers = self._identifiers(image, group)
         positions, self.listing.files[array] = self.chunks.get(array, ([], (0, 0)))
-        geometry = {"y_um": um["y"][1], "x_um": um["x"][1], "dy_um": um["y"][0], "dx_um": um["x"][0]}
-        geometry |= {"height": shape[-2], "width": shape[-1]}
-        present = _present(shape, chunk, positions)
+        steps = {name: step * um for name, step, um in zip(names, image.scale, image.um, strict=True)}
+        start = {name: shift * um for name, shift, um in zip(names, image.shift, image.um, strict=True)}
+        geometry = {"y_um": start["y"], "x_um": start["x"]} if placed else {"y_um": math.nan, "x_um": math.nan}
+        geometry |= {"dy_um": steps["y"], "dx_um": steps["x"], "height": shape[-2], "width": shape[-1]}
+        present = _present(shape, image.chunk, positions)
         if not present:
             last = shape[names.index("t")] - 1 if "t" in names else 0
             yield {**place, **geometry, "t": last, "z": 0, "channel": identifiers[0], "path": ""}
         for index in present:
             at = dict(zip(names, index, strict=False))
-            z_step, z_start = um.get("z", (math.nan, math.nan))
-            plane = {"t": at.get("t", 0), "z": at.get("z", 0), "z_um": z_start + z_step * at.get("z", 0)}
+            z_um = start.get("z", math.nan) + steps.get("z", math.nan) * at.get("z", 0)
+            plane = {"t": at.get("t", 0), "z": at.get("z", 0), "z_um": z_um}
             page = int(np.ravel_multi_index(index, shape[:-2])) if index else 0
             yield {**place, **geometry, **plane, "channel": identifiers[at.get("c", 0)], "path": array, "page": page}
 
-    def _identifiers(
-        self, attributes: Mapping[str, Any], count: int, path: str, acquisition: int | None
-    ) -> list[tuple[int, int]]:
+    def _identifiers(self, image: Image, group: Any | None) -> list[tuple[Any, int]]:
         """The identifiers of an image's channels; new ones are added to those of the plate."""
-        listed = (attributes.get("omero") or {}).get("channels", [])
-        for number in range(count):
-            label = str(listed[number].get("label") or number) if number < len(listed) else str(number)
-            name = label if acquisition is None else f"{label} A{acquisition}"
-            if self.channels.setdefault((acquisition or 0, number), {"name": name})["name"] != name:
-                self.differing.append(f"{path} ({name})")
-        return [(acquisition or 0, number) for number in range(count)]
+        for number, label in enumerate(image.labels):
+            name = label if group is None else f"{label} A{group}"
+            if self.channels.setdefault((group or 0, number), {"name": name})["name"] != name:
+                self.differing.append(f"{image.path} ({name})")
+        return [(group or 0, number) for number in range(len(image.labels))]
 
 
 def _grid(array: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -228,9 +282,12 @@ def _present(shape: tuple[int, ...], chunk: tuple[int, ...], positions: list[tup
     return sorted(planes)
 
 
-def _transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], list[float]]:
-    """Scale and translation of the first level of an image: those of the level, then those of the image."""
-    scale, shift = [1.0] * n, [0.0] * n
+def _transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], list[float], bool]:
+    """Scale and translation of the first level of an image: those of the level, then those of the image.
+
+    Also whether there is a translation at all.
+    """
+    scale, shift, moved = [1.0] * n, [0.0] * n, False
     for level in levels:
         for step in level.get("coordinateTransformations") or []:
             values = [float(value) for value in step.get(step["type"], [])]
@@ -238,8 +295,8 @@ def _transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], li
                 scale = [a * b for a, b in zip(scale, values, strict=True)]
                 shift = [a * b for a, b in zip(shift, values, strict=True)]
             elif values and step["type"] == "translation":
-                shift = [a + b for a, b in zip(shift, values, strict=True)]
-    return scale, shift
+                shift, moved = [a + b for a, b in zip(shift, values, strict=True)], True
+    return scale, shift, moved
 
 
 def _chunks(files: Listing) -> dict[str, tuple[list[tuple[int, ...]], tuple[int, int]]]:

@@ -2,6 +2,8 @@
 
 A regular expression with the groups `well` (or `row` and `column`), and where there are any `field`, `channel`, `z`,
 `t`, is searched for in the path of each file relative to the plate's folder, with slashes; positions are unknown then.
+Where each page of a file is a channel, the group `channels` finds their names, between commas; where it finds nothing,
+they are numbered.
 Patterns for some instruments are built in (`READY`). A CSV or TSV has a column for each of these groups, `path`, and
 where known `page`, `y_um` and `x_um` (the top-left corner of a field, y pointing down), `z_um`, `pixel_size_um`.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ import regex  # unlike re, it can be stopped
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, inside, list_files, parsing, peek
+from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek
 from plateflow.plates.names import parse_place
-from plateflow.plates.reader import Index, Records, counted, examples, make_index, plate_folder
+from plateflow.plates.pages import pages_in
+from plateflow.plates.reader import HEADERS_READ, Index, Records, counted, examples, make_index, plate_folder
 from plateflow.text import decode, table
 
 GROUPS = {"well", "row", "column", "field", "channel", "z", "t"}
+PAGES = "channels"
+"""The group that names the channels of a file's pages."""
 EXAMPLE = r"(?P<well>[A-Z]\d+)_s(?P<field>\d+)_w(?P<channel>\d+)\.tif"
 READY = {
     # A1--W00001--P00001--Z00000--T00000--DAPI.tif
@@ -59,7 +64,8 @@ class PatternReader:
         if spec.pattern and spec.pattern.lower().endswith((".csv", ".tsv")):
             return make_index(spec, self.name, _from_table(spec, listing), listing)
         matches = _search(spec, _compile(spec, listing), listing.image_names())
-        planes = [_place(spec, name, groups) | {"path": name} for name, groups in matches.items() if groups]
+        found = {name: groups for name, groups in matches.items() if groups}
+        planes = [_place(spec, plane["path"], found[plane["path"]]) | plane for plane in _planes(listing, found)]
         others = [name for name, groups in matches.items() if not groups]
         if others and not planes:
             raise RawDataError(
@@ -69,7 +75,8 @@ class PatternReader:
                 remedy="fix the pattern in the plate sheet",
             )
         notes = counted(others, "images don't match the pattern and are not used")
-        channels = {name: {"name": name} for name in sorted({plane["channel"] for plane in planes})}
+        in_order = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
+        channels = in_order if any(PAGES in groups for groups in found.values()) else dict(sorted(in_order.items()))
         return make_index(spec, self.name, Records(planes=planes, channels=channels, disagreements=notes), listing)
 
 
@@ -108,13 +115,14 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
         plane = _place(spec, f"{path.name}, line {number}", line)
         with parsing(f"line {number} of the table", where=where, remedy="fix the line"):
             plane |= {key: float(line[key]) for key in _NUMBERS if line.get(key)}
-            plane["page"] = int(line.get("page") or 0)
+            plane["page"] = page_number(line.get("page"))
         if "pixel_size_um" in plane:
             plane["dy_um"] = plane["dx_um"] = plane.pop("pixel_size_um")
         if line["path"]:
             plane["path"] = inside(listing, line["path"], plate=spec.plate, source=path.name)
         planes.append(plane)
-    return Records(planes=planes, channels={plane["channel"]: {"name": plane["channel"]} for plane in planes})
+    channels = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
+    return Records(planes=planes, channels=channels, pages_chosen="page" in columns)
 
 
 def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) -> dict[str, dict[str, str] | None]:
@@ -161,15 +169,32 @@ def _compile(spec: PlateSpec, listing: Listing) -> regex.Pattern[str]:
         what = "the pattern is not a regular expression"
         raise RawDataError(what, where=where, why=str(error), remedy=remedy) from error
     groups = set(compiled.groupindex)
-    if groups - GROUPS or not ("well" in groups or {"row", "column"} <= groups):
+    known, twice = GROUPS | {PAGES}, {"channel", PAGES}
+    if groups - known or twice <= groups or not ("well" in groups or {"row", "column"} <= groups):
         raise RawDataError(
             "the groups of the pattern can't be used",
             where=where,
             why=f"it names {', '.join(sorted(groups)) or 'none'}; it needs well, or row and column; "
-            f"allowed are {', '.join(sorted(GROUPS))}",
+            f"allowed are {', '.join(sorted(known))}, and of channel and {PAGES} one",
             remedy=remedy,
         )
     return compiled
+
+
+def _planes(listing: Listing, found: Mapping[str, Mapping[str, str | None]]) -> Iterator[dict[str, Any]]:
+    """Path of each plane, and where pages are channels its page and channel.
+
+    Where the files don't name the channels they are numbered, as many as the fullest of a few files has pages.
+    """
+    unnamed = [name for name, groups in found.items() if not groups.get(PAGES, "named")]
+    few = unnamed[:: max(1, len(unnamed) // HEADERS_READ)][:HEADERS_READ]
+    count = max([1, *(pages_in(listing.root / name) for name in few)])
+    for name, groups in found.items():
+        if PAGES not in groups:
+            yield {"path": name}
+            continue
+        names = (groups[PAGES] or ",".join(str(page + 1) for page in range(count))).split(",")
+        yield from ({"path": name, "page": page, "channel": names[page].strip()} for page in range(len(names)))
 
 
 def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:

@@ -23,6 +23,11 @@ _OF_ONE_NAME = {
 """What the system says of one name or one file, while all others may be sound."""
 
 
+PILE_PX = 16
+_PILE = 4
+"""A pile has this many pixels, and so many times those of any value shortly below it."""
+
+
 class PlaneError(Exception):
     """A plane that cannot be used.
 
@@ -42,6 +47,30 @@ def own_fault(error: BaseException) -> bool:
     "May be": a whole share can refuse every name. So whoever gives a file up looks at others first: see `RawFolder`.
     """
     return not isinstance(error, OSError) or error.errno is None or error.errno in _OF_ONE_NAME
+
+
+def saturation_level(counts: NDArray[np.integer[Any]], bit_max: int) -> int:
+    """The raw value from which on pixels are saturated, from how often each value occurs in a field.
+
+    A camera of 12 or 14 bits saturates far below the top of its 16-bit files, and software adds offsets, so the pixels
+    tell: where light exceeds the range they pile up at one value, and none is greater.
+
+    Args:
+        counts: number of pixels with each value.
+        bit_max: the greatest value that the camera can give, as far as the metadata know.
+
+    Returns:
+        the value of the pile; without one `bit_max`, or the greatest value where the metadata are wrong.
+    """
+    used = np.flatnonzero(counts)
+    if not len(used) or (greatest := int(used[-1])) == bit_max:
+        return bit_max
+    for level in (min(bit_max, greatest), greatest):
+        below = counts[level - max((level - int(used[0])) // 16, 1) : level] if level > used[0] else counts[:0]
+        # A tail of noise or of structure falls off towards its end; a pile has values below it, or nothing was exposed.
+        if below.any() and counts[level] >= PILE_PX and counts[level] > _PILE * below.max():
+            return level
+    return max(bit_max, greatest)
 
 
 def header(path: Path) -> tuple[int, int, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from plateflow.errors import RawDataError
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
-from plateflow.plates.names import refuse_odd_name
+from plateflow.plates.names import refuse_odd_name, several_measurements
 from plateflow.plates.omezarr import OmeZarrReader
 from plateflow.plates.pattern import PatternReader
 from plateflow.plates.raw import RawFolder, machine_error
@@ -56,18 +57,28 @@ def recognise(folder: Path) -> str:
     """The name of the reader for the layout of a folder.
 
     Raises:
-        RawDataError: no reader recognises it.
+        RawDataError: no reader recognises it, or only folders in it, each of which is a plate.
     """
-    for reader in READERS.values():
-        if folder.is_dir() and reader.recognise(folder):
-            return reader.name
+    if (name := _recognised(folder)) is not None:
+        return name
+    below = [path.name for path in sorted(folder.iterdir()) if _recognised(path)] if folder.is_dir() else []
+    below = [name for name in below if not re.fullmatch(r"r\d+c\d+", name)]  # of Harmony's wells
+    if len(below) > 1:
+        raise several_measurements(str(folder), below)
     raise RawDataError(
         "the layout of the folder is unknown",
         where=str(folder),
-        why=f"none of the readers ({', '.join(READERS)}) recognises it",
+        why=f"none of the readers ({', '.join(READERS)}) recognises it"
+        + "".join(f"; that of {name} in it is known" for name in below),
         remedy="give the folder of one measurement; for TIFFs named in another way use the layout pattern, "
         "with a regular expression",
     )
+
+
+def _recognised(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    return next((reader.name for reader in READERS.values() if reader.recognise(folder)), None)
 
 
 def index_plate(spec: PlateSpec) -> Index:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.paths import parse_well, row_name, well_name
+from plateflow.plates.doses import column_of_dose, doses_of, is_unit_column, plain, same_doses, value_of
 from plateflow.plates.reader import examples
 from plateflow.plates.spreadsheets import Sheet, read_sheets
 
@@ -25,18 +26,20 @@ OWN = ("well", "role", "treatment", "dose")
 ALIASES = {
     "well": ("well_position", "well_id", "well_name"),
     "treatment": ("pert_iname", "broad_sample"),
-    "dose": ("mmoles_per_liter",),
 }
-"""Columns that replace ours where a map lacks it, in this order (JUMP, LINCS); for the dose also any column whose name
-ends in _dose or _doses. They are kept too."""
+"""Columns that replace ours where a map lacks it, in this order (JUMP, LINCS). They are kept too; of the dose see
+`doses.column_of_dose`."""
 _PLATE = ("plate", "barcode", "assay_plate_barcode")
 _BARCODE, _MAP = "assay_plate_barcode", "plate_map_name"
 _SUFFIXES = {".txt", ".csv", ".tsv", ".xlsx"}
 ROLES = ("negative", "positive", "treatment", "empty")
 _JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty": "empty"}
 _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
-_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name"}
+_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *_PLATE}
 """Columns that say where a well is, not what is in it."""
+_ROWS = {row_name(row) for row in range(32)}
+DRAWN = "a matrix has numbers of columns above, letters of rows at its left, and a blank line between it and remarks"
+_REPLICATE = re.compile(r"rep(lic|s?(_|$))")
 Row = tuple[str, dict[str, str]]
 """File and line of a row, for messages, and its cells by column."""
 
@@ -53,13 +56,13 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
 
     Returns:
         one row per well, in the order of the file, with `well` written as B03, `role` (see `role_of`), `treatment`
-        (text), `dose` (float, NaN where there is none), then the further columns as text, without a leading
-        `Metadata_`.
+        (text), `dose` (float, NaN where there is none; those of a treatment that differ by rounding are one), then the
+        further columns as text, without a leading `Metadata_`; among them `dose_unit` where one is said.
 
     Raises:
         RawDataError: the file cannot be read, has no well column or no line with content, has a line without a well
-            name, a well twice, an unknown role, or a dose that is not a number; or the plate is not in the table of
-            barcodes.
+            name, a well twice, an unknown role, or a dose that is not a number or can't be told (`doses_of`); or the
+            plate is not in the table of barcodes.
     """
     path = Path(path)
     sheets = read_sheets(path)
@@ -71,7 +74,8 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
         rows = _rows(path, sheets, plate)
     table: list[dict[str, object]] = []
     wells: dict[str, str] = {}
-    for where, row in rows:
+    doses, unit = doses_of(rows)
+    for (where, row), dose in zip(rows, doses, strict=True):
         well = _well(row, where)
         if well in wells:
             raise RawDataError(
@@ -81,9 +85,13 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
                 remedy="keep one of the two lines; in a map of several plates a column `plate` must hold their ids",
             )
         wells[well] = where
-        full = _with_aliases(row)
-        table.append({**full, "well": well, "role": role_of(full, where), "dose": _dose(full, where)})
+        full = _with_alias(row)
+        stated = {"dose_unit": "" if math.isnan(dose) else unit} if unit else {}
+        table.append({**full, "well": well, "role": role_of(full, where), "dose": dose, **stated})
+    for full_row, dose in zip(table, same_doses((each.get("treatment") for each in table), doses), strict=True):
+        full_row["dose"] = dose
     consumed = {"row", "column"} if "well" not in rows[0][1] else set()
+    consumed |= {name for name in rows[0][1] if is_unit_column(name)} - {"dose_unit"} if unit else set()
     extra = [name for name in table[0] if name not in OWN and name not in consumed]
     return pd.DataFrame(table).reindex(columns=[*OWN, *extra]).fillna({"treatment": "", **dict.fromkeys(extra, "")})
 
@@ -119,7 +127,47 @@ def role_of(row: dict[str, str], where: str) -> str:
             return _CELLPROFILER[value]
     if cells.get("broad_sample", "?").upper() in ("", "DMSO") and cells.get("solvent"):
         return "negative"
-    return "treatment" if any(value for name, value in cells.items() if name not in _PLACE) else "empty"
+    return "treatment" if any(value and not _says_where(name) for name, value in cells.items()) else "empty"
+
+
+def _says_where(name: str) -> bool:
+    """Whether a column says where a well is, or in which unit its dose, not what is in it."""
+    return plain(name) in _PLACE or plain(name).endswith(("row", "col", "column")) or is_unit_column(name)
+
+
+def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
+    """Columns that no statistic reads, though they tell wells apart that count together.
+
+    One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
+    and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
+    well.
+
+    Args:
+        table: of `read_plate_map`.
+    """
+    negatives = table.index[table["role"] == "negative"]
+    treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
+    groups = treated.groupby(["treatment", "dose"], dropna=False)
+    for column in [str(name) for name in table if name not in ("role", "dose", "dose_unit")]:
+        values = table[column].astype(str)
+        if _says_where(column) or _REPLICATE.match(plain(column)) or values.is_unique:
+            continue
+        numbers = [value_of(value) for value in values]
+        counts = values[negatives].value_counts()
+        text = None in numbers and "" not in counts and 1 < len(counts) < len(negatives)  # not a remark on a well
+        if text or (counts > 1).sum() > 1:
+            named = examples(value or "(nothing)" for value in counts.index)
+            yield f"{column} tells negative controls apart, which all count together: {named}"
+            continue
+        if column == "treatment" or None in numbers:
+            continue
+        for (name, dose), wells in groups:
+            told = {each for each in same_doses([name] * len(wells), (numbers[i] or 0 for i in wells.index)) if each}
+            if len(told) > 1:
+                named = examples(f"{each:g}" for each in told)
+                at = "" if str(dose) == "nan" else f" at {dose:g}"
+                yield f"{column} is not read, but tells wells of {name}{at} apart, which count together: {named}"
+                break
 
 
 def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) -> Path:
@@ -170,42 +218,41 @@ def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
 
 def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
     """The lines of the one sheet in long form, else those of all matrices together; at least one."""
+    sheets = [sheet for sheet in sheets if plate and sheet.title == plate] or sheets
     long = [sheet for sheet in sheets if _is_long(_header(sheet))]
     if len(long) > 1:
-        long = [sheet for sheet in long if sheet.title == plate]
-        if not long:
-            raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
+        raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
+    drawn = chain.from_iterable(_matrix_cells(sheet) for sheet in sheets if sheet not in long)
     if long:
-        return _long(long[0], plate)
+        listed = _long(long[0], plate)
+        for name, where, *_ in drawn:
+            if name in OWN and name not in listed[0][1]:
+                raise _unusable(where, f"it draws the {name}, and the sheet {long[0].title} lists wells without it")
+        return listed
     wells: dict[str, Row] = {}
-    for name, where, well, value in chain.from_iterable(map(_matrix_cells, sheets)):
+    for name, where, well, value in drawn:
         row = wells.setdefault(well, (where, {"well": well}))[1]
         if name in row:
             raise _unusable(where, f"{name} occurs twice for the well {well}")
         row[name] = value
     if not wells:
-        listed = ", ".join(name for sheet in sheets for name in _header(sheet) if name) or "(none)"
-        raise _unusable(str(path), f"its columns are {listed}, and it has no matrix of a plate either")
+        names = ", ".join(name for sheet in sheets for name in _header(sheet) if name) or "(none)"
+        raise _unusable(str(path), f"its columns are {names}, and it has no matrix of a plate either")
     columns = dict.fromkeys(name for _, row in wells.values() for name in row)
     rows = sorted(wells.items(), key=lambda item: parse_well(item[0]))
     return [(where, {name: row.get(name, "") for name in columns}) for _, (where, row) in rows]
 
 
-def _unusable(where: str, why: str) -> RawDataError:
-    remedy = "it needs a header with the column well, and one line per well: well,role,treatment,dose"
+def _unusable(where: str, why: str, remedy: str = "") -> RawDataError:
+    remedy = remedy or "it needs a header with the column well, and one line per well: well,role,treatment,dose"
     return RawDataError("the plate map can't be used", where=where, why=why, remedy=remedy)
-
-
-def _plain(name: str) -> str:
-    """The name of a column for comparison: `Metadata_Well Position` is well_position."""
-    return name.lower().replace(" ", "_").removeprefix("metadata_")
 
 
 def _header(sheet: Sheet) -> list[str]:
     """Column names: our own, and those that say where a well is, in lower case; others as they are."""
     names = [name.removeprefix("Metadata_") for name in sheet.rows[0][1]] if sheet.rows else []
-    plain = [{"col": "column", "doses": "dose"}.get(_plain(name), _plain(name)) for name in names]
-    return [p if p in (*OWN, "row", "column", *ALIASES["well"]) else n for p, n in zip(plain, names, strict=True)]
+    lower = [{"col": "column", "doses": "dose"}.get(plain(name), plain(name)) for name in names]
+    return [p if p in (*OWN, "row", "column", *ALIASES["well"]) else n for p, n in zip(lower, names, strict=True)]
 
 
 def _is_long(names: list[str]) -> bool:
@@ -246,7 +293,7 @@ def _long(sheet: Sheet, plate: str) -> list[Row]:
         if any(cells[: len(names)])
     ]
     for name in names:
-        if plate and _plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
+        if plate and plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
             rows = [(where, row) for where, row in rows if row[name] == plate]
     if not rows:
         raise _unusable(sheet.where, f"its columns are {', '.join(names)}, but it has no well")
@@ -254,24 +301,71 @@ def _long(sheet: Sheet, plate: str) -> list[Row]:
 
 
 def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
-    """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value."""
-    heading = ""
-    for at, (number, cells) in enumerate(sheet.rows):
-        columns = [cell.lstrip("0") for cell in cells[1:]]
-        if len(columns) < 2 or columns != [str(n + 1) for n in range(len(columns))]:
-            filled = [cell for cell in cells if cell]
-            heading = filled[0] if len(filled) == 1 else ""
-            continue
-        name = cells[0] or heading or (sheet.title if not sheet.title.lower().startswith(("sheet", "tabelle")) else "")
-        name = plain if (plain := _plain(name)) in OWN else name or "treatment"
-        _refuse_blank(sheet)
-        for row, (at_line, line) in enumerate(sheet.rows[at + 1 : at + 33]):
-            if line[0].upper() != row_name(row):
-                break
-            sheet.check_width(number, at_line, line)
-            for column, value in enumerate(line[1 : len(columns) + 1]):
-                if value:
-                    yield name, f"{sheet.where}, line {number}", well_name(row, column), value
+    """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value.
+
+    Rows and columns go by their names, whichever of them are there and in whichever order. A line with a single value
+    is a heading or a remark, and so is what stands apart from a matrix, with a gap between.
+
+    Raises:
+        RawDataError: something that looks like a part of a matrix can't be taken for one.
+    """
+    heading, name, at, last = "", "", 0, 0
+    columns, seen, label = dict[int, int](), set[str](), -1
+    for (number, cells), (_, below) in zip_longest(sheet.rows, sheet.rows[1:], fillvalue=(0, list[str]())):
+        where = f"{sheet.where}, line {number}"
+        filled = [place for place, cell in enumerate(cells) if cell]
+        first = filled[0]
+        numbers = _column_numbers(cells, _label(below))
+        if numbers and _label(cells) is None:
+            columns, seen, label, at, last = numbers, set(), _label(below) or 0, number, number
+            doubled = sorted({str(n + 1) for n in numbers.values() if [*numbers.values()].count(n) > 1}, key=int)
+            if doubled:
+                raise _unusable(where, f"the column {doubled[0]} occurs twice; put matrices below each other", DRAWN)
+            title = "" if sheet.title.lower().startswith(("sheet", "tabelle")) else sheet.title
+            names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell] or ["treatment"]
+            # a heading may be a remark
+            name = next((each for each in names if plain(each) in OWN or column_of_dose(each)), names[0])
+            name = lower if (lower := plain(name)) in OWN else name
+            _refuse_blank(sheet)
+        elif columns and _label(cells) == label:
+            row = cells[label].upper()
+            if row in seen:
+                raise _unusable(where, f"the row {row} occurs twice in the matrix that begins in line {at}", DRAWN)
+            sheet.check_width(at, number, cells)
+            nameless = [place for place in filled if place > label and place not in columns]
+            if nameless and nameless[0] <= max(columns) + 1:
+                raise _unusable(where, f"{cells[nameless[0]]!r} stands in a column without a number", DRAWN)
+            seen.add(row)
+            last = number
+            for place in filled:
+                if place in columns:
+                    yield name, f"{sheet.where}, line {at}", f"{row}{columns[place] + 1:02d}", cells[place]
+        elif _label(cells) is None and len(_column_numbers(cells, 0)) > 2:
+            raise _unusable(where, "below the numbers of columns stands no row with its letter", DRAWN)
+        elif len(filled) > 1 and (
+            (number == last + 1 and not columns.keys().isdisjoint(filled))
+            or (_label(cells) is not None and len(filled) > 2)
+        ):
+            raise _unusable(where, f"the line, which begins with {cells[first]!r}, is in no matrix", DRAWN)
+        elif len(set(cells) - {""}) == 1:
+            heading = cells[first]
+        else:
+            heading = ""
+
+
+def _label(cells: list[str]) -> int | None:
+    """The place of the first value of a line, if it is the name of a plate's row."""
+    place = next((place for place, cell in enumerate(cells) if cell), None)
+    return place if place is not None and cells[place].upper() in _ROWS else None
+
+
+def _column_numbers(cells: list[str], label: int | None) -> dict[int, int]:
+    """The columns of a plate, from 0, that a line names, by place; none if it holds anything else behind its label."""
+    if label is None:
+        return {}
+    numbers = {place: cell for place, cell in enumerate(cells) if cell and place > label}
+    good = all(cell.isascii() and cell.isdecimal() and 1 <= int(cell) <= 48 for cell in numbers.values())
+    return {place: int(cell) - 1 for place, cell in numbers.items()} if good else {}
 
 
 def _well(row: dict[str, str], where: str) -> str:
@@ -289,26 +383,10 @@ def _well(row: dict[str, str], where: str) -> str:
         raise RawDataError(what, where=where, why=str(error), remedy=remedy) from error
 
 
-def _with_aliases(row: dict[str, str]) -> dict[str, str]:
-    """A line with `treatment` and `dose` taken from the columns that replace them."""
-    cells = {_plain(name): value for name, value in row.items()}
-    doses = [name for name in cells if name.endswith(("_dose", "_doses"))]
-    for own, aliases in (("treatment", ALIASES["treatment"]), ("dose", (*ALIASES["dose"], *doses))):
-        if own not in row and any(alias in cells for alias in aliases):
-            row = {**row, own: next((cells[alias] for alias in aliases if cells.get(alias)), "")}
-    return row
-
-
-def _dose(row: dict[str, str], where: str) -> float:
-    dose = row.get("dose", "")
-    try:
-        value = float(dose) if dose and dose.upper() != "NA" else math.nan
-        if math.isinf(value):
-            raise ValueError
-    except ValueError:
-        raise RawDataError(
-            f"the plate map has a dose that is not a number: {dose!r}",
-            where=where,
-            remedy="write numbers with a decimal point, and the unit in the column's name or a column of its own",
-        ) from None
-    return value
+def _with_alias(row: dict[str, str]) -> dict[str, str]:
+    """A line with `treatment` taken from the columns that replace it."""
+    cells = {plain(name): value for name, value in row.items()}
+    aliases = [alias for alias in ALIASES["treatment"] if alias in cells]
+    if "treatment" in row or not aliases:
+        return row
+    return {**row, "treatment": next((cells[alias] for alias in aliases if cells[alias]), "")}

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError, printable
 from plateflow.paths import well_name
+from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
+from plateflow.plates.pages import refuse_unused_pages
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error
 
@@ -71,12 +73,14 @@ class Index:
             path is relative to the plate's folder.
         metadata: the content of manifest/plate.json: format, wells, channels, pixel size, layout, disagreements.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
+        pages_chosen: whether a table says which pages of the files are planes; used by preflight only.
     """
 
     root: Path
     planes: pd.DataFrame
     metadata: dict[str, Any]
     times_s: NDArray[np.float64] | None = None
+    pages_chosen: bool = False
 
 
 @dataclass(kw_only=True)
@@ -92,6 +96,7 @@ class Records:
         format: rows and columns of the plate, where the metadata give them.
         bit_max: the top of the camera's range, where the metadata give it.
         disagreements: sentences about what the metadata, the file names and the files say differently.
+        pages_chosen: whether a table says which pages of the files are planes, and so which are left out.
     """
 
     planes: list[dict[str, Any]]
@@ -99,6 +104,7 @@ class Records:
     format: tuple[int, int] | None = None
     bit_max: int | None = None
     disagreements: list[str] = field(default_factory=list)
+    pages_chosen: bool = False
 
 
 class Reader(Protocol):
@@ -169,7 +175,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
 
     Planes whose file does not exist, and planes that a field should have but has not, get the state `missing`. Time
     points and z planes are renumbered from 0, in the vendor's order. Only the headers of a few images are opened: the
-    pixel type always comes from them, the size where the metadata do not give it.
+    pixel type always comes from them, the size where the metadata do not give it, and none may have pages that aren't
+    read (`check` looks into all files).
 
     Args:
         spec: the plate.
@@ -179,8 +186,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
         base: the folder that was listed, relative to the plate's, where it is another.
 
     Raises:
-        RawDataError: there is no plane at all, two planes claim one place, a well lies off the plate, or the channels
-            of all fields differ in size.
+        RawDataError: there is no plane at all, two planes claim one place, a well lies off the plate, pages wouldn't be
+            used, or the channels of all fields differ in size.
         OSError: the machine is at fault.
     """
     if not records.planes:
@@ -210,7 +217,9 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     if spec.z_step_um is not None:
         planes["z_um"] = planes["z_um"].fillna(planes["z"] * spec.z_step_um)
     planes = _add_missing(planes)
-    _complete_sizes(spec, planes, listing, notes)
+    opened = _complete_sizes(spec, planes, listing, notes)
+    if not records.pages_chosen:
+        refuse_unused_pages(spec.plate, listing.root, planes[planes["path"].isin(opened)])
     _one_size_per_field(spec, planes, notes)
     planes[["size_bytes", "mtime_ns"]] = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
     absent = planes["size_bytes"] < 0
@@ -222,6 +231,10 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     planes["_channel"] = planes["channel"].map(names.index)
     planes["_field"] = planes["field"].map(lambda name: int(name) if name.isdecimal() else np.inf)
     planes = planes.sort_values(["row", "column", "_field", "field", "_channel", "t", "z"], kind="stable")
+    copies = later_copies(planes)
+    what = "fields lie where another of their well does, and are not used: the place was taken twice"
+    notes += counted([f"{well} field {name}" for well, name in copies], what)
+    planes = planes[[place not in copies for place in zip(planes["well"], planes["field"], strict=True)]]
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
     metadata = {
@@ -230,7 +243,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
         "layout": layout,
         **_metadata(records.bit_max, channels, planes, notes),
     }
-    return Index(root=Path(spec.path).absolute(), planes=planes, metadata=metadata, times_s=times)
+    root = Path(spec.path).absolute()
+    return Index(root=root, planes=planes, metadata=metadata, times_s=times, pages_chosen=records.pages_chosen)
 
 
 def _metadata(
@@ -304,7 +318,7 @@ def _refuse_doubled(spec: PlateSpec, planes: pd.DataFrame) -> None:
             where=f"{spec.plate}: well {first['well']}, field {first['field']}, channel {first['channel']}, "
             f"t {first['t']}, z {first['z']}: {', '.join(files)}",
             why=f"{int(doubled.sum())} planes of the plate share their place with another",
-            remedy="remove the copies; if the folder holds two measurements, make two plates of it",
+            remedy="remove the copies; if the folder holds two measurements, give each its own (`plateflow init A B`)",
         )
 
 
@@ -327,11 +341,11 @@ def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([planes, lacking.assign(path="", page=0, z_um=np.nan)], ignore_index=True)
 
 
-def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> None:
-    """Fill in height, width and pixel type by a vote of a few headers, so that one bad file does not decide."""
+def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> list[str]:
+    """Fill in height, width and pixel type by a vote of a few files' headers, so that one bad file does not decide."""
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
-    step = max(1, len(present) // HEADERS_READ)
-    heads = (header(listing.root / path) for path in present[::step][:HEADERS_READ])
+    opened = present[:: max(1, len(present) // HEADERS_READ)][:HEADERS_READ]
+    heads = (header(listing.root / path) for path in opened)
     votes = Counter(head for head in heads if head is not None and 0 < head[0] * head[1] <= LARGEST_PX)
     if present and not votes:
         RawFolder(listing.root).look_around(present[0])
@@ -356,6 +370,7 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
             why="the metadata do not give the size of the images, and the files that were tried are damaged",
             remedy="run `plateflow check`, and copy the images again",
         )
+    return opened
 
 
 def _one_size_per_field(spec: PlateSpec, planes: pd.DataFrame, notes: list[str]) -> None:

@@ -16,6 +16,8 @@ from plateflow.text import TextError, decode, rows
 LARGEST = 50_000_000
 """Bytes, unpacked, of the largest file that can be a plate map: a larger one is something else, or an attack."""
 ROWS = 200_000
+MERGED = 1536
+"""The most cells of a merged area: no plate has more wells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +121,41 @@ def _workbook(path: Path, what: str, content: bytes) -> Iterator[Sheet]:
             unpacked = sum(item.file_size for item in archive.infolist())
             if unpacked > LARGEST:
                 raise _not_a_table(path, what, f"unpacked it would have {unpacked:,} bytes")
-            formulas = any(b"<f" in archive.read(name) for name in archive.namelist() if "worksheets/" in name)
+            sheets = [archive.read(name) for name in archive.namelist() if "worksheets/" in name]
+            formulas, merged = (any(tag in sheet for sheet in sheets) for tag in (b"<f", b"mergeCell"))
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         blank = _blank_formulas(openpyxl.load_workbook(io.BytesIO(content), read_only=True), book) if formulas else {}
+        # a book that is read row by row doesn't know its merged cells
+        whole = openpyxl.load_workbook(io.BytesIO(content), data_only=True) if merged else None
         for sheet in book.worksheets:
-            numbered = enumerate(([_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)), 1)
+            rows = [[_cell(value) for value in row] for row in islice(sheet.iter_rows(values_only=True), ROWS)]
+            if whole is not None:
+                _fill(rows, [area.bounds for area in whole[sheet.title].merged_cells.ranges])
+            numbered = enumerate(rows, 1)
             where = f"{path}, sheet {sheet.title}"
             yield Sheet(where=where, title=sheet.title, rows=list(_filled(numbered)), blank=blank.get(sheet.title, ()))
     except PlateflowError:
         raise
     except Exception as error:  # zip, XML, and whatever a broken workbook makes openpyxl raise
         raise _not_a_table(path, what, f"{type(error).__name__}: {error}") from error
+
+
+def _fill(rows: list[list[str]], areas: Iterable[tuple[int, int, int, int]]) -> None:
+    """Give every cell of a merged area its value, which a workbook keeps in the first one alone.
+
+    Args:
+        rows: the cells of a sheet, in place.
+        areas: first column, first row, last column and last row, from 1. Those of more than MERGED cells stay as
+            they are.
+    """
+    for left, top, right, bottom in areas:
+        if (right - left + 1) * (bottom - top + 1) > MERGED or top > len(rows) or left > len(rows[top - 1]):
+            continue
+        value = rows[top - 1][left - 1]
+        rows += [[] for _ in range(bottom - len(rows))]
+        for cells in rows[top - 1 : bottom]:
+            cells.extend([""] * (right - len(cells)))
+            cells[left - 1 : right] = [value] * (right - left + 1)
 
 
 def _blank_formulas(typed: Any, shown: Any) -> dict[str, tuple[str, ...]]:

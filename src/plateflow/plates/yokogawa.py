@@ -17,9 +17,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from plateflow.config import PlateSpec
-from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, peek, positive_int, xml_elements
-from plateflow.plates.names import NamePattern
+from plateflow.plates.names import NamePattern, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
 
 NAMES = NamePattern(
@@ -43,12 +42,7 @@ class YokogawaReader:
         listing = list_files(plate_folder(spec))
         source = listing.nearest(".mlf")
         if len(several := [name for name in listing.files if name.lower().endswith(".mlf")]) > 1:
-            raise RawDataError(
-                "the folder holds several measurements",
-                where=f"{spec.plate}: {examples(several)}",
-                why="a plate is one measurement",
-                remedy="make a plate of each folder that holds a MeasurementData.mlf",
-            )
+            raise several_measurements(f"{spec.plate}: {spec.path}", several)
         records = _from_names(spec, listing) if source is None else _from_records(spec, listing, source)
         return make_index(spec, self.name, records, listing)
 
@@ -213,10 +207,14 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
         why = "there is no .mlf file in it, and no image is named as the instrument names them"
         remedy = "give the folder that holds MeasurementData.mlf"
         raise other_layout(spec, "a CellVoyager measurement", why=why, remedy=remedy)
+    names = set[str]()
     for plane in planes:
         match = NAMES.match(plane["path"])
         assert match is not None
         plane |= {"line": match["line"], "action": (int(match["action"]), "")}
+        names.add(match["plate"])
+    if len(names) > 1:
+        raise several_measurements(f"{spec.plate}: {spec.path}", names)
     _count_times(planes)
     note = "there is no .mlf file: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=_tell_apart(planes, {}), disagreements=[note])

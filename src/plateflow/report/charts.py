@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,17 @@ INK, FAINT, ACCENT = "#1f2933", "#e4e7eb", "#d9480f"
 MAX_GROUPS = 40
 
 
-def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, str]) -> dict[str, Any]:
-    """Heat map of all positions of the plate; wells that were left out are crossed out, those without a value grey."""
+def plate_map(
+    wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, str], limits: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    """Heat map of all positions of the plate; wells that were left out are crossed out, those without a value grey.
+
+    Args:
+        wells: their rows of `View.charted`, of one frame.
+        shape: rows and columns of the plate.
+        shown: the metrics.
+        limits: of each metric the least and the greatest value on the plate: all frames have the same colours.
+    """
     import altair as alt
 
     rows = {row["Metadata_Well"]: row for row in records(wells)}
@@ -40,7 +50,10 @@ def plate_map(wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, s
     base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
     tile: dict[str, Any] = {"cornerRadius": 4, "stroke": "white", "strokeWidth": 2, "cursor": "pointer"}
     places = base.mark_rect(**tile, color=FAINT).encode(**place, tooltip=tooltip)
-    colour = alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=alt.Legend(title=None))
+    ends = [{f"m{number}": plain(pair[end]) for number, pair in enumerate(limits)} for end in (0, 1)]
+    domain = [alt.ExprRef(f"({json.dumps(end)})[metric]") for end in ends] if limits else alt.Undefined
+    scale = alt.Scale(scheme="viridis", zero=False, domain=domain)
+    colour = alt.Color("value:Q", scale=scale, legend=alt.Legend(title=None))
     tiles = base.transform_filter("isValid(datum.value)").mark_rect(**tile)
     tiles = tiles.encode(**place, tooltip=tooltip, color=colour)
     marks = base.transform_filter("datum.mark")
@@ -92,8 +105,15 @@ def _well_item(row: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, An
         item[key] = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     for number, column in enumerate(shown):  # names of columns can contain dots and brackets, which Vega would parse
         value = row[column]
-        item[f"m{number}"] = None if left_out or value is None else float(f"{value:.6g}")
+        item[f"m{number}"] = None if left_out else plain(value)
     return item | {"mark": "×" if left_out else "•" if item["flags"] else ""}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numbers rounded, None for those that are not finite."""
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def vega(chart: Any) -> dict[str, Any]:

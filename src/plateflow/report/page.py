@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plateflow.report import screening, sections
 from plateflow.report.view import View
 from plateflow.state.journal import LEFT_OUT
+from plateflow.stats.reference import well_values
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("plate", "Plate", sections.plate),
@@ -28,6 +29,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("resources", "Resource use", sections.resources),
 )
 """Of each section the name of its template, its title, and what gathers the values that the template shows."""
+BY_FRAME = ("controls", "hits", "positions")
+"""The sections that are made of each frame by itself; a choice on the page shows one."""
 
 
 def plate_page(view: View) -> tuple[str, list[str]]:
@@ -38,14 +41,19 @@ def plate_page(view: View) -> tuple[str, list[str]]:
     bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
     # Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script.
     library = Markup(bundle().replace("</script", "<\\/script"))
-    page = render("page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, library=library)
+    frames = [frame.title for frame in view.frames]
+    page = render(
+        "page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, frames=frames, library=library
+    )
     return page, [section["name"] for section in made if section["error"]]
 
 
 def _section(view: View, name: str, title: str, gather: Callable[[View], dict[str, Any]]) -> dict[str, str]:
     section = {"name": name, "title": title, "html": "", "error": ""}
     try:
-        section["html"] = render(f"{name}.html.j2", **gather(view))
+        views = view.frames if name in BY_FRAME else [view]
+        parts = [(each.title, render(f"{name}.html.j2", **gather(each))) for each in views]
+        section["html"] = render("frames.html.j2", frames=parts) if len(parts) > 1 else parts[0][1]
     except Exception as error:
         traceback.print_exc()
         section["error"] = f"{type(error).__name__}: {error}"
@@ -58,7 +66,7 @@ def verdict(view: View) -> dict[str, Any]:
     Returns:
         `level` (good, warn, bad), `line`, `cards` (number and name), `facts`.
     """
-    wells = view.wells
+    wells, frames = view.by_well, view.frames
     n_fields = len(view.qc[["Metadata_Well", "Metadata_Site"]].drop_duplicates())
     measured = int((~wells["Metadata_State"].isin(LEFT_OUT)).sum())
     flagged = int((wells["Metadata_Flags"].fillna("") != "").sum())
@@ -72,20 +80,35 @@ def verdict(view: View) -> dict[str, Any]:
         level, line = "good", "Complete"
     if measured and flagged:
         line += f"; flagged for review: {_number(flagged, 'well')}"
+    doubts = view.aggregate.info.get("doubts", [])
+    if measured and doubts:
+        level = "warn"
     cards = [(f"{measured} / {len(wells)}", "wells measured")]
     cards.append((f"{int(wells['Metadata_FieldsUsed'].sum())} / {n_fields}", "fields used"))
-    cards += [(f"{int(wells[name].sum()):,}", name.removeprefix("Count_").lower()) for name in view.counts]
-    median = float(wells[view.counts[0]].dropna().median())
-    if np.isfinite(median):
-        cards.append((f"{median:,.0f}", f"{view.rows.lower()} per well (median)"))
-    cards.append((view.aggregate.info["controls"]["grade"], "controls"))
-    cards.append((str(view.aggregate.info["hits"]["hits"]), "hits"))
+    in_all = f" in {len(frames)} frames" if len(frames) > 1 else ""
+    for name in view.counts:
+        cards.append((f"{int(view.wells[name].sum()):,}", name.removeprefix("Count_").lower() + in_all))
+    medians = [float(well_values(frame.wells, view.counts[:1]).median().iloc[0]) for frame in frames]
+    if np.isfinite(medians).any():
+        cards.append(
+            (value_range(np.nanmin(medians), np.nanmax(medians)), f"{view.rows.lower()} per field (median well)")
+        )
+    summaries = [frame.summary for frame in frames]
+    cards.append((", ".join(dict.fromkeys(each["controls"]["grade"] for each in summaries)), "controls"))
+    hits = [each["hits"]["hits"] for each in summaries]
+    cards.append((value_range(min(hits), max(hits)), "hits"))
     metadata, channels = view.plate.metadata, view.plate.channels
     facts = [f"{math.prod(metadata['format'])}-well plate", f"{len(channels)} channels: {', '.join(channels)}"]
     if metadata.get("pixel_size_um"):
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
     facts.append(f"read as {metadata['layout']}")
-    return {"level": level, "line": line + ".", "cards": cards, "facts": facts}
+    line = " ".join(f"{text[:1].upper()}{text[1:]}." for text in [line, *doubts])
+    return {"level": level, "line": line, "cards": cards, "facts": facts}
+
+
+def value_range(least: float, most: float) -> str:
+    """Of a value that frames differ in, both ends."""
+    return " to ".join(dict.fromkeys(f"{value:,.4g}" for value in (least, most)))
 
 
 def _number(n: int, noun: str) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from plateflow.files import write_atomic
 from plateflow.project import Plate, Project
 from plateflow.state.journal import PLATE_KEY
+from plateflow.stats.reference import FRAME, by_frame
 from plateflow.stats.wells import NOT_ACQUIRED
-from plateflow.tables import read_table, records
+from plateflow.tables import records
 
 HITS = 50
-"""The most hits that the page lists."""
+"""The most hits of a frame that the page lists."""
 SHOWN = 200
 """The most lines on what was left out; the plates' own pages have all of them."""
 
@@ -23,8 +23,10 @@ def write_screen(project: Project) -> str:
     from plateflow.stats.screen import write_screen_tables
 
     screen, plates = project.screen, project.plates.values()
-    statistics = write_screen_tables(screen, [plate.paths for plate in plates], fdr=project.config.stats.fdr)
-    verdicts = {row["Metadata_Plate"]: row for row in records(statistics)}
+    statistics, hit_table = write_screen_tables(screen, [plate.paths for plate in plates], fdr=project.config.stats.fdr)
+    verdicts: dict[str, list[dict[str, Any]]] = {}
+    for row in records(statistics):
+        verdicts.setdefault(row["Metadata_Plate"], []).append(row)
     items = [_plate(plate) for plate in plates]
     left_out: list[str] = []
     n_left_out = 0
@@ -36,7 +38,8 @@ def write_screen(project: Project) -> str:
     counts = list(dict.fromkeys(name for item in done for name in item["counts"]))
     cards = [(f"{len(done)} / {len(items)}", "plates with tables")]
     cards.append((f"{sum(item['measured'] for item in done):,}", "wells measured"))
-    cards += [(f"{sum(item['counts'].get(name, 0) for item in done):,}", name) for name in counts]
+    in_all = " in all frames" if any(item["frames"] > 1 for item in done) else ""
+    cards += [(f"{sum(item['counts'].get(name, 0) for item in done):,}", name + in_all) for name in counts]
     level, line = "good", "Nothing was left out."
     if left_out:
         level, line = "warn", f"Left out: {n_left_out}, listed below."
@@ -45,13 +48,13 @@ def write_screen(project: Project) -> str:
     if n_left_out > len(left_out):
         left_out.append(f"and {n_left_out - len(left_out)} more: see the plates' pages")
     hits: list[dict[str, Any]] = []
-    if (path := screen.table("hits.csv")).is_file():
-        table = read_table(path, rows=HITS)
-        hits = records(table[table["Hit"]])
+    for _, table in by_frame(hit_table):
+        hits += records(table[table["Hit"]].head(HITS)) if len(table) else []
     page = render(
         "screen.html.j2",
         verdict={"level": level, "line": line, "cards": cards},
-        plates=[item | {"statistics": verdicts.get(item["plate"])} for item in items],
+        plates=[item | {"statistics": verdicts.get(item["plate"], [])} for item in items],
+        keys=[name for name in FRAME if name in hit_table and hit_table[name].nunique() > 1],
         hits=hits,
         counts=counts,
         left_out=left_out,
@@ -64,13 +67,21 @@ def _plate(plate: Plate) -> dict[str, Any]:
     """A plate's row, from its well table; `wells` is 0 if there is none yet."""
     import pyarrow.parquet as pq
 
+    from plateflow.report.page import value_range
+
     path = plate.paths.table("wells.parquet")
     if not path.is_file():
         return {"plate": plate.name, "wells": 0}
     file = pq.ParquetFile(path)  # opened once: of a table of 10,000 columns that is what takes the time
-    names = [name for name in file.schema_arrow.names if name.startswith("Count_")]
-    table = file.read(columns=["Metadata_State", "Metadata_Flags", *names], use_threads=False).to_pydict()
-    states = [state for state in table["Metadata_State"] if state != NOT_ACQUIRED]
+    present = file.schema_arrow.names
+    names = {name: name.removeprefix("Count_").lower() for name in present if name.startswith("Count_")}
+    own = [f"Metadata_{name}" for name in ("Well", "State", "Flags", "FieldsUsed")]
+    columns = [*own, *(name for name in FRAME if name in present), *names]
+    table = file.read(columns=columns, use_threads=False).to_pandas()
+    table = table[table["Metadata_State"] != NOT_ACQUIRED]
+    wells = table.drop_duplicates("Metadata_Well")  # what is said of a well is the same in all its frames
+    states = wells["Metadata_State"].tolist()
+    frames = [rows[[*names]].sum() / rows["Metadata_FieldsUsed"].sum() for _, rows in by_frame(table)]
     aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
     drifts = aggregate.info.get("drift", {}).values() if aggregate else ()
     return {
@@ -78,11 +89,14 @@ def _plate(plate: Plate) -> dict[str, Any]:
         "wells": len(states),
         "shares": [(state, states.count(state) / len(states)) for state in ("ok", "flagged", "quarantined", "missing")],
         "measured": sum(state in ("ok", "flagged") for state in states),
-        "flagged": sum(bool(flags) for flags in table["Metadata_Flags"]),
+        "flagged": int((wells["Metadata_Flags"].fillna("") != "").sum()),
         "left_out": sum(state in ("quarantined", "missing") for state in states),
-        "counts": {
-            name.removeprefix("Count_").lower(): int(sum(n for n in table[name] if n is not None and not math.isnan(n)))
-            for name in names
+        "frames": len(frames),
+        "counts": {label: int(table[name].sum()) for name, label in names.items()},
+        "by_field": {
+            label: value_range(min(frame[name] for frame in frames), max(frame[name] for frame in frames))
+            for name, label in names.items()
+            if wells["Metadata_FieldsUsed"].sum()
         },
         "drift": max(drifts, default=None),
     }

@@ -1,4 +1,4 @@
-"""Sections on controls, hits and position effects, with their charts."""
+"""Sections on controls, hits and position effects, with their charts: each shows one frame of the plate."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, vega
+from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, plain, vega
 from plateflow.report.view import View
 from plateflow.stats.doses import four_parameters
 from plateflow.stats.positions import EFFECTS
 from plateflow.stats.reference import has_role, in_use, well_values
-from plateflow.tables import read_table, records
+from plateflow.tables import records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ HIT, OTHER = "#d9480f", "#adb5bd"
 
 def controls(view: View) -> dict[str, Any]:
     """The verdict with its reasons, the features that separate the controls best, and the wells in the best of them."""
-    table, verdict = read_table(view.plate.paths.table("controls.csv")), view.aggregate.info["controls"]
+    table, verdict = view.table("controls.csv"), view.summary["controls"]
     best = table[table["ZPrime"].notna()].sort_values("ZPrime", ascending=False).head(LISTED // 2)
     values = well_values(view.wells, verdict["best"])
     shown = has_role(view.wells, *ROLES)
@@ -35,11 +35,11 @@ def controls(view: View) -> dict[str, Any]:
 
 def hits(view: View) -> dict[str, Any]:
     """How many treatments are hits or why none is, the list, what the statistics exclude, and dose-response curves."""
-    table, curves = (read_table(view.plate.paths.table(name)) for name in ("hits.csv", "doses.csv"))
+    table, curves = view.table("hits.csv"), view.table("doses.csv")
     usable = curves[curves["Flags"] == ""].drop_duplicates("Metadata_treatment").head(CURVES)
     excluded = view.wells[view.wells["Metadata_FieldsExcluded"].fillna("") != ""]
     return {
-        "summary": view.aggregate.info["hits"],
+        "summary": view.summary["hits"],
         "fdr": view.plate.config.stats.fdr,
         "reference": view.plate.config.stats.normalise.split()[0],
         "rows": records(table.head(LISTED)),
@@ -56,10 +56,10 @@ def hits(view: View) -> dict[str, Any]:
 
 def positions(view: View) -> dict[str, Any]:
     """How many features differ by edge, row or column, the strongest effects, and a chart of the first of them."""
-    table = read_table(view.plate.paths.table("positions.csv"))
+    table = view.table("positions.csv")
     strongest = table[table["Found"]].sort_values("Share", ascending=False)
     return {
-        "counts": [(effect, *view.aggregate.info["positions"][effect]) for effect in EFFECTS],
+        "counts": [(effect, *view.summary["positions"][effect]) for effect in EFFECTS],
         "rows": records(strongest.head(LISTED // 2)),
         "reasons": list(dict.fromkeys(reason for reason in table["Reason"] if reason)),
         "chart_spec": _lines(view.wells, strongest["Feature"].iloc[0]) if len(strongest) else None,
@@ -116,7 +116,7 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]]
     fine = np.geomspace(dose.min(), dose.max(), 60)
     fitted = four_parameters(fine, row["Bottom"], row["Top"], np.log(row["EC50"]), row["Hill"])
-    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title="dose")
+    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose {row.get('Metadata_dose_unit', '')}".strip())
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     points = alt.Chart(_data(zip(wells.loc[dose.index, "Metadata_Well"], dose, values, strict=True), "well dose value"))
     line = alt.Chart(_data(zip(fine, fitted, strict=True), "dose value")).mark_line(color=ACCENT)
@@ -143,13 +143,8 @@ def _lines(wells: pd.DataFrame, feature: str) -> dict[str, Any]:
 
 
 def _data(rows: Iterable[tuple[Any, ...]], names: str) -> Any:
-    """Rows as data of Vega: plain values, numbers rounded, None for those that are not finite."""
+    """Rows as data of Vega."""
     import altair as alt
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float | np.floating):
-            return float(f"{value:.6g}") if np.isfinite(value) else None
-        return value.item() if isinstance(value, np.generic) else value
 
     keys = names.split()
     return alt.Data(values=[dict(zip(keys, map(plain, row), strict=True)) for row in rows])

@@ -13,6 +13,7 @@ from plateflow.report.view import View, accepted_results
 from plateflow.state.journal import LEFT_OUT
 from plateflow.state.ledger import attempts
 from plateflow.stats.flags import FLAGS
+from plateflow.stats.reference import by_frame
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
 
@@ -31,12 +32,19 @@ PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pan
 
 
 def plate(view: View) -> dict[str, Any]:
-    """Heat map of the plate, and wells by treatment."""
+    """Heat map of the plate, and wells by treatment, for each frame."""
     rows, columns = view.plate.metadata["format"]
+    limits = [[view.charted[name].min(), view.charted[name].max()] for name in view.metrics]
     return {
         "metrics": list(enumerate(view.metrics.values())),
-        "map": charts.plate_map(view.wells, (rows, columns), view.metrics),
-        "groups": charts.groups(view.wells, view.metrics),
+        "frames": [
+            {
+                "title": frame.title,
+                "map": charts.plate_map(wells, (rows, columns), view.metrics, limits),
+                "groups": charts.groups(wells, view.metrics),
+            }
+            for frame, (_, wells) in zip(view.frames, by_frame(view.charted), strict=True)
+        ],
         "not_acquired": view.not_acquired[:NAMED],
         "more": max(0, len(view.not_acquired) - NAMED),
     }
@@ -45,15 +53,15 @@ def plate(view: View) -> dict[str, Any]:
 def wells(view: View) -> dict[str, Any]:
     """One thumbnail per well, with outlines of the objects."""
     config = view.plate.config
-    edge = thumbnails.edge_px(len(view.wells))
+    edge = thumbnails.edge_px(len(view.by_well))
     figures = []
-    for row in records(view.wells):
+    for row, frames in _shown(view):
         figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
         if row["Metadata_State"] not in LEFT_OUT:
             figure["picture"] = thumbnails.thumbnail(view.plate, figure["well"], edge=edge)
         figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
-        figure["count"] = _text(row[view.counts[0]])
-        figure["facts"] = [(name, text) for name, text in _facts(view, row) if text]
+        figure["count"] = _text(row.get(view.counts[0]))
+        figure["facts"] = [(name, text) for name, text in _facts(view, row, frames) if text]
         figures.append(figure)
     names = dict.fromkeys((config.row_label_set, *config.segmentation))
     return {
@@ -62,10 +70,18 @@ def wells(view: View) -> dict[str, Any]:
         "channels": [(name, thumbnails.hex_colour(tint)) for name, tint in thumbnails.channel_tints(config).items()],
         "outlines": [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)],
         "gamma": thumbnails.GAMMA,
+        "several": len(view.frames) > 1,
     }
 
 
-def _facts(view: View, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _shown(view: View) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Of each well the row of the frame that its picture shows (`thumbnails.thumbnail`), and those of all frames."""
+    for _, rows in view.charted.groupby("Metadata_Well", sort=False):
+        first = next(rows for _, rows in by_frame(rows.drop(columns="Metadata_Z", errors="ignore")))
+        yield records(first)[len(first) // 2], records(rows)
+
+
+def _facts(view: View, row: dict[str, Any], frames: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "state", row["Metadata_State"] + (f" ({row['Metadata_Reason']})" if row["Metadata_Reason"] else "")
     yield "flags", (row["Metadata_Flags"] or "").replace(",", ", ")
     for name, value in row.items():
@@ -75,7 +91,7 @@ def _facts(view: View, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "fields left out", (row["Metadata_FieldsLeftOut"] or "").replace(",", ", ")
     yield "fields excluded", (row["Metadata_FieldsExcluded"] or "").replace(",", ", ")
     for column, title in view.metrics.items():
-        yield title, _text(row[column])
+        yield title, "; ".join(_text(frame[column]) for frame in frames)
 
 
 def _text(value: Any) -> str:
@@ -97,7 +113,7 @@ def flags(view: View) -> dict[str, Any]:
         for flag in row["Flags"].split(","):
             fields.setdefault((row["Metadata_Well"], flag), []).append(row["Metadata_Site"])
     flagged: dict[str, list[str]] = {}
-    for row in records(view.wells[view.wells["Metadata_Flags"].fillna("") != ""]):
+    for row in records(view.by_well[view.by_well["Metadata_Flags"].fillna("") != ""]):
         well = row["Metadata_Well"]
         for flag in row["Metadata_Flags"].split(","):
             names = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
@@ -110,7 +126,6 @@ def flags(view: View) -> dict[str, Any]:
 
 def intensity(view: View) -> dict[str, Any]:
     """The frozen intensity window of each channel, its limits as they would be now, and the illumination profile."""
-    from plateflow.images.illumination import profile
     from plateflow.images.window import load_window
 
     window, info = load_window(view.plate.paths), view.aggregate.info
@@ -119,13 +134,13 @@ def intensity(view: View) -> dict[str, Any]:
         if name not in info["window now"]:
             continue
         low, high = window.limits(name)
-        light = profile(window.profiles[name], 96, 96)
-        darkest = float(light.min() / light.max())
+        light = window.lights[name]
         channels.append(
             {"name": name, "low": low, "high": high, "now": info["window now"][name], "drift": info["drift"][name]}
-            | {"darkest": darkest, "picture": thumbnails.profile_url(light) if darkest < 1 else ""}
+            | {"used": info.get("raw values", {}).get(name)}
+            | {"light": light, "picture": "" if light.why else thumbnails.profile_url(light.profile(96, 96))}
         )
-    return {"channels": channels, "settings": view.plate.config.normalise}
+    return {"channels": channels, "settings": view.plate.config.normalise, "frozen": window.content["freeze"] > 0}
 
 
 def methods(view: View) -> dict[str, Any]:

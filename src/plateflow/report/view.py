@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from plateflow.chain import STAGES
 from plateflow.features.measure import compartment
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, LeftOut
+from plateflow.stats.reference import FRAME, by_frame, well_values
+from plateflow.stats.statistics import summaries_of
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import read_table
 
@@ -24,10 +27,11 @@ class View:
 
     Attributes:
         plate: of the project.
-        wells: the well table, without the wells that were not acquired.
-        not_acquired: names of those wells.
+        wells: the well table, without the wells and frames that were not acquired.
+        not_acquired: names of the wells of which nothing was acquired.
         qc: the quality table.
         aggregate: the outcome of the stage that made these tables.
+        frame: where one frame of the plate is shown, its columns of FRAME.
     """
 
     plate: Plate
@@ -35,19 +39,58 @@ class View:
     not_acquired: list[str]
     qc: pd.DataFrame
     aggregate: Entry
+    frame: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, plate: Plate) -> View:
         """The view of a plate whose tables are made."""
         wells = read_table(plate.paths.table("wells.parquet"))
         absent = wells["Metadata_State"] == NOT_ACQUIRED
+        acquired = wells[~absent].reset_index(drop=True)
+        absent &= ~wells["Metadata_Well"].isin(acquired["Metadata_Well"])
         return cls(
             plate=plate,
-            wells=wells[~absent].reset_index(drop=True),
-            not_acquired=wells.loc[absent, "Metadata_Well"].tolist(),
+            wells=acquired,
+            not_acquired=wells.loc[absent, "Metadata_Well"].unique().tolist(),
             qc=read_table(plate.paths.table("qc.parquet")),
             aggregate=plate.outcomes("aggregate").required(),
         )
+
+    @cached_property
+    def frames(self) -> list[View]:
+        """Each frame of the plate by itself."""
+        return [replace(self, wells=rows.reset_index(drop=True), frame=frame) for frame, rows in by_frame(self.wells)]
+
+    @property
+    def title(self) -> str:
+        """The frame's name."""
+        names = zip(("time point", "plane"), FRAME, strict=True)
+        return ", ".join(f"{name} {self.frame[column]}" for name, column in names if column in self.frame)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Of a frame, what its statistics found; see `write_statistics`."""
+        found = summaries_of(self.aggregate.info)
+        return next(each for each in found if all(each.get(name, 0) == value for name, value in self.frame.items()))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The rows of a table of the plate that are of this frame."""
+        table = read_table(self.plate.paths.table(name))
+        for column, value in self.frame.items():
+            if column in table:
+                table = table[table[column] == value]
+        return table.reset_index(drop=True)
+
+    @cached_property
+    def by_well(self) -> pd.DataFrame:
+        """A row of each well: state, flags and fields are the same in all its frames."""
+        return self.wells.drop_duplicates("Metadata_Well").reset_index(drop=True)
+
+    @cached_property
+    def charted(self) -> pd.DataFrame:
+        """What charts and pictures show of each well and frame: metadata and `metrics`, counts per field in use."""
+        metadata = self.wells[[name for name in self.wells if str(name).startswith("Metadata_")]]
+        return metadata.join(well_values(self.wells, list(self.metrics)))
 
     @cached_property
     def rows(self) -> str:
@@ -63,7 +106,7 @@ class View:
     @cached_property
     def metrics(self) -> dict[str, str]:
         """What the plate's charts can show: column of the well table -> title."""
-        names = {name: f"{name.removeprefix('Count_')} (count)" for name in self.counts}
+        names = {name: f"{name.removeprefix('Count_')} (count per field)" for name in self.counts}
         names[f"{self.rows}_AreaShape_Area_um2"] = f"{self.rows}: median area (µm²)"
         for channel in self.plate.channels:
             names[f"{self.rows}_Intensity_MeanIntensity_{channel}"] = f"{self.rows}: median of mean {channel}"

@@ -64,17 +64,22 @@ def grid_of(spec: ModelSpec, diameter: float | None, *, where: str) -> Grid:
 
 
 def anisotropy(layout: WellLayout, *, where: str) -> float:
-    """The distance between z planes divided by the pixel size; 1 where there is one plane.
+    """The distance between z planes divided by the pixel size.
 
     Args:
         layout: of the well.
         where: plate, well and label set, for the error.
 
     Raises:
-        ConfigError: either is unknown, or the ratio is beyond 16 in either direction.
+        ConfigError: there is one plane, either is unknown, or the ratio is beyond 16 in either direction.
     """
     if layout.shape[2] == 1:
-        return 1.0
+        raise ConfigError(
+            "dimensions is 3, but the plate has 1 z plane",
+            where=where,
+            why="an object of one plane has neither volume nor surface",
+            remedy="set dimensions to 2",
+        )
     if not (layout.unit_known and layout.z_known):
         raise ConfigError(
             "the distance of the z planes isn't known in pixels",

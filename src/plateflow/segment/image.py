@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from plateflow import arguments
 from plateflow.errors import ArgumentError, ChannelError
-from plateflow.model.registry import IN_CHANNELS, model_spec
+from plateflow.model.registry import IN_CHANNELS, check_channels, model_spec
 from plateflow.segment.grid import grid_of
 from plateflow.segment.tiles import network_shape, tile_layout
 
@@ -35,10 +35,11 @@ def segment_image(
     Each channel is scaled by its own 1st and 99th percentile. An image YXS of 3 equal samples is taken as one channel,
     unless `channels` selects among them; a fourth sample is transparency and is ignored. A channel without contrast is
     skipped (blue nuclei are in the third channel of a colour image), unless `channels` names it: then it keeps its
-    place, as 0. An image in which no channel has contrast gives no objects.
+    place, as 0. An image in which no channel has contrast gives no objects. More channels than the model takes are
+    refused, and colours on a bright background by models that don't read colours.
 
     Args:
-        image: YX, CYX, or YXS where S is 3 or 4 and last; any number type.
+        image: YX, CYX, or YXS where S is 3 or 4 and last; any number type. A stack or a time series isn't CYX.
         model: `default`, the name of a registered model, or the path of a weights file.
         channels: which channels, counted from 0, the one that shows the objects first; by default all, in order.
         diameter: typical diameter of the objects in px; by default the image isn't resized.
@@ -48,18 +49,32 @@ def segment_image(
         Labels YX: 0 outside of objects, 1..n in raster order of their seeds.
 
     Raises:
-        ChannelError: a channel doesn't exist.
+        ChannelError: a channel doesn't exist, or there are more than the model takes.
         ModelError: the model can't be used.
-        ArgumentError: the shape isn't one of these, there is a mask or no pixel, values are NaN or infinite, there are
-            more than three channels, or the diameter isn't above 0.
+        ArgumentError: the shape isn't one of these, there is a mask or no pixel, values are NaN or infinite, no channel
+            is chosen, the background is bright, or the diameter isn't above 0.
         PlateflowError: there is no such device.
     """
     image = np.asarray(arguments.pixels("image", image))
     diameter = None if diameter is None else arguments.finite("diameter", diameter, least=0, above=True)
-    pixels = scale_intensities(_pick(_as_cyx(image, merge=channels is None), channels))
+    spec = model_spec(model)
+    samples, colour = _as_cyx(image, merge=channels is None), _is_yxs(image)
+    if colour and len(spec.channels) < IN_CHANNELS and _bright_background(samples):
+        raise ArgumentError(
+            "a colour image with a bright background (stained tissue, bright field) can't be segmented",
+            why=f"the model {spec.name!r} reads fluorescence: objects brighter than what is around them",
+            remedy="no model for such images is part of Plateflow yet; of a fluorescence image, give the channel that "
+            "shows the objects as a grey image",
+        )
+    numbers = _numbers(samples, channels)
+    if colour and channels is None:
+        numbers = [number for number in numbers if np.ptp(samples[number]) != 0] or numbers[:1]
+    names = [("red", "green", "blue")[number] if colour and len(samples) == 3 else number for number in numbers]
+    remedy = "select them with channels=[...], the one that shows the objects first"
+    check_channels(model, names, where=f"the image, which has {len(samples)}", remedy=remedy)
+    pixels = scale_intensities(samples[numbers])
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
-    spec = model_spec(model)
     grid = grid_of(spec, diameter, where="diameter")
     if not pixels.any():
         return np.zeros(image.shape[:2] if _is_yxs(image) else image.shape[-2:], np.uint32)
@@ -98,11 +113,12 @@ def _is_yxs(image: NDArray[Any]) -> bool:
 
 def _as_cyx(image: NDArray[Any], *, merge: bool) -> NDArray[Any]:
     """The channels of an image; `merge`: equal samples of a colour image are one channel."""
-    if image.ndim not in (2, 3) or image.dtype.kind not in "biuf":
+    channels_last = image.ndim == 3 and image.shape[-1] <= 2 < image.shape[0]
+    if image.ndim not in (2, 3) or image.dtype.kind not in "biuf" or channels_last:
         raise ArgumentError(
             f"an image of shape {image.shape} and type {image.dtype} can't be segmented",
             why="it must be YX, CYX, or YXS with 3 or 4 samples last, and hold numbers",
-            remedy="select one plane, or project the stack, and remove axes of length 1",
+            remedy="select one plane, or project the stack, move channels to the front, and remove axes of length 1",
         )
     if image.ndim == 2:
         return image[None]
@@ -113,23 +129,25 @@ def _as_cyx(image: NDArray[Any], *, merge: bool) -> NDArray[Any]:
     return samples[:1] if grey else samples
 
 
-def _pick(image: NDArray[Any], channels: Sequence[int] | None) -> NDArray[Any]:
-    """The channels of a CYX image that were asked for, 1 to 3 of them."""
+def _numbers(image: NDArray[Any], channels: Sequence[int] | None) -> list[int]:
+    """The numbers of the channels of a CYX image that were asked for."""
     numbers = range(len(image))
-    if channels is not None:
-        if isinstance(channels, str) or not np.iterable(channels):
-            raise ArgumentError(f"channels must be a list of numbers; got {channels!r}")
-        absent = [channel for channel in channels if channel not in numbers]
-        if absent:
-            raise ChannelError.missing(absent, numbers, where="channels", remedy="channels are counted from 0")
-        image = image[[int(channel) for channel in channels]]
-    if not 1 <= len(image) <= IN_CHANNELS:
-        raise ArgumentError(
-            f"{len(image)} channels are {'none' if not len(image) else 'too many'}: the network takes 1 to 3",
-            why=f"the image has {len(numbers)}: {', '.join(map(str, numbers))}",
-            remedy="select them with channels=[...], the one that shows the objects first",
-        )
-    return image
+    if channels is None:
+        return list(numbers)
+    if isinstance(channels, str) or not np.iterable(channels) or not list(channels):
+        raise ArgumentError(f"channels must be a list of one number or more; got {channels!r}")
+    absent = [channel for channel in channels if channel not in numbers]
+    if absent:
+        raise ChannelError.missing(absent, numbers, where="channels", remedy="channels are counted from 0")
+    return [int(channel) for channel in channels]
+
+
+def _bright_background(samples: NDArray[Any]) -> bool:
+    """Whether the usual pixel of a colour image, CYX, is nearer to its brightest than to its darkest."""
+    if np.array_equal(samples, np.broadcast_to(samples[:1], samples.shape)):
+        return False
+    low, usual, high = np.percentile(samples.mean(axis=0), (1, 50, 99))
+    return bool(usual - low > (high - low) / 2)
 
 
 def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:

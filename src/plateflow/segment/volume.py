@@ -33,11 +33,7 @@ TARGET = np.float32(5)
 
 def n_planes(shape: tuple[int, ...]) -> int:
     """How many planes the network sees of a canvas of `shape`, ([Z,] Y, X)."""
-    return 1 if len(shape) == 2 else sum(shape[axis] for axis, _ in _passes(shape))
-
-
-def _passes(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    return PASSES if shape[0] > 1 else PASSES[:1]  # a single plane has no sections
+    return 1 if len(shape) == 2 else sum(shape)
 
 
 class Volume:
@@ -69,7 +65,6 @@ class Volume:
         self._filled, self._lock = False, threading.Lock()
         self._slab: tuple[tuple[int, int], NDArray[np.float32]] | None = None
         self._waiting: list[NDArray[Any]] = []
-        self._passes = _passes(shape)
 
     def jobs(self, *, scale: float, key: Any) -> Iterator[CanvasJob]:
         """The planes, in the order in which they must be written.
@@ -78,7 +73,7 @@ class Volume:
             scale: px on the network's grid per px of a YX plane.
             key: of every job.
         """
-        for axis, components in self._passes:
+        for axis, components in PASSES:
             for index in range(self.shape[axis]):
                 yield CanvasJob(
                     read=partial(self._read, axis, index),
@@ -121,11 +116,11 @@ class Volume:
                 self._sums[component][slab] += np.stack([plane[k] for plane in self._waiting], axis)
             self._waiting.clear()
             release_pages(self._sums)
-        if last and axis == self._passes[-1][0]:
+        if last and axis == PASSES[-1][0]:
             self._finish()
 
     def _finish(self) -> None:
-        passes = [sum(c in components for _, components in self._passes) for c in range(4)]
+        passes = [sum(c in components for _, components in PASSES) for c in range(4)]
         counts = np.maximum(passes, 1).astype(np.float32)[:, None, None]
         flow = scratch_array(self.folder, (4, *self.shape), np.float16)
         for z in range(self.shape[0]):

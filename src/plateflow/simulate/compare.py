@@ -199,6 +199,9 @@ def _dose_orders(table: Path, wells: list[dict[str, str]], columns: tuple[str, .
     if lacking:
         raise PlateflowError(f"The per-well table has no column {', '.join(lacking)}", where=str(table))
     doses = {well["well"]: float(well["dose"]) for well in wells if well["role"] == "treatment"}
+    counts = [column for column in columns if column.startswith("Count_")]  # compared per field in use
+    if counts:
+        measured[counts] = measured[counts].div(measured["Metadata_FieldsUsed"], axis=0)
     treated = measured.loc[[well for well in doses if well in measured.index], list(columns)]
     dose = pd.Series(doses).loc[treated.index]
     for column in columns:

@@ -9,13 +9,18 @@ Work item: the plate.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from plateflow.features.columns import cell_columns
+from plateflow.config import Config
+from plateflow.features.columns import cell_columns, with_pixels
 from plateflow.features.measure import compartment
+from plateflow.features.quality import CLIPPED
 from plateflow.files import digest, remove, write_json
 from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
@@ -24,7 +29,7 @@ from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry
-from plateflow.tables import write_table
+from plateflow.tables import records, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +48,16 @@ def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
         "plate map": "" if plate_map is None else digest(plate_map.to_csv(index=False)),
         "parameters": job.parameters(),
     }
+    n_frames = math.prod(job.plate.metadata[axis] for axis in _frame_axes(job.config))
+    if n_frames > 1:  # so tables of an earlier version, which know no frames, can't be accepted
+        depends["frames"] = n_frames
     return [WorkItem(depends=depends, data=plate_map)]
+
+
+def _frame_axes(config: Config) -> dict[str, str]:
+    """The manifest's columns that tell frames apart, with their names in tables (`stats.reference.FRAME`)."""
+    planes_apart = config.z == "keep" and config.segmentation[config.row_label_set].dimensions == 2
+    return {"t": "Metadata_Time"} | ({"z": "Metadata_Z"} if planes_apart else {})
 
 
 def _stamp(entry: Entry) -> list[Any]:
@@ -74,24 +88,29 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     paths, config, channels = plate.paths, plate.config, plate.channels
     tiled, outcomes = plate.outcomes("tile"), plate.outcomes("features")
     measured = {well: outcomes.required(well) for well in plate.wells}
-    fields = _field_names(paths)
+    fields, frames = _fields_and_frames(plate)
     left_out = {well: _left_out(fields[well], tiled.required(well), entry) for well, entry in measured.items()}
     _remove_former_wells(paths, measured)
     window, columns = load_window(paths), cell_columns(config, channels)
     sites = {well: sites_of(paths.cells(well)) for well, entry in measured.items() if not entry.left_out}
-    quality = read_quality(paths, fields, left_out, sites, channels, config.normalise.percentiles)
+    saturated, percentiles = config.quality.saturated_fraction, config.normalise.percentiles
+    column = f"{compartment(config.row_label_set)}_{CLIPPED.name}"
+    clipped = {well: sites_of(paths.cells(well), column, saturated) for well in sites}
+    quality = read_quality(paths, fields, left_out, sites, clipped, channels, percentiles, saturated)
     first_channels = list(dict.fromkeys(settings.channels[0] for settings in config.segmentation.values()))
     qc = field_flags(quality.fields, config.quality, first_channels)
     off = wells_off(quality.wells, config.quality)
-    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags)
+    untrusted = plate.metadata.get("untrusted_positions", ())  # none where an older ingest was accepted
+    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags, untrusted)
 
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
-    rows, field_rows = _rows(plate, measured, use, medians)
-    table = well_table(plate.name, rows, plate_map, counts=counts, medians=medians)
+    rows, values, field_rows = _rows(plate, measured, frames, use, medians)
+    table = well_table(plate.name, rows, values, plate_map, counts=counts, medians=medians)
     write_table(paths.table("wells.parquet"), table)
     write_table(paths.table("wells.csv"), table)
     write_table(paths.table("qc.parquet"), qc)
-    write_json(paths.table("features.json"), dictionary(columns))
+    corrected = {channel: not light.why for channel, light in window.lights.items()}
+    write_json(paths.table("features.json"), dictionary(with_pixels(columns, corrected)))
     if config.stats.by_field:
         write_table(paths.table("fields.parquet"), pd.DataFrame(field_rows))
     else:
@@ -99,15 +118,22 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
     drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
-    return Outcome(info={"window now": now, "drift": drifts, **verdicts})
+    doubts = window.doubts(drifts)
+    info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
+    flag: Any = {"state": "flagged", "reason": "window", "detail": "; ".join(doubts)} if doubts else {}
+    return Outcome(info=info, **flag)
 
 
-def _field_names(paths: PlatePaths) -> dict[str, list[str]]:
-    """By well, the names of its fields in the manifest's order."""
+def _fields_and_frames(plate: Plate) -> tuple[dict[str, list[str]], dict[str, list[dict[str, int]]]]:
+    """By well, the names of its fields in the manifest's order, and its frames, which all its fields have."""
     import pandas as pd
 
-    planes = pd.read_parquet(paths.planes, columns=["well", "field"])
-    return {str(well): list(dict.fromkeys(names)) for well, names in planes.groupby("well", sort=False)["field"]}
+    fields, frames, axes = {}, {}, _frame_axes(plate.config)
+    planes = pd.read_parquet(plate.paths.planes, columns=["well", "field", *axes]).rename(columns=axes)
+    for well, rows in planes.groupby("well", sort=False):
+        fields[str(well)] = list(dict.fromkeys(rows["field"]))
+        frames[str(well)] = records(rows[[*axes.values()]].drop_duplicates().sort_values([*axes.values()]))
+    return fields, frames
 
 
 def _left_out(names: Iterable[str], tiled: Entry, measured: Entry) -> dict[str, tuple[str, str]]:
@@ -126,54 +152,51 @@ def _remove_former_wells(paths: PlatePaths, wells: Collection[str]) -> None:
 
 
 def _rows(
-    plate: Plate, measured: Mapping[str, Entry], use: Mapping[str, WellFields], medians: list[str]
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of the well table, by well, and those of the table of fields, which are made on request."""
-    from plateflow.stats.wells import read_cells
+    plate: Plate,
+    measured: Mapping[str, Entry],
+    frames: Mapping[str, Sequence[Mapping[str, int]]],
+    use: Mapping[str, WellFields],
+    medians: list[str],
+) -> tuple[list[dict[str, Any]], NDArray[np.float64], list[dict[str, Any]]]:
+    """The rows of the well table, their values, and the rows of the table of fields, which are made on request."""
+    from plateflow.stats.wells import SPREADS, read_cells
 
     paths, config = plate.paths, plate.config
-    rows, field_rows = dict[str, dict[str, Any]](), list[dict[str, Any]]()
-    count = f"Count_{compartment(config.row_label_set)}" if config.stats.by_field else ""
+    rows, field_rows = list[dict[str, Any]](), list[dict[str, Any]]()
+    values = np.full((sum(map(len, frames.values())), (1 + len(SPREADS)) * len(medians)), np.nan)
+    row_count = f"Count_{compartment(config.row_label_set)}"
+    others = [name for name in config.segmentation if name != config.row_label_set]
     for well, entry in measured.items():
         fields = use[well]
         state = entry.state if entry.left_out else "flagged" if fields.flags else "ok"
-        rows[well] = {"Metadata_State": state, "Metadata_Reason": entry.reason, **fields.metadata()}
+        own = {"Metadata_State": state, "Metadata_Reason": entry.reason, **fields.metadata()}
+        places = [{"Metadata_Well": well, **frame} for frame in frames[well]]
         if not fields.used:
+            rows += [place | own for place in places]
             continue
-        cells = read_cells(paths.cells(well), medians, without=fields.excluded, count_by_field=count)
-        rows[well] |= _counts(plate, well, cells.rows, fields.excluded) | cells.values
-        for name in fields.used if count else ():
-            place = {"Metadata_Plate": plate.name, "Metadata_Well": well, "Metadata_Site": name}
-            field_rows.append(place | cells.fields.get(name, {count: 0}))
-    return rows, field_rows
+        by_field = row_count if config.stats.by_field else ""
+        tables = read_cells(paths.cells(well), medians, frames[well], without=fields.excluded, count_by_field=by_field)
+        counts = {name: _objects(plate, well, name, fields.excluded, len(frames[well][0])) for name in others}
+        for frame, place, cells in zip(frames[well], places, tables, strict=True):
+            values[len(rows)] = cells.values.ravel()
+            of_frame = {f"Count_{compartment(name)}": counts[name][tuple(frame.values())] for name in others}
+            rows.append(place | own | {row_count: cells.rows} | of_frame)
+            for name in fields.used if by_field else ():
+                site = {"Metadata_Plate": plate.name, **place, "Metadata_Site": name}
+                field_rows.append(site | cells.fields.get(name, {row_count: 0}))
+    return rows, values, field_rows
 
 
-def _counts(plate: Plate, well: str, rows: int, excluded: Collection[str]) -> dict[str, int]:
-    """Objects of each label set outside the excluded fields: the rows' by their cells, others by their seeds."""
-    from plateflow.stats.wells import row_count
-
-    counts = {}
-    for name in plate.config.segmentation:
-        if not excluded:
-            count = row_count(plate.paths.objects(name, well))
-        elif name == plate.config.row_label_set:
-            count = rows
-        else:
-            count = _seeds_outside(plate, well, name, excluded)
-        counts[f"Count_{compartment(name)}"] = count
-    return counts
-
-
-def _seeds_outside(plate: Plate, well: str, label_set: str, excluded: Collection[str]) -> int:
-    """Number of objects of a label set whose seed lies in none of the excluded fields."""
+def _objects(plate: Plate, well: str, label_set: str, excluded: Collection[str], axes: int) -> Counter[tuple[int, ...]]:
+    """Number of objects of a label set whose seed lies in none of the excluded fields, by t, or by t and z."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(plate.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
     numbers, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
-    count = 0
+    counts = Counter[tuple[int, ...]]()
     for canvas in plate.canvases(well, label_set):
         inside = numbers == canvas.index
         if inside.any():
             sites = nearest_field(canvas.fields, y[inside], x[inside])
-            count += int(np.isin(sites.astype(str), list(excluded), invert=True).sum())
-    return count
+            counts[(canvas.t, canvas.z)[:axes]] += int(np.isin(sites.astype(str), list(excluded), invert=True).sum())
+    return counts

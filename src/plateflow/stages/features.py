@@ -8,18 +8,17 @@ Work item: a well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
-from plateflow.features.quality import FROM_SEGMENTATION
+from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
 from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
-from plateflow.images.window import Window, load_window
+from plateflow.images.window import load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
@@ -70,7 +69,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     """The cell table of a well, and how many objects of the other label sets have no row.
 
     The table has METADATA, Metadata_Match_*, ObjectNumber, then `cell_columns`; no row where there is no object.
-    Intensities are those of the raw pixels divided by the illumination profile and by the greatest value of the pixel
+    Intensities are those of the raw pixels, corrected for illumination and divided by the greatest value of the pixel
     type (65535 for 16 bits), which is how CellProfiler scales them; they can exceed 1 by the correction. Where the
     rows' label set goes through the z stack, its canvases are measured as volumes, and so are all label sets.
     """
@@ -80,9 +79,9 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.row_label_set)
     image = WellImage.open(paths, well)
     layout = image.layout
-    tops = texture_tops(image.window, channels, layout.dtype)
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
+    clipped: dict[str, dict[int, float]] = {compartment(name): {} for name in label_sets}
     for canvas in plate.canvases(well, config.row_label_set):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         labels = {}
@@ -104,9 +103,13 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
             outside=outside,
             texture_scales=config.features.texture_scales,
-            texture_tops=tops,
         )
         orphans.update(part.attrs.pop("orphans"))
+        if (saturated := image.clipped(canvas, channels, config.z)) is not None:
+            for name, here in labels.items():
+                numbers, counts = np.unique(here[saturated], return_counts=True)
+                sizes = np.bincount(here.ravel())
+                clipped[name] |= {n: count / sizes[n] for n, count in zip(numbers, counts, strict=True) if n}
         centre = (part[f"{rows}_Location_Center_{axis}"].to_numpy() for axis in "YX")
         part.insert(0, "Metadata_Site", nearest_field(canvas.fields, *centre))
         part.insert(0, "Metadata_Time", canvas.t)
@@ -129,20 +132,10 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             objects, prefix = pd.read_parquet(paths.objects(name, well)).set_index("label"), compartment(name)
             matched = objects.reindex(table[f"{prefix}_Number_Object_Number"])
             more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
+            share = pd.Series(clipped[prefix], dtype=float).reindex(matched.index).fillna(0).to_numpy()
+            more[f"{prefix}_{CLIPPED.name}"] = np.where(matched.index.notna(), share, np.nan)
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
     return typed(table[order]), dict(orphans)
-
-
-def texture_tops(window: Window, channels: Sequence[str], dtype: str) -> list[float]:
-    """By channel the intensity that is the highest grey level of the texture.
-
-    A camera of 12 bits in 16-bit files would fill a sixteenth of the levels. So the highest is the last value of the
-    bits that hold the upper end of the plate's frozen window, such as 4095: the same in all wells.
-    """
-    limit = _top(dtype)
-    highs = [max(float(window.limits(channel)[1]), 1 / 256) for channel in channels]
-    tops = [2.0 ** (np.floor(np.log2(high)) + 1) for high in highs]
-    return [min(top - 1, limit) / limit if np.issubdtype(dtype, np.integer) else top for top in tops]
 
 
 def _top(dtype: str) -> float:

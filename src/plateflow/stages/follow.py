@@ -61,8 +61,8 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
     inferred = plate.outcomes("infer")
     items: list[WorkItem[CanvasBlock]] = []
     for well in wells:
-        blocks: dict[int, list[CanvasBlock]] = {}  # by dimensions: label sets of equal dimensions share their blocks
-        for label_set, settings in plate.config.segmentation.items():
+        blocks: list[CanvasBlock] | None = None  # all label sets have the same
+        for label_set in plate.config.segmentation:
             entry = inferred.required(well, label_set)
             # infer removes the endpoints of earlier flows, so that each of its runs counts, equal ones too
             depends = {
@@ -72,11 +72,10 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
             if entry.left_out:
                 items.append(WorkItem(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
                 continue
-            if settings.dimensions not in blocks:
-                blocks[settings.dimensions] = blocks_of_well(plate, well, label_set)
+            blocks = blocks_of_well(plate, well, label_set) if blocks is None else blocks
             items += [
                 WorkItem(well=well, label_set=label_set, block=index, depends=depends, data=block)
-                for index, block in enumerate(blocks[settings.dimensions])
+                for index, block in enumerate(blocks)
             ]
     return items
 

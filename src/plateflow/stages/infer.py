@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.model.registry import ModelSpec, model_spec
-from plateflow.project import Plate
+from plateflow.project import Plate, check_label_sets
 from plateflow.segment.grid import anisotropy
 from plateflow.segment.scratch import save_array
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
@@ -58,6 +58,7 @@ def infer_items(plate: Plate, wells: list[str]) -> list[Item]:
     from plateflow.images.well import WellImage
     from plateflow.images.window import load_window
 
+    check_label_sets(plate.config)
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
     depends = {}
     for label_set, settings in plate.config.segmentation.items():

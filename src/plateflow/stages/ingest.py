@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 from plateflow.files import write_atomic, write_json
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
-from plateflow.plates.reader import Index, examples
+from plateflow.plates.reader import Index, counted
+from plateflow.segment.grid import anisotropy
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
 
 if TYPE_CHECKING:
+    from plateflow.config import Config
     from plateflow.images.layout import WellLayout
 
 
@@ -48,16 +50,31 @@ def manifest_digest(index: Index) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
-def well_layouts(index: Index) -> dict[str, WellLayout]:
+def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
     """The layout of each well; what `ingest` makes of the index before it writes, so that `check` can ask for it.
 
     Raises:
         RawDataError: positions and pixel size contradict each other.
+        ConfigError: the plate lacks the planes, or their distance, that the configuration needs.
     """
     from plateflow.images.layout import well_layout
 
     wells = index.planes.groupby("well", sort=False)
-    return {str(well): well_layout(planes, index.metadata) for well, planes in wells}
+    layouts = {str(well): well_layout(planes, index.metadata) for well, planes in wells}
+    _check_depth(config, str(index.metadata["plate"]), max(layouts.values(), key=lambda layout: layout.z_known))
+    return layouts
+
+
+def _check_depth(config: Config, plate: str, layout: WellLayout) -> None:
+    """Check that there are the planes that will be read: those of one well, as all wells should have the same."""
+    from plateflow.images.well import planes_read
+
+    for channel in layout.channels:
+        for z in range(layout.label_shape(config.z)[1]):
+            planes_read(layout, channel, config.z, z, where=plate)
+    for name, label_set in config.segmentation.items():
+        if label_set.dimensions == 3:
+            anisotropy(layout, where=f"{plate}, label set {name}")
 
 
 def ingest(job: Job, index: Index) -> Outcome:
@@ -68,11 +85,14 @@ def ingest(job: Job, index: Index) -> Outcome:
     from plateflow.images.store import create_plate
 
     planes, metadata = index.planes, index.metadata
-    layouts = well_layouts(index)
-    stacked = [well for well, layout in layouts.items() if layout.placement == "stacked"]
-    if stacked:
-        note = f"by their positions, fields would lie on each other in {len(stacked)} wells: {examples(stacked)}"
-        metadata = metadata | {"disagreements": [*metadata["disagreements"], f"{note}; they are laid out in a grid"]}
+    layouts = well_layouts(job.config, index)
+    untrusted = [well for well, layout in layouts.items() if layout.placement == "untrusted"]
+    what = (
+        "wells are laid out in a grid, as by their positions fields would lie on each other, or some have none; "
+        "cells where fields overlap are counted in each"
+    )
+    notes = [*metadata["disagreements"], *counted(untrusted, what)]
+    metadata = metadata | {"disagreements": notes, "untrusted_positions": untrusted}
     before = job.plate.outcomes("ingest").get(PLATE_KEY)
     images = create_plate(
         job.paths,

@@ -4,9 +4,11 @@ Reads: histograms/<well>.npz of all wells in use.
 Writes: manifest/window.json, manifest/illumination.npz.
 Work item: the plate.
 
-The window's limits are percentiles of all raw pixels of the fields in use, from exact histograms. Once `window.json`
-bears the configured freeze number and the same settings it stays as it is, whatever wells come or go; files that were
-lost are written again from the journal, which holds the numbers. With
+The window's limits are percentiles of all raw pixels of the fields that count, from exact histograms; fields that are
+left out or saturated don't. Once `window.json` bears the configured freeze number and the same settings it stays as it
+is, whatever wells come or go, until `plateflow retry PLATE --stage normalise` asks for a new one; files that were lost
+are written again from the journal, which holds the numbers. Nothing is frozen before `SIGNAL_SHARE` of the wells have
+something to focus on: until then the window follows the wells. With
 `normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
@@ -19,15 +21,23 @@ from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, damage
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY, item_key
+from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+SIGNAL_SHARE = 0.1
+"""Of the wells in use, how many must show something in a channel that is segmented before the window is frozen."""
+_FROZEN: dict[str, Any] = {"tile": {}}
+
 
 def work_items(job: Job) -> list[WorkItem[None]]:
-    """The plate; of the tiles it matters only whether there is any: once set, the window doesn't follow them."""
-    return [WorkItem(depends={"parameters": job.parameters(), "any field": bool(_used_wells(job.plate))})]
+    """The plate; it depends on its tiles only as long as its window isn't frozen."""
+    tiles = [] if job.plate.has_frozen_window() else _used_wells(job.plate)
+    outcomes = job.plate.outcomes("tile")
+    fingerprints = {well: outcomes.required(well).fingerprint for well in tiles}
+    return [WorkItem(depends={"parameters": job.parameters(), "tile": fingerprints})]
 
 
 def run(job: Job) -> None:
@@ -55,47 +65,64 @@ def freeze(job: Job) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import intensity_limits, read_histograms
-    from plateflow.images.illumination import fit_profile
+    from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
+    from plateflow.images.illumination import Light, fit_light
 
     entry = job.plate.outcomes("normalise").get(PLATE_KEY)
     if is_frozen(job.plate):
-        return Outcome(files=[job.paths.window, job.paths.illumination], info=entry.info if entry else {})
+        files = [job.paths.window, job.paths.illumination]
+        return Outcome(files=files, info=entry.info if entry else {}, learned=_FROZEN)
     frozen = entry.info.get("window", {}) if entry else {}
-    if entry and frozen.get("freeze") == job.config.normalise.freeze and frozen.get("settings") == job.parameters():
+    if entry and job.plate.is_frozen_window(frozen):
         _write(job, frozen, entry.info["profiles"])
-        return Outcome(info=entry.info)
-    settings = job.config.normalise
-    channels = job.plate.channels
-    counts: dict[str, NDArray[np.int64]] = {}
-    binned: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
-    for well in _used_wells(job.plate):
-        for (_, channel), histogram in read_histograms(job.paths, well).items():
-            counts[channel] = counts.get(channel, 0) + histogram.counts
-            binned[channel].append(histogram.binned)
-    flat = np.zeros((0, 1, 1), np.float32)
-    profiles = [
-        fit_profile(np.stack(binned[channel]) if settings.illumination and binned[channel] else flat)
+        return Outcome(info=entry.info, learned=_FROZEN)
+    settings, channels, wells = job.config.normalise, job.plate.channels, _used_wells(job.plate)
+    segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
+    plate: dict[str, PlateCounts] = {}
+    grids: dict[str, list[NDArray[np.float32]]] = {channel: [] for channel in channels}
+    shown: dict[str, list[bool]] = {channel: [] for channel in channels}
+    sharp: dict[tuple[str, bool], set[str]] = {}  # by channel, and whether it is saturated: wells with something there
+    limit = job.config.quality.saturated_fraction
+    for well in wells:
+        histograms = read_histograms(job.paths, well)
+        add_fields(plate, histograms, limit)
+        for (_, channel), each in histograms.items():
+            if channel in segmented and each.sharpness > -np.inf:
+                sharp.setdefault((channel, each.saturated >= limit), set()).add(well)
+            if each.saturated < limit:  # what is clipped tells no light
+                grids[channel].append(np.stack([each.low, each.high]))
+                shown[channel].append(each.sharpness > -np.inf)
+    lights = [
+        fit_light(*np.stack(grids[channel], axis=1)[:, shown[channel]])
+        if settings.illumination and grids[channel]
+        else Light.even("switched off" if grids[channel] else "no field counts")
         for channel in channels
     ]
     top = float(job.plate.metadata["bit_max"])
+    counted = [sharp[key] for key in sharp if not key[1] or plate[key[0]].mostly_clipped]
+    signal = len(set[str]().union(*counted))
+    blank = signal < SIGNAL_SHARE * len(wells) or not wells
     window: dict[str, Any] = {
-        # without any field nothing is frozen: the first that comes sets the window
-        "freeze": settings.freeze if counts else 0,
+        "freeze": 0 if blank else settings.freeze,
+        "request": request_number(job.paths, "normalise", ""),
         "settings": job.parameters(),
         "channels": {
-            channel: intensity_limits(counts[channel], settings.percentiles)
-            if channel in counts
+            channel: intensity_limits(plate[channel].counts, settings.percentiles)
+            if channel in plate
             else {"low": 0.0, "high": top}
             for channel in channels
         },
-        "fields": {channel: len(binned[channel]) for channel in channels},
+        "light": {name: {"dark": light.dark, "why": light.why} for name, light in zip(channels, lights, strict=True)},
+        "fields": {channel: len(grids[channel]) for channel in channels},
+        "clipped": [channel for channel, held in plate.items() if held.mostly_clipped],
     }
-    info: dict[str, Any] = {"window": window, "profiles": [profile.tolist() for profile in profiles]}
+    info: dict[str, Any] = {"window": window, "profiles": [light.coefficients.tolist() for light in lights]}
     _write(job, **info)
-    if not counts:
-        return Outcome(state="flagged", reason="empty", detail="no field of the plate can be used", info=info)
-    return Outcome(info=info)
+    if not blank:
+        return Outcome(info=info, learned=_FROZEN)
+    detail = f"{signal} of {len(wells)} wells show something to segment"
+    detail += ": the intensity window isn't frozen yet, and follows the wells until enough do"
+    return Outcome(state="flagged", reason="empty", detail=detail, info=info)
 
 
 def _write(job: Job, window: dict[str, Any], profiles: list[list[float]]) -> None:

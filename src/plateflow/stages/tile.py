@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from plateflow.images.well import WellImage
     from plateflow.plates.pixels import PlaneError
 
+HISTOGRAMS = 2
+"""The kind of histograms/<well>.npz. Results whose files are of another kind can't be accepted: nothing reads them."""
 THREADS = 2
 """Decode planes, then compress channels: both run outside of Python's lock."""
 
@@ -99,6 +101,7 @@ def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any
         "raw files": known[0] if known else files.stats,
         "image": digest(image.layout.to_json(), image.levels),
         "parameters": job.parameters(),
+        "histograms": HISTOGRAMS,
     }
     return WorkItem(well=well, depends=depends, raw=known[1] if known else None, data=files.planes)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.stats.effects import DOSE, TREATMENT, Effects, groups_of, p_values
+from plateflow.stats.effects import DOSE, TREATMENT, UNIT, Effects, groups_of, p_values
 from plateflow.stats.reference import has_role, well_values
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ MIN_DOSES = 5
 FEATURES = 10
 """The most features that are fitted per treatment: of each compartment's families the one with the least p-value."""
 HILL = (0.1, 10.0)
+SLOPES = (0.5, 1.0, 2.0, 4.0)
+"""Hill slopes of the curves that are tried before the fit."""
 WIDE = 10.0
 """An EC50 whose interval is wider than this factor to either side is not known."""
 LEVEL = 0.01
-COLUMNS = [TREATMENT, "Feature", "Doses", "Wells", "EC50", "EC50Low", "EC50High", "Bottom", "Top"]
+COLUMNS = [TREATMENT, UNIT, "Feature", "Doses", "Wells", "EC50", "EC50Low", "EC50High", "Bottom", "Top"]
 COLUMNS += ["Hill", "RSquared", "P", "Flags"]
 
 
@@ -51,10 +53,25 @@ class Curve:
     flags: tuple[str, ...] = ("not fitted",)
 
 
-def four_parameters(dose: Values, bottom: float, top: float, log_ec50: float, hill: float) -> Values:
+def four_parameters(dose: Values, bottom: float, top: float, log_ec50: Any, hill: Any) -> Values:
     """The curve's value at each dose; at dose 0 it is `bottom`."""
     with np.errstate(divide="ignore"):
         return bottom + (top - bottom) / (1 + np.exp(hill * (log_ec50 - np.log(dose))))
+
+
+def _start(dose: Values, response: Values, positive: Values) -> Values:
+    """The best of many curves, from which the fit starts: from a single one it may end beside a better one.
+
+    At a given EC50 and Hill slope, bottom and top are a line through the points.
+    """
+    log_ec50 = np.linspace(np.log(positive[0]), np.log(positive[-1]), 2 * len(positive))
+    tried = np.stack(np.meshgrid(log_ec50, SLOPES), axis=-1).reshape(-1, 2)
+    shapes = four_parameters(dose, 0, 1, tried[:, :1], tried[:, 1:])
+    centred = shapes - shapes.mean(axis=1, keepdims=True)
+    height = centred @ response / (centred**2).sum(axis=1)
+    best = int((height * (centred @ response)).argmax())  # by how much a line reduces the sum of squares
+    bottom = response.mean() - height[best] * shapes[best].mean()
+    return np.array([bottom, bottom + height[best], *tried[best]])
 
 
 def fit_curve(dose: Values, response: Values) -> Curve:
@@ -84,15 +101,17 @@ def fit_curve(dose: Values, response: Values) -> Curve:
     scale = float(np.ptp(response)) if len(response) else 0.0
     if len(positive) < MIN_DOSES or scale == 0:
         return Curve()
+    # The optimiser's tolerances are absolute, so it is given numbers near 1, whatever the units are.
+    offset, unit = float(response.min()), float(np.exp(np.log(positive).mean()))
+    dose, positive, response = dose / unit, positive / unit, (response - offset) / scale
     levels, group = np.unique(dose, return_inverse=True)
     means = np.bincount(group, response) / np.bincount(group)
-    first, last = means[0], means[-1]
-    half = positive[np.abs(means[levels > 0] - (first + last) / 2).argmin()]
-    lower = (first - 3 * scale, last - 3 * scale, np.log(positive[0] / 1e3), HILL[0])
-    upper = (first + 3 * scale, last + 3 * scale, np.log(positive[-1] * 1e3), HILL[1])
+    lower = (means[0] - 3, means[-1] - 3, np.log(positive[0] / 1e3), HILL[0])
+    upper = (means[0] + 3, means[-1] + 3, np.log(positive[-1] * 1e3), HILL[1])
+    start = _start(dose, response, positive)
     try:
         best, covariance = curve_fit(
-            four_parameters, dose, response, p0=(first, last, np.log(half), 1.0), bounds=(lower, upper), max_nfev=400
+            four_parameters, dose, response, p0=np.clip(start, lower, upper), bounds=(lower, upper), max_nfev=400
         )
     except RuntimeError:
         return Curve()
@@ -101,8 +120,9 @@ def fit_curve(dose: Values, response: Values) -> Curve:
     freedom = len(response) - 4
     p = float(f_distribution.sf((total - residual) / 3 / (residual / freedom), 3, freedom)) if residual > 0 else 0.0
     error = float(np.sqrt(covariance[2, 2])) * float(t.ppf(0.975, freedom))
-    low, high = np.exp(np.clip([best[2] - error, best[2] + error], -700, 700))  # a flat curve can have any
-    ec50 = float(np.exp(best[2]))
+    log_ec50 = best[2] + np.log(unit)
+    low, high = np.exp(np.clip([log_ec50 - error, log_ec50 + error], -700, 700))  # a flat curve can have any
+    ec50 = float(np.exp(log_ec50))
     pure = float(((response - means[group]) ** 2).sum())
     pure_freedom, lack_freedom = len(response) - len(levels), len(levels) - 4
     p_fit = 1.0
@@ -111,15 +131,15 @@ def fit_curve(dose: Values, response: Values) -> Curve:
         p_fit = float(f_distribution.sf(lack / (pure / pure_freedom), lack_freedom, pure_freedom))
     flags = {
         "no response": p > LEVEL,
-        "outside the doses": not positive[0] <= ec50 <= positive[-1],
+        "outside the doses": not np.log(positive[0]) <= best[2] <= np.log(positive[-1]),
         "imprecise": not high <= WIDE * ec50,
         "another shape": p_fit < LEVEL,
     }
     return Curve(
         ec50=ec50,
         ec50_interval=(float(low), float(high)),
-        bottom=float(best[0]),
-        top=float(best[1]),
+        bottom=offset + scale * float(best[0]),
+        top=offset + scale * float(best[1]),
         hill=float(best[3]),
         r_squared=1 - residual / total,
         p=p,
@@ -134,7 +154,8 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     hold a logarithm, or a placeholder for no dose (LINCS writes -666).
 
     Returns:
-        One row per treatment and feature: Doses, Wells, EC50, EC50Low, EC50High, Bottom, Top, Hill, RSquared, P, Flags.
+        One row per treatment and feature: the unit of its doses and EC50, Doses, Wells, EC50, EC50Low, EC50High,
+        Bottom, Top, Hill, RSquared, P, Flags.
     """
     import pandas as pd
 
@@ -143,7 +164,8 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     negatives = values[has_role(wells, "negative")]
     least = pd.DataFrame(p_values(effects), columns=columns).groupby(effects.keys[TREATMENT].to_numpy()).min()
     rows: list[tuple[Any, ...]] = []
-    for name, treated in groups[~(groups[DOSE] < 0)].groupby(TREATMENT, sort=True):
+    # a well without a dose has no unit, and is in no curve
+    for (name, unit), treated in groups[groups[DOSE] >= 0].groupby([TREATMENT, UNIT], sort=True):
         doses = treated[DOSE].to_numpy(np.float64)
         n_doses = len(np.unique(doses[doses > 0]))
         if n_doses < MIN_DOSES:
@@ -156,7 +178,7 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
             n_wells = int(values.loc[treated.index, feature].count())
             parameters = (curve.ec50, *curve.ec50_interval, curve.bottom, curve.top, curve.hill)
             flags = ", ".join(curve.flags)
-            rows.append((name, feature, n_doses, n_wells, *parameters, curve.r_squared, curve.p, flags))
+            rows.append((name, unit, feature, n_doses, n_wells, *parameters, curve.r_squared, curve.p, flags))
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.insert(0, "Metadata_Plate", wells["Metadata_Plate"].iloc[0] if len(wells) else "")
     return table

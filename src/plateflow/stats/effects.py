@@ -14,8 +14,8 @@ from plateflow.stats.reference import ROLE, in_use, reference_wells, standardise
 if TYPE_CHECKING:
     import pandas as pd
 
-TREATMENT, DOSE = "Metadata_treatment", "Metadata_dose"
-KEYS = [TREATMENT, DOSE]
+TREATMENT, DOSE, UNIT = "Metadata_treatment", "Metadata_dose", "Metadata_dose_unit"
+KEYS = [TREATMENT, DOSE, UNIT]
 MEDIAN_VARIANCE, MAD_EFFICIENCY = np.pi / 2, 0.37
 """For normal values: variance of the median over that of the mean, and efficiency of the MAD as a measure of spread
 (Rousseeuw & Croux, J Am Stat Assoc 88 (1993) 1273)."""
@@ -55,15 +55,11 @@ class Effects:
 
 
 def groups_of(wells: pd.DataFrame) -> pd.DataFrame:
-    """Treatment and dose of the wells with the role treatment; one without a name is named after its well."""
-    import pandas as pd
-
-    if ROLE not in wells:
-        return pd.DataFrame({TREATMENT: [], DOSE: []}, index=wells.index[:0])
-    treated = wells[wells[ROLE] == "treatment"]
-    names = treated.get(TREATMENT, pd.Series("", index=treated.index)).fillna("")
-    doses = treated.get(DOSE, pd.Series(np.nan, index=treated.index)).astype(np.float64)
-    return pd.DataFrame({TREATMENT: names.where(names != "", "(" + treated["Metadata_Well"] + ")"), DOSE: doses})
+    """Treatment, dose and its unit of the wells with the role treatment; one without a name is named after its well."""
+    treated = wells[wells[ROLE] == "treatment"] if ROLE in wells else wells[:0]
+    groups = treated.reindex(columns=KEYS).fillna({TREATMENT: "", UNIT: ""}).astype({DOSE: np.float64})
+    groups[TREATMENT] = groups[TREATMENT].where(groups[TREATMENT] != "", "(" + treated["Metadata_Well"] + ")")
+    return groups
 
 
 def _numbered(treated: pd.DataFrame) -> tuple[pd.Series[int], pd.DataFrame]:

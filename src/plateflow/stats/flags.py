@@ -1,9 +1,9 @@
 """Flags of fields and wells, and which fields the statistics of a well use.
 
-`focus`, `saturated` and `empty` belong to a field, `intensity` to a well; a well bears the flags of its fields, and
-`fields` where some of them were left out. A flag marks what to look at; the fields that have one of
-`stats.exclude_flags` are excluded from the well tables. Everything is compared with the plate itself, by medians and
-MADs, so no threshold depends on a camera.
+`focus`, `saturated`, `clipped` and `empty` belong to a field, `intensity` and `positions` to a well; a well bears the
+flags of its fields, and `fields` where some of them were left out. A flag marks what to look at; the fields that have
+one of `stats.exclude_flags` are excluded from the well tables. Everything is compared with the plate itself, by medians
+and MADs, so no threshold depends on a camera.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 FLAGS = {
     "focus": "the field is less sharp than the plate's others",
-    "saturated": "many pixels are at the top of the camera's range",
+    "saturated": "many pixels are at the top of the range that the camera uses",
+    "clipped": "of many objects, pixels are at the top of that range: their intensities are too low",
     "empty": "no object was found, or the image has one value throughout",
     "intensity": "the well's background or brightness is far from the plate's",
+    "positions": "the fields' positions can't be trusted: where fields overlap, cells are counted in each",
     "fields": "some fields were left out",
 }
 """Every flag with its meaning, in the order in which they are shown."""
 
+CLIPPED_SHARE = 0.05
+"""Of a field's objects, from which share on with saturated pixels it is flagged: a few mitotic ones may be."""
 MIN_COMPARED = 4
 """Values that a comparison needs."""
 LEAST_SPREAD = 0.05
@@ -89,8 +93,8 @@ def field_flags(table: pd.DataFrame, quality: Quality, focus_channels: Sequence[
 
     Args:
         table: one row per field and channel, with Metadata_Channel, State, Sharpness (a logarithm, NaN where nothing
-            could be sharp), Background and Brightness (percentiles), SaturatedFraction, Constant (bool) and Objects
-            (of the rows' label set, in the field).
+            could be sharp), Background and Brightness (percentiles), SaturatedFraction, Constant (bool), Objects
+            (of the rows' label set, in the field) and Clipped (those with saturated pixels).
         quality: thresholds.
         focus_channels: the channels in which objects are segmented; sharpness is not judged in others.
 
@@ -114,6 +118,7 @@ def field_flags(table: pd.DataFrame, quality: Quality, focus_channels: Sequence[
     raised = {
         "focus": table["SharpnessDeviation"] < -quality.focus_mad,
         "saturated": used & (table["SaturatedFraction"] >= quality.saturated_fraction),
+        "clipped": used & (table["Clipped"] > 0) & (table["Clipped"] >= CLIPPED_SHARE * table["Objects"]),
         "empty": used & ((table["Objects"] == 0) | table["Constant"]),
     }
     columns = {name: np.asarray(raised[name], bool) for name in FLAGS if name in raised}
@@ -145,6 +150,7 @@ def fields_in_use(
     qc: pd.DataFrame,
     off: Collection[str],
     exclude: Collection[str],
+    untrusted: Collection[str] = (),
 ) -> dict[str, WellFields]:
     """Which fields of each well the statistics use, which they do not, and the flags of the well.
 
@@ -154,6 +160,7 @@ def fields_in_use(
         qc: the quality table, of `field_flags`.
         off: the wells whose intensity is flagged, of `wells_off`: all their fields have this flag.
         exclude: the flags that exclude a field, `stats.exclude_flags`.
+        untrusted: the wells whose fields' positions can't be trusted.
     """
     raised: dict[tuple[str, str], set[str]] = {}
     flagged = qc[qc["Flags"] != ""]
@@ -164,6 +171,7 @@ def fields_in_use(
         intensity = {"intensity"} if well in off else set()
         by_field = {name: raised.get((well, name), set()) | intensity for name in fields[well] if name not in out}
         of_well = set().union(*by_field.values()) | ({"fields"} if out and by_field else set())
+        of_well |= {"positions"} if well in untrusted and by_field else set()
         wells[well] = WellFields(
             used=[name for name, flags in by_field.items() if not flags & set(exclude)],
             left_out=list(out),

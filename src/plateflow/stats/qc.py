@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from plateflow.images.histograms import intensity_limits, read_histograms
+from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
 from plateflow.paths import PlatePaths
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLACE = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Channel")
-NUMBERS = ("Objects", "Background", "Brightness", "Sharpness", "SaturatedFraction")
+NUMBERS = ("Objects", "Clipped", "Background", "Brightness", "Sharpness", "SaturatedFraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +27,13 @@ class PlateQuality:
         fields: one row per field and channel of every well.
         wells: one row per well and channel: Background and Brightness.
         now: by channel, the limits (low, high) that the intensity window would have now.
+        used: by channel, the least and the greatest raw value, and the values from which on fields are saturated.
     """
 
     fields: pd.DataFrame
     wells: pd.DataFrame
     now: dict[str, dict[str, float]]
+    used: dict[str, tuple[int, int, list[int]]]
 
 
 def read_quality(
@@ -40,8 +41,10 @@ def read_quality(
     fields: Mapping[str, Sequence[str]],
     left_out: Mapping[str, Mapping[str, tuple[str, str]]],
     objects: Mapping[str, Mapping[str, int]],
+    clipped: Mapping[str, Mapping[str, int]],
     channels: Sequence[str],
     percentiles: tuple[float, float],
+    saturated_fraction: float,
 ) -> PlateQuality:
     """Read the histograms of a plate, one well at a time.
 
@@ -50,14 +53,17 @@ def read_quality(
         fields: by well, the names of its fields.
         left_out: by well and field, state and reason of those that are quarantined or missing.
         objects: by well and field, the number of objects of the rows' label set.
+        clipped: how many of them have saturated pixels.
         channels: names, in order.
         percentiles: of the intensity window.
+        saturated_fraction: from which on a field doesn't count in the window.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     wells: list[tuple[str, str, float, float]] = []
-    plate: dict[str, NDArray[np.int64]] = {}
+    plate: dict[str, PlateCounts] = {}
+    used_values: dict[str, tuple[int, int, list[int]]] = {}
     for well, names in fields.items():
         out = left_out.get(well, {})
         used = [name for name in names if name not in out]
@@ -72,6 +78,7 @@ def read_quality(
             rows.append(
                 row
                 | {"State": "ok", "Reason": "", "Objects": objects.get(well, {}).get(name, 0)}
+                | {"Clipped": clipped.get(well, {}).get(name, 0)}
                 | {"Background": low, "Brightness": high, "Constant": int((histogram.counts > 0).sum()) == 1}
                 | {"Sharpness": histogram.sharpness, "SaturatedFraction": histogram.saturated}
             )
@@ -79,7 +86,11 @@ def read_quality(
             total = np.sum([histograms[name, channel].counts for name in used], axis=0)
             low, high = intensity_limits(total, percentiles).values()
             wells.append((well, channel, low, high))
-            plate[channel] = plate.get(channel, np.zeros_like(total)) + total
+            values = np.flatnonzero(total)
+            least, greatest, tops = used_values.get(channel, (values[0], values[-1], []))
+            tops += [each.top for name in used if (each := histograms[name, channel]).counts[each.top :].any()]
+            used_values[channel] = int(min(least, values[0])), int(max(greatest, values[-1])), sorted(set(tops))
+        add_fields(plate, {key: each for key, each in histograms.items() if key[0] in used}, saturated_fraction)
     table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *NUMBERS, "Constant"])
     table = table.astype(dict.fromkeys(NUMBERS, np.float64))
     table["Constant"] = table["Constant"].eq(True)
@@ -87,5 +98,6 @@ def read_quality(
     return PlateQuality(
         fields=table,
         wells=pd.DataFrame(wells, columns=columns),
-        now={channel: intensity_limits(counts, percentiles) for channel, counts in plate.items()},
+        now={channel: intensity_limits(held.counts, percentiles) for channel, held in plate.items()},
+        used=used_values,
     )

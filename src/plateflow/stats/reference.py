@@ -1,8 +1,8 @@
-"""Which wells the statistics use, what they are compared with, and standardised values."""
+"""Which wells the statistics use, frame by frame, what they are compared with, and standardised values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,22 @@ MIN_WELLS = 3
 MAD_TO_SD = 1.4826
 """The MAD of normal values times this is their standard deviation: 1 / Φ⁻¹(3/4), to the digits that all tools use."""
 ROLE = "Metadata_role"
+FRAME = ("Metadata_Time", "Metadata_Z")
+"""The columns that tell a well's frames apart: its time points and, where planes are kept in 2D, their planes. No
+statistic puts values of two frames together."""
+
+
+def by_frame(table: pd.DataFrame) -> Iterator[tuple[dict[str, int], pd.DataFrame]]:
+    """The frames of a table, in order: each with its columns of FRAME, and its rows, which keep their index.
+
+    A table without these columns is of an earlier version, which can stand for plates of one frame alone.
+    """
+    keys = [name for name in FRAME if name in table]
+    if not keys:
+        yield {}, table
+        return
+    for _, rows in table.groupby(keys, sort=True):
+        yield {name: int(rows[name].iloc[0]) for name in keys}, rows
 
 
 def in_use(wells: pd.DataFrame) -> NDArray[np.bool_]:

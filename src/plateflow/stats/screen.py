@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from plateflow.files import atomic_file, make_folder, remove
 from plateflow.paths import PlatePaths
+from plateflow.plates.doses import same_doses
 from plateflow.state.journal import outcomes
-from plateflow.stats.effects import KEYS, SIDES, pooled
+from plateflow.stats.effects import DOSE, KEYS, SIDES, TREATMENT, UNIT, pooled
 from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
+from plateflow.stats.reference import FRAME, by_frame
+from plateflow.stats.statistics import summaries_of
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
@@ -34,14 +37,22 @@ ROW_BYTES, TREATMENT_BYTES = 6, 70
 """Of these, for each feature: a row as it lies in the scratch, and a treatment while its evidence is made."""
 CANDIDATES = 2**20
 """Candidates that are in memory at a time, unless one feature has more; they need some 100 bytes each."""
-HEAD = ("Metadata_Plate", *KEYS, *(f"Metadata_{name}" for name in ("Replicates", "ReferenceVariance", "Freedom")))
-"""The columns of a plate's effects that aren't features, as far as pooling needs them."""
+HEAD = (
+    "Metadata_Plate",
+    *FRAME,
+    *KEYS,
+    *(f"Metadata_{name}" for name in ("Replicates", "ReferenceVariance", "Freedom")),
+)
+"""The columns of a plate's effects that aren't features, as far as pooling needs them and the plate has them."""
 
 
-def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float) -> pd.DataFrame:
+def write_screen_tables(
+    screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write plates.csv, controls.csv and hits.csv of the screen.
 
-    Treatments are pooled over the plates that have them (`effects.pooled`), so replicates may lie on different plates.
+    Treatments are pooled over the plates that have them (`effects.pooled`), so replicates may lie on different plates;
+    frames of the same number are pooled, and no others.
     In memory are some treatments at a time, and what tells the rows of all plates apart.
 
     Args:
@@ -50,8 +61,9 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
         fdr: false discovery rate at which a treatment is called a hit.
 
     Returns:
-        plates.csv: one row per plate with tables: the grade and reasons of its controls, its hits or why it has none,
-        and how many features have position effects.
+        plates.csv: one row per plate with tables, and frame: the grade and reasons of its controls, its hits or why it
+        has none, and how many features have position effects.
+        hits.csv; empty where no plate has a treatment.
     """
     import pandas as pd
 
@@ -59,12 +71,14 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
     done: list[PlatePaths] = []
     for paths in plates:
         entry = outcomes(paths.journals("aggregate")).get(("", "", -1))
-        if entry is None or "controls" not in entry.info or not paths.table("effects.parquet").is_file():
+        frames = summaries_of(entry.info) if entry else []
+        if not frames or not paths.table("effects.parquet").is_file():
             continue
-        info = entry.info
-        rows.append(
+        rows += [
             {
                 "Metadata_Plate": paths.plate,
+                "Metadata_Time": 0,  # of an earlier version
+                **{name: info[name] for name in FRAME if name in info},
                 "Controls": info["controls"]["grade"],
                 "ControlReasons": "; ".join(info["controls"]["reasons"]),
                 "Hits": info["hits"]["hits"],
@@ -72,11 +86,13 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
                 "HitReasons": info["hits"]["why none"],
                 **{f"Position_{name}": count for name, (count, _) in info["positions"].items()},
             }
-        )
+            for info in frames
+        ]
         done.append(paths)
     summary = pd.DataFrame(rows, columns=None if rows else ["Metadata_Plate"])
     write_table(screen.table("plates.csv"), summary)
     _join(screen.table("controls.csv"), [paths.table("controls.csv") for paths in done])
+    hits = pd.DataFrame()
     make_folder(screen.scratch)
     # Nameless files are gone however the job ends.
     with tempfile.TemporaryFile(dir=screen.scratch) as spilled, tempfile.TemporaryFile(dir=screen.scratch) as kept:
@@ -84,10 +100,11 @@ def write_screen_tables(screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr
         for paths in done:
             effects.add(paths.table("effects.parquet"))
         if effects.heads:
-            write_table(screen.table("hits.csv"), _hits(effects, _Candidates(kept, len(effects.features)), fdr))
+            hits = _hits(effects, kept, fdr)
+            write_table(screen.table("hits.csv"), hits)
         else:
             remove(screen.table("hits.csv"))
-    return summary
+    return summary, hits
 
 
 def _join(path: Path, tables: list[Path]) -> None:
@@ -147,7 +164,10 @@ class _Rows:
         for index, name in enumerate(names):
             rows["mean"][:, index] = table.column(place[name]).to_numpy()
             rows["sides"][:, index] = table.column(place[name + SIDES]).to_numpy()
-        self.heads.append(table.select(list(HEAD)).to_pandas())
+        head = table.select([name for name in HEAD if name in place]).to_pandas()
+        # Tables of an earlier version, which were accepted, know no unit, and stand for plates of one frame.
+        head = head.assign(Metadata_Time=head.get("Metadata_Time", 0), **{UNIT: head.get(UNIT, "")})
+        self.heads.append(head)
         numbers = [self.features.setdefault(name, len(self.features)) for name in names]
         self._columns.append(np.array(numbers, np.int32))
         self._starts.append(self._file.tell())
@@ -211,13 +231,31 @@ def _read(file: BinaryIO, start: int, size: int) -> bytes:
     return data
 
 
-def _hits(effects: _Rows, candidates: _Candidates, fdr: float) -> pd.DataFrame:
-    """The table of hits over all plates (`hits.hit_table`)."""
+def _hits(effects: _Rows, kept: BinaryIO, fdr: float) -> pd.DataFrame:
+    """The table of hits over all plates (`hits.hit_table`), frame after frame."""
     import pandas as pd
 
-    heads, features = pd.concat(effects.heads, ignore_index=True), list(effects.features)
-    plates = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
-    rows = np.concatenate([np.arange(len(head)) for head in effects.heads])
+    heads = pd.concat(effects.heads, ignore_index=True)
+    if "Metadata_Z" in heads:
+        heads["Metadata_Z"] = heads["Metadata_Z"].fillna(0)
+    heads[DOSE] = same_doses(zip(heads[TREATMENT], heads[UNIT], strict=True), heads[DOSE])
+    heads["_plate"] = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
+    heads["_row"] = np.concatenate([np.arange(len(head)) for head in effects.heads])
+    tables = []
+    for frame, rows in by_frame(heads):
+        kept.seek(0)
+        kept.truncate()
+        table = _hits_of_frame(rows, effects, _Candidates(kept, len(effects.features)), fdr)
+        for place, (name, value) in enumerate(frame.items()):
+            table.insert(place, name, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _hits_of_frame(heads: pd.DataFrame, effects: _Rows, candidates: _Candidates, fdr: float) -> pd.DataFrame:
+    import pandas as pd
+
+    features, plates, rows = list(effects.features), heads["_plate"].to_numpy(), heads["_row"].to_numpy()
     codes = heads.groupby(KEYS, dropna=False, sort=True).ngroup().to_numpy()
     sizes = len(features) * (ROW_BYTES * np.bincount(codes) + TREATMENT_BYTES)
     block = (np.cumsum(sizes) // BLOCK)[codes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +11,21 @@ from plateflow.config import Stats
 from plateflow.paths import PlatePaths
 from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.effects import effect_table, treatment_effects
-from plateflow.stats.reference import MIN_WELLS, reference_wells, standardise, well_values
+from plateflow.stats.reference import MIN_WELLS, by_frame, reference_wells, standardise, well_values
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NORMALISED = "normalised.parquet"
+
 
 def write_statistics(
     paths: PlatePaths, wells: pd.DataFrame, medians: list[str], settings: Stats, shape: Sequence[int]
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Write normalised.parquet, positions.csv, controls.csv, effects.parquet, hits.csv and doses.csv.
+
+    Every frame is taken by itself, as if the plate had no other.
 
     Args:
         paths: of the plate.
@@ -31,9 +35,37 @@ def write_statistics(
         shape: rows and columns of the plate.
 
     Returns:
-        A summary: `controls` (grade, reasons, best features), `hits` (how many of how many treatments, or why there
-        are none), `positions` (by effect, how many features have it, of how many tested).
+        Of each frame its columns of FRAME and a summary: `controls` (grade, reasons, best features), `hits` (how many
+        of how many treatments, or why there are none), `positions` (by effect, how many features have it, of how many
+        tested).
     """
+    import pandas as pd
+
+    summaries, tables = [], dict[str, list[pd.DataFrame]]()
+    for frame, rows in by_frame(wells):
+        made, summary = _statistics(paths.plate, rows.reset_index(drop=True), medians, settings, shape)
+        made[NORMALISED].index = rows.index
+        summaries.append(frame | summary)
+        for name, table in made.items():
+            for place, (column, value) in enumerate(frame.items(), 1):
+                if column not in table:
+                    table.insert(place, column, value)
+            tables.setdefault(name, []).append(table)
+    for name, parts in tables.items():
+        table = pd.concat([part for part in parts if len(part)] or parts[:1])
+        write_table(paths.table(name), table.sort_index() if name == NORMALISED else table)
+    return summaries
+
+
+def summaries_of(info: Mapping[str, Any]) -> list[Any]:
+    """The summaries of all frames, from the journal's `info`; an earlier version wrote that of the one frame."""
+    return info.get("frames") or ([info] if "controls" in info else [])
+
+
+def _statistics(
+    plate: str, wells: pd.DataFrame, medians: list[str], settings: Stats, shape: Sequence[int]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """The tables of a frame by the names of their files, and its summary."""
     features = [str(name) for name in wells if str(name).startswith("Count_")] + medians
     kind, _, method = settings.normalise.partition(" ")
     reference = reference_wells(wells, kind)
@@ -42,23 +74,23 @@ def write_statistics(
     control_table = controls.control_table(wells, features)
     effects = treatment_effects(wells, features, reference=kind)
     hit_table = hits.hit_table(effects, fdr=settings.fdr)
-    hit_table.insert(0, "Metadata_Plate", paths.plate)
-
+    hit_table.insert(0, "Metadata_Plate", plate)
     metadata = wells[[name for name in wells if str(name).startswith("Metadata_")]]
-    write_table(paths.table("normalised.parquet"), metadata.join(z.astype(np.float32)))
-    write_table(paths.table("positions.csv"), position_table)
-    write_table(paths.table("controls.csv"), control_table)
-    write_table(paths.table("effects.parquet"), effect_table(paths.plate, effects))
-    write_table(paths.table("hits.csv"), hit_table)
-    write_table(paths.table("doses.csv"), doses.dose_table(wells, features, effects))
-
+    tables = {
+        NORMALISED: metadata.join(z.astype(np.float32)),
+        "positions.csv": position_table,
+        "controls.csv": control_table,
+        "effects.parquet": effect_table(plate, effects),
+        "hits.csv": hit_table,
+        "doses.csv": doses.dose_table(wells, features, effects),
+    }
     why_none = ""
     if not len(hit_table):
         why_none = "the plate map names no treatments" if "Metadata_role" in wells else "the plate has no plate map"
     elif reference.sum() < MIN_WELLS:
         compared = "negative controls" if kind == "negative" else "wells of the plate"
         why_none = f"too few wells to compare with: {reference.sum()} {compared} in use, {MIN_WELLS} are needed"
-    return {
+    return tables, {
         "controls": controls.verdict(control_table),
         "hits": {"hits": int(hit_table["Hit"].sum()), "treatments": len(hit_table), "why none": why_none},
         "positions": positions.summary(position_table),

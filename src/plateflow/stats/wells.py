@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from plateflow.features.feature import Feature
 from plateflow.paths import parse_well, row_name
+from plateflow.stats.reference import FRAME
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NOT_ACQUIRED = "not_acquired"
-"""State of a well that only the plate map names: nothing was left out there."""
-OWN = ("Plate", "Well", "Row", "Column", "State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
+"""State of a well that only the plate map names, or of a frame that it lacks: nothing was left out there."""
+STATE = ("State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
+OWN = ("Plate", "Well", "Row", "Column", *(name.removeprefix("Metadata_") for name in FRAME), *STATE)
 """The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*. FieldsLeftOut are
 quarantined or missing; FieldsExcluded have a flag of `stats.exclude_flags`."""
 QUANTILES = {"Q25": 0.25, "Q75": 0.75}
@@ -31,30 +33,40 @@ COLUMNS_AT_ONCE = 100
 
 @dataclass(frozen=True, kw_only=True)
 class WellCells:
-    """Summary of a well's cell table.
+    """Summary of a well's cells in a frame.
 
     Attributes:
         rows: number of cells.
-        values: median, MAD and quantiles of every measurement, by column of the well table.
+        values: the median and then each of SPREADS (rows) of every measurement (columns).
         fields: by field that has cells, the number of its cells and the medians; empty unless requested.
     """
 
     rows: int
-    values: dict[str, float]
+    values: NDArray[np.float64]
     fields: dict[str, dict[str, float]]
 
 
-def sites_of(path: Path) -> dict[str, int]:
-    """Number of cells per field in a well's cell table."""
+def sites_of(path: Path, clipped: str = "", least: float = 0.0) -> dict[str, int]:
+    """Number of cells per field in a well's cell table; of those with at least `least` in the column `clipped`."""
     import pyarrow.parquet as pq
 
-    return dict(Counter(pq.read_table(path, columns=["Metadata_Site"])["Metadata_Site"].to_pylist()))
+    with pq.ParquetFile(path) as file:
+        if clipped and clipped not in file.schema_arrow.names:
+            return {}
+        table = file.read(["Metadata_Site", *([clipped] if clipped else [])])
+    sites = table["Metadata_Site"].to_numpy()
+    return dict(Counter((sites[table[clipped].to_numpy() >= least] if clipped else sites).tolist()))
 
 
 def read_cells(
-    path: Path, columns: Sequence[str], *, without: Collection[str] = (), count_by_field: str = ""
-) -> WellCells:
-    """Medians, MADs and quantiles of a well's cells; COLUMNS_AT_ONCE of them are read at a time.
+    path: Path,
+    columns: Sequence[str],
+    frames: Sequence[Mapping[str, int]],
+    *,
+    without: Collection[str] = (),
+    count_by_field: str = "",
+) -> list[WellCells]:
+    """Medians, MADs and quantiles of a well's cells, frame by frame; COLUMNS_AT_ONCE of them are read at a time.
 
     NaN is ignored; a column without values, or that the table lacks, gives NaN. MADs are not multiplied by 1.4826.
     Quantiles are interpolated linearly, as numpy's are.
@@ -62,32 +74,46 @@ def read_cells(
     Args:
         path: the cell table.
         columns: the measurements.
+        frames: of the well, each with its columns of FRAME.
         without: fields whose cells are left out.
         count_by_field: name for the number of cells of a field; if given, fields are summarised, too.
     """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        sites = file.read(["Metadata_Site"])["Metadata_Site"].to_numpy().astype(object)
-        used = ~np.isin(sites.astype(str), list(without))
-        names = [str(site) for site in np.unique(sites[used].astype(str))] if count_by_field else []
-        fields: dict[str, dict[str, float]] = {
-            name: {count_by_field: int((sites[used] == name).sum())} for name in names
-        }
-        present, values = set(file.schema_arrow.names), dict[str, float]()
+        keys = file.read(["Metadata_Site", *frames[0]])
+        sites = keys["Metadata_Site"].to_numpy().astype(str)
+        used = ~np.isin(sites, list(without))
+        members = [
+            np.logical_and.reduce([used, *(keys[name].to_numpy() == value for name, value in frame.items())])
+            for frame in frames
+        ]
+        wells = [
+            WellCells(
+                rows=int(own.sum()),
+                values=np.empty((1 + len(SPREADS), len(columns))),
+                fields={
+                    str(name): {count_by_field: int((sites[own] == name).sum())}
+                    for name in np.unique(sites[own])
+                    if count_by_field
+                },
+            )
+            for own in members
+        ]
+        present = set(file.schema_arrow.names)
         for start in range(0, len(columns), COLUMNS_AT_ONCE):
             batch = columns[start : start + COLUMNS_AT_ONCE]
             table = file.read([name for name in batch if name in present])
-            cells = np.full((len(batch), int(used.sum())), np.nan)
+            cells = np.full((len(batch), len(sites)), np.nan)
             for number, name in enumerate(batch):
                 if name in present:
-                    cells[number] = table[name].to_numpy()[used]
-            for suffix, summary in summaries(cells).items():
-                values |= zip((f"{name}{suffix}" for name in batch), summary.tolist(), strict=True)
-            for name, row in fields.items():
-                medians = nan_median(cells[:, sites[used] == name], axis=1)
-                row.update(zip(batch, medians.tolist(), strict=True))
-    return WellCells(rows=int(used.sum()), values=values, fields=fields)
+                    cells[number] = table[name].to_numpy()
+            for own, well in zip(members, wells, strict=True):
+                well.values[:, start : start + len(batch)] = list(summaries(cells[:, own]).values())
+                for name, row in well.fields.items():
+                    medians = nan_median(cells[:, own & (sites == name)], axis=1)
+                    row.update(zip(batch, medians.tolist(), strict=True))
+    return wells
 
 
 def summaries(values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -115,13 +141,6 @@ def _quantile(ordered: NDArray[np.float64], q: float) -> NDArray[np.float64]:
     return below + (above - below) * (place - low)
 
 
-def row_count(path: Path) -> int:
-    """Number of rows of a parquet file, from its footer."""
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
-
-
 def medians_of(columns: Mapping[str, Feature]) -> list[str]:
     """The columns that have a meaningful median: not positions and numbers of objects."""
     return [name for name, feature in columns.items() if feature.kind == "measurement"]
@@ -138,7 +157,8 @@ def dictionary(columns: Mapping[str, Feature]) -> dict[str, dict[str, Any]]:
 
 def well_table(
     plate: str,
-    rows: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    values: NDArray[np.float64],
     plate_map: pd.DataFrame | None,
     *,
     counts: Iterable[str] = (),
@@ -148,36 +168,47 @@ def well_table(
 
     Args:
         plate: its id.
-        rows: by well: its metadata (Metadata_State, ...), counts, medians and spreads.
-        plate_map: one row per well, with `well` and the columns that become Metadata_*; wells that only the map names
-            have the state NOT_ACQUIRED, and wells that only the plate has keep empty cells there.
+        rows: of each well and frame its place (Metadata_Well, columns of FRAME), its other metadata (Metadata_State,
+            ...) and its counts.
+        values: of each of these rows, the medians, then each of SPREADS of all measurements.
+        plate_map: one row per well, with `well` and the columns that become Metadata_*; wells that only the map names,
+            and frames that a well lacks, have the state NOT_ACQUIRED, and wells that only the plate has keep empty
+            cells there.
         counts: names of the columns of counts.
         medians: names of the columns of medians, each of which has one of every spread.
 
     Returns:
-        One row per well, in the plate's order. Columns: metadata of place and plate map, the table's own, counts,
-        medians, spreads; those that no well has are empty.
+        One row per well and frame of the plate, in the plate's order. Columns: metadata of place and plate map, the
+        table's own, counts, medians, spreads; those that no well has are empty.
     """
     import pandas as pd
 
-    names = dict.fromkeys(name for row in rows.values() for name in row)
-    values = {name: [row.get(name, np.nan) for row in rows.values()] for name in names}
-    measured = pd.DataFrame({"Metadata_Well": list(rows)} | values)
+    names = dict.fromkeys(name for row in rows for name in row)
+    measured = pd.DataFrame({name: [row.get(name, np.nan) for row in rows] for name in names})
+    measured["_row"] = np.arange(len(rows))
+    keys = [name for name in FRAME if name in measured]
     mapped = pd.DataFrame({"Metadata_Well": []}, dtype=object)
     if plate_map is not None:
         renamed = {name: f"Metadata_Map_{name}" if name in OWN else f"Metadata_{name}" for name in plate_map}
         mapped = plate_map.rename(columns=renamed | {"well": "Metadata_Well"})
-    table = mapped.merge(measured, on="Metadata_Well", how="outer")
+    wells = pd.DataFrame({"Metadata_Well": pd.unique(pd.concat([measured["Metadata_Well"], mapped["Metadata_Well"]]))})
+    table = wells.merge(measured[keys].drop_duplicates(), how="cross").merge(mapped, on="Metadata_Well", how="left")
+    table = table.merge(measured, on=["Metadata_Well", *keys], how="left")
     absent = table["Metadata_State"].isna()
     table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
-    table.loc[absent, [f"Metadata_{name}" for name in OWN[5:] if name != "FieldsUsed"]] = ""
+    table.loc[absent, [f"Metadata_{name}" for name in STATE[1:] if name != "FieldsUsed"]] = ""
     row_numbers, column_numbers = zip(*map(parse_well, table["Metadata_Well"]), strict=True)
-    table.insert(0, "Metadata_Plate", plate)
-    table.insert(2, "Metadata_Row", list(map(row_name, row_numbers)))
-    table.insert(3, "Metadata_Column", [column + 1 for column in column_numbers])
-    table = table.iloc[np.lexsort((column_numbers, row_numbers))].reset_index(drop=True)
-    own = [f"Metadata_{name}" for name in OWN[4:]]
-    metadata = [name for name in table if str(name).startswith("Metadata_") and name not in own]
+    place: dict[str, Any] = {"Metadata_Plate": plate, "Metadata_Well": table["Metadata_Well"]}
+    place |= {"Metadata_Row": list(map(row_name, row_numbers)), "Metadata_Column": [n + 1 for n in column_numbers]}
+    table = table.assign(**place)
+    order = np.lexsort(np.array([*(table[name] for name in reversed(keys)), column_numbers, row_numbers], int))
+    table = table.iloc[order].reset_index(drop=True)
+    own = [f"Metadata_{name}" for name in STATE]
+    metadata = dict.fromkeys([*place, *keys, *(name for name in table if str(name).startswith("Metadata_"))])
     medians = list(medians)
-    spreads = [f"{name}_{spread}" for spread in SPREADS for name in medians]
-    return table.reindex(columns=[*metadata, *own, *counts, *medians, *spreads])
+    found = np.full((len(table), (1 + len(SPREADS)) * len(medians)), np.nan)
+    acquired = table["_row"].notna().to_numpy()
+    found[acquired] = values[table.loc[acquired, "_row"].astype(int)]
+    table = table.reindex(columns=[*(name for name in metadata if name not in own), *own, *counts])
+    columns = [*medians, *(f"{name}_{spread}" for spread in SPREADS for name in medians)]
+    return table.join(pd.DataFrame(found, columns=columns))

@@ -21,11 +21,13 @@
   });
   for (const source of document.querySelectorAll("script[data-chart]")) {
     const spec = JSON.parse(source.textContent);
-    const result = await window.vegaEmbed("#" + source.dataset.chart, spec, { actions: false, renderer: "svg" });
+    const result = await window.vegaEmbed(source.previousElementSibling, spec, { actions: false, renderer: "svg" });
     result.view.addEventListener("click", (event, item) => { if (item && item.datum && item.datum.well) show(item.datum.well); });
     if ((spec.params || []).some((param) => param.name === "metric")) views.push(result.view);
   }
   const metric = document.getElementById("metric");
   if (metric) metric.addEventListener("change", () => views.forEach((view) => view.signal("metric", metric.value).runAsync()));
+  const frame = document.getElementById("frame");
+  if (frame) frame.addEventListener("change", () => document.querySelectorAll("[data-frame]").forEach((part) => { part.hidden = part.dataset.frame !== frame.value; }));
   document.documentElement.dataset.ready = "yes";
 })();

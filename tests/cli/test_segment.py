@@ -1,0 +1,155 @@
+"""What `plateflow segment` takes an image file for: axes by its metadata, alike for TIFF, PNG and OME-Zarr."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from imagecodecs import png_encode
+from typer.testing import CliRunner
+
+from plateflow.cli import _typer
+from plateflow.cli.segment import read_image
+from plateflow.errors import PlateflowError
+
+TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
+A = np.random.default_rng(0).integers(0, 4000, (4, 3, 20, 30)).astype(np.uint16)
+KINDS = ("ome.tif", "imagej.tif", "ome.zarr")
+
+
+def write(folder: Path, kind: str, axes: str, pixels: np.ndarray, names: Sequence[str] = ()) -> Path:
+    """An image whose metadata name its axes."""
+    path = folder / f"image.{kind}"
+    if kind == "ome.zarr":
+        group = zarr.create_group(path)
+        group.create_array("0", data=pixels)
+        scales = [{"axes": [{"name": axis} for axis in axes.lower()], "datasets": [{"path": "0"}]}]
+        group.attrs["ome"] = {"multiscales": scales, "omero": {"channels": [{"label": name} for name in names]}}
+    elif kind == "imagej.tif":
+        tifffile.imwrite(path, pixels, imagej=True, metadata={"axes": axes})
+    else:
+        metadata = {"axes": axes} | ({"Channel": {"Name": list(names)}} if names else {})
+        tifffile.imwrite(path, pixels, metadata=metadata, photometric="minisblack")
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("axes", "pixels", "time", "expected", "taken"),
+    [
+        ("ZYX", A[0], None, A[0].max(axis=0), "the maximum of 3 z planes"),
+        ("CYX", A[0, :2], None, A[0, :2], "channels 0, 1"),
+        ("ZCYX", A[:, :2], None, A[:, :2].max(axis=0), "the maximum of 4 z planes, channels 0, 1"),
+        ("TYX", A[0], 2, A[0, 2], "time point 2 of 3"),
+        ("TCYX", A[:, :2], 3, A[3, :2], "time point 3 of 4, channels 0, 1"),
+        ("TZCYX", A[None, :, :2], None, A[:, :2].max(axis=0), "the maximum of 4 z planes, channels 0, 1"),
+    ],
+)
+def test_axes_are_those_of_the_metadata(
+    tmp_path: Path, kind: str, axes: str, pixels: np.ndarray, time: int | None, expected: np.ndarray, taken: str
+) -> None:
+    picture = read_image(write(tmp_path, kind, axes, pixels), time)
+    np.testing.assert_array_equal(picture.pixels, expected)
+    assert picture.taken == taken
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_time_series_is_no_single_image(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, kind, "TYX", A[0])
+    with pytest.raises(PlateflowError, match=r"time series of 3 time points[\s\S]*--time, from 0 to 2"):
+        read_image(path)
+    with pytest.raises(PlateflowError, match="no time point 3"):
+        read_image(path, 3)
+
+
+@pytest.mark.parametrize("kind", ["ome.tif", "ome.zarr"])
+def test_channels_have_the_names_that_the_metadata_give(tmp_path: Path, kind: str) -> None:
+    picture = read_image(write(tmp_path, kind, "CYX", A[0], ["DNA", "AGP", "RNA"]))
+    assert (picture.names, picture.taken) == (["DNA", "AGP", "RNA"], "channels DNA, AGP, RNA")
+
+
+YXS = np.moveaxis(A[0], 0, -1)
+WHITE = {"photometric": "minisblack", "planarconfig": "contig"}
+ALPHA = {"extrasamples": ["UNASSALPHA"]}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "expected", "taken"),
+    [
+        (A[0, :2], {"photometric": "minisblack"}, A[0, :2], "channels 0, 1 (pages that no metadata explain"),
+        (A[0, :2], {"photometric": "minisblack", "metadata": None}, A[0, :2], "channels 0, 1 (pages that no metadata"),
+        (YXS[..., :2], WHITE, A[0, :2], "channels 0, 1"),
+        (YXS, WHITE, A[0], "channels 0, 1, 2"),
+        (YXS[..., :2], {**WHITE, **ALPHA}, A[0, 0], ""),
+        (YXS, {"photometric": "rgb"}, YXS, "channels red, green, blue"),
+        (A[0], {"photometric": "rgb", "planarconfig": "separate"}, YXS, "channels red, green, blue"),
+        (np.dstack([YXS, A[1, 0]]), {"photometric": "rgb", **ALPHA}, YXS, "channels red, green, blue"),
+    ],
+)
+def test_samples_and_pages_of_a_tiff(
+    tmp_path: Path, pixels: np.ndarray, options: dict[str, Any], expected: np.ndarray, taken: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    picture = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.pixels, expected)
+    assert picture.taken.startswith(taken)
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(2, 1), (3, 3), (4, 3)])
+def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept: int) -> None:
+    pixels = (np.dstack([YXS, A[1, 0]])[..., :samples] >> 4).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(png_encode(np.ascontiguousarray(pixels)))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, pixels[..., :kept].squeeze())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "words"),
+    [
+        (A, {"photometric": "minisblack"}, r"axes .* can't be understood[\s\S]*q \(4\), q \(3\), y \(20\), x \(30\)"),
+        (A, {"photometric": "minisblack", "metadata": {"axes": "ACYX"}}, "can't be understood"),
+        (A[0, 0], {"photometric": "miniswhite"}, "0 is white"),
+        (A.transpose(0, 2, 3, 1), {"photometric": "rgb", "metadata": {"axes": "CYXS"}}, "can't be understood"),
+    ],
+)
+def test_what_is_not_understood_is_refused(
+    tmp_path: Path, pixels: np.ndarray, options: dict[str, Any], words: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    with pytest.raises(PlateflowError, match=words):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_file_of_several_images_is_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        for pixels in A[0]:
+            file.write(pixels, metadata={"axes": "YX"}, photometric="minisblack")
+    with pytest.raises(PlateflowError, match="the file holds 3 images"):
+        read_image(tmp_path / "a.ome.tif")
+
+
+def segment(*arguments: object) -> str:
+    result = CliRunner().invoke(_typer, ["segment", *map(str, arguments), "--model", str(TINY)])
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def test_what_was_taken_is_printed_and_labels_are_only_written_over_those_of_the_same_image(tmp_path: Path) -> None:
+    out, paths = tmp_path / "out", [tmp_path / folder / "image.ome.tif" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        write(path.parent, "ome.tif", "ZYX", A[0])
+    assert "the maximum of 3 z planes" in segment(paths[0], "-o", out)
+    segment(paths[0], "-o", out)  # once more
+    before = (out / "image_labels.tif").read_bytes()
+    for arguments in ((paths[1],), tuple(paths)):
+        with pytest.raises(PlateflowError, match=r"image_labels\.tif"):
+            segment(*arguments, "-o", out)
+    tifffile.imwrite(out / "image_labels.tif", A[0, 0])
+    with pytest.raises(PlateflowError, match="an image that it does not name"):
+        segment(paths[0], "-o", out)
+    segment(paths[1], "-o", tmp_path / "other")
+    assert before == (tmp_path / "other" / "image_labels.tif").read_bytes().replace(b"/b/image", b"/a/image")
