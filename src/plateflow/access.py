@@ -104,7 +104,9 @@ def denial(place: Path, results: str = "results", scratch: str | None = None) ->
     verb = "write" if os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)) else "read"
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
     status = place.stat()
-    owner, group, me = user_name(status.st_uid), _group_name(status.st_gid), user_name()
+    owner, group, me = user_name(status.st_uid), str(status.st_gid), user_name()
+    with suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
     why = f"{filemode(status.st_mode)}, owned by {owner}, group {group}"
     with suppress(OSError):
         if os.statvfs(place).f_flag & os.ST_RDONLY:
@@ -136,13 +138,6 @@ def user_name(number: int | None = None) -> str:
     number = os.geteuid() if number is None else number
     try:
         return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _group_name(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
 

@@ -112,7 +112,6 @@ class PlateAsked:
     """What is asked of the jobs of a plate.
 
     Args:
-        plate: of a project.
         stamps: of files that several plates share.
         given: the digests by stage and job, where a run has written them down.
         frozen: whether the run found a frozen window.
@@ -152,7 +151,9 @@ class PlateAsked:
         """The digest of all that is asked of a job."""
         key = stage, job
         if key not in self._digests:
-            own = digest(self._stage_settings(stage), self._requests(stage, job))
+            parts = STAGES[stage].parts(self.plate.config)
+            requests = request_digest(self.plate.paths, stage, job, parts, self._watch_lines)
+            own = digest(self._stage_settings(stage), requests)
             if stage == "normalise":
                 self._digests[key] = f"{own}-{self._base(own)}"
             else:
@@ -203,10 +204,6 @@ class PlateAsked:
             values = plate.parameters(stage), step.version, step.parts(plate.config), more
             self._settings[stage] = digest(*values)
         return self._settings[stage]
-
-    def _requests(self, stage: str, job: str) -> str:
-        parts = STAGES[stage].parts(self.plate.config)
-        return request_digest(self.plate.paths, stage, job, parts, self._watch_lines)
 
     @cached_property
     def _watch_lines(self) -> dict[str, list[dict[str, Any]]]:
@@ -294,11 +291,10 @@ def is_over(screen: PlatePaths, run: str, queued: list[QueuedJob] | None) -> boo
 
 
 def forget_runs(screen: PlatePaths, gone: Iterable[str], queued: list[QueuedJob] | None) -> None:
-    """Remove what runs have written down of which no job is left.
+    """Remove what runs have written down of which no job is left; `queued` as in `is_over`.
 
     Args:
         gone: runs whose driver is gone; known before the queue was asked, as another may begin meanwhile.
-        queued: as in `is_over`.
     """
     for run in gone:
         if is_over(screen, run, queued):
@@ -327,9 +323,7 @@ def write_receipt(paths: PlatePaths, stage: str, job: str, digest: str, content:
     """Write the receipt of a job that did all that was asked, and remove receipts, logs and benchmarks of other names.
 
     Args:
-        paths: of the plate, or of the screen.
         digest: of what was asked when the job began.
-        content: of the receipt.
     """
     write_json(paths.receipt(stage, job, digest), content)
     current = {paths.receipt(stage, job, digest), paths.log(stage, job, digest), paths.benchmark(stage, job, digest)}

@@ -101,8 +101,7 @@ class Estimate:
         model_mb: float = DEFAULT_MODEL_MB,
         diameters: Mapping[str, float | None] | None = None,
     ) -> None:
-        self.diameters = diameters or {}
-        self.size, self.config, self.model_mb = size, config, model_mb
+        self.size, self.config, self.model_mb, self.diameters = size, config, model_mb, diameters or {}
         self.learnt = dict(learnt or {})
         self.rates = RATES | self.learnt
         cpu_alone = "infer cpu" in self.learnt and "infer cuda" not in self.learnt
@@ -125,17 +124,12 @@ class Estimate:
         canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
         tiles = 0
         for name, label_set in self.config.segmentation.items():
-            edge = 1000 * math.sqrt(self.size.canvas_mpx) * self._scale(name)
+            wanted, pixel, model = label_set.diameter_um, self.size.pixel_um, self.diameters.get(name)
+            scale = model * pixel / wanted if wanted and pixel and model else 1.0  # else only a run tells
+            edge = 1000 * math.sqrt(self.size.canvas_mpx) * scale
             of_canvas = max(1, math.ceil((edge - overlap) / (TILE - overlap))) ** 2
             tiles += of_canvas * (3 if label_set.dimensions == 3 else 1)
         return math.ceil(tiles * canvases * self._planes)
-
-    def _scale(self, name: str) -> float:
-        """Px of the network's grid for one px of the canvas; 1 where the pixel size or the model's diameter isn't
-        known, as then only a run tells."""
-        wanted, pixel = self.config.segmentation[name].diameter_um, self.size.pixel_um
-        model = self.diameters.get(name)
-        return model * pixel / wanted if wanted and pixel and model else 1.0
 
     @property
     def cells(self) -> float:
@@ -333,7 +327,5 @@ def estimates_of(project: Project) -> dict[str, Estimate]:
 
 def refine(project: Project, rows: Iterable[Mapping[str, Any]]) -> None:
     """Learn from the ledger's rows, for the plan and the requests of the next run."""
-    learnt = learn(rows, estimates_of(project))
-    if learnt:
-        content = {name: asdict(rate) for name, rate in sorted(learnt.items())}
-        write_json(project.screen.rates, content)
+    if learnt := learn(rows, estimates_of(project)):
+        write_json(project.screen.rates, {name: asdict(rate) for name, rate in sorted(learnt.items())})

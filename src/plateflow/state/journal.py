@@ -14,13 +14,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from plateflow.errors import ResultsError
-from plateflow.files import Stamp, append_line, digest, last_lines, parse_line, raw_lines, read_lines
+from plateflow.files import Stamp, append_line, digest, last_lines, parse_line, raw_lines, read_lines, stat_of
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
-STATES: tuple[State, ...] = get_args(State)
 LEFT_OUT = ("quarantined", "missing")
 Key = tuple[str, str, int]
 """Well, label set and block of a work item; "", "" and -1 where it has none. See `item_key`."""
@@ -180,11 +179,9 @@ class Journal:
 
         The journals of the last plate are held alone: those of a screen would take more memory than there is.
         """
-        try:
-            stat = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        stamp = stat_of(path)
+        if stamp is None:
             return cls(())
-        stamp = stat.st_size, stat.st_mtime_ns
         if (held := _held.get(path)) and held[0] == stamp:
             return held[1]
         if any(other.parent != path.parent for other in _held):
@@ -258,7 +255,7 @@ class Journal:
         return suspects, alone
 
 
-_held: dict[Path, tuple[tuple[int, int], Journal]] = {}
+_held: dict[Path, tuple[list[int], Journal]] = {}
 """The journals of one plate that were parsed, with size and time of each file."""
 _DONE = re.compile(
     rb'\{"event":"done","well":"([^"]*)","label_set":"([^"]*)","block":(-?\d+),'
@@ -386,7 +383,6 @@ def left_out(plate: str, outcomes: Iterable[tuple[str, Entry]]) -> Iterator[Left
     """What was left out of a plate, each well and field once, at its first stage.
 
     Args:
-        plate: its id.
         outcomes: of today's wells and label sets, each with its stage, in the order of the stages.
     """
     gone: set[tuple[str, str]] = set()

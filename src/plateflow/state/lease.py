@@ -44,9 +44,9 @@ class Driver(NamedTuple):
     run: str = ""
 
     @classmethod
-    def of(cls, text: str) -> Driver:
-        """The driver that a variable or a lease names."""
-        return cls(*text.split(":", 4))
+    def announced(cls) -> Driver:
+        """The one that `DRIVER_VARIABLE` names."""
+        return cls(*os.environ.get(DRIVER_VARIABLE, "").split(":", 4))
 
     def __str__(self) -> str:
         return ":".join(self)
@@ -80,7 +80,7 @@ class Owner:
     @classmethod
     def this_process(cls) -> Owner:
         """This process as an owner."""
-        driver = Driver.of(os.environ.get(DRIVER_VARIABLE, ""))
+        driver = Driver.announced()
         slurm_job = os.environ.get("SLURM_JOB_ID", driver.slurm_job if driver.is_this_process() else "")
         return cls(
             host=socket.gethostname(),
@@ -95,7 +95,7 @@ class Owner:
     @property
     def run(self) -> str:
         """The id of the run that it is part of; empty without one."""
-        return Driver.of(self.driver).run
+        return Driver(*self.driver.split(":", 4)).run
 
     def is_queued(self) -> bool | None:
         """Whether SLURM has its job, not started again since; None where that can't be told."""
@@ -151,7 +151,7 @@ def announce_driver(run: str = "") -> None:
 
     At first while the Snakefile is parsed: SLURM's plugin then hides from the driver in which SLURM job it runs.
     """
-    former = Driver.of(os.environ.get(DRIVER_VARIABLE, ""))
+    former = Driver.announced()
     slurm_job = former.slurm_job if former.is_this_process() else os.environ.get("SLURM_JOB_ID", "")
     started = str(process_start(os.getpid()))
     os.environ[DRIVER_VARIABLE] = str(Driver(str(os.getpid()), started, socket.gethostname(), slurm_job, run))
@@ -159,7 +159,7 @@ def announce_driver(run: str = "") -> None:
 
 def driver_alive() -> bool:
     """Whether the driver that started this job still runs; true where none was announced, or it is on another host."""
-    driver = Driver.of(os.environ.get(DRIVER_VARIABLE, ""))
+    driver = Driver.announced()
     here = driver.pid and driver.host == socket.gethostname()
     return not here or str(process_start(int(driver.pid))) == driver.started
 
@@ -212,7 +212,6 @@ class Lease:
     """Holds the lease of a job while the job runs, or of a run while its driver does.
 
     Args:
-        path: of the lease.
         holder: who wants it, for messages.
         patient: wait for an owner that may be gone until that is certain, instead of refusing.
 
@@ -263,7 +262,7 @@ class Lease:
             owner = self._look()
         if clear(self.path):
             # Only under a driver that went on is it the job that died; else it may have died with its driver.
-            self.inherited = owner is not None and owner.driver == str(Driver.of(os.environ.get(DRIVER_VARIABLE, "")))
+            self.inherited = owner is not None and owner.driver == str(Driver.announced())
 
     def _look(self) -> Owner | None:
         """The owner of the folder; None where it is gone, or was cut off between mkdir and write.

@@ -93,25 +93,23 @@ def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) 
         "share": (1.0 if whole_plate else len(items) / (wells * len(label_sets))) if entries else 0.0,
         "objects": sum(entry.info.get("objects", 0) for entry in entries) if stage == "stitch" else 0,
         "tiles": sum(entry.info.get("tiles", 0) for entry in entries),
-        "seconds": round(max(*benchmarks, 0.0, _between(attempt.began, ended)), 3),
-        "start_s": round(_between(attempt.began, first.finished) - first.seconds, 3) if first else None,
+        "seconds": round(max(*benchmarks, 0.0, _time(ended) - _time(attempt.began)), 3),
+        "start_s": round(_time(first.finished) - _time(attempt.began) - first.seconds, 3) if first else None,
         "gpus": int(on_gpu),
     }
 
 
-def _between(begin: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _benchmark(path: Path, ended: str) -> float:
     """Seconds of the whole job by Snakemake's benchmark; 0 where that file isn't of the attempt that ended then."""
     try:
-        written = path.stat().st_mtime
         header, values = (line.split("\t") for line in path.read_text().splitlines()[:2])
-        seconds = float(values[header.index("s")])
+        return float(values[header.index("s")]) if 0 <= path.stat().st_mtime - _time(ended) <= 30 else 0.0
     except (OSError, ValueError):
         return 0.0
-    return seconds if 0 <= written - datetime.fromisoformat(ended).timestamp() <= 30 else 0.0
 
 
 def _ask_accounting(rows: list[dict[str, Any]]) -> None:

@@ -55,10 +55,10 @@ class JobProgress:
     stage: str
     job: str
     state: State
-    wells: int
-    failures: int
-    told: str
     log: Path
+    wells: int = 0
+    failures: int = 0
+    told: str = ""
     begun: bool = True
     slurm_job: str = ""
     items: Mapping[str, int] = field(default_factory=dict)
@@ -184,7 +184,6 @@ class Progress:
         """All jobs of a plate, stage by stage.
 
         Args:
-            paths: of the plate.
             stands: tells by stage and job what is done as it is asked now; receipts are read then. Without it a receipt
                 counts, whatever was asked: what a run that is under way asks, only its driver knows.
         """
@@ -275,23 +274,11 @@ def screen_runs(screen: PlatePaths) -> bool:
 def screen_failure(screen: PlatePaths, digest: str) -> str:
     """Why the job over all plates, which has no journal, failed or was killed at last; empty if it wasn't.
 
-    For when all plates are done, and no job should run any more.
-
-    Args:
-        screen: its paths.
-        digest: of what is asked of it.
+    For when all plates are done, and no job should run any more; `digest` is of what is asked of it.
     """
     log, owner = screen.log("report", "screen", digest), read_owner(screen.lease(screen.plate, screen.plate))
-    job = JobProgress(
-        stage="report",
-        job=screen.plate,
-        state="failed",
-        wells=0,
-        failures=1,
-        told="",
-        log=log,
-        slurm_job=owner.slurm_job if owner else "",
-    )
+    slurm_job = owner.slurm_job if owner else ""
+    job = JobProgress(stage="report", job=screen.plate, state="failed", failures=1, log=log, slurm_job=slurm_job)
     if not log.is_file() or screen.receipt("report", "screen", digest).is_file() or job.last_line() == DONE:
         return ""
     return f"screen: report: {job.end().removeprefix('screen: report: ')}\n  log: {log}"

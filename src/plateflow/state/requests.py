@@ -7,6 +7,7 @@ aside or missed a file of an earlier stage (a loss). Both are read while the Sna
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,8 @@ def request(paths: PlatePaths, *, kind: str, stage: str, well: str = "", n_colum
 
 def request_number(paths: PlatePaths, stage: str, well: str) -> int:
     """The number of the last request that concerns a well in a stage: part of its fingerprint."""
-    return max(
-        (line["n"] for line in _requests(paths) if line["stage"] == stage and line["well"] in ("", well)), default=0
-    )
+    asked = (line for line in _requests(paths) if line["stage"] == stage and line["well"] in ("", well))
+    return max((line["n"] for line in asked), default=0)
 
 
 def watch_lines(paths: PlatePaths) -> dict[str, list[dict[str, Any]]]:
@@ -68,17 +68,12 @@ def request_digest(
 
 def changed_files(lines: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
     """Of watched raw files those that aren't as they were set aside, each with its stat now."""
-    stats = [(line, _stat_if_known(line)) for line in lines if "stat" in line]
-    return [[line["path"], now] for line, now in stats if now != line["stat"]]
-
-
-def _stat_if_known(line: Mapping[str, Any]) -> list[int] | None:
-    """The stat of a watched file now; the recorded one while the share is away."""
-    try:
-        return stat_of(line["path"])
-    except OSError:
-        stat: list[int] | None = line["stat"]
-        return stat
+    changed = []
+    for line in lines:
+        with suppress(OSError):  # while the share is away
+            if "stat" in line and (now := stat_of(line["path"])) != line["stat"]:
+                changed.append([line["path"], now])
+    return changed
 
 
 def record_set_aside(paths: PlatePaths, stage: str, job: str, files: Iterable[tuple[str, list[int] | None]]) -> None:
@@ -86,10 +81,8 @@ def record_set_aside(paths: PlatePaths, stage: str, job: str, files: Iterable[tu
     path = paths.watch(stage, job)
     recorded = list(read_lines(path))
     known = {line["path"] for line in recorded if "stat" in line}
-    new = {file: {"path": file, "stat": stat} for file, stat in files if file not in known}
-    if new:
-        lines = [*recorded, *new.values()]
-        write_atomic(path, b"".join(map(json_line, lines)))
+    if new := {file: {"path": file, "stat": stat} for file, stat in files if file not in known}:
+        write_atomic(path, b"".join(map(json_line, [*recorded, *new.values()])))
 
 
 def record_lost(watch: Path, stage: str, entry: Entry, name: str, n_columns: int) -> None:
