@@ -14,11 +14,6 @@ from plateflow.errors import ArgumentError
 def whole(name: str, value: Any, *, least: int) -> int:
     """A whole number, 200.0 included.
 
-    Args:
-        name: of the argument.
-        value: what was given.
-        least: the smallest that can be used.
-
     Raises:
         ArgumentError: it is no such number.
     """
@@ -35,10 +30,6 @@ def finite(name: str, value: Any, *, least: float = -math.inf, most: float = mat
     """A number, neither NaN nor infinite.
 
     Args:
-        name: of the argument.
-        value: what was given.
-        least: the smallest that can be used.
-        most: the largest.
         above: whether it must be larger than `least`.
 
     Raises:
@@ -58,10 +49,6 @@ def finite(name: str, value: Any, *, least: float = -math.inf, most: float = mat
 
 def pixels(name: str, value: Any) -> Any:
     """An array of numbers with at least one element; lists become arrays, memmap and zarr stay what they are.
-
-    Args:
-        name: of the argument.
-        value: what was given.
 
     Raises:
         ArgumentError: it has a mask, which would be lost, holds objects, or no element.

@@ -223,7 +223,6 @@ class Asked:
     """What is asked of all jobs of a project.
 
     Attributes:
-        project: the configuration and its plates.
         plates: what is asked of the jobs of each, by plate id.
         screen: the digest of the page over all plates.
     """

@@ -71,7 +71,6 @@ class ChannelError(ConfigError, ValueError):
 
         Args:
             names: the names asked for; those that are available aren't mentioned.
-            available: the channels that there are.
             where: plate, label set or file.
             remedy: where to change the name.
         """

@@ -31,8 +31,7 @@ class Overlaps:
         true: object of the true image; objects are counted from 0 in the order of their labels.
         pred: object of the predicted image.
         iou: intersection over union of the two.
-        n_true: objects of the true image.
-        n_pred: objects of the predicted image.
+        n_true, n_pred: objects of the two images.
     """
 
     true: Counts

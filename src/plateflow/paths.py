@@ -51,7 +51,6 @@ class PlatePaths:
     """Every file and folder of one plate's results (the data contract in docs/design.md).
 
     Attributes:
-        plate: its id.
         root: the folder of its results.
         scratch: the folder of its intermediates.
         raw: the folder of its raw data, to which the manifest's paths are relative.

@@ -56,12 +56,7 @@ class Outcomes(dict[Key, Entry]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plate:
-    """A plate of a project: its line of the plate sheet, its configuration, and what its results tell.
-
-    Attributes:
-        config: the project's.
-        spec: the plate's line of the plate sheet.
-    """
+    """A plate of a project: its line of the plate sheet, its configuration, and what its results tell."""
 
     config: Config
     spec: PlateSpec

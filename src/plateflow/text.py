@@ -51,7 +51,6 @@ def decode(content: bytes, *, windows: bool = True) -> str:
     """Decode text: by its byte order mark, or as UTF-16 or UTF-8 where it is valid.
 
     Args:
-        content: the text.
         windows: take what is neither as Windows-1252, as Excel and instruments write it.
 
     Raises:
@@ -129,7 +128,6 @@ def table(text: str, delimiter: str, *, short: bool = False) -> Iterator[tuple[i
     """Read a table whose first row names its columns.
 
     Args:
-        text: the table.
         delimiter: one character.
         short: whether rows may end early, as Excel leaves out delimiters at the end and people do; their last cells are
             empty then.

@@ -31,12 +31,7 @@ LEFTOVERS = (f".*{PARTIAL}", ".*.old")
 
 @dataclass(frozen=True, kw_only=True)
 class Waste:
-    """Something to be removed.
-
-    Attributes:
-        what: in words.
-        path: a file or a folder.
-    """
+    """Something to be removed."""
 
     what: str
     path: Path

@@ -41,7 +41,6 @@ class Probe:
 
     Attributes:
         place: the options, and the stages that go there.
-        number: of the job.
         cluster: options for SLURM's commands where the job is another cluster's.
         out: the file that it writes; its log lies beside it.
     """

@@ -65,7 +65,6 @@ class Trial:
     """The calls of `sbatch` for a job, without the script.
 
     Attributes:
-        job: the job.
         call: as the run makes it.
         small: the same with little memory, time and one core.
         place: the options that say where it goes and how, all but its size.
@@ -113,8 +112,6 @@ def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Subm
     """Let Snakemake read profile and Snakefile, and its plugin make the calls.
 
     Args:
-        file: the profile's file.
-        configfile: the configuration.
         plates: the ids of its plates.
 
     Raises:

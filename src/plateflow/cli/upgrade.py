@@ -21,11 +21,9 @@ class Redone:
 
     Attributes:
         version, why: of the stage now, and what its last raise changed.
-        plates: concerned.
         items: work items that another version made, and that nobody has accepted.
         after: work items that are done again as they build on such ones alone.
         refused: why `plateflow accept` takes none of them; empty where it takes some.
-        gpu_hours, cpu_hours: that all of it takes.
     """
 
     version: int
@@ -42,7 +40,6 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
     """What this release does again of plates that an earlier one has made.
 
     Args:
-        plates: by plate id.
         estimates: of plates whose sizes are known; what the others take is told by what it took.
 
     Returns:

@@ -74,7 +74,6 @@ class Found:
         lost: a line for each file that is not.
         not_needed: number of flows and endpoints that are gone, and that nothing needs.
         asked: a line for each job that the next run looks at, though its receipt said that it was done.
-        notes: what else is to be said.
         again: whether something will be done again.
         unread: whether something can't be told.
     """

@@ -33,7 +33,6 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
     """The feature columns of a plate's cell tables, in order.
 
     Args:
-        config: of the plate.
         channels: names of the plate's channels, in order.
     """
     names = [compartment(name) for name in config.segmentation]
@@ -56,7 +55,6 @@ def with_pixels(columns: Mapping[str, Feature], corrected: Mapping[str, bool]) -
     """The columns with what the intensities that they were measured on are, for the data dictionary.
 
     Args:
-        columns: from `cell_columns`.
         corrected: by channel, whether its pixels are corrected for light, see `images.illumination`.
     """
     uneven = {channel for channel, is_corrected in corrected.items() if is_corrected}

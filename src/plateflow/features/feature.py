@@ -64,7 +64,6 @@ class Family:
     """Features that are measured together.
 
     Attributes:
-        name: as in the configuration.
         features: the features for given names of channels and number of dimensions, in the order of their columns;
             `columns` adds the family's name.
         measure: the values (object, feature) for the objects of one label image and the image, (channel, [z,] y, x)

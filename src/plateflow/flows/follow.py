@@ -68,7 +68,6 @@ def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float
 
     Args:
         flow: the canvas's flow field ``(D + 1, *space)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr.
-        block: one of `cut_blocks`.
         n_steps: steps of each path.
         cell_threshold: logit above which a pixel is cell.
 

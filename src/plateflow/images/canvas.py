@@ -23,7 +23,6 @@ class Canvas:
 
     Attributes:
         index: its number in the well, over t, z and the place in the image.
-        t: time point.
         z: the z plane of the labels, the first of a volume: 0 unless every plane is kept.
         depth: planes of a volume; None for a canvas of one plane, which has no z axis.
         y, x, height, width: its box in the image, in px.
@@ -91,9 +90,6 @@ def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensi
     """The canvases of a well, numbered in the order of t, z, and the place of their top left corner.
 
     Args:
-        layout: of the well.
-        left_out: names of the fields that are not used.
-        z_mode: the configuration's `z`.
         dimensions: 3 makes one volume of all planes, 2 a canvas of each.
     """
     fields = [box for box in layout.fields if box.name not in left_out]

@@ -45,7 +45,6 @@ class PlaneStatistics:
             over the planes, float64 (BINS, BINS).
         high: the same of the greatest mean: the brightest cell there.
         sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
-        planes: number of planes.
     """
 
     counts: NDArray[np.int64]
@@ -188,9 +187,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
     """Write `histograms/<well>.npz`, with counts from the least to the greatest value alone.
 
     Args:
-        path: of the file.
         well: the statistics of each used field, one per channel.
-        channels: names.
         bit_max: the greatest value that the camera can give, as far as the metadata know.
     """
     spans, values = [], []

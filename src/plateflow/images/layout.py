@@ -54,7 +54,6 @@ class WellLayout:
 
     Attributes:
         shape: of the image, (t, c, z, y, x).
-        dtype: of its pixels.
         fields: in the manifest's order; where they overlap the first wins.
         channels: names, in the order of the image's axis.
         z_planes: the z planes of each channel; stacks may differ.
@@ -112,10 +111,6 @@ def shared(first: Region, second: Region) -> tuple[Region, Region] | None:
 
 def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout:
     """The layout of a well.
-
-    Args:
-        planes: the manifest's rows of this well.
-        metadata: manifest/plate.json.
 
     Raises:
         RawDataError: the positions and the pixel size cannot both be right.

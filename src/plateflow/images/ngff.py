@@ -39,13 +39,7 @@ def plate_attributes(metadata: Mapping[str, Any], wells: Iterable[str]) -> dict[
 
 
 def image_attributes(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> dict[str, Any]:
-    """The attributes of an image's group: its levels, and how a viewer first shows its channels.
-
-    Args:
-        layout: of the well.
-        metadata: manifest/plate.json.
-        levels: of the pixels.
-    """
+    """The attributes of an image's group: its levels, and how a viewer first shows its channels."""
     top = 4095 if layout.dtype == "uint16" else 255  # a first view; few cameras fill 16 bits
     window = {"min": 0, "max": metadata["bit_max"], "start": 0, "end": min(top, metadata["bit_max"])}
     channels = [
@@ -89,10 +83,6 @@ def _multiscales(
     A pixel of level n stands for 2^n x 2^n px of level 0, so its centre is (2^n - 1) / 2 px further.
 
     Args:
-        name: of the multiscale.
-        layout: of the well.
-        levels: how many.
-        axes: their names.
         halved: how often level 0 is halved already.
         depth: z planes that one plane stands for.
         first: the z plane at which the array begins.

@@ -66,7 +66,6 @@ def array_files(
         shape: of level 0.
         dtype: of the pixels; uint32 are labels.
         region: height and width in px of a shard at level 0.
-        levels: how many.
         axes: their names, such as tczyx.
     """
     import zarr
@@ -104,7 +103,6 @@ class Level:
     """An array of a pyramid, whose shards hold all channels of one t and z.
 
     Attributes:
-        folder: of the array.
         size, chunk, shard: height and width in px.
         compressor: of a chunk (numcodecs).
         checksum: whether a chunk has its CRC32C at its end.

@@ -33,12 +33,6 @@ def create_plate(
     has become of them. Any other is replaced whole, empty: what the store says of itself decides nothing.
 
     Args:
-        paths: of the plate.
-        metadata: manifest/plate.json.
-        layouts: of every well.
-        label_sets: names.
-        levels: of images and labels.
-        z_mode: the configuration's `z`.
         ids: what was made before, as the last call returned it.
 
     Returns:

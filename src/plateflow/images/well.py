@@ -39,9 +39,6 @@ class WellImage:
     Opening it reads its metadata alone; arrays, intensity window and raw plate are opened once, when they are needed.
 
     Attributes:
-        paths: of the plate.
-        well: its name.
-        layout: the image's axes and the places of its fields.
         levels: how many the pyramid of labels has, and that of pixels unless these stay in the raw plate.
     """
 
@@ -90,8 +87,6 @@ class WellImage:
         """The pixels of a canvas: raw values corrected by the illumination of their field and channel.
 
         Args:
-            canvas: one of the well's, a plane or a volume.
-            channels: names.
             z_mode: as for `planes_read`; with keep, the canvas's own z.
 
         Returns:
@@ -155,7 +150,6 @@ class WellImage:
 
         Args:
             pixels: (channel, [z,] y, x), from `read`; changed in place, as a canvas can be large.
-            canvas, channels: what was read.
 
         Returns:
             `pixels`.
@@ -193,9 +187,7 @@ class WellImage:
         """The image at a level of the pyramid, at the first time point, corrected for illumination.
 
         Args:
-            level: from `preview_level`.
             fields: those to show; where they overlap the first wins.
-            channels: names.
             z_mode: as for `read`; with keep the middle plane is shown.
 
         Returns:
@@ -294,7 +286,6 @@ class WellImage:
         """Write a plane of all channels, region by region: whole shards, one per level of the pyramid.
 
         Args:
-            t, z: the plane.
             run: how the channels are compressed, such as a pool's `map`.
 
         Yields:
@@ -324,8 +315,6 @@ class WellImage:
         """Write all labels of one t and z, and their pyramid; where no canvas has one there is no shard.
 
         Args:
-            label_set: its name.
-            t, z: the plane of the labels.
             labels: canvases of this t and z with their labels, uint32 (y, x), or an object that yields regions of them.
                 Where the boxes of two canvases overlap (their fields do not) labels win over 0.
         """
@@ -350,11 +339,8 @@ def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where:
     Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
 
     Args:
-        layout: of the well.
-        channel: its name.
         z_mode: the configuration's `z`: max, mean, "plane N" or keep.
         z: the plane for keep.
-        where: plate and well, for the error.
 
     Raises:
         ConfigError: the channel lacks the plane.
@@ -381,7 +367,6 @@ def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32
 
     Args:
         planes: unsigned integers (y, x).
-        z_mode: the configuration's `z`.
         out: zeros (y, x).
     """
     count = 0

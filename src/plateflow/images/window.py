@@ -27,8 +27,6 @@ class Window:
     frozen: they are computed on read, and the fingerprints of tile change whenever they do.
 
     Attributes:
-        paths: of the plate.
-        content: of manifest/window.json.
         lights: by channel, see `images.illumination`.
     """
 

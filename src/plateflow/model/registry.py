@@ -28,10 +28,8 @@ class ModelSpec:
 
     Attributes:
         name: of the model; of the file if it doesn't say.
-        path: of the file.
         licence: terms of use.
         citation: what to cite.
-        normalisation: of the channels.
         channels: what each channel that it takes is, in order; an image may have fewer, never more.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
     """
@@ -55,12 +53,8 @@ class Card:
     """A published file.
 
     Attributes:
-        file: its name.
-        url: where it is published.
         size: bytes.
         sha256: as several public projects recorded it, independently, of their downloads.
-        licence: terms of use.
-        citation: what to cite.
         segments: whether it is a complete model; else it is an encoder, from which one can be trained.
     """
 

@@ -32,8 +32,6 @@ class FlowViTConfig:
 
     Attributes:
         width: dimensions of a token.
-        depth: number of transformer blocks.
-        heads: attention heads per block.
         stem: pixels to tokens, `PatchStem` or `ConvStem`.
         neck: tokens to features, `SamNeck` or `FuseNeck`.
         neck_width: channels of the neck.

@@ -55,7 +55,6 @@ def load_model(
 
     Args:
         name_or_path: `default`, `cpsam`, `cpsam_v2`, or the path of a safetensors or torch file.
-        device: of the weights.
         dtype: to which they are converted.
 
     Returns:
@@ -145,11 +144,8 @@ def save_model(
     """Write a model as safetensors with its configuration, by rename.
 
     Args:
-        model: the network.
         path: of the file, ending in `.safetensors`.
         name: of the model in reports.
-        licence: terms of use.
-        citation: what to cite.
         channels: what each channel that it takes is, in order.
         diameter: object diameter (px) to which images are resampled; None if the model takes any.
         dtype: of the tensors on disk.

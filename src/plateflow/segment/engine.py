@@ -44,7 +44,6 @@ class CanvasJob:
         read: returns the normalised pixels, float32 (C, Y, X), 1 to 3 channels, the object's first; runs in a thread.
         write: takes the flow field, float16 (3, Y, X) = [dy, dx, cell logit]; runs in a thread, in the order of jobs.
         scale: px on the network's grid per px of the canvas.
-        key: identifies the canvas to the caller.
     """
 
     read: Callable[[], NDArray[np.float32]]

@@ -43,9 +43,7 @@ def grid_of(spec: ModelSpec, diameter: float | None, *, where: str) -> Grid:
     Without a diameter, or for a model that has none, the canvas is taken as it is.
 
     Args:
-        spec: the model.
         diameter: of the objects, px of the canvas.
-        where: plate and label set, for the error.
 
     Raises:
         ConfigError: the image would be scaled more than 16 times up or down, so the diameter is wrong.
@@ -65,10 +63,6 @@ def grid_of(spec: ModelSpec, diameter: float | None, *, where: str) -> Grid:
 
 def anisotropy(layout: WellLayout, *, where: str) -> float:
     """The distance between z planes divided by the pixel size.
-
-    Args:
-        layout: of the well.
-        where: plate, well and label set, for the error.
 
     Raises:
         ConfigError: there is one plane, either is unknown, or the ratio is beyond 16 in either direction.

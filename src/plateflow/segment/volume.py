@@ -71,7 +71,6 @@ class Volume:
 
         Args:
             scale: px on the network's grid per px of a YX plane.
-            key: of every job.
         """
         for axis, components in PASSES:
             for index in range(self.shape[axis]):

@@ -51,9 +51,7 @@ def write_index(path: Path, records: Sequence[tuple[Record, bool]], plate: Plate
     """Write `Index.idx.xml`.
 
     Args:
-        path: the index to write.
         records: planes, each with whether the index names a file for it; no file is looked at.
-        plate: what the planes belong to.
     """
     root = ET.Element("EvaluationInputData", {"xmlns": NAMESPACE, "Version": "1"})
     _add(root, User="simulated", InstrumentType="Phenix")

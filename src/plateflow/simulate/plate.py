@@ -115,17 +115,11 @@ def simulate_plate(
     `truth.json` (pixel size, each field's top left corner on the canvas in px, faults).
 
     Args:
-        out: folder to write to; created if missing.
         wells: what is in which well; by default `demo_wells()`.
         fields: fields per well, in rows of a square that is as full as possible.
         field_shape: height and width of a field in px.
         overlap_px: by how much neighbouring fields overlap.
         channels: some of DNA, AGP, Marker, in this order.
-        layout: how the plate's folder is written.
-        faults: what goes wrong.
-        plate: the plate's name.
-        plate_shape: rows and columns of the plate.
-        pixel_size_um: size of a pixel in um.
         seed: the same seed and arguments give the same files, and a well does not depend on the others.
 
     Returns:

@@ -21,8 +21,6 @@ def run_stage(plate: Plate, stage: str, job: str | None = None, *, digest: str =
     """Run one job of a stage in this process, without Snakemake: with its lease, journal and receipt.
 
     Args:
-        plate: of a project.
-        stage: a name of `plateflow.chain.STAGES`.
         job: the job's name, such as `plate`, `3` or `3-0`; without it all jobs of the stage, one after another.
         digest: of what is asked of that one job; without it as the project is now.
 

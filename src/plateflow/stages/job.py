@@ -180,9 +180,7 @@ def damage(paths: PlatePaths, name: str, stamp: Stamp, *, content: bool) -> str:
     """What is wrong with a file that a journal lists; empty where nothing is.
 
     Args:
-        paths: of the plate.
         name: as the journal names it.
-        stamp: as the journal lists it.
         content: whether to read the file and compare its checksum, too.
     """
     path = paths.path_of(name)

@@ -41,11 +41,7 @@ def is_shard(name: str) -> bool:
 
 
 class Reading:
-    """The files that the work items of a job read, each compared once.
-
-    Args:
-        job: the job.
-    """
+    """The files that the work items of a job read, each compared once."""
 
     def __init__(self, job: Job) -> None:
         self.plate = job.plate

@@ -28,8 +28,6 @@ class StaleItem:
     """A work item that was never done, or not as it is asked for now.
 
     Attributes:
-        job: that does it.
-        key: what it is about.
         why: the names of what changed, "files", or "never done".
         remedy: what a user runs, so that it is done.
         seen: whether a receipt says that all that is asked of the job is done, so that Snakemake wouldn't look at it.
@@ -50,7 +48,6 @@ class ToDo:
     """What there is to do in a plate.
 
     Attributes:
-        items: by stage and key.
         note: what the first stage said that can't tell what it has to do; empty where all can.
         fault: whether that is an error outside of the results: of raw data, configuration, or the machine.
     """
@@ -135,12 +132,10 @@ class Glance:
     """A plate as its receipts and the last lines of its journals tell: no work item is listed, no result looked at.
 
     Attributes:
-        plate: its id.
         jobs: all of them; none where the plate can't be looked at.
         wells: how many it has; 0 as long as it isn't ingested.
         causes: the number of jobs, by stage, why they are to be done, and the remedy; of jobs for which everything
             that they build on is done.
-        left_out: wells and fields.
         asked: the digest of its last job.
         unread: why the plate can't be looked at; else empty.
     """

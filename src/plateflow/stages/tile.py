@@ -53,7 +53,6 @@ def work_items(job: Job, *, compare: bool = False) -> list[WorkItem[pd.DataFrame
     """The wells of a part: each depends on its rows of the manifest, its raw files as they are now, and its image.
 
     Args:
-        job: the job.
         compare: whether to read the pixels of files of which the time alone has changed; else those have changed.
 
     Raises:
@@ -120,7 +119,6 @@ class _RawFiles:
     """The raw files of a well as they are now.
 
     Attributes:
-        planes: the manifest's rows.
         stats: by path, size and time.
     """
 
@@ -132,7 +130,6 @@ class _RawFiles:
         """Whether an entry knows the files as they are now.
 
         Args:
-            entry: the well's last outcome.
             compare: whether to read the pixels of files of which the time alone has changed.
 
         Returns:
@@ -266,7 +263,7 @@ class _Pass:
     Attributes:
         statistics: by field and channel.
         bad: why a field can't be used, by its name; fields known to be bad before aren't read, and aren't here.
-        files: the files of bad fields.
+        files: those of bad fields.
         checksums: of the planes that could be read, by path and page.
         written: fields of which something was written.
     """

@@ -52,7 +52,6 @@ class Entry:
         fields: the fields that were left out, or flagged, with their reasons.
         info: counts that the stage wants recorded.
         sequence: rises with every outcome of the same key.
-        seconds: how long it took.
         finished: when, ISO 8601.
         watch: raw files that were set aside, each with its size and time then.
         files: what was written: by name (`PlatePaths.key_of`) the size and checksum of each file.
@@ -124,7 +123,6 @@ class Attempt:
     Attributes:
         number: from 1; 0 for what an earlier release wrote, which did not say when an attempt began.
         began: when, ISO 8601.
-        host, slurm_job: where.
         state: how it ended; "open" where the journal doesn't say: it runs, or was killed.
         ended: when it ended by itself, ISO 8601; else empty.
         error: why it failed or stopped.
@@ -158,7 +156,6 @@ class Journal:
     Attributes:
         latest: the last entry per key.
         started: the sequence number with which each key was last taken up.
-        attempts: in order.
         last_line: the last line of all; empty where there is none.
     """
 
@@ -358,7 +355,6 @@ class LeftOut:
 
     Attributes:
         field: its name; empty where the whole well was left out.
-        label_set: where the stage has one.
         stage: the first one that left it out.
         files: the raw files concerned.
     """
