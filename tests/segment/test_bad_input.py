@@ -271,7 +271,7 @@ def test_label_sets_have_no_more_channels_than_their_models_take(tmp_path: Path)
     for use in (
         lambda: Workflow(Asked.of(Project.load(configfile))),
         lambda: write_project(tmp_path, entry, open_plate(entry)),
-        lambda: infer.infer_items(Plate(config=load_config({"segmentation": sets}), spec=entry), ["B02"]),
+        lambda: infer.work_items(Job.of(Plate(config=load_config({"segmentation": sets}), spec=entry), "infer", "0")),
     ):
         with pytest.raises(ChannelError, match=words):
             use()

@@ -24,7 +24,6 @@ from plateflow.features.quality import CLIPPED
 from plateflow.files import digest, remove, write_json
 from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
-from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
@@ -39,8 +38,10 @@ if TYPE_CHECKING:
 
 def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
     """The plate, with all that its tables are made of; its data is the plate map."""
-    tiled, measured = job.plate.outcomes("tile"), job.plate.outcomes("features")
-    plate_map = _read_map(job)
+    from plateflow.plates.platemap import read_plate_map
+
+    tiled, measured, path = job.plate.outcomes("tile"), job.plate.outcomes("features"), job.plate.spec.plate_map
+    plate_map = None if path is None else read_plate_map(path, job.plate.name)
     depends = {
         "features": [[well, *_stamp(measured.required(well))] for well in job.wells],
         "tile": [[well, *_stamp(tiled.required(well))] for well in job.wells],
@@ -64,13 +65,6 @@ def _stamp(entry: Entry) -> list[Any]:
     return [entry.fingerprint, entry.state, entry.reason, entry.fields]
 
 
-def _read_map(job: Job) -> pd.DataFrame | None:
-    from plateflow.plates.platemap import read_plate_map
-
-    path = job.plate.spec.plate_map
-    return None if path is None else read_plate_map(path, job.plate.name)
-
-
 def run(job: Job) -> None:
     """Write the tables of a plate."""
     run_job(job, lambda: work_items(job), one_by_one(lambda item: aggregate(job.plate, item.data)))
@@ -90,7 +84,9 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     measured = {well: outcomes.required(well) for well in plate.wells}
     fields, frames = _fields_and_frames(plate)
     left_out = {well: _left_out(fields[well], tiled.required(well), entry) for well, entry in measured.items()}
-    _remove_former_wells(paths, measured)
+    for path in paths.cells("A01").parent.glob("*.parquet"):
+        if path.stem not in measured:  # of a well that the plate no longer has
+            remove(path)
     window, columns = load_window(paths), cell_columns(config, channels)
     sites = {well: sites_of(paths.cells(well)) for well, entry in measured.items() if not entry.left_out}
     saturated, percentiles = config.quality.saturated_fraction, config.normalise.percentiles
@@ -142,13 +138,6 @@ def _left_out(names: Iterable[str], tiled: Entry, measured: Entry) -> dict[str, 
     if measured.left_out:
         fields |= dict.fromkeys(names, (measured.state, measured.reason))
     return fields | {name: ("quarantined", reason) for name, reason in tiled.fields.items()}
-
-
-def _remove_former_wells(paths: PlatePaths, wells: Collection[str]) -> None:
-    """Remove the cell tables of wells that the plate no longer has."""
-    for path in paths.cells("A01").parent.glob("*.parquet"):
-        if path.stem not in wells:
-            remove(path)
 
 
 def _rows(

@@ -92,7 +92,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             continue
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
         pixels = image.read(canvas, channels, config.z)
-        pixels /= _top(layout.dtype)
+        pixels /= np.iinfo(layout.dtype).max if np.issubdtype(layout.dtype, np.integer) else 1
         part = measure(
             pixels,
             labels,
@@ -136,7 +136,3 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             more[f"{prefix}_{CLIPPED.name}"] = np.where(matched.index.notna(), share, np.nan)
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
     return typed(table[order]), dict(orphans)
-
-
-def _top(dtype: str) -> float:
-    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +38,15 @@ def run(job: Job) -> None:
     Raises:
         ResultsError: the flow fields are gone.
     """
-    run_job(job, lambda: work_items(job), one_by_one(lambda item: _follow(job, item)), owned=partial(_owned, job))
+
+    def owned(item: WorkItem[CanvasBlock]) -> list[Path]:
+        return [] if item.upstream else [_endpoints(job, item)]
+
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: _follow(job, item)), owned=owned)
 
 
-def _owned(job: Job, item: WorkItem[CanvasBlock]) -> list[Path]:
-    if item.upstream is not None:
-        return []
-    return [job.paths.endpoints(item.label_set, item.well, item.data.canvas.index, item.block)]
+def _endpoints(job: Job, item: WorkItem[CanvasBlock]) -> Path:
+    return job.paths.endpoints(item.label_set, item.well, item.data.canvas.index, item.block)
 
 
 def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
@@ -56,9 +57,11 @@ def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
 def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
     """The work items of `follow` in some wells, in the order in which slices count them.
 
-    A well that was left out is one work item, block 0.
+    A well that was left out is one work item, block 0. Blocks are counted on over the canvases of a well.
     """
-    inferred = plate.outcomes("infer")
+    from plateflow.flows import cut_blocks
+
+    inferred, edge_px = plate.outcomes("infer"), plate.config.follow_block_px
     items: list[WorkItem[CanvasBlock]] = []
     for well in wells:
         blocks: list[CanvasBlock] | None = None  # all label sets have the same
@@ -72,23 +75,17 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
             if entry.left_out:
                 items.append(WorkItem(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
                 continue
-            blocks = blocks_of_well(plate, well, label_set) if blocks is None else blocks
+            if blocks is None:
+                blocks = [
+                    CanvasBlock(canvas=canvas, number=number)
+                    for canvas in plate.canvases(well, label_set)
+                    for number in range(len(cut_blocks(canvas.shape, block_edge(canvas.shape, edge_px))))
+                ]
             items += [
                 WorkItem(well=well, label_set=label_set, block=index, depends=depends, data=block)
                 for index, block in enumerate(blocks)
             ]
     return items
-
-
-def blocks_of_well(plate: Plate, well: str, label_set: str) -> list[CanvasBlock]:
-    """The blocks of a label set of a well, counted on over its canvases: the index is the work item's block number."""
-    from plateflow.flows import cut_blocks
-
-    return [
-        CanvasBlock(canvas=canvas, number=number)
-        for canvas in plate.canvases(well, label_set)
-        for number in range(len(cut_blocks(canvas.shape, block_edge(canvas.shape, plate.config.follow_block_px))))
-    ]
 
 
 def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
@@ -112,5 +109,5 @@ def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
         n_steps=job.plate.grid(item.label_set).n_steps,
         cell_threshold=settings.cell_threshold,
     )
-    save_array(job.paths.endpoints(item.label_set, item.well, canvas.index, item.block), endpoints)
+    save_array(_endpoints(job, item), endpoints)
     return Outcome(info={"pixels": int(endpoints.shape[1])})

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.model.registry import ModelSpec, model_spec
-from plateflow.project import Plate, check_label_sets
+from plateflow.project import check_label_sets
 from plateflow.segment.grid import anisotropy
 from plateflow.segment.scratch import save_array
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
@@ -50,14 +50,10 @@ def run(job: Job) -> None:
 
 def work_items(job: Job) -> list[Item]:
     """Every label set of the wells of a GPU part."""
-    return infer_items(job.plate, job.wells)
-
-
-def infer_items(plate: Plate, wells: list[str]) -> list[Item]:
-    """The work items of `infer` in some wells."""
     from plateflow.images.well import WellImage
     from plateflow.images.window import load_window
 
+    plate = job.plate
     check_label_sets(plate.config)
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
     depends = {}
@@ -70,7 +66,7 @@ def infer_items(plate: Plate, wells: list[str]) -> list[Item]:
             "model": model_spec(settings.model).sha256,
         }
     items = []
-    for well in wells:
+    for well in job.wells:
         entry = tiled.required(well)
         for label_set, depends_of in depends.items():
             ratio = None

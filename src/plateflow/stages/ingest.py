@@ -34,20 +34,16 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index; on its files' sizes and times only when `check` asks for them."""
     index = index_plate(job.plate.spec)
     check_channels(job.config, index.metadata)
-    depends = {"parameters": job.parameters(), "raw files": manifest_digest(index)}
-    return [WorkItem(depends=depends, data=index)]
+    # All that a manifest says, but for what tile sees by itself: whether a file is there, as it was.
+    planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
+    content = planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
+    raw_files = hashlib.sha256(content.encode()).hexdigest()[:20]
+    return [WorkItem(depends={"parameters": job.parameters(), "raw files": raw_files}, data=index)]
 
 
 def run(job: Job) -> None:
     """Ingest one plate."""
     run_job(job, lambda: work_items(job), one_by_one(lambda item: ingest(job, item.data)))
-
-
-def manifest_digest(index: Index) -> str:
-    """A digest of all that a manifest says, but for what tile sees by itself: whether a file is there, as it was."""
-    planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
-    content = planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
@@ -58,23 +54,18 @@ def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
         ConfigError: the plate lacks the planes, or their distance, that the configuration needs.
     """
     from plateflow.images.layout import well_layout
-
-    wells = index.planes.groupby("well", sort=False)
-    layouts = {str(well): well_layout(planes, index.metadata) for well, planes in wells}
-    _check_depth(config, str(index.metadata["plate"]), max(layouts.values(), key=lambda layout: layout.z_known))
-    return layouts
-
-
-def _check_depth(config: Config, plate: str, layout: WellLayout) -> None:
-    """Check that there are the planes that will be read: those of one well, as all wells should have the same."""
     from plateflow.images.well import planes_read
 
+    wells, plate = index.planes.groupby("well", sort=False), str(index.metadata["plate"])
+    layouts = {str(well): well_layout(planes, index.metadata) for well, planes in wells}
+    layout = max(layouts.values(), key=lambda layout: layout.z_known)  # of one well, as all should have the same planes
     for channel in layout.channels:
         for z in range(layout.label_shape(config.z)[1]):
             planes_read(layout, channel, config.z, z, where=plate)
     for name, label_set in config.segmentation.items():
         if label_set.dimensions == 3:
             anisotropy(layout, where=f"{plate}, label set {name}")
+    return layouts
 
 
 def ingest(job: Job, index: Index) -> Outcome:

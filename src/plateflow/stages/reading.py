@@ -35,11 +35,6 @@ class LostFileError(ResultsError):
         )
 
 
-def is_shard(name: str) -> bool:
-    """Whether a file, as a journal names it, is a shard of an image or of labels."""
-    return name.startswith("plate.zarr/") and "/c/" in name
-
-
 class Reading:
     """The files that the work items of a job read, each compared once."""
 
@@ -123,9 +118,9 @@ class Reading:
         return [name for name in entry.files if name.startswith(image)]
 
     def _check(self, stage: str, entry: Entry, names: Iterable[str], *, content: bool | None) -> None:
-        """Compare files; with `content` None, the content of all but shards."""
+        """Compare files; with `content` None, the content of all but shards of images and labels."""
         for name in names:
-            whole = not is_shard(name) if content is None else content
+            whole = not (name.startswith("plate.zarr/") and "/c/" in name) if content is None else content
             if (name, whole) not in self._seen:
                 why = damage(self.plate.paths, name, entry.files[name], content=whole)
                 if why:

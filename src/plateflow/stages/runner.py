@@ -156,7 +156,8 @@ def _record_lost(job: Job, error: LostFileError, run: _Run | None, reading: Read
         except (ResultsError, ValueError, KeyError):  # the manifest may be what was lost
             n_columns = 0
         known = {stage: lost_sequences(job.paths, stage) for stage in job.stage.reads}  # by an earlier attempt
-        for lost in (error, *(reading.also_lost(run.to_do) if run and reading else ())):
+        to_do = [item for batch in run.batches for item in batch] if run else []
+        for lost in (error, *(reading.also_lost(to_do) if reading else ())):
             if known[lost.stage].get(lost.entry.key, 0) < lost.entry.sequence:
                 record_lost(job.paths.watch(job.stage.name, job.name), lost.stage, lost.entry, lost.name, n_columns)
 
@@ -267,7 +268,11 @@ class _Run:
                 up = item.upstream
                 self.left_out.append((item, Outcome(state=up.state, reason=up.reason, detail=up.detail)))
             elif item.well and deaths.get(item.key, 0) >= 2:
-                killers.append((item, _crash_outcome(self.job, item)))
+                stage, plate = self.job.stage.name, self.job.plate.name
+                log = self.job.paths.log(stage, self.job.name, "*")
+                detail = f"{stage} died twice while {item} was alone in work; see the log {log}, then "
+                detail += f"`plateflow retry {plate}/{item.well}`"
+                killers.append((item, Outcome(state="quarantined", reason="crash", detail=detail)))
             elif item.key in suspects:
                 alone.append([item])
             else:
@@ -283,11 +288,6 @@ class _Run:
         """
         if not self.lease.held():
             raise Interrupted("another job has taken over, after this one had given no sign of life")
-
-    @property
-    def to_do(self) -> list[Item]:
-        """What this attempt was to do."""
-        return [item for batch in self.batches for item in batch]
 
     @property
     def in_work(self) -> list[Item]:
@@ -382,15 +382,6 @@ class _Run:
     def _next(self, item: Item) -> int:
         entry = self.latest.get(item.key)
         return max(entry.sequence if entry else 0, self.lost.get(item.key, 0)) + 1
-
-
-def _crash_outcome(job: Job, item: Item) -> Outcome:
-    return Outcome(
-        state="quarantined",
-        reason="crash",
-        detail=f"{job.stage.name} died twice while {item} was alone in work; see the log "
-        f"{job.paths.log(job.stage.name, job.name, '*')}, then `plateflow retry {job.plate.name}/{item.well}`",
-    )
 
 
 class _signals:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ from plateflow.chain import STAGES
 from plateflow.files import remove_tree, write_atomic
 from plateflow.project import Plate
 from plateflow.segment.scratch import load_scratch, scratch_array
+from plateflow.stages import stage_module
 from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
-from plateflow.stages.infer import infer_items
 from plateflow.stages.job import Job, Outcome, WorkItem, changes, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
 
@@ -64,14 +64,9 @@ def run(job: Job) -> None:
 
 def work_items(job: Job) -> list[Item]:
     """Every label set of the wells of a part."""
-    return stitch_items(job.plate, job.wells)
-
-
-def stitch_items(plate: Plate, wells: list[str]) -> list[Item]:
-    """The work items of `stitch` in some wells."""
-    followed = plate.outcomes("follow")
+    plate, followed = job.plate, job.plate.outcomes("follow")
     blocks: dict[tuple[str, str], list[WorkItem[CanvasBlock]]] = {}
-    for block in follow_items(plate, wells):
+    for block in follow_items(plate, job.wells):
         blocks.setdefault((block.well, block.label_set), []).append(block)
     items = []
     for (well, label_set), of_well in blocks.items():
@@ -196,9 +191,10 @@ def plate_is_stitched(plate: Plate) -> bool:
     """
     if not all(plate.paths.receipts("stitch", name) for name in STAGES["stitch"].jobs(plate.config)):
         return False
-    for stage, list_items in (("infer", infer_items), ("follow", follow_items), ("stitch", stitch_items)):
-        job, entries = Job(plate=plate, stage=STAGES[stage], name="0"), plate.outcomes(stage)
-        items: list[WorkItem[Any]] = [*list_items(plate, plate.wells)]
-        if any(changes(job, item, entries.get(item.key)) for item in items):
-            return False
+    for stage in ("infer", "follow", "stitch"):
+        entries = plate.outcomes(stage)
+        for name in STAGES[stage].jobs(plate.config):
+            job = Job(plate=plate, stage=STAGES[stage], name=name)
+            if any(changes(job, item, entries.get(item.key)) for item in stage_module(stage).work_items(job)):
+                return False
     return True
