@@ -96,17 +96,12 @@ class _Unsettled:
             self.folders.add(new.parent)
 
     def removed(self, path: Path) -> None:
-        own, below = (
-            str(path),
-            f"{path}{os.sep}",
-        )  # as text: a plate has thousands of files, and comparing paths is slow
+        below = f"{path}{os.sep}"  # as text: a plate has thousands of files, and comparing paths is slow
         with self.lock:
-            for gone in [known for known in self.stamps if str(known) == own or str(known).startswith(below)]:
+            for gone in [known for known in self.stamps if f"{known}{os.sep}".startswith(below)]:
                 del self.stamps[gone]
                 self.files.discard(gone)
-            self.folders = {
-                folder for folder in self.folders if str(folder) != own and not str(folder).startswith(below)
-            }
+            self.folders = {folder for folder in self.folders if not f"{folder}{os.sep}".startswith(below)}
             self.folders.add(path.parent)
 
 

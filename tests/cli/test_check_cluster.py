@@ -314,7 +314,7 @@ def test_a_file_that_the_node_wrote_elsewhere(site: Path):
 def test_another_cluster_is_asked_for_its_jobs(site: Path):
     (site / "number").write_text("7;second")
     _, asked = check(site, infer(clusters="second"), status=0)
-    assert any(line.startswith("squeue -M second -h -t all -j 7") for line in asked)
+    assert any(line.startswith("squeue -h -M second -t all -j 7") for line in asked)
 
 
 def test_within_a_job_the_variables_of_slurm_are_left_out(site: Path, monkeypatch: pytest.MonkeyPatch):

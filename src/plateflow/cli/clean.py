@@ -59,7 +59,10 @@ def clean(
     chosen = project.plate(plate)
     _refuse_at_work(project, chosen)
     waste = list(_all_results(chosen) if results else _waste(chosen, flows=flows))
-    waste += [Waste(what="of runs that were killed", path=path) for path in _asked_by_former_runs(project)]
+    former = runs(project.screen)
+    queued = slurm.jobs() if former else None
+    asked = [project.screen.asked(run) for run in sorted(former) if is_over(project.screen, run, queued)]
+    waste += [Waste(what="of runs that were killed", path=path) for path in asked]
     if not waste:
         typer.echo(f"{plate}: nothing to remove.")
         return
@@ -79,13 +82,6 @@ def clean(
             remove(each.path)
     settle()
     typer.echo(f"{plate}: removed." + (" `snakemake` makes all of it again." if results else ""))
-
-
-def _asked_by_former_runs(project: Project) -> Iterator[Path]:
-    """What runs have written down of which no job is left."""
-    former = runs(project.screen)
-    queued = slurm.jobs() if former else None
-    yield from (project.screen.asked(run) for run in sorted(former) if is_over(project.screen, run, queued))
 
 
 def _refuse_at_work(project: Project, plate: Plate) -> None:

@@ -27,7 +27,7 @@ from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import write_json
 from plateflow.plates.check_index import Problem
 from plateflow.project import Project
-from plateflow.state.slurm import ENDED
+from plateflow.state.slurm import ENDED, squeue
 
 WAIT_S = 300.0
 ROOM_BYTES = 10**9
@@ -155,14 +155,10 @@ def _words(said: str) -> str:
 
 def _state(probe: Probe) -> tuple[str, str] | None:
     """State of a job and why it waits; empty when the queue has forgotten it, None when the queue doesn't answer."""
-    command = ["squeue", *probe.cluster, "-h", "-t", "all", "-j", probe.number, "-o", "%T|%r"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except subprocess.TimeoutExpired:
+    lines = squeue(*probe.cluster, "-t", "all", "-j", probe.number, "-o", "%T|%r")
+    if lines is None:
         return None
-    if done.returncode and "Invalid job id" not in done.stderr:
-        return None
-    state, _, reason = done.stdout.strip().rpartition("\n")[2].partition("|")
+    state, _, reason = "\n".join(lines).strip().rpartition("\n")[2].partition("|")
     return state, reason
 
 

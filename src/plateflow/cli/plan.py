@@ -17,7 +17,6 @@ from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
 from plateflow.errors import PlateflowError
 from plateflow.estimate import ScreenEstimate, estimates_of, refine
-from plateflow.paths import PlatePaths
 from plateflow.project import SCREEN, Project
 from plateflow.state.ledger import attempts
 
@@ -42,7 +41,10 @@ def plan(
     once; the ledger of what has already run refines them, here and for the memory and time that the rules ask for.
     """
     project = Project.load(configfile)
-    rows = [row for paths in _newest(project) for row in attempts(paths)]
+    begun = [plate.paths for plate in project.plates.values() if plate.paths.metadata.is_file()]
+    # The plates that were worked on last: enough to learn from, and read within two seconds.
+    newest = sorted(begun, key=lambda paths: (paths.root / "journal").stat().st_mtime)[-LEARN_FROM:]
+    rows = [row for paths in newest for row in attempts(paths)]
     with suppress(PermissionError):  # another user's results: the rates stay as they are
         refine(project, rows)
     redone = upgrade(project.plates, estimates_of(project))
@@ -54,12 +56,6 @@ def plan(
         return
     for line in _lines(figures):
         typer.echo(line)
-
-
-def _newest(project: Project) -> list[PlatePaths]:
-    """The plates that were worked on last: enough to learn from, and read within two seconds."""
-    begun = [plate.paths for plate in project.plates.values() if plate.paths.metadata.is_file()]
-    return sorted(begun, key=lambda paths: (paths.root / "journal").stat().st_mtime)[-LEARN_FROM:]
 
 
 def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[str, Any]:

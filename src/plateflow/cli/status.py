@@ -240,7 +240,9 @@ def explain(plate: Plate, well: str) -> Status:
         for (stage_name, key), stale in found.items.items():
             if stage_name == name and key[0] in ("", well) and key not in latest:
                 typer.echo(f"  {name} {key[1]:20} to do ({stale}): {stale.remedy}")
-        _print_failures(plate, name, well)
+        for failed in _failures(plate, name, well):
+            error = failed.error.replace("\n", "\n    ")
+            typer.echo(f"  {name} {failed.job}: last attempt failed: {error}\n    log: {failed.log}")
     if found.note:
         typer.echo(f"  {found.note}")
     items = {key: item for key, item in found.items.items() if item.key[0] in ("", well)}
@@ -275,12 +277,6 @@ def _failures(plate: Plate, stage: str, well: str) -> list[JobProgress]:
     failed = [job for job in Progress(plate.config).of(plate.paths) if job.stage == stage and job.state == "failed"]
     whole = STAGES[stage].scope == "plate"
     return [job for job in failed if whole or part_of(job.job) == plate.part_of_well(stage, well)]
-
-
-def _print_failures(plate: Plate, stage: str, well: str) -> None:
-    for job in _failures(plate, stage, well):
-        error = job.error.replace("\n", "\n    ")
-        typer.echo(f"  {stage} {job.job}: last attempt failed: {error}\n    log: {job.log}")
 
 
 def _print_log(plate: Plate, well: str) -> Status:

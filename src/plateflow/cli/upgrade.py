@@ -52,8 +52,9 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
     unread: dict[str, str] = {}
     for plate in plates.values():
         try:
-            if any(_is_old(plate, stage) for stage in STAGES):
-                old.append(plate.name)
+            journals = [path for stage in STAGES for path in plate.paths.journals(stage)]
+            if any(is_of_earlier_release(path) and not Journal.read(path).latest for path in journals):
+                old.append(plate.name)  # nothing is known of some of its jobs
             of_plate = _of_plate(plate)
         except (OSError, PlateflowError) as error:
             unread[plate.name] = str(error)
@@ -76,11 +77,6 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
         "not_taken_over": old,
         "unread": unread,
     }
-
-
-def _is_old(plate: Plate, stage: str) -> bool:
-    """Whether nothing is known of jobs of a stage, as an earlier release wrote their journals."""
-    return any(is_of_earlier_release(path) and not Journal.read(path).latest for path in plate.paths.journals(stage))
 
 
 def _is_current(plate: Plate) -> bool:

@@ -117,20 +117,23 @@ def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
         found,
     )
     for stage in ("follow", "infer"):  # only what is needed, also by what was found to be lost before
-        needed = _needed(plate, stage)
+        todo = to_do(plate, files=True).items
+        readers = {name for name, other in STAGES.items() if stage in other.reads}
+        read = {key[:2] for name, key in todo if name in readers}
+        needed = {key for key in plate.outcomes(stage) if key[:2] in read and (stage, key) not in todo}
         listed = _listed(plate, stage)
         _compare(plate, [each for each in listed if each[1].key in needed], found)
         others = [name for _, entry, name in listed if entry.key not in needed]
         found.not_needed += sum(not plate.paths.path_of(name).exists() for name in others)
-    todo = to_do(plate, files=True)
-    if todo.fault or (todo.note and not todo.items):
-        found.notes.append(todo.note)
+    left = to_do(plate, files=True)
+    if left.fault or (left.note and not left.items):
+        found.notes.append(left.note)
         found.unread = True
     why: dict[tuple[str, str], set[str]] = {}
-    for (stage, _), item in todo.items.items():
+    for (stage, _), item in left.items.items():
         if item.seen:  # what was recorded as lost isn't: a run sees that
             why.setdefault((stage, item.job.name), set()).update(item.why)
-    found.again = bool(found.lost or why) or any(item.why != ("never done",) for item in todo.items.values())
+    found.again = bool(found.lost or why) or any(item.why != ("never done",) for item in left.items.values())
     if why and (at_work or running(plate.paths.root / "leases")):
         found.asked.append("a run is at work, and some jobs may have more to do: verify it again afterwards")
         return
@@ -167,14 +170,6 @@ def _listed(plate: Plate, stage: str) -> list[Listed]:
             continue
         listed += [(stage, entry, name) for name in entry.files]
     return listed
-
-
-def _needed(plate: Plate, stage: str) -> set[Key]:
-    """The entries of a stage whose files something reads that is to be done."""
-    todo = to_do(plate, files=True).items
-    readers = {name for name, other in STAGES.items() if stage in other.reads}
-    read = {key[:2] for name, key in todo if name in readers}
-    return {key for key in plate.outcomes(stage) if key[:2] in read and (stage, key) not in todo}
 
 
 def _compare(plate: Plate, listed: list[Listed], found: Found) -> None:

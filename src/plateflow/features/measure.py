@@ -49,12 +49,6 @@ def compartment(label_set: str) -> str:
     return label_set[0].upper() + label_set[1:]
 
 
-def row_compartment(compartments: Iterable[str]) -> str:
-    """The compartment that makes the rows by default: Cells if there is one, else the first."""
-    names = list(compartments)
-    return "Cells" if "Cells" in names else names[0]
-
-
 def with_cytoplasm(compartments: Iterable[str]) -> list[str]:
     """The compartments, with the one that is derived from Cells and Nuclei."""
     names = list(compartments)
@@ -162,7 +156,7 @@ def measure(
         raise ArgumentError(f"outside must have the shape {image.shape[-2:]} of the image; got {np.shape(outside)}")
     if origin_px is not None and len(origin_px) != ndim:
         raise ArgumentError(f"origin_px must give one number per axis, {ndim}; got {origin_px!r}")
-    row_name = rows or row_compartment(labels)
+    row_name = rows or ("Cells" if "Cells" in labels else next(iter(labels)))
     order = column_features(
         list(labels), channels, families=families, rows=row_name, ndim=ndim, texture_scales=texture_scales
     )

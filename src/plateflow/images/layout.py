@@ -144,7 +144,9 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
             remedy="set pixel_size_um in the plate sheet",
         )
     channels = tuple(channel["name"] for channel in metadata["channels"])
-    z_step = _z_step(planes)
+    steps = np.abs(np.diff(planes.groupby("z")["z_um"].first().to_numpy(float)))
+    step = float(np.median(steps)) if len(steps) else math.nan
+    z_step = round(step, 6) if step > 0 else None  # one plane, or not known
     stacks = {str(name): sorted(set(z.tolist())) for name, z in planes.groupby("channel")["z"]}
     return WellLayout(
         shape=(int(planes["t"].max()) + 1, len(channels), int(planes["z"].max()) + 1, height, width),
@@ -163,11 +165,3 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
 def _grid(n: int, height: int, width: int) -> list[tuple[int, int]]:
     across = math.ceil(math.sqrt(n))
     return [(i // across * (height + GRID_GAP_PX), i % across * (width + GRID_GAP_PX)) for i in range(n)]
-
-
-def _z_step(planes: pd.DataFrame) -> float | None:
-    """The distance of z planes in um; None if there is one plane, or if it is unknown."""
-    heights = planes.groupby("z")["z_um"].first().to_numpy(float)
-    steps = np.diff(heights)
-    step = float(np.median(np.abs(steps))) if len(steps) else math.nan
-    return round(step, 6) if step > 0 else None

@@ -7,7 +7,7 @@ order of keys, so that equal plates would no longer give equal bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,6 @@ def image_attributes(layout: WellLayout, metadata: Mapping[str, Any], levels: in
     ]
     multiscales = _multiscales("image", layout, levels, AXES, halved=layout.preview or 0)
     return {"ome": {"version": VERSION, "multiscales": multiscales, "omero": {"channels": channels}}}
-
-
-def labels_attributes(label_sets: Sequence[str]) -> dict[str, Any]:
-    """The attributes of the group that lists an image's label sets."""
-    return {"ome": {"version": VERSION, "labels": list(label_sets)}}
 
 
 def label_attributes(label_set: str, layout: WellLayout, levels: int, z_mode: str) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def array_files(
     codec = ZstdCodec(level=3) if dtype == "uint32" else BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
     for level in range(levels):
         space = [math.ceil(size / 2**level) for size in shape[-2:]]
-        chunk = [_even_chunk(size) if undivided else CHUNK_PX for size in space]
+        # Near 512 px, and so that they divide an undivided level evenly: little is padded.
+        chunk = [math.ceil(size / max(1, round(size / CHUNK_PX))) if undivided else CHUNK_PX for size in space]
         shard = [size if undivided else min(edge >> level, size) for edge, size in zip(region, space, strict=True)]
         group.create_array(
             str(level),
@@ -91,11 +92,6 @@ def array_files(
             dimension_names=list(axes),
         )
     return {key: value.to_bytes() for key, value in files.items() if key != "zarr.json"}
-
-
-def _even_chunk(size: int) -> int:
-    """A chunk near 512 px that divides a level evenly, so that little is padded."""
-    return math.ceil(size / max(1, round(size / CHUNK_PX)))
 
 
 @dataclass(frozen=True, kw_only=True)

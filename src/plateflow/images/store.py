@@ -53,19 +53,18 @@ def create_plate(
         groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in label_sets}
         for group, (own_id, files) in groups.items():
             key = group.relative_to(paths.store).as_posix()
-            if ids.get(key) == own_id or (key not in ids and _is_like(group, files)):
+            if key in ids:
+                stays = ids[key] == own_id
+            else:  # where no journal tells of it any more, a folder with these very files stays, whatever else it holds
+                stays = all((file := group / name).is_file() and file.read_bytes() == files[name] for name in files)
+            if stays:
                 for name, data in files.items():
                     write_changed(group / name, data)
             else:
                 replace_folder(group, files)
             made[key] = own_id
-        _write_group(image / "labels", ngff.labels_attributes(label_sets))
+        _write_group(image / "labels", {"ome": {"version": ngff.VERSION, "labels": list(label_sets)}})
     return made
-
-
-def _is_like(group: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether a folder has these very files; then what else it holds stays, where no journal tells of it any more."""
-    return all((group / name).is_file() and (group / name).read_bytes() == data for name, data in files.items())
 
 
 def _image_files(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> tuple[str, dict[str, bytes]]:

@@ -104,12 +104,8 @@ def _axis(length: int, augment: bool) -> Axis:
     lacking = max(0, TILE - length - 2 * frame)
     odd = (length - TILE - steps) % 2 if steps and frame else 0  # one px less gives the last tile the right parity
     sides = (lacking // 2, lacking - lacking // 2)
-    starts = _spread(length + 2 * frame + lacking - odd, max(steps + 1, 2 if augment else 1))
-    return Axis(zeros=(frame, frame - odd), mirrored=sides, starts=starts, weights=TAPER)
-
-
-def _spread(length: int, n: int) -> tuple[int, ...]:
-    """First px of n tiles, evenly spread over `length` px to within 1 px, odd for every second tile."""
+    n, room = max(steps + 1, 2 if augment else 1), length + 2 * frame + lacking - odd - TILE
     gaps = max(1, n - 1)
-    starts = [(2 * i * (length - TILE) + gaps) // (2 * gaps) for i in range(n)]
-    return tuple(start - (start + i) % 2 if 0 < i < gaps else start for i, start in enumerate(starts))
+    even = [(2 * i * room + gaps) // (2 * gaps) for i in range(n)]
+    starts = tuple(start - (start + i) % 2 if 0 < i < gaps else start for i, start in enumerate(even))
+    return Axis(zeros=(frame, frame - odd), mirrored=sides, starts=starts, weights=TAPER)

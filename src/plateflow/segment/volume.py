@@ -81,10 +81,6 @@ class Volume:
                     key=key,
                 )
 
-    def _network_rows(self, axis: int) -> int:
-        """Rows of a plane resampled to square pixels: along z, more or fewer than there are planes."""
-        return self.shape[1] if axis == 0 else max(1, round(self.shape[0] * self.anisotropy))
-
     def _thickness(self, axis: int) -> int:
         """Planes per slab."""
         return max(1, SLAB * self.shape[axis] // int(np.prod(self.shape)))
@@ -103,7 +99,9 @@ class Volume:
                 planes = self._pixels[_along(axis + 1, start, start + self._thickness(axis))]
                 self._slab = (axis, number), np.array(np.moveaxis(planes, axis + 1, 0), order="C")
                 release_pages(self._pixels)
-            return _with_rows(self._slab[1][k], self._network_rows(axis), antialias=self.anisotropy < 1)
+            # Of a plane resampled to square pixels: along z, more or fewer than there are planes.
+            rows = self.shape[1] if axis == 0 else max(1, round(self.shape[0] * self.anisotropy))
+            return _with_rows(self._slab[1][k], rows, antialias=self.anisotropy < 1)
 
     def _write(self, axis: int, components: tuple[int, ...], index: int, flow: NDArray[np.float16]) -> None:
         rows = self.shape[1] if axis == 0 else self.shape[0]

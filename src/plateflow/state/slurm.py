@@ -60,7 +60,7 @@ def jobs(names: Iterable[str] = ()) -> list[QueuedJob] | None:
     Args:
         names: of the jobs that are asked for; default: all.
     """
-    lines = _squeue("-o", "%A\t%T\t%u\t%Z\t%j\t%k", *([f"--name={','.join(names)}"] if names else ()))
+    lines = squeue("-o", "%A\t%T\t%u\t%Z\t%j\t%k", *([f"--name={','.join(names)}"] if names else ()))
     if lines is None:
         return None
     rows = [line.split("\t") for line in lines if line.count("\t") == 5]
@@ -96,7 +96,7 @@ def restarts_of(number: str) -> int | None:
 
 def _state(number: str) -> tuple[str, int] | None:
     """State and number of restarts of a job, empty and 0 for one that SLURM doesn't know; None without an answer."""
-    lines = _squeue("-j", number, "-t", "all", "-O", "State:30,RestartCnt:10")
+    lines = squeue("-j", number, "-t", "all", "-O", "State:30,RestartCnt:10")
     if lines is None:
         return None
     words = [line.split() for line in lines]  # among which a site may print a notice
@@ -120,7 +120,7 @@ def why_ended(number: str) -> str:
     return ""
 
 
-def _squeue(*options: str) -> list[str] | None:
+def squeue(*options: str) -> list[str] | None:
     """The lines of an answer, none for a job that SLURM doesn't know; None where there is no answer."""
     if not is_here():
         return None
