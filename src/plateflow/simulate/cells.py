@@ -11,7 +11,7 @@ in the ways that matter (touching, dim beside bright, blurred, uneven light), no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ CHANNELS = ("DNA", "AGP", "Marker")
 
 Float = NDArray[np.float32]
 _ANGLES = np.linspace(-np.pi, np.pi, 65)
+_DIM = 0.12, 0.30
+"""The level of dim nuclei as a fraction of the usual one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,6 @@ def simulate_field(
     brightness: float = 0.55,
     brightness_spread: float = 0.30,
     dim_fraction: float = 0.20,
-    dim_level: tuple[float, float] = (0.12, 0.30),
     mitotic_fraction: float = 0.03,
     chromatin: float = 0.18,
     cell_scale: float = 2.4,
@@ -87,8 +88,7 @@ def simulate_field(
         overlap: how far clumped nuclei may run into each other, as a fraction of the sum of their radii.
         brightness: median DNA level of the nuclei that are not dim.
         brightness_spread: standard deviation of the log of the level.
-        dim_fraction: fraction of nuclei at `dim_level`.
-        dim_level: range of the level of dim nuclei as a fraction of `brightness`.
+        dim_fraction: fraction of nuclei at `_DIM`.
         mitotic_fraction: fraction of small, bright, condensed nuclei.
         chromatin: contrast of the texture within nuclei.
         cell_scale: radius of a free cell over the radius of its nucleus.
@@ -99,20 +99,14 @@ def simulate_field(
     Returns:
         The scene; labels run from 1 without a gap, and slivers at the border are not labelled.
     """
-    placed = _place(
-        rng,
-        shape,
-        density=density,
-        diameter=diameter_px,
-        size_spread=size_spread,
-        clumping=clumping,
-        overlap=overlap,
-        mitotic_fraction=mitotic_fraction,
-        brightness=brightness,
-        brightness_spread=brightness_spread,
-        dim_fraction=dim_fraction,
-        dim_level=dim_level,
-    )
+
+    def level(mitotic: bool) -> float:
+        drawn = brightness * rng.lognormal(0, brightness_spread)
+        if mitotic:
+            return brightness * rng.uniform(1.6, 2.4)
+        return brightness * rng.uniform(*_DIM) if rng.random() < dim_fraction else drawn
+
+    placed = _place(rng, shape, density, diameter_px, size_spread, clumping, overlap, mitotic_fraction, level)
     n = len(placed)
     fine = _noise(rng, shape, max(0.7, diameter_px * 0.045))
     coarse = _noise(rng, shape, max(1.2, diameter_px * 0.12))
@@ -241,17 +235,13 @@ def camera(
 def _place(
     rng: np.random.Generator,
     shape: tuple[int, int],
-    *,
     density: float,
     diameter: float,
     size_spread: float,
     clumping: float,
     overlap: float,
     mitotic_fraction: float,
-    brightness: float,
-    brightness_spread: float,
-    dim_fraction: float,
-    dim_level: tuple[float, float],
+    level: Callable[[bool], float],
 ) -> list[_Nucleus]:
     """Positions, sizes and levels: some nuclei anywhere, others against one that is already there."""
     height, width = shape
@@ -279,12 +269,7 @@ def _place(
         else:
             continue  # no room: a crowded field holds fewer than wanted
         ys[n], xs[n], radii[n] = y, x, radius
-        level = brightness * rng.lognormal(0, brightness_spread)
-        if mitotic:
-            level = brightness * rng.uniform(1.6, 2.4)
-        elif rng.random() < dim_fraction:
-            level = brightness * rng.uniform(*dim_level)
-        placed.append(_Nucleus(y, x, radius, level, mitotic))
+        placed.append(_Nucleus(y, x, radius, level(mitotic), mitotic))
     return placed
 
 

@@ -18,9 +18,13 @@ from plateflow.paths import PlatePaths
 
 Labels = NDArray[np.uint32]
 Region = tuple[slice, slice]
+LABEL_SETS = ("nuclei", "cells")
+BASELINE = "nuclei by Otsu + watershed"
+SMALL_PX = 30
+"""The baseline drops smaller objects."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Score:
     """Objects matched at IoU 0.5, over the wells with cells and without the fields whose files are broken."""
 
@@ -76,9 +80,7 @@ class Comparison:
         return [head, *scores, *doses]
 
 
-def compare(
-    results: Path, truth: Path, *, label_sets: tuple[str, ...] = ("nuclei", "cells"), columns: tuple[str, ...] = ()
-) -> Comparison:
+def compare(results: Path, truth: Path, *, columns: tuple[str, ...] = ()) -> Comparison:
     """Compare the results of a simulated plate with its truth.
 
     The image of a well and its truth share their geometry: the origin of both is the top left corner of the box around
@@ -87,11 +89,7 @@ def compare(
     Args:
         results: the plate's results folder: `plate.zarr`, and `wells.csv` if `columns` are given.
         truth: the folder that `simulate_plate` wrote.
-        label_sets: names of label sets among `nuclei` and `cells`.
         columns: columns of `wells.csv` that should follow the dose.
-
-    Returns:
-        The scores and, per column, whether the order of doses is recovered.
 
     Raises:
         PlateflowError: a label image is missing or its shape differs from the truth, or `wells.csv` lacks a column.
@@ -101,29 +99,24 @@ def compare(
         wells = list(csv.DictReader(file))
     paths = PlatePaths(plate=metadata["plate"], root=results, scratch=results)
     dna = metadata["channels"].index("DNA")
-    counts = {name: np.zeros(4, int) for name in (*label_sets, "baseline")}
+    counts = {name: np.zeros(4, int) for name in (*LABEL_SETS, BASELINE)}
     for well in wells:
         with np.load(truth / f"{well['well']}.npz") as stored:
-            true = {name: stored[name] for name in {*label_sets, "nuclei"}}
+            true = {name: stored[name] for name in LABEL_SETS}
         shape, image = true["nuclei"].shape, paths.image(well["well"])
         image_plane = _read_plane(image / "0", (0, dna, 0), shape)
-        predicted = {name: _read_plane(image / "labels" / name / "0", (0, 0), shape) for name in label_sets}
+        predicted = {name: _read_plane(image / "labels" / name / "0", (0, 0), shape) for name in LABEL_SETS}
         for region in _intact_regions(metadata, well["well"]):
-            pairs = [(name, true[name][region], predicted[name][region]) for name in label_sets]
-            pairs.append(("baseline", true["nuclei"][region], otsu_watershed(image_plane[region])))
+            pairs = [(name, true[name][region], predicted[name][region]) for name in LABEL_SETS]
+            pairs.append((BASELINE, true["nuclei"][region], otsu_watershed(image_plane[region])))
             for name, one, other in pairs:
                 counts[name] += _count(one, other, empty=well["role"] == "empty")
-    titles = {"baseline": "nuclei by Otsu + watershed"}
-    fields = ("true", "predicted", "matched", "in_empty")
-    scores = [
-        Score(name=titles.get(name, name), **dict(zip(fields, map(int, numbers), strict=True)))
-        for name, numbers in counts.items()
-    ]
+    scores = [Score(name, *map(int, numbers)) for name, numbers in counts.items()]
     doses = _dose_orders(paths.table("wells.csv"), wells, columns) if columns else ()
     return Comparison(scores=tuple(scores), doses=tuple(doses))
 
 
-def otsu_watershed(image: NDArray[np.generic], *, min_size_px: int = 30) -> Labels:
+def otsu_watershed(image: NDArray[np.generic]) -> Labels:
     """Segment bright, round objects as a screener would in ten lines: the baseline of the demo's figures.
 
     Smooth, threshold by Otsu's method, fill holes, and cut touching objects by a watershed of the distance transform
@@ -131,7 +124,6 @@ def otsu_watershed(image: NDArray[np.generic], *, min_size_px: int = 30) -> Labe
 
     Args:
         image: YX, any number type.
-        min_size_px: smaller objects are dropped.
 
     Returns:
         Labels YX, uint32, 0 is background; all 0 if the image is constant.
@@ -146,7 +138,7 @@ def otsu_watershed(image: NDArray[np.generic], *, min_size_px: int = 30) -> Labe
     if smooth.min() == smooth.max():
         return np.zeros(image.shape, np.uint32)
     mask = ndi.binary_fill_holes(smooth > threshold_otsu(smooth))
-    mask = remove_small_objects(mask, max_size=min_size_px - 1)
+    mask = remove_small_objects(mask, max_size=SMALL_PX - 1)
     distance = ndi.gaussian_filter(ndi.distance_transform_edt(mask), 1.0)
     seeds = label(h_maxima(distance, 0.75))
     return watershed(-distance, seeds, mask=mask).astype(np.uint32)

@@ -104,8 +104,6 @@ def simulate_plate(
     layout: type[Layout] = HarmonyLayout,
     faults: Sequence[Fault] = (),
     plate: str = "demo",
-    plate_shape: tuple[int, int] = (8, 12),
-    pixel_size_um: float = 0.6,
     seed: int = 0,
 ) -> SimulatedPlate:
     """Write a plate, its plate map and its truth below `out`.
@@ -133,9 +131,7 @@ def simulate_plate(
     corners = [(n // across * (height - overlap_px), n % across * (width - overlap_px)) for n in range(fields)]
     canvas_shape = (max(y for y, _ in corners) + height, max(x for _, x in corners) + width)
 
-    description = PlateDescription(
-        name=plate, plate_shape=plate_shape, field_shape=field_shape, pixel_size_um=pixel_size_um
-    )
+    description = PlateDescription(name=plate, field_shape=field_shape)
     writer, truth = layout(out, description), out / "truth"
     truth.mkdir(parents=True, exist_ok=True)
     falloffs = (0.35, 0.25, 0.30)
@@ -165,8 +161,8 @@ def simulate_plate(
                     field=field,
                     channel=channel,
                     channel_name=name,
-                    y_um=(top + height / 2 - canvas_shape[0] / 2) * pixel_size_um,
-                    x_um=(left + width / 2 - canvas_shape[1] / 2) * pixel_size_um,
+                    y_um=(top + height / 2 - canvas_shape[0] / 2) * description.pixel_size_um,
+                    x_um=(left + width / 2 - canvas_shape[1] / 2) * description.pixel_size_um,
                 )
                 kinds = [fault.kind for fault in field_faults if fault.channel in {None, channel}]
                 writer.write(record, pixels[channel], kinds)
@@ -177,7 +173,7 @@ def simulate_plate(
     table.to_csv(truth / "truth.csv", index=False, lineterminator="\r\n")
     metadata = {
         "plate": plate,
-        "pixel_size_um": pixel_size_um,
+        "pixel_size_um": description.pixel_size_um,
         "field_shape": field_shape,
         "canvas_shape": canvas_shape,
         "fields": corners,
@@ -227,7 +223,13 @@ def _record_field(
 
 def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, shape: tuple[int, int]) -> dict[str, object]:
     """Write a well's labels, cut to its canvas, and return its row of the table."""
-    nuclei, cells = (_cut_labels(labels, _inside_margin(shape)) for labels in (scene.nuclei, scene.cells))
+    region, cut = _inside_margin(shape), []
+    for labels in (scene.nuclei, scene.cells):  # without objects of which less than a sixth, or 15 px, is left
+        count = int(labels.max()) + 1
+        inside, total = (np.bincount(part.ravel(), minlength=count) for part in (labels[region], labels))
+        kept = (inside >= 15) & (6 * inside >= total)
+        cut.append(np.where(kept[labels[region]], labels[region], 0).astype(np.uint32))
+    nuclei, cells = cut
     np.savez_compressed(folder / f"{plan.well}.npz", nuclei=nuclei, cells=cells)
     numbers = np.unique(nuclei[nuclei > 0])
     return {
@@ -245,10 +247,3 @@ def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, shape: tup
 def _inside_margin(shape: tuple[int, int]) -> tuple[slice, slice]:
     """The region of a scene or picture that is left when its margin is cut off."""
     return slice(MARGIN_PX, MARGIN_PX + shape[0]), slice(MARGIN_PX, MARGIN_PX + shape[1])
-
-
-def _cut_labels(labels: NDArray[np.uint32], region: tuple[slice, slice]) -> NDArray[np.uint32]:
-    """Labels within a region, without objects of which less than a sixth, or less than 15 px, lies in it."""
-    count = int(labels.max()) + 1
-    inside, total = (np.bincount(a.ravel(), minlength=count) for a in (labels[region], labels))
-    return np.where(((inside >= 15) & (6 * inside >= total))[labels[region]], labels[region], 0).astype(np.uint32)
