@@ -48,12 +48,8 @@ def obstacle(path: Path) -> Path | None:
 
 
 def obstacles(folder: Path, *, depth: int, growing: str = GROWING) -> Iterator[Path]:
-    """What this user can't change in a folder: folders down to some depth, and files that are written again.
-
-    Args:
-        folder: need not be there; then what keeps it from being made.
-        depth: how many levels of folders below it are looked at.
-        growing: how the names of such files end.
+    """What this user can't change in a folder, which needn't be there: folders down to a depth, and files that are
+    written again, whose names end as `growing` says.
     """
     if not os.path.lexists(folder):
         yield from filter(None, [obstacle(folder)])

@@ -27,10 +27,7 @@ def whole(name: str, value: Any, *, least: int) -> int:
 
 
 def finite(name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, above: bool = False) -> float:
-    """A number, neither NaN nor infinite.
-
-    Args:
-        above: whether it must be larger than `least`.
+    """A number, neither NaN nor infinite; larger than `least` where it must be `above`.
 
     Raises:
         ArgumentError: it is no such number.

@@ -220,12 +220,7 @@ def screen_digest(plates: Mapping[str, str]) -> str:
 
 
 class Asked:
-    """What is asked of all jobs of a project.
-
-    Attributes:
-        plates: what is asked of the jobs of each, by plate id.
-        screen: the digest of the page over all plates.
-    """
+    """What is asked of all jobs of a project: of those of each plate, by id, and the digest of the page over all."""
 
     def __init__(self, project: Project, plates: dict[str, PlateAsked], screen: str = "") -> None:
         self.project, self.plates = project, plates
@@ -277,10 +272,7 @@ def runs(screen: PlatePaths) -> set[str]:
 def is_over(screen: PlatePaths, run: str, queued: list[QueuedJob] | None) -> bool:
     """Whether no job is left of a run whose driver is gone, so that nobody needs what it has written down.
 
-    Of a run of another user, whose jobs SLURM may hide, and where the queue isn't known, that can't be told.
-
-    Args:
-        queued: all jobs that SLURM shows; None where that isn't known.
+    Of a run of another user, whose jobs SLURM may hide, and where the queue isn't known (None), that can't be told.
     """
     if run.startswith(LOCAL):
         return True
@@ -319,11 +311,7 @@ def withdraw(plate: Plate, stage: str, job: str) -> None:
 
 
 def write_receipt(paths: PlatePaths, stage: str, job: str, digest: str, content: Any) -> None:
-    """Write the receipt of a job that did all that was asked, and remove receipts, logs and benchmarks of other names.
-
-    Args:
-        digest: of what was asked when the job began.
-    """
+    """Write the receipt of a job that did all that was asked; remove receipts, logs and benchmarks of other names."""
     write_json(paths.receipt(stage, job, digest), content)
     current = {paths.receipt(stage, job, digest), paths.log(stage, job, digest), paths.benchmark(stage, job, digest)}
     for former in {*paths.receipts(stage, job), *paths.logs(stage, job), *paths.benchmarks(stage, job)} - current:

@@ -67,13 +67,7 @@ class ChannelError(ConfigError, ValueError):
         where: str,
         remedy: str = "name one of these instead",
     ) -> ChannelError:
-        """The error for names in `names` that `available` lacks.
-
-        Args:
-            names: the names asked for; those that are available aren't mentioned.
-            where: plate, label set or file.
-            remedy: where to change the name.
-        """
+        """The error for those of `names` that `available` lacks; `remedy` says where to change a name."""
         available = list(available)
         absent = ", ".join(repr(name) for name in names if name not in available)
         return cls(

@@ -246,11 +246,7 @@ class Estimate:
 
 
 class ScreenEstimate:
-    """What the job over all plates needs: a unit of its work, and of what it holds, is a well of any plate.
-
-    Attributes:
-        seconds: that it takes, of one processor.
-    """
+    """What the job over all plates needs, in `seconds` of one processor; a unit of its work and memory is a well."""
 
     def __init__(self, project: Project) -> None:
         rate, wells = RATES[SCREEN], sum(plate.spec.wells or PLATE_WELLS for plate in project.plates.values())

@@ -46,13 +46,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Encode a table as parquet: text with dictionaries, numbers plain (dictionaries of floats are slower and larger).
+    """Encode a table, without its index, as parquet, compressed with zstd in row groups of 20,000 rows.
 
-    Args:
-        frame: the table; its index is not written.
-
-    Returns:
-        The content of the file, compressed with zstd in row groups of 20,000 rows.
+    Text has dictionaries, numbers are plain: dictionaries of floats are slower and larger.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

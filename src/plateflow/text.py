@@ -24,11 +24,7 @@ SAVE = "save it as UTF-8: in Excel as CSV UTF-8, else by `iconv -f cp1252 -t utf
 
 
 class TextError(ValueError):
-    """Text that isn't what it should be.
-
-    Attributes:
-        remedy: what the user can do; the message says why, and in which line.
-    """
+    """Text that isn't what it should be: the message says why, and in which line, `remedy` what the user can do."""
 
     def __init__(self, why: str, *, remedy: str) -> None:
         self.remedy = remedy
@@ -48,13 +44,10 @@ def encoding_of(content: bytes) -> str | None:
 
 
 def decode(content: bytes, *, windows: bool = True) -> str:
-    """Decode text: by its byte order mark, or as UTF-16 or UTF-8 where it is valid.
-
-    Args:
-        windows: take what is neither as Windows-1252, as Excel and instruments write it.
+    """Decode text: by its byte order mark, or as UTF-16 or UTF-8 where it is valid, else as Excel writes it.
 
     Raises:
-        TextError: it is in another encoding, or no text.
+        TextError: it is in another encoding (without `windows`, Windows-1252 is one), or no text.
     """
     known = encoding_of(content)
     for encoding in [known] if known else ["utf-8", "cp1252"] if windows else ["utf-8"]:
@@ -82,10 +75,7 @@ def _why_not(content: bytes, known: str | None, windows: bool) -> str:
 
 
 def rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Cut a table into its rows.
-
-    Yields:
-        the number of the line in which a row begins, and its cells; rows without content are passed over.
+    """Cut a table into its rows, each with the number of the line in which it begins; empty ones are left out.
 
     Raises:
         TextError: a quote is closed nowhere or in a later row, or stands where none can.

@@ -15,14 +15,9 @@ TOUCH_PX = 2
 
 
 def gaps_between(corners: NDArray[Any], stops: NDArray[Any]) -> NDArray[Any]:
-    """The gaps between fields along y and x in px, negative where two overlap.
+    """The gaps (n, n, 2) between fields along y and x in px, negative where two overlap.
 
-    Args:
-        corners: top and left of each field, (n, 2).
-        stops: bottom and right of each, exclusive, (n, 2).
-
-    Returns:
-        (n, n, 2).
+    `corners` are top and left of each field, `stops` its bottom and right, exclusive, (n, 2).
     """
     return np.maximum(corners[:, None], corners[None]) - np.minimum(stops[:, None], stops[None])
 

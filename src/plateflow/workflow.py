@@ -140,10 +140,8 @@ class Workflow:
     def begin(self, executor: Any) -> None:
         """Take the results for this run until the process ends, and write down what it asks of its jobs.
 
-        Ends the process where another run has them, or this user can't write what is to be done.
-
-        Args:
-            executor: Snakemake's. That of SLURM has made an id of the run, which is in the names of its jobs.
+        Ends the process where another run has them, or this user can't write what is to be done. SLURM's executor has
+        made an id of the run, which is in the names of its jobs.
         """
         run = getattr(executor, "run_uuid", None) or f"{LOCAL}{uuid.uuid4()}"
         announce_driver(run)

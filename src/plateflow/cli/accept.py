@@ -59,10 +59,7 @@ def accept(
 
 
 def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
-    """Accept the results of a stage of a plate.
-
-    Returns:
-        how many stand, by the version that made them; and how many don't, by what else has changed.
+    """Accept the results of a stage of a plate: how many stand, by their version, and don't, by what else has changed.
 
     Raises:
         LeaseError: a job of the stage is at work.

@@ -213,11 +213,7 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
 
 
 def _first_to_do(plate: Plate) -> tuple[dict[str, str], str]:
-    """The first stage in which a well (or, by the empty name, the plate) isn't ok, or is stale, by well.
-
-    Returns:
-        that, and why it can't be told of all stages; empty where it can.
-    """
+    """The first stage in which a well (or "", the plate) isn't ok, or is stale, by well; why not all of it is told."""
     from plateflow.stages.stale import to_do
 
     found = to_do(plate, files=True)

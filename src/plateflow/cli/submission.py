@@ -109,10 +109,7 @@ def slurm_profile(profile: Path) -> Path:
 
 
 def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Submission:
-    """Let Snakemake read profile and Snakefile, and its plugin make the calls.
-
-    Args:
-        plates: the ids of its plates.
+    """Let Snakemake read profile and Snakefile, and its plugin make the calls for these plates.
 
     Raises:
         PlateflowError: Snakemake can't use the profile, or it isn't one for SLURM.

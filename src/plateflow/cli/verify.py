@@ -100,11 +100,7 @@ class Found:
 
 
 def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
-    """Compare all files of a plate, record what is lost, and withdraw receipts of what isn't done.
-
-    Args:
-        at_work: whether a run is at work on the results.
-    """
+    """Compare all files of a plate, record what is lost, and withdraw receipts of what isn't done."""
     jobs = running(plate.paths.root / "leases")
     found.notes += [f"{name} is at work ({owner}): what it makes isn't looked at" for name, owner in jobs.items()]
     try:

@@ -65,11 +65,8 @@ def widen(console: Console) -> Console:
 
 
 def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group:
-    """All plates at one moment: what failed; a count of plates in which nothing happens; the others in a table.
-
-    Args:
-        jobs: of each plate.
-        unseen: why a plate's files can't be read.
+    """All plates at one moment: what failed, or can't be read (`unseen` says why); in how many plates nothing happens;
+    the others in a table.
     """
     from rich.console import Group
     from rich.markup import escape
@@ -102,12 +99,7 @@ def table(rows: dict[str, list[JobProgress]], title: str) -> Table:
 
 
 def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: int | None = FAILURES) -> list[str]:
-    """A paragraph per job that failed or is silent, and per plate that can't be read.
-
-    Args:
-        jobs, unseen: as for `picture`.
-        limit: after so many the others are counted.
-    """
+    """A paragraph per job that failed or is silent, and per plate that can't be read; after `limit` just how many."""
     lines = [f"{plate}: can't be read: {why}" for plate, why in [*unseen.items()][:limit]]
     if limit and len(unseen) > limit:
         lines.append(f"and {len(unseen) - limit} more plates can't be read")

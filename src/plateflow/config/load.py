@@ -16,10 +16,7 @@ from plateflow.text import TextError, decode
 
 
 def load_config(source: Path | Mapping[str, Any]) -> Config:
-    """Read and check a configuration.
-
-    Args:
-        source: a YAML file, or the mapping that Snakemake made of it.
+    """Read and check a configuration: a YAML file, or the mapping that Snakemake made of it.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong; names the nearest right key.

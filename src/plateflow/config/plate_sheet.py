@@ -66,10 +66,7 @@ class PlateSpec(Section):
 
 
 def load_plates(path: Path) -> dict[str, PlateSpec]:
-    """Read the plate sheet: tab-separated, one line per plate, columns as in `PlateSpec`.
-
-    Returns:
-        the lines by plate id, in the order of the sheet.
+    """Read the plate sheet: tab-separated, a line per plate, columns as in `PlateSpec`; by plate id, in its order.
 
     Raises:
         ConfigError: no file, another encoding than UTF-8 or UTF-16 with its mark, a quote or a number of cells that

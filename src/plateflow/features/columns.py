@@ -30,11 +30,7 @@ def cell_families(config: Config) -> tuple[str, ...]:
 
 
 def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
-    """The feature columns of a plate's cell tables, in order.
-
-    Args:
-        channels: names of the plate's channels, in order.
-    """
+    """The feature columns of a plate's cell tables, in order, for its channels in order."""
     names = [compartment(name) for name in config.segmentation]
     families = cell_families(config)
     columns = column_features(
@@ -52,11 +48,7 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
 
 
 def with_pixels(columns: Mapping[str, Feature], corrected: Mapping[str, bool]) -> dict[str, Feature]:
-    """The columns with what the intensities that they were measured on are, for the data dictionary.
-
-    Args:
-        corrected: by channel, whether its pixels are corrected for light, see `images.illumination`.
-    """
+    """The columns, each saying what the intensities that it was measured on are; `corrected` tells it by channel."""
     uneven = {channel for channel, is_corrected in corrected.items() if is_corrected}
     used = {channel: {channel} for channel in corrected} | {f"{a}_{b}": {a, b} for a, b in permutations(corrected, 2)}
     described = {}

@@ -117,10 +117,9 @@ def with_z(region: Region) -> Region:
 
 
 def release_pages(array: Any) -> None:
-    """Remove the pages of a mapped file from this process's memory; the file keeps them, including what was written.
+    """Remove the pages of a mapped file (or a view of one) from this process's memory; the file keeps what was written.
 
-    Args:
-        array: a ``np.memmap`` or a view of one; anything else is left alone.
+    Any other array is left alone.
     """
     base = array.base if isinstance(array, np.memmap) and array.mode != "c" else None
     if isinstance(base, mmap.mmap):

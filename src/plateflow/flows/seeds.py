@@ -48,15 +48,7 @@ class EndpointCounts:
 
 
 def count_endpoints(points: Points, shape: tuple[int, int, int]) -> tuple[Flat, Flat]:
-    """Count the end pixels of one block.
-
-    Args:
-        points: ``(3, n)``, within the canvas.
-        shape: of the canvas.
-
-    Returns:
-        Flat pixels in ascending order, and their counts.
-    """
+    """Count the end pixels ``(3, n)`` of one block of a canvas: flat pixels in ascending order, and their counts."""
     if points.shape[1] == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     low, high = _box(points)

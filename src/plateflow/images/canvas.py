@@ -56,10 +56,8 @@ class Canvas:
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
     def regions(self, *, with_gaps: bool = False) -> list[Region]:
-        """The region of each field in an array (..., y, x) of the canvas.
-
-        Args:
-            with_gaps: include the narrow gaps below and to the right of a field, up to the fields that it touches.
+        """The region of each field in an array (..., y, x) of the canvas; with or without the narrow gaps below and to
+        the right of it, up to the fields that it touches.
         """
         corners, stops = _corners(self.fields)
         if with_gaps:
@@ -89,8 +87,7 @@ def _corners(fields: Sequence[FieldBox]) -> tuple[NDArray[np.int64], NDArray[np.
 def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2) -> list[Canvas]:
     """The canvases of a well, numbered in the order of t, z, and the place of their top left corner.
 
-    Args:
-        dimensions: 3 makes one volume of all planes, 2 a canvas of each.
+    With 3 `dimensions` one volume of all planes, with 2 a canvas of each.
     """
     fields = [box for box in layout.fields if box.name not in left_out]
     corners, stops = _corners(fields)
@@ -114,13 +111,9 @@ def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensi
 
 
 def nearest_field(fields: Sequence[FieldBox], y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """The name of the field that holds each point, the first where fields overlap.
+    """The name of the field that holds each point, (n,) of y and x in px of the image; the first where fields overlap.
 
     The centroid of an object that goes round a corner may lie in no field: it gets the nearest.
-
-    Args:
-        fields: the fields, in the image's coordinates.
-        y, x: points in px of the image, (n,) each.
     """
     distance = [
         np.hypot(

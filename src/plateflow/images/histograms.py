@@ -186,9 +186,7 @@ def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
 def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channels: Sequence[str], bit_max: int) -> None:
     """Write `histograms/<well>.npz`, with counts from the least to the greatest value alone.
 
-    Args:
-        well: the statistics of each used field, one per channel.
-        bit_max: the greatest value that the camera can give, as far as the metadata know.
+    `bit_max` is the greatest value that the camera can give, as far as the metadata know.
     """
     spans, values = [], []
     flat = [channel for statistics in well.values() for channel in statistics]

@@ -148,11 +148,7 @@ class WellImage:
     def apply_window(self, pixels: NDArray[np.float32], canvas: Canvas, channels: Sequence[str]) -> NDArray[np.float32]:
         """What the network sees of a canvas: 0 and 1 at the limits of the window, not clipped; 0 where no field lies.
 
-        Args:
-            pixels: (channel, [z,] y, x), from `read`; changed in place, as a canvas can be large.
-
-        Returns:
-            `pixels`.
+        `pixels`, (channel, [z,] y, x) from `read`, are changed in place, as a canvas can be large.
         """
         owner = canvas.owner()
         limits = self.window.limits_of_fields(self.well, channels, [box.name for box in canvas.fields])
@@ -314,9 +310,8 @@ class WellImage:
     def write_labels(self, label_set: str, t: int, z: int, labels: Iterable[tuple[Canvas, Any]]) -> None:
         """Write all labels of one t and z, and their pyramid; where no canvas has one there is no shard.
 
-        Args:
-            labels: canvases of this t and z with their labels, uint32 (y, x), or an object that yields regions of them.
-                Where the boxes of two canvases overlap (their fields do not) labels win over 0.
+        They are given as canvases of this t and z with uint32 (y, x), or an object that yields regions of that. Where
+        the boxes of two canvases overlap (their fields do not) labels win over 0.
         """
         from plateflow.images.shards import write_label_shards
 
@@ -365,9 +360,7 @@ def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where:
 def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:
     """Make z planes one: their mean, or else their maximum (a single plane is both). One plane is held at a time.
 
-    Args:
-        planes: unsigned integers (y, x).
-        out: zeros (y, x).
+    `planes` are unsigned integers (y, x), `out` zeros.
     """
     count = 0
     for plane in planes:

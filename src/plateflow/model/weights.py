@@ -76,10 +76,6 @@ def load_model(
 def check_model(name_or_path: str | Path, weights_dir: Path | None = None) -> Path:
     """Check a model as `load_model` does, without reading its weights, and return its file.
 
-    Args:
-        name_or_path: as in `load_model`.
-        weights_dir: a folder to search before the others.
-
     Raises:
         ModelError: as in `load_model`.
     """

@@ -137,10 +137,7 @@ class FlowEngine:
         return tile_layout(shape, augment=self.augment)
 
     def run(self, jobs: Iterable[CanvasJob]) -> Iterator[Result]:
-        """Run canvases in order; each result is yielded once its flow field is written.
-
-        Args:
-            jobs: taken one by one, in a thread, ahead of the results.
+        """Run canvases, which are taken ahead in a thread; each result is yielded in order, once its flow is written.
 
         Raises:
             ValueError: a canvas has more than three channels.

@@ -67,11 +67,7 @@ class Volume:
         self._waiting: list[NDArray[Any]] = []
 
     def jobs(self, *, scale: float, key: Any) -> Iterator[CanvasJob]:
-        """The planes, in the order in which they must be written.
-
-        Args:
-            scale: px on the network's grid per px of a YX plane.
-        """
+        """The planes, in the order in which they must be written; `scale` is of a YX plane."""
         for axis, components in PASSES:
             for index in range(self.shape[axis]):
                 yield CanvasJob(

@@ -48,11 +48,7 @@ def file_name(record: Record) -> str:
 
 
 def write_index(path: Path, records: Sequence[tuple[Record, bool]], plate: PlateDescription) -> None:
-    """Write `Index.idx.xml`.
-
-    Args:
-        records: planes, each with whether the index names a file for it; no file is looked at.
-    """
+    """Write `Index.idx.xml` of planes, each with whether the index names a file for it; no file is looked at."""
     root = ET.Element("EvaluationInputData", {"xmlns": NAMESPACE, "Version": "1"})
     _add(root, User="simulated", InstrumentType="Phenix")
     plate_element = ET.SubElement(ET.SubElement(root, "Plates"), "Plate")

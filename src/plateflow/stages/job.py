@@ -154,8 +154,7 @@ def dependencies(job: Job, item: Item) -> dict[str, str]:
 def changes(job: Job, item: Item, entry: Entry | None, *, lost: Mapping[Key, int] | None = None) -> list[str]:
     """What has changed since an item was done as its entry says; empty where it is up to date.
 
-    Args:
-        lost: of the stage, from `lost_sequences`; without it the item's files aren't looked at.
+    Without `lost`, the `lost_sequences` of the stage, the item's files aren't looked at.
     """
     if entry is None:
         return ["never done"]
@@ -177,12 +176,7 @@ def changes(job: Job, item: Item, entry: Entry | None, *, lost: Mapping[Key, int
 
 
 def damage(paths: PlatePaths, name: str, stamp: Stamp, *, content: bool) -> str:
-    """What is wrong with a file that a journal lists; empty where nothing is.
-
-    Args:
-        name: as the journal names it.
-        content: whether to read the file and compare its checksum, too.
-    """
+    """What is wrong with a file that a journal lists by this name: its size, also its `content`; empty if nothing."""
     path = paths.path_of(name)
     try:
         size = path.stat().st_size

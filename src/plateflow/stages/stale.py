@@ -58,12 +58,9 @@ class ToDo:
 
 
 def to_do(plate: Plate, *, files: bool) -> ToDo:
-    """What there is to do in a plate.
+    """What there is to do in a plate; `files`: with names and sizes compared of the files that the journals list.
 
     All stages are asked; one whose upstream has never run can't list its work items.
-
-    Args:
-        files: whether to compare names and sizes of the files that the journals list, too.
     """
     found, asked = ToDo(), PlateAsked(plate)
     for name, stage in STAGES.items():

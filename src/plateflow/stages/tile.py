@@ -116,24 +116,16 @@ def _records(planes: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 class _RawFiles:
-    """The raw files of a well as they are now.
-
-    Attributes:
-        stats: by path, size and time.
-    """
+    """The raw files of a well as they are now, by path: size and time; and the manifest's rows."""
 
     def __init__(self, folder: RawFolder, planes: pd.DataFrame) -> None:
         self.folder, self.planes = folder, planes
         self.stats = {name: folder.stat(name) for name in planes["path"].drop_duplicates() if name}
 
     def known(self, entry: Entry | None, *, compare: bool) -> tuple[Any, dict[str, Any]] | None:
-        """Whether an entry knows the files as they are now.
+        """What an entry, which knows the files as they are now, says of them: their content, and `Entry.raw` as of now.
 
-        Args:
-            compare: whether to read the pixels of files of which the time alone has changed.
-
-        Returns:
-            their content, and what `Entry.raw` should say; None where one of them is another.
+        None where one of them is another. `compare`: the pixels are read of files of which the time alone has changed.
         """
         if entry is None or not entry.fingerprint or entry.raw.keys() != self.stats.keys():
             return None

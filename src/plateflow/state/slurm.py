@@ -55,11 +55,7 @@ def is_here() -> bool:
 
 
 def jobs(names: Iterable[str] = ()) -> list[QueuedJob] | None:
-    """The jobs that wait or run, as far as SLURM shows them to this user; None where it isn't here or doesn't answer.
-
-    Args:
-        names: of the jobs that are asked for; default: all.
-    """
+    """The jobs, or those of some names, that wait or run, as far as SLURM shows them to this user; None: no answer."""
     lines = squeue("-o", "%A\t%T\t%u\t%Z\t%j\t%k", *([f"--name={','.join(names)}"] if names else ()))
     if lines is None:
         return None
