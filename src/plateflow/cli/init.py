@@ -53,17 +53,11 @@ def init(
     """
     if plate and len(raw) > 1:
         raise typer.BadParameter("one id can't name several plates; leave it out", param_hint="--plate")
-    given: dict[str, Any] = {
-        "plate_map": plate_map,
-        "layout": layout,
-        "pattern": pattern,
-        "image": image,
-        "pixel_size": pixel_size_um,
-    }
+    given: dict[str, Any] = {"pattern": pattern, "image": image, "pixel_size_um": pixel_size_um}
     failed: list[Path] = []
     for folder in raw:
         try:
-            _add(directory, folder, make_spec(folder, plate=plate, **given))
+            _add(directory, folder, make_spec(folder, plate=plate, plate_map=plate_map, layout=layout, **given))
         except (PlateflowError, OSError) as error:
             if len(raw) == 1:
                 raise
@@ -105,11 +99,9 @@ def make_spec(
     plate: str | None = None,
     plate_map: Path | None = None,
     layout: str | None = None,
-    pattern: str | None = None,
-    image: str | None = None,
-    pixel_size: float | None = None,
+    **columns: Any,
 ) -> PlateSpec:
-    """A line of the plate sheet for a raw folder; the layout is recognised where it isn't given.
+    """A line of the plate sheet for a raw folder, with more `columns`; the layout is recognised where it isn't given.
 
     Raises:
         PlateflowError: no such folder, or no reader knows its layout.
@@ -121,17 +113,15 @@ def make_spec(
     refuse_odd_name(str(raw))
     plate_folder(PlateSpec(plate="plate", path=str(raw)))
     if layout is None:
-        layout = "pattern" if pattern else recognise(raw)
+        layout = "pattern" if columns.get("pattern") else recognise(raw)
     name = plate or re.sub(r"[^A-Za-z0-9_+-]+", "_", raw.resolve().name.partition("__")[0]).strip("_") or "plate"
     try:
         return PlateSpec(
             plate=name,
             path=str(raw.resolve()),
             layout=layout,
-            pattern=pattern,
-            image=image,
-            pixel_size_um=pixel_size,
             plate_map=str(plate_map.resolve()) if plate_map else None,
+            **columns,
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")

@@ -14,7 +14,7 @@ import typer
 from plateflow.asked import Stamps, screen_digest
 from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
-from plateflow.cli.watch import HAPPENS, ROWS, failures, table, widen
+from plateflow.cli.watch import HAPPENS, ROWS, failures, lay_out, table, widen
 from plateflow.cli.watch import watch as follow
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import stat_of
@@ -155,14 +155,9 @@ def _print_left_out(items: list[LeftOut], limit: int | None = None) -> None:
 def overview(plate: Plate, found: ToDo) -> None:
     """Print a plate's work items by stage: ok, flagged, left out, stale or to do, and the time that they took."""
     from rich.console import Console
-    from rich.table import Table
 
-    shown = Table(title="work items by state; seconds are those of the jobs' work", title_justify="left")
-    shown.add_column("plate")
-    for name in STAGES:
-        shown.add_column(name, justify="right")
-    shown.add_row(plate.name, *(_cell(plate, name, found) for name in STAGES))
-    widen(Console()).print(shown)
+    cells = {plate.name: [_cell(plate, name, found) for name in STAGES]}
+    widen(Console()).print(lay_out(cells, "work items by state; seconds are those of the jobs' work"))
     try:
         failed = failures({plate.name: Progress(plate.config).of(plate.paths)}, {})
     except (OSError, PlateflowError):  # the notes say so

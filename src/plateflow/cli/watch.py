@@ -87,14 +87,21 @@ def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group
 
 def table(rows: dict[str, list[JobProgress]], title: str) -> Table:
     """Plates x stages."""
+    return lay_out(
+        {plate: [_cell([job for job in jobs if job.stage == name]) for name in STAGES] for plate, jobs in rows.items()},
+        title,
+    )
+
+
+def lay_out(rows: dict[str, list[str]], title: str) -> Table:
+    """A table of plates, each with a cell per stage."""
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("plate")
+    shown = Table("plate", title=title, title_justify="left")
     for name in STAGES:
         shown.add_column(name, justify="right")
-    for plate, jobs in rows.items():
-        shown.add_row(plate, *(_cell([job for job in jobs if job.stage == name]) for name in STAGES))
+    for plate, cells in rows.items():
+        shown.add_row(plate, *cells)
     return shown
 
 

@@ -34,14 +34,9 @@ class Block:
 
 
 def cut_blocks(shape: Sequence[int], block: int) -> list[Block]:
-    """Cut a canvas into blocks.
+    """Cut a canvas of ``([Z,] Y, X)`` pixels into blocks, in row-major order.
 
-    Args:
-        shape: of the canvas, ``([Z,] Y, X)``.
-        block: edge of a core in pixels, along every axis; the last core of an axis may be smaller.
-
-    Returns:
-        The blocks in row-major order.
+    Their cores have `block` pixels along every axis; the last one of an axis may have fewer.
 
     Raises:
         ValueError: the edge is less than one pixel.

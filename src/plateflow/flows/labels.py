@@ -138,11 +138,7 @@ def labels_from_endpoints(
             function of the block's index (called twice per block).
         flow: the canvas's flow field ``(D + 1, *shape)`` with the logit last; numpy, memmap or zarr.
         block: edge of the blocks, as they were cut.
-        cell_threshold: as the blocks were followed.
-        flow_threshold: as `labels_from_flows`, like the next three.
-        min_size: in pixels.
-        max_size: in pixels.
-        workers: threads.
+        cell_threshold: as the blocks were followed; the next four as in `labels_from_flows`.
         first: label of the first object.
         out: where to make the labels, uint32, of the canvas's shape, filled with 0.
 

@@ -32,12 +32,9 @@ def create_plate(
     An image or label set that is as its id says keeps its pixels, and its metadata get their right content, whatever
     has become of them. Any other is replaced whole, empty: what the store says of itself decides nothing.
 
-    Args:
-        ids: what was made before, as the last call returned it.
-
     Returns:
-        a digest of layout and arrays for each image and label set, by its path in the store; also of those that the
-        plate has no more: they stay where they are.
+        a digest of layout and arrays for each image and label set, by its path in the store, which are the next call's
+        `ids`; also of those that the plate has no more: they stay where they are.
     """
     made = dict(ids)
     _write_group(paths.store, ngff.plate_attributes(metadata, layouts))

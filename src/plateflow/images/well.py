@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ class WellImage:
     well: str
     layout: WellLayout
     levels: int
+    _levels: dict[int, Any] = attribute(default_factory=dict, init=False, compare=False)
+    _pyramids: dict[str, list[Level]] = attribute(default_factory=dict, init=False, compare=False)
 
     @classmethod
     def open(cls, paths: PlatePaths, well: str) -> WellImage:
@@ -73,10 +76,6 @@ class WellImage:
         import zarr
 
         return zarr.open_group(self._folder(), mode="r", zarr_format=3, use_consolidated=False)
-
-    @cached_property
-    def _levels(self) -> dict[int, Any]:
-        return {}
 
     @cached_property
     def window(self) -> Window:
@@ -263,10 +262,6 @@ class WellImage:
         pixels: NDArray[Any] = self._levels[level][(t, self.layout.channels.index(channel), z, *region)]
         return pixels
 
-    @cached_property
-    def _pyramids(self) -> dict[str, list[Level]]:
-        return {}
-
     def _pyramid(self, label_set: str = "") -> list[Level]:
         """Where and how the shards of each level are written, of the image or of a label set."""
         from plateflow.images.shards import Level
@@ -329,13 +324,9 @@ class WellImage:
 
 
 def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where: str) -> Sequence[int]:
-    """The z planes of a channel that are made one: none is made up.
+    """The z planes of a channel that are made one, with keep the plane `z`: none is made up.
 
     Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
-
-    Args:
-        z_mode: the configuration's `z`: max, mean, "plane N" or keep.
-        z: the plane for keep.
 
     Raises:
         ConfigError: the channel lacks the plane.

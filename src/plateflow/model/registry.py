@@ -228,12 +228,6 @@ def _channels(metadata: dict[str, Any]) -> tuple[str, ...]:
 def check_channels(model: str | Path, channels: Sequence[str | int], *, where: str, remedy: str) -> None:
     """Refuse more channels than a model takes: it would find little, and say nothing. No weights are hashed.
 
-    Args:
-        model: as in `find_weights`.
-        channels: names or numbers.
-        where: label set, image or argument.
-        remedy: where to choose fewer.
-
     Raises:
         ChannelError: there are too many.
         ModelError: there is no such model, or its header can't be read.

@@ -100,12 +100,10 @@ class FlowEngine:
         """Load a model onto a device, ready to run.
 
         Args:
-            model: name of a registered model, or the path of a weights file.
             device: auto (CUDA where there is one), cpu or cuda.
             batch_size: tiles per call; by default 4, or 32 on CUDA.
             threads: CPU threads of the network; by default torch's choice.
             dtype: auto (bfloat16 on CUDA, float32 on a CPU), float32 or bfloat16.
-            augment: as in the constructor.
 
         Raises:
             PlateflowError: there is no such device.
@@ -307,10 +305,7 @@ def _padded(pixels: Tensor, layout: TileLayout) -> Tensor:
 def in_thread(items: Iterator[T], depth: int, closed: threading.Event | None = None) -> Generator[T]:
     """Iterate in a thread of its own, up to `depth` items ahead; exceptions are raised in the consumer.
 
-    Args:
-        items: consumed to the end, or until this generator is closed.
-        depth: items that may wait to be taken.
-        closed: set when this generator is closed early.
+    `closed` is set when this generator is closed early.
     """
     closed = closed or threading.Event()
     ready: SimpleQueue[tuple[str, Any]] = SimpleQueue()

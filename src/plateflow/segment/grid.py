@@ -38,12 +38,9 @@ class Grid:
 
 
 def grid_of(spec: ModelSpec, diameter: float | None, *, where: str) -> Grid:
-    """The grid on which objects of a given diameter have the model's diameter.
+    """The grid on which objects of a given diameter (px of the canvas) have the model's diameter.
 
     Without a diameter, or for a model that has none, the canvas is taken as it is.
-
-    Args:
-        diameter: of the objects, px of the canvas.
 
     Raises:
         ConfigError: the image would be scaled more than 16 times up or down, so the diameter is wrong.

@@ -94,15 +94,12 @@ class JobProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class _Summary:
-    """What a journal says of its job.
+    """What a journal says of its job, in part as `JobProgress`.
 
     Attributes:
         last: how the last attempt ended; empty: there was none.
-        wells: how many it finished.
-        slurm_job: in which it ran.
         errors: why attempts failed since the job last came to its end. The last attempt may still run: one without an
             end has failed only if another came after it.
-        exceptions: the outcomes that aren't ok.
     """
 
     last: str = ""

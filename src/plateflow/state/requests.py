@@ -44,9 +44,7 @@ def request_digest(
     redone once, an untouched bad one asks for nothing. A fixed file is asked of ingest too, whose manifest knows raw
     files by size and time. A lost file is asked of the job that makes it, whichever job of the plate missed it.
 
-    Args:
-        parts: into how many parts the stage deals the plate's wells.
-        watched: the `watch_lines` of the plate, if they are known.
+    The stage deals the plate's wells into so many `parts`; `watched` are the plate's `watch_lines`, if they are known.
     """
 
     def concerns(stage_asked: str, well: str, n_columns: int) -> bool:
