@@ -99,7 +99,7 @@ def test_a_cytation_plate(test_data, tmp_path):
 
     raw = test_data / "plates" / "cytation_nf1_cellpainting"
     sets = {"nuclei": {"channels": ["DAPI"], "diameter_um": 70.0}}
-    paths = chain(tmp_path, raw, sets, pixel_size=1.0)  # unknown: so in px
+    paths = chain(tmp_path, raw, sets, pixel_size_um=1.0)  # unknown: so in px
     assert json.loads(paths.metadata.read_text())["wells"] == ["D06", "F07", "H12"]
     for well, name in (("D06", "D6_01_1_2_DAPI_001"), ("F07", "F7_01_1_2_DAPI_001")):
         np.testing.assert_array_equal(
