@@ -180,6 +180,57 @@ def test_a_raw_and_a_corrected_image_of_one_place_are_not_two_fields(tmp_path: P
     assert open_plate(spec).planes["field"].tolist() == ["0_illum_corr"]
 
 
+def several(folder: Path, wells: dict[str, dict[str, Any]], chosen: str) -> Any:
+    """Opens a plate with `image` as chosen; wells -> images -> places (y, x) in px."""
+    plate(folder, list(wells), [])
+    for well, images in wells.items():
+        group(folder / well, {"ome": {"well": {"images": [{"path": name} for name in images]}}})
+        for name, at in images.items():
+            image(folder / well / name, np.ones((20, 30), np.uint16), "yx", [1, 1], at=at)
+    opened = open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", image=chosen))
+    ok = opened.planes[opened.planes["state"] == "ok"]
+    return opened, {field: dict(zip(of["channel"], of["path"], strict=True)) for field, of in ok.groupby("field")}
+
+
+AT = {"0": (0, 0), "1": (0, 30), "2": (20, 0)}
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "at", "pairs"),
+    [
+        (["0_a", "1_a", "2_a", "0_b", "2_b"], "*_a+*_b", None, {"0": "0", "1": "", "2": "2"}),
+        (["0_a", "1_a", "1_b", "0_b"], "[0-9]_a+?_b", None, {"0": "0", "1": "1"}),
+        (["0", "1", "2", "3", "5"], "[0-2]+[345]", {**AT, "3": (0, 0), "5": (20, 0)}, {"0": "3", "1": "", "2": "5"}),
+        (["0", "1", "2", "3", "4"], "[0-2]+[!0-2]", {**AT, "3": (0, 30), "4": (0, 1)}, {"0": "4", "1": "3", "2": ""}),
+        (["0", "1", "3", "4"], "[0-2]+[3-5]", None, {"0": "3", "1": "4"}),
+    ],
+)
+def test_images_lie_on_those_of_their_name_or_place(
+    tmp_path: Path, names: list[str], pattern: str, at: Any, pairs: dict[str, str]
+) -> None:
+    """They were paired in order: a lost image gave a field another field's channel."""
+    _, fields = several(tmp_path / "p.zarr", {"B/03": {name: at and at[name] for name in names}}, pattern)
+    ends = ("_a", "_b") if "_a" in pattern else ("", "")
+    expected = {
+        field: {"0 A0": f"B/03/{field}{ends[0]}/full"} | ({"0 A1": f"B/03/{other}{ends[1]}/full"} if other else {})
+        for field, other in pairs.items()
+    }
+    assert fields == expected
+
+
+@pytest.mark.parametrize("second", [["0", "1", "2", "3", "5"], ["0", "1", "3", "5"]])
+def test_images_whose_order_alone_tells_are_refused_where_one_is_lost(tmp_path: Path, second: list[str]) -> None:
+    wells = {"B/03": dict.fromkeys("012345"), "B/04": dict.fromkeys(second)}
+    with pytest.raises(RawDataError, match=r"which images lie on each other by '\[0-2\]\+\[3-5\]'"):
+        several(tmp_path / "p.zarr", wells, "[0-2]+[3-5]")
+
+
+def test_wells_without_an_image_of_the_name_are_told(tmp_path: Path) -> None:
+    opened, _ = several(tmp_path / "p.zarr", {"B/03": {"0": None, "0_x": None}, "B/04": {"0": None}}, "0_x")
+    assert opened.metadata["wells"] == ["B03"]
+    assert opened.metadata["disagreements"] == ["1 wells have no image named 0_x and are left out: B04"]
+
+
 def test_numbered_images_without_places_are_fields(tmp_path: Path) -> None:
     folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": str(n)} for n in range(11)])
     for n in range(11):

@@ -21,6 +21,7 @@ import numpy as np
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
+from plateflow.paths import well_name
 from plateflow.plates.files import PARSE_ERRORS, Listing, inside, list_files, parsing
 from plateflow.plates.names import parse_place
 from plateflow.plates.pixels import own_fault
@@ -116,6 +117,9 @@ class _Plate:
             wells = {self._inside(well["path"]): self._place(well) for well in self.metadata["wells"]}
             images = {path: self._images(path) for path in wells}
             fields = fields_of(self.spec, images, self.notes)
+            unused = [path for path, listed in images.items() if listed and not any(i.path in fields for i in listed)]
+            what = f"wells have no image named {self.spec.image} and are left out"
+            self.notes += counted([well_name(*wells[path]) for path in unused], what)
             planes = [
                 plane
                 for path, (row, column) in wells.items()
