@@ -63,6 +63,11 @@ class Image:
         """Its name within the well."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def named(self) -> bool:
+        """Whether the metadata name its channels."""
+        return self.labels != [str(n) for n in range(len(self.labels))]
+
 
 Fields = dict[str, tuple[str, int | None]]
 """Path of an image -> its field, and the group of images that it lies on others with; None where none lie so."""
