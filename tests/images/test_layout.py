@@ -15,7 +15,7 @@ INFO = {"plate": "p", "pixel_size_um": [0.5, 0.5], "channels": [{"name": "DNA"},
 def planes(corners_um: list[tuple[float, float]], **values: Any) -> pd.DataFrame:
     rows = [
         {"well": "B03", "field": str(n + 1), "channel": channel["name"], "t": 0, "z": 0, "y_um": y, "x_um": x}
-        | {"z_um": 0.0, "height": 100, "width": 120, "dtype": "uint16"}
+        | {"z_um": 0.0, "height": 100, "width": 120, "dtype": "uint16", "path": "a.tif"}
         | values
         for n, (y, x) in enumerate(corners_um)
         for channel in INFO["channels"]
@@ -44,6 +44,17 @@ def test_unknown_positions_make_a_grid_with_a_gap() -> None:
         assert [(box.y, box.x) for box in layout.fields] == [(0, 0), (0, 120 + gap), (100 + gap, 0)]
         assert layout.placement == placement
         assert len(canvases(layout, set(), "max")) == 3
+
+
+def test_a_field_without_planes_moves_no_other() -> None:
+    """One unreadable image put its whole well into a grid."""
+    table = planes([(0.0, 0.0), (np.nan, np.nan), (0.0, 60.0)])
+    layout = well_layout(table.assign(path=table["path"].where(table["field"] != "2", "")), INFO)
+    assert layout.placement == "stage"
+    places = [("1", 0, 0), ("2", 100 + GRID_GAP_PX, 0), ("3", 0, 120)]
+    assert [(box.name, box.y, box.x) for box in layout.fields] == places
+    (canvas,) = canvases(layout, {"2"}, "max")
+    assert (canvas.height, canvas.width) == (100, 240)
 
 
 def test_fields_on_each_other_are_not_lost() -> None:

@@ -12,6 +12,7 @@ from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.files import stat_of
 from plateflow.plates import PlaneError, open_plate, recognise
+from plateflow.plates.check_index import check_index
 
 
 def group(folder: Path, attributes: dict[str, Any]) -> None:
@@ -121,6 +122,28 @@ def test_rows_that_are_numbers_are_counted_where_all_are_listed(tmp_path: Path) 
     assert open_plate(folder).metadata["wells"] == ["B03"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "well"),
+    [
+        ([f"{n:02d}" for n in range(12)], "B03"),
+        ([f"{n:02d}" for n in range(1, 13)], "B02"),
+        (["00", "02"], None),
+        ([f"{n:02d}" for n in range(11, -1, -1)], None),
+    ],
+)
+def test_columns_that_count_from_0_are_told_by_the_whole_list(
+    tmp_path: Path, columns: list[str], well: str | None
+) -> None:
+    lists = {"rows": [{"name": name} for name in "ABCDEFGH"], "columns": [{"name": name} for name in columns]}
+    folder = plate(tmp_path / "p.zarr", ["B/02"], [{"path": "0"}], **lists)
+    image(folder / "B/02/0", np.ones((20, 30), np.uint16), "yx", [1, 1])
+    if well:
+        assert open_plate(folder).metadata["wells"] == [well]
+    else:
+        with pytest.raises(RawDataError, match="columns from 0"):
+            open_plate(folder)
+
+
 def rounds(folder: Path, places: Sequence[tuple[float, float] | None], *, channels: Sequence[str]) -> Path:
     """A well with a field of 20 x 30 px per acquisition; the image of acquisition n holds n + 1."""
     images = [{"path": str(n), "acquisition": n} for n in range(len(places))]
@@ -180,6 +203,57 @@ def test_a_raw_and_a_corrected_image_of_one_place_are_not_two_fields(tmp_path: P
     assert open_plate(spec).planes["field"].tolist() == ["0_illum_corr"]
 
 
+def several(folder: Path, wells: dict[str, dict[str, Any]], chosen: str) -> Any:
+    """Opens a plate with `image` as chosen; wells -> images -> places (y, x) in px."""
+    plate(folder, list(wells), [])
+    for well, images in wells.items():
+        group(folder / well, {"ome": {"well": {"images": [{"path": name} for name in images]}}})
+        for name, at in images.items():
+            image(folder / well / name, np.ones((20, 30), np.uint16), "yx", [1, 1], at=at)
+    opened = open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", image=chosen))
+    ok = opened.planes[opened.planes["state"] == "ok"]
+    return opened, {field: dict(zip(of["channel"], of["path"], strict=True)) for field, of in ok.groupby("field")}
+
+
+AT = {"0": (0, 0), "1": (0, 30), "2": (20, 0)}
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "at", "pairs"),
+    [
+        (["0_a", "1_a", "2_a", "0_b", "2_b"], "*_a+*_b", None, {"0": "0", "1": "", "2": "2"}),
+        (["0_a", "1_a", "1_b", "0_b"], "[0-9]_a+?_b", None, {"0": "0", "1": "1"}),
+        (["0", "1", "2", "3", "5"], "[0-2]+[345]", {**AT, "3": (0, 0), "5": (20, 0)}, {"0": "3", "1": "", "2": "5"}),
+        (["0", "1", "2", "3", "4"], "[0-2]+[!0-2]", {**AT, "3": (0, 30), "4": (0, 1)}, {"0": "4", "1": "3", "2": ""}),
+        (["0", "1", "3", "4"], "[0-2]+[3-5]", None, {"0": "3", "1": "4"}),
+    ],
+)
+def test_images_lie_on_those_of_their_name_or_place(
+    tmp_path: Path, names: list[str], pattern: str, at: Any, pairs: dict[str, str]
+) -> None:
+    """They were paired in order: a lost image gave a field another field's channel."""
+    _, fields = several(tmp_path / "p.zarr", {"B/03": {name: at and at[name] for name in names}}, pattern)
+    ends = ("_a", "_b") if "_a" in pattern else ("", "")
+    expected = {
+        field: {"0 A0": f"B/03/{field}{ends[0]}/full"} | ({"0 A1": f"B/03/{other}{ends[1]}/full"} if other else {})
+        for field, other in pairs.items()
+    }
+    assert fields == expected
+
+
+@pytest.mark.parametrize("second", [["0", "1", "2", "3", "5"], ["0", "1", "3", "5"]])
+def test_images_whose_order_alone_tells_are_refused_where_one_is_lost(tmp_path: Path, second: list[str]) -> None:
+    wells = {"B/03": dict.fromkeys("012345"), "B/04": dict.fromkeys(second)}
+    with pytest.raises(RawDataError, match=r"which images lie on each other by '\[0-2\]\+\[3-5\]'"):
+        several(tmp_path / "p.zarr", wells, "[0-2]+[3-5]")
+
+
+def test_wells_without_an_image_of_the_name_are_told(tmp_path: Path) -> None:
+    opened, _ = several(tmp_path / "p.zarr", {"B/03": {"0": None, "0_x": None}, "B/04": {"0": None}}, "0_x")
+    assert opened.metadata["wells"] == ["B03"]
+    assert opened.metadata["disagreements"] == ["1 wells have no image named 0_x and are left out: B04"]
+
+
 def test_numbered_images_without_places_are_fields(tmp_path: Path) -> None:
     folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": str(n)} for n in range(11)])
     for n in range(11):
@@ -196,9 +270,9 @@ def test_numbered_images_without_places_are_fields(tmp_path: Path) -> None:
         *((unit, 0.5, 500.0, "") for unit in ("mm", "millimetre")),
         ("micrometer", 1, 1.0, ""),
         (None, 1, None, ""),
-        ("pixel", 1, None, ""),
         (None, 0.5, 0.5, "without a unit"),
-        ("furlong", 0.5, None, "'furlong', which is no known unit"),
+        *((unit, 0.5, None, f"sizes in '{unit}', which is no known unit") for unit in ("pixel", "px", "furlong")),
+        ("pixel", 1, None, "'pixel', which is no known unit"),
         ("ms", 0.5, None, "'ms', which is no known unit"),
     ],
 )
@@ -213,8 +287,54 @@ def test_units_of_length(tmp_path: Path, unit: str | None, step: float, um: floa
     assert (note in notes[0]) if note else notes == []
     assert opened.planes["x_um"].isna().all() if um is None else opened.planes["x_um"].tolist() == [0, 30 * um]
     given = open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", pixel_size_um=0.25))
-    if um is None:  # what the user says is the size of a px is known of the places as well
+    if um is None or unit is None:  # what the user says is the size of a px is known of the places as well
         assert given.planes["x_um"].tolist() == [0, 7.5]
+        assert given.metadata["disagreements"] == []
+
+
+@pytest.mark.parametrize(("n", "notes"), [(1, []), (3, ["distances of planes in 'ms'"])])
+def test_the_unit_along_z_matters_where_there_are_planes(tmp_path: Path, n: int, notes: list[str]) -> None:
+    folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": "0"}])
+    image(folder / "B/03/0", np.ones((1, n, 20, 30), np.uint16), "tzyx", [1, 2, 0.5, 0.5], unit="um")
+    path = folder / "B/03/0/zarr.json"
+    axes = json.loads(path.read_text())
+    for axis in axes["attributes"]["ome"]["multiscales"][0]["axes"][:2]:
+        axis["unit"] = "ms"
+    path.write_text(json.dumps(axes))
+    opened = open_plate(folder)
+    assert opened.metadata["pixel_size_um"] == [0.5, 0.5]
+    assert [note.split("give ")[1].split(",")[0] for note in opened.metadata["disagreements"]] == notes
+
+
+@pytest.mark.parametrize(
+    ("second", "values"),
+    [
+        (["GFP", "DAPI"], {"DAPI": 2, "GFP": 1}),
+        (["GFP"], {"GFP": 1}),
+        (None, {"DAPI": 1, "GFP": 2}),
+        (["DAPI", "RFP"], "B/03/0 are DAPI, GFP"),
+        (["RFP", "GFP", "DAPI"], {"RFP": 1, "GFP": 2, "DAPI": 3}),
+        (["GFP", "GFP"], "B/03/0 are DAPI, GFP"),
+    ],
+)
+def test_channels_go_by_their_names(tmp_path: Path, second: list[str] | None, values: Any) -> None:
+    """The channels of the second image hold 1, 2, ...; they went by their index, whatever they were called."""
+    folder = plate(tmp_path / "p.zarr", ["B/03"], [{"path": "0"}, {"path": "1"}])
+    for n, labels in enumerate((["DAPI", "GFP"], second)):
+        count = len(labels or "12")
+        pixels = np.ones((count, 20, 30), np.uint16) * np.arange(1, count + 1, dtype=np.uint16)[:, None, None]
+        omero = {"channels": [{"label": label} for label in labels]} if labels else {}
+        image(folder / "B/03" / str(n), pixels, "cyx", [1, 1, 1], at=(0, 30 * n), omero=omero)
+    if isinstance(values, str):
+        with pytest.raises(RawDataError, match="different channels") as error:
+            open_plate(folder)
+        assert values in error.value.why
+        return
+    opened = open_plate(folder)
+    planes = opened.planes[(opened.planes["field"] == "1") & (opened.planes["state"] == "ok")]
+    assert {name: opened.read("B03", "1", name)[0, 0] for name in planes["channel"]} == values
+    note = "1 images don't name their channels, which are taken in the others' order: B/03/1"
+    assert opened.metadata["disagreements"] == ([] if second else [note])
 
 
 @pytest.mark.parametrize("layout", ["omezarr", "omezarr 0.5"])
@@ -299,7 +419,9 @@ def test_a_bad_image_leaves_its_field_out(tmp_path: Path, change: str, to: str, 
     assert change in path.read_text()
     path.write_text(path.read_text().replace(change, to))
     plate = open_plate(raw)
-    assert message in "\n".join(plate.metadata["disagreements"])
+    (note,) = plate.metadata["disagreements"]
+    assert message in note
+    assert not [problem for problem in check_index(plate) if "position" in problem.what]
     states = plate.planes[plate.planes["well"] == "B02"].groupby("field")["state"].unique()
     assert [list(of) for of in states] == [["missing"], ["ok"], ["ok"]]
 

@@ -38,7 +38,8 @@ class PlateSpec(Section):
     image: str | None = Field(
         None,
         description="for OME-Zarr, where places don't tell which images of a well are its fields: a name, with * for "
-        "anything; A+B if B lies on A pixel for pixel, with channels of its own",
+        "anything; A+B if B lies on A pixel for pixel, with channels of its own; *_A+*_B if those do that have the "
+        "same for *",
     )
     pixel_size_um: float | None = Field(None, gt=0, description="pixel size, where the layout doesn't say")
     z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")

@@ -1,8 +1,8 @@
 """Where a well's fields lie in its image.
 
 A well is one image, axes t c z y x, in pixels; its fields lie at their stage positions, rounded to whole pixels, with
-the top left corner of the box around them at the origin. If any field of a well has no position, or two lie on each
-other, all of its fields lie in a grid with a gap between them. Where fields overlap, the first in order wins.
+the top left corner of the box around them at the origin. If any field that has planes has no position, or two lie on
+each other, all of a well's fields lie in a grid with a gap between them. Where fields overlap, the first in order wins.
 """
 
 from __future__ import annotations
@@ -119,18 +119,19 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     dy, dx = size or (1.0, 1.0)
     first = planes.groupby("field", sort=False)[["y_um", "x_um", "height", "width"]].first()
     names, heights, widths = list(first.index), first["height"].astype(int), first["width"].astype(int)
+    tallest, widest = int(heights.max()), int(widths.max())
     corners = first[["y_um", "x_um"]].to_numpy(float)
-    relative = (corners - corners.min(axis=0)) / (dy, dx)
     known = ~np.isnan(corners).any(axis=1)
-    if size is None or not known.any():
-        placement = "grid"
-    else:
+    places, placement = _grid(len(names), tallest, widest), "grid"
+    if size is not None and known.any():
+        relative = (corners - corners[known].min(axis=0)) / (dy, dx)
         on = on_each_other(relative, first[["height", "width"]].min().to_numpy(float))
-        placement = "stage" if known.all() and on.sum() == len(on) else "untrusted"
-    if placement == "stage":
+        has_planes = planes.groupby("field", sort=False)["path"].any().to_numpy(bool)
+        placement = "stage" if (known | ~has_planes).all() and on.sum() == known.sum() else "untrusted"
+    if placement == "stage":  # what has no plane to show lies below, and moves no other field
+        below = np.array((relative[known, 0].max() + tallest + GRID_GAP_PX, 0))
+        relative[~known] = np.reshape(_grid(int((~known).sum()), tallest, widest), (-1, 2)) + below
         places = [(round(y), round(x)) for y, x in relative.tolist()]
-    else:
-        places = _grid(len(names), int(heights.max()), int(widths.max()))
     fields = tuple(
         FieldBox(name=name, y=y, x=x, height=int(height), width=int(width))
         for name, (y, x), height, width in zip(names, places, heights, widths, strict=True)

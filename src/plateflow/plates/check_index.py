@@ -108,8 +108,11 @@ def _pixel_sizes(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
 
 def _positions(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
     """Fields without a position, far from where they are in other wells, on top of each other, or apart."""
-    fields = planes.groupby(["well", "field"], sort=False).first().reset_index()
+    pictures = planes.assign(path=planes["path"].replace("", None))
+    fields = pictures.groupby(["well", "field"], sort=False).first().reset_index()
     placed = fields[["y_um", "x_um", "dy_um", "dx_um"]].notna().all(axis=1)
+    fields = fields[placed | fields["path"].notna()]
+    placed = placed[fields.index]
     if not placed.any():
         if planes["field"].nunique() > 1:
             what = "the positions of the fields are unknown: they are laid out in a grid"

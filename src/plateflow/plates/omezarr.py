@@ -21,13 +21,14 @@ import numpy as np
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
+from plateflow.paths import well_name
 from plateflow.plates.files import PARSE_ERRORS, Listing, inside, list_files, parsing
 from plateflow.plates.names import parse_place
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.places import Image, fields_of
 from plateflow.plates.raw import RawFolder
-from plateflow.plates.reader import Index, Records, counted, examples, make_index, other_layout, plate_folder
-from plateflow.plates.units import NO_LENGTH, um_per
+from plateflow.plates.reader import Index, Records, counted, make_index, other_layout, plate_folder
+from plateflow.plates.units import um_per
 
 PLATES = {(2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48)}
 """Rows and columns of real plates; any other shape counts only the rows and columns in use."""
@@ -106,8 +107,10 @@ class _Plate:
         self.chunks = _chunks(files)
         self.channels: dict[Any, dict[str, Any]] = {}
         self.notes: list[str] = []
-        self.differing: list[str] = []
-        self.units: dict[str, str] = {}
+        self.first: dict[Any, Image] = {}
+        self.identifiers: dict[str, list[tuple[Any, int]]] = {}
+        self.unnamed: list[str] = []
+        self.units: dict[str, None] = {}  # notes, each once
 
     def records(self) -> Records:
         """All planes of the plate."""
@@ -116,6 +119,12 @@ class _Plate:
             wells = {self._inside(well["path"]): self._place(well) for well in self.metadata["wells"]}
             images = {path: self._images(path) for path in wells}
             fields = fields_of(self.spec, images, self.notes)
+            unused = [path for path, listed in images.items() if listed and not any(i.path in fields for i in listed)]
+            what = f"wells have no image named {self.spec.image} and are left out"
+            self.notes += counted([well_name(*wells[path]) for path in unused], what)
+            shown = [image for listed in images.values() for image in listed if image.path in fields and image.shape]
+            for image in sorted(shown, key=lambda image: (-len(image.labels), not image.named)):
+                self._identify(image, fields[image.path][1])
             planes = [
                 plane
                 for path, (row, column) in wells.items()
@@ -131,10 +140,8 @@ class _Plate:
             if not self.channels:
                 raise ValueError("; ".join(self.notes) or "it has no image")
             shape = len(self.metadata["rows"]), len(self.metadata["columns"])
-        self.notes += self.units.values()
-        if self.differing:
-            names = examples(set(self.differing))
-            self.notes.append(f"images name their channels otherwise than the first: {names}")
+        self.notes += self.units
+        self.notes += counted(self.unnamed, "images don't name their channels, which are taken in the others' order")
         return Records(
             planes=planes,
             channels=dict(sorted(self.channels.items())),
@@ -146,24 +153,28 @@ class _Plate:
         return inside(self.files, name, base=base, plate=self.spec.plate, source="the plate's metadata")
 
     def _place(self, well: Mapping[str, Any]) -> tuple[int, int]:
-        """Row and column of a well by their names; by their places in the lists only where these are whole plates.
+        """Row and column of a well by their names; numbers count from 0 or 1 only where a whole plate's are listed.
 
         Raises:
             RawDataError: the names aren't those of a well.
         """
         row, column = str(well["path"]).split("/")[-2:]
+        rows, columns = ([str(item["name"]) for item in self.metadata[key]] for key in ("rows", "columns"))
+        from_zero = any(name.isdecimal() and not int(name) for name in columns)
         try:
-            return parse_place({"row": "" if row.isdecimal() else row, "column": column})
+            if not (row.isdecimal() or from_zero):
+                return parse_place({"row": row, "column": column})
+            if (len(rows), len(columns)) not in PLATES:
+                raise ValueError
+            first = _counted(row, rows) if row.isdecimal() else parse_place({"row": row, "column": "1"})[0]
+            return first, _counted(column, columns)
         except ValueError:
-            rows, columns = ([item["name"] for item in self.metadata[key]] for key in ("rows", "columns"))
-            numbers = row.isdecimal() and column.isdecimal() and (len(rows), len(columns)) in PLATES
-            if numbers and row in rows and column in columns:
-                return rows.index(row), columns.index(column)
             raise RawDataError(
                 "the name of a well isn't understood",
                 where=f"{self.spec.plate}: {self.root}: {well['path']}",
                 why="rows are A to AF, and columns numbers from 1; 1536 wells may also be named as Fractal does "
-                "(Ba/031); rows that are numbers are counted only where the plate lists them all",
+                "(Ba/031); rows that are numbers, and columns from 0, are understood where the plate lists all its "
+                "rows and columns in order",
                 remedy="rename the wells' folders, and the rows, columns and wells in the plate's metadata",
             ) from None
 
@@ -205,7 +216,7 @@ class _Plate:
         if 0 in scale:
             raise ValueError(f"its scale is {scale}")
         given = [str(axis.get("unit") or "") for axis in axes] or [""] * len(names)
-        um = [self._um(name, unit, step) for name, unit, step in zip(names, given, scale, strict=True)]
+        um = [self._um(*axis) for axis in zip(names, given, scale, shape, strict=True)]
         listed = (attributes.get("omero") or {}).get("channels", [])
         count = shape[names.index("c")] if "c" in names else 1
         labels = [str(listed[n].get("label") or n) if n < len(listed) else str(n) for n in range(count)]
@@ -213,18 +224,19 @@ class _Plate:
         about |= {"chunk": chunk, "names": names, "scale": scale, "shift": shift, "um": um}
         return Image(**about, moved=moved, labels=labels)
 
-    def _um(self, axis: str, unit: str, step: float) -> float:
-        """How many um the unit of an axis is, in which its pixels are a step wide; NaN where it is unknown."""
+    def _um(self, axis: str, unit: str, step: float, count: int) -> float:
+        """How many um the unit of an axis is, along which count pixels are a step wide; NaN where it is unknown."""
         if axis not in "zyx":
             return math.nan
-        um = um_per(unit)
-        if unit in NO_LENGTH and step != 1:
-            self.units[""] = "the images give their scale without a unit: it is taken to be micrometres"
-            um = 1.0
-        elif unit not in NO_LENGTH and math.isnan(um):
-            self.units[unit] = f"the images give lengths in {unit!r}, which is no known unit: sizes are unknown"
-        if axis != "z" and math.isnan(um) and self.spec.pixel_size_um:
+        um, note, what = um_per(unit), "", "distances of planes" if axis == "z" else "sizes"
+        if math.isnan(um) and axis != "z" and self.spec.pixel_size_um:
             um = self.spec.pixel_size_um / step
+        elif not unit and step != 1:
+            um, note = 1.0, f"the images give {what} without a unit: they are taken to be in micrometres"
+        elif unit and math.isnan(um):
+            note = f"the images give {what} in {unit!r}, which is no known unit of length: they are unknown"
+        if note and (axis != "z" or count > 1):
+            self.units[note] = None
         return um
 
     def _planes(
@@ -237,7 +249,7 @@ class _Plate:
             yield {**place, "t": 0, "z": 0, "channel": channel, "path": "", "reason": "unreadable"}
             return
         names, shape, array = image.names, image.shape, image.array
-        identifiers = self._identifiers(image, group)
+        identifiers = self.identifiers[image.path]
         positions, self.listing.files[array] = self.chunks.get(array, ([], (0, 0)))
         steps = {name: step * um for name, step, um in zip(names, image.scale, image.um, strict=True)}
         start = {name: shift * um for name, shift, um in zip(names, image.shift, image.um, strict=True)}
@@ -254,13 +266,42 @@ class _Plate:
             page = int(np.ravel_multi_index(index, shape[:-2])) if index else 0
             yield {**place, **geometry, **plane, "channel": identifiers[at.get("c", 0)], "path": array, "page": page}
 
-    def _identifiers(self, image: Image, group: Any | None) -> list[tuple[Any, int]]:
-        """The identifiers of an image's channels; new ones are added to those of the plate."""
-        for number, label in enumerate(image.labels):
-            name = label if group is None else f"{label} A{group}"
-            if self.channels.setdefault((group or 0, number), {"name": name})["name"] != name:
-                self.differing.append(f"{image.path} ({name})")
-        return [(group or 0, number) for number in range(len(image.labels))]
+    def _identify(self, image: Image, group: Any | None) -> None:
+        """Find the channels of an image by their names; those of the first image of a group are all that it has.
+
+        Raises:
+            RawDataError: the names don't tell.
+        """
+        first = self.first.setdefault(group or 0, image)
+        known, own = first.labels, image.labels
+        numbers = list(range(len(own)))
+        if first.named and not image.named:
+            self.unnamed.append(image.path)
+        elif own != known[: len(own)]:
+            if not set(own) <= set(known) or any(len(set(labels)) < len(labels) for labels in (own, known)):
+                raise RawDataError(
+                    "the images of the plate have different channels",
+                    where=f"{self.spec.plate}: {image.path}",
+                    why=f"its channels are {', '.join(own)}; those of {first.path} are {', '.join(known)}",
+                    remedy="give the channels of all images the same names in the metadata (omero: channels: label) or "
+                    "make a plate of each kind; `plateflow init --image` leaves images out",
+                )
+            numbers = [known.index(label) for label in own]
+        self.identifiers[image.path] = [(group or 0, number) for number in numbers]
+        for identifier, label in zip(self.identifiers[image.path], own, strict=True):
+            self.channels.setdefault(identifier, {"name": label if group is None else f"{label} A{group}"})
+
+
+def _counted(name: str, names: list[str]) -> int:
+    """Where a number is in a list that counts on from 0 or 1.
+
+    Raises:
+        ValueError: it isn't there, or the list doesn't.
+    """
+    numbers = [int(name) for name in names]
+    if numbers not in ([*range(len(names))], [*range(1, len(names) + 1)]):
+        raise ValueError(f"{names} doesn't count on")
+    return numbers.index(int(name))
 
 
 def _grid(array: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from plateflow.touching import TOUCH_PX
 
 _REMEDY = (
     "say which with `plateflow init --image`, or in the column image of the plate sheet: one name (0_illum_corr) "
-    "leaves the others out; 0+1 says that 1 lies on 0 pixel for pixel, with channels of its own; '*', which stands for "
-    "anything, says that all are fields, at other places"
+    "leaves the others out; 0+1 says that 1 lies on 0 pixel for pixel, with channels of its own, and *_a+*_b that "
+    "images with the same for * do so; '*', which stands for anything, says that all are fields, at other places"
 )
 
 
@@ -62,6 +63,11 @@ class Image:
         """Its name within the well."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def named(self) -> bool:
+        """Whether the metadata name its channels."""
+        return self.labels != [str(n) for n in range(len(self.labels))]
+
 
 Fields = dict[str, tuple[str, int | None]]
 """Path of an image -> its field, and the group of images that it lies on others with; None where none lie so."""
@@ -97,11 +103,7 @@ def fields_of(spec: PlateSpec, wells: Mapping[str, Sequence[Image]], notes: list
                 remedy=_REMEDY,
             )
         on, off = on or bool((other & same).any()), off or bool((other & apart).any())
-        count = 0
-        for n, image in enumerate(images):
-            shared = [numbers[images[m].path] for m in np.flatnonzero((other & same)[n, :n]).tolist()]
-            numbers[image.path] = shared[0] if shared else count
-            count += not shared
+        numbers |= _numbered(images, other & same)
     if on or off:
         how = "are at the same places: each has channels of its own" if on else "are at other places: they are fields"
         notes.append(f"images of several acquisitions {how}")
@@ -132,21 +134,87 @@ def _relations(images: Sequence[Image]) -> tuple[NDArray[np.bool_], NDArray[np.b
     return same, apart
 
 
+def _numbered(images: Sequence[Image], on: NDArray[np.bool_]) -> dict[str, int]:
+    """Path of each image of a well -> the number of its field, where `on` (n, n) says which lie on each other."""
+    numbers: dict[str, int] = {}
+    for n, image in enumerate(images):
+        shared = [numbers[images[m].path] for m in np.flatnonzero(on[n, :n]).tolist()]
+        numbers[image.path] = shared[0] if shared else max(numbers.values(), default=-1) + 1
+    return numbers
+
+
+_Chosen = list[tuple[Image, int, tuple[str, ...]]]
+"""Of a well the images that are chosen: the number of the pattern that does, and what its wildcards stand for."""
+
+
 def _chosen(spec: PlateSpec, image: str, wells: Mapping[str, Sequence[Image]]) -> Fields:
-    """The images that the user names, as the remedy of `fields_of` says."""
-    groups = [name.strip() for name in image.split("+")]
-    fields: Fields = {}
+    """The images that the user names, as the remedy of `fields_of` says.
+
+    Which of several patterns' images lie on each other is told by what the wildcards stand for, else by their places,
+    else by their order, where that is the same in all wells.
+    """
+    patterns = [name.strip() for name in image.split("+")]
+    rules = [_with_groups(pattern) for pattern in patterns]
+    chosen: list[_Chosen] = []
     for images in wells.values():
-        for number, group in enumerate(groups):
-            chosen = [i for i in images if fnmatchcase(i.name, group) and i.path not in fields]
-            for n, found in enumerate(chosen):
-                fields[found.path] = (str(n), number) if len(groups) > 1 else (found.name, None)
-    names = {i.name for images in wells.values() for i in images}
-    if lacking := [group for group in groups if not any(fnmatchcase(name, group) for name in names)]:
+        matches = [(i, next(((n, m) for n, r in enumerate(rules) if (m := r.fullmatch(i.name))), None)) for i in images]
+        chosen.append([(i, match[0], match[1].groups()) for i, match in matches if match])
+    found = [item for well in chosen for item in well]
+    values = [{stands_for for _, of, stands_for in found if of == n} for n in range(len(patterns))]
+    if set() in values:
         raise RawDataError(
-            f"no image of the plate is named {lacking[0]!r}",
+            f"no image of the plate is named {patterns[values.index(set())]!r}",
             where=f"{spec.plate}: column image of the plate sheet",
-            why=f"its images are {examples(names, limit=12)}",
+            why=f"its images are {examples({i.name for images in wells.values() for i in images}, limit=12)}",
             remedy=_REMEDY,
         )
+    if len(patterns) == 1:
+        return {image.path: (image.name, None) for image, _, _ in found}
+    fields: Mapping[str, str | int]
+    if set.intersection(*values):
+        fields = {image.path: "_".join(stands_for) or "0" for image, _, stands_for in found}
+    elif not (fields := _by_place(chosen) or _by_order(chosen, len(patterns))):
+        raise RawDataError(
+            f"it isn't clear which images lie on each other by {image!r}",
+            where=f"{spec.plate}: {examples((i.path for i, _, _ in found), limit=6)}",
+            why="its wildcards don't stand for the same, the images' places don't tell, and a well lacks some, or has "
+            "them in another order",
+            remedy=_REMEDY,
+        )
+    return {image.path: (str(fields[image.path]), n) for image, n, _ in found if image.path in fields}
+
+
+def _with_groups(pattern: str) -> re.Pattern[str]:
+    """A pattern of the shell as a regular expression with a group for each wildcard."""
+    parts = re.split(r"(\*|\?|\[!?.[^]]*\])", pattern)
+    wild = [translate(part).removeprefix("(?s:").rpartition(")")[0] for part in parts[1::2]]
+    parts = [re.escape(part) for part in parts]
+    parts[1::2] = [f"({part})" for part in wild]
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _by_place(chosen: Sequence[_Chosen]) -> dict[str, int]:
+    """The field of each sound image by the places; none where these don't tell."""
+    fields: dict[str, int] = {}
+    for well in chosen:
+        images = [image for image, _, _ in well if image.shape]
+        of = np.array([n for image, n, _ in well if image.shape])
+        same, apart = _relations(images)
+        other = of[:, None] != of
+        if not np.where(other, same | apart, apart | np.eye(len(of), dtype=bool)).all():
+            return {}
+        fields |= _numbered(images, other & same)
+    return fields
+
+
+def _by_order(chosen: Sequence[_Chosen], n_patterns: int) -> dict[str, int]:
+    """The field of each image by its rank among its pattern's; none where that or their number differs."""
+    ranks: dict[str, int] = {}
+    fields: dict[str, int] = {}
+    for well in chosen:
+        groups = [[image for image, of, _ in well if of == n] for n in range(n_patterns)]
+        for rank, images in enumerate(zip_longest(*groups)):
+            if None in images or any(ranks.setdefault(image.name, rank) != rank for image in images):
+                return {}
+            fields |= {image.path: rank for image in images}
     return fields

@@ -352,7 +352,7 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
     height, width, dtype = votes.most_common(1)[0][0] if votes else (0, 0, "uint16")
     # Other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
-    sides = planes[["height", "width"]].astype(float)
+    sides = planes[["height", "width"]].astype(float).fillna(0)
     given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
     if odd := int(((sides != 0).any(axis=1) & ~given).sum()):
         notes.append(f"the metadata give {odd} planes a size that no image has; the usual size is expected of them")
