@@ -54,7 +54,14 @@ def test_any_rows_and_columns_are_those_of_a_list_of_the_same_wells(tmp_path: Pa
         (",1,2,,1,2\nA,x,y,A,x,y\n", 1, "column 1 occurs twice"),
         (",1,,3\nA,x,y,z\n", 2, "'y' stands in a column without a number"),
         (",1,2,,\nA,x,y,z\n", 2, "'z' stands in a column without a number"),
-        (",1,2\nA,x,y\n\ndose,0,1,2\nA,1,1,1\n", 5, "row A occurs twice"),
+        (",1,2\nA,x,y\n\ndose,0,1,2\nA,1,1,1\n", 5, "'0' above it is no number"),
+        (",1,2,x,4\nA,a,b,c,d\n", 2, "in no matrix; 'x' above it is no number of a column"),
+        (",1,2\nA,x,y\n\nB,x,y\n", 4, "B may be a row or a legend"),
+        (",1,2\nA,x,y\n\nN,negative control\n", 4, "N may be a row or a legend"),  # N isn't drawn
+        (",1,2\nA,A,C\nB,A,D\n\nC,E\n", 5, "C may be a row or a legend"),
+        (",1,2\nA,N,t\nN,negative control\n", 3, "N may be a row or a legend"),
+        (",1,2\nA,n,B\nB,x\n", 3, "B may be a row or a legend"),
+        (",1,2\nA,N,x\n\npassage,12\nN,negative\n", 5, "N may be a row or a legend"),
         (",1,2\nA,x,y\n\ndose,1,2,3\nRow A,1,1,1\n", 4, "no row with its letter"),
         (",1,2\nA,x,y\n\n,dose,c1,c2\n,B,1,1\n", 5, "in no matrix"),
     ],
@@ -67,9 +74,30 @@ def test_what_is_not_taken_is_an_error_that_names_its_line(tmp_path: Path, text:
 
 
 def test_remarks_apart_from_a_matrix_do_no_harm(tmp_path: Path) -> None:
-    text = "by Anna,12 May\n\n,1,2,,key\nA,x,y\n\nmedium,RPMI,10 % FCS\nD,z\n"
-    text = text.replace(",,key", "")
-    assert read(tmp_path / "map.csv", text).keys() == {"A01", "A02", "D01"}
+    text = "by Anna,12 May\n\n,1,2\nA,x,y\n\nmedium,RPMI,10 % FCS\nin Zürich,z\n"
+    assert read(tmp_path / "map.csv", text).keys() == {"A01", "A02"}
+
+
+LEGEND = [["N", "negative control"], ["a", "a compound"], ["P = positive control"], ["D"]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_a_legend_below_a_matrix_is_no_row(tmp_path: Path, suffix: str) -> None:
+    """Of keys that are drawn as values; rows of one value, or of letters that are values too, stay rows."""
+    rows = [["", 1, 2], ["A", "N", "A"], ["B", "P", "b"], ["D", "b"], [], *LEGEND, [], ["dose", 1], ["A", 5], ["B", 7]]
+    path = tmp_path / f"map.{suffix}"
+    if suffix == "csv":
+        path.write_text("\n".join(",".join(map(str, row)) for row in rows))
+    else:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(path)
+    table = read_plate_map(path)
+    assert dict(zip(table["well"], table["treatment"], strict=True)) == {
+        "A01": "N", "A02": "A", "B01": "P", "B02": "b", "D01": "b",
+    }  # fmt: skip
+    assert table["dose"].tolist()[:3:2] == [5, 7]
 
 
 def drawn_book(path: Path, merged: list[str]) -> Path:

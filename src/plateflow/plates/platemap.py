@@ -38,7 +38,10 @@ _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
 _PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *_PLATE}
 """Columns that say where a well is, not what is in it."""
 _ROWS = {row_name(row) for row in range(32)}
-DRAWN = "a matrix has numbers of columns above, letters of rows at its left, and a blank line between it and remarks"
+DRAWN = (
+    "a matrix has numbers of columns above, letters of rows at its left, no blank line above a row, and one between it "
+    "and remarks; write a legend into one cell: N = negative control"
+)
 _REPLICATE = re.compile(r"rep(lic|s?(_|$))")
 Row = tuple[str, dict[str, str]]
 """File and line of a row, for messages, and its cells by column."""
@@ -304,14 +307,15 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
     """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value.
 
     Rows and columns go by their names, whichever of them are there and in whichever order. A line with a single value
-    is a heading or a remark, and so is what stands apart from a matrix, with a gap between.
+    is a heading or a remark, and so is what stands apart from a matrix, with a gap between, if it can't be a row.
 
     Raises:
         RawDataError: something that looks like a part of a matrix can't be taken for one.
     """
     heading, name, at, last = "", "", 0, 0
-    columns, seen, label = dict[int, int](), set[str](), -1
-    for (number, cells), (_, below) in zip_longest(sheet.rows, sheet.rows[1:], fillvalue=(0, list[str]())):
+    columns, seen, label, drawn = dict[int, int](), set[str](), -1, set[str]()
+    lines = [(0, list[str]()), *sheet.rows, (0, list[str]())]
+    for (_, above), (number, cells), (_, below) in zip(lines, lines[1:], lines[2:], strict=False):
         where = f"{sheet.where}, line {number}"
         filled = [place for place, cell in enumerate(cells) if cell]
         first = filled[0]
@@ -329,6 +333,11 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
             _refuse_blank(sheet)
         elif columns and _label(cells) == label:
             row = cells[label].upper()
+            apart, legend = bool(seen) and number > last + 1, _explains(cells, drawn)
+            if apart and (len(filled) == 1 or (legend and len(cells[-1]) > 1)):
+                continue
+            if apart or legend:
+                raise _unusable(where, f"the line {row} may be a row or a legend{_spoilt(above)}", DRAWN)
             if row in seen:
                 raise _unusable(where, f"the row {row} occurs twice in the matrix that begins in line {at}", DRAWN)
             sheet.check_width(at, number, cells)
@@ -339,6 +348,7 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
             last = number
             for place in filled:
                 if place in columns:
+                    drawn.add(cells[place].casefold())
                     yield name, f"{sheet.where}, line {at}", f"{row}{columns[place] + 1:02d}", cells[place]
         elif _label(cells) is None and len(_column_numbers(cells, 0)) > 2:
             raise _unusable(where, "below the numbers of columns stands no row with its letter", DRAWN)
@@ -346,11 +356,22 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
             (number == last + 1 and not columns.keys().isdisjoint(filled))
             or (_label(cells) is not None and len(filled) > 2)
         ):
-            raise _unusable(where, f"the line, which begins with {cells[first]!r}, is in no matrix", DRAWN)
-        elif len(set(cells) - {""}) == 1:
-            heading = cells[first]
+            raise _unusable(where, f"the line begins with {cells[first]!r} and is in no matrix{_spoilt(above)}", DRAWN)
         else:
-            heading = ""
+            heading = cells[first] if len(set(cells) - {""}) == 1 else ""
+
+
+def _explains(cells: list[str], drawn: set[str]) -> bool:
+    """Whether a line may be a legend: a row's letter that is drawn as a value, and a text that isn't."""
+    words = [cell.casefold() for cell in cells if cell]
+    new = len(words) == 2 and words[1] not in drawn and value_of(words[1]) is None
+    return new and words[0] in drawn and _label(cells) is not None
+
+
+def _spoilt(above: list[str]) -> str:
+    """What keeps the line above from being numbers of columns, where others are, for a message."""
+    odd = [cell for cell in above[1:] if cell and not _is_column(cell)]
+    return f"; {odd[0]!r} above it is no number of a column" if any(map(_is_column, above)) and odd else ""
 
 
 def _label(cells: list[str]) -> int | None:
@@ -364,8 +385,11 @@ def _column_numbers(cells: list[str], label: int | None) -> dict[int, int]:
     if label is None:
         return {}
     numbers = {place: cell for place, cell in enumerate(cells) if cell and place > label}
-    good = all(cell.isascii() and cell.isdecimal() and 1 <= int(cell) <= 48 for cell in numbers.values())
-    return {place: int(cell) - 1 for place, cell in numbers.items()} if good else {}
+    return {place: int(cell) - 1 for place, cell in numbers.items()} if all(map(_is_column, numbers.values())) else {}
+
+
+def _is_column(cell: str) -> bool:
+    return cell.isascii() and cell.isdecimal() and 1 <= int(cell) <= 48
 
 
 def _well(row: dict[str, str], where: str) -> str:
