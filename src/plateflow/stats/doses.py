@@ -89,13 +89,13 @@ def fit_curve(dose: Values, response: Values) -> Curve:
 
     Args:
         dose: at least 0; zero is the response without the compound.
-        response: of the same wells.
+        response: of the same wells; those without a finite dose and response are left out.
     """
     from scipy.optimize import curve_fit
     from scipy.stats import f as f_distribution
     from scipy.stats import t
 
-    valid = ~(np.isnan(dose) | np.isnan(response))
+    valid = np.isfinite(dose) & np.isfinite(response)
     dose, response = dose[valid], response[valid]
     positive = np.unique(dose[dose > 0])
     scale = float(np.ptp(response)) if len(response) else 0.0
