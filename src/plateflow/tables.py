@@ -18,6 +18,7 @@ TEXT = (
     "Metadata_treatment",
     "Metadata_dose_unit",
     "Positive",
+    "PositiveDoseUnit",
     "Feature",
     "Wells",
     "Plates",

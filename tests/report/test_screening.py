@@ -1,6 +1,8 @@
 """The sections on controls, hits and position effects, on a plate with known effects."""
 
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from simulated_wells import SHAPE, well_table
 from plateflow.config import Config, PlateSpec, Stats
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
-from plateflow.report import screening
+from plateflow.report import charts, screening
 from plateflow.report.page import render
 from plateflow.report.view import View
 from plateflow.state.journal import Entry
@@ -96,6 +98,47 @@ def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
     ((row, curve),) = made["curves"]
     assert row["EC50"] == pytest.approx(1, rel=0.5)
     assert drawn(curve).count(DOT) == 16
+
+
+def test_doses_have_their_unit_and_one_that_is_missing_is_nothing() -> None:
+    wells = pd.DataFrame(
+        {
+            "Metadata_Well": ["A01", "A02", "A03", "A04"],
+            "Metadata_State": "ok",
+            "Metadata_Flags": "",
+            "Metadata_role": ["negative", "treatment", "treatment", "treatment"],
+            "Metadata_treatment": ["DMSO", "drug", "drug", "drug"],
+            "Metadata_dose": [0.0, 0.3, 3.0, np.nan],
+            "Metadata_dose_unit": ["uM", "uM", "uM", ""],
+            "F": 1.0,
+        }
+    )
+    chart = charts.groups(wells, {"F": "F"})
+    assert chart is not None
+    assert [item["group"] for item in chart["data"]["values"]] == ["DMSO", "drug 0.3 uM", "drug 3 uM", "drug"]
+    placed = charts.plate_map(wells, (1, 4), {"F": "F"}, [[1.0, 1.0]])
+    assert [item["dose"] for item in placed["data"]["values"]] == ["0 uM", "0.3 uM", "3 uM", ""]
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_a_map_without_a_value_has_no_legend(value: float) -> None:
+    wells = pd.DataFrame({"Metadata_Well": ["A01"], "Metadata_State": "ok", "Metadata_Flags": "", "F": value})
+    svg = drawn(charts.plate_map(wells, (1, 2), {"F": "F"}, [[0.0, 5.0]]))
+    shown = re.findall(r'url\(#gradient[^>]* opacity="(.)"|fill="#000" fill-opacity="(.)"', svg)
+    assert {"".join(each) for each in shown} == {"0" if np.isnan(value) else "1"}
+    assert len(shown) == 4  # the gradient, and 0, 2, 4
+
+
+def test_each_table_is_read_once_for_all_frames(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr("plateflow.report.view.read_table", lambda path: read.append(path.name) or read_table(path))
+    both = pd.concat([view.wells, view.wells.assign(Metadata_Time=1)])
+    frames = replace(view, wells=both, tables={}).frames
+    assert len(frames) == 2
+    for frame in frames[:1] * 2:
+        for section in (screening.controls, screening.hits, screening.positions):
+            section(frame)
+    assert sorted(read) == ["controls.csv", "doses.csv", "hits.csv", "positions.csv"]
 
 
 def test_the_edge_is_named_and_drawn(view: View) -> None:

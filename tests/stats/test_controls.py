@@ -82,8 +82,49 @@ def test_negatives_without_any_spread_have_a_z_prime_too() -> None:
     row = control_table(wells, ["F0"]).iloc[0]
     assert row["ZPrime"] == pytest.approx(1 - 3 * np.sqrt(20 / 3) / 31)
     assert row["NegativeSD"] == 0
-    neither = control_table(hand_made().assign(F0=[1.0, 1, 1, 0, 0, 0, 0]), ["F0"])
+
+
+@pytest.mark.parametrize("name", ["Count_Nuclei", "F0"])
+@pytest.mark.parametrize("values", [(0.0, 30.0), (30.0, 0.0), (1.0, 3.0)])
+def test_controls_without_any_spread_are_apart_or_the_same(name: str, values: tuple[float, float]) -> None:
+    """By definition Z' is 1 - 3 (0 + 0) / 30 = 1; SSMD has no finite value."""
+    low, high = values
+    table = control_table(hand_made().assign(**{name: [low] * 3 + [high] * 4}), [name])
+    row = table.iloc[0]
+    assert row[["ZPrime", "RobustZPrime", "NegativeSD", "PositiveSD"]].tolist() == [1, 1, 0, 0]
+    assert np.isnan(row["SSMD"])
+    found = verdict(table)
+    assert (found["grade"], found["best"]) == ("good", [name])
+    assert found["reasons"][0].endswith(f"1 of 1 features have Z' of at least 0.5; best {name} (Z' 1.00, robust 1.00)")
+    neither = control_table(hand_made().assign(**{name: low}), [name])
+    assert np.isnan(neither["ZPrime"][0])
     assert verdict(neither)["reasons"] == ["positive control drug: values are missing, or all the same"]
+    assert verdict(neither)["grade"] == "unknown"
+
+
+def test_a_step_between_three_wells_and_three_is_no_proof_among_many_features() -> None:
+    """Medians of whole numbers, 2 in all negatives and 3 in all positives by chance: the grade and Z' 1 agree."""
+    features = well_table(0, shape=(2, 3), negatives=3, positives=3, treatments=0, hits=0, separation=0, features=99)
+    wells = features.assign(F7=np.where(features["Metadata_role"] == "positive", 3.0, 2.0))
+    table = control_table(wells, names_of(99))
+    assert table["ZPrime"][7] == 1
+    found = verdict(table)
+    assert (found["grade"], found["best"]) == ("unknown", [])
+    assert "too few wells to tell; it differs from the negative controls in no feature" in found["reasons"][0]
+    assert "nearest F7 (Z' 1.00" in found["reasons"][0]
+    killed = np.where(wells["Metadata_role"] == "positive", 0, 120)
+    more = control_table(wells.assign(Count_Nuclei=killed), ["Count_Nuclei", *names_of(99)])
+    assert (verdict(more)["grade"], verdict(more)["best"]) == ("good", ["Count_Nuclei"])
+
+
+def test_the_reason_is_said_once_for_all_doses_of_a_control() -> None:
+    wells = hand_made().assign(Metadata_dose_unit="uM", Metadata_dose=[0.0, 0, 0, 1, 3, np.nan, 30])
+    table = control_table(wells, ["F0"])
+    assert table["PositiveDose"].fillna(-1).tolist() == [1, 3, 30, -1]
+    assert table["PositiveDoseUnit"].unique().tolist() == ["uM"]
+    assert verdict(table)["reasons"] == [
+        "positive control drug 1 uM, 3 uM, 30 uM, without a dose: too few wells: 1 positive control; 3 are needed"
+    ]
 
 
 def test_the_sentence_of_a_poor_control_has_the_number_of_its_nearest_feature() -> None:

@@ -63,6 +63,14 @@ def test_a_curve_is_the_same_in_any_units() -> None:
             assert ends == pytest.approx([curve.bottom, curve.top], rel=1e-3, abs=1e-2)
 
 
+def test_wells_whose_value_is_not_finite_are_left_out() -> None:
+    response, more = responses(0, height=20), DOSES[:3]
+    for bad in (np.nan, np.inf, -np.inf):
+        found = fit_curve(np.r_[DOSES, more, bad], np.r_[response, np.full(3, bad), 1.0])
+        assert found == fit_curve(DOSES, response)
+        assert 1 / 1.5 < found.ec50 < 1.5
+
+
 def random_units(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     factor = 10 ** rng.uniform(-8, 8, 3) * rng.choice([-1, 1], 3)
     return factor, rng.uniform(-100, 100, 3), 10 ** rng.uniform(-9, 3, 3)

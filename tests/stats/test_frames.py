@@ -124,6 +124,7 @@ def test_pages_and_tables_over_all_plates_show_each_time_point(plate: Planted) -
     assert [at["B06"] for at in shown] == [30, 29, None]
     assert page.count('<figure id="well-A02"') == 1
     assert "<dd>29; 30; 28</dd>" in page
+    assert '<label>Frame <select id="frame" autocomplete="off">' in page
     assert re.findall(r"<option value=.(\d).>(time point \d)<", page) == [(str(t), f"time point {t}") for t in range(3)]
     entry = plate.plate.outcomes("aggregate").required()
     assert [frame["Metadata_Time"] for frame in entry.info["frames"]] == [0, 1, 2]

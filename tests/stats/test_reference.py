@@ -36,13 +36,15 @@ def test_as_pycytominer(method: str, robust: bool) -> None:
     np.testing.assert_allclose(mine.dropna() * factor, theirs.loc[mine.dropna().index, columns], rtol=1e-9)
 
 
-def test_counts_are_a_fields_and_wells_out_of_use_are_nothing() -> None:
+def test_counts_are_a_fields_and_wells_out_of_use_and_infinite_values_are_nothing() -> None:
     wells = well_table(0, features=1).assign(Count_Cells=120.0)
+    wells.loc[2, "F0"] = np.inf
     wells.loc[0, "Metadata_FieldsUsed"] = 3
     wells.loc[1, "Metadata_FieldsUsed"] = 0
     values = well_values(wells, ["F0", "Count_Cells"])
     assert values["Count_Cells"].iloc[[0, 2]].tolist() == [40, 30]
     assert values.iloc[1].isna().all()
+    assert np.isnan(values["F0"][2])
     assert list(values) == ["F0", "Count_Cells"]
 
 

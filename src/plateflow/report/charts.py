@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.paths import row_name, well_name
+from plateflow.stats.effects import dose_text
 from plateflow.tables import records
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def plate_map(
     wells: pd.DataFrame, shape: tuple[int, int], shown: Mapping[str, str], limits: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
     """Heat map of all positions of the plate; wells that were left out are crossed out, those without a value grey.
+
+    Where no well has a value there is no legend.
 
     Args:
         wells: their rows of `View.charted`, of one frame.
@@ -53,7 +56,10 @@ def plate_map(
     ends = [{f"m{number}": plain(pair[end]) for number, pair in enumerate(limits)} for end in (0, 1)]
     domain = [alt.ExprRef(f"({json.dumps(end)})[metric]") for end in ends] if limits else alt.Undefined
     scale = alt.Scale(scheme="viridis", zero=False, domain=domain)
-    colour = alt.Color("value:Q", scale=scale, legend=alt.Legend(title=None))
+    valued = {f"m{number}": int(wells[column].notna().any()) for number, column in enumerate(shown)}
+    opacity = alt.ExprRef(f"({json.dumps(valued)})[metric]")
+    colour = alt.Color("value:Q", scale=scale)
+    colour = colour.legend(title=None, gradientOpacity=opacity, labelOpacity=opacity)
     tiles = base.transform_filter("isValid(datum.value)").mark_rect(**tile)
     tiles = tiles.encode(**place, tooltip=tooltip, color=colour)
     marks = base.transform_filter("datum.mark")
@@ -74,9 +80,10 @@ def groups(wells: pd.DataFrame, shown: Mapping[str, str]) -> dict[str, Any] | No
         item = _well_item(row, shown)
         if item["role"] == item["treatment"] == "":
             continue
-        label = " ".join(part for part in (item["treatment"] or item["role"], item["dose"]) if part not in ("", "0"))
+        dose = row.get("Metadata_dose") or 0.0
+        label = " ".join(filter(None, (item["treatment"] or item["role"], item["dose"] if dose else "")))
         rank = ROLES.index(item["role"]) if item["role"] in ROLES else 1
-        order[label] = (rank, item["treatment"], row.get("Metadata_dose") or 0.0)
+        order[label] = (rank, item["treatment"], dose)
         data.append(item | {"group": label})
     if not 1 < len(order) <= MAX_GROUPS:
         return None
@@ -100,9 +107,10 @@ ROLE_COLOURS = ["#4263eb", "#495057", "#e8590c", "#adb5bd"]
 def _well_item(row: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, Any]:
     left_out = row["Metadata_State"] in ("quarantined", "missing")
     item = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "flags": row["Metadata_Flags"] or ""}
-    for key in ("role", "treatment", "dose"):
+    for key in ("role", "treatment"):
         value = row.get(f"Metadata_{key}")
-        item[key] = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        item[key] = "" if value is None else str(value)
+    item["dose"] = dose_text(row.get("Metadata_dose"), row.get("Metadata_dose_unit"))
     for number, column in enumerate(shown):  # names of columns can contain dots and brackets, which Vega would parse
         value = row[column]
         item[f"m{number}"] = None if left_out else plain(value)

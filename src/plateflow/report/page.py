@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plateflow.report import screening, sections
 from plateflow.report.view import View
 from plateflow.state.journal import LEFT_OUT
+from plateflow.stats.effects import dose_text
 from plateflow.stats.reference import well_values
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
@@ -98,7 +99,10 @@ def verdict(view: View) -> dict[str, Any]:
     hits = [each["hits"]["hits"] for each in summaries]
     cards.append((value_range(min(hits), max(hits)), "hits"))
     metadata, channels = view.plate.metadata, view.plate.channels
-    facts = [f"{math.prod(metadata['format'])}-well plate", f"{len(channels)} channels: {', '.join(channels)}"]
+    facts = [
+        f"{math.prod(metadata['format'])}-well plate",
+        f"{_number(len(channels), 'channel')}: {', '.join(channels)}",
+    ]
     if metadata.get("pixel_size_um"):
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
     facts.append(f"read as {metadata['layout']}")
@@ -120,7 +124,10 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("plateflow.report")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    strict: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, **strict)
+    environment.filters["dose"] = dose_text
+    return environment
 
 
 def render(template: str, **values: Any) -> Markup:

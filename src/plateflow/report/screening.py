@@ -10,6 +10,7 @@ import numpy as np
 from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, plain, vega
 from plateflow.report.view import View
 from plateflow.stats.doses import four_parameters
+from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text, groups_of
 from plateflow.stats.positions import EFFECTS
 from plateflow.stats.reference import has_role, in_use, well_values
 from plateflow.tables import records
@@ -91,7 +92,8 @@ def _rank(table: pd.DataFrame) -> dict[str, Any] | None:
     if table.empty:
         return None
     significance = -np.log10(table["Q"].clip(lower=1e-12))
-    names = table["Metadata_treatment"].astype(str), table["Metadata_dose"], table["Feature"]
+    doses = map(dose_text, table[DOSE], table.get(UNIT, [""] * len(table)))
+    names = table[TREATMENT], doses, table["Feature"]
     data = _data(zip(*names, table["Z"], significance, table["Hit"], strict=True), "treatment dose feature z q hit")
     colour = alt.Color(
         "hit:N", scale=alt.Scale(domain=[True, False], range=[HIT, OTHER]), legend=alt.Legend(title="hit")
@@ -110,10 +112,10 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     """A treatment's wells over the dose, with the fitted curve."""
     import altair as alt
 
-    treated = in_use(wells) & (wells["Metadata_treatment"] == row["Metadata_treatment"]).to_numpy()
-    doses = wells.loc[treated, "Metadata_dose"].astype(float)
-    dose = doses[doses > 0]
-    values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]]
+    groups = groups_of(wells)
+    dose = groups.loc[(groups[TREATMENT] == row[TREATMENT]) & (groups[DOSE] > 0), DOSE]
+    values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]].dropna()
+    dose = dose[values.index]
     fine = np.geomspace(dose.min(), dose.max(), 60)
     fitted = four_parameters(fine, row["Bottom"], row["Top"], np.log(row["EC50"]), row["Hill"])
     x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose {row.get('Metadata_dose_unit', '')}".strip())

@@ -12,6 +12,7 @@ from plateflow.report import charts, thumbnails
 from plateflow.report.view import View, accepted_results
 from plateflow.state.journal import LEFT_OUT
 from plateflow.state.ledger import attempts
+from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text
 from plateflow.stats.flags import FLAGS
 from plateflow.stats.reference import by_frame
 from plateflow.stats.wells import OWN
@@ -59,7 +60,7 @@ def wells(view: View) -> dict[str, Any]:
         figure: dict[str, Any] = {"well": row["Metadata_Well"], "state": row["Metadata_State"], "picture": ""}
         if row["Metadata_State"] not in LEFT_OUT:
             figure["picture"] = thumbnails.thumbnail(view.plate, figure["well"], edge=edge)
-        figure["label"] = " ".join(_text(row.get(f"Metadata_{key}")) for key in ("treatment", "dose")).strip()
+        figure["label"] = f"{_text(row.get(TREATMENT))} {dose_text(row.get(DOSE), row.get(UNIT))}".strip()
         figure["count"] = _text(row.get(view.counts[0]))
         figure["facts"] = [(name, text) for name, text in _facts(view, row, frames) if text]
         figures.append(figure)

@@ -32,6 +32,7 @@ class View:
         qc: the quality table.
         aggregate: the outcome of the stage that made these tables.
         frame: where one frame of the plate is shown, its columns of FRAME.
+        tables: those that were read, of all frames.
     """
 
     plate: Plate
@@ -40,6 +41,7 @@ class View:
     qc: pd.DataFrame
     aggregate: Entry
     frame: Mapping[str, int] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
     def read(cls, plate: Plate) -> View:
@@ -75,7 +77,9 @@ class View:
 
     def table(self, name: str) -> pd.DataFrame:
         """The rows of a table of the plate that are of this frame."""
-        table = read_table(self.plate.paths.table(name))
+        if name not in self.tables:
+            self.tables[name] = read_table(self.plate.paths.table(name))
+        table = self.tables[name]
         for column, value in self.frame.items():
             if column in table:
                 table = table[table[column] == value]

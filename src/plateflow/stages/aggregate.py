@@ -88,11 +88,11 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
         if path.stem not in measured:  # of a well that the plate no longer has
             remove(path)
     window, columns = load_window(paths), cell_columns(config, channels)
-    sites = {well: sites_of(paths.cells(well)) for well, entry in measured.items() if not entry.left_out}
     saturated, percentiles = config.quality.saturated_fraction, config.normalise.percentiles
-    column = f"{compartment(config.row_label_set)}_{CLIPPED.name}"
-    clipped = {well: sites_of(paths.cells(well), column, saturated) for well in sites}
-    quality = read_quality(paths, fields, left_out, sites, clipped, channels, percentiles, saturated)
+    clipped = f"{compartment(config.row_label_set)}_{CLIPPED.name}"
+    measured_wells = [well for well, entry in measured.items() if not entry.left_out]
+    objects = {well: sites_of(paths.cells(well), clipped, saturated) for well in measured_wells}
+    quality = read_quality(paths, fields, left_out, objects, channels, percentiles, saturated)
     first_channels = list(dict.fromkeys(settings.channels[0] for settings in config.segmentation.values()))
     qc = field_flags(quality.fields, config.quality, first_channels)
     off = wells_off(quality.wells, config.quality)

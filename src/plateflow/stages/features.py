@@ -108,8 +108,10 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
         if (saturated := image.clipped(canvas, channels, config.z)) is not None:
             for name, here in labels.items():
                 numbers, counts = np.unique(here[saturated], return_counts=True)
-                sizes = np.bincount(here.ravel())
-                clipped[name] |= {n: count / sizes[n] for n, count in zip(numbers, counts, strict=True) if n}
+                # in pieces, as each is made int64: twice a canvas's labels
+                pieces = np.array_split(here.ravel(), -(-here.size // 2**20))
+                sizes: Any = sum(np.bincount(piece, minlength=int(here.max()) + 1) for piece in pieces)
+                clipped[name] |= {n: share for n, share in zip(numbers, counts / sizes[numbers], strict=True) if n}
         centre = (part[f"{rows}_Location_Center_{axis}"].to_numpy() for axis in "YX")
         part.insert(0, "Metadata_Site", nearest_field(canvas.fields, *centre))
         part.insert(0, "Metadata_Time", canvas.t)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plateflow.stats.effects import DOSE, TREATMENT, replicate_agreement
+from plateflow.stats.effects import KEYS, dose_text, keys_of, replicate_agreement
 from plateflow.stats.hits import benjamini_hochberg
-from plateflow.stats.reference import MIN_WELLS, ROLE, centre_and_spread, has_role, well_values
+from plateflow.stats.reference import MIN_WELLS, ROLE, SAME, centre_and_spread, has_role, in_use, well_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,35 +43,37 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     Without positive controls there is one row per feature, of the negatives alone. ReplicateICC is the
     `replicate_agreement` of the treatments. What cannot be computed is NaN, with the Reason; a positive control
     without a well in use has its rows, too. A control without any spread, as one that kills every cell, has a Z' as
-    long as the other has one.
+    long as the other has one, or another centre.
     """
     import pandas as pd
-    from scipy.stats import ttest_ind
 
     values = well_values(wells, columns)
     negatives = values[has_role(wells, "negative")]
     is_positive = has_role(wells, "positive")
     agreement = replicate_agreement(wells, columns)
+    # Counts per field differ by one object, or not at all; of other values nothing is known that is between them.
+    fewest = wells["Metadata_FieldsUsed"][in_use(wells)].min()
+    steps = pd.Series([1 / fewest if name.startswith("Count_") else np.inf for name in columns], list(columns))
     tables = []
-    for name, dose, index in _positives(wells):
+    for (name, dose, unit), index in _positives(wells):
         positives = values[is_positive & wells.index.isin(index)]
         both = negatives, positives
         mean, median = (_spreads(both, robust=robust) for robust in (False, True))
-        p = np.full(len(columns), np.nan)
-        if min(map(len, both)) >= MIN_WELLS:
-            with warnings.catch_warnings():  # about features with one value in all wells
-                warnings.simplefilter("ignore", RuntimeWarning)
-                p = ttest_ind(positives, negatives, equal_var=False, nan_policy="omit").pvalue
-        table = pd.DataFrame(
-            {"Positive": name, "PositiveDose": dose, "Negatives": negatives.count(), "Positives": positives.count()}
-        )
+        table = pd.DataFrame({"Positive": name, "PositiveDose": dose, "PositiveDoseUnit": unit}, list(columns))
+        table = table.assign(Negatives=negatives.count(), Positives=positives.count())
         for kind, (centre, spread) in zip(("Negative", "Positive"), mean, strict=True):
             table = table.assign(**{f"{kind}Mean": centre, f"{kind}SD": spread, f"{kind}CV": spread / centre.abs()})
         table = table.assign(ZPrime=z_prime(*mean), RobustZPrime=z_prime(*median))
-        table = table.assign(SSMD=ssmd(*mean), RobustSSMD=ssmd(*median), SignalToBackground=mean[1][0] / mean[0][0])
+        ratios = {"SSMD": ssmd(*mean), "RobustSSMD": ssmd(*median), "SignalToBackground": mean[1][0] / mean[0][0]}
+        table = table.assign(**{kind: ratio[np.isfinite(ratio)] for kind, ratio in ratios.items()})
+        p = _welch(both, mean, steps)
         table = table.assign(Q=benjamini_hochberg(np.asarray(p, np.float64))).rename_axis("Feature").reset_index()
         numbers = zip(both, ("negative", "positive"), strict=True)
-        few = [f"{len(controls)} {kind} controls" for controls, kind in numbers if len(controls) < MIN_WELLS]
+        few = [
+            f"{len(controls)} {kind} control{'s' * (len(controls) != 1)}"
+            for controls, kind in numbers
+            if len(controls) < MIN_WELLS
+        ]
         table["Reason"] = f"too few wells: {' and '.join(few)}; {MIN_WELLS} are needed" if few else ""
         unknown = (table["Reason"] == "") & table["ZPrime"].isna()
         table.loc[unknown, "Reason"] = "values are missing, or all the same"
@@ -83,67 +84,100 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return result
 
 
-def _positives(wells: pd.DataFrame) -> list[tuple[Any, Any, Any]]:
-    """Name, dose (NaN where there is none) and index of each positive control's wells; one of no wells without any."""
-    chosen = wells[wells[ROLE] == "positive"] if ROLE in wells else wells[:0]
-    named = chosen.reindex(columns=[TREATMENT, DOSE]).fillna({TREATMENT: ""}).astype({DOSE: np.float64})
-    groups = named.groupby([TREATMENT, DOSE], dropna=False, sort=True)
-    return [(name, dose, group.index) for (name, dose), group in groups] or [("", np.nan, chosen.index)]
+def _positives(wells: pd.DataFrame) -> list[tuple[Any, Any]]:
+    """KEYS (a dose is NaN where there is none) and index of each positive control's wells; of no wells without any."""
+    named = keys_of(wells[wells[ROLE] == "positive"] if ROLE in wells else wells[:0])
+    groups = named.groupby(KEYS, dropna=False, sort=True)
+    return [(keys, group.index) for keys, group in groups] or [(("", np.nan, ""), named.index)]
 
 
 def _spreads(both: tuple[pd.DataFrame, pd.DataFrame], *, robust: bool) -> list[tuple[Any, Any]]:
-    """Centre and spread of negative and positive controls; of one without any spread it is 0, if the other has one."""
+    """Centre and spread of negative and positive controls.
+
+    A spread is 0 where all values of a control are the same, and the other has a spread or another centre.
+    """
     (low, narrow), (high, wide) = (centre_and_spread(controls, robust=robust) for controls in both)
-    return [
-        (low, narrow.where(narrow.notna() | wide.isna() | low.isna(), 0)),
-        (high, wide.where(wide.notna() | narrow.isna() | high.isna(), 0)),
-    ]
+    apart = (high - low).abs() > SAME * (low.abs() + high.abs())
+    told = low.notna() & high.notna() & (narrow.notna() | wide.notna() | apart)
+    return [(low, narrow.fillna(0).where(told, narrow)), (high, wide.fillna(0).where(told, wide))]
+
+
+def _welch(both: tuple[pd.DataFrame, pd.DataFrame], spreads: list[tuple[Any, Any]], steps: pd.Series[float]) -> Any:
+    """P-values of Welch's test by feature, NaN with fewer than MIN_WELLS wells in a control.
+
+    Where neither control has any spread, both may owe it to the steps that values come in, which hide a standard
+    deviation of up to step / √12 (Sheppard, Proc London Math Soc 29 (1898) 353): three wells that have 2 neighbours a
+    cell, and three that have 3, are no such evidence as 0 cells and 30.
+
+    Args:
+        both: values of negative and positive controls.
+        spreads: their centre and spread.
+        steps: by feature, between values; no more than the distance of the controls is taken.
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    if min(map(len, both)) < MIN_WELLS:
+        return np.full(len(steps), np.nan)
+    (low, narrow), (high, wide) = spreads
+    step = np.minimum(steps, (high - low).abs()).where((narrow == 0) & (wide == 0), 0)
+    n, n_high = (controls.count() for controls in both)
+    numbers = (low, narrow + step / np.sqrt(12), n, high, wide + step / np.sqrt(12), n_high)
+    with np.errstate(all="ignore"):
+        return ttest_ind_from_stats(*map(np.asarray, numbers), equal_var=False).pvalue
 
 
 def verdict(controls: pd.DataFrame) -> dict[str, Any]:
     """Verdict of the controls on the plate: grade, reasons, and the feature that separates each positive control best.
 
     Each positive control has the grade of its best feature, at the dose at which it is best; the plate has the worst of
-    these grades, "unknown" if none can be judged. The best of many features is a little better than it would be in a
-    repetition.
+    these grades, "unknown" if none can be judged. Where no feature differs surely, the control is poor, but if some Z'
+    is at least 0 for all that, there are too few wells to tell. The best of many features is a little better than it
+    would be in a repetition.
 
     Args:
         controls: of `control_table`.
 
     Returns:
-        `grade`, `reasons` (one per positive control and dose), `best` (features).
+        `grade`, `reasons` (of each positive control, those of all doses for which they are the same in one), `best`
+        (features).
     """
     order = [grade for _, grade in GRADES]
     grades, reasons, best = dict[Any, str](), [], []
-    for (name, dose), table in controls.groupby(["Positive", "PositiveDose"], dropna=False, sort=False):
-        several = controls.loc[controls["Positive"] == name, "PositiveDose"].nunique(dropna=False) > 1
-        title = f"positive control {name}{f' {dose:g}' * several}" if name else "positive controls"
-        judged = table[table["ZPrime"].notna()]
-        if judged.empty:
-            reasons.append(f"{title}: {table['Reason'].iloc[0]}")
-            continue
-        separate = judged[judged["Q"] <= LEVEL]
-        top = (judged if separate.empty else separate).sort_values("ZPrime", ascending=False, kind="stable").iloc[0]
-        numbers = f"Z' {top['ZPrime']:.2f}"
-        numbers += "".join(
-            f", {word} {top[column]:.{digits}f}"
-            for word, column, digits in (("robust", "RobustZPrime", 2), ("SSMD", "SSMD", 1))
-            if np.isfinite(top[column])
-        )
-        if separate.empty:
-            grade = "poor"
-            reasons.append(
-                f"{title}: it differs from the negative controls in no feature at a false discovery rate of "
-                f"{LEVEL:.0%}; nearest {top['Feature']} ({numbers}, q {top['Q']:.2g})"
-            )
-        else:
-            grade = next(grade for least, grade in GRADES if top["ZPrime"] >= least)
-            best.append(str(top["Feature"]))
-            excellent = int((separate["ZPrime"] >= 0.5).sum())
-            reasons.append(
-                f"{title}: {grade}; {excellent} of {len(judged)} features have Z' of at least 0.5; "
-                f"best {top['Feature']} ({numbers})"
-            )
-        grades[name] = min(grade, grades.get(name, grade), key=order.index)
+    for name, of_control in controls.groupby("Positive", sort=False):
+        said = dict[str, list[str]]()
+        for _, table in of_control.groupby(["PositiveDose", "PositiveDoseUnit"], dropna=False, sort=False):
+            grade, reason, feature = _grade(table)
+            dose = dose_text(*table[["PositiveDose", "PositiveDoseUnit"]].iloc[0])
+            said.setdefault(reason, []).append(dose or "without a dose")
+            if grade in order:
+                grades[name] = min(grade, grades.get(name, grade), key=order.index)
+            best += [feature] * bool(feature)
+        several = sum(map(len, said.values())) > 1
+        title = f"positive control {name!s}" if name else "positive controls"
+        reasons += [f"{title}{' ' * several}{', '.join(doses) * several}: {why}" for why, doses in said.items()]
     worst = max(grades.values(), key=order.index) if grades else "unknown"
     return {"grade": worst, "reasons": reasons, "best": list(dict.fromkeys(best))}
+
+
+def _grade(table: pd.DataFrame) -> tuple[str, str, str]:
+    """Grade of a positive control at a dose, the reason, and its best feature if it has a sure one."""
+    judged = table[table["ZPrime"].notna()]
+    if judged.empty:
+        return "unknown", table["Reason"].iloc[0], ""
+    separate = judged[judged["Q"] <= LEVEL]
+    top = (judged if separate.empty else separate).sort_values("ZPrime", ascending=False, kind="stable").iloc[0]
+    numbers = f"Z' {top['ZPrime']:.2f}"
+    numbers += "".join(
+        f", {word} {top[column]:.{digits}f}"
+        for word, column, digits in (("robust", "RobustZPrime", 2), ("SSMD", "SSMD", 1))
+        if np.isfinite(top[column])
+    )
+    if separate.empty:
+        few = bool(top["ZPrime"] >= 0)
+        reason = "too few wells to tell; " * few + "it differs from the negative controls in no feature at a false "
+        reason += f"discovery rate of {LEVEL:.0%}; nearest {top['Feature']} ({numbers}, q {top['Q']:.2g})"
+        return "unknown" if few else "poor", reason, ""
+    grade = next(grade for least, grade in GRADES if top["ZPrime"] >= least)
+    excellent = int((separate["ZPrime"] >= GRADES[0][0]).sum())
+    reason = f"{grade}; {excellent} of {len(judged)} features have Z' of at least {GRADES[0][0]:g}; "
+    return grade, f"{reason}best {top['Feature']} ({numbers})", str(top["Feature"])

@@ -89,13 +89,13 @@ def fit_curve(dose: Values, response: Values) -> Curve:
 
     Args:
         dose: at least 0; zero is the response without the compound.
-        response: of the same wells.
+        response: of the same wells; those without a finite dose and response are left out.
     """
     from scipy.optimize import curve_fit
     from scipy.stats import f as f_distribution
     from scipy.stats import t
 
-    valid = ~(np.isnan(dose) | np.isnan(response))
+    valid = np.isfinite(dose) & np.isfinite(response)
     dose, response = dose[valid], response[valid]
     positive = np.unique(dose[dose > 0])
     scale = float(np.ptp(response)) if len(response) else 0.0
@@ -154,8 +154,8 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     hold a logarithm, or a placeholder for no dose (LINCS writes -666).
 
     Returns:
-        One row per treatment and feature: the unit of its doses and EC50, Doses, Wells, EC50, EC50Low, EC50High,
-        Bottom, Top, Hill, RSquared, P, Flags.
+        One row per treatment and feature: the unit of its doses and EC50, Doses and Wells with a value, EC50,
+        EC50Low, EC50High, Bottom, Top, Hill, RSquared, P, Flags.
     """
     import pandas as pd
 
@@ -167,18 +167,18 @@ def dose_table(wells: pd.DataFrame, columns: list[str], effects: Effects) -> pd.
     # a well without a dose has no unit, and is in no curve
     for (name, unit), treated in groups[groups[DOSE] >= 0].groupby([TREATMENT, UNIT], sort=True):
         doses = treated[DOSE].to_numpy(np.float64)
-        n_doses = len(np.unique(doses[doses > 0]))
-        if n_doses < MIN_DOSES:
+        if len(np.unique(doses[doses > 0])) < MIN_DOSES:
             continue
         surest = least.loc[[name]].iloc[0].dropna().sort_values(kind="stable")
         families = ["_".join(str(feature).split("_")[:2]) for feature in surest.index]
         for feature in surest[~pd.Index(families).duplicated()].index[:FEATURES]:
             response = np.concatenate([negatives[feature], values.loc[treated.index, feature]])
             curve = fit_curve(np.concatenate([np.zeros(len(negatives)), doses]), response)
-            n_wells = int(values.loc[treated.index, feature].count())
+            valued = values.loc[treated.index, feature].notna().to_numpy()
+            used = len(np.unique(doses[valued & (doses > 0)])), int(valued.sum())
             parameters = (curve.ec50, *curve.ec50_interval, curve.bottom, curve.top, curve.hill)
             flags = ", ".join(curve.flags)
-            rows.append((name, unit, feature, n_doses, n_wells, *parameters, curve.r_squared, curve.p, flags))
+            rows.append((name, unit, feature, *used, *parameters, curve.r_squared, curve.p, flags))
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.insert(0, "Metadata_Plate", wells["Metadata_Plate"].iloc[0] if len(wells) else "")
     return table

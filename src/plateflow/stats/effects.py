@@ -54,10 +54,20 @@ class Effects:
     reference: NDArray[np.float64] | None = None
 
 
+def keys_of(wells: pd.DataFrame) -> pd.DataFrame:
+    """KEYS of wells: a name and a unit are "" where there is none, a dose is NaN."""
+    return wells.reindex(columns=KEYS).fillna({TREATMENT: "", UNIT: ""}).astype({DOSE: np.float64})
+
+
+def dose_text(dose: float | None, unit: str | None = "") -> str:
+    """A dose as it is shown, with its unit; nothing where there is none."""
+    return "" if dose is None or np.isnan(dose) else f"{dose:g} {unit or ''}".rstrip()
+
+
 def groups_of(wells: pd.DataFrame) -> pd.DataFrame:
-    """Treatment, dose and its unit of the wells with the role treatment; one without a name is named after its well."""
+    """KEYS of the wells with the role treatment; one without a name is named after its well."""
     treated = wells[wells[ROLE] == "treatment"] if ROLE in wells else wells[:0]
-    groups = treated.reindex(columns=KEYS).fillna({TREATMENT: "", UNIT: ""}).astype({DOSE: np.float64})
+    groups = keys_of(treated)
     groups[TREATMENT] = groups[TREATMENT].where(groups[TREATMENT] != "", "(" + treated["Metadata_Well"] + ")")
     return groups
 

@@ -40,8 +40,7 @@ def read_quality(
     paths: PlatePaths,
     fields: Mapping[str, Sequence[str]],
     left_out: Mapping[str, Mapping[str, tuple[str, str]]],
-    objects: Mapping[str, Mapping[str, int]],
-    clipped: Mapping[str, Mapping[str, int]],
+    objects: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]],
     channels: Sequence[str],
     percentiles: tuple[float, float],
     saturated_fraction: float,
@@ -52,8 +51,7 @@ def read_quality(
         paths: of the plate.
         fields: by well, the names of its fields.
         left_out: by well and field, state and reason of those that are quarantined or missing.
-        objects: by well and field, the number of objects of the rows' label set.
-        clipped: how many of them have saturated pixels.
+        objects: by well, the number of objects of the rows' label set by field, and of those with saturated pixels.
         channels: names, in order.
         percentiles: of the intensity window.
         saturated_fraction: from which on a field doesn't count in the window.
@@ -67,6 +65,7 @@ def read_quality(
     for well, names in fields.items():
         out = left_out.get(well, {})
         used = [name for name in names if name not in out]
+        of_field, clipped = objects.get(well, ({}, {}))
         histograms = read_histograms(paths, well) if used else {}
         for name, channel in itertools.product(names, channels):
             row = dict(zip(PLACE, (paths.plate, well, name, channel), strict=True))
@@ -77,8 +76,7 @@ def read_quality(
             low, high = intensity_limits(histogram.counts, percentiles).values()
             rows.append(
                 row
-                | {"State": "ok", "Reason": "", "Objects": objects.get(well, {}).get(name, 0)}
-                | {"Clipped": clipped.get(well, {}).get(name, 0)}
+                | {"State": "ok", "Reason": "", "Objects": of_field.get(name, 0), "Clipped": clipped.get(name, 0)}
                 | {"Background": low, "Brightness": high, "Constant": int((histogram.counts > 0).sum()) == 1}
                 | {"Sharpness": histogram.sharpness, "SaturatedFraction": histogram.saturated}
             )

@@ -15,6 +15,8 @@ MIN_WELLS = 3
 """Wells that a spread needs; with fewer, what depends on it is NaN, with a reason."""
 MAD_TO_SD = 1.4826
 """The MAD of normal values times this is their standard deviation: 1 / Φ⁻¹(3/4), to the digits that all tools use."""
+SAME = 1e-9
+"""Values that differ by no more than this fraction are the same: the rest is rounding."""
 ROLE = "Metadata_role"
 FRAME = ("Metadata_Time", "Metadata_Z")
 """The columns that tell a well's frames apart: its time points and, where planes are kept in 2D, their planes. No
@@ -54,7 +56,7 @@ def reference_wells(wells: pd.DataFrame, which: str) -> NDArray[np.bool_]:
 
 
 def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The values that statistics use: one row per well of the table, NaN for wells that are not in use.
+    """The values that statistics use: one row per well of the table, NaN for wells not in use and infinite values.
 
     Counts are divided by the fields in use: a well of which a field was left out has fewer cells for that reason alone.
     """
@@ -63,7 +65,8 @@ def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     fields = wells["Metadata_FieldsUsed"].where(in_use(wells))
     counts = {name: wells[name] / fields for name in columns if name.startswith("Count_")}
     others = wells.loc[in_use(wells), [name for name in columns if name not in counts]].reindex(wells.index)
-    return pd.concat([pd.DataFrame(counts, index=wells.index), others], axis=1)[list(columns)].astype(np.float64)
+    values = pd.concat([pd.DataFrame(counts, index=wells.index), others], axis=1)[list(columns)].astype(np.float64)
+    return values.where(np.isfinite(values))
 
 
 def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[float], pd.Series[float]]:
@@ -78,7 +81,7 @@ def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[
         spread = MAD_TO_SD * (values - centre).abs().median()
     else:
         centre, spread = values.mean(), values.std(ddof=1)
-    return centre.where(enough), spread.where(enough & (spread > 1e-9 * centre.abs()))
+    return centre.where(enough), spread.where(enough & (spread > SAME * centre.abs()))
 
 
 def standardise(values: pd.DataFrame, reference: NDArray[np.bool_], *, robust: bool) -> pd.DataFrame:

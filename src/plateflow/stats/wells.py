@@ -46,16 +46,15 @@ class WellCells:
     fields: dict[str, dict[str, float]]
 
 
-def sites_of(path: Path, clipped: str = "", least: float = 0.0) -> dict[str, int]:
-    """Number of cells per field in a well's cell table; of those with at least `least` in the column `clipped`."""
+def sites_of(path: Path, clipped: str, least: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Number of cells per field in a well's cell table, and of those with at least `least` in the column `clipped`."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        if clipped and clipped not in file.schema_arrow.names:
-            return {}
-        table = file.read(["Metadata_Site", *([clipped] if clipped else [])])
+        table = file.read([name for name in ("Metadata_Site", clipped) if name in file.schema_arrow.names])
     sites = table["Metadata_Site"].to_numpy()
-    return dict(Counter((sites[table[clipped].to_numpy() >= least] if clipped else sites).tolist()))
+    over = sites[table[clipped].to_numpy() >= least] if clipped in table.schema.names else []
+    return Counter(sites), Counter(over)
 
 
 def read_cells(

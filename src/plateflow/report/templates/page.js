@@ -1,4 +1,13 @@
 (async () => {
+  function onChoice(id, apply) {
+    const select = document.getElementById(id);
+    if (!select) return;
+    const now = () => apply(select.value);
+    select.addEventListener("change", now);
+    window.addEventListener("pageshow", now); // browsers may have restored an earlier choice
+    now();
+  }
+  onChoice("frame", (frame) => document.querySelectorAll("[data-frame]").forEach((part) => { part.hidden = part.dataset.frame !== frame; }));
   const chosen = document.getElementById("chosen");
   const views = [];
   function show(well) {
@@ -25,9 +34,6 @@
     result.view.addEventListener("click", (event, item) => { if (item && item.datum && item.datum.well) show(item.datum.well); });
     if ((spec.params || []).some((param) => param.name === "metric")) views.push(result.view);
   }
-  const metric = document.getElementById("metric");
-  if (metric) metric.addEventListener("change", () => views.forEach((view) => view.signal("metric", metric.value).runAsync()));
-  const frame = document.getElementById("frame");
-  if (frame) frame.addEventListener("change", () => document.querySelectorAll("[data-frame]").forEach((part) => { part.hidden = part.dataset.frame !== frame.value; }));
+  onChoice("metric", (metric) => views.forEach((view) => view.signal("metric", metric).runAsync()));
   document.documentElement.dataset.ready = "yes";
 })();
