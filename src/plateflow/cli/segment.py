@@ -61,9 +61,8 @@ def segment(
             picture = read_image(path, time)
             chosen = _numbers(channels, picture, model)
             labels = segment_image(picture.pixels, model=model, channels=chosen, diameter=diameter, device=device)
-            narrow = labels.max(initial=0) < 2**16
             file = io.BytesIO()
-            labels = labels.astype(np.uint16 if narrow else np.uint32)
+            labels = labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
             tifffile.imwrite(file, labels, compression="zlib", metadata={_SOURCE: str(path.resolve())})
             write_atomic(target, file.getvalue())
         except (PlateflowError, OSError) as error:

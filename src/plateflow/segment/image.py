@@ -77,7 +77,7 @@ def segment_image(
         pixels = pixels[pixels.any(axis=(1, 2))]
     grid = grid_of(spec, diameter, where="diameter")
     if not pixels.any():
-        return np.zeros(image.shape[:2] if _is_yxs(image) else image.shape[-2:], np.uint32)
+        return np.zeros(samples.shape[1:], np.uint32)
 
     from plateflow.flows import labels_from_flows
     from plateflow.segment.engine import CanvasJob, FlowEngine
