@@ -42,10 +42,10 @@ def write(folder: Path, kind: str, axes: str, pixels: np.ndarray, names: Sequenc
     [
         ("ZYX", A[0], None, A[0].max(axis=0), "the maximum of 3 z planes"),
         ("CYX", A[0, :2], None, A[0, :2], "channels 0, 1"),
-        ("ZCYX", A[:, :2], None, A[:, :2].max(axis=0), "the maximum of 4 z planes, channels 0, 1"),
+        ("ZCYX", A[:, :2], None, A[:, :2].max(axis=0), "the maximum of 4 z planes; channels 0, 1"),
         ("TYX", A[0], 2, A[0, 2], "time point 2 of 3"),
-        ("TCYX", A[:, :2], 3, A[3, :2], "time point 3 of 4, channels 0, 1"),
-        ("TZCYX", A[None, :, :2], None, A[:, :2].max(axis=0), "the maximum of 4 z planes, channels 0, 1"),
+        ("TCYX", A[:, :2], 3, A[3, :2], "time point 3 of 4; channels 0, 1"),
+        ("TZCYX", A[None, :, :2], None, A[:, :2].max(axis=0), "the maximum of 4 z planes; channels 0, 1"),
     ],
 )
 def test_axes_are_those_of_the_metadata(
@@ -53,7 +53,7 @@ def test_axes_are_those_of_the_metadata(
 ) -> None:
     picture = read_image(write(tmp_path, kind, axes, pixels), time)
     np.testing.assert_array_equal(picture.pixels, expected)
-    assert picture.taken == taken
+    assert picture.taken.partition("; ")[2] == taken
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,12 +68,34 @@ def test_a_time_series_is_no_single_image(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["ome.tif", "ome.zarr"])
 def test_channels_have_the_names_that_the_metadata_give(tmp_path: Path, kind: str) -> None:
     picture = read_image(write(tmp_path, kind, "CYX", A[0], ["DNA", "AGP", "RNA"]))
-    assert (picture.names, picture.taken) == (["DNA", "AGP", "RNA"], "channels DNA, AGP, RNA")
+    assert picture.names == ["DNA", "AGP", "RNA"]
+    assert picture.taken == "axes c (3), y (20), x (30); channels DNA, AGP, RNA"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_a_pixel_is_told(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"image.{kind}"
+    if kind == "ome.zarr":
+        write(tmp_path, kind, "YX", A[0, 0])
+        axes = [{"name": axis, "unit": "nanometer"} for axis in "yx"]
+        level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [650, 650]}]}
+        zarr.open_group(path).attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [level]}]}
+    elif kind == "imagej.tif":
+        tifffile.imwrite(path, A[0, 0], imagej=True, resolution=(1 / 0.65, 1 / 0.65), metadata={"unit": "micron"})
+    else:
+        tifffile.imwrite(path, A[0, 0], metadata={"axes": "YX", "PhysicalSizeX": 650, "PhysicalSizeXUnit": "nm"})
+    assert read_image(path).taken == "axes y (20), x (30); 0.65 \u03bcm per pixel"
 
 
 YXS = np.moveaxis(A[0], 0, -1)
 WHITE = {"photometric": "minisblack", "planarconfig": "contig"}
 ALPHA = {"extrasamples": ["UNASSALPHA"]}
+BYTES = (A[0, 0] >> 4).astype(np.uint8)
+RAMP = np.arange(256, dtype=np.uint16) * 257
+
+
+def table(*colours: np.ndarray) -> dict[str, Any]:
+    return {"photometric": "palette", "colormap": np.stack(colours)}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +106,9 @@ ALPHA = {"extrasamples": ["UNASSALPHA"]}
         (YXS[..., :2], WHITE, A[0, :2], "channels 0, 1"),
         (YXS, WHITE, A[0], "channels 0, 1, 2"),
         (YXS[..., :2], {**WHITE, **ALPHA}, A[0, 0], ""),
+        (BYTES, table(RAMP, RAMP, RAMP), BYTES, ""),
+        (BYTES, table(RAMP * 0, RAMP * 0, RAMP), BYTES, ""),  # as ImageJ writes blue nuclei
+        (np.stack([A[0, 0]] * 20), {"photometric": "minisblack"}, np.stack([A[0, 0]] * 20), "channels 0 to 19 (pages"),
         (YXS, {"photometric": "rgb"}, YXS, "channels red, green, blue"),
         (A[0], {"photometric": "rgb", "planarconfig": "separate"}, YXS, "channels red, green, blue"),
         (np.dstack([YXS, A[1, 0]]), {"photometric": "rgb", **ALPHA}, YXS, "channels red, green, blue"),
@@ -95,7 +120,7 @@ def test_samples_and_pages_of_a_tiff(
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
     picture = read_image(tmp_path / "a.tif")
     np.testing.assert_array_equal(picture.pixels, expected)
-    assert picture.taken.startswith(taken)
+    assert picture.taken.partition("; ")[2].startswith(taken)
 
 
 @pytest.mark.parametrize(("samples", "kept"), [(2, 1), (3, 3), (4, 3)])
@@ -111,6 +136,10 @@ def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept:
         (A, {"photometric": "minisblack"}, r"axes .* can't be understood[\s\S]*q \(4\), q \(3\), y \(20\), x \(30\)"),
         (A, {"photometric": "minisblack", "metadata": {"axes": "ACYX"}}, "can't be understood"),
         (A[0, 0], {"photometric": "miniswhite"}, "0 is white"),
+        (BYTES, table(RAMP[::-1], RAMP[::-1], RAMP[::-1]), "table of colours"),
+        (BYTES, table(RAMP, RAMP[::-1], RAMP), "table of colours"),
+        (np.moveaxis(A[:, :, :, :18].reshape(12, 20, 18)[:2], 0, -1), {"photometric": "minisblack"}, "y, x, channels"),
+        (np.dstack([A[0, 0]] * 4).astype(np.uint8), {"photometric": "separated"}, "they are SEPARATED"),
         (A.transpose(0, 2, 3, 1), {"photometric": "rgb", "metadata": {"axes": "CYXS"}}, "can't be understood"),
     ],
 )
@@ -142,14 +171,29 @@ def test_what_was_taken_is_printed_and_labels_are_only_written_over_those_of_the
     for path in paths:
         path.parent.mkdir()
         write(path.parent, "ome.tif", "ZYX", A[0])
-    assert "the maximum of 3 z planes" in segment(paths[0], "-o", out)
+    assert "axes z (3), y (20), x (30); the maximum of 3 z planes\n" in segment(paths[0], "-o", out)
     segment(paths[0], "-o", out)  # once more
     before = (out / "image_labels.tif").read_bytes()
     for arguments in ((paths[1],), tuple(paths)):
         with pytest.raises(PlateflowError, match=r"image_labels\.tif"):
             segment(*arguments, "-o", out)
     tifffile.imwrite(out / "image_labels.tif", A[0, 0])
-    with pytest.raises(PlateflowError, match="an image that it does not name"):
+    with pytest.raises(PlateflowError, match=r"labels of earlier versions don't[\s\S]*or remove the file"):
         segment(paths[0], "-o", out)
     segment(paths[1], "-o", tmp_path / "other")
     assert before == (tmp_path / "other" / "image_labels.tif").read_bytes().replace(b"/b/image", b"/a/image")
+
+
+def test_remedies_can_be_followed_and_the_channels_used_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "ome.tif", "CYX", A[0], ["DNA", "AGP", "AGP"])
+    with pytest.raises(PlateflowError, match=r"DNA, AGP, AGP[\s\S]*choose them with --channels"):
+        segment(path, "-o", tmp_path)
+    with pytest.raises(PlateflowError, match=r"isn't one channel 'AGP'[\s\S]*numbers from 0"):
+        segment(path, "-o", tmp_path, "--channels", "AGP,DNA")
+    assert "channels DNA, AGP, AGP; used: AGP, DNA\n" in segment(path, "-o", tmp_path, "--channels", "2,DNA")
+    tifffile.imwrite(tmp_path / "rgb.tif", YXS, photometric="rgb")
+    with pytest.raises(PlateflowError, match=r"red, green, blue[\s\S]*--channels"):
+        segment(tmp_path / "rgb.tif", "-o", tmp_path)
+    assert "; used: blue\n" in segment(tmp_path / "rgb.tif", "-o", tmp_path, "--channels", "blue")
+    with pytest.raises(PlateflowError, match="leave out --time"):
+        segment(path, "-o", tmp_path, "--time", "1")

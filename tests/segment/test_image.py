@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tifffile import imread
 
 from plateflow.errors import PlateflowError
 from plateflow.metrics import f1
@@ -125,6 +126,29 @@ def test_colours_on_a_bright_background_are_refused_by_models_that_read_fluoresc
     colours = tmp_path / "colours.safetensors"
     save_model(load_model(TINY), colours, name="colours", channels=("red", "green", "blue"))
     assert segment_image(stained, model=colours).shape == (64, 64)
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 1), (0.2, 0.5, 1), (1, 0.4, 0)])
+def test_dense_cells_in_colours_are_no_bright_background(weights: tuple[float, ...]) -> None:
+    """Cells cover two thirds; noise and a camera's offset lie in every colour."""
+    rng = np.random.default_rng(0)
+    y, x = np.indices((144, 144)) % 24 - 11.5
+    cells = (np.hypot(y, x) < 11.5)[..., None]
+    image = (cells * 180 * np.array(weights) + rng.normal(12, 3, (144, 144, 3))).clip(0, 255).astype(np.uint8)
+    brightest = int(np.argmax(weights))
+    labels = segment_image(image, model=TINY, channels=[brightest])
+    assert labels.max() >= 16
+    assert np.array_equal(labels, segment_image(image[..., brightest], model=TINY))
+
+
+def test_real_stained_tissue_is_refused(test_data: Path) -> None:
+    """But for two images that are dark tissue all over, whose three channels are too many."""
+    reasons = []
+    for path in sorted((test_data / "cells2d").glob("*/*histology*/images/*.tif")):
+        with pytest.raises(PlateflowError) as error:
+            segment_image(imread(path), model=TINY)
+        reasons.append("bright background" in str(error.value))
+    assert (sum(reasons), len(reasons)) == (67, 69)
 
 
 def test_channels_are_normalised_by_their_own_percentiles() -> None:

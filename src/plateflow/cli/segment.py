@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -35,7 +37,7 @@ def segment(
 
     The axes of an image are read from its OME, ImageJ or OME-Zarr metadata. A z stack is projected by its maximum; of
     a time series --time names the time point. Pages that no metadata explain are taken for channels, if they aren't
-    more than the model takes. What was taken for what is printed.
+    more than the model takes. What was taken for what is printed, and how large a pixel is, where the file says it.
     """
     import io
 
@@ -48,7 +50,7 @@ def segment(
     from plateflow.segment import segment_image
     from plateflow.segment.engine import choose_device
 
-    targets = [output / f"{_stem(path)}_labels.tif" for path in images]
+    targets = [output / re.sub(r"(?i)(?<=.)(\.ome)?\.[^.]+$|$", "_labels.tif", path.name, count=1) for path in images]
     _refuse_taken(images, targets)
     choose_device(device)
     model = str(check_model(model, weights_dir))
@@ -59,16 +61,15 @@ def segment(
             picture = read_image(path, time)
             chosen = _numbers(channels, picture, model)
             labels = segment_image(picture.pixels, model=model, channels=chosen, diameter=diameter, device=device)
-            narrow = labels.max(initial=0) < 2**16
             file = io.BytesIO()
-            labels = labels.astype(np.uint16 if narrow else np.uint32)
+            labels = labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
             tifffile.imwrite(file, labels, compression="zlib", metadata={_SOURCE: str(path.resolve())})
             write_atomic(target, file.getvalue())
         except (PlateflowError, OSError) as error:
             failed.append(f"{path}: {error}")
             continue
-        if picture.taken:
-            typer.echo(f"{path}: {picture.taken}")
+        used = ", ".join(picture.names[number] for number in chosen or ())
+        typer.echo(f"{path}: {picture.taken}" + f"; used: {used}" * bool(used))
         typer.echo(f"{path}: {labels.max(initial=0)} objects -> {target}")
     if failed:
         raise PlateflowError(f"{len(failed)} of {len(images)} images failed", why="\n  ".join(failed))
@@ -89,7 +90,8 @@ def _refuse_taken(images: list[Path], targets: list[Path]) -> None:
     for number, (path, target) in enumerate(zip(images, targets, strict=True)):
         remedy = "write them to different folders"
         if target in targets[:number]:
-            raise PlateflowError("two images would write the same label file", where=target.name, remedy=remedy)
+            why = f"{images[targets.index(target)]} and {path}"
+            raise PlateflowError("two images would write one label file", where=str(target), why=why, remedy=remedy)
         if not target.exists():
             continue
         try:
@@ -98,20 +100,13 @@ def _refuse_taken(images: list[Path], targets: list[Path]) -> None:
         except (OSError, ValueError):
             source = None
         if source != str(path.resolve()):
+            unnamed = "it doesn't name its image, as labels of earlier versions don't"
             raise PlateflowError(
                 "a label file of this name is there already",
                 where=str(target),
-                why=f"it is of {source or 'an image that it does not name'}, not of {path.resolve()}",
+                why=f"it is of {source}, not of {path.resolve()}" if source else unnamed,
                 remedy=f"{remedy}, or remove the file",
             )
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in (".ome.zarr", ".ome.tiff", ".ome.tif", path.suffix):
-        if suffix and name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 class Picture(NamedTuple):
@@ -119,8 +114,8 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: YX, CYX, or YXS of a colour image.
-        names: of its channels, in order; empty where the file doesn't name them.
-        taken: what was taken for what, for the screen; empty where there was no choice.
+        names: of its channels, in order; numbers from 0 where the file doesn't name them.
+        taken: what was taken for what, for the screen.
     """
 
     pixels: np.ndarray
@@ -163,51 +158,70 @@ def read_image(path: Path, time: int | None = None) -> Picture:
 
 
 def _read_tiff(path: Path, time: int | None) -> Picture:
+    import numpy as np
     import tifffile
     from defusedxml.ElementTree import fromstring
 
+    from plateflow.plates.units import um_per
+
     with tifffile.TiffFile(path) as file:
-        series, xml = file.series[0], file.ome_metadata
+        series, xml, imagej = file.series[0], file.ome_metadata, file.imagej_metadata or {}
         if any(other.shape == series.shape for other in file.series[1:]):
-            what, remedy = f"the file holds {len(file.series)} images", "save each in a file of its own"
-            raise PlateflowError(what, where=str(path), remedy=remedy)
+            raise PlateflowError(f"the file holds {len(file.series)} images", remedy="save each in a file of its own")
         if any(page is None for page in series.pages):
-            raise PlateflowError("a part of the image is in another file, which isn't there", where=str(path))
+            what, remedy = "a part of the image is in another file, which isn't there", "put its files into one folder"
+            raise PlateflowError(what, remedy=remedy)
         page: Any = series.keyframe
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:  # inverted for display, or in truth
-            what, remedy = "the file says that 0 is white: its objects may be dark", "save it with 0 as black"
-            raise PlateflowError(what, where=str(path), remedy=remedy)
-        pixels, axes = series.asarray(), series.axes.lower()
-    described = fromstring(xml.encode()).find("{*}Image/{*}Pixels") if xml else None
-    names = [] if described is None else [channel.get("Name", "") for channel in described.findall("{*}Channel")]
-    if any(kind != tifffile.EXTRASAMPLE.UNSPECIFIED for kind in page.extrasamples):  # transparency
+        pixels, axes, kind = series.asarray(), series.axes.lower(), tifffile.PHOTOMETRIC(page.photometric).name
+        if kind == "PALETTE" and (np.diff(page.colormap[:, np.unique(pixels)].astype(int)) < 0).any():
+            kind = "places in a table of colours that don't get brighter from one to the next"
+    if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
+        kind = "RGB"  # as it is decoded
+    if kind not in ("MINISBLACK", "RGB", "PALETTE"):
+        raise PlateflowError(
+            "the values of the image aren't its brightness",
+            why="0 is white" if kind == "MINISWHITE" else f"they are {kind}",
+            remedy="save it as a grey image in which 0 is black (in ImageJ: Image > Lookup Tables > Grays)",
+        )
+    names = list[str]()
+    um = um_per(imagej.get("unit", "").replace("\\u00B5", "u")) / (page.resolution[0] or math.nan)
+    if xml and (described := fromstring(xml.encode()).find("{*}Image/{*}Pixels")) is not None:
+        names = [channel.get("Name", "") for channel in described.findall("{*}Channel")]
+        um = um_per(described.get("PhysicalSizeXUnit", "um")) * float(described.get("PhysicalSizeX", "nan"))
+    if any(each != tifffile.EXTRASAMPLE.UNSPECIFIED for each in page.extrasamples):  # transparency
         pixels = pixels.take(range(page.samplesperpixel - len(page.extrasamples)), axis=axes.index("s"))
-    colour = page.photometric == tifffile.PHOTOMETRIC.RGB and pixels.shape[axes.find("s")] == len(_COLOURS)
-    return _picture(pixels, axes, names, time, colour=colour)
+    colour = kind == "RGB" and pixels.shape[axes.find("s")] == len(_COLOURS)
+    return _picture(pixels, axes, names, time, um, colour=colour)
 
 
 def _read_zarr(path: Path, time: int | None) -> Picture:
     import zarr
+
+    from plateflow.plates.units import um_per
 
     group = zarr.open_group(path, mode="r")
     attributes: dict[str, Any] = dict(group.attrs)
     attributes = attributes.get("ome", attributes)
     scales = attributes.get("multiscales")
     if not scales:
-        raise PlateflowError(
-            "this OME-Zarr folder is not an image",
-            where=str(path),
-            remedy="for a plate, name one image of it, such as plate.zarr/B/03/0",
-        )
-    axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
+        remedy = "for a plate, name one image of it, such as plate.zarr/B/03/0"
+        raise PlateflowError("this OME-Zarr folder is not an image", remedy=remedy)
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales[0].get("axes", "tczyx")]
     names = [str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", [])]
-    return _picture(group[scales[0]["datasets"][0]["path"]], axes, names, time)
+    level = scales[0]["datasets"][0]
+    scale = [each["scale"][-1] for each in level.get("coordinateTransformations", []) if "scale" in each]
+    um = um_per(axes[-1].get("unit", "")) * (scale or [math.nan])[0]
+    return _picture(group[level["path"]], [axis["name"].lower() for axis in axes], names, time, um)
 
 
 _COLOURS = ["red", "green", "blue"]
+_NARROW = 16
+"""Px: what has fewer columns, but more pages than this, is no picture with channels."""
 
 
-def _picture(array: Any, axes: Sequence[str], names: list[str], time: int | None, *, colour: bool = False) -> Picture:
+def _picture(
+    array: Any, axes: Sequence[str], names: list[str], time: int | None, um: float = 0, *, colour: bool = False
+) -> Picture:
     """Arrange the axes of an image, by one rule for every kind of file.
 
     Args:
@@ -215,43 +229,51 @@ def _picture(array: Any, axes: Sequence[str], names: list[str], time: int | None
         axes: of the array: t, c, z, y, x, s (samples of a pixel), i or q (pages that no metadata explain).
         names: of the channels; not used unless there are as many as channels.
         time: the time point, from 0; needed where there are several.
+        um: the size of a pixel; 0 or NaN where it isn't known.
         colour: whether samples, where there are any, are red, green and blue.
 
     Raises:
         PlateflowError: an axis isn't understood, two would be channels, or the time point isn't there.
     """
-    given = "the axes are " + ", ".join(f"{axis} ({size})" for axis, size in zip(axes, array.shape, strict=True))
-    n_times = array.shape[list(axes).index("t")] if "t" in axes else 1
+    import numpy as np
+
+    sizes = list(zip(axes, array.shape, strict=True))
+    given = "axes " + ", ".join(f"{axis} ({size})" for axis, size in sizes)
+    n_times = dict(sizes).get("t", 1)
     if (time is None and n_times > 1) or not 0 <= (time or 0) < n_times:
         what = f"there is no time point {time}" if time is not None else f"it is a time series of {n_times} time points"
-        raise PlateflowError(what, why=given, remedy=f"choose one with --time, from 0 to {n_times - 1}")
-    kept = [axis in ("y", "x") or (axis != "t" and size > 1) for axis, size in zip(axes, array.shape, strict=True)]
+        remedy = f"choose one with --time, from 0 to {n_times - 1}" if n_times > 1 else "leave out --time"
+        raise PlateflowError(what, why=given, remedy=remedy)
+    kept = [axis in ("y", "x") or (axis != "t" and size > 1) for axis, size in sizes]
     first = {"t": time or 0}
     pixels = array[tuple(slice(None) if k else first.get(axis, 0) for k, axis in zip(kept, axes, strict=True))]
     left = [axis for k, axis in zip(kept, axes, strict=True) if k]
-    taken = [f"time point {time} of {n_times}"] if n_times > 1 else []
+    taken = [given, *[f"{um:.4g} \u03bcm per pixel"] * (um > 0), *[f"time point {time} of {n_times}"] * (n_times > 1)]
     if "z" in left:
         at = left.index("z")
         taken.append(f"the maximum of {pixels.shape[at]} z planes")
         pixels = pixels.max(axis=at)
         left.remove("z")
     others = [axis for axis in left if axis not in ("y", "x")]
-    if [axis for axis in left if axis not in others] != ["y", "x"] or others not in ([], *map(list, "csiq")):
+    swapped = len(left) == 3 and left[0] in others and pixels.shape[-1] <= _NARROW < pixels.shape[0]
+    if swapped or [axis for axis in left if axis not in others] != ["y", "x"] or others not in ([], *map(list, "csiq")):
+        rule = "it looks like y, x, channels" if swapped else "beside t and z, there may be one of channels or colours"
         raise PlateflowError(
             "the axes of the image can't be understood",
-            why=f"{given}; beside t and z, there may be one of channels or colours",
+            why=f"{given}; {rule}",
             remedy="save it as OME-TIFF, ImageJ TIFF or OME-Zarr, which name the axes t, c, z, y and x",
         )
     if not others:
-        return Picture(pixels, names if len(names) == 1 else [], ", ".join(taken))
+        return Picture(pixels, names if len(names) == 1 else ["0"], "; ".join(taken))
     at, last = left.index(others[0]), colour and others == ["s"]
     numbers = [str(number) for number in range(pixels.shape[at])]
-    named = any(names) and len(names) == len(numbers)
-    names = _COLOURS if last else [a or b for a, b in zip(names, numbers, strict=True)] if named else []
-    order = [axis for axis in range(3) if axis != at]
+    names = names if len(names) == len(numbers) else numbers
+    names = _COLOURS if last else [a or b for a, b in zip(names, numbers, strict=True)]
+    listed = ", ".join(names) if names != numbers or len(numbers) <= _NARROW else f"0 to {numbers[-1]}"
+    note = " (equal ones count once, those without contrast don't)" if last else ""
     unexplained = " (pages that no metadata explain: if they aren't channels, save the image as OME-TIFF)"
-    taken.append(f"channels {', '.join(names or numbers)}{unexplained * (others[0] in 'iq')}")
-    return Picture(pixels.transpose(*order, at) if last else pixels.transpose(at, *order), names, ", ".join(taken))
+    taken.append(f"channels {listed}{unexplained if others[0] in 'iq' else note}")
+    return Picture(np.moveaxis(pixels, at, 2 if last else 0), names, "; ".join(taken))
 
 
 def _numbers(text: str | None, picture: Picture, model: str) -> list[int] | None:
@@ -260,18 +282,15 @@ def _numbers(text: str | None, picture: Picture, model: str) -> list[int] | None
     Raises:
         PlateflowError: no channel has such a name, or none is asked for and there are more than the model takes.
     """
-    names = [name for name in picture.names if name]
+    names = picture.names
     if text is None:
-        if picture.names != _COLOURS:  # of which those without contrast don't count
+        if names != _COLOURS:  # of which those without contrast don't count
             remedy = "choose them with --channels, first the one that shows the objects"
-            channels = picture.names or range(len(picture.pixels) if picture.pixels.ndim == 3 else 1)
-            check_channels(model, channels, where=picture.taken, remedy=remedy)
+            check_channels(model, names, where=picture.taken, remedy=remedy)
         return None
-    unknown = [name for name in text.split(",") if name not in names and not name.isdecimal()]
+    asked = text.split(",")
+    unknown = [name for name in asked if names.count(name) != 1 and (name in names or not name.isdecimal())]
     if unknown:
-        raise PlateflowError(
-            f"there is no channel {', '.join(map(repr, unknown))}",
-            why=f"the image's channels are {', '.join(names)}" if names else "the image doesn't name its channels",
-            remedy="numbers from 0 always work",
-        )
-    return [picture.names.index(name) if name in names else int(name) for name in text.split(",")]
+        what, why = f"there isn't one channel {', '.join(map(repr, unknown))}", f"the channels are {', '.join(names)}"
+        raise PlateflowError(what, why=why, remedy="numbers from 0 always work")
+    return [names.index(name) if name in names else int(name) for name in asked]

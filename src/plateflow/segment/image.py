@@ -70,14 +70,14 @@ def segment_image(
     if colour and channels is None:
         numbers = [number for number in numbers if np.ptp(samples[number]) != 0] or numbers[:1]
     names = [("red", "green", "blue")[number] if colour and len(samples) == 3 else number for number in numbers]
-    remedy = "select them with channels=[...], the one that shows the objects first"
+    remedy = "choose them with channels=[...] (or --channels), the one that shows the objects first"
     check_channels(model, names, where=f"the image, which has {len(samples)}", remedy=remedy)
     pixels = scale_intensities(samples[numbers])
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
     grid = grid_of(spec, diameter, where="diameter")
     if not pixels.any():
-        return np.zeros(image.shape[:2] if _is_yxs(image) else image.shape[-2:], np.uint32)
+        return np.zeros(samples.shape[1:], np.uint32)
 
     from plateflow.flows import labels_from_flows
     from plateflow.segment.engine import CanvasJob, FlowEngine
@@ -143,11 +143,15 @@ def _numbers(image: NDArray[Any], channels: Sequence[int] | None) -> list[int]:
 
 
 def _bright_background(samples: NDArray[Any]) -> bool:
-    """Whether the usual pixel of a colour image, CYX, is nearer to its brightest than to its darkest."""
-    if np.array_equal(samples, np.broadcast_to(samples[:1], samples.shape)):
+    """Whether the usual pixel of a colour image, CYX, is nearer to its brightest than to its darkest, in every colour.
+
+    Of densely stained cells in one or two colours it isn't: the others stay dark.
+    """
+    usual = np.median(samples, axis=(1, 2))
+    if usual.min() <= usual.max() / 2 or (samples == samples[:1]).all():
         return False
-    low, usual, high = np.percentile(samples.mean(axis=0), (1, 50, 99))
-    return bool(usual - low > (high - low) / 2)
+    ranges = [np.percentile(each, (1, 50, 99)) for each in (samples.mean(axis=0), samples.min(axis=0) * 1.0)]
+    return all(middle - low > (high - low) / 2 for low, middle, high in ranges)
 
 
 def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
