@@ -12,7 +12,7 @@ from plateflow.report.view import View
 from plateflow.stats.doses import four_parameters
 from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text, groups_of
 from plateflow.stats.positions import EFFECTS
-from plateflow.stats.reference import has_role, in_use, well_values
+from plateflow.stats.reference import has_role, reference_wells, well_values
 from plateflow.tables import records
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _lines(wells: pd.DataFrame, feature: str) -> dict[str, Any]:
     """Medians of the rows and of the columns of a feature, without positive controls and empty wells."""
     import altair as alt
 
-    table = wells[in_use(wells) & ~has_role(wells, "positive", "empty")]
+    table = wells[reference_wells(wells, "plate")]
     values = well_values(table, [feature])[feature]
     panels = []
     for kind in ("Row", "Column"):
