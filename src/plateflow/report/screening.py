@@ -10,7 +10,7 @@ import numpy as np
 from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, plain, vega
 from plateflow.report.view import View
 from plateflow.stats.doses import four_parameters
-from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text, groups_of
+from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text, groups_of, keys_of
 from plateflow.stats.positions import EFFECTS
 from plateflow.stats.reference import has_role, reference_wells, well_values
 from plateflow.tables import records
@@ -71,7 +71,9 @@ def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str
     """One dot per well, by role."""
     import altair as alt
 
-    data = _data(zip(wells["Metadata_Well"], wells["Metadata_role"], values, strict=True), "well role value")
+    keys = keys_of(wells)
+    what = [f"{name} {dose_text(dose, unit)}".strip() for name, dose, unit in keys.itertuples(index=False)]
+    data = _data(zip(wells["Metadata_Well"], wells["Metadata_role"], what, values, strict=True), "well role treatment value")
     colour = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=None)
     chart = alt.Chart(data).mark_circle(size=60, opacity=0.7, cursor="pointer")
     chart = chart.transform_calculate(jitter="random() - 0.5").encode(
@@ -79,7 +81,7 @@ def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str
         xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
         y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
         color=colour,
-        tooltip=["well:N", "role:N", "value:Q"],
+        tooltip=["well:N", "role:N", "treatment:N", "value:Q"],
     )
     return vega(chart.properties(width=360, height=230))
 

@@ -167,6 +167,8 @@ def _grade(table: pd.DataFrame) -> tuple[str, str, str]:
         reason += f"discovery rate of {LEVEL:.0%}; nearest {top['Feature']} ({numbers}, q {top['Q']:.2g})"
         return "unknown" if few else "poor", reason, ""
     grade = next(grade for least, grade in GRADES if top["ZPrime"] >= least)
-    excellent = int((separate["ZPrime"] >= GRADES[0][0]).sum())
-    reason = f"{grade}; {excellent} of {len(judged)} features have Z' of at least {GRADES[0][0]:g}; "
+    good = GRADES[0][0]
+    excellent, all_good = (int((features["ZPrime"] >= good).sum()) for features in (separate, judged))
+    more = f", {all_good - excellent} more with q above {LEVEL:.0%}" if all_good > excellent else ""
+    reason = f"{grade}; {excellent} of {len(judged)} features have Z' of at least {good:g}{more}; "
     return grade, f"{reason}best {top['Feature']} ({numbers})", str(top["Feature"])
