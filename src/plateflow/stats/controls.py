@@ -41,7 +41,7 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     agreement = replicate_agreement(wells, columns)
     # Counts per field differ by one object, or not at all; of other values nothing is known that is between them.
     fewest = wells["Metadata_FieldsUsed"][in_use(wells)].min()
-    steps = pd.Series([1 / fewest if name.startswith("Count_") else np.inf for name in columns], list(columns))
+    steps = pd.Series([1 / fewest if name.startswith("Count_") else np.inf for name in columns], list(columns), float)
     tables = []
     for (name, dose, unit), index in _positives(wells):
         positives = values[is_positive & wells.index.isin(index)]
