@@ -73,7 +73,8 @@ def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str
 
     keys = keys_of(wells)
     what = [f"{name} {dose_text(dose, unit)}".strip() for name, dose, unit in keys.itertuples(index=False)]
-    data = _data(zip(wells["Metadata_Well"], wells["Metadata_role"], what, values, strict=True), "well role treatment value")
+    dots = zip(wells["Metadata_Well"], wells["Metadata_role"], what, values, strict=True)
+    data = _data(dots, "well role treatment value")
     colour = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=None)
     chart = alt.Chart(data).mark_circle(size=60, opacity=0.7, cursor="pointer")
     chart = chart.transform_calculate(jitter="random() - 0.5").encode(
@@ -118,9 +119,10 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     dose = groups.loc[(groups[TREATMENT] == row[TREATMENT]) & (groups[DOSE] > 0), DOSE]
     values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]].dropna()
     dose = dose[values.index]
+    unit = row.get(UNIT)
     fine = np.geomspace(dose.min(), dose.max(), 60)
     fitted = four_parameters(fine, row["Bottom"], row["Top"], np.log(row["EC50"]), row["Hill"])
-    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose {row.get('Metadata_dose_unit', '')}".strip())
+    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose ({unit})" if unit else "dose")
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     points = alt.Chart(_data(zip(wells.loc[dose.index, "Metadata_Well"], dose, values, strict=True), "well dose value"))
     line = alt.Chart(_data(zip(fine, fitted, strict=True), "dose value")).mark_line(color=ACCENT)
