@@ -78,6 +78,7 @@ def test_controls_with_verdict_table_and_a_dot_a_well(view: View) -> None:
     assert "positive control nocodazole: good; 1 of 2 features have Z" in html
     assert html.index("<b>F0</b>") < html.index("<b>F1</b>")
     assert len(made["charts"]) == 1
+    assert {"DMSO 1", "nocodazole 1"} <= {dot["treatment"] for dot in made["charts"][0]["data"]["values"]}
     svg = drawn(made["charts"][0])
     assert svg.count(DOT) == 384
     assert "negative" in svg

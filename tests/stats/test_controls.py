@@ -115,6 +115,8 @@ def test_a_step_between_three_wells_and_three_is_no_proof_among_many_features() 
     killed = np.where(wells["Metadata_role"] == "positive", 0, 120)
     more = control_table(wells.assign(Count_Nuclei=killed), ["Count_Nuclei", *names_of(99)])
     assert (verdict(more)["grade"], verdict(more)["best"]) == ("good", ["Count_Nuclei"])
+    others = (more["ZPrime"] >= 0.5).sum() - 1
+    assert f"1 of 100 features have Z' of at least 0.5, {others} more with q above 1%" in verdict(more)["reasons"][0]
 
 
 def test_the_reason_is_said_once_for_all_doses_of_a_control() -> None:

@@ -116,6 +116,9 @@ def test_the_table_has_the_treatments_with_enough_doses_in_the_surest_feature_of
     assert first["EC50Low"] < 1 < first["EC50High"]
     assert first["Bottom"] == pytest.approx(100, abs=5)
     assert "no response" in table["Flags"].iloc[1]
+    lost = wells.assign(Metadata_FieldsUsed=np.where(wells.index.isin(chosen[:2]), 0, 4))
+    less = dose_table(lost, columns, treatment_effects(lost, columns, reference="negative")).iloc[0]
+    assert (less["Flags"], less["Doses"], less["Wells"]) == ("", 7, 14)
     # Doses below 0 are no amounts: one doesn't spoil the others, and logarithms have no curve.
     wells.loc[chosen[0], "Metadata_dose"] = -666.0
     less = dose_table(wells, columns, treatment_effects(wells, columns, reference="negative")).iloc[0]

@@ -36,6 +36,22 @@ def finish(paths: PlatePaths, wells: pd.DataFrame) -> None:
     append_outcome(paths.journal("aggregate", "plate"), Entry(well="", label_set="", fingerprint="x", info=info))
 
 
+def test_doses_in_molar_units_are_pooled_over_plates_and_others_are_not(tmp_path: Path) -> None:
+    screen = PlatePaths.of("screen", results=tmp_path)
+    plates = [PlatePaths.of(name, results=tmp_path) for name in ("p1", "p2", "p3")]
+    for paths, (dose, unit) in zip(plates, [(0.1, "uM"), (100.0, "nM"), (0.1, "mg/ml")], strict=True):
+        wells = well_table(0, treatments=2, hits=2, plate=paths.plate)
+        finish(paths, wells.assign(Metadata_dose=dose, Metadata_dose_unit=unit))
+    hits = write_screen_tables(screen, plates, fdr=0.05)[1]
+    keys = ["Metadata_treatment", "Metadata_dose", "Metadata_dose_unit", "Replicates", "Plates"]
+    assert sorted(hits[keys].to_numpy().tolist()) == [
+        ["c000", 0.1, "mg/ml", 2, "p3"],
+        ["c000", 0.1, "uM", 4, "p1 p2"],
+        ["c001", 0.1, "mg/ml", 2, "p3"],
+        ["c001", 0.1, "uM", 4, "p1 p2"],
+    ]
+
+
 def test_a_new_plate_adds_to_the_screen_and_touches_no_other(tmp_path: Path) -> None:
     screen = PlatePaths.of("screen", results=tmp_path)
     plates = [PlatePaths.of(name, results=tmp_path) for name in ("p1", "p2", "p3")]

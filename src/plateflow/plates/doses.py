@@ -109,6 +109,16 @@ def _converted(value: float, unit: str, into: str) -> float:
     return float(value * 10**power if power >= 0 else value / 10**-power)
 
 
+def in_one_unit(doses: Sequence[float], units: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Doses of several plates with their units: those that are molar in the first molar unit, others as they are."""
+    first = next((unit for unit in units if _power(unit) is not None), "")
+    pairs = [
+        (_converted(dose, unit, first), first) if _power(unit) is not None else (dose, unit)
+        for dose, unit in zip(doses, units, strict=True)
+    ]
+    return [dose for dose, _ in pairs], [unit for _, unit in pairs]
+
+
 def doses_of(rows: Sequence[Row]) -> tuple[list[float], str]:
     """The doses of a plate map.
 

@@ -10,9 +10,9 @@ import numpy as np
 from plateflow.report.charts import ACCENT, INK, ROLE_COLOURS, ROLES, plain, vega
 from plateflow.report.view import View
 from plateflow.stats.doses import four_parameters
-from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text, groups_of
+from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text, groups_of, keys_of
 from plateflow.stats.positions import EFFECTS
-from plateflow.stats.reference import has_role, in_use, well_values
+from plateflow.stats.reference import has_role, reference_wells, well_values
 from plateflow.tables import records
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str
     """One dot per well, by role."""
     import altair as alt
 
-    data = _data(zip(wells["Metadata_Well"], wells["Metadata_role"], values, strict=True), "well role value")
+    keys = keys_of(wells)
+    what = [f"{name} {dose_text(dose, unit)}".strip() for name, dose, unit in keys.itertuples(index=False)]
+    dots = zip(wells["Metadata_Well"], wells["Metadata_role"], what, values, strict=True)
+    data = _data(dots, "well role treatment value")
     colour = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=None)
     chart = alt.Chart(data).mark_circle(size=60, opacity=0.7, cursor="pointer")
     chart = chart.transform_calculate(jitter="random() - 0.5").encode(
@@ -79,7 +82,7 @@ def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str
         xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
         y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
         color=colour,
-        tooltip=["well:N", "role:N", "value:Q"],
+        tooltip=["well:N", "role:N", "treatment:N", "value:Q"],
     )
     return vega(chart.properties(width=360, height=230))
 
@@ -116,9 +119,10 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     dose = groups.loc[(groups[TREATMENT] == row[TREATMENT]) & (groups[DOSE] > 0), DOSE]
     values = well_values(wells, [row["Feature"]]).loc[dose.index, row["Feature"]].dropna()
     dose = dose[values.index]
+    unit = row.get(UNIT)
     fine = np.geomspace(dose.min(), dose.max(), 60)
     fitted = four_parameters(fine, row["Bottom"], row["Top"], np.log(row["EC50"]), row["Hill"])
-    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose {row.get('Metadata_dose_unit', '')}".strip())
+    x = alt.X("dose:Q", scale=alt.Scale(type="log"), title=f"dose ({unit})" if unit else "dose")
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     points = alt.Chart(_data(zip(wells.loc[dose.index, "Metadata_Well"], dose, values, strict=True), "well dose value"))
     line = alt.Chart(_data(zip(fine, fitted, strict=True), "dose value")).mark_line(color=ACCENT)
@@ -132,7 +136,7 @@ def _lines(wells: pd.DataFrame, feature: str) -> dict[str, Any]:
     """Medians of the rows and of the columns of a feature, without positive controls and empty wells."""
     import altair as alt
 
-    table = wells[in_use(wells) & ~has_role(wells, "positive", "empty")]
+    table = wells[reference_wells(wells, "plate")]
     values = well_values(table, [feature])[feature]
     panels = []
     for kind in ("Row", "Column"):

@@ -21,29 +21,17 @@ GRADES = ((0.5, "good"), (0.0, "marginal"), (-np.inf, "poor"))
 """Zhang, Chung & Oldenburg: an excellent assay has Z' of at least 0.5; from 0 the controls' 3 SD bands do not meet."""
 
 
-def z_prime(negative: tuple[Any, Any], positive: tuple[Any, Any]) -> Any:
-    """1 - 3 (s₊ + s₋) / |m₊ - m₋|, of each control's centre m and spread s; with median and MAD it is the robust Z'.
-
-    Zhang, Chung & Oldenburg, J Biomol Screen 4 (1999) 67.
-    """
-    return 1 - 3 * (positive[1] + negative[1]) / abs(positive[0] - negative[0])
-
-
-def ssmd(negative: tuple[Any, Any], positive: tuple[Any, Any]) -> Any:
-    """Strictly standardised mean difference, (m₊ - m₋) / √(s₊² + s₋²); with median and MAD it is the robust one.
-
-    Zhang, Genomics 89 (2007) 552: the plug-in estimate, of independent groups.
-    """
-    return (positive[0] - negative[0]) / np.sqrt(positive[1] ** 2 + negative[1] ** 2)
-
-
 def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Statistics of the controls: one row per feature, positive control and dose of it.
 
-    Without positive controls there is one row per feature, of the negatives alone. ReplicateICC is the
-    `replicate_agreement` of the treatments. What cannot be computed is NaN, with the Reason; a positive control
-    without a well in use has its rows, too. A control without any spread, as one that kills every cell, has a Z' as
-    long as the other has one, or another centre.
+    Of the centre m and spread s of each control, ZPrime is 1 - 3 (s₊ + s₋) / |m₊ - m₋| (Zhang, Chung & Oldenburg, J
+    Biomol Screen 4 (1999) 67) and SSMD (m₊ - m₋) / √(s₊² + s₋²) (Zhang, Genomics 89 (2007) 552: the plug-in estimate,
+    of independent groups); of medians and MADs they are Robust. Q is of Welch's test. ReplicateICC is the
+    `replicate_agreement` of the treatments. What cannot be computed is NaN, with the Reason. A control without any
+    spread, as one that kills every cell, has a Z' as long as the other has a spread, or another centre.
+
+    Without positive controls there is one row per feature, of the negatives alone; a positive control without a well
+    in use has its rows, too.
     """
     import pandas as pd
 
@@ -53,35 +41,36 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     agreement = replicate_agreement(wells, columns)
     # Counts per field differ by one object, or not at all; of other values nothing is known that is between them.
     fewest = wells["Metadata_FieldsUsed"][in_use(wells)].min()
-    steps = pd.Series([1 / fewest if name.startswith("Count_") else np.inf for name in columns], list(columns))
+    steps = pd.Series([1 / fewest if name.startswith("Count_") else np.inf for name in columns], list(columns), float)
     tables = []
     for (name, dose, unit), index in _positives(wells):
         positives = values[is_positive & wells.index.isin(index)]
         both = negatives, positives
-        mean, median = (_spreads(both, robust=robust) for robust in (False, True))
+        spreads = {kind: _spreads(both, robust=kind == "Robust") for kind in ("", "Robust")}
         table = pd.DataFrame({"Positive": name, "PositiveDose": dose, "PositiveDoseUnit": unit}, list(columns))
         table = table.assign(Negatives=negatives.count(), Positives=positives.count())
-        for kind, (centre, spread) in zip(("Negative", "Positive"), mean, strict=True):
+        for kind, (centre, spread) in zip(("Negative", "Positive"), spreads[""], strict=True):
             table = table.assign(**{f"{kind}Mean": centre, f"{kind}SD": spread, f"{kind}CV": spread / centre.abs()})
-        table = table.assign(ZPrime=z_prime(*mean), RobustZPrime=z_prime(*median))
-        ratios = {"SSMD": ssmd(*mean), "RobustSSMD": ssmd(*median), "SignalToBackground": mean[1][0] / mean[0][0]}
-        table = table.assign(**{kind: ratio[np.isfinite(ratio)] for kind, ratio in ratios.items()})
-        p = _welch(both, mean, steps)
-        table = table.assign(Q=benjamini_hochberg(np.asarray(p, np.float64))).rename_axis("Feature").reset_index()
-        numbers = zip(both, ("negative", "positive"), strict=True)
-        few = [
-            f"{len(controls)} {kind} control{'s' * (len(controls) != 1)}"
-            for controls, kind in numbers
-            if len(controls) < MIN_WELLS
-        ]
+        for kind, ((low, narrow), (high, wide)) in spreads.items():
+            table[f"{kind}ZPrime"] = 1 - 3 * (wide + narrow) / (high - low).abs()
+        for kind, ((low, narrow), (high, wide)) in spreads.items():
+            table[f"{kind}SSMD"] = _finite((high - low) / np.sqrt(wide**2 + narrow**2))
+        table["SignalToBackground"] = _finite(table["PositiveMean"] / table["NegativeMean"])
+        table["Q"] = benjamini_hochberg(np.asarray(_welch(both, spreads[""], steps), np.float64))
+        numbers = [(len(controls), kind) for controls, kind in zip(both, ("negative", "positive"), strict=True)]
+        few = [f"{n} {kind} control{'s' * (n != 1)}" for n, kind in numbers if n < MIN_WELLS]
         table["Reason"] = f"too few wells: {' and '.join(few)}; {MIN_WELLS} are needed" if few else ""
         unknown = (table["Reason"] == "") & table["ZPrime"].isna()
         table.loc[unknown, "Reason"] = "values are missing, or all the same"
-        tables.append(table)
+        table["ReplicateICC"] = agreement
+        tables.append(table.rename_axis("Feature").reset_index())
     result = pd.concat(tables, ignore_index=True)
-    result["ReplicateICC"] = result["Feature"].map(agreement)
     result.insert(0, "Metadata_Plate", wells["Metadata_Plate"].iloc[0] if len(wells) else "")
     return result
+
+
+def _finite(values: pd.Series[float]) -> pd.Series[float]:
+    return values.where(np.isfinite(values))
 
 
 def _positives(wells: pd.DataFrame) -> list[tuple[Any, Any]]:
@@ -178,6 +167,8 @@ def _grade(table: pd.DataFrame) -> tuple[str, str, str]:
         reason += f"discovery rate of {LEVEL:.0%}; nearest {top['Feature']} ({numbers}, q {top['Q']:.2g})"
         return "unknown" if few else "poor", reason, ""
     grade = next(grade for least, grade in GRADES if top["ZPrime"] >= least)
-    excellent = int((separate["ZPrime"] >= GRADES[0][0]).sum())
-    reason = f"{grade}; {excellent} of {len(judged)} features have Z' of at least {GRADES[0][0]:g}; "
+    good = GRADES[0][0]
+    excellent, all_good = (int((features["ZPrime"] >= good).sum()) for features in (separate, judged))
+    more = f", {all_good - excellent} more with q above {LEVEL:.0%}" if all_good > excellent else ""
+    reason = f"{grade}; {excellent} of {len(judged)} features have Z' of at least {good:g}{more}; "
     return grade, f"{reason}best {top['Feature']} ({numbers})", str(top["Feature"])

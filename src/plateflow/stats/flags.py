@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import Quality
+from plateflow.stats.reference import MAD_TO_SD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ def deviations(values: NDArray[Any], reference: NDArray[np.bool_]) -> NDArray[np
     if len(compared) < MIN_COMPARED:
         return np.full(len(values), np.nan)
     median = np.median(compared)
-    spread = max(1.4826 * float(np.median(np.abs(compared - median))), LEAST_SPREAD)
+    spread = max(MAD_TO_SD * float(np.median(np.abs(compared - median))), LEAST_SPREAD)
     return np.where(finite, (values - median) / spread, np.nan)
 
 

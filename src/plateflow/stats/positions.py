@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from plateflow.paths import parse_well
 from plateflow.stats.hits import benjamini_hochberg
-from plateflow.stats.reference import MAD_TO_SD, has_role, in_use, well_values
+from plateflow.stats.reference import MAD_TO_SD, reference_wells, well_values
 from plateflow.stats.wells import nan_median
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def position_effects(wells: pd.DataFrame, columns: Sequence[str], shape: tuple[i
     """
     import pandas as pd
 
-    table = wells[in_use(wells) & ~has_role(wells, "positive", "empty")]
+    table = wells[reference_wells(wells, "plate")]
     values = well_values(table, columns).to_numpy()
     place = np.array([parse_well(well) for well in table["Metadata_Well"]], int).reshape(-1, 2)
     edge = (place == 0).any(axis=1) | (place == np.array(shape) - 1).any(axis=1)

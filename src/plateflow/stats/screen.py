@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from plateflow.files import atomic_file, make_folder, remove
 from plateflow.paths import PlatePaths
-from plateflow.plates.doses import same_doses
+from plateflow.plates.doses import in_one_unit, same_doses
 from plateflow.state.journal import outcomes
 from plateflow.stats.effects import DOSE, KEYS, SIDES, TREATMENT, UNIT, pooled
 from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
@@ -52,7 +52,8 @@ def write_screen_tables(
     """Write plates.csv, controls.csv and hits.csv of the screen.
 
     Treatments are pooled over the plates that have them (`effects.pooled`), so replicates may lie on different plates;
-    frames of the same number are pooled, and no others.
+    frames of the same number are pooled, and no others; a dose in two molar units is one, in the first
+    plate's.
     In memory are some treatments at a time, and what tells the rows of all plates apart.
 
     Args:
@@ -239,6 +240,10 @@ def _hits(effects: _Rows, kept: BinaryIO, fdr: float) -> pd.DataFrame:
     if "Metadata_Z" in heads:
         heads["Metadata_Z"] = heads["Metadata_Z"].fillna(0)
     heads[DOSE] = same_doses(zip(heads[TREATMENT], heads[UNIT], strict=True), heads[DOSE])
+    doses, units = in_one_unit(heads[DOSE].tolist(), heads[UNIT].tolist())
+    doses = same_doses(zip(heads[TREATMENT], units, strict=True), doses)
+    alike = heads[TREATMENT], np.array(doses), np.array(units)
+    heads[[DOSE, UNIT]] = heads.groupby([*alike], dropna=False)[[DOSE, UNIT]].transform("first")
     heads["_plate"] = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
     heads["_row"] = np.concatenate([np.arange(len(head)) for head in effects.heads])
     tables = []

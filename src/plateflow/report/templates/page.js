@@ -2,7 +2,8 @@
   function onChoice(id, apply) {
     const select = document.getElementById(id);
     if (!select) return;
-    const now = () => apply(select.value);
+    let shown = select.options[0].value; // as the page is made
+    const now = () => { if (select.value !== shown) apply(shown = select.value); };
     select.addEventListener("change", now);
     window.addEventListener("pageshow", now); // browsers may have restored an earlier choice
     now();
