@@ -3,8 +3,6 @@
 Loaded while the Snakefile is parsed, so it imports the configuration alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal

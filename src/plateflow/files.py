@@ -7,8 +7,6 @@ written: whoever reads the file later compares it.
 Loaded while the Snakefile is parsed, so it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

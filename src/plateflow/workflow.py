@@ -4,8 +4,6 @@ The workflow is static: plates and parts come from the configuration, never from
 as long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

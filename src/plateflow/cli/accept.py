@@ -1,7 +1,5 @@
 """`plateflow accept`: let results stand that an earlier version of a stage has made."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """The files under config/ that are made from the configuration's model: `make config` writes them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`plateflow plan`: what a run will take, before anything is submitted."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

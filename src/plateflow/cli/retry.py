@@ -1,7 +1,5 @@
 """`plateflow retry`: tidy up after a hard kill, or request wells again."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`plateflow weights`: the models on this machine, and how to get others."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Reading the configuration: errors name the key, and the nearest right one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

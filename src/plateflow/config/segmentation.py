@@ -1,7 +1,5 @@
 """The section `segmentation`: the label sets."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """The configuration as a commented YAML file, and its JSON schema."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, Literal, get_args, get_origin
 

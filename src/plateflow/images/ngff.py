@@ -4,8 +4,6 @@ Written as plain dictionaries: the models of ome-zarr-models hold the same value
 order of keys, so that equal plates would no longer give equal bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The intensity window of a plate: the raw values that become 0 and 1 in each channel, and the illumination."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

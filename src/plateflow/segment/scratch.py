@@ -3,8 +3,6 @@
 Imports neither torch nor zarr: a job that has nothing to do loads this.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

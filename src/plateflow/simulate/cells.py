@@ -9,8 +9,6 @@ scaled by their own outline, textures are filtered white noise. They are meant t
 in the ways that matter (touching, dim beside bright, blurred, uneven light), not to be a model of biology.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

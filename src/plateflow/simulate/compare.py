@@ -1,7 +1,5 @@
 """Compares the results of a simulated plate with its truth, and with Otsu and watershed on the same images."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator

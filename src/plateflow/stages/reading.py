@@ -4,8 +4,6 @@ Names and sizes are compared before an item is taken up, and the content of what
 labels have checksums of their own, which are compared as they are read.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 

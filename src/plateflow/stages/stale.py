@@ -1,7 +1,5 @@
 """What there is to do in a plate, why, and what a user does about it: the same for every command that asks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
