@@ -8,6 +8,7 @@ Jobs with nothing to do open images too, so zarr and what compiles kernels are i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.layout import FieldBox, Region, WellLayout, shared
-from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
 from plateflow.plates.pixels import PILE_PX
@@ -58,12 +58,14 @@ class WellImage:
             ResultsError: ingest has not made it.
         """
         folder = paths.image(well)
-        own = own_attributes(folder)
-        if "layout" not in own:
+        try:
+            own = json.loads((folder / "zarr.json").read_text())["attributes"]["plateflow"]  # `create_plate` noted it
+            layout, levels = own["layout"], own["levels"]
+        except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
             where = f"{paths.plate}/{well}: {folder}"
-            raise ResultsError("the well has no image", where=where, remedy="run `snakemake`; ingest makes it")
-        layout = WellLayout.from_json(own["layout"])
-        return cls(paths=paths, well=well, layout=layout, levels=own["levels"])
+            why = ResultsError("the well has no image", where=where, remedy="run `snakemake`; ingest makes it")
+            raise why from None
+        return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels)
 
     def _folder(self, label_set: str = "") -> Path:
         """The folder of the image, or of a label set."""

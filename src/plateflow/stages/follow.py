@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from plateflow.project import Plate
-from plateflow.segment.scratch import load_scratch, save_array
+from plateflow.segment.scratch import save_array
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 
@@ -102,7 +104,7 @@ def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
     from plateflow.flows import cut_blocks, follow_block
 
     canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
-    flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index))
+    flow = np.load(job.paths.flows(item.label_set, item.well, canvas.index), mmap_mode="r")
     endpoints = follow_block(
         flow,
         cut_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],

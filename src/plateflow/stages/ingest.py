@@ -12,7 +12,6 @@ the same.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from plateflow.segment.grid import anisotropy
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
+from plateflow.tables import encoded
 
 if TYPE_CHECKING:
     from plateflow.config import Config
@@ -71,7 +71,6 @@ def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
 def ingest(job: Job, index: Index) -> Outcome:
     """Write the manifest, and make the store's groups and arrays, or bring them up to date."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from plateflow.images.store import create_plate
 
@@ -94,10 +93,9 @@ def ingest(job: Job, index: Index) -> Outcome:
         z_mode=job.config.z,
         ids=before.info.get("images", {}) if before else {},
     )
-    buffer = io.BytesIO()
     table = pa.Table.from_pandas(planes, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["plate", "well", "field", "channel", "dtype"])
-    write_atomic(job.paths.planes, buffer.getvalue())
+    text = ["plate", "well", "field", "channel", "dtype"]
+    write_atomic(job.paths.planes, encoded(table, use_dictionary=text))
     write_json(job.paths.metadata, metadata)
     missing = int((planes["state"] == "missing").sum())
     counts = {"wells": len(layouts), "fields": metadata["fields"], "planes": len(planes), "missing": missing}

@@ -12,7 +12,7 @@ from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import read_lines
 from plateflow.project import Plate
 from plateflow.stages import stage_module
-from plateflow.stages.job import Item, Job, WorkItem, changes
+from plateflow.stages.job import Job, WorkItem, changes
 from plateflow.state.journal import Entry, Journal, Key, LeftOut, last_entries
 from plateflow.state.progress import JobProgress, Progress, plate_state
 from plateflow.state.requests import changed_files, lost_sequences, watch_lines
@@ -68,7 +68,11 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
             for number in stage.jobs(plate.config):
                 job, seen = Job(plate=plate, stage=stage, name=number), asked.stands(name, number)
                 for item in stage_module(name).work_items(job):
-                    if why := _why(job, item, entries.get(item.key), lost, files=files):
+                    entry = entries.get(item.key)
+                    why = tuple(changes(job, item, entry, lost=lost if files else None))
+                    if not why and entry is not None and lost.get(entry.key, 0) >= entry.sequence:
+                        why = ("files",)  # somebody has met the loss: that is told without looking
+                    if why:
                         remedy = _remedy(plate, why, seen=seen)
                         found.items[name, item.key] = StaleItem(
                             job=job, key=item.key, why=why, remedy=remedy, seen=seen
@@ -85,13 +89,6 @@ def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
     if why == ("files",):
         return "stale: files are gone or damaged"
     return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
-
-
-def _why(job: Job, item: Item, entry: Entry | None, lost: Mapping[Key, int], *, files: bool) -> tuple[str, ...]:
-    why = changes(job, item, entry, lost=lost if files else None)
-    if not why and entry is not None and lost.get(entry.key, 0) >= entry.sequence:
-        why = ["files"]  # somebody has met the loss: that is told without looking
-    return tuple(why)
 
 
 def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
