@@ -8,22 +8,17 @@ Slice j of k takes the blocks whose index is congruent to j, counted on over the
 part: the blocks of one canvas are followed by many jobs, and the result does not depend on how.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from plateflow.images.canvas import Canvas
 from plateflow.project import Plate
 from plateflow.segment.scratch import save_array
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
-
-if TYPE_CHECKING:
-    from plateflow.images.canvas import Canvas
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.images.canvas import Canvas
+from plateflow.images.well import WellImage
+from plateflow.images.window import load_window
 from plateflow.model.registry import ModelSpec, model_spec
 from plateflow.project import check_label_sets
 from plateflow.segment.grid import anisotropy
@@ -24,8 +27,6 @@ from plateflow.stages.runner import run_job
 from plateflow.state.journal import Key
 
 if TYPE_CHECKING:
-    from plateflow.images.canvas import Canvas
-    from plateflow.images.well import WellImage
     from plateflow.segment.engine import CanvasJob, FlowEngine
 
 Item = WorkItem[float | None]
@@ -50,9 +51,6 @@ def run(job: Job) -> None:
 
 def work_items(job: Job) -> list[Item]:
     """Every label set of the wells of a GPU part."""
-    from plateflow.images.well import WellImage
-    from plateflow.images.window import load_window
-
     plate = job.plate
     check_label_sets(plate.config)
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
@@ -145,7 +143,6 @@ def _canvas_jobs(
     start: Callable[[Item], None],
     left: dict[Key, int],
 ) -> Iterator[CanvasJob]:
-    from plateflow.images.well import WellImage
     from plateflow.segment.volume import n_planes
 
     for item in items:

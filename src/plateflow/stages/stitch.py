@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from plateflow.chain import STAGES
 from plateflow.files import remove_tree, write_atomic
+from plateflow.images.canvas import Canvas
+from plateflow.images.well import WellImage
 from plateflow.project import Plate
 from plateflow.segment.scratch import scratch_array
 from plateflow.stages import stage_module
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from plateflow.flows import Objects
-    from plateflow.images.canvas import Canvas
 
 IN_MEMORY_PX = 2**24
 """Labels of more pixels, of the canvases of one t and z, lie in a file of the scratch while they are made."""
@@ -89,8 +90,6 @@ def work_items(job: Job) -> list[Item]:
 
 def _stitch(job: Job, item: Item) -> Outcome:
     import pyarrow as pa
-
-    from plateflow.images.well import WellImage
 
     image = WellImage.open(job.paths, item.well)
     canvases: dict[int, Canvas] = {}

@@ -25,8 +25,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from plateflow.files import checksum, digest, take_stamps
-from plateflow.images.layout import shared
+from plateflow.images.layout import FieldBox, Region, shared
+from plateflow.images.well import WellImage
+from plateflow.plates.pixels import PlaneError
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.job import Job, Outcome, WorkItem
@@ -34,14 +40,7 @@ from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry, item_key
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
     from plateflow.images.histograms import PlaneStatistics
-    from plateflow.images.layout import FieldBox, Region
-    from plateflow.images.well import WellImage
-    from plateflow.plates.pixels import PlaneError
 
 HISTOGRAMS = 2
 """The kind of histograms/<well>.npz. Results whose files are of another kind can't be accepted: nothing reads them."""
@@ -83,16 +82,12 @@ def _owned(job: Job, item: WorkItem[pd.DataFrame]) -> list[Path]:
 
 def _planes(job: Job) -> pd.DataFrame:
     """The manifest's rows of this job's wells."""
-    import pandas as pd
-
     wells = job.wells  # refuses a plate that isn't ingested
     planes = pd.read_parquet(job.paths.planes)
     return planes[planes["well"].isin(wells)]  # a part may be empty, which pyarrow's filter refuses
 
 
 def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any]] | None) -> WorkItem[pd.DataFrame]:
-    from plateflow.images.well import WellImage
-
     rows = files.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
     image = WellImage.open(job.paths, well)
     depends = {
@@ -145,7 +140,6 @@ class _RawFiles:
 
     def _read(self, planes: pd.DataFrame) -> dict[tuple[str, int], str]:
         """The checksums of planes, by path and page; without those that can't be read."""
-        from plateflow.plates.pixels import PlaneError
 
         def read(row: dict[str, Any]) -> str:
             try:
@@ -159,8 +153,6 @@ class _RawFiles:
 
 
 def _checksum(pixels: NDArray[Any]) -> str:
-    import numpy as np
-
     return checksum(np.ascontiguousarray(pixels))
 
 
@@ -184,8 +176,6 @@ class _Memory:
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """Like numpy's, where the last such array isn't in use any more."""
-        import numpy as np
-
         size = math.prod(shape)
         if self.pixels is None or self.pixels.dtype != dtype or self.pixels.size < size:
             self.pixels = None  # before there is a second one
@@ -198,7 +188,6 @@ class _Memory:
 def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcome:
     """Write a well's image and statistics, and say which fields are left out."""
     from plateflow.images.histograms import write_histograms
-    from plateflow.images.well import WellImage
 
     paths, well = job.paths, item.well
     image = WellImage.open(paths, well)
@@ -349,7 +338,6 @@ class _Pass:
     def _read(self, rows: list[dict[str, Any]], pool: Executor) -> Iterator[NDArray[np.generic] | None]:
         """Decode planes in threads, in order, and collect their statistics; None where a plane can't be used."""
         from plateflow.images.histograms import plane_statistics
-        from plateflow.plates.pixels import PlaneError
 
         def read(row: dict[str, Any]) -> tuple[NDArray[np.generic], PlaneStatistics, str] | PlaneError:
             try:
