@@ -67,10 +67,7 @@ class FieldHistogram:
     """Statistics of a field's raw pixels in one channel, over all its t and z.
 
     Attributes:
-        counts: number of pixels with each value, int64 (65536,) or (256,).
-        low: lowest values on a grid over the field, see `PlaneStatistics`, float32 (BINS, BINS).
-        high: highest values on that grid.
-        sharpness: see `focus_score`; rises with focus, NaN if there is nothing to focus on.
+        counts, low, high, sharpness: as of `PlaneStatistics`, but low and high are means over the planes, float32.
         top: the raw value from which on a pixel is saturated, see `saturation_level`.
     """
 

@@ -26,11 +26,11 @@ from plateflow.images.canvas import Canvas
 from plateflow.images.layout import FieldBox, Region, WellLayout, shared
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
-from plateflow.plates.pixels import PILE_PX
+from plateflow.plates.pixels import PILE_PX, PlaneError
+from plateflow.plates.raw import RawFolder
 
 if TYPE_CHECKING:
     from plateflow.images.shards import Level, Map
-    from plateflow.plates.raw import RawFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +218,6 @@ class WellImage:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
         if self.layout.preview is None:
             return self._stored(0, canvas.t, channel, z, canvas.slices)
-        from plateflow.plates.pixels import PlaneError
-
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
             row = self._raw_planes.get((box.name, channel, canvas.t, z))
@@ -246,8 +244,6 @@ class WellImage:
 
     @cached_property
     def _raw_folder(self) -> RawFolder:
-        from plateflow.plates.raw import RawFolder
-
         return RawFolder(self.paths.raw)
 
     def _small(self, level: int, channel: str, z: int, region: Region) -> NDArray[Any]:

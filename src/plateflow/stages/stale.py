@@ -149,28 +149,25 @@ class Glance:
 
 def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
     """Look at a plate in a few milliseconds, whatever its size; `to_do` is the full look."""
+    asked, wells, causes = PlateAsked(plate, stamps), 0, Counter[tuple[str, str, str]]()
     try:
-        return _glance(plate, PlateAsked(plate, stamps), progress)
+        jobs = progress.of(plate.paths, asked.stands)
+        try:
+            wells = len(plate.wells)
+        except ResultsError as error:
+            if asked.stands("ingest", "plate"):
+                causes["ingest", error.what, error.remedy] += 1
+        causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
+        told = [(job.stage, job.exceptions) for job in jobs]
+        exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
+        exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
+        by_journals = any(of_job is None for _, of_job in told)
+        left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
+        last = asked.digest(*LAST)
+        return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
     except Exception as error:  # whatever was done to the results, the other plates are told
         remedy = f"; {error.remedy}" if isinstance(error, PlateflowError) and error.remedy else ""
         return Glance(plate=plate.name, unread=f"{_error(error)}{remedy}")
-
-
-def _glance(plate: Plate, asked: PlateAsked, progress: Progress) -> Glance:
-    jobs, wells, causes = progress.of(plate.paths, asked.stands), 0, Counter[tuple[str, str, str]]()
-    try:
-        wells = len(plate.wells)
-    except ResultsError as error:
-        if asked.stands("ingest", "plate"):
-            causes["ingest", error.what, error.remedy] += 1
-    causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
-    told = [(job.stage, job.exceptions) for job in jobs]
-    exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
-    exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
-    by_journals = any(of_job is None for _, of_job in told)
-    left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
-    last = asked.digest(*LAST)
-    return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
 
 
 def _causes(
