@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +44,10 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         lambda todo, start: _work(job, todo, start, loaded),
-        owned=partial(_owned, job),
+        owned=lambda item: [
+            job.paths.flows(item.label_set, item.well, 0).parent,
+            job.paths.endpoints(item.label_set, item.well, 0, 0).parent,  # of earlier flows
+        ],
     )
 
 
@@ -81,12 +83,6 @@ def work_items(job: Job) -> list[Item]:
                 )
             )
     return items
-
-
-def _owned(job: Job, item: Item) -> list[Path]:
-    """The flows, and the endpoints of earlier ones."""
-    paths = job.paths.flows(item.label_set, item.well, 0), job.paths.endpoints(item.label_set, item.well, 0, 0)
-    return [path.parent for path in paths]
 
 
 def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: dict[str, FlowEngine]) -> Work:

@@ -21,8 +21,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,9 +55,10 @@ def work_items(job: Job, *, compare: bool = False) -> list[WorkItem[pd.DataFrame
     Raises:
         RawDataError: the machine is at fault, as where a share isn't mounted: no well is given up for it.
     """
-    folder, planes, entries = RawFolder(plate_folder(job.plate.spec)), _planes(job), job.plate.outcomes("tile")
-    items = []
-    for well in job.wells:
+    wells = job.wells  # refuses a plate that isn't ingested
+    folder, entries = RawFolder(plate_folder(job.plate.spec)), job.plate.outcomes("tile")
+    planes, items = pd.read_parquet(job.paths.planes), []
+    for well in wells:
         files = _RawFiles(folder, planes[planes["well"] == well])
         items.append(_item(job, well, files, files.known(entries.get(item_key(well)), compare=compare)))
     return items
@@ -72,19 +71,8 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job, compare=True),
         one_by_one(lambda item: tile_well(job, item, memory)),
-        owned=partial(_owned, job),
+        owned=lambda item: [*job.paths.image(item.well).glob("[0-9]*/c"), job.paths.histogram(item.well)],
     )
-
-
-def _owned(job: Job, item: WorkItem[pd.DataFrame]) -> list[Path]:
-    return [*job.paths.image(item.well).glob("[0-9]*/c"), job.paths.histogram(item.well)]
-
-
-def _planes(job: Job) -> pd.DataFrame:
-    """The manifest's rows of this job's wells."""
-    wells = job.wells  # refuses a plate that isn't ingested
-    planes = pd.read_parquet(job.paths.planes)
-    return planes[planes["well"].isin(wells)]  # a part may be empty, which pyarrow's filter refuses
 
 
 def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any]] | None) -> WorkItem[pd.DataFrame]:
