@@ -48,7 +48,8 @@ def _endpoints(job: Job, item: WorkItem[CanvasBlock]) -> Path:
 
 def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
     """The blocks of a slice of a part: every k-th of the part's."""
-    return follow_items(job.plate, job.wells)[job.slice :: job.config.follow_slices]
+    number = int(job.name.partition("-")[2])
+    return follow_items(job.plate, job.wells)[number :: job.config.follow_slices]
 
 
 def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:

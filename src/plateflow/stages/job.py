@@ -61,11 +61,6 @@ class Job:
         return self.plate.paths
 
     @property
-    def slice(self) -> int:
-        """The number of the slice of a `follow` job."""
-        return int(self.name.partition("-")[2])
-
-    @property
     def wells(self) -> list[str]:
         """The wells of the job's part, in the manifest's order; all of them for the stages that do a whole plate."""
         return self.plate.wells_of(self.stage.name, self.name)

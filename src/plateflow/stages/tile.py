@@ -205,7 +205,10 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     }
     if not used:
         take_stamps()
-        return _all_left_out(bad, common)
+        reason, n = Counter(error.reason for error in bad.values()).most_common(1)[0]
+        detail = next(error.detail for error in bad.values() if error.reason == reason)
+        common |= {"state": "missing" if (reason, n) == ("missing", len(bad)) else "quarantined", "reason": reason}
+        return Outcome(detail=f"no field can be used: {detail}", **common)
     table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
     info = {"fields": len(used)}
@@ -213,17 +216,6 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
         return Outcome(info=info, **common)
     detail = "; ".join(f"field {name}: {error.detail}" for name, error in bad.items())
     return Outcome(state="flagged", reason="fields", detail=detail, info=info, **common)
-
-
-def _all_left_out(bad: dict[str, PlaneError], common: dict[str, Any]) -> Outcome:
-    reasons = Counter(error.reason for error in bad.values())
-    reason = reasons.most_common(1)[0][0]
-    return Outcome(
-        state="missing" if set(reasons) == {"missing"} else "quarantined",
-        reason=reason,
-        detail=f"no field can be used: {next(error.detail for error in bad.values() if error.reason == reason)}",
-        **common,
-    )
 
 
 class _Pass:
