@@ -297,7 +297,10 @@ def halve_labels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Means of 2 x 2 of unsigned integers (..., y, x), rounded half up; at an odd border of those that exist."""
+    """Means of 2 x 2 of unsigned integers (..., y, x), rounded half up: (..., ceil(y / 2), ceil(x / 2)), of their type.
+
+    At an odd border of those that exist.
+    """
     height, width = pixels.shape[-2:]
     half = np.empty((*pixels.shape[:-2], (height + 1) // 2, (width + 1) // 2), pixels.dtype)
     for index in np.ndindex(*pixels.shape[:-2]):
