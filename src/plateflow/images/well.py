@@ -63,8 +63,8 @@ class WellImage:
             layout, levels = own["layout"], own["levels"]
         except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
             where = f"{paths.plate}/{well}: {folder}"
-            why = ResultsError("the well has no image", where=where, remedy="run `snakemake`; ingest makes it")
-            raise why from None
+            remedy = "run `snakemake`; ingest makes it"
+            raise ResultsError("the well has no image", where=where, remedy=remedy) from None
         return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels)
 
     def _folder(self, label_set: str = "") -> Path:

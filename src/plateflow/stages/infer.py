@@ -7,6 +7,7 @@ Work item: a label set of a well. Weights are loaded once per job and model; til
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -117,17 +118,16 @@ def _infer(
 ) -> Work:
     """Run the items of one model, their tiles pooled; each item is given once its last canvas is written."""
     left: dict[Key, int] = {}  # planes, of each item
-    counts: dict[Key, list[int]] = {}
+    tiles, skipped = Counter[Key](), Counter[Key]()
     by_key = {item.key: item for item in items}
     names = {"model": model.name, "licence": model.licence, "sha256": model.sha256}
     for result in engine.run(_canvas_jobs(job, items, start, left)):
         key = result.key
-        count = counts.setdefault(key, [0, 0])
-        count[0] += result.tiles
-        count[1] += result.skipped
+        tiles[key] += result.tiles
+        skipped[key] += result.skipped
         left[key] -= 1
         if not left[key]:
-            item, info = by_key[key], {"tiles": count[0], "tiles_skipped": count[1], **engine.info, **names}
+            item, info = by_key[key], {"tiles": tiles[key], "tiles_skipped": skipped[key], **engine.info, **names}
             canvases = job.plate.canvases(item.well, item.label_set)
             files = [job.paths.flows(item.label_set, item.well, canvas.index) for canvas in canvases]
             yield item, Outcome(info=info, files=files)

@@ -27,7 +27,6 @@ class StaleItem:
 
     Attributes:
         why: the names of what changed, "files", or "never done".
-        remedy: what a user runs, so that it is done.
         seen: whether a receipt says that all that is asked of the job is done, so that Snakemake wouldn't look at it.
     """
 

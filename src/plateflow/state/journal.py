@@ -125,7 +125,6 @@ class Attempt:
         began: when, ISO 8601.
         state: how it ended; "open" where the journal doesn't say: it runs, or was killed.
         ended: when it ended by itself, ISO 8601; else empty.
-        error: why it failed or stopped.
         used: what it used, by the journal's last line: cpu_s, peak_mb, read_mb, written_mb.
         entries: what it finished.
     """
@@ -356,7 +355,6 @@ class LeftOut:
     Attributes:
         field: its name; empty where the whole well was left out.
         stage: the first one that left it out.
-        files: the raw files concerned.
     """
 
     plate: str
