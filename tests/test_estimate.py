@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plateflow.config import Config, LabelSet, Parts, PlateSpec
-from plateflow.estimate import RATES, Estimate, Rate, ScreenEstimate, Size, estimates_of, learn, refine
+from plateflow.estimate import RATES, Estimate, Rate, Size, estimates_of, learn, refine, screen_needs
 from plateflow.project import Project
 
 HEADLINE = Size(wells=384, fields=9, channels=5, z=1, t=1, field_mpx=1.1664, canvas_mpx=10.4976, image_mpx=10.4976)
@@ -90,7 +90,7 @@ def test_a_large_model_costs_memory_everywhere_and_time_on_a_cpu() -> None:
 def test_the_screens_job_asks_for_more_the_more_wells_there_are_and_unknown_plates_count_too() -> None:
     def resources(n: int, **sizes) -> dict[str, int]:
         plates = {f"p{i}": PlateSpec(plate=f"p{i}", path="raw", **sizes) for i in range(n)}
-        return ScreenEstimate(Project.of(config(), plates)).resources()
+        return screen_needs(Project.of(config(), plates))[1]
 
     assert resources(100)["mem_mb"] == resources(100, wells=384)["mem_mb"] > resources(1)["mem_mb"]
     assert resources(100, wells=1536)["runtime"] > resources(100)["runtime"] > resources(100, wells=96)["runtime"]

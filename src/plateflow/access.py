@@ -3,8 +3,6 @@
 Loaded while the Snakefile is parsed, so it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import errno
 import grp
 import os

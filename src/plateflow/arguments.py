@@ -1,7 +1,5 @@
 """Checks of the arguments of the Python API: what can't be used is a `ValueError` that names the argument."""
 
-from __future__ import annotations
-
 import math
 import operator
 from typing import Any

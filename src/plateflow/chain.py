@@ -3,8 +3,6 @@
 Loaded while the Snakefile is parsed, so it imports the configuration alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +22,6 @@ class Stage:
         version: raised by hand when the stage's results change; part of every fingerprint.
             tests/state/test_versions.py compares a hash of the code with a lock file.
         why: what the last raise of the version changed, for `plateflow plan`; CHANGELOG.md has them all.
-        reads: the stages whose files it reads.
     """
 
     name: str

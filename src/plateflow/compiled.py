@@ -1,7 +1,5 @@
 """The one way in which functions are compiled: without the interpreter's lock, and kept on the disk where that goes."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import cache

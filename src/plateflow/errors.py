@@ -29,14 +29,8 @@ class PlateflowError(Exception):
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         what, where, why, remedy = map(printable, (what, where, why, remedy))
         self.what, self.where, self.why, self.remedy = what, where, why, remedy
-        parts = [what]
-        if where:
-            parts.append(f"  where: {where}")
-        if why:
-            parts.append(f"  why: {why}")
-        if remedy:
-            parts.append(f"  what to do: {remedy}")
-        super().__init__("\n".join(parts))
+        more = {"where": where, "why": why, "what to do": remedy}
+        super().__init__("\n".join([what, *(f"  {name}: {text}" for name, text in more.items() if text)]))
 
 
 class ConfigError(PlateflowError):

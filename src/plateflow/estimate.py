@@ -245,17 +245,11 @@ class Estimate:
         return {"cpu": min(gpu * max(1, math.ceil(longest / 1790 / gpu)), 384 // gpu * gpu), "gpu": gpu}
 
 
-class ScreenEstimate:
-    """What the job over all plates needs, in `seconds` of one processor; a unit of its work and memory is a well."""
-
-    def __init__(self, project: Project) -> None:
-        rate, wells = RATES[SCREEN], sum(plate.spec.wells or PLATE_WELLS for plate in project.plates.values())
-        self.seconds = rate.seconds + rate.per_unit * wells
-        self._memory_mb = rate.memory_mb + rate.memory_per_unit * wells
-
-    def resources(self) -> dict[str, int]:
-        """What it asks for the first time, as `Estimate.resources`."""
-        return _resources(self.seconds, self._memory_mb)
+def screen_needs(project: Project) -> tuple[float, dict[str, int]]:
+    """Seconds of one processor that the job over all plates takes, whose work is in wells, and its first resources."""
+    rate, wells = RATES[SCREEN], sum(plate.spec.wells or PLATE_WELLS for plate in project.plates.values())
+    seconds = rate.seconds + rate.per_unit * wells
+    return seconds, _resources(seconds, rate.memory_mb + rate.memory_per_unit * wells)
 
 
 def _resources(seconds: float, memory_mb: float) -> dict[str, int]:

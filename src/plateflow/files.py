@@ -7,8 +7,6 @@ written: whoever reads the file later compares it.
 Loaded while the Snakefile is parsed, so it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -165,14 +163,9 @@ def write_changed(path: Path, data: bytes) -> None:
     except (FileNotFoundError, NotADirectoryError):
         unchanged = False
     if unchanged:
-        keep(path)
+        _unsettled.wrote(path, stamp_of(path))
     else:
         write_atomic(path, data)
-
-
-def keep(path: Path) -> None:
-    """Let a file that stays as it is count as written, so that the journal lists it."""
-    _unsettled.wrote(path, stamp_of(path))
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:

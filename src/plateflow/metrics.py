@@ -106,7 +106,6 @@ def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
         raise ValueError(f"the two label images must have one shape; got {true.shape} and {pred.shape}")
     flat_true, flat_pred = true.reshape(-1), pred.reshape(-1)
     parts = [_count_pairs(flat_true[i : i + _CHUNK], flat_pred[i : i + _CHUNK]) for i in range(0, true.size, _CHUNK)]
-    parts = parts or [(np.zeros((0, 2), np.int64), np.zeros(0, np.int64))]
     pairs, shared = _sum_pairs(*(np.concatenate(p) for p in zip(*parts, strict=True)))
     labels_true, labels_pred = pairs.T
     names_true, index_true = np.unique(labels_true, return_inverse=True)

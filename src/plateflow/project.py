@@ -241,12 +241,9 @@ def check_label_sets(config: Config) -> None:
         ChannelError: one has too many.
     """
     for name, label_set in config.segmentation.items():
-        where, remedy = (
-            f"segmentation.{name}.channels",
-            "name the channel that shows the objects first, and fewer others",
-        )
+        remedy = "name the channel that shows the objects first, and fewer others"
         with suppress(ModelError):
-            check_channels(label_set.model, label_set.channels, where=where, remedy=remedy)
+            check_channels(label_set.model, label_set.channels, where=f"segmentation.{name}.channels", remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

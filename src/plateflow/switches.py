@@ -4,8 +4,6 @@ Snakemake sees receipts alone. It forces, touches, lists and deletes those; what
 the journals. docs/switches.md lists all switches that were tried.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

@@ -13,6 +13,7 @@ from plateflow.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 TEXT = (
     "Metadata_treatment",
@@ -52,15 +53,21 @@ def parquet_bytes(frame: pd.DataFrame) -> bytes:
     Text has dictionaries, numbers are plain: dictionaries of floats are slower and larger.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
     # A text column without a value has no type: pandas calls it object, pyarrow null.
     fields = [pa.field(f.name, pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
     table = table.cast(pa.schema(fields))
     text = [f.name for f in fields if pa.types.is_string(f.type)]
+    return encoded(table, use_dictionary=text, row_group_size=20_000)
+
+
+def encoded(table: pa.Table, **options: Any) -> bytes:
+    """A table of pyarrow as parquet, compressed with zstd; `options` as of its `write_table`."""
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=text, row_group_size=20_000)
+    pq.write_table(table, buffer, compression="zstd", **options)
     return buffer.getvalue()
 
 

@@ -4,8 +4,6 @@ The plate sheet, plate maps and vendors' tables are read here, so that the same 
 its line.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

@@ -3,8 +3,6 @@
 And which lie on each other: one place that was taken twice, or positions that can't be right.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

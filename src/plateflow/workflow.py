@@ -4,8 +4,6 @@ The workflow is static: plates and parts come from the configuration, never from
 as long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys
@@ -20,7 +18,7 @@ from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacl
 from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, runs
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError
-from plateflow.estimate import Estimate, ScreenEstimate, estimates_of
+from plateflow.estimate import Estimate, estimates_of, screen_needs
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project, check_label_sets
@@ -180,7 +178,7 @@ class Workflow:
     def first_resources(self, stage: str, plate: str | None) -> dict[str, int]:
         """What a job of a stage asks for at its first attempt: mem_mb, and runtime in minutes."""
         if plate is None:
-            return ScreenEstimate(self.project).resources()
+            return screen_needs(self.project)[1]
         estimate = self._estimates.get(plate)
         return estimate.resources(stage) if estimate else dict(zip(("mem_mb", "runtime"), UNSIZED[stage], strict=True))
 

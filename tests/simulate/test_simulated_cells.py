@@ -80,7 +80,7 @@ def test_camera_adds_offset_light_and_noise():
     light = illumination_profile(rng, (96, 128), 0.4)
     assert light.max() == 1
     assert light.min() == pytest.approx(0.6, abs=0.02)
-    image = camera(rng, scene, illumination=light, photons=600, gain=6, offset=200, read_noise=2)
+    image = camera(rng, scene, illumination=light, photons=600)
     assert image.shape == (1, 96, 128)
     assert image.dtype == np.uint16
     expected = 200 + 6 * 300 * light

@@ -9,8 +9,7 @@ import torch
 
 from plateflow.model.vit import FlowViTConfig
 from plateflow.train.data import Sample, simulated_samples
-from plateflow.train.loop import Batches, Recipe, train
-from plateflow.train.loss import flow_loss
+from plateflow.train.loop import Batches, Recipe, flow_loss, train
 
 RECIPE = Recipe(
     model=FlowViTConfig(width=16, depth=1, heads=1, neck_width=8), steps=6, batch=4, crop=32, warm_up=2, large_from=0.5

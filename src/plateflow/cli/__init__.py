@@ -3,8 +3,6 @@
 One file per command. Nothing heavy is imported before a command runs, so that `plateflow --help` answers at once.
 """
 
-from __future__ import annotations
-
 import sys
 
 import typer

@@ -1,7 +1,5 @@
 """`plateflow accept`: let results stand that an earlier version of a stage has made."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -70,7 +68,7 @@ def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
     for number in stage.jobs(plate.config):
         job = Job(plate=plate, stage=stage, name=number)
         with ExitStack() as held:
-            held.enter_context(_lease(plate, name, number))
+            held.enter_context(Lease(plate.paths.lease(name, number), holder=str(job)))
             entries = plate.outcomes(name)
             holders = _holders(plate, name)
             leased = {number}
@@ -81,7 +79,8 @@ def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
                 journal = holders[entry.key]
                 holder = journal.stem.removeprefix(f"{name}-")
                 if holder not in leased:  # of earlier parts
-                    held.enter_context(_lease(plate, name, holder))
+                    lease = plate.paths.lease(name, holder)
+                    held.enter_context(Lease(lease, holder=f"{plate.name}: {name} {holder}"))
                     leased.add(holder)
                 version = entry.made_by
                 append_outcome(journal, replace(entry, accepted=mark | {"from": version}))
@@ -111,10 +110,6 @@ def refusal(plate: Plate, name: str) -> str:
     except (PlateflowError, OSError) as error:
         return str(explain(error)).partition("\n")[0]
     return "; ".join(why) or "nothing is known of them"
-
-
-def _lease(plate: Plate, stage: str, job: str) -> Lease:
-    return Lease(plate.paths.lease(stage, job), holder=f"{plate.name}: {stage} {job}")
 
 
 def _holders(plate: Plate, stage: str) -> dict[Key, Path]:

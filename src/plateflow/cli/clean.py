@@ -1,7 +1,5 @@
 """`plateflow clean`: remove what is no longer needed of a plate, and leave journals that tell the truth."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

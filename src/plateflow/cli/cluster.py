@@ -4,8 +4,6 @@ A place is a set of options of `sbatch` that some stages share; memory, time and
 on its node, and writes what it found.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What several commands share: exit statuses, and the options that name the configuration and the folder of weights."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The files under config/ that are made from the configuration's model: `make config` writes them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from plateflow.config import Config, LabelSet, PlateSpec, config_schema, config_yaml
+from plateflow.config import Config, LabelSet, PlateSpec, config_yaml
 
 SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tz_step_um\tplate_map\n"
 
@@ -18,7 +16,7 @@ def default_files() -> dict[str, str]:
     """The content of each file under config/, by name."""
     return {
         "config.yaml": config_yaml(),
-        "config.schema.json": json.dumps(config_schema(), indent=1) + "\n",
+        "config.schema.json": json.dumps(Config.model_json_schema(), indent=1) + "\n",
         "README.md": _readme(),
         "plates.tsv": SHEET_HEAD,
     }

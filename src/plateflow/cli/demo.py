@@ -1,7 +1,5 @@
 """`plateflow demo`: a simulated plate through the whole pipeline, compared with its truth."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`plateflow plan`: what a run will take, before anything is submitted."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -16,7 +14,7 @@ from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
 from plateflow.errors import PlateflowError
-from plateflow.estimate import ScreenEstimate, estimates_of, refine
+from plateflow.estimate import estimates_of, refine, screen_needs
 from plateflow.project import SCREEN, Project
 from plateflow.state.ledger import attempts
 
@@ -103,15 +101,15 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
         sizes = estimate.storage() | {"moved_gb": sum(estimate.traffic_gb().values())}
         for kind, amount in sizes.items():
             storage[kind] = storage.get(kind, 0.0) + amount
-    screen = ScreenEstimate(project)
-    minutes, memory = screen.seconds / 60, screen.resources()["mem_mb"]
+    seconds, asked = screen_needs(project)
+    minutes, memory = seconds / 60, asked["mem_mb"]
     stages[SCREEN] = {"jobs": 1, "hours": minutes / 60, "longest_min": minutes, "mem_mb": memory}
     largest = max(estimates.values(), key=lambda estimate: estimate.work("infer"))
     cpu = sum(stage["hours"] for name, stage in stages.items() if name != "infer")
     gpu = stages["infer"]["hours"]
     all_jobs = int(sum(stage["jobs"] for stage in stages.values()))
     start_h = limit["start_s"] / 3600
-    path = (sum(largest.seconds(name) for name in STAGES) + screen.seconds) / 3600 + len(stages) * start_h
+    path = (sum(largest.seconds(name) for name in STAGES) + seconds) / 3600 + len(stages) * start_h
     wall = path + max(
         (gpu + stages["infer"]["jobs"] * start_h) / limit["gpus"], (cpu + gpu + all_jobs * start_h) / limit["jobs"]
     )

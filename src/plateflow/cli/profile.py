@@ -1,7 +1,5 @@
 """Profiles as Snakemake reads them; it is imported only where there is one to read, as that takes over a second."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO

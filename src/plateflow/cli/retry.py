@@ -1,7 +1,5 @@
 """`plateflow retry`: tidy up after a hard kill, or request wells again."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, PlateflowError
 from plateflow.project import SCREEN, Plate, Project
+from plateflow.stages.stale import to_do
 from plateflow.state import slurm
 from plateflow.state.lease import DRIVER_LEASE, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
 from plateflow.state.requests import request
@@ -214,8 +213,6 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
 
 def _first_to_do(plate: Plate) -> tuple[dict[str, str], str]:
     """The first stage in which a well (or "", the plate) isn't ok, or is stale, by well; why not all of it is told."""
-    from plateflow.stages.stale import to_do
-
     found = to_do(plate, files=True)
     first: dict[str, str] = {}
     for stage in STAGES:

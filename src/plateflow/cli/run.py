@@ -1,7 +1,5 @@
 """`plateflow run`: one job in this process, without Snakemake."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`plateflow status`: plates x stages, or what happened to one well and why."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections import Counter

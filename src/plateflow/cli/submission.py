@@ -32,7 +32,6 @@ class RuleJob:
     """A job of a rule, as the plugin's functions take it.
 
     Attributes:
-        name: the rule.
         plates: whose jobs ask for just this; empty for a rule of the screen.
         resources: Snakemake's list of what it asks for at its first attempt; `_cores` are its threads.
     """

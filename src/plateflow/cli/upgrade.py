@@ -1,7 +1,5 @@
 """What this release does again of what an earlier one has made: for `plateflow plan`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """`plateflow weights`: the models on this machine, and how to get others."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +10,16 @@ from plateflow.cli.common import WeightsOption
 from plateflow.config import SAFE_NAME
 from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import atomic_file
+from plateflow.model.registry import (
+    PUBLISHED,
+    check_published,
+    find_weights,
+    hash_of,
+    licence_notice,
+    right_weights,
+    search_path,
+    spec_of,
+)
 
 weights = typer.Typer(
     help="List, fetch, verify and add the weights of models. They are searched in --weights-dir, $PLATEFLOW_WEIGHTS, "
@@ -23,8 +31,6 @@ weights = typer.Typer(
 @weights.command("list")
 def list_weights(weights_dir: WeightsOption = None) -> None:
     """Show the models: where each one is, or where it can be fetched from, and its licence."""
-    from plateflow.model.registry import PUBLISHED
-
     for name, path in _models(weights_dir).items():
         if path is not None:
             _describe(name, path)
@@ -42,7 +48,6 @@ def fetch(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from plateflow.model.fetch import fetch as download
-    from plateflow.model.registry import PUBLISHED, licence_notice, search_path
 
     folder = search_path(weights_dir)[0]
     for name in names:
@@ -70,7 +75,6 @@ def verify(
 ) -> None:
     """Verify weights: published files by size and sha256, others by opening them. Exit status 1 if one is wrong."""
     from plateflow.model import check_model
-    from plateflow.model.registry import PUBLISHED, hash_of, right_weights
 
     wrong = []
     for name in names or [name for name, path in _models(weights_dir).items() if path]:
@@ -99,7 +103,6 @@ def add(
     """
     import torch
 
-    from plateflow.model.registry import PUBLISHED, check_published, search_path
     from plateflow.model.weights import check_model, import_sam, is_sam, save_model
 
     folder = search_path(weights_dir)[0]
@@ -128,8 +131,6 @@ def add(
 
 
 def _describe(name: str, path: Path) -> None:
-    from plateflow.model.registry import PUBLISHED, spec_of
-
     licence = PUBLISHED[name].licence if name in PUBLISHED else spec_of(path).licence
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:,.0f} MB)\n  licence: {licence}")
 
@@ -139,8 +140,6 @@ def _models(weights_dir: Path | None) -> dict[str, Path | None]:
 
     That is what `add` wrote, and Cellpose's files, which have no suffix.
     """
-    from plateflow.model.registry import PUBLISHED, find_weights, search_path
-
     files = [path for folder in search_path(weights_dir) if folder.is_dir() for path in sorted(folder.iterdir())]
     others = [
         path.stem if path.suffix == ".safetensors" else path.name

@@ -10,7 +10,7 @@ from plateflow.config.plate_sheet import PLATE_SIZES, SAFE_NAME, PlateSpec, load
 from plateflow.config.root import Config, Parts
 from plateflow.config.segmentation import LabelSet
 from plateflow.config.statistics import Quality, Stats
-from plateflow.config.yaml import config_schema, config_yaml
+from plateflow.config.yaml import config_yaml
 
 __all__ = [
     "FAMILIES",
@@ -25,7 +25,6 @@ __all__ = [
     "PlateSpec",
     "Quality",
     "Stats",
-    "config_schema",
     "config_yaml",
     "load_config",
     "load_plates",

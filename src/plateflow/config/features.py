@@ -1,7 +1,5 @@
 """The section `features`: what is measured, and how cells are put into rows."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """Reading the configuration: errors name the key, and the nearest right one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,14 +59,9 @@ def explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         if location == ["tiling"]:
             return "tiling has no choice any more: delete its line; canvases are cut into as few tiles as possible"
-        hint = nearest(location[-1], _keys(location[:-1]), "the keys are", cutoff=0.5)
+        section: Any = Config  # sections hold no others
+        if location[1:]:
+            section = LabelSet if location[0] == "segmentation" else Config.model_fields[location[0]].annotation
+        hint = nearest(location[-1], list(section.model_fields), "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
-
-
-def _keys(location: list[str]) -> list[str]:
-    """The keys of a section; sections hold no others."""
-    if not location:
-        return list(Config.model_fields)
-    section: Any = LabelSet if location[0] == "segmentation" else Config.model_fields[location[0]].annotation
-    return list(section.model_fields)

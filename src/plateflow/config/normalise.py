@@ -1,7 +1,5 @@
 """The section `normalise`: the intensity window and the illumination profile."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The plate sheet: one line per plate."""
 
-from __future__ import annotations
-
 import io
 import re
 from pathlib import Path

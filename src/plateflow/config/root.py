@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from plateflow.config.features import Features
 from plateflow.config.normalise import Normalise
 from plateflow.config.section import Section
-from plateflow.config.segmentation import LabelSet, check_label_set_names
+from plateflow.config.segmentation import RESERVED_LABEL_SETS, LabelSet
 from plateflow.config.statistics import Quality, Stats
 
 
@@ -67,7 +67,19 @@ class Config(Section):
             raise ValueError("z must be max, mean, keep or 'plane N'")
         return value
 
-    _label_set_names = field_validator("segmentation")(check_label_set_names)
+    @field_validator("segmentation")
+    @classmethod
+    def _label_set_names(cls, label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
+        for name in label_sets:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
+                raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
+            if name.lower() in RESERVED_LABEL_SETS:
+                raise ValueError(f"the label set name {name!r} begins other columns of the tables; choose another")
+        if len({name[0].upper() + name[1:] for name in label_sets}) < len(label_sets):
+            raise ValueError(
+                "two label sets differ only in the case of their first letter: their columns would be equal"
+            )
+        return label_sets
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Config:

@@ -1,7 +1,5 @@
 """What all sections of the configuration share."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 

@@ -1,8 +1,5 @@
 """The section `segmentation`: the label sets."""
 
-from __future__ import annotations
-
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -46,19 +43,3 @@ class LabelSet(Section):
             names = ", ".join(map(str, value))
             raise ValueError(f"{len(value)} channels ({names}) are too many: the network takes 1 to 3")
         return value
-
-
-def check_label_set_names(label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
-    """Return label sets by name, but refuse names that can't begin the columns of the tables.
-
-    Raises:
-        ValueError: not letters and digits, taken by other columns, or equal but for the first letter's case.
-    """
-    for name in label_sets:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
-            raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
-        if name.lower() in RESERVED_LABEL_SETS:
-            raise ValueError(f"the label set name {name!r} begins other columns of the tables; choose another")
-    if len({name[0].upper() + name[1:] for name in label_sets}) < len(label_sets):
-        raise ValueError("two label sets differ only in the case of their first letter: their columns would be equal")
-    return label_sets

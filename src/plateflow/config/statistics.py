@@ -1,7 +1,5 @@
 """The sections `quality` and `stats`: flags, and the way from cells to wells and hits."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

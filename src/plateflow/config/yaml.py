@@ -1,9 +1,7 @@
-"""The configuration as a commented YAML file, and its JSON schema."""
-
-from __future__ import annotations
+"""The configuration as a commented YAML file."""
 
 import json
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -41,8 +39,3 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
             lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
         if not indent:
             lines.append("")
-
-
-def config_schema() -> dict[str, Any]:
-    """The JSON schema of the configuration, for editors."""
-    return Config.model_json_schema()

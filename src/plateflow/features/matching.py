@@ -1,6 +1,5 @@
 """Matching of objects between two label sets, from one sparse count of the pixels that they share."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,21 +71,11 @@ def match_kinds(matches: Matches, rows: str, others: str) -> NDArray[np.object_]
     return names
 
 
-_RELATIONS: dict[str, tuple[str, Callable[[Matches, Values], Values]]] = {
-    "Children_{}_Count": (
-        "number of {} that belong to this object: smaller, and no other shares more with them",
-        lambda matches, numbers: matches.children.astype(np.float64),
-    ),
-    "Match_{}_Overlap": (
-        "pixels shared with the matching one of {}, over the pixels of the smaller; NaN without",
-        lambda matches, numbers: matches.score,
-    ),
-    "Parent_{}": (
-        "label of the larger one of {} that this object belongs to; NaN without one",
-        lambda matches, numbers: np.append(numbers, np.nan)[matches.parent],
-    ),
+_RELATIONS = {
+    "Children_{}_Count": "number of {} that belong to this object: smaller, and no other shares more with them",
+    "Match_{}_Overlap": "pixels shared with the matching one of {}, over the pixels of the smaller; NaN without",
+    "Parent_{}": "label of the larger one of {} that this object belongs to; NaN without one",
 }
-"""By name: definition, and the values for given matches and labels of the other objects."""
 
 
 def relation_features(others: str) -> list[Feature]:
@@ -100,14 +89,15 @@ def relation_features(others: str) -> list[Feature]:
             source="Plateflow" if name.startswith("Match") else "CellProfiler",
             kind="number" if name.startswith("Parent") else "measurement",
         )
-        for name, (definition, _) in _RELATIONS.items()
+        for name, definition in _RELATIONS.items()
     ]
 
 
 def relations(matches: Matches, others: str, numbers: Integers) -> dict[str, Values]:
     """The values of `relation_features`, from the matches and the labels of the other objects."""
-    labels = numbers.astype(np.float64)
-    return {name.format(others): values(matches, labels) for name, (_, values) in _RELATIONS.items()}
+    parent = np.append(numbers.astype(np.float64), np.nan)[matches.parent]
+    values = matches.children.astype(np.float64), matches.score, parent
+    return {name.format(others): value for name, value in zip(_RELATIONS, values, strict=True)}
 
 
 def _largest(first: Integers, second: Integers, shared: Integers) -> NDArray[np.bool_]:

@@ -171,10 +171,8 @@ def labels_from_endpoints(
     owner = numbers[seeds.find_basins(counts, chosen)]
     seed = counts.pixels[chosen[order]]
 
-    def look_up(one: Block) -> NDArray[np.int32]:
-        return seeds.look_up(read(one), counts, owner)
-
-    area = _paint(field, blocks, look_up, cell_threshold, out, seed.size, workers)
+    look_up = partial(seeds.look_up, counts=counts, owner=owner)
+    area = _paint(field, blocks, lambda one: look_up(read(one)), cell_threshold, out, seed.size, workers)
     boxes = find_boxes_by_band(out, seed.size)
     kept = area > 0
     if max_size is not None:

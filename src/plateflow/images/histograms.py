@@ -67,10 +67,7 @@ class FieldHistogram:
     """Statistics of a field's raw pixels in one channel, over all its t and z.
 
     Attributes:
-        counts: number of pixels with each value, int64 (65536,) or (256,).
-        low: lowest values on a grid over the field, see `PlaneStatistics`, float32 (BINS, BINS).
-        high: highest values on that grid.
-        sharpness: see `focus_score`; rises with focus, NaN if there is nothing to focus on.
+        counts, low, high, sharpness: as of `PlaneStatistics`, but low and high are means over the planes, float32.
         top: the raw value from which on a pixel is saturated, see `saturation_level`.
     """
 
@@ -248,24 +245,22 @@ class PlateCounts:
     """What the fields of a plate hold in one channel, summed up; without the saturated ones as long as most are sound.
 
     Attributes:
-        sound: counts by value of the fields that aren't saturated, as `FieldHistogram.counts`; and how many fields.
-        clipped: the same of those that are.
+        sums: counts by value, as `FieldHistogram.counts`, of the fields that aren't saturated, and of those that are.
+        fields: how many of either.
     """
 
-    sound: NDArray[np.int64]
-    clipped: NDArray[np.int64]
-    n_sound: int = 0
-    n_clipped: int = 0
+    sums: NDArray[np.int64]
+    fields: list[int]
 
     @property
     def mostly_clipped(self) -> bool:
         """Whether as many fields are saturated as not: then all of them count."""
-        return self.n_clipped >= self.n_sound
+        return self.fields[1] >= self.fields[0]
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Of the fields that count."""
-        return self.sound + self.clipped if self.mostly_clipped else self.sound
+        return self.sums.sum(axis=0) if self.mostly_clipped else self.sums[0]
 
 
 def add_fields(
@@ -273,14 +268,11 @@ def add_fields(
 ) -> None:
     """Add the fields of a well to what a plate holds, by channel (`quality.saturated_fraction`)."""
     for (_, channel), each in histograms.items():
-        zeros = np.zeros_like(each.counts)
-        of_channel = plate.setdefault(channel, PlateCounts(sound=zeros, clipped=zeros.copy()))
-        if each.saturated >= saturated_fraction:
-            of_channel.clipped += each.counts
-            of_channel.n_clipped += 1
-        else:
-            of_channel.sound += each.counts
-            of_channel.n_sound += 1
+        if channel not in plate:
+            plate[channel] = PlateCounts(np.zeros((2, len(each.counts)), np.int64), [0, 0])
+        clipped = int(each.saturated >= saturated_fraction)
+        plate[channel].sums[clipped] += each.counts
+        plate[channel].fields[clipped] += 1
 
 
 def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:

@@ -4,15 +4,13 @@ Written as plain dictionaries: the models of ome-zarr-models hold the same value
 order of keys, so that equal plates would no longer give equal bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from plateflow.images.layout import WellLayout
 from plateflow.paths import parse_well, row_name
+from plateflow.tables import encoded
 
 VERSION = "0.5"
 AXES = "tczyx"
@@ -102,7 +100,6 @@ def _multiscales(
 def field_table(layout: WellLayout) -> dict[str, bytes]:
     """Each field's box as an ROI table that ngio and Fractal read (their table version 1, parquet): files by name."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     dz, dy, dx = layout.pixel_um
     columns: dict[str, Any] = {"FieldIndex": [box.name for box in layout.fields]}
@@ -110,13 +107,11 @@ def field_table(layout: WellLayout) -> dict[str, bytes]:
     lengths = [(box.width * dx, box.height * dy, layout.shape[2] * dz) for box in layout.fields]
     for prefix, values in (("", corners), ("len_", lengths)):
         columns |= {f"{prefix}{axis}_micrometer": [row[n] for row in values] for n, axis in enumerate("xyz")}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
     kind = {"type": "roi_table", "table_version": "1", "backend": "parquet"}
     return {
         "tables/zarr.json": group_file({"tables": ["fields"]}),
         "tables/fields/zarr.json": group_file({**kind, "index_key": "FieldIndex", "index_type": "str"}),
-        "tables/fields/table.parquet": buffer.getvalue().to_pybytes(),
+        "tables/fields/table.parquet": encoded(pa.table(columns)),
     }
 
 
@@ -124,11 +119,3 @@ def group_file(attributes: Mapping[str, Any]) -> bytes:
     """The `zarr.json` of a group."""
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1, ensure_ascii=False)
     return text.encode() + b"\n"
-
-
-def own_attributes(group: Path) -> dict[str, Any]:
-    """What `create_plate` noted in an image's group: its layout and levels; empty where nothing of it can be read."""
-    try:
-        return dict(json.loads((group / "zarr.json").read_text())["attributes"]["plateflow"])
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
-        return {}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, repeat
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,6 @@ class Level:
         y, x = (at // side for at, side in zip(corner, self.shard, strict=True))
         return self.folder.joinpath("c", *map(str, plane), str(y), str(x))
 
-    def corners(self) -> Iterator[tuple[int, int]]:
-        """The corners (y, x) of the shards of a plane, in px of this level."""
-        (height, width), (edge_y, edge_x) = self.size, self.shard
-        return ((y, x) for y in range(0, height, edge_y) for x in range(0, width, edge_x))
-
     def chunks(self, plane: NDArray[Any]) -> Iterator[bytes | None]:
         """The chunks of one channel of a shard, in C order."""
         height, width = self.chunk
@@ -199,7 +194,8 @@ def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Pai
         paint: gives the labels, uint32 (y, x), of a region of level 0.
     """
     for number, level in enumerate(levels):
-        for corner in level.corners():
+        (height, width), (edge_y, edge_x) = level.size, level.shard
+        for corner in product(range(0, height, edge_y), range(0, width, edge_x)):
             chunks = _label_chunks(levels, number, corner, paint)
             for empty, chunk in enumerate(chunks):  # noqa: B007
                 if chunk is not None:
@@ -301,7 +297,10 @@ def halve_labels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def halve_mean(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Means of 2 x 2 of unsigned integers (..., y, x), rounded half up; at an odd border of those that exist."""
+    """Means of 2 x 2 of unsigned integers (..., y, x), rounded half up: (..., ceil(y / 2), ceil(x / 2)), of their type.
+
+    At an odd border of those that exist.
+    """
     height, width = pixels.shape[-2:]
     half = np.empty((*pixels.shape[:-2], (height + 1) // 2, (width + 1) // 2), pixels.dtype)
     for index in np.ndindex(*pixels.shape[:-2]):

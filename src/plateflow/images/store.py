@@ -3,8 +3,6 @@
 Every other stage writes shards of its own wells (`images.well`). Nothing is consolidated.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

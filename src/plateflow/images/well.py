@@ -8,6 +8,7 @@ Jobs with nothing to do open images too, so zarr and what compiles kernels are i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,13 @@ from numpy.typing import NDArray
 from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.layout import FieldBox, Region, WellLayout, shared
-from plateflow.images.ngff import own_attributes
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
-from plateflow.plates.pixels import PILE_PX
+from plateflow.plates.pixels import PILE_PX, PlaneError
+from plateflow.plates.raw import RawFolder
 
 if TYPE_CHECKING:
     from plateflow.images.shards import Level, Map
-    from plateflow.plates.raw import RawFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +58,14 @@ class WellImage:
             ResultsError: ingest has not made it.
         """
         folder = paths.image(well)
-        own = own_attributes(folder)
-        if "layout" not in own:
+        try:
+            own = json.loads((folder / "zarr.json").read_text())["attributes"]["plateflow"]  # `create_plate` noted it
+            layout, levels = own["layout"], own["levels"]
+        except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
             where = f"{paths.plate}/{well}: {folder}"
-            raise ResultsError("the well has no image", where=where, remedy="run `snakemake`; ingest makes it")
-        layout = WellLayout.from_json(own["layout"])
-        return cls(paths=paths, well=well, layout=layout, levels=own["levels"])
+            remedy = "run `snakemake`; ingest makes it"
+            raise ResultsError("the well has no image", where=where, remedy=remedy) from None
+        return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels)
 
     def _folder(self, label_set: str = "") -> Path:
         """The folder of the image, or of a label set."""
@@ -216,8 +218,6 @@ class WellImage:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
         if self.layout.preview is None:
             return self._stored(0, canvas.t, channel, z, canvas.slices)
-        from plateflow.plates.pixels import PlaneError
-
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
             row = self._raw_planes.get((box.name, channel, canvas.t, z))
@@ -244,8 +244,6 @@ class WellImage:
 
     @cached_property
     def _raw_folder(self) -> RawFolder:
-        from plateflow.plates.raw import RawFolder
-
         return RawFolder(self.paths.raw)
 
     def _small(self, level: int, channel: str, z: int, region: Region) -> NDArray[Any]:

@@ -1,7 +1,5 @@
 """The intensity window of a plate: the raw values that become 0 and 1 in each channel, and the illumination."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +49,10 @@ class Window:
         return channels[channel]["low"], channels[channel]["high"]
 
     def limits_of_fields(self, well: str, channels: Sequence[str], fields: Sequence[str]) -> NDArray[np.float32]:
-        """The raw values that become 0 and 1 in each field of a well, by `normalise.scope`: (channel, field, 2)."""
+        """The raw values that become 0 and 1 in each field of a well, by `normalise.scope`.
+
+        (channel, field, 2): low and high.
+        """
         from plateflow.images.histograms import intensity_limits, read_histograms
 
         settings = self.content["settings"]

@@ -29,7 +29,6 @@ class ModelSpec:
     Attributes:
         name: of the model; of the file if it doesn't say.
         licence: terms of use.
-        citation: what to cite.
         channels: what each channel that it takes is, in order; an image may have fewer, never more.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
     """

@@ -330,10 +330,10 @@ def _check(path: Path, model: FlowViT, state: Mapping[str, Tensor]) -> None:
         "adds": sorted(state.keys() - wanted.keys()),
         "has": misshapen,
     }
-    faults = [f"it {verb} {_shortened(items)}" for verb, items in differences.items() if items]
+    faults = [
+        f"it {verb} {', '.join(items[:8])}" + (f" and {len(items) - 8} more" if len(items) > 8 else "")
+        for verb, items in differences.items()
+        if items
+    ]
     if faults:
         raise unusable(path, f"it isn't a model of this kind: {'; '.join(faults)}")
-
-
-def _shortened(items: list[str]) -> str:
-    return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")

@@ -1,9 +1,7 @@
-"""Files of the scratch: flow fields and endpoints, written whole and mapped when read; nameless files for large arrays.
+"""Files of the scratch: flow fields and endpoints, written whole; nameless files for large arrays.
 
 Imports neither torch nor zarr: a job that has nothing to do loads this.
 """
-
-from __future__ import annotations
 
 import math
 import os
@@ -32,8 +30,3 @@ def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[A
         if hasattr(os, "posix_fallocate"):  # without it a full disk shows as a bus error at the first write
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
         return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def load_scratch(path: Path) -> NDArray[Any]:
-    """Map a file of a plate's scratch into memory; whether it is what was written is seen to before."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -5,8 +5,6 @@ augmentation tiles overlap by half, and every second one is shown to the network
 both.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

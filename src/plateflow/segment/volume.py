@@ -5,8 +5,6 @@ The pixels of a volume and the sums of its flows are in nameless files in the sc
 per channel, or one plane if that is larger; pages of the files are released after use.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial

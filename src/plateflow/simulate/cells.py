@@ -9,8 +9,6 @@ scaled by their own outline, textures are filtered white noise. They are meant t
 in the ways that matter (touching, dim beside bright, blurred, uneven light), not to be a model of biology.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +22,8 @@ CHANNELS = ("DNA", "AGP", "Marker")
 
 Float = NDArray[np.float32]
 _ANGLES = np.linspace(-np.pi, np.pi, 65)
+_GAIN, _OFFSET, _READ_NOISE = 6.0, 200.0, 2.0
+"""Of the camera: counts an electron, counts without light, standard deviation in electrons."""
 _DIM = 0.12, 0.30
 """The level of dim nuclei as a fraction of the usual one."""
 
@@ -199,9 +199,6 @@ def camera(
     defocus_px: float = 0.0,
     illumination: float | Float = 0.25,
     photons: float = 600.0,
-    gain: float = 6.0,
-    offset: float = 200.0,
-    read_noise: float = 2.0,
 ) -> NDArray[np.uint16]:
     """Record a scene.
 
@@ -212,9 +209,6 @@ def camera(
         defocus_px: further blur of a field that is out of focus, in px.
         illumination: fall-off from centre to corner as a fraction, or the light itself as float32 YX.
         photons: electrons at level 1; fewer give more noise.
-        gain: counts an electron.
-        offset: counts without light.
-        read_noise: standard deviation in electrons.
 
     Returns:
         uint16 CYX, channels in the order given.
@@ -227,8 +221,8 @@ def camera(
             light = illumination_profile(rng, scene.shape, light)
         image = ndi.gaussian_filter(scene, sigma, mode="nearest", truncate=3.0) if sigma > 0 else scene
         electrons = rng.poisson(np.clip(image * light * photons, 0, None))
-        noise = read_noise * rng.standard_normal(scene.shape, dtype=np.float32)
-        planes.append(np.clip(np.rint(offset + gain * (electrons + noise)), 0, 65535).astype(np.uint16))
+        noise = _READ_NOISE * rng.standard_normal(scene.shape, dtype=np.float32)
+        planes.append(np.clip(np.rint(_OFFSET + _GAIN * (electrons + noise)), 0, 65535).astype(np.uint16))
     return np.stack(planes)
 
 

@@ -1,7 +1,5 @@
 """Compares the results of a simulated plate with its truth, and with Otsu and watershed on the same images."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator
@@ -36,16 +34,6 @@ class Score:
     """Objects predicted in wells without cells; no other count includes them."""
 
     @property
-    def precision(self) -> float:
-        """Matched objects per predicted object."""
-        return self.matched / max(1, self.predicted)
-
-    @property
-    def recall(self) -> float:
-        """Matched objects per true object."""
-        return self.matched / max(1, self.true)
-
-    @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
         return 2 * self.matched / max(1, self.true + self.predicted)
@@ -72,7 +60,11 @@ class Comparison:
     def lines(self) -> list[str]:
         """The table as text."""
         head = f"{'compared with the truth':28} {'F1@0.5':>7} {'precision':>9} {'recall':>7} {'in empty wells':>15}"
-        scores = [f"{s.name:28} {s.f1:7.3f} {s.precision:9.3f} {s.recall:7.3f} {s.in_empty:15d}" for s in self.scores]
+        scores = [
+            f"{s.name:28} {s.f1:7.3f} {s.matched / max(1, s.predicted):9.3f} {s.matched / max(1, s.true):7.3f} "
+            f"{s.in_empty:15d}"
+            for s in self.scores
+        ]
         doses = [
             f"dose order in {d.column}: {'recovered' if d.recovered else 'not recovered'} (Spearman {d.spearman:+.2f})"
             for d in self.doses

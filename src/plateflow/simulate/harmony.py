@@ -5,8 +5,6 @@ points from 0; resolutions and positions are in metres, positions are the centre
 its well, and the stage's y axis points up, against the rows of the image.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Sequence
 from pathlib import Path

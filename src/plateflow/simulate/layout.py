@@ -1,7 +1,5 @@
 """What the simulated raw-data layouts share: their interface, the place of a plane, its TIFF, sound or with faults."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A well is drawn as one scene and cut into fields at stage positions, so that cel
 truth goes to a folder of its own beside the plate; a user would have only the plate's folder and the plate map.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
 def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
     """The plate, with all that its tables are made of; its data is the plate map."""
-    from plateflow.plates.platemap import read_plate_map
+    tiled, measured, plate_map = job.plate.outcomes("tile"), job.plate.outcomes("features"), None
+    if job.plate.spec.plate_map is not None:
+        from plateflow.plates.platemap import read_plate_map
 
-    tiled, measured, path = job.plate.outcomes("tile"), job.plate.outcomes("features"), job.plate.spec.plate_map
-    plate_map = None if path is None else read_plate_map(path, job.plate.name)
+        plate_map = read_plate_map(job.plate.spec.plate_map, job.plate.name)
     depends = {
         "features": [[well, *_stamp(measured.required(well))] for well in job.wells],
         "tile": [[well, *_stamp(tiled.required(well))] for well in job.wells],

@@ -8,20 +8,17 @@ Slice j of k takes the blocks whose index is congruent to j, counted on over the
 part: the blocks of one canvas are followed by many jobs, and the result does not depend on how.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from plateflow.images.canvas import Canvas
 from plateflow.project import Plate
-from plateflow.segment.scratch import load_scratch, save_array
+from plateflow.segment.scratch import save_array
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
-
-if TYPE_CHECKING:
-    from plateflow.images.canvas import Canvas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +48,8 @@ def _endpoints(job: Job, item: WorkItem[CanvasBlock]) -> Path:
 
 def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
     """The blocks of a slice of a part: every k-th of the part's."""
-    return follow_items(job.plate, job.wells)[job.slice :: job.config.follow_slices]
+    number = int(job.name.partition("-")[2])
+    return follow_items(job.plate, job.wells)[number :: job.config.follow_slices]
 
 
 def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
@@ -102,7 +100,7 @@ def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
     from plateflow.flows import cut_blocks, follow_block
 
     canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
-    flow = load_scratch(job.paths.flows(item.label_set, item.well, canvas.index))
+    flow = np.load(job.paths.flows(item.label_set, item.well, canvas.index), mmap_mode="r")
     endpoints = follow_block(
         flow,
         cut_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],

@@ -7,14 +7,17 @@ Work item: a label set of a well. Weights are loaded once per job and model; til
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.images.canvas import Canvas
+from plateflow.images.well import WellImage
+from plateflow.images.window import load_window
 from plateflow.model.registry import ModelSpec, model_spec
 from plateflow.project import check_label_sets
 from plateflow.segment.grid import anisotropy
@@ -24,8 +27,6 @@ from plateflow.stages.runner import run_job
 from plateflow.state.journal import Key
 
 if TYPE_CHECKING:
-    from plateflow.images.canvas import Canvas
-    from plateflow.images.well import WellImage
     from plateflow.segment.engine import CanvasJob, FlowEngine
 
 Item = WorkItem[float | None]
@@ -44,15 +45,15 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         lambda todo, start: _work(job, todo, start, loaded),
-        owned=partial(_owned, job),
+        owned=lambda item: [
+            job.paths.flows(item.label_set, item.well, 0).parent,
+            job.paths.endpoints(item.label_set, item.well, 0, 0).parent,  # of earlier flows
+        ],
     )
 
 
 def work_items(job: Job) -> list[Item]:
     """Every label set of the wells of a GPU part."""
-    from plateflow.images.well import WellImage
-    from plateflow.images.window import load_window
-
     plate = job.plate
     check_label_sets(plate.config)
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
@@ -83,12 +84,6 @@ def work_items(job: Job) -> list[Item]:
                 )
             )
     return items
-
-
-def _owned(job: Job, item: Item) -> list[Path]:
-    """The flows, and the endpoints of earlier ones."""
-    paths = job.paths.flows(item.label_set, item.well, 0), job.paths.endpoints(item.label_set, item.well, 0, 0)
-    return [path.parent for path in paths]
 
 
 def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: dict[str, FlowEngine]) -> Work:
@@ -123,17 +118,16 @@ def _infer(
 ) -> Work:
     """Run the items of one model, their tiles pooled; each item is given once its last canvas is written."""
     left: dict[Key, int] = {}  # planes, of each item
-    counts: dict[Key, list[int]] = {}
+    tiles, skipped = Counter[Key](), Counter[Key]()
     by_key = {item.key: item for item in items}
     names = {"model": model.name, "licence": model.licence, "sha256": model.sha256}
     for result in engine.run(_canvas_jobs(job, items, start, left)):
         key = result.key
-        count = counts.setdefault(key, [0, 0])
-        count[0] += result.tiles
-        count[1] += result.skipped
+        tiles[key] += result.tiles
+        skipped[key] += result.skipped
         left[key] -= 1
         if not left[key]:
-            item, info = by_key[key], {"tiles": count[0], "tiles_skipped": count[1], **engine.info, **names}
+            item, info = by_key[key], {"tiles": tiles[key], "tiles_skipped": skipped[key], **engine.info, **names}
             canvases = job.plate.canvases(item.well, item.label_set)
             files = [job.paths.flows(item.label_set, item.well, canvas.index) for canvas in canvases]
             yield item, Outcome(info=info, files=files)
@@ -145,7 +139,6 @@ def _canvas_jobs(
     start: Callable[[Item], None],
     left: dict[Key, int],
 ) -> Iterator[CanvasJob]:
-    from plateflow.images.well import WellImage
     from plateflow.segment.volume import n_planes
 
     for item in items:

@@ -9,14 +9,13 @@ pixels. The manifest appears by rename and holds no clock. Where the raw folder 
 the same.
 """
 
-from __future__ import annotations
-
 import hashlib
-import io
 import json
-from typing import TYPE_CHECKING
 
+from plateflow.config import Config
 from plateflow.files import write_atomic, write_json
+from plateflow.images.layout import WellLayout, well_layout
+from plateflow.images.well import planes_read
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, counted
@@ -24,10 +23,7 @@ from plateflow.segment.grid import anisotropy
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
-
-if TYPE_CHECKING:
-    from plateflow.config import Config
-    from plateflow.images.layout import WellLayout
+from plateflow.tables import encoded
 
 
 def work_items(job: Job) -> list[WorkItem[Index]]:
@@ -53,9 +49,6 @@ def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
         RawDataError: positions and pixel size contradict each other.
         ConfigError: the plate lacks the planes, or their distance, that the configuration needs.
     """
-    from plateflow.images.layout import well_layout
-    from plateflow.images.well import planes_read
-
     wells, plate = index.planes.groupby("well", sort=False), str(index.metadata["plate"])
     layouts = {str(well): well_layout(planes, index.metadata) for well, planes in wells}
     layout = max(layouts.values(), key=lambda layout: layout.z_known)  # of one well, as all should have the same planes
@@ -71,7 +64,6 @@ def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
 def ingest(job: Job, index: Index) -> Outcome:
     """Write the manifest, and make the store's groups and arrays, or bring them up to date."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from plateflow.images.store import create_plate
 
@@ -94,10 +86,9 @@ def ingest(job: Job, index: Index) -> Outcome:
         z_mode=job.config.z,
         ids=before.info.get("images", {}) if before else {},
     )
-    buffer = io.BytesIO()
     table = pa.Table.from_pandas(planes, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["plate", "well", "field", "channel", "dtype"])
-    write_atomic(job.paths.planes, buffer.getvalue())
+    text = ["plate", "well", "field", "channel", "dtype"]
+    write_atomic(job.paths.planes, encoded(table, use_dictionary=text))
     write_json(job.paths.metadata, metadata)
     missing = int((planes["state"] == "missing").sum())
     counts = {"wells": len(layouts), "fields": metadata["fields"], "planes": len(planes), "missing": missing}

@@ -61,11 +61,6 @@ class Job:
         return self.plate.paths
 
     @property
-    def slice(self) -> int:
-        """The number of the slice of a `follow` job."""
-        return int(self.name.partition("-")[2])
-
-    @property
     def wells(self) -> list[str]:
         """The wells of the job's part, in the manifest's order; all of them for the stages that do a whole plate."""
         return self.plate.wells_of(self.stage.name, self.name)
@@ -113,18 +108,12 @@ class WorkItem(Generic[Data]):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a work item.
+    """What became of a work item; what isn't told here is as in `Entry`.
 
     Attributes:
-        state: ok, flagged (some fields left out, or a flag), quarantined, missing.
-        reason: machine-readable: "truncated", "fields", ...
-        detail: one line for people.
-        fields: fields left out or flagged, with reasons.
-        info: counts and timings worth keeping.
         watch: raw files that were set aside, each with its size and time before it was read (None: it wasn't
             there); a change of one of them asks for the job again.
         learned: of what the item depends on, the part that was known only once it was read; as `WorkItem.depends`.
-        raw: for the journal: by path, size, time and checksum of the raw planes that were read.
         files: what the item now consists of; None: all that was written since the item before. A file that stays as
             it was may be among them.
     """

@@ -45,16 +45,6 @@ def run(job: Job) -> None:
     run_job(job, lambda: work_items(job), one_by_one(lambda item: freeze(job)))
 
 
-def is_frozen(plate: Plate) -> bool:
-    """Whether the window has the configured freeze number and settings, and its files are what was written."""
-    entry, paths = plate.outcomes("normalise").get(PLATE_KEY), plate.paths
-    return (
-        plate.has_frozen_window()
-        and entry is not None
-        and not any(damage(paths, name, stamp, content=True) for name, stamp in entry.files.items())
-    )
-
-
 def _used_wells(plate: Plate) -> list[str]:
     tiles = plate.outcomes("tile")
     entries = ((well, tiles.get(item_key(well))) for well in plate.wells)
@@ -69,9 +59,12 @@ def freeze(job: Job) -> Outcome:
     from plateflow.images.illumination import Light, fit_light
 
     entry = job.plate.outcomes("normalise").get(PLATE_KEY)
-    if is_frozen(job.plate):
-        files = [job.paths.window, job.paths.illumination]
-        return Outcome(files=files, info=entry.info if entry else {}, learned=_FROZEN)
+    if (
+        entry
+        and job.plate.has_frozen_window()
+        and not any(damage(job.paths, name, stamp, content=True) for name, stamp in entry.files.items())
+    ):
+        return Outcome(files=[job.paths.window, job.paths.illumination], info=entry.info, learned=_FROZEN)
     frozen = entry.info.get("window", {}) if entry else {}
     if entry and job.plate.is_frozen_window(frozen):
         _write(job, frozen, entry.info["profiles"])

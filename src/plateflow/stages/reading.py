@@ -4,8 +4,6 @@ Names and sizes are compared before an item is taken up, and the content of what
 labels have checksums of their own, which are compared as they are read.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -109,13 +107,10 @@ class Reading:
                         continue
                     if item.label_set and entry.label_set not in ("", item.label_set):
                         continue
-                    yield stage, entry, self._names(stage, entry, item.well)
-
-    def _names(self, stage: str, entry: Entry, well: str) -> list[str]:
-        if stage != "ingest" or not well:
-            return list(entry.files)
-        image = self.plate.paths.key_of(self.plate.paths.image(well)) + "/"
-        return [name for name in entry.files if name.startswith(image)]
+                    of_image = ""
+                    if stage == "ingest" and item.well:
+                        of_image = self.plate.paths.key_of(self.plate.paths.image(item.well)) + "/"
+                    yield stage, entry, [name for name in entry.files if name.startswith(of_image)]
 
     def _check(self, stage: str, entry: Entry, names: Iterable[str], *, content: bool | None) -> None:
         """Compare files; with `content` None, the content of all but shards of images and labels."""

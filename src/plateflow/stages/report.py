@@ -5,8 +5,6 @@ Writes: report.html, ledger.parquet.
 Work item: the plate.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from plateflow.files import write_atomic

@@ -5,8 +5,6 @@ Writes: report.html, plates.csv, controls.csv, hits.csv, ledger.parquet and rate
 Work item: the screen; it has no journal, and is done whenever something else is asked of a plate's report.
 """
 
-from __future__ import annotations
-
 from plateflow.asked import Asked, write_receipt
 from plateflow.errors import LeaseError
 from plateflow.estimate import refine

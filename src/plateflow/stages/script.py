@@ -1,7 +1,5 @@
 """How a rule's script runs its stage: its log, and one clear message to the driver when it fails."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

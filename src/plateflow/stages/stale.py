@@ -1,7 +1,5 @@
 """What there is to do in a plate, why, and what a user does about it: the same for every command that asks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import read_lines
 from plateflow.project import Plate
 from plateflow.stages import stage_module
-from plateflow.stages.job import Item, Job, WorkItem, changes
+from plateflow.stages.job import Job, WorkItem, changes
 from plateflow.state.journal import Entry, Journal, Key, LeftOut, last_entries
 from plateflow.state.progress import JobProgress, Progress, plate_state
 from plateflow.state.requests import changed_files, lost_sequences, watch_lines
@@ -29,7 +27,6 @@ class StaleItem:
 
     Attributes:
         why: the names of what changed, "files", or "never done".
-        remedy: what a user runs, so that it is done.
         seen: whether a receipt says that all that is asked of the job is done, so that Snakemake wouldn't look at it.
     """
 
@@ -70,7 +67,11 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
             for number in stage.jobs(plate.config):
                 job, seen = Job(plate=plate, stage=stage, name=number), asked.stands(name, number)
                 for item in stage_module(name).work_items(job):
-                    if why := _why(job, item, entries.get(item.key), lost, files=files):
+                    entry = entries.get(item.key)
+                    why = tuple(changes(job, item, entry, lost=lost if files else None))
+                    if not why and entry is not None and lost.get(entry.key, 0) >= entry.sequence:
+                        why = ("files",)  # somebody has met the loss: that is told without looking
+                    if why:
                         remedy = _remedy(plate, why, seen=seen)
                         found.items[name, item.key] = StaleItem(
                             job=job, key=item.key, why=why, remedy=remedy, seen=seen
@@ -87,13 +88,6 @@ def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
     if why == ("files",):
         return "stale: files are gone or damaged"
     return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
-
-
-def _why(job: Job, item: Item, entry: Entry | None, lost: Mapping[Key, int], *, files: bool) -> tuple[str, ...]:
-    why = changes(job, item, entry, lost=lost if files else None)
-    if not why and entry is not None and lost.get(entry.key, 0) >= entry.sequence:
-        why = ["files"]  # somebody has met the loss: that is told without looking
-    return tuple(why)
 
 
 def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
@@ -154,28 +148,25 @@ class Glance:
 
 def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
     """Look at a plate in a few milliseconds, whatever its size; `to_do` is the full look."""
+    asked, wells, causes = PlateAsked(plate, stamps), 0, Counter[tuple[str, str, str]]()
     try:
-        return _glance(plate, PlateAsked(plate, stamps), progress)
+        jobs = progress.of(plate.paths, asked.stands)
+        try:
+            wells = len(plate.wells)
+        except ResultsError as error:
+            if asked.stands("ingest", "plate"):
+                causes["ingest", error.what, error.remedy] += 1
+        causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
+        told = [(job.stage, job.exceptions) for job in jobs]
+        exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
+        exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
+        by_journals = any(of_job is None for _, of_job in told)
+        left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
+        last = asked.digest(*LAST)
+        return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
     except Exception as error:  # whatever was done to the results, the other plates are told
         remedy = f"; {error.remedy}" if isinstance(error, PlateflowError) and error.remedy else ""
         return Glance(plate=plate.name, unread=f"{_error(error)}{remedy}")
-
-
-def _glance(plate: Plate, asked: PlateAsked, progress: Progress) -> Glance:
-    jobs, wells, causes = progress.of(plate.paths, asked.stands), 0, Counter[tuple[str, str, str]]()
-    try:
-        wells = len(plate.wells)
-    except ResultsError as error:
-        if asked.stands("ingest", "plate"):
-            causes["ingest", error.what, error.remedy] += 1
-    causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
-    told = [(job.stage, job.exceptions) for job in jobs]
-    exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
-    exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
-    by_journals = any(of_job is None for _, of_job in told)
-    left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
-    last = asked.digest(*LAST)
-    return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
 
 
 def _causes(

@@ -10,7 +10,6 @@ of the whole canvas, whatever the blocks were.
 
 from __future__ import annotations
 
-import io
 import math
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,18 +23,20 @@ from numpy.typing import NDArray
 
 from plateflow.chain import STAGES
 from plateflow.files import remove_tree, write_atomic
+from plateflow.images.canvas import Canvas
+from plateflow.images.well import WellImage
 from plateflow.project import Plate
-from plateflow.segment.scratch import load_scratch, scratch_array
+from plateflow.segment.scratch import scratch_array
 from plateflow.stages import stage_module
 from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
 from plateflow.stages.job import Job, Outcome, WorkItem, changes, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.tables import encoded
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from plateflow.flows import Objects
-    from plateflow.images.canvas import Canvas
 
 IN_MEMORY_PX = 2**24
 """Labels of more pixels, of the canvases of one t and z, lie in a file of the scratch while they are made."""
@@ -88,7 +89,7 @@ def work_items(job: Job) -> list[Item]:
 
 
 def _stitch(job: Job, item: Item) -> Outcome:
-    from plateflow.images.well import WellImage
+    import pyarrow as pa
 
     image = WellImage.open(job.paths, item.well)
     canvases: dict[int, Canvas] = {}
@@ -111,7 +112,7 @@ def _stitch(job: Job, item: Item) -> Outcome:
         for k in range(members[0].depth or 1):
             planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
             image.write_labels(item.label_set, t, z + k, planes)
-    write_atomic(job.paths.objects(item.label_set, item.well), _parquet(tables))
+    write_atomic(job.paths.objects(item.label_set, item.well), encoded(pa.concat_tables(tables), use_dictionary=False))
     return Outcome(info={"objects": count, "canvases": len(canvases)})
 
 
@@ -138,8 +139,8 @@ def _label(job: Job, item: Item, canvas: Canvas, blocks: list[int], out: NDArray
 
     paths, settings = job.paths, job.config.segmentation[item.label_set]
     _, objects = labels_from_endpoints(
-        lambda index: load_scratch(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index])),
-        load_scratch(paths.flows(item.label_set, item.well, canvas.index)),
+        lambda index: np.load(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index]), mmap_mode="r"),
+        np.load(paths.flows(item.label_set, item.well, canvas.index), mmap_mode="r"),
         block=block_edge(canvas.shape, job.config.follow_block_px),
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
@@ -167,15 +168,6 @@ def _table(objects: Objects, canvas: Canvas) -> pa.Table:
             "cell_probability": pa.array(objects.cell_probability, pa.float64()),
         }
     )
-
-
-def _parquet(tables: list[pa.Table]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(pa.concat_tables(tables), sink, compression="zstd", use_dictionary=False)
-    return sink.getvalue()
 
 
 def _owned(job: Job, item: Item) -> list[Path]:

@@ -21,12 +21,16 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from plateflow.files import checksum, digest, take_stamps
-from plateflow.images.layout import shared
+from plateflow.images.layout import FieldBox, Region, shared
+from plateflow.images.well import WellImage
+from plateflow.plates.pixels import PlaneError
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.job import Job, Outcome, WorkItem
@@ -34,14 +38,7 @@ from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry, item_key
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
     from plateflow.images.histograms import PlaneStatistics
-    from plateflow.images.layout import FieldBox, Region
-    from plateflow.images.well import WellImage
-    from plateflow.plates.pixels import PlaneError
 
 HISTOGRAMS = 2
 """The kind of histograms/<well>.npz. Results whose files are of another kind can't be accepted: nothing reads them."""
@@ -58,9 +55,10 @@ def work_items(job: Job, *, compare: bool = False) -> list[WorkItem[pd.DataFrame
     Raises:
         RawDataError: the machine is at fault, as where a share isn't mounted: no well is given up for it.
     """
-    folder, planes, entries = RawFolder(plate_folder(job.plate.spec)), _planes(job), job.plate.outcomes("tile")
-    items = []
-    for well in job.wells:
+    wells = job.wells  # refuses a plate that isn't ingested
+    folder, entries = RawFolder(plate_folder(job.plate.spec)), job.plate.outcomes("tile")
+    planes, items = pd.read_parquet(job.paths.planes), []
+    for well in wells:
         files = _RawFiles(folder, planes[planes["well"] == well])
         items.append(_item(job, well, files, files.known(entries.get(item_key(well)), compare=compare)))
     return items
@@ -73,26 +71,11 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job, compare=True),
         one_by_one(lambda item: tile_well(job, item, memory)),
-        owned=partial(_owned, job),
+        owned=lambda item: [*job.paths.image(item.well).glob("[0-9]*/c"), job.paths.histogram(item.well)],
     )
 
 
-def _owned(job: Job, item: WorkItem[pd.DataFrame]) -> list[Path]:
-    return [*job.paths.image(item.well).glob("[0-9]*/c"), job.paths.histogram(item.well)]
-
-
-def _planes(job: Job) -> pd.DataFrame:
-    """The manifest's rows of this job's wells."""
-    import pandas as pd
-
-    wells = job.wells  # refuses a plate that isn't ingested
-    planes = pd.read_parquet(job.paths.planes)
-    return planes[planes["well"].isin(wells)]  # a part may be empty, which pyarrow's filter refuses
-
-
 def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any]] | None) -> WorkItem[pd.DataFrame]:
-    from plateflow.images.well import WellImage
-
     rows = files.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
     image = WellImage.open(job.paths, well)
     depends = {
@@ -145,7 +128,6 @@ class _RawFiles:
 
     def _read(self, planes: pd.DataFrame) -> dict[tuple[str, int], str]:
         """The checksums of planes, by path and page; without those that can't be read."""
-        from plateflow.plates.pixels import PlaneError
 
         def read(row: dict[str, Any]) -> str:
             try:
@@ -159,8 +141,6 @@ class _RawFiles:
 
 
 def _checksum(pixels: NDArray[Any]) -> str:
-    import numpy as np
-
     return checksum(np.ascontiguousarray(pixels))
 
 
@@ -184,8 +164,6 @@ class _Memory:
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """Like numpy's, where the last such array isn't in use any more."""
-        import numpy as np
-
         size = math.prod(shape)
         if self.pixels is None or self.pixels.dtype != dtype or self.pixels.size < size:
             self.pixels = None  # before there is a second one
@@ -198,7 +176,6 @@ class _Memory:
 def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcome:
     """Write a well's image and statistics, and say which fields are left out."""
     from plateflow.images.histograms import write_histograms
-    from plateflow.images.well import WellImage
 
     paths, well = job.paths, item.well
     image = WellImage.open(paths, well)
@@ -228,7 +205,10 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     }
     if not used:
         take_stamps()
-        return _all_left_out(bad, common)
+        reason, n = Counter(error.reason for error in bad.values()).most_common(1)[0]
+        detail = next(error.detail for error in bad.values() if error.reason == reason)
+        common |= {"state": "missing" if (reason, n) == ("missing", len(bad)) else "quarantined", "reason": reason}
+        return Outcome(detail=f"no field can be used: {detail}", **common)
     table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
     info = {"fields": len(used)}
@@ -236,17 +216,6 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
         return Outcome(info=info, **common)
     detail = "; ".join(f"field {name}: {error.detail}" for name, error in bad.items())
     return Outcome(state="flagged", reason="fields", detail=detail, info=info, **common)
-
-
-def _all_left_out(bad: dict[str, PlaneError], common: dict[str, Any]) -> Outcome:
-    reasons = Counter(error.reason for error in bad.values())
-    reason = reasons.most_common(1)[0][0]
-    return Outcome(
-        state="missing" if set(reasons) == {"missing"} else "quarantined",
-        reason=reason,
-        detail=f"no field can be used: {next(error.detail for error in bad.values() if error.reason == reason)}",
-        **common,
-    )
 
 
 class _Pass:
@@ -349,7 +318,6 @@ class _Pass:
     def _read(self, rows: list[dict[str, Any]], pool: Executor) -> Iterator[NDArray[np.generic] | None]:
         """Decode planes in threads, in order, and collect their statistics; None where a plane can't be used."""
         from plateflow.images.histograms import plane_statistics
-        from plateflow.plates.pixels import PlaneError
 
         def read(row: dict[str, Any]) -> tuple[NDArray[np.generic], PlaneStatistics, str] | PlaneError:
             try:

@@ -125,7 +125,6 @@ class Attempt:
         began: when, ISO 8601.
         state: how it ended; "open" where the journal doesn't say: it runs, or was killed.
         ended: when it ended by itself, ISO 8601; else empty.
-        error: why it failed or stopped.
         used: what it used, by the journal's last line: cpu_s, peak_mb, read_mb, written_mb.
         entries: what it finished.
     """
@@ -356,7 +355,6 @@ class LeftOut:
     Attributes:
         field: its name; empty where the whole well was left out.
         stage: the first one that left it out.
-        files: the raw files concerned.
     """
 
     plate: str
@@ -388,21 +386,17 @@ def left_out(plate: str, outcomes: Iterable[tuple[str, Entry]]) -> Iterator[Left
             if gone & {(entry.well, ""), (entry.well, name)}:
                 continue
             gone.add((entry.well, name))
-            yield _left_out(plate, stage, entry, name, why)
-
-
-def _left_out(plate: str, stage: str, entry: Entry, field: str, reason: str) -> LeftOut:
-    own = re.search(rf"(?:^|; )field {re.escape(field)}: (.*?)(?=; field |$)", entry.detail, re.DOTALL)
-    detail = own[1] if field and own else entry.detail
-    files = tuple(file for file, _ in entry.watch)
-    return LeftOut(
-        plate=plate,
-        well=entry.well,
-        field=field,
-        label_set=entry.label_set,
-        stage=stage,
-        state=entry.state if entry.left_out else "quarantined",
-        reason=reason,
-        detail=detail,
-        files=tuple(file for file in files if field and file in detail) or files,
-    )
+            own = re.search(rf"(?:^|; )field {re.escape(name)}: (.*?)(?=; field |$)", entry.detail, re.DOTALL)
+            detail = own[1] if name and own else entry.detail
+            files = tuple(file for file, _ in entry.watch)
+            yield LeftOut(
+                plate=plate,
+                well=entry.well,
+                field=name,
+                label_set=entry.label_set,
+                stage=stage,
+                state=entry.state if entry.left_out else "quarantined",
+                reason=why,
+                detail=detail,
+                files=tuple(file for file in files if name and file in detail) or files,
+            )

@@ -4,8 +4,6 @@ Progress needs no process table and no queue, so any host that sees the results 
 lines, and more only where an attempt failed or goes on: a screen has tens of thousands.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

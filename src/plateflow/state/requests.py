@@ -4,8 +4,6 @@
 aside or missed a file of an earlier stage (a loss). Both are read while the Snakefile is parsed, so they stay small.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache

@@ -1,7 +1,5 @@
 """What SLURM's queue and logs know: which jobs are still there, and why one has ended."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

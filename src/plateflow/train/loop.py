@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,7 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from plateflow.model.vit import FlowViT, FlowViTConfig, channels_last, init_weights
 from plateflow.train.augment import random_crop
 from plateflow.train.data import Sample
-from plateflow.train.loss import flow_loss
+
+FLOW_SCALE = 5.0
+"""Network units in a unit flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,17 @@ def held_out_loss(model: FlowViT, recipe: Recipe, held_out: Mapping[str, Sequenc
             losses[name] = float(np.mean([_loss(model, *fixed[i]).item() for i in range(2)]))
     model.train()
     return losses
+
+
+def flow_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over a batch of Cellpose's loss: squared error of the flows, cross entropy of the cell probability.
+
+    Args:
+        output: (B, 3, H, W), [dy, dx, cell logit] as the network gives them.
+        target: (B, 3, H, W), unit flow dy and dx, and 1 inside objects.
+    """
+    flow = F.mse_loss(output[:, :2], FLOW_SCALE * target[:, :2]) / 2
+    return flow + F.binary_cross_entropy_with_logits(output[:, 2], target[:, 2])
 
 
 def _loss(model: FlowViT, images: Tensor, target: Tensor) -> Tensor:
