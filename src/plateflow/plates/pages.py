@@ -1,4 +1,4 @@
-"""The pages of TIFFs: how many planes a file holds, and which of them nobody reads."""
+"""The pages of TIFFs: how many planes a file holds, and which of them nobody reads; and pages that are no plane."""
 
 from __future__ import annotations
 
@@ -56,3 +56,14 @@ def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, in
     for path, why in unused_pages(planes[planes["path"].isin(pages)], lambda path: pages[path]):
         what = "pages of the images would not be used"
         raise RawDataError(what, where=f"{plate}: {path}", why=why, remedy=REMEDY)
+
+
+def colour_pictures(where: str, values: int) -> RawDataError:
+    """The error over images whose pixels have several values each."""
+    return RawDataError(
+        "the images are colour pictures, or channels that were stored as colours",
+        where=where,
+        why=f"each of their pixels has {values} values, where a plane has one channel's",
+        remedy="export each channel as a grey image or page of its own (tifffile: photometric='minisblack'), or split "
+        "them (ImageJ: Image > Color > Split Channels)",
+    )
