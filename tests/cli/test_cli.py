@@ -82,11 +82,16 @@ def test_init_takes_several_folders_and_says_which_failed(raw, tmp_path):
         for name in ("p2", "p3")
     ]
     (tmp_path / "empty").mkdir()
-    output = plateflow("init", raw, tmp_path / "empty", *made, cwd=tmp_path, status=1)
+    (tmp_path / "readme.txt").write_text("by Ann")
+    output = plateflow("init", raw, tmp_path / "empty", tmp_path / "readme.txt", *made, cwd=tmp_path, status=1)
+    assert f"note: 1 files are no folders and are left out: {tmp_path / 'readme.txt'}" in output
     assert "1 of 4 folders could not be added; the others were" in output
     assert "the plate's folder is empty" in output
     lines = (tmp_path / "config/plates.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["plate", "p1", "p2", "p3"]
+    plateflow("init", made[0], tmp_path / "readme.txt", cwd=tmp_path)
+    tables = [tmp_path / "config/plates.tsv", tmp_path / "readme.txt"]
+    assert "a plate is a folder, and these are files" in plateflow("init", *tables, cwd=tmp_path, status=1)
     output = plateflow("init", *made, "--plate", "p9", cwd=tmp_path, status=2)
     assert "one id can't name several plates" in output
 

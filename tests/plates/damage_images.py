@@ -164,7 +164,7 @@ def of_tiffs(layout: str) -> Iterator[Damage]:
         "8 bits": (lambda a: (a >> 4).astype(np.uint8), "wrong_type"),
         "a row more": (lambda a: np.concatenate([a, a[..., :1, :]], -2), "wrong_size"),
         "turned": (lambda a: a.swapaxes(-1, -2), "wrong_size"),
-        "colour": (lambda a: np.stack([(a >> 4).astype(np.uint8)] * 3, -1), "wrong_size"),
+        "colour": (lambda a: np.stack([(a >> 4).astype(np.uint8)] * 3, -1), "colour"),
         "constant": (lambda a: np.full_like(a, 300), "constant"),
         "saturated": (lambda a: np.where(a > 3000, 65535, a).astype(np.uint16), "saturated"),
         "a dot": (lambda a: a[..., :1, :1], "wrong_size"),

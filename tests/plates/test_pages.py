@@ -48,7 +48,8 @@ def test_check_looks_into_every_file(tmp_path: Path) -> None:
     spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=EXAMPLE)
     (problem,) = [problem for problem in check_plate(spec, CONFIG) if problem.severity == "error"]
     assert (problem.well, problem.file) == ("A02", str(tmp_path / names[1]))
-    assert "the file holds 3 planes, and 1 of them would be read" in problem.what
+    assert problem.what == "the file holds 3 planes, and 1 of them would be read"
+    assert "regular expression" in problem.remedy
 
 
 def nis(folder: Path) -> Path:
@@ -93,6 +94,7 @@ def test_a_table_chooses_pages(tmp_path: Path, table: str) -> None:
     np.testing.assert_array_equal(open_plate(spec).read("B03", "1", "3"), A[2])
     (problem,) = [problem for problem in check_plate(spec, CONFIG) if "planes, and" in problem.what]
     assert (problem.severity, "holds 3 planes, and 2 of them" in problem.what) == ("warning", True)
+    assert problem.remedy.startswith("nothing, if the table leaves them out on purpose")
     for wrong in ("-1", "1.5", "last"):
         (tmp_path / "images.csv").write_text(text.replace(",2\n", f",{wrong}\n"))
         with pytest.raises(RawDataError, match="cannot parse line"):
@@ -101,6 +103,37 @@ def test_a_table_chooses_pages(tmp_path: Path, table: str) -> None:
         (tmp_path / "images.csv").write_text(text.replace("Frame_3", "Series_3"))
         with pytest.raises(RawDataError, match="only the first series"):
             open_plate(spec)
+
+
+@pytest.mark.parametrize("page", ["", "0", "1"])
+@pytest.mark.parametrize("table", ["pattern", "load_data"])
+def test_a_column_of_one_page_chooses_none(tmp_path: Path, table: str, page: str) -> None:
+    """As writers fill it in by themselves; it switched the error off."""
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"{name}.tif", A, photometric="minisblack")
+    if table == "pattern":
+        lines = ["path,well,channel,page", f"a.tif,B03,1,{page}", f"b.tif,B04,1,{page}"]
+    else:
+        lines = ["Metadata_Well,FileName_1,Frame_1", f"B03,a.tif,{page}", f"B04,b.tif,{page}"]
+    (tmp_path / "images.csv").write_text("\n".join(lines))
+    with pytest.raises(RawDataError, match="holds 3 planes, and 1 of them would be read"):
+        open_plate(tmp_path, layout=table, pattern="images.csv" if table == "pattern" else None)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colour_pictures_are_refused_as_such(tmp_path: Path, planar: str) -> None:
+    for name in ("A01_s1_w1.tif", "A02_s1_w1.tif"):
+        colours = A.astype(np.uint8) if planar == "separate" else np.moveaxis(A, 0, -1).astype(np.uint8)
+        tifffile.imwrite(tmp_path / name, colours, photometric="rgb", planarconfig=planar)
+    with pytest.raises(RawDataError, match=r"colour pictures[\s\S]*has 3 values[\s\S]*Split Channels"):
+        open_plate(tmp_path, pattern=EXAMPLE)
+    for name in ("A03_s1_w1.tif", "A04_s1_w1.tif", "A05_s1_w1.tif"):
+        tifffile.imwrite(tmp_path / name, A[0] + np.uint16(ord(name[2])))
+    spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=EXAMPLE)
+    problems = [problem for problem in check_plate(spec, CONFIG) if problem.severity == "error"]
+    what = "channel 1: colour: the file is a colour picture: a pixel has 3 values"
+    assert [(problem.well, problem.what) for problem in problems] == [("A01", what), ("A02", what)]
+    assert problems[0].remedy.startswith("save each channel as a grey image")
 
 
 def test_planes_of_a_tiff(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_sound_plane(tmp_path: Path, options: dict[str, Any]) -> None:
     pixels = read(tmp_path / "a.tif")
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels, PIXELS)
-    assert header(tmp_path / "a.tif") == (64, 48, "uint16")
+    assert header(tmp_path / "a.tif") == ((64, 48), "uint16", 1)
 
 
 def test_a_page(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def _damage(path: Path, kind: str) -> None:
     [
         *(("missing", "missing"), ("empty", "empty_file"), ("folder", "unreadable"), ("no tiff", "unreadable")),
         *(("cut", "truncated"), ("nearly whole", "truncated"), ("head only", "truncated"), ("scrambled", "unreadable")),
-        *(("taller", "wrong_size"), ("turned", "wrong_size"), ("colour", "wrong_size")),
+        *(("taller", "wrong_size"), ("turned", "wrong_size"), ("colour", "colour")),
         *(("8 bits", "wrong_type"), ("32 bits", "wrong_type"), ("float", "wrong_type"), ("nan", "nan")),
     ],
 )
@@ -140,7 +140,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 def test_a_png(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     write_png(path, PIXELS)
-    assert header(path) == (64, 48, "uint16")
+    assert header(path) == ((64, 48), "uint16", 1)
     np.testing.assert_array_equal(read(path), PIXELS)
     assert read(path, decode=False).size == 0
 
@@ -149,7 +149,7 @@ def test_a_png(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         (lambda path: write_png(path, PIXELS[:60]), "wrong_size"),
-        (lambda path: write_png(path, np.zeros((64, 48, 3), np.uint8)), "wrong_size"),
+        (lambda path: write_png(path, np.zeros((64, 48, 3), np.uint8)), "colour"),
         (lambda path: write_png(path, PIXELS.astype(np.uint8)), "wrong_type"),
         (lambda path: cut(path, 0.6), "truncated"),
         (lambda path: path.write_bytes(path.read_bytes()[:20]), "unreadable"),

@@ -51,6 +51,15 @@ def init(
 
     A configuration that was edited stays as it is; each plate is added to the sheet.
     """
+    from plateflow.plates.reader import counted, examples
+
+    files = [str(path) for path in raw if path.is_file()] if len(raw) > 1 else []  # RAW/* takes what lies beside plates
+    if len(files) == len(raw):
+        remedy = "give the folder in which they lie"
+        raise PlateflowError("a plate is a folder, and these are files", where=examples(files), remedy=remedy)
+    for note in counted(files, "files are no folders and are left out"):
+        typer.echo(f"note: {note}")
+    raw = [path for path in raw if str(path) not in files]
     if plate and len(raw) > 1:
         raise typer.BadParameter("one id can't name several plates; leave it out", param_hint="--plate")
     given: dict[str, Any] = {"pattern": pattern, "image": image, "pixel_size_um": pixel_size_um}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from plateflow.errors import RawDataError
 from plateflow.plates.check_index import Problem, Severity
-from plateflow.plates.pages import REMEDY, unused_pages
+from plateflow.plates.pages import REMEDY, pages_in, unused_pages
 from plateflow.plates.pixels import PlaneError, saturation_level
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import Index
@@ -23,6 +23,7 @@ OFFSET = 32768
 """ScanR adds this to its 12-bit values."""
 _REMEDIES = {
     "missing": "copy the file from the instrument again; without it the field is left out",
+    "colour": "save each channel as a grey image of its own; as it is, the field is left out",
     "wrong_type": "nothing, if the instrument marked the image as invalid so (Harmony: 32 bits); the field is left out",
 }
 _COPY_AGAIN = "copy the file from the instrument again; as it is, the field is left out"
@@ -93,9 +94,15 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
         yield Problem("error", str(index.metadata["plate"]), f"{error.what}: {error.where}: {error.why}", error.remedy)
     if not stopped:
         severity: Severity = "warning" if index.pages_chosen else "error"
-        first = planes.drop_duplicates("path").set_index("path", drop=False)
-        for path, what in unused_pages(folder.root, planes):
-            yield _problem(folder, first.loc[path].to_dict(), severity, what, REMEDY)
+        remedy = (
+            "nothing, if the table leaves them out on purpose; else give it a line for each"
+            if index.pages_chosen
+            else REMEDY
+        )
+        wells = planes.drop_duplicates("path").set_index("path")["well"]
+        for path, what in unused_pages(planes, lambda path: pages_in(folder.path(path))):
+            file = str(folder.path(path))
+            yield Problem(severity, str(index.metadata["plate"]), what, remedy, well=str(wells[path]), file=file)
     yield from _odd_planes(folder, looked, saturated_fraction)
     yield from _odd_plate(str(index.metadata["plate"]), [facts for _, facts in looked if facts.values > 1])
 

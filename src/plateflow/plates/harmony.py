@@ -177,7 +177,7 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
         raise other_layout(spec, "a Harmony measurement", why=why, remedy="give the folder that holds Images")
     parents = {match[0] for plane in planes if (match := re.match("(.*/)?images/", plane["path"], re.IGNORECASE))}
     if len(parents) > 1:
-        raise several_measurements(f"{spec.plate}: {spec.path}", parents)
+        raise several_measurements(spec, parents)
     channels = {number: {"name": f"ch{number}"} for number in sorted({plane["channel"] for plane in planes})}
     note = "there is no index: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=channels, disagreements=[note])

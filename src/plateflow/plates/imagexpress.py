@@ -113,7 +113,7 @@ def _refuse_several(spec: PlateSpec, listing: Listing, planes: list[Plane]) -> N
     several = next((found for found in owners.values() if len(found) > 1), set(names.values()))
     if len(several) > 1:
         refuse_odd_names(spec, listing, {plane["path"] for plane in planes})  # which may be all that differs
-        raise several_measurements(f"{spec.plate}: {spec.path}", several)
+        raise several_measurements(spec, several)
 
 
 def _usual_head(planes: list[Plane], heads: Heads) -> Head:

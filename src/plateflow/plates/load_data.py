@@ -49,7 +49,7 @@ class LoadDataReader:
         tables = _tables(listing.root, sorted(listing.files))
         folders = {name.rpartition("/")[0] for name in tables}
         if len(folders) > 1 and "" not in folders:
-            raise several_measurements(f"{spec.plate}: {spec.path}", folders)
+            raise several_measurements(spec, folders)
         source = min(tables, key=_rank, default=None)
         if source is None:
             for name in filter(TABLE.fullmatch, sorted(listing.files)):
@@ -134,7 +134,7 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
-    chosen = any(_cell(lines[0][1], "Frame", channel) for channel in channels)
+    chosen = len({plane["page"] for plane in planes}) > 1
     return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen)
 
 

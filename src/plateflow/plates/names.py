@@ -66,11 +66,11 @@ class NamePattern:
         return {name for name in listing.image_names() if self.match(name)} - {plane.get("path") for plane in planes}
 
 
-def several_measurements(where: str, names: Collection[str]) -> RawDataError:
-    """The error over a folder that holds more than one plate; the names tell them apart."""
+def several_measurements(spec: PlateSpec, names: Collection[str]) -> RawDataError:
+    """The error over the folder of a plate that holds more than one; the names tell them apart."""
     return RawDataError(
         "the folder holds several measurements",
-        where=f"{where}: {', '.join(sorted(names)[:6])}" + (" and more" if len(names) > 6 else ""),
+        where=f"{spec.plate}: {spec.path}: {', '.join(sorted(names)[:6])}" + (" and more" if len(names) > 6 else ""),
         why="a plate is one measurement, in a folder of its own",
         remedy="give the folder of each; `plateflow init FOLDER/*` takes them all, a line of the plate sheet each",
     )

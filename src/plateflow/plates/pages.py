@@ -1,63 +1,69 @@
-"""The pages of TIFFs: how many planes a file holds, and which of them nobody reads."""
+"""The pages of TIFFs: how many planes a file holds, and which of them nobody reads; and pages that are no plane."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from plateflow.errors import RawDataError
+from plateflow.plates.pixels import header
 
 REMEDY = (
     "give as pattern a CSV that has a line for each plane, with the columns path, page (from 0), well, field, channel, "
     "z and t (in load_data.csv, Frame_<channel> is the page); or, where each page is a channel, a regular expression "
     "with the group channels: their names in the file's name, between commas, or nothing, (?P<channels>), to number "
-    "them"
+    "them; what isn't to be used must be taken out of the files"
 )
 
 
 def pages_in(path: Path) -> int:
     """The number of planes in a TIFF, without previews; 1 in other files, 0 in what can't be read as one."""
-    import tifffile
-
     try:
-        if path.is_dir() or path.suffix.lower() == ".png":
-            return 1
-        with tifffile.TiffFile(path) as file:
-            first: Any = file.pages[0]
-            pages: Any = file.pages if len(file.pages) > 1 else [first]
-            count = sum(page.shape == first.shape and not page.is_reduced for page in pages)
-            if file.is_ome:  # whose series may reach into other files
-                return count
-            return max(count, file.series[0].size // first.size)  # planes may lie beside those that have a page
-    except Exception:  # reading the plane tells what is wrong
+        head = None if (folder := path.is_dir()) else header(path)
+    except OSError:  # reading the plane tells what is wrong
         return 0
+    return head.pages if head else int(folder)
 
 
-def unused_pages(root: Path, planes: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def unused_pages(planes: pd.DataFrame, pages: Callable[[str], int]) -> Iterator[tuple[str, str]]:
     """Yield the path of each file of which some pages are read and others aren't, and a sentence about it.
 
     Args:
-        root: the folder that paths are relative to.
         planes: of the manifest; those without a file are passed over.
+        pages: the number of planes in a file, by its path in the manifest.
     """
     used = planes[planes["path"] != ""].groupby("path", sort=False)["page"].nunique()
     with ThreadPoolExecutor(4) as pool:
-        held = pool.map(lambda path: pages_in(root / path), used.index)
-        for (path, n_used), n_held in zip(used.items(), held, strict=True):
+        for (path, n_used), n_held in zip(used.items(), pool.map(pages, used.index), strict=True):
             if n_held > n_used:
                 yield str(path), f"the file holds {n_held} planes, and {n_used} of them would be read"
 
 
-def refuse_unused_pages(plate: str, root: Path, planes: pd.DataFrame) -> None:
+def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, int]) -> None:
     """Refuse planes whose files have more pages.
+
+    Args:
+        plate: its id.
+        planes: of the manifest.
+        pages: the number of planes in some of the files, by their paths.
 
     Raises:
         RawDataError: one has.
     """
-    for path, why in unused_pages(root, planes):
+    for path, why in unused_pages(planes[planes["path"].isin(pages)], lambda path: pages[path]):
         what = "pages of the images would not be used"
         raise RawDataError(what, where=f"{plate}: {path}", why=why, remedy=REMEDY)
+
+
+def colour_pictures(where: str, values: int) -> RawDataError:
+    """The error over images whose pixels have several values each."""
+    return RawDataError(
+        "the images are colour pictures, or channels that were stored as colours",
+        where=where,
+        why=f"each of their pixels has {values} values, where a plane has one channel's",
+        remedy="export each channel as a grey image or page of its own (tifffile: photometric='minisblack'), or split "
+        "them (ImageJ: Image > Color > Split Channels)",
+    )

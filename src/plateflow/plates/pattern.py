@@ -65,7 +65,7 @@ class PatternReader:
             return make_index(spec, self.name, _from_table(spec, listing), listing)
         matches = _search(spec, _compile(spec, listing), listing.image_names())
         found = {name: groups for name, groups in matches.items() if groups}
-        planes = [_place(spec, plane["path"], found[plane["path"]]) | plane for plane in _planes(listing, found)]
+        planes = list(_planes(spec, listing, found))
         others = [name for name, groups in matches.items() if not groups]
         if others and not planes:
             raise RawDataError(
@@ -122,7 +122,7 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
             plane["path"] = inside(listing, line["path"], plate=spec.plate, source=path.name)
         planes.append(plane)
     channels = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
-    return Records(planes=planes, channels=channels, pages_chosen="page" in columns)
+    return Records(planes=planes, channels=channels, pages_chosen=len({plane["page"] for plane in planes}) > 1)
 
 
 def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) -> dict[str, dict[str, str] | None]:
@@ -181,20 +181,23 @@ def _compile(spec: PlateSpec, listing: Listing) -> regex.Pattern[str]:
     return compiled
 
 
-def _planes(listing: Listing, found: Mapping[str, Mapping[str, str | None]]) -> Iterator[dict[str, Any]]:
-    """Path of each plane, and where pages are channels its page and channel.
+def _planes(
+    spec: PlateSpec, listing: Listing, found: Mapping[str, Mapping[str, str | None]]
+) -> Iterator[dict[str, Any]]:
+    """The planes in the files by what the pattern found in their names; where pages are channels, one for each.
 
     Where the files don't name the channels they are numbered, as many as the fullest of a few files has pages.
     """
     unnamed = [name for name, groups in found.items() if not groups.get(PAGES, "named")]
     few = unnamed[:: max(1, len(unnamed) // HEADERS_READ)][:HEADERS_READ]
-    count = max([1, *(pages_in(listing.root / name) for name in few)])
+    numbers = [str(page) for page in range(1, max([1, *(pages_in(listing.root / name) for name in few)]) + 1)]
     for name, groups in found.items():
-        if PAGES not in groups:
-            yield {"path": name}
-            continue
-        names = (groups[PAGES] or ",".join(str(page + 1) for page in range(count))).split(",")
-        yield from ({"path": name, "page": page, "channel": names[page].strip()} for page in range(len(names)))
+        plane = {**_place(spec, name, groups), "path": name}
+        if PAGES in groups:
+            channels = named.split(",") if (named := groups[PAGES]) else numbers
+            yield from ({**plane, "page": page, "channel": channel.strip()} for page, channel in enumerate(channels))
+        else:
+            yield plane
 
 
 def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class PlaneError(Exception):
     """A plane that cannot be used.
 
     Attributes:
-        reason: missing, empty_file, truncated, wrong_size, wrong_type, nan or unreadable.
+        reason: missing, empty_file, truncated, colour, wrong_size, wrong_type, nan or unreadable.
         detail: one sentence for people.
     """
 
@@ -73,15 +73,29 @@ def saturation_level(counts: NDArray[np.integer[Any]], bit_max: int) -> int:
     return max(bit_max, greatest)
 
 
-def header(path: Path) -> tuple[int, int, str] | None:
-    """Height, width and pixel type of a TIFF's first page, a PNG, or a Zarr array; None where the file is damaged.
+class Header(NamedTuple):
+    """What the header of an image says.
+
+    Attributes:
+        shape: (height, width) of its first plane in px; more axes are colours.
+        dtype: its pixel type.
+        pages: the number of planes in a TIFF, without previews; 0 where that can't be read, 1 in other files.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    pages: int
+
+
+def header(path: Path) -> Header | None:
+    """The header of a TIFF, a PNG, or a Zarr array; None where the file is damaged.
 
     Raises:
         OSError: the machine is at fault.
     """
     try:
         with _opened(path, 0) as plane:
-            return int(plane.shape[0]), int(plane.shape[1]), plane.dtype
+            return Header(shape=plane.shape, dtype=plane.dtype, pages=plane.pages())
     except Exception as error:
         if not own_fault(error):
             raise
@@ -120,6 +134,8 @@ def read_plane(
         raise PlaneError("empty_file", f"{path} has no content")
     try:
         with _opened(path, page) as plane:
+            if len(plane.shape) > 2:
+                raise PlaneError("colour", f"{path} is a colour picture: a pixel has {plane.shape[2]} values")
             if plane.shape != (height, width):
                 shape = " x ".join(map(str, plane.shape))
                 raise PlaneError("wrong_size", f"{path} is {shape} px, not {height} x {width}")
@@ -142,10 +158,11 @@ def read_plane(
 class _Stored(NamedTuple):
     """A plane in an open file; `cut` says how the length of the file shows that its end is missing."""
 
-    shape: tuple[int, ...]  # (height, width), and more axes where there are several colours
+    shape: tuple[int, ...]  # (height, width), and the colours where there are several
     dtype: str
     decode: Callable[[], NDArray[Any]]
     cut: str = ""
+    pages: Callable[[], int] = lambda: 1  # of the file
 
 
 @contextmanager
@@ -179,7 +196,23 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
             end = max((o + n for o, n in zip(stored.dataoffsets, stored.databytecounts, strict=False)), default=0)
             size = file.filehandle.size
             cut = f"has {size:,} bytes; its header speaks of {end:,}" if end > size else ""
-            yield _Stored(shape=stored.shape, dtype=str(stored.dtype), decode=stored.asarray, cut=cut)
+            shape, dtype = stored.shape, str(stored.dtype)
+            if stored.samplesperpixel > 1:
+                shape = (stored.imagelength, stored.imagewidth, stored.samplesperpixel)
+            yield _Stored(shape=shape, dtype=dtype, decode=stored.asarray, cut=cut, pages=lambda: _pages_of(file))
+
+
+def _pages_of(file: Any) -> int:
+    """The number of planes in an open TIFF, without previews; 0 where it can't be read."""
+    try:
+        first = file.pages[0]
+        pages = file.pages if len(file.pages) > 1 else [first]
+        count = sum(page.shape == first.shape and not page.is_reduced for page in pages)
+        if file.is_ome:  # whose series may reach into other files
+            return count
+        return max(count, file.series[0].size // first.size)  # planes may lie beside those that have a page
+    except Exception:  # reading the plane tells what is wrong
+        return 0
 
 
 def _png_header(start: bytes) -> tuple[tuple[int, ...], str]:

@@ -64,7 +64,7 @@ def recognise(folder: Path) -> str:
     below = [path.name for path in sorted(folder.iterdir()) if _recognised(path)] if folder.is_dir() else []
     below = [name for name in below if not re.fullmatch(r"r\d+c\d+", name)]  # of Harmony's wells
     if len(below) > 1:
-        raise several_measurements(str(folder), below)
+        raise several_measurements(PlateSpec(plate="plate", path=str(folder)), below)
     raise RawDataError(
         "the layout of the folder is unknown",
         where=str(folder),

@@ -23,7 +23,7 @@ from plateflow.paths import well_name
 from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
-from plateflow.plates.pages import refuse_unused_pages
+from plateflow.plates.pages import colour_pictures, refuse_unused_pages
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error
 
@@ -73,7 +73,7 @@ class Index:
             path is relative to the plate's folder.
         metadata: the content of manifest/plate.json: format, wells, channels, pixel size, layout, disagreements.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
-        pages_chosen: whether a table says which pages of the files are planes; used by preflight only.
+        pages_chosen: as in `Records`; used by preflight only.
     """
 
     root: Path
@@ -96,7 +96,7 @@ class Records:
         format: rows and columns of the plate, where the metadata give them.
         bit_max: the top of the camera's range, where the metadata give it.
         disagreements: sentences about what the metadata, the file names and the files say differently.
-        pages_chosen: whether a table says which pages of the files are planes, and so which are left out.
+        pages_chosen: whether a table names several pages of the files, and so leaves the others out on purpose.
     """
 
     planes: list[dict[str, Any]]
@@ -217,9 +217,9 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     if spec.z_step_um is not None:
         planes["z_um"] = planes["z_um"].fillna(planes["z"] * spec.z_step_um)
     planes = _add_missing(planes)
-    opened = _complete_sizes(spec, planes, listing, notes)
+    pages = _complete_sizes(spec, planes, listing, notes)
     if not records.pages_chosen:
-        refuse_unused_pages(spec.plate, listing.root, planes[planes["path"].isin(opened)])
+        refuse_unused_pages(spec.plate, planes, pages)
     _one_size_per_field(spec, planes, notes)
     planes[["size_bytes", "mtime_ns"]] = [listing.files.get(path, (-1, -1)) for path in planes["path"]]
     absent = planes["size_bytes"] < 0
@@ -341,20 +341,26 @@ def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([planes, lacking.assign(path="", page=0, z_um=np.nan)], ignore_index=True)
 
 
-def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> list[str]:
-    """Fill in height, width and pixel type by a vote of a few files' headers, so that one bad file does not decide."""
+def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> dict[str, int]:
+    """Fill in height, width and pixel type by a vote of a few files' headers, so that one bad file does not decide.
+
+    Returns:
+        path of each of these files -> the number of planes in it.
+    """
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
     opened = present[:: max(1, len(present) // HEADERS_READ)][:HEADERS_READ]
-    heads = (header(listing.root / path) for path in opened)
-    votes = Counter(head for head in heads if head is not None and 0 < head[0] * head[1] <= LARGEST_PX)
+    heads = {path: head for path in opened if (head := header(listing.root / path)) is not None}
+    votes = Counter((h.shape, h.dtype) for h in heads.values() if 0 < h.shape[0] * h.shape[1] <= LARGEST_PX)
     if present and not votes:
         RawFolder(listing.root).look_around(present[0])
-    height, width, dtype = votes.most_common(1)[0][0] if votes else (0, 0, "uint16")
+    (height, width, *colours), dtype = votes.most_common(1)[0][0] if votes else ((0, 0), "uint16")
+    if colours:
+        raise colour_pictures(f"{spec.plate}: {examples(heads)}", colours[0])
     # Other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
-    sides = planes[["height", "width"]].astype(float).fillna(0)
+    sides = planes[["height", "width"]].astype(float)
     given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
-    if odd := int(((sides != 0).any(axis=1) & ~given).sum()):
+    if odd := int(((sides != 0).any(axis=1) & ~given & (planes["path"] != "")).sum()):
         notes.append(f"the metadata give {odd} planes a size that no image has; the usual size is expected of them")
     if given.any() and votes:
         first = planes[given].iloc[0]
@@ -370,7 +376,7 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
             why="the metadata do not give the size of the images, and the files that were tried are damaged",
             remedy="run `plateflow check`, and copy the images again",
         )
-    return opened
+    return {path: head.pages for path, head in heads.items()}
 
 
 def _one_size_per_field(spec: PlateSpec, planes: pd.DataFrame, notes: list[str]) -> None:

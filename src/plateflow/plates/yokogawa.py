@@ -42,7 +42,7 @@ class YokogawaReader:
         listing = list_files(plate_folder(spec))
         source = listing.nearest(".mlf")
         if len(several := [name for name in listing.files if name.lower().endswith(".mlf")]) > 1:
-            raise several_measurements(f"{spec.plate}: {spec.path}", several)
+            raise several_measurements(spec, several)
         records = _from_names(spec, listing) if source is None else _from_records(spec, listing, source)
         return make_index(spec, self.name, records, listing)
 
@@ -214,7 +214,7 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
         plane |= {"line": match["line"], "action": (int(match["action"]), "")}
         names.add(match["plate"])
     if len(names) > 1:
-        raise several_measurements(f"{spec.plate}: {spec.path}", names)
+        raise several_measurements(spec, names)
     _count_times(planes)
     note = "there is no .mlf file: names alone are read, so positions, channel names and pixel size are unknown"
     return Records(planes=planes, channels=_tell_apart(planes, {}), disagreements=[note])
