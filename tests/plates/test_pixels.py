@@ -97,6 +97,19 @@ def test_damaged_planes_have_a_reason(tmp_path: Path, kind: str, reason: str) ->
     assert str(path) in error.value.detail
 
 
+def test_values_that_are_not_brightness_are_no_plane(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", np.arange(64 * 48, dtype=np.uint8).reshape(64, 48)
+    rising, spectrum = np.zeros((3, 256), np.uint16), np.zeros((3, 256), np.uint16)
+    rising[2], spectrum[0], spectrum[2] = np.arange(256), np.arange(256), np.arange(256)[::-1]
+    tifffile.imwrite(path, pixels, photometric="palette", colormap=rising)
+    np.testing.assert_array_equal(read(path, dtype="uint8"), pixels)
+    for options in ({"photometric": "palette", "colormap": spectrum}, {"photometric": "miniswhite"}):
+        tifffile.imwrite(path, pixels, **options)
+        with pytest.raises(PlaneError) as error:
+            read(path, dtype="uint8")
+        assert error.value.reason == "not_brightness"
+
+
 def test_a_directory_at_the_end_that_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     content = bytearray(8 + 64 * 48 * 2)

@@ -158,10 +158,10 @@ def read_image(path: Path, time: int | None = None) -> Picture:
 
 
 def _read_tiff(path: Path, time: int | None) -> Picture:
-    import numpy as np
     import tifffile
     from defusedxml.ElementTree import fromstring
 
+    from plateflow.plates.pixels import not_brightness
     from plateflow.plates.units import um_per
 
     with tifffile.TiffFile(path) as file:
@@ -172,17 +172,13 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
             what, remedy = "a part of the image is in another file, which isn't there", "put its files into one folder"
             raise PlateflowError(what, remedy=remedy)
         page: Any = series.keyframe
-        pixels, axes, kind = series.asarray(), series.axes.lower(), tifffile.PHOTOMETRIC(page.photometric).name
-        if kind == "PALETTE" and (np.diff(page.colormap[:, np.unique(pixels)].astype(int)) < 0).any():
-            kind = "places in a table of colours that don't get brighter from one to the next"
-    if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
-        kind = "RGB"  # as it is decoded
-    if kind not in ("MINISBLACK", "RGB", "PALETTE"):
-        raise PlateflowError(
-            "the values of the image aren't its brightness",
-            why="0 is white" if kind == "MINISWHITE" else f"they are {kind}",
-            remedy="save it as a grey image in which 0 is black (in ImageJ: Image > Lookup Tables > Grays)",
-        )
+        pixels, axes = series.asarray(), series.axes.lower()
+        if why := not_brightness(page, pixels):
+            raise PlateflowError(
+                "the values of the image aren't its brightness",
+                why=why,
+                remedy="save it as a grey image in which 0 is black (in ImageJ: Image > Lookup Tables > Grays)",
+            )
     names = list[str]()
     um = um_per(imagej.get("unit", "").replace("\\u00B5", "u")) / (page.resolution[0] or math.nan)
     if xml and (described := fromstring(xml.encode()).find("{*}Image/{*}Pixels")) is not None:
@@ -190,7 +186,8 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
         um = um_per(described.get("PhysicalSizeXUnit", "um")) * float(described.get("PhysicalSizeX", "nan"))
     if any(each != tifffile.EXTRASAMPLE.UNSPECIFIED for each in page.extrasamples):  # transparency
         pixels = pixels.take(range(page.samplesperpixel - len(page.extrasamples)), axis=axes.index("s"))
-    colour = kind == "RGB" and pixels.shape[axes.find("s")] == len(_COLOURS)
+    colours = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
+    colour = page.photometric in colours and pixels.shape[axes.find("s")] == len(_COLOURS)
     return _picture(pixels, axes, names, time, um, colour=colour)
 
 

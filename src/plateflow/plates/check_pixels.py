@@ -24,6 +24,7 @@ OFFSET = 32768
 _REMEDIES = {
     "missing": "copy the file from the instrument again; without it the field is left out",
     "colour": "save each channel as a grey image of its own; as it is, the field is left out",
+    "not_brightness": "save it as a grey image in which 0 is black; as it is, the field is left out",
     "wrong_type": "nothing, if the instrument marked the image as invalid so (Harmony: 32 bits); the field is left out",
 }
 _COPY_AGAIN = "copy the file from the instrument again; as it is, the field is left out"

@@ -10,6 +10,7 @@ import errno
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class PlaneError(Exception):
     """A plane that cannot be used.
 
     Attributes:
-        reason: missing, empty_file, truncated, colour, wrong_size, wrong_type, nan or unreadable.
+        reason: missing, empty_file, truncated, colour, not_brightness, wrong_size, wrong_type, nan or unreadable.
         detail: one sentence for people.
     """
 
@@ -145,7 +146,10 @@ def read_plane(
                 if decode and plane.dtype.startswith("float") and np.isnan(plane.decode()).any():
                     raise PlaneError("nan", f"{path} holds pixels that are not a number")
                 raise PlaneError("wrong_type", f"{path} has {plane.dtype} pixels, not {dtype}")
-            return plane.decode() if decode else np.empty((0, 0), dtype)
+            pixels = plane.decode() if decode else np.empty((0, 0), dtype)
+            if why := plane.fault(pixels):
+                raise PlaneError("not_brightness", f"{path}: {why}")
+            return pixels
     except (PlaneError, MemoryError):
         raise
     except Exception as error:
@@ -163,6 +167,7 @@ class _Stored(NamedTuple):
     decode: Callable[[], NDArray[Any]]
     cut: str = ""
     pages: Callable[[], int] = lambda: 1  # of the file
+    fault: Callable[[NDArray[Any]], str] = lambda pixels: ""  # see `not_brightness`
 
 
 @contextmanager
@@ -199,7 +204,20 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
             shape, dtype = stored.shape, str(stored.dtype)
             if stored.samplesperpixel > 1:
                 shape = (stored.imagelength, stored.imagewidth, stored.samplesperpixel)
-            yield _Stored(shape=shape, dtype=dtype, decode=stored.asarray, cut=cut, pages=lambda: _pages_of(file))
+            yield _Stored(shape, dtype, stored.asarray, cut, lambda: _pages_of(file), partial(not_brightness, stored))
+
+
+def not_brightness(page: Any, pixels: NDArray[Any]) -> str:
+    """Why the values of a TIFF's page aren't its brightness, or that of its colours; empty where they are."""
+    import tifffile
+
+    kind = tifffile.PHOTOMETRIC(page.photometric).name
+    if kind == "MINISWHITE":
+        return "0 is white"
+    if kind == "PALETTE" and (np.diff(page.colormap[:, np.unique(pixels)].astype(int)) < 0).any():
+        return "they are places in a table of colours that don't get brighter from one to the next"
+    decoded = kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG  # as RGB
+    return "" if decoded or kind in ("MINISBLACK", "RGB", "PALETTE") else f"they are {kind}"
 
 
 def _pages_of(file: Any) -> int:
