@@ -1,15 +1,15 @@
 """Illumination profiles: the share of the light that each place in a field gets, one per plate and channel.
 
 Cells may lie mid-field in every well, debris and wells without light may lie anywhere, and the camera adds a dark level
-that no light made. So a profile takes its shape from how bright the cells are, not from how much of them there is, and
-the dark level from what of that shape the background shows; there is no profile where the cells leave parts of the
-fields out, or don't differ by more than chance. With D the dark level and L the profile, whose mean is 1, a raw value
-becomes D + (raw - D) / L on read; level 0 stays as it is.
+that no light made. So the light is fitted to how bright the cells are, not to how much of them there is, and to the
+background; there is no profile where the two disagree, where the cells leave parts of the fields out, or where they
+don't differ by more than chance. With D the dark level and L the profile, whose mean is 1, a raw value becomes
+D + (raw - D) / L on read; level 0 stays as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -30,8 +30,15 @@ _LEAST_STAINED = 0.1
 """A field shows cells if its brightest places have this share of what the brightest tenth of the fields have."""
 _LEAST_SEEN = 0.15
 """How often the least covered sixteenth of the fields shows cells, as a share of the most covered."""
-_ERRORS = 2.0
-_ROUNDS = 3
+_NEAR = 0.3
+"""Cells count as near the threshold `_LEAST_SHOWN` up to this (log) above it."""
+_CHANCE = 0.001
+"""How often evenly lit cells may be taken for unevenly lit ones."""
+_DISAGREE = 0.01
+"""How often cells and background that show the same light may be said to disagree."""
+_FOREIGN = 0.2
+"""The share of the background's shape that haze, medium or plastic may make up, however many fields show it."""
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +82,13 @@ class Light:
 
 
 def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
-    """Fit the light of a channel.
+    """Fit the light of a channel, a polynomial of low order.
 
-    What a place shows of a field is its brightest square above its lowest one. Thin or crowded cells must not be taken
-    for dim or bright ones: with cells strewn at random, a share P = exp(-n) of the fields has none at a place where n
-    lie on average, and a share P^t has none brighter than what a share t of the cells exceed. So that quantile of the
-    fields is taken at each place, with one t for all places. A polynomial of low order is fitted to it; its errors come
-    from leaving out an eighth of the fields at a time, and a term that is no more than its error adds nothing. The
-    background is B = D + b L: a line through it against L, where L is least at each place, gives D.
+    What a place shows of a field is its brightest square above its lowest one; in logarithms that is the field, the
+    light and chance, told apart by least squares. The background is B = D + b L, of the light's shape but for a factor.
+    How the fields differ gives the error of both shapes, and the shape that fits both best, each in units of its error,
+    is the first term of a singular value decomposition. How much of it there is, the cells alone say. A line through
+    the background against L, where L is least at each place, gives D.
 
     Args:
         low: the lowest values on a grid, see `histograms.PlaneStatistics`, (field, y, x).
@@ -95,69 +101,130 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     background, above = low[usable].astype(np.float64), (high - low)[usable].astype(np.float64)
     bright = np.quantile(above, _BRIGHT, axis=(1, 2)) if len(above) else np.zeros(0)
     stained = bright > _LEAST_STAINED * np.quantile(bright, 0.9) if len(above) else np.zeros(0, bool)
-    background, above = background[stained], above[stained]
-    n, (height, width) = len(above), low.shape[1:]
+    n, (height, width) = int(stained.sum()), low.shape[1:]
     if n < _LEAST_FIELDS:
         return Light.even(f"fewer than {_LEAST_FIELDS} fields show cells")
+    background, above = background[stained].reshape(n, -1), above[stained].reshape(n, -1)
     y, x = map(_mean_powers, (height, width))
     powers = [(i, degree - i) for degree in range(_DEGREE + 1) for i in range(degree + 1)]
     basis, mixing = np.linalg.qr(np.stack([np.outer(y[i], x[j]).ravel() for i, j in powers], axis=1))
-    above, background = above.reshape(n, -1), background.reshape(n, -1)
-    light = np.ones(height * width)
+    basis *= np.sqrt(len(basis))  # each term has the mean square 1
+    terms = basis[:, 1:]
+
+    def light_of(weights: NDArray[np.float64]) -> Light:
+        coefficients = np.zeros((ORDER + 1, ORDER + 1))
+        table = np.linalg.solve(mixing, np.append(basis[0, 0], weights)) * np.sqrt(len(basis))
+        for (i, j), value in zip(powers, table, strict=True):
+            coefficients[i, j] = value
+        return Light(coefficients=coefficients)
+
+    def within(light: Light) -> NDArray[np.float64]:
+        return light.profile(8 * height, 8 * width).reshape(height, 8, width, 8).astype(np.float64)
+
+    level = max(float(np.median(background)), 1e-9)
+    shape, unsure = _centre(background @ terms / len(terms) / level)
+    unsure = float(np.hypot(unsure, _FOREIGN * np.sqrt(np.mean(shape**2))))
+    slant = within(light_of(shape))
+    slope = level * (slant.mean(axis=(1, 3)) - slant.min(axis=(1, 3))).ravel()  # few cells lie at the lowest spot
+    above = np.maximum(above - slope, 1e-9)
+    light, cells = np.ones(len(terms)), np.zeros(terms.shape[1])
     for _ in range(_ROUNDS):  # what counts as a cell must not depend on the light
         relative = above / light
-        scale = np.quantile(relative, _BRIGHT, axis=1, keepdims=True)
-        shows = relative > _LEAST_SHOWN * scale
-        relative = np.where(shows, above / np.maximum(scale, 1e-9), 0)
+        relative /= _LEAST_SHOWN * np.quantile(relative, _BRIGHT, axis=1, keepdims=True)
+        shows = relative > 1
         seen = shows.sum(axis=0).reshape(height // 2, 2, width // 2, 2).sum(axis=(1, 3))
         if seen.min() < max(_LEAST_FIELDS, _LEAST_SEEN * seen.max()):
             return Light.even("parts of the fields seldom show cells")
-        shape, slope = _fit(relative, background, basis)
-        light = np.maximum(1 + basis @ shape, _LIMITS[0])
-    parts = np.array_split(np.arange(n), _LEAST_FIELDS)
-    fits = [_fit(np.delete(relative, part, axis=0), np.delete(background, part, axis=0), basis) for part in parts]
-    factor = _LEAST_FIELDS - 1  # of the jackknife
-    variance = factor * np.var([each for each, _ in fits], axis=0)
-    error = np.sqrt(factor * np.var([each for _, each in fits]))
-    if shape @ shape < _ERRORS**2 * variance.sum():
-        return Light.even("the cells are as bright everywhere")
-    if slope + _ERRORS * error < 0:
-        return Light.even("the cells are dim where the background is bright")
-    fitted = shape * np.maximum(1 - variance / np.maximum(shape**2, 1e-12), 0)  # what is noise adds nothing
-    fitted[0] = np.sqrt(len(light)) * np.sign(basis[0, 0])
-    coefficients = np.zeros((ORDER + 1, ORDER + 1))
-    for (i, j), value in zip(powers, np.linalg.solve(mixing, fitted), strict=True):
-        coefficients[i, j] = value
-    found = Light(coefficients=coefficients).profile(8 * height, 8 * width)
-    least = found.reshape(height, 8, width, 8).min(axis=(1, 3)).ravel().astype(np.float64)
+        cells, error = _centre(cells + _step(np.log(np.where(shows, relative, 1)), shows, basis, light))
+        light = np.maximum(1 + terms @ cells, _LIMITS[0])
+    both, why = _agree(cells / error, shape / unsure, n)
+    if why:
+        return Light.even(why)
+    found = light_of(error * both)
+    least = within(found).min(axis=(1, 3)).ravel()
     lowest = np.median(background, axis=0)
     slope = max(float((least - least.mean()) @ lowest / max(((least - least.mean()) ** 2).sum(), 1e-12)), 0.0)
-    return Light(coefficients=coefficients, dark=max(float(lowest.mean() - slope * least.mean()), 0.0))
+    return replace(found, dark=max(float(lowest.mean() - slope * least.mean()), 0.0))
 
 
-def _fit(
-    relative: NDArray[np.float64], background: NDArray[np.float64], basis: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """The shape of the light over its mean, as weights of the basis, and the slope of the background on it.
+def _of_density(
+    brightness: NDArray[np.float64], shows: NDArray[np.bool_], basis: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How bright the brightest cell of a place would be under even light, given how many lie there, (place,).
+
+    With cells strewn at random, a share exp(-m) of the fields has none at a place where m lie on average, and a share
+    exp(-m t) has none brighter than what a share t of the cells exceeds. So the distribution at a place is that of all
+    places to the power of m over its mean.
 
     Args:
-        relative: how bright the cells are, 0 where none is, (field, place).
-        background: (field, place).
-        basis: orthonormal, the first constant, (place, term).
+        brightness: log of the brightest cell over the threshold, 0 where none is, (field, place).
+        shows: whether there is one.
+        basis: the first term constant, (place, term).
     """
-    n, places = relative.shape
-    shown = (relative > 0).sum(axis=0)
-    none = np.clip(1 - shown / n, 1 / (2 * n), 1 - 1 / (2 * n))
-    tail = min(0.5, np.log(2) / -np.log(np.median(none)))
-    at = np.clip(none**tail * n - 0.5, np.minimum(n - shown, n - 1), n - 1)
-    ordered, below = np.sort(relative, axis=0), at.astype(int)
-    place, part = np.arange(places), at % 1
-    value = (1 - part) * ordered[below, place] + part * ordered[np.minimum(below + 1, n - 1), place]
-    weight = np.sqrt(shown)
-    found = np.linalg.lstsq(basis * weight[:, None], value * weight, rcond=None)[0]
-    shape = found / (found[0] * basis[0, 0])
-    shape[0] = 0
-    return shape, float(np.median(background, axis=0) @ basis @ shape / max(shape @ shape, 1e-12))
+    n, places = shows.shape
+    none = basis @ (basis.T @ (1 - shows.mean(axis=0))) / places
+    many = -np.log(np.clip(none, 1 / (2 * n), 1 - 1 / (2 * n)))
+    levels = np.quantile(brightness[shows], np.linspace(0, 1, 101))
+    below = 1 - max(shows.mean(), 1e-9) * np.linspace(1, 0, 102)
+    share = np.diff(np.maximum(below, 0.5 / shows.size) ** (many / many.mean())[:, None], axis=1)
+    return share @ levels / share.sum(axis=1)
+
+
+def _step(
+    brightness: NDArray[np.float64],
+    shows: NDArray[np.bool_],
+    basis: NDArray[np.float64],
+    light: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """By how much each field alone would change the light's weights, (field, term); their mean is the step of the fit.
+
+    Args:
+        brightness: log of the brightest cell over the threshold, 0 where none is, (field, place).
+        shows: whether there is one.
+        basis: the first term constant, (place, term).
+        light: the light by which the brightness is divided, (place,).
+    """
+    terms, found = basis[:, 1:] / light[:, None], brightness[shows]
+    # more light lifts dim cells over the threshold, so the mean of those that show grows by less than the light
+    kept = 1 - min(np.mean(found < _NEAR) / _NEAR * found.mean(), 0.8)
+    fields, places = shows.sum(axis=1), shows.sum(axis=0)
+    brightness = np.where(shows, brightness - _of_density(brightness, shows, basis), 0)
+    rest = np.where(shows, brightness - (brightness.sum(axis=1) / fields)[:, None], 0)
+    mean = shows @ terms / fields[:, None]
+    normal = (terms.T * places) @ terms - (mean.T * fields) @ mean
+    return len(shows) / kept * (rest @ terms) @ np.linalg.inv(normal)
+
+
+def _centre(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The mean of (field, term) over the fields, and its standard error, one for all terms; outliers are drawn in."""
+    middle = np.median(values, axis=0)
+    far = 3 * 1.4826 * np.median(np.abs(values - middle), axis=0)
+    values = np.clip(values, middle - far, middle + far)
+    return values.mean(axis=0), max(float(np.sqrt(values.var(axis=0, ddof=1).mean() / len(values))), 1e-12)
+
+
+def _agree(cells: NDArray[np.float64], background: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], str]:
+    """The shape of the cells' light, as far as the background bears it out, and why there is none.
+
+    Args:
+        cells: the weights of the light by the cells, in units of their error, (term,).
+        background: those of the background.
+        n: the number of fields.
+    """
+    from scipy.special import fdtrc
+
+    def chance(square: float, terms: float) -> float:
+        return float(fdtrc(terms, len(cells) * (n - 1), square / terms))
+
+    left, size, right = np.linalg.svd(np.stack([cells, background]), full_matrices=False)
+    both, own, apart = left[0, 0] * size[0] * right[0], float(left[0, 0] ** 2), float(size[1] ** 2)
+    if cells @ background < 0:
+        both, own, apart = cells, 1.0, float(min(cells @ cells, background @ background))
+    along = float((cells @ both) ** 2 / max(both @ both, 1e-12))
+    few = len(cells) - 1  # a shape that the background gives is one term to be confirmed, the cells' own are all terms
+    if min(chance(along, 1 + few * own), chance(float(cells @ cells), len(cells))) > _CHANCE:
+        return both, "the cells are as bright everywhere"
+    return both, "the cells and the background show different light" if chance(apart, few) < _DISAGREE else ""
 
 
 def _mean_powers(size: int) -> list[NDArray[np.float64]]:
