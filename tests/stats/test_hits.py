@@ -158,6 +158,33 @@ def test_a_feature_that_hardly_ever_varies_calls_no_hit() -> None:
     assert not (table["Feature"] == "F1").any()
 
 
+@pytest.mark.parametrize(("negatives", "spread"), [([20] * 6, 1 / np.sqrt(12)), ([20] * 4 + [19, 21], 1.0)])
+def test_a_treatment_that_kills_all_cells_is_a_hit_where_negatives_have_one_count(
+    negatives: list[float], spread: float
+) -> None:
+    wells = well_table(0, shape=(3, 4), negatives=6, positives=0, treatments=2, replicates=3, hits=0, features=2)
+    wells = wells.sort_values(["Metadata_role", "Metadata_treatment"]).assign(Metadata_FieldsUsed=1, F0=7.0)
+    counts = wells.assign(Count_Nuclei=[*negatives, 0.0, 0, 0, 20, 20, 20])
+    columns = ["Count_Nuclei", "F0", "F1"]
+    table = hit_table(treatment_effects(counts, columns, reference="negative"), fdr=0.05)
+    assert table["Hit"].tolist() == [True, False]
+    assert table.loc[0, ["Metadata_treatment", "Feature"]].tolist() == ["c000", "Count_Nuclei"]
+    assert table["Z"][0] == pytest.approx(-20 / spread)
+    none = hit_table(treatment_effects(counts, ["Count_Nuclei"], reference="plate"), fdr=0.05)
+    assert none["Reasons"].str.contains("half of these have one value").tolist() == [True, True]
+
+
+def test_counts_that_are_rarely_off_call_hits_in_few_plates() -> None:
+    """Of 25 objects: in a twentieth of all wells, of treatments and negatives, one or all are lost."""
+    plates = []
+    for seed in range(20):
+        lost = np.random.default_rng(seed).random((384, 2)) < 0.05
+        wells = well_table(seed, hits=0).assign(Count_A=25.0 - lost[:, 0], Count_B=25.0 * ~lost[:, 1])
+        for name in ("Count_A", "Count_B"):
+            plates.append(hit_table(treatment_effects(wells, [name], reference="negative"), fdr=0.05)["Hit"].any())
+    assert sum(plates) <= 6  # hits need 32 equal negatives (19 %) and two wells off of one treatment (33 %)
+
+
 def test_plates_are_pooled_by_their_replicates() -> None:
     plates = [well_table(seed, replicates=n, effect=2.5, plate=f"p{n}") for seed, n in ((1, 1), (2, 2))]
     effects = [treatment_effects(table, ["F0"], reference="negative") for table in plates]

@@ -99,7 +99,7 @@ def _reasons(row: dict[Any, Any], z: Any, q: Any, names: list[str], fdr: float) 
     if not row["Replicates"]:
         return "no well of it is in use"
     if np.isnan(row["P"]):
-        return "it can't be compared: too few reference wells, or no values"
+        return "it can't be compared: no values, or too few reference wells, or half of these have one value"
     significant = [i for i in np.lexsort((-np.abs(z), q)) if q[i] <= fdr]
     reasons = [f"{names[i]} {z[i]:+.1f} SD (q {q[i]:.1g})" for i in significant[:3]]
     reasons += [f"{len(significant) - 3} more features"] * (len(significant) > 3)

@@ -9,7 +9,7 @@ import numpy as np
 
 from plateflow.stats.effects import KEYS, dose_text, keys_of, replicate_agreement
 from plateflow.stats.hits import benjamini_hochberg
-from plateflow.stats.reference import MIN_WELLS, ROLE, SAME, centre_and_spread, has_role, in_use, well_values
+from plateflow.stats.reference import MIN_WELLS, ROLE, SAME, centre_and_spread, has_role, steps_between, well_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +39,7 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     negatives = values[has_role(wells, "negative")]
     is_positive = has_role(wells, "positive")
     agreement = replicate_agreement(wells, columns)
-    # Counts per field differ by one object, or not at all; of other values nothing is known that is between them.
-    fewest = wells["Metadata_FieldsUsed"][in_use(wells)].min()
-    steps = pd.Series([1 / fewest if name.startswith("Count_") else np.inf for name in columns], list(columns), float)
+    steps = steps_between(wells, columns)
     tables = []
     for (name, dose, unit), index in _positives(wells):
         positives = values[is_positive & wells.index.isin(index)]
@@ -94,21 +92,20 @@ def _spreads(both: tuple[pd.DataFrame, pd.DataFrame], *, robust: bool) -> list[t
 def _welch(both: tuple[pd.DataFrame, pd.DataFrame], spreads: list[tuple[Any, Any]], steps: pd.Series[float]) -> Any:
     """P-values of Welch's test by feature, NaN with fewer than MIN_WELLS wells in a control.
 
-    Where neither control has any spread, both may owe it to the steps that values come in, which hide a standard
-    deviation of up to step / √12 (Sheppard, Proc London Math Soc 29 (1898) 353): three wells that have 2 neighbours a
-    cell, and three that have 3, are no such evidence as 0 cells and 30.
+    Where neither control has any spread, both have the one that steps hide (`steps_between`): three wells that have 2
+    neighbours a cell, and three that have 3, are no such evidence as 0 cells and 30.
 
     Args:
         both: values of negative and positive controls.
         spreads: their centre and spread.
-        steps: by feature, between values; no more than the distance of the controls is taken.
+        steps: by feature, between values; the distance of the controls where it is less, or no step is known.
     """
     from scipy.stats import ttest_ind_from_stats
 
     if min(map(len, both)) < MIN_WELLS:
         return np.full(len(steps), np.nan)
     (low, narrow), (high, wide) = spreads
-    step = np.minimum(steps, (high - low).abs()).where((narrow == 0) & (wide == 0), 0)
+    step = np.fmin(steps, (high - low).abs()).where((narrow == 0) & (wide == 0), 0)
     n, n_high = (controls.count() for controls in both)
     numbers = (low, narrow + step / np.sqrt(12), n, high, wide + step / np.sqrt(12), n_high)
     with np.errstate(all="ignore"):

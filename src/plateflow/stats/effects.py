@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.stats.reference import ROLE, in_use, reference_wells, standardise, well_values
+from plateflow.stats.reference import (
+    ROLE,
+    centre_and_spread,
+    in_use,
+    reference_wells,
+    standardise,
+    steps_between,
+    well_values,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +96,9 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     with the precision that median and MAD have.
 
     A feature that has one value in half of the reference wells (a MAD of 0) is left out: it is far from normal, and
-    a standard deviation of the few others says nothing.
+    a standard deviation of the few others says nothing. But counts are compared with negatives, lest a treatment that
+    kills every cell is missed: their spread is then the greatest distance of a negative from the mean, as rare values
+    are no effects, and at least what steps hide (`steps_between`). Of a whole plate, the rare values are the effects.
 
     SSMD is the mean difference over √(s² + s₀²), with the variances of the replicates and of the reference; for a
     treatment with one well, the reference's variance takes the place of its own (Zhang, J Biomol Screen 16 (2011) 775).
@@ -101,8 +111,12 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     values = well_values(wells, columns)
     compared = reference_wells(wells, reference)
     robust = reference == "plate"
-    robust_z = standardise(values, compared, robust=True)
-    z = robust_z if robust else standardise(values, compared, robust=False).where(robust_z.notna())
+    robust_z = z = standardise(values, compared, robust=True)
+    if not robust:
+        centre, spread = centre_and_spread(values[compared], robust=False)
+        farthest = (values[compared] - centre).abs().max()
+        even = np.maximum(farthest, steps_between(wells, columns) / np.sqrt(12))
+        z = (values - centre) / spread.where(robust_z.notna().any(), even)
     m = values[compared].count().to_numpy(np.float64)
     groups = groups_of(wells)
     codes, keys = _numbered(groups)

@@ -179,7 +179,7 @@ def _reasons(table: pd.DataFrame, significant: Significant, features: Sequence[s
             yield "no well of it is in use"
             continue
         if np.isnan(p):
-            yield "it can't be compared: too few reference wells, or no values"
+            yield "it can't be compared: no values, or too few reference wells, or half of these have one value"
             continue
         reasons = named.get(treatment, [])
         reasons += [f"{count - NAMED} more features"] * (count > NAMED)

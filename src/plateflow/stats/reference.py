@@ -84,6 +84,18 @@ def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[
     return centre.where(enough), spread.where(enough & (spread > SAME * centre.abs()))
 
 
+def steps_between(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[float]:
+    """By feature, the step that its values come in, NaN where it isn't known: counts per field differ by one object.
+
+    Values that are all the same may owe it to their steps, which hide a standard deviation of up to step / √12
+    (Sheppard, Proc London Math Soc 29 (1898) 353).
+    """
+    import pandas as pd
+
+    step = 1 / wells["Metadata_FieldsUsed"][in_use(wells)].min()
+    return pd.Series([step if name.startswith("Count_") else np.nan for name in columns], list(columns), float)
+
+
 def standardise(values: pd.DataFrame, reference: NDArray[np.bool_], *, robust: bool) -> pd.DataFrame:
     """Standardised values: (x - centre) / spread of the reference wells, the z-score or robust z-score.
 
