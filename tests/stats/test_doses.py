@@ -83,6 +83,15 @@ def test_a_fit_starts_near_the_best_of_many_curves() -> None:
     assert fit_curve(DOSES, response).r_squared == pytest.approx(0.523, abs=0.01)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5, 2.0])
+def test_between_two_doses_the_ec50_of_a_cliff_is_anywhere(noise: float) -> None:
+    dose = np.repeat([0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30], 2)
+    response = np.where(dose < 0.5, 100.0, 0.0) + np.random.default_rng(0).normal(0, noise, len(dose))
+    low, high = fit_curve(dose, response).ec50_interval
+    assert low <= 0.3 * (1 + 1e-9)
+    assert high >= 1 - 1e-9
+
+
 def test_bad_fits_are_flagged() -> None:
     flat = [fit_curve(DOSES, np.random.default_rng(seed).normal(size=len(DOSES))) for seed in range(20)]
     assert sum("no response" in curve.flags or "not fitted" in curve.flags for curve in flat) >= 18

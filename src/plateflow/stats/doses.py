@@ -23,6 +23,8 @@ FEATURES = 10
 HILL = (0.1, 10.0)
 SLOPES = (0.5, 1.0, 2.0, 4.0)
 """Hill slopes of the curves that are tried before the fit."""
+SLOPE = (0.1, 0.9)
+"""Responses between these shares of the way from bottom to top are on the slope of a curve."""
 WIDE = 10.0
 """An EC50 whose interval is wider than this factor to either side is not known."""
 LEVEL = 0.01
@@ -36,7 +38,9 @@ class Curve:
 
     Attributes:
         ec50: in the plate map's unit of dose.
-        ec50_interval: 95 %, from the covariance of log EC50 and Student's t.
+        ec50_interval: 95 %, from the covariance of log EC50 and Student's t. Where no dose lies on the SLOPE, nothing
+            tells where between two doses the EC50 is (at the bound of HILL the covariance is too small), and the
+            interval reaches to both.
         bottom, top, hill: the other parameters.
         r_squared: fraction of the variance that the curve explains.
         p: of the F test against no response at all.
@@ -120,8 +124,13 @@ def fit_curve(dose: Values, response: Values) -> Curve:
     freedom = len(response) - 4
     p = float(f_distribution.sf((total - residual) / 3 / (residual / freedom), 3, freedom)) if residual > 0 else 0.0
     error = float(np.sqrt(covariance[2, 2])) * float(t.ppf(0.975, freedom))
+    ends = [best[2] - error, best[2] + error]
+    share = four_parameters(positive, 0, 1, *best[2:])
+    if not ((share >= SLOPE[0]) & (share <= SLOPE[1])).any():
+        places = np.log(positive)
+        ends += [*places[places <= best[2]][-1:], *places[places >= best[2]][:1]]
     log_ec50 = best[2] + np.log(unit)
-    low, high = np.exp(np.clip([log_ec50 - error, log_ec50 + error], -700, 700))  # a flat curve can have any
+    low, high = np.exp(np.clip(np.log(unit) + np.array([min(ends), max(ends)]), -700, 700))  # a flat curve can have any
     ec50 = float(np.exp(log_ec50))
     pure = float(((response - means[group]) ** 2).sum())
     pure_freedom, lack_freedom = len(response) - len(levels), len(levels) - 4
