@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FLAGS = {
     "focus": "the field is less sharp than the plate's others",
     "saturated": "many pixels are at the top of the range that the camera uses",
-    "clipped": "of many objects, pixels are at the top of that range: their intensities are too low",
+    "clipped": "of many objects, pixels are at the top of that range in a channel: their intensities there are too low",
     "empty": "no object was found, or the image has one value throughout",
     "intensity": "the well's background or brightness is far from the plate's",
     "positions": "the fields' positions can't be trusted: where fields overlap, cells are counted in each",
@@ -95,7 +95,8 @@ def field_flags(table: pd.DataFrame, quality: Quality, focus_channels: Sequence[
     Args:
         table: one row per field and channel, with Metadata_Channel, State, Sharpness (a logarithm, NaN where nothing
             could be sharp), Background and Brightness (percentiles), SaturatedFraction, Constant (bool), Objects
-            (of the rows' label set, in the field) and Clipped (those with saturated pixels).
+            (of the rows' label set, in the field) and Clipped (those with saturated pixels in any channel): both are
+            those of the field, in each of its rows.
         quality: thresholds.
         focus_channels: the channels in which objects are segmented; sharpness is not judged in others.
 
