@@ -163,7 +163,7 @@ class PlatePaths:
         return self.root / "asked" / f"{run}.json"
 
     def histogram(self, well: str) -> Path:
-        """Exact counts and sums of a well's raw pixels."""
+        """Exact counts, lows and highs, sharpness and tops of a well's raw pixels."""
         return self.root / "histograms" / f"{well}.npz"
 
     def flows(self, label_set: str, well: str, canvas: int) -> Path:

@@ -108,7 +108,7 @@ def test_a_well_with_fewer_fields(tmp_path: Path) -> None:
     tail = "" if "</Images>" in keep[-1] else images[-1][images[-1].index("  </Images>") :]
     index.write_text("    <Image Version".join([head, *keep]) + tail)
     problems = check_plate(spec, CONFIG)
-    assert any(p.well == "B03" and p.what == "the well has 1 fields; most have 2" for p in problems)
+    assert any(p.well == "B03" and p.what == "the well has 1 field; most have 2" for p in problems)
     assert any("3 images are not in the index" in p.what for p in problems)
 
 
@@ -298,7 +298,7 @@ def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> No
     lines = list(report([note, *bad]))
     assert lines[0] == "error: p/A00: gone"
     assert lines[20:23] == ["  and 20 more such; --json lists all", "  what to do: copy", "note: p: gaps"]
-    assert lines[-1] == "30 errors, 1 notes"
+    assert lines[-1] == "30 errors, 1 note"
 
 
 def test_check_refuses_in_the_words_of_ingest_what_ingest_refuses(tmp_path: Path) -> None:

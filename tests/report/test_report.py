@@ -14,7 +14,7 @@ import pytest
 from planted_plate import Planted
 from scipy import ndimage
 
-from plateflow.config import PlateSpec
+from plateflow.config import Normalise, PlateSpec
 from plateflow.images.well import WellImage
 from plateflow.project import Project
 from plateflow.report import page as pages
@@ -68,6 +68,7 @@ def test_what_can_not_be_said_of_controls_and_hits_is_said(page: str) -> None:
     text = text_of(page)
     assert "Unknown positive controls: too few wells: 2 negative controls and 0 positive controls; 3 are needed" in text
     assert "No hits can be called: too few wells to compare with: 2 negative controls in use, 3 are needed." in text
+    assert "hits – " in text
     assert "Excluded from the statistics for their flags: B03 (field 2: focus" in text
     assert "Edge: not tested; Row: not tested; Column: not tested." in text
     assert "Fields flagged focus or saturated are excluded from the well tables" in text
@@ -220,6 +221,16 @@ def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: 
     assert not list(plate.paths.cells("B02").parent.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [("plate", "its limits become"), ("well", "the limits of each well, from its own pixels alone, become")],
+)
+def test_the_page_says_whose_limits_the_network_has(scope: str, said: str) -> None:
+    html = render("intensity.html.j2", channels=[], settings=Normalise(scope=scope), frozen=True)
+    assert f"over the {scope}): {said} 0 and 1 for the network. " in text_of(html)
+    assert ("Those below are the plate's." in html) == (scope == "well")
+
+
 def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
     entries = {"demo": measured.entry, "later": measured.entry.model_copy(update={"plate": "later"})}
     first = write_screen(Project.of(measured.config, entries))
@@ -232,6 +243,6 @@ def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
     assert "later no tables yet" in text
     cells = pd.read_parquet(measured.paths.table("wells.parquet"))["Count_Cells"].sum()
     assert f"cells {cells:.0f}" in text
-    assert "unknown 0 / 2" in text  # controls, hits
+    assert "unknown – / 2" in text  # controls, hits: none can be called
     statistics = pd.read_csv(path.with_name("plates.csv"))
     assert statistics["Metadata_Plate"].tolist() == ["demo"]

@@ -161,4 +161,6 @@ def test_without_a_reference_or_an_effect_the_sections_say_so(view: View, tmp_pa
     hits = render("hits.html.j2", **screening.hits(bare))
     assert "No hits can be called: the plate has no plate map." in hits
     assert "data-chart" not in hits
+    (one,) = write_statistics(plate.paths, well_table(0, negatives=1), ["F0"], Stats(), SHAPE)
+    assert one["hits"]["why none"] == "too few wells to compare with: 1 negative control in use, 3 are needed"
     assert "Edge: not tested" in render("positions.html.j2", **screening.positions(bare))

@@ -193,6 +193,16 @@ def test_a_positive_control_of_which_nothing_is_left_is_named() -> None:
     assert found["reasons"][1] == "positive control taxol: too few wells: 0 positive controls; 3 are needed"
 
 
+def test_what_has_no_finite_value_is_in_no_sentence_and_no_cell() -> None:
+    """Of one centre, one with a spread: Z' has none. Of a mean of nearly 0, a CV has none."""
+    table = control_table(hand_made().assign(F0=[4.0, 5, 6, 5, 5, 5, 5]), ["F0"])
+    (reason,) = verdict(table)["reasons"]
+    assert reason.endswith("nearest F0 (SSMD 0.0, q 1)")
+    centred = control_table(hand_made().assign(F0=[4.0, 5, 6, -2, -1, 1, 2]), ["F0"])
+    assert centred["PositiveMean"][0] == 0
+    assert np.isnan(centred["PositiveCV"][0])
+
+
 def test_wells_out_of_use_and_constant_features_count_for_nothing() -> None:
     wells = well_table(0, features=2).assign(F1=7.0)
     out = wells.index[wells["Metadata_role"] == "positive"][:5]

@@ -134,4 +134,5 @@ def report(problems: list[Problem]) -> Iterator[str]:
                 yield f"  and {len(group) - SHOWN} more such; --json lists all"
             if remedy:
                 yield f"  what to do: {remedy}"
-    yield ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES if counts[severity])
+    told = ((counts[severity], severity) for severity in SEVERITIES if counts[severity])
+    yield ", ".join(f"{n} {severity}{'s' * (n != 1)}" for n, severity in told)

@@ -69,13 +69,14 @@ def _incomplete(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
     counts = planes.groupby("well", sort=False)["field"].nunique()
     usual = int(counts.mode().max())
     for well, count in counts[counts < usual].items():
-        what = f"the well has {count} fields; most have {usual}"
+        what = f"the well has {count} field{'s' * (count != 1)}; most have {usual}"
         yield Problem("warning", plate, what, "nothing, if the acquisition was planned so", well=str(well))
     lacking = planes[(planes["state"] == "missing") & (planes["path"] == "")]
     for (well, field, reason), rows in lacking.groupby(["well", "field", "reason"], sort=False):
         cause = "" if reason == "no_record" else f"; the metadata say: {reason}"
         channels = ", ".join(rows["channel"].drop_duplicates())
-        what = f"{len(rows)} planes are not in the plate (channels {channels}){cause}"
+        lost = "1 plane is" if len(rows) == 1 else f"{len(rows)} planes are"
+        what = f"{lost} not in the plate (channels {channels}){cause}"
         remedy = "copy the measurement again; as it is, the field is left out"
         yield Problem("error", plate, what, remedy, well=str(well), field=str(field))
 

@@ -96,8 +96,8 @@ def verdict(view: View) -> dict[str, Any]:
         )
     summaries = [frame.summary for frame in frames]
     cards.append((", ".join(dict.fromkeys(each["controls"]["grade"] for each in summaries)), "controls"))
-    hits = [each["hits"]["hits"] for each in summaries]
-    cards.append((value_range(min(hits), max(hits)), "hits"))
+    hits = [each["hits"]["hits"] for each in summaries if not each["hits"]["why none"]]
+    cards.append((value_range(min(hits), max(hits)) if hits else "–", "hits"))  # none called is not none found
     metadata, channels = view.plate.metadata, view.plate.channels
     facts = [
         f"{math.prod(metadata['format'])}-well plate",

@@ -48,7 +48,8 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         table = pd.DataFrame({"Positive": name, "PositiveDose": dose, "PositiveDoseUnit": unit}, list(columns))
         table = table.assign(Negatives=negatives.count(), Positives=positives.count())
         for kind, (centre, spread) in zip(("Negative", "Positive"), spreads[""], strict=True):
-            table = table.assign(**{f"{kind}Mean": centre, f"{kind}SD": spread, f"{kind}CV": spread / centre.abs()})
+            table = table.assign(**{f"{kind}Mean": centre, f"{kind}SD": spread})
+            table[f"{kind}CV"] = _finite(spread / centre.abs())
         for kind, ((low, narrow), (high, wide)) in spreads.items():
             table[f"{kind}ZPrime"] = 1 - 3 * (wide + narrow) / (high - low).abs()
         for kind, ((low, narrow), (high, wide)) in spreads.items():
@@ -152,10 +153,9 @@ def _grade(table: pd.DataFrame) -> tuple[str, str, str]:
         return "unknown", table["Reason"].iloc[0], ""
     separate = judged[judged["Q"] <= LEVEL]
     top = (judged if separate.empty else separate).sort_values("ZPrime", ascending=False, kind="stable").iloc[0]
-    numbers = f"Z' {top['ZPrime']:.2f}"
-    numbers += "".join(
-        f", {word} {top[column]:.{digits}f}"
-        for word, column, digits in (("robust", "RobustZPrime", 2), ("SSMD", "SSMD", 1))
+    numbers = ", ".join(
+        f"{word} {top[column]:.{digits}f}"
+        for word, column, digits in (("Z'", "ZPrime", 2), ("robust", "RobustZPrime", 2), ("SSMD", "SSMD", 1))
         if np.isfinite(top[column])
     )
     if separate.empty:

@@ -88,8 +88,10 @@ def _statistics(
     if not len(hit_table):
         why_none = "the plate map names no treatments" if "Metadata_role" in wells else "the plate has no plate map"
     elif reference.sum() < MIN_WELLS:
-        compared = "negative controls" if kind == "negative" else "wells of the plate"
-        why_none = f"too few wells to compare with: {reference.sum()} {compared} in use, {MIN_WELLS} are needed"
+        n = int(reference.sum())
+        one, of_what = ("negative control", "") if kind == "negative" else ("well", " of the plate")
+        in_use = f"{n} {one}{'s' * (n != 1)}{of_what} in use"
+        why_none = f"too few wells to compare with: {in_use}, {MIN_WELLS} are needed"
     return tables, {
         "controls": controls.verdict(control_table),
         "hits": {"hits": int(hit_table["Hit"].sum()), "treatments": len(hit_table), "why none": why_none},
