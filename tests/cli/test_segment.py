@@ -12,7 +12,7 @@ from imagecodecs import png_encode
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
-from plateflow.cli.segment import read_image
+from plateflow.cli.segment import _numbers, read_image
 from plateflow.errors import PlateflowError
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -70,6 +70,18 @@ def test_channels_have_the_names_that_the_metadata_give(tmp_path: Path, kind: st
     picture = read_image(write(tmp_path, kind, "CYX", A[0], ["DNA", "AGP", "RNA"]))
     assert picture.names == ["DNA", "AGP", "RNA"]
     assert picture.taken == "axes c (3), y (20), x (30); channels DNA, AGP, RNA"
+
+
+def test_numbers_stay_numbers_where_channels_are_named_by_others(tmp_path: Path) -> None:
+    path = write(tmp_path, "ome.tif", "CYX", A[0, :2], ["1", "2"])
+    printed = segment(path, "-o", tmp_path, "--channels", "1")
+    assert "channels 0 (named 1), 1 (named 2); used: 1 (named 2)\n" in printed
+    picture = read_image(path)
+    assert _numbers("0,1", picture, str(TINY)) == [0, 1]
+    with pytest.raises(PlateflowError, match=r"2[\s\S]*counted from 0"):
+        segment(path, "-o", tmp_path, "--channels", "1,2")
+    far = read_image(write(tmp_path, "ome.zarr", "CYX", A[0], ["405", "488", "DNA"]))
+    assert _numbers("488,0,DNA", far, str(TINY)) == [1, 0, 2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

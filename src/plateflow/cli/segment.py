@@ -266,6 +266,8 @@ def _picture(
     numbers = [str(number) for number in range(pixels.shape[at])]
     names = names if len(names) == len(numbers) else numbers
     names = _COLOURS if last else [a or b for a, b in zip(names, numbers, strict=True)]
+    if any(a in numbers and a != b for a, b in zip(names, numbers, strict=True)):  # "1", "2": numbers stay numbers
+        names = [f"{b} (named {a})" if a.isdecimal() else a for a, b in zip(names, numbers, strict=True)]
     listed = ", ".join(names) if names != numbers or len(numbers) <= _NARROW else f"0 to {numbers[-1]}"
     note = " (equal ones count once, those without contrast don't)" if last else ""
     unexplained = " (pages that no metadata explain: if they aren't channels, save the image as OME-TIFF)"
