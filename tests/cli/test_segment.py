@@ -135,11 +135,14 @@ def test_samples_and_pages_of_a_tiff(
     assert picture.taken.partition("; ")[2].startswith(taken)
 
 
+@pytest.mark.parametrize(("shift", "dtype"), [(4, np.uint8), (0, np.uint16)])
 @pytest.mark.parametrize(("samples", "kept"), [(2, 1), (3, 3), (4, 3)])
-def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept: int) -> None:
-    pixels = (np.dstack([YXS, A[1, 0]])[..., :samples] >> 4).astype(np.uint8)
+def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept: int, shift: int, dtype: type) -> None:
+    pixels = (np.dstack([YXS, A[1, 0]])[..., :samples] >> shift).astype(dtype)
     (tmp_path / "a.png").write_bytes(png_encode(np.ascontiguousarray(pixels)))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, pixels[..., :kept].squeeze())
+    picture = read_image(tmp_path / "a.png")
+    assert picture.pixels.dtype == dtype
+    np.testing.assert_array_equal(picture.pixels, pixels[..., :kept].squeeze())
 
 
 @pytest.mark.parametrize(

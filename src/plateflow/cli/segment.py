@@ -139,9 +139,9 @@ def read_image(path: Path, time: int | None = None) -> Picture:
         if path.is_dir():
             return _read_zarr(path, time)
         if path.suffix.lower() == ".png":
-            import skimage.io
+            import imagecodecs
 
-            pixels = skimage.io.imread(path)
+            pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
                 pixels = pixels[..., :-1]  # without transparency
             return _picture(pixels, "yxs"[: pixels.ndim], [], time, colour=True)
