@@ -99,6 +99,22 @@ def test_the_size_of_a_pixel_is_told(tmp_path: Path, kind: str) -> None:
     assert read_image(path).taken == "axes y (20), x (30); 0.65 \u03bcm per pixel"
 
 
+def test_scales_of_an_ome_zarr_image_multiply_and_what_is_null_is_not_given(tmp_path: Path) -> None:
+    group = zarr.open_group(write(tmp_path, "ome.zarr", "CYX", A[0, :2]))
+    axes: list[dict[str, Any]] = [{"name": "c", "unit": None}, *({"name": axis, "unit": "micrometer"} for axis in "yx")]
+    steps = [{"coordinateTransformations": [{"type": "scale", "scale": [1, size, size]}]} for size in (2, 0.325)]
+    scales = [{"axes": axes, "datasets": [{"path": "0", **steps[0]}], **steps[1]}]
+    group.attrs["ome"] = {"multiscales": scales, "omero": {"channels": [{"label": None}, {"label": "DNA"}]}}
+    picture = read_image(tmp_path / "image.ome.zarr")
+    assert picture.names == ["0", "DNA"]
+    assert "; 0.65 \u03bcm per pixel; " in picture.taken
+    unscaled = {"axes": axes, "datasets": [{"path": "0"}]}
+    unknown = {**scales[0], "axes": [{"name": axis, "unit": None} for axis in "cyx"]}
+    for scale in (unscaled, unknown):
+        group.attrs["ome"] = {"multiscales": [scale], "omero": None}
+        assert read_image(tmp_path / "image.ome.zarr").taken == "axes c (2), y (20), x (30); channels 0, 1"
+
+
 YXS = np.moveaxis(A[0], 0, -1)
 WHITE = {"photometric": "minisblack", "planarconfig": "contig"}
 ALPHA = {"extrasamples": ["UNASSALPHA"]}

@@ -194,6 +194,7 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
 def _read_zarr(path: Path, time: int | None) -> Picture:
     import zarr
 
+    from plateflow.plates.omezarr import transform
     from plateflow.plates.units import um_per
 
     group = zarr.open_group(path, mode="r")
@@ -204,10 +205,10 @@ def _read_zarr(path: Path, time: int | None) -> Picture:
         remedy = "for a plate, name one image of it, such as plate.zarr/B/03/0"
         raise PlateflowError("this OME-Zarr folder is not an image", remedy=remedy)
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales[0].get("axes", "tczyx")]
-    names = [str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", [])]
+    names = [str(channel.get("label") or "") for channel in (attributes.get("omero") or {}).get("channels", [])]
     level = scales[0]["datasets"][0]
-    scale = [each["scale"][-1] for each in level.get("coordinateTransformations", []) if "scale" in each]
-    um = um_per(axes[-1].get("unit", "")) * (scale or [math.nan])[0]
+    scaled = [each for each in (level, scales[0]) if each.get("coordinateTransformations")]
+    um = um_per(axes[-1].get("unit") or "") * transform(scaled, len(axes))[0][-1] if scaled else 0
     return _picture(group[level["path"]], [axis["name"].lower() for axis in axes], names, time, um)
 
 
