@@ -190,6 +190,20 @@ def test_a_file_of_several_images_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.ome.tif")
 
 
+@pytest.mark.parametrize(
+    ("reduced", "note"), [(0, "; the first of 2 images in the file (those of other sizes"), (1, "")]
+)
+def test_an_image_of_another_size_is_told_not_used_but_not_a_level(tmp_path: Path, reduced: int, note: str) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=not reduced) as file:
+        for pixels in (A[0, 0], A[0, 0, ::2, ::2]):
+            kind = reduced and pixels.size < A[0, 0].size
+            file.write(pixels, metadata=None if reduced else {"axes": "YX"}, subfiletype=int(kind))
+    picture = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.pixels, A[0, 0])
+    assert picture.taken.removeprefix("axes y (20), x (30)").startswith(note)
+    assert bool(note) == ("not used" in picture.taken)
+
+
 def segment(*arguments: object) -> str:
     result = CliRunner().invoke(_typer, ["segment", *map(str, arguments), "--model", str(TINY)])
     if result.exception:

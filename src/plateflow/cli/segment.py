@@ -172,6 +172,7 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
             what, remedy = "a part of the image is in another file, which isn't there", "put its files into one folder"
             raise PlateflowError(what, remedy=remedy)
         page: Any = series.keyframe
+        unused = sum(not other.keyframe.is_reduced for other in file.series[1:])  # without previews and levels
         pixels, axes = series.asarray(), series.axes.lower()
         if why := not_brightness(page, pixels):
             raise PlateflowError(
@@ -188,7 +189,9 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
         pixels = pixels.take(range(page.samplesperpixel - len(page.extrasamples)), axis=axes.index("s"))
     colours = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
     colour = page.photometric in colours and pixels.shape[axes.find("s")] == len(_COLOURS)
-    return _picture(pixels, axes, names, time, um, colour=colour)
+    picture = _picture(pixels, axes, names, time, um, colour=colour)
+    note = f"; the first of {unused + 1} images in the file (those of other sizes are not used)"
+    return picture._replace(taken=picture.taken + note * (unused > 0))
 
 
 def _read_zarr(path: Path, time: int | None) -> Picture:
