@@ -12,7 +12,7 @@ from imagecodecs import png_encode
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
-from plateflow.cli.segment import read_image
+from plateflow.cli.segment import _numbers, read_image
 from plateflow.errors import PlateflowError
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -72,6 +72,18 @@ def test_channels_have_the_names_that_the_metadata_give(tmp_path: Path, kind: st
     assert picture.taken == "axes c (3), y (20), x (30); channels DNA, AGP, RNA"
 
 
+def test_numbers_stay_numbers_where_channels_are_named_by_others(tmp_path: Path) -> None:
+    path = write(tmp_path, "ome.tif", "CYX", A[0, :2], ["1", "2"])
+    printed = segment(path, "-o", tmp_path, "--channels", "1")
+    assert "channels 0 (named 1), 1 (named 2); used: 1 (named 2)\n" in printed
+    picture = read_image(path)
+    assert _numbers("0,1", picture, str(TINY)) == [0, 1]
+    with pytest.raises(PlateflowError, match=r"2[\s\S]*counted from 0"):
+        segment(path, "-o", tmp_path, "--channels", "1,2")
+    far = read_image(write(tmp_path, "ome.zarr", "CYX", A[0], ["405", "488", "DNA"]))
+    assert _numbers("488,0,DNA", far, str(TINY)) == [1, 0, 2]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_size_of_a_pixel_is_told(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"image.{kind}"
@@ -85,6 +97,22 @@ def test_the_size_of_a_pixel_is_told(tmp_path: Path, kind: str) -> None:
     else:
         tifffile.imwrite(path, A[0, 0], metadata={"axes": "YX", "PhysicalSizeX": 650, "PhysicalSizeXUnit": "nm"})
     assert read_image(path).taken == "axes y (20), x (30); 0.65 \u03bcm per pixel"
+
+
+def test_scales_of_an_ome_zarr_image_multiply_and_what_is_null_is_not_given(tmp_path: Path) -> None:
+    group = zarr.open_group(write(tmp_path, "ome.zarr", "CYX", A[0, :2]))
+    axes: list[dict[str, Any]] = [{"name": "c", "unit": None}, *({"name": axis, "unit": "micrometer"} for axis in "yx")]
+    steps = [{"coordinateTransformations": [{"type": "scale", "scale": [1, size, size]}]} for size in (2, 0.325)]
+    scales = [{"axes": axes, "datasets": [{"path": "0", **steps[0]}], **steps[1]}]
+    group.attrs["ome"] = {"multiscales": scales, "omero": {"channels": [{"label": None}, {"label": "DNA"}]}}
+    picture = read_image(tmp_path / "image.ome.zarr")
+    assert picture.names == ["0", "DNA"]
+    assert "; 0.65 \u03bcm per pixel; " in picture.taken
+    unscaled = {"axes": axes, "datasets": [{"path": "0"}]}
+    unknown = {**scales[0], "axes": [{"name": axis, "unit": None} for axis in "cyx"]}
+    for scale in (unscaled, unknown):
+        group.attrs["ome"] = {"multiscales": [scale], "omero": None}
+        assert read_image(tmp_path / "image.ome.zarr").taken == "axes c (2), y (20), x (30); channels 0, 1"
 
 
 YXS = np.moveaxis(A[0], 0, -1)
@@ -123,11 +151,14 @@ def test_samples_and_pages_of_a_tiff(
     assert picture.taken.partition("; ")[2].startswith(taken)
 
 
+@pytest.mark.parametrize(("shift", "dtype"), [(4, np.uint8), (0, np.uint16)])
 @pytest.mark.parametrize(("samples", "kept"), [(2, 1), (3, 3), (4, 3)])
-def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept: int) -> None:
-    pixels = (np.dstack([YXS, A[1, 0]])[..., :samples] >> 4).astype(np.uint8)
+def test_transparency_of_a_png_is_no_channel(tmp_path: Path, samples: int, kept: int, shift: int, dtype: type) -> None:
+    pixels = (np.dstack([YXS, A[1, 0]])[..., :samples] >> shift).astype(dtype)
     (tmp_path / "a.png").write_bytes(png_encode(np.ascontiguousarray(pixels)))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, pixels[..., :kept].squeeze())
+    picture = read_image(tmp_path / "a.png")
+    assert picture.pixels.dtype == dtype
+    np.testing.assert_array_equal(picture.pixels, pixels[..., :kept].squeeze())
 
 
 @pytest.mark.parametrize(
@@ -157,6 +188,20 @@ def test_a_file_of_several_images_is_refused(tmp_path: Path) -> None:
             file.write(pixels, metadata={"axes": "YX"}, photometric="minisblack")
     with pytest.raises(PlateflowError, match="the file holds 3 images"):
         read_image(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize(
+    ("reduced", "note"), [(0, "; the first of 2 images in the file (those of other sizes"), (1, "")]
+)
+def test_an_image_of_another_size_is_told_not_used_but_not_a_level(tmp_path: Path, reduced: int, note: str) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=not reduced) as file:
+        for pixels in (A[0, 0], A[0, 0, ::2, ::2]):
+            kind = reduced and pixels.size < A[0, 0].size
+            file.write(pixels, metadata=None if reduced else {"axes": "YX"}, subfiletype=int(kind))
+    picture = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.pixels, A[0, 0])
+    assert picture.taken.removeprefix("axes y (20), x (30)").startswith(note)
+    assert bool(note) == ("not used" in picture.taken)
 
 
 def segment(*arguments: object) -> str:

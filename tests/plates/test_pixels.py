@@ -110,6 +110,16 @@ def test_values_that_are_not_brightness_are_no_plane(tmp_path: Path) -> None:
         assert error.value.reason == "not_brightness"
 
 
+def test_without_a_photometric_tag_0_is_black(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", np.arange(64 * 48, dtype=np.uint8).reshape(64, 48)
+    tifffile.imwrite(path, pixels, photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        tag = file.pages[0].tags["PhotometricInterpretation"]
+        file.filehandle.seek(tag.offset)
+        file.filehandle.write((65000).to_bytes(2, "little"))  # a tag that nobody reads
+    np.testing.assert_array_equal(read(path, dtype="uint8"), pixels)
+
+
 def test_a_directory_at_the_end_that_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     content = bytearray(8 + 64 * 48 * 2)

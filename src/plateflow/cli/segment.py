@@ -139,9 +139,9 @@ def read_image(path: Path, time: int | None = None) -> Picture:
         if path.is_dir():
             return _read_zarr(path, time)
         if path.suffix.lower() == ".png":
-            import skimage.io
+            import imagecodecs
 
-            pixels = skimage.io.imread(path)
+            pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
                 pixels = pixels[..., :-1]  # without transparency
             return _picture(pixels, "yxs"[: pixels.ndim], [], time, colour=True)
@@ -172,6 +172,7 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
             what, remedy = "a part of the image is in another file, which isn't there", "put its files into one folder"
             raise PlateflowError(what, remedy=remedy)
         page: Any = series.keyframe
+        unused = sum(not other.keyframe.is_reduced for other in file.series[1:])  # without previews and levels
         pixels, axes = series.asarray(), series.axes.lower()
         if why := not_brightness(page, pixels):
             raise PlateflowError(
@@ -188,12 +189,15 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
         pixels = pixels.take(range(page.samplesperpixel - len(page.extrasamples)), axis=axes.index("s"))
     colours = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
     colour = page.photometric in colours and pixels.shape[axes.find("s")] == len(_COLOURS)
-    return _picture(pixels, axes, names, time, um, colour=colour)
+    picture = _picture(pixels, axes, names, time, um, colour=colour)
+    note = f"; the first of {unused + 1} images in the file (those of other sizes are not used)"
+    return picture._replace(taken=picture.taken + note * (unused > 0))
 
 
 def _read_zarr(path: Path, time: int | None) -> Picture:
     import zarr
 
+    from plateflow.plates.omezarr import transform
     from plateflow.plates.units import um_per
 
     group = zarr.open_group(path, mode="r")
@@ -204,10 +208,10 @@ def _read_zarr(path: Path, time: int | None) -> Picture:
         remedy = "for a plate, name one image of it, such as plate.zarr/B/03/0"
         raise PlateflowError("this OME-Zarr folder is not an image", remedy=remedy)
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales[0].get("axes", "tczyx")]
-    names = [str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", [])]
+    names = [str(channel.get("label") or "") for channel in (attributes.get("omero") or {}).get("channels", [])]
     level = scales[0]["datasets"][0]
-    scale = [each["scale"][-1] for each in level.get("coordinateTransformations", []) if "scale" in each]
-    um = um_per(axes[-1].get("unit", "")) * (scale or [math.nan])[0]
+    scaled = [each for each in (level, scales[0]) if each.get("coordinateTransformations")]
+    um = um_per(axes[-1].get("unit") or "") * transform(scaled, len(axes))[0][-1] if scaled else 0
     return _picture(group[level["path"]], [axis["name"].lower() for axis in axes], names, time, um)
 
 
@@ -266,6 +270,8 @@ def _picture(
     numbers = [str(number) for number in range(pixels.shape[at])]
     names = names if len(names) == len(numbers) else numbers
     names = _COLOURS if last else [a or b for a, b in zip(names, numbers, strict=True)]
+    if any(a in numbers and a != b for a, b in zip(names, numbers, strict=True)):  # "1", "2": numbers stay numbers
+        names = [f"{b} (named {a})" if a.isdecimal() else a for a, b in zip(names, numbers, strict=True)]
     listed = ", ".join(names) if names != numbers or len(numbers) <= _NARROW else f"0 to {numbers[-1]}"
     note = " (equal ones count once, those without contrast don't)" if last else ""
     unexplained = " (pages that no metadata explain: if they aren't channels, save the image as OME-TIFF)"

@@ -212,7 +212,7 @@ class _Plate:
         names = [axis["name"] for axis in axes] or list("tczyx")
         if len(names) != len(shape) or names[-2:] != ["y", "x"]:
             raise ValueError(f"{path} has the axes {', '.join(names)} and the shape {shape}; y and x must be its last")
-        scale, shift, moved = _transform([first, multiscale], len(names))
+        scale, shift, moved = transform([first, multiscale], len(names))
         if 0 in scale:
             raise ValueError(f"its scale is {scale}")
         given = [str(axis.get("unit") or "") for axis in axes] or [""] * len(names)
@@ -323,7 +323,7 @@ def _present(shape: tuple[int, ...], chunk: tuple[int, ...], positions: list[tup
     return sorted(planes)
 
 
-def _transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], list[float], bool]:
+def transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], list[float], bool]:
     """Scale and translation of the first level of an image: those of the level, then those of the image.
 
     Also whether there is a translation at all.

@@ -212,8 +212,8 @@ def not_brightness(page: Any, pixels: NDArray[Any]) -> str:
     import tifffile
 
     kind = tifffile.PHOTOMETRIC(page.photometric).name
-    if kind == "MINISWHITE":
-        return "0 is white"
+    if kind == "MINISWHITE":  # also tifffile's word where the tag isn't there
+        return "0 is white" if "PhotometricInterpretation" in page.keyframe.tags else ""
     if kind == "PALETTE" and (np.diff(page.colormap[:, np.unique(pixels)].astype(int)) < 0).any():
         return "they are places in a table of colours that don't get brighter from one to the next"
     decoded = kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG  # as RGB
