@@ -77,7 +77,7 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
         rows = _rows(path, sheets, plate)
     table: list[dict[str, object]] = []
     wells: dict[str, str] = {}
-    doses, unit = doses_of(rows)
+    doses, unit, units = doses_of(rows)
     for (where, row), dose in zip(rows, doses, strict=True):
         well = _well(row, where)
         if well in wells:
@@ -94,7 +94,7 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     for full_row, dose in zip(table, same_doses((each.get("treatment") for each in table), doses), strict=True):
         full_row["dose"] = dose
     consumed = {"row", "column"} if "well" not in rows[0][1] else set()
-    consumed |= {name for name in rows[0][1] if is_unit_column(name)} - {"dose_unit"} if unit else set()
+    consumed |= units - {"dose_unit"} if unit else set()
     extra = [name for name in table[0] if name not in OWN and name not in consumed]
     return pd.DataFrame(table).reindex(columns=[*OWN, *extra]).fillna({"treatment": "", **dict.fromkeys(extra, "")})
 
