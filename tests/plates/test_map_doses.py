@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from plateflow.errors import RawDataError
+from plateflow.plates.check import pooled_wells
 from plateflow.plates.doses import same_doses
-from plateflow.plates.platemap import pooled_wells, read_plate_map
+from plateflow.plates.platemap import read_plate_map
 
 
 def read(tmp_path: Path, text: str) -> tuple[list[float], str]:

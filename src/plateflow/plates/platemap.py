@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -33,8 +33,10 @@ _PLATE = ("plate", "barcode", "assay_plate_barcode")
 _BARCODE, _MAP = "assay_plate_barcode", "plate_map_name"
 _SUFFIXES = {".txt", ".csv", ".tsv", ".xlsx"}
 ROLES = ("negative", "positive", "treatment", "empty")
-_JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty": "empty"}
+_WORDS = {"trt": "treatment", "neg": "negative", "pos": "positive", "empty": "empty"}
+_WORDED = ("control_type", "pert_type", "well_type", "control", "controls")
 _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
+_FLAG = re.compile(r"(?:is_)?(neg|pos)(?:ative|itive)?_?(?:control|ctrl)s?")
 _PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *_PLATE}
 """Columns that say where a well is, not what is in it."""
 _ROWS = {row_name(row) for row in range(32)}
@@ -42,7 +44,6 @@ DRAWN = (
     "a matrix has numbers of columns above, letters of rows at its left, no blank line above a row, and one between it "
     "and remarks; write a legend into one cell: N = negative control"
 )
-_REPLICATE = re.compile(r"rep(lic|s?(_|$))")
 Row = tuple[str, dict[str, str]]
 """File and line of a row, for messages, and its cells by column."""
 
@@ -78,6 +79,7 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     table: list[dict[str, object]] = []
     wells: dict[str, str] = {}
     doses, unit, units = doses_of(rows)
+    controls = {name for name in rows[0][1] if _is_of_cellprofiler(name, {row[name].upper() for _, row in rows})}
     for (where, row), dose in zip(rows, doses, strict=True):
         well = _well(row, where)
         if well in wells:
@@ -90,7 +92,7 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
         wells[well] = where
         full = _with_alias(row)
         stated = {"dose_unit": "" if math.isnan(dose) else unit} if unit else {}
-        table.append({**full, "well": well, "role": role_of(full, where), "dose": dose, **stated})
+        table.append({**full, "well": well, "role": role_of(full, where, controls), "dose": dose, **stated})
     for full_row, dose in zip(table, same_doses((each.get("treatment") for each in table), doses), strict=True):
         full_row["dose"] = dose
     consumed = {"row", "column"} if "well" not in rows[0][1] else set()
@@ -99,78 +101,65 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
     return pd.DataFrame(table).reindex(columns=[*OWN, *extra]).fillna({"treatment": "", **dict.fromkeys(extra, "")})
 
 
-def role_of(row: dict[str, str], where: str) -> str:
+def _is_of_cellprofiler(name: str, values: set[str]) -> bool:
+    """Whether a column tells controls by -1, 0 and 1. Without -1, 1 may as well mean any control."""
+    return name.lower().endswith(("control", "controls")) and "-1" in values <= {*_CELLPROFILER, "", "NA", "NAN"}
+
+
+def role_of(row: dict[str, str], where: str, controls: Container[str] = ()) -> str:
     """The role of a well, one of `ROLES`, by the first of these rules that applies:
 
     1. the column `role`;
-    2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, negcon, poscon or empty;
-    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0;
-    4. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
-    5. a line with nothing but its well is empty, any other a treatment.
+    2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, neg, pos or empty; so may `well_type` and
+       `control`;
+    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0, and -1 of
+       some well;
+    4. `negative_control` or `positive_control` holds 1, true, yes or x;
+    5. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
+    6. a line with nothing but its well is empty, any other a treatment.
 
     Args:
         row: the cells of the well's line by column.
         where: file and line, for the message.
+        controls: the columns of the third rule.
 
     Raises:
-        RawDataError: the column `role` holds something else.
+        RawDataError: the column `role` holds something else, or the well is a negative and a positive control.
     """
-    cells = {name.lower(): "" if value.upper() in ("NA", "NAN") else value for name, value in row.items()}
+    cells = {
+        name.lower().replace(" ", "_"): "" if value.upper() in ("NA", "NAN") else value for name, value in row.items()
+    }
     if role := cells.get("role", "").lower():
         if role not in ROLES:
             what = f"the plate map has the unknown role {row['role']!r}"
             raise RawDataError(what, where=where, remedy=f"use one of {', '.join(ROLES)}")
         return role
-    for column in ("control_type", "pert_type"):
-        for start, meaning in _JUMP.items():
+    for column in _WORDED:
+        for start, meaning in _WORDS.items():
             if cells.get(column, "").lower().startswith(start):
                 return meaning
-    for name, value in cells.items():
-        if name.endswith(("control", "controls")) and value in _CELLPROFILER:
+    for name, value in row.items():
+        if name in controls and value in _CELLPROFILER:
             return _CELLPROFILER[value]
+    if flags := _flags(cells):
+        if len(flags) > 1:
+            what, remedy = "the plate map has a well that is a negative and a positive control", "keep one of the two"
+            raise RawDataError(what, where=where, remedy=remedy)
+        return flags.pop()
     if cells.get("broad_sample", "?").upper() in ("", "DMSO") and cells.get("solvent"):
         return "negative"
-    return "treatment" if any(value and not _says_where(name) for name, value in cells.items()) else "empty"
+    return "treatment" if any(value and not says_where(name) for name, value in cells.items()) else "empty"
 
 
-def _says_where(name: str) -> bool:
+def _flags(cells: dict[str, str]) -> set[str]:
+    """What columns such as negative_control say of a well with 1 or true."""
+    told = (_FLAG.fullmatch(name) for name, value in cells.items() if value.lower() in ("1", "true", "yes", "x"))
+    return {_WORDS[match[1]] for match in told if match}
+
+
+def says_where(name: str) -> bool:
     """Whether a column says where a well is, or in which unit its dose, not what is in it."""
     return plain(name) in _PLACE or plain(name).endswith(("row", "col", "column")) or is_unit_column(name)
-
-
-def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
-    """Columns that no statistic reads, though they tell wells apart that count together.
-
-    One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
-    and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
-    well.
-
-    Args:
-        table: of `read_plate_map`.
-    """
-    negatives = table.index[table["role"] == "negative"]
-    treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
-    groups = treated.groupby(["treatment", "dose"], dropna=False)
-    for column in [str(name) for name in table if name not in ("role", "dose", "dose_unit")]:
-        values = table[column].astype(str)
-        if _says_where(column) or _REPLICATE.match(plain(column)) or values.is_unique:
-            continue
-        numbers = [value_of(value) for value in values]
-        counts = values[negatives].value_counts()
-        text = None in numbers and "" not in counts and 1 < len(counts) < len(negatives)  # not a remark on a well
-        if text or (counts > 1).sum() > 1:
-            named = examples(value or "(nothing)" for value in counts.index)
-            yield f"{column} tells negative controls apart, which all count together: {named}"
-            continue
-        if column == "treatment" or None in numbers:
-            continue
-        for (name, dose), wells in groups:
-            told = {each for each in same_doses([name] * len(wells), (numbers[i] or 0 for i in wells.index)) if each}
-            if len(told) > 1:
-                named = examples(f"{each:g}" for each in told)
-                at = "" if str(dose) == "nan" else f" at {dose:g}"
-                yield f"{column} is not read, but tells wells of {name}{at} apart, which count together: {named}"
-                break
 
 
 def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) -> Path:
