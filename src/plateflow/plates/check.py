@@ -18,7 +18,7 @@ from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.doses import column_of_dose, plain, same_doses, value_of
 from plateflow.plates.plate import index_plate
-from plateflow.plates.platemap import OWN, read_plate_map, says_where
+from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
 from plateflow.plates.reader import Index, counted, examples
 from plateflow.text import TextError, decode
 
@@ -135,13 +135,18 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
                 break
 
 
-def unread(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def unread(table: pd.DataFrame, plate: str) -> Iterator[tuple[str, str]]:
     """What a plate map seems to say, but not so that it is read, and what to do.
 
     Args:
         table: of `read_plate_map`.
+        plate: the plate's id.
     """
     free = [str(name) for name in table if name not in OWN]
+    ids = {name: set(table[name].astype(str)) - {""} for name in free if plain(name) in PLATE}
+    other = [f"{name}: {examples(values)}" for name, values in ids.items() if len(values) == 1]
+    if other and not any(ids_of(plate, values) for values in ids.values()):
+        yield f"the plate map names another plate: {'; '.join(other)}", "check whether it belongs to this plate"
     roles = [name for name in free if _ROLE.search(plain(name))]
     if roles and "negative" not in set(table["role"]):
         named = "; ".join(f"{name}: {examples(sorted(set(table[name].astype(str)) - {''}))}" for name in roles)
@@ -180,7 +185,7 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
         remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; else give wells that "
         remedy += "differ another treatment, or a plate sheet's line and map of their own"
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
-    for text, remedy in unread(table):
+    for text, remedy in unread(table, spec.plate):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     mapped = set(table["well"])
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]

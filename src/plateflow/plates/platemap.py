@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterator
+from collections import Counter
+from collections.abc import Collection, Container, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -29,7 +30,7 @@ ALIASES = {
 }
 """Columns that replace ours where a map lacks it, in this order (JUMP, LINCS). They are kept too; of the dose see
 `doses.column_of_dose`."""
-_PLATE = ("plate", "barcode", "assay_plate_barcode")
+PLATE = ("plate", "barcode", "assay_plate_barcode")
 _BARCODE, _MAP = "assay_plate_barcode", "plate_map_name"
 _SUFFIXES = {".txt", ".csv", ".tsv", ".xlsx"}
 ROLES = ("negative", "positive", "treatment", "empty")
@@ -37,7 +38,7 @@ _WORDS = {"trt": "treatment", "neg": "negative", "pos": "positive", "empty": "em
 _WORDED = ("control_type", "pert_type", "well_type", "control", "controls")
 _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
 _FLAG = re.compile(r"(?:is_)?(neg|pos)(?:ative|itive)?_?(?:control|ctrl)s?")
-_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *_PLATE}
+_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *PLATE}
 """Columns that say where a well is, not what is in it."""
 _ROWS = {row_name(row) for row in range(32)}
 DRAWN = (
@@ -169,8 +170,7 @@ def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) 
     for cells in lines:
         if len(cells) > max(barcode_column, map_column):
             maps.setdefault(cells[barcode_column], set()).add(cells[map_column])
-    begun = [barcode for barcode in maps if barcode and re.match(re.escape(barcode) + r"[\W_]", plate)]
-    names = maps.get(plate) or set().union(*(maps[barcode] for barcode in begun))
+    names = set[str]().union(*(maps[barcode] for barcode in ids_of(plate, maps)))
     if len(names) != 1:
         raise RawDataError(
             "the table of barcodes is ambiguous" if names else "the table of barcodes gives the plate no map",
@@ -189,6 +189,11 @@ def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) 
             remedy=f"copy it to {path.parent / 'platemap' / name}.txt",
         )
     return min(fitting, key=lambda file: (len(file.stem), file))
+
+
+def ids_of(plate: str, ids: Collection[str]) -> set[str]:
+    """Those of some ids of plates that mean this plate: its own, or else those with which it begins."""
+    return {plate} if plate in ids else {each for each in ids if each and re.match(re.escape(each) + r"[\W_]", plate)}
 
 
 def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
@@ -214,11 +219,12 @@ def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
     long = [sheet for sheet in sheets if _is_long(_header(sheet))]
     if len(long) > 1:
         raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
-    drawn = chain.from_iterable(_matrix_cells(sheet) for sheet in sheets if sheet not in long)
+    drawn = chain.from_iterable(_matrix_cells(sheet, plate) for sheet in sheets if sheet not in long)
     if long:
         listed = _long(long[0], plate)
+        has = listed[0][1]
         for name, where, *_ in drawn:
-            if name in OWN and name not in listed[0][1]:
+            if not any(map(column_of_dose, has)) if column_of_dose(name) else name in OWN and name not in has:
                 raise _unusable(where, f"it draws the {name}, and the sheet {long[0].title} lists wells without it")
         return listed
     wells: dict[str, Row] = {}
@@ -284,15 +290,22 @@ def _long(sheet: Sheet, plate: str) -> list[Row]:
         for number, cells in sheet.rows[1:]
         if any(cells[: len(names)])
     ]
-    for name in names:
-        if plate and plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
-            rows = [(where, row) for where, row in rows if row[name] == plate]
+    chosen, others = False, dict[str, Counter[str]]()
+    for name in (name for name in names if plate and plain(name) in PLATE):
+        counts = Counter(row[name] for _, row in rows if row[name])
+        if own := ids_of(plate, counts):
+            rows, chosen = [(where, row) for where, row in rows if row[name] in own], True
+        elif len(counts) > 1 and (plain(name) != "barcode" or max(counts.values()) > 1):  # not of tubes
+            others[name] = counts
+    for name, ids in () if chosen else others.items():
+        remedy = "write the id of the plate as in the plate sheet; a column of anything else needs another name"
+        raise _unusable(sheet.where, f"its column {name} names the plates {examples(ids)}, and not {plate}", remedy)
     if not rows:
         raise _unusable(sheet.where, f"its columns are {', '.join(names)}, but it has no well")
     return rows
 
 
-def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
+def _matrix_cells(sheet: Sheet, plate: str) -> Iterator[tuple[str, str, str, str]]:
     """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value.
 
     Rows and columns go by their names, whichever of them are there and in whichever order. A line with a single value
@@ -315,7 +328,8 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
             if doubled:
                 raise _unusable(where, f"the column {doubled[0]} occurs twice; put matrices below each other", DRAWN)
             title = "" if sheet.title.lower().startswith(("sheet", "tabelle")) else sheet.title
-            names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell] or ["treatment"]
+            names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell not in ("", plate)]
+            names = names or ["treatment"]
             # a heading may be a remark
             name = next((each for each in names if plain(each) in OWN or column_of_dose(each)), names[0])
             name = lower if (lower := plain(name)) in OWN else name
