@@ -194,6 +194,9 @@ def test_a_column_of_numbers_that_splits_a_treatment_is_named(tmp_path: Path) ->
     (text,) = pooled(tmp_path, "amount,index,Replicate", wells)
     assert text.startswith("amount is not read, but tells wells of x apart")
     assert not pooled(tmp_path, "dose_uM,index,Replicate", wells)
+    (text,) = pooled(tmp_path, "amount", ["treatment,x,10 nM", "treatment,x,10 nM", "treatment,x,0.1 µM"])
+    assert text.startswith("amount is not read, but tells wells of x apart")
+    assert not pooled(tmp_path, "amount", ["treatment,x,100 nM", "treatment,x,100 nM", "treatment,x,0.1 µM"])
     assert not pooled(tmp_path, "amount,mw", ["treatment,x,1,300", "treatment,x,1.001,300", "treatment,y,5,200"])
 
 

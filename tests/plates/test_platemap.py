@@ -123,6 +123,21 @@ def test_a_workbook(tmp_path: Path) -> None:
     }
 
 
+def test_cells_in_percent_are_read_as_they_are_shown(tmp_path: Path) -> None:
+    path = book(tmp_path / "map.xlsx", {"Map": [["well", "dose (%)", "serum"], ["A1", 0.001, 0.1], ["A2", 0.5, 0.5]]})
+    workbook = openpyxl.load_workbook(path)
+    workbook["Map"]["B2"].number_format = "0.0%"
+    workbook["Map"]["C2"].number_format = "0%"
+    workbook["Map"]["C3"].number_format = '0.0"%"'
+    workbook.save(path)
+    table = read_plate_map(path)
+    assert table[["dose", "dose_unit", "serum"]].to_numpy().tolist() == [[0.1, "%", "10%"], [0.5, "%", "0.5"]]
+    workbook["Map"]["B1"] = "dose"
+    workbook.save(path)
+    with pytest.raises(RawDataError, match=r"not a number: '0\.1%'"):
+        read_plate_map(path)
+
+
 def test_a_workbook_with_a_sheet_a_plate(tmp_path: Path) -> None:
     path = book(tmp_path / "map.xlsx", {"p1": LONG, "p2": [["well", "role"], ["C3", "positive"]]})
     assert list(read_plate_map(path, "p2")["well"]) == ["C03"]

@@ -16,7 +16,7 @@ from plateflow.errors import ChannelError, PlateflowError
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
-from plateflow.plates.doses import column_of_dose, plain, same_doses, value_of
+from plateflow.plates.doses import amount_of, column_of_dose, plain, same_doses, value_of
 from plateflow.plates.plate import index_plate
 from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
 from plateflow.plates.reader import Index, counted, examples
@@ -117,7 +117,7 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
         values = table[column].astype(str)
         if says_where(column) or _REPLICATE.match(plain(column)) or values.is_unique:
             continue
-        numbers = [value_of(value) for value in values]
+        numbers = [amount_of(value) for value in values]
         counts = values[negatives].value_counts()
         text = None in numbers and "" not in counts and 1 < len(counts) < len(negatives)  # not a remark on a well
         if text or (counts > 1).sum() > 1:

@@ -210,7 +210,8 @@ def _of_no_dose(units: Iterable[str]) -> bool:
 
 
 def _in_one_unit(rows: Sequence[Row], column: _Column, stated: Sequence[str]) -> tuple[list[float], str]:
-    doses = [_dose(cells[column.name], where) for where, cells in rows]
+    sign = "%" if column.unit.startswith("%") else ""
+    doses = [_dose(cells[column.name].removesuffix(sign).rstrip(), where) for where, cells in rows]
     units = [unit or column.unit for unit in stated]
     told = [(unit, where) for unit, dose, (where, _) in zip(units, doses, rows, strict=True) if dose > 0]
     first = told[0][0] if told else column.unit
@@ -239,6 +240,16 @@ def value_of(text: str) -> float | None:
         return math.nan
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
     return None if math.isinf(value) else value
+
+
+def amount_of(text: str) -> float | None:
+    """A number as `value_of` reads it, or one with a unit of doses, such as 10 nM: in M if that is molar."""
+    match = _NUMBER.match(text)
+    unit = unit_of(text[match.end() :]) if match else ""
+    power = _power(unit)
+    if match is None or (power is None and not _OTHER.fullmatch(unit)):
+        return value_of(text)
+    return float(match[0]) * 10.0 ** (power or 0)
 
 
 def _dose(text: str, where: str) -> float:
