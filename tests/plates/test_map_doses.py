@@ -104,6 +104,11 @@ def test_units_of_a_column_are_converted_where_they_are_molar(tmp_path: Path) ->
 )
 def test_the_column_of_units_is_known_by_the_name_of_the_dose(tmp_path: Path, columns: str) -> None:
     assert read(tmp_path, f"well,treatment,{columns}\nA1,x,1,uM\nA2,x,100,nM\n") == ([1, 0.1], "uM")
+    table = read_plate_map(tmp_path / "map.csv")  # what is kept as written keeps its unit
+    assert columns.endswith(",dose_unit") or table[columns.replace("Metadata_", "").split(",")[1]].tolist() == [
+        "uM",
+        "nM",
+    ]
 
 
 def test_a_unit_of_something_else_is_not_that_of_the_dose(tmp_path: Path) -> None:
@@ -113,6 +118,8 @@ def test_a_unit_of_something_else_is_not_that_of_the_dose(tmp_path: Path) -> Non
     assert read(tmp_path, "well,dose,dose_unit,unit\nA1,1,,uM\nA2,100,,nM\n") == ([1, 0.1], "uM")
     assert read(tmp_path, "well,dose_uM,volume,unit\nA1,1,5,ul\nA2,2,5,ul\n") == ([1, 2], "uM")
     assert read(tmp_path, "well,dose,volume,unit\nA1,1,5,ul\nA2,2,5,ul\n") == ([1, 2], "")
+    assert read(tmp_path, "well,dose_uM,time,unit\nA1,1,5,h\nA2,2,5,h\n") == ([1, 2], "uM")
+    assert read(tmp_path, "well,dose,volume,unit\nA1,1,5,J/m2\nA2,2,5,J/m2\n") == ([1, 2], "J/m2")
     assert read(tmp_path, "well,dose_uM,pert_dose,pert_dose_unit\nA1,1,1000,nM\n") == ([1], "uM")
     assert read(tmp_path, "well,dose,stock_conc,stock_conc_unit,unit\nA1,1,5,mM,uM\n") == ([1], "uM")
 
@@ -195,7 +202,7 @@ def test_a_column_of_numbers_that_splits_a_treatment_is_named(tmp_path: Path) ->
     assert text.startswith("amount is not read, but tells wells of x apart")
     assert not pooled(tmp_path, "dose_uM,index,Replicate", wells)
     (text,) = pooled(tmp_path, "amount", ["treatment,x,10 nM", "treatment,x,10 nM", "treatment,x,0.1 µM"])
-    assert text.startswith("amount is not read, but tells wells of x apart")
+    assert text.startswith("amount is not read, but tells wells of x apart, which count together: 0.1 µM, 10 nM")
     assert not pooled(tmp_path, "amount", ["treatment,x,100 nM", "treatment,x,100 nM", "treatment,x,0.1 µM"])
     assert not pooled(tmp_path, "amount,mw", ["treatment,x,1,300", "treatment,x,1.001,300", "treatment,y,5,200"])
 

@@ -129,7 +129,7 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
         for (name, dose), wells in groups:
             told = {each for each in same_doses([name] * len(wells), (numbers[i] or 0 for i in wells.index)) if each}
             if len(told) > 1:
-                named = examples(f"{each:g}" for each in told)
+                named = examples(values[wells.index].unique())
                 at = "" if str(dose) == "nan" else f" at {dose:g}"
                 yield f"{column} is not read, but tells wells of {name}{at} apart, which count together: {named}"
                 break

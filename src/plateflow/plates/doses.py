@@ -35,7 +35,7 @@ _ELSE = re.compile(
 _BARE = re.compile(r"[munpf]M|[munpf]?mol(es?)?(/|_per_)(l|L|liter|litre)")
 """Names of columns that are nothing but a unit of concentration."""
 _UNIT_COLUMN = re.compile(r"(.*?)[ ._]*(units?|uom|einheit)")
-_VOLUME = re.compile(r"[munp]?l", re.IGNORECASE)
+_VOLUME = re.compile(r"(milli|micro|nano|pico|[munp])?l(it(er|re)s?)?", re.IGNORECASE)
 Row = tuple[str, dict[str, str]]
 
 
@@ -133,7 +133,7 @@ def doses_of(rows: Sequence[Row]) -> tuple[list[float], str, set[str]]:
 
     Returns:
         one dose a row, NaN where there is none, the unit of all of them ("" where none is said), and the columns that
-        hold the units as written, which aren't those of the doses returned.
+        hold the units of a column `dose` as written, which aren't those of the doses returned.
 
     Raises:
         RawDataError: two columns could be the dose or its unit, a dose is no number, or units can't be converted.
@@ -156,7 +156,8 @@ def doses_of(rows: Sequence[Row]) -> tuple[list[float], str, set[str]]:
                 "concentration, such as stock",
             )
     doses, unit = next((found for found in read if found[1]), read[0])
-    return doses, unit, {name for _, names in stated for name in names}
+    overwritten = (names for column, (_, names) in zip(columns, stated, strict=True) if column.name == "dose")
+    return doses, unit, {name for names in overwritten for name in names}
 
 
 def _before(column: _Column) -> bool:
@@ -189,8 +190,8 @@ def _stated(rows: Sequence[Row], column: _Column) -> tuple[list[str], list[str]]
     chosen = [name for name, whose in of.items() if names.get(whose) == column.name]
     chosen = chosen or [name for name, whose in of.items() if whose and whose not in names]
     if not chosen:
-        others = column.unit or any("vol" in name for name in names)
-        chosen = [name for name, whose in of.items() if not whose and not (others and _of_no_dose(units[name]))]
+        other = column.unit or any("vol" in name for name in names)
+        chosen = [n for n, whose in of.items() if not (whose or (other and all(_of_else(u, column) for u in units[n])))]
     for name in chosen[1:]:
         if units[name] != units[chosen[0]]:
             raise RawDataError(
@@ -202,11 +203,10 @@ def _stated(rows: Sequence[Row], column: _Column) -> tuple[list[str], list[str]]
     return units[chosen[0]] if chosen else [""] * len(rows), chosen
 
 
-def _of_no_dose(units: Iterable[str]) -> bool:
-    """Whether units are those of volumes, or not known."""
-    return all(
-        not unit or (_power(unit) is None and (not _OTHER.fullmatch(unit) or _VOLUME.fullmatch(unit))) for unit in units
-    )
+def _of_else(unit: str, column: _Column) -> bool:
+    """Whether a unit isn't that of a dose: a volume, or one that isn't known where the dose has another."""
+    unknown = _power(unit) is None and not _OTHER.fullmatch(unit)
+    return not unit or _VOLUME.fullmatch(unit) is not None or (unknown and _power(column.unit) is not None)
 
 
 def _in_one_unit(rows: Sequence[Row], column: _Column, stated: Sequence[str]) -> tuple[list[float], str]:
