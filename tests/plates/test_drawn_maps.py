@@ -1,5 +1,6 @@
 """Plate maps that are drawn in the shape of the plate: rows and columns go by their names."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -149,12 +150,23 @@ def test_a_plate_has_the_sheet_of_its_name(tmp_path: Path) -> None:
     assert read_plate_map(tmp_path / "map.xlsx", "p2")["treatment"].tolist() == ["p2-x", "y"]
 
 
-def test_a_drawn_dose_beside_a_list_without_doses_is_refused(tmp_path: Path) -> None:
+def test_the_sheet_of_a_plate_draws_the_treatment(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
-    for title, rows in {"list": [["well", "treatment"], ["A1", "x"]], "dose": [["", 1], ["A", 5]]}.items():
+    for title in ("p1", "p2"):
+        sheet = book.create_sheet(title)
+        for row in (["", 1, 2], ["A", f"{title}-x", "y"]):
+            sheet.append(row)
+    book.save(tmp_path / "map.xlsx")
+    assert read_plate_map(tmp_path / "map.xlsx", "p2")["treatment"].tolist() == ["p2-x", "y"]
+
+
+@pytest.mark.parametrize("dose", ["dose", "dose_uM", "Conc. (nM)"])
+def test_a_drawn_dose_beside_a_list_without_doses_is_refused(tmp_path: Path, dose: str) -> None:
+    book = openpyxl.Workbook()
+    for title, rows in {"list": [["well", "treatment"], ["A1", "x"]], "map": [[dose, 1], ["A", 5]]}.items():
         sheet = book.create_sheet(title)
         for row in rows:
             sheet.append(row)
     book.save(tmp_path / "map.xlsx")
-    with pytest.raises(RawDataError, match="draws the dose, and the sheet list lists wells without it"):
+    with pytest.raises(RawDataError, match=f"draws the {re.escape(dose)}, and the sheet list lists wells without it"):
         read_plate_map(tmp_path / "map.xlsx")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from plateflow.errors import RawDataError
+from plateflow.plates.check import pooled_wells
 from plateflow.plates.doses import same_doses
-from plateflow.plates.platemap import pooled_wells, read_plate_map
+from plateflow.plates.platemap import read_plate_map
 
 
 def read(tmp_path: Path, text: str) -> tuple[list[float], str]:
@@ -95,11 +96,47 @@ def test_units_of_a_column_are_converted_where_they_are_molar(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    "columns",
+    [
+        *("pert_dose,pert_dose_unit", "drug_conc,drug_conc_units", "Conc.,Conc. Units", "final conc,dose_unit"),
+        *("Dosis,Einheit", "conc,Metadata_Conc Unit", "drug_dose,UOM"),
+    ],
+)
+def test_the_column_of_units_is_known_by_the_name_of_the_dose(tmp_path: Path, columns: str) -> None:
+    assert read(tmp_path, f"well,treatment,{columns}\nA1,x,1,uM\nA2,x,100,nM\n") == ([1, 0.1], "uM")
+    table = read_plate_map(tmp_path / "map.csv")  # what is kept as written keeps its unit
+    assert columns.endswith(",dose_unit") or table[columns.replace("Metadata_", "").split(",")[1]].tolist() == [
+        "uM",
+        "nM",
+    ]
+
+
+def test_a_unit_of_something_else_is_not_that_of_the_dose(tmp_path: Path) -> None:
+    text = "well,volume,unit,dose,dose_unit\nA1,5,ul,1,uM\nA2,5,ul,100,nM\n"
+    assert read(tmp_path, text) == ([1, 0.1], "uM")
+    assert read_plate_map(tmp_path / "map.csv")["unit"].tolist() == ["ul", "ul"]
+    assert read(tmp_path, "well,dose,dose_unit,unit\nA1,1,,uM\nA2,100,,nM\n") == ([1, 0.1], "uM")
+    assert read(tmp_path, "well,dose_uM,volume,unit\nA1,1,5,ul\nA2,2,5,ul\n") == ([1, 2], "uM")
+    assert read(tmp_path, "well,dose,volume,unit\nA1,1,5,ul\nA2,2,5,ul\n") == ([1, 2], "")
+    assert read(tmp_path, "well,dose_uM,time,unit\nA1,1,5,h\nA2,2,5,h\n") == ([1, 2], "uM")
+    assert read(tmp_path, "well,dose,volume,unit\nA1,1,5,J/m2\nA2,2,5,J/m2\n") == ([1, 2], "J/m2")
+    assert read(tmp_path, "well,dose_uM,pert_dose,pert_dose_unit\nA1,1,1000,nM\n") == ([1], "uM")
+    assert read(tmp_path, "well,dose,stock_conc,stock_conc_unit,unit\nA1,1,5,mM,uM\n") == ([1], "uM")
+
+
+def test_percent_is_one_unit_in_each_spelling(tmp_path: Path) -> None:
+    assert read(tmp_path, "well,dose,unit\nA1,1,percent\nA2,2,%\n") == ([1, 2], "%")
+
+
+@pytest.mark.parametrize(
     ("text", "message", "line"),
     [
         ("well,dose,dose_unit\nA1,1,uM\nA2,1,ug/ml\n", "uM and ug/ml", 3),
         ("well,dose,dose_unit\nA1,1,uM\nA2,1,\n", "uM and none", 3),
-        ("well,dose_uM,dose_unit\nA1,1,nM\n", "uM and nM", 2),
+        ("well,dose_uM,dose_unit\nA1,1,nM\n", "two units of a dose: uM and nM", 2),
+        ("well,dose_uM,unit\nA1,1,nM\n", "two units of a dose: uM and nM", 2),
+        ("well,dose,dose_unit\nA1,1,uM\nA2,1,aM\n", "uM and aM", 3),
+        ("well,dose,unit,units\nA1,1,uM,nM\n", "unit of dose: unit and units", 2),
         ("well,pre_dose,drug_dose\nA1,5,1\n", "pre_dose and drug_dose", 2),
         ("well,dose,conc\nA1,1,2\n", "dose and conc", 2),
         ("well,dose,dose_nM\nA1,1,2\n", "dose and dose_nM", 2),
@@ -164,6 +201,9 @@ def test_a_column_of_numbers_that_splits_a_treatment_is_named(tmp_path: Path) ->
     (text,) = pooled(tmp_path, "amount,index,Replicate", wells)
     assert text.startswith("amount is not read, but tells wells of x apart")
     assert not pooled(tmp_path, "dose_uM,index,Replicate", wells)
+    (text,) = pooled(tmp_path, "amount", ["treatment,x,10 nM", "treatment,x,10 nM", "treatment,x,0.1 µM"])
+    assert text.startswith("amount is not read, but tells wells of x apart, which count together: 0.1 µM, 10 nM")
+    assert not pooled(tmp_path, "amount", ["treatment,x,100 nM", "treatment,x,100 nM", "treatment,x,0.1 µM"])
     assert not pooled(tmp_path, "amount,mw", ["treatment,x,1,300", "treatment,x,1.001,300", "treatment,y,5,200"])
 
 

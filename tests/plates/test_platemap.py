@@ -7,6 +7,7 @@ import openpyxl
 import pytest
 
 from plateflow.errors import RawDataError
+from plateflow.plates.check import unread
 from plateflow.plates.platemap import read_plate_map
 from plateflow.workflow import Workflow
 
@@ -122,6 +123,21 @@ def test_a_workbook(tmp_path: Path) -> None:
     }
 
 
+def test_cells_in_percent_are_read_as_they_are_shown(tmp_path: Path) -> None:
+    path = book(tmp_path / "map.xlsx", {"Map": [["well", "dose (%)", "serum"], ["A1", 0.001, 0.1], ["A2", 0.5, 0.5]]})
+    workbook = openpyxl.load_workbook(path)
+    workbook["Map"]["B2"].number_format = "0.0%"
+    workbook["Map"]["C2"].number_format = "0%"
+    workbook["Map"]["C3"].number_format = '0.0"%"'
+    workbook.save(path)
+    table = read_plate_map(path)
+    assert table[["dose", "dose_unit", "serum"]].to_numpy().tolist() == [[0.1, "%", "10%"], [0.5, "%", "0.5"]]
+    workbook["Map"]["B1"] = "dose"
+    workbook.save(path)
+    with pytest.raises(RawDataError, match=r"not a number: '0\.1%'"):
+        read_plate_map(path)
+
+
 def test_a_workbook_with_a_sheet_a_plate(tmp_path: Path) -> None:
     path = book(tmp_path / "map.xlsx", {"p1": LONG, "p2": [["well", "role"], ["C3", "positive"]]})
     assert list(read_plate_map(path, "p2")["well"]) == ["C03"]
@@ -167,8 +183,19 @@ def test_names_of_columns_and_quotes(tmp_path: Path) -> None:
 def test_lines_of_several_plates(tmp_path: Path) -> None:
     path = write(tmp_path, "plate,well,role\np1,A1,negative\np2,A1,positive\n")
     assert list(read_plate_map(path, "p2")["role"]) == ["positive"]
-    with pytest.raises(RawDataError, match="A01 twice"):
+    with pytest.raises(RawDataError, match="column plate names the plates p1, p2, and not p3"):
         read_plate_map(path, "p3")
+
+
+def test_a_map_of_another_plate_is_named_and_tubes_are_no_plates(tmp_path: Path) -> None:
+    path = write(tmp_path, "Plate,well,role\np1,A1,negative\np1,A2,treatment\n")
+    (said,) = unread(read_plate_map(path, "p2"), "p2")
+    assert said[0] == "the plate map names another plate: Plate: p1"
+    assert not list(unread(read_plate_map(path, "p1__2021-05-02"), "p1__2021-05-02"))
+    path = write(tmp_path, "barcode,well,role\n0001,A1,negative\n0002,A2,treatment\n")
+    assert list(read_plate_map(path, "p2")["role"]) == ["negative", "treatment"]
+    path = write(tmp_path, "plate,barcode,well,role\nL1,p1,A1,negative\nL2,p1,A2,treatment\nL2,p2,A1,positive\n")
+    assert list(read_plate_map(path, "p1")["role"]) == ["negative", "treatment"]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +204,12 @@ def test_lines_of_several_plates(tmp_path: Path) -> None:
         ("pert_type,control_type", ["trt,NA", "control,negcon", "control,poscon_cp", "empty,"], "tnpe"),
         ("Metadata_pert_type", ["trt", "negcon", "poscon", "empty"], "tnpe"),
         ("SBS_Controls,SBS_Doses", ["-1,0", "1,10", "0,3", ","], "npte"),
+        ("treatment,negative_control", ["DMSO,1", "x,0", "y,", "DMSO,TRUE"], "nttn"),
+        ("Positive Control,is_neg_ctrl", ["1,0", "0,1", "0,0"], "pnt"),
+        ("treatment,is_control", ["DMSO,1", "x,0"], "tt"),
+        ("treatment,n_controls", ["x,1", "y,2"], "tt"),
+        ("treatment,Well Type", ["DMSO,negative control", "x,sample", "y,Positive", "z,"], "ntpt"),
+        ("treatment,control", ["DMSO,neg", "x,pos", "y,"], "npt"),
         ("broad_sample,solvent", [",DMSO", "BRD-1,DMSO", "DMSO,DMSO", ","], "ntne"),
         ("role,control_type", ["positive,negcon", ",negcon", ",", "treatment,"], "pnet"),
     ],
@@ -185,6 +218,24 @@ def test_rules_for_roles(tmp_path: Path, header: str, cells: list[str], roles: s
     lines = [f"A{n},{cell}" for n, cell in enumerate(cells, 1)]
     table = read_plate_map(write(tmp_path, "\n".join([f"well,{header}", *lines])))
     assert "".join(role[0] for role in table["role"]) == roles
+
+
+def test_columns_that_seem_to_say_a_role_or_treatment_and_are_not_read_are_named(tmp_path: Path) -> None:
+    def said(text: str) -> list[str]:
+        return [what for what, _ in unread(read_plate_map(write(tmp_path, text)), "")]
+
+    assert said("well,treatment,is_control\nA1,DMSO,1\nA2,x,0\n") == [
+        "no well is a negative control, though a column may say which are: is_control: 0, 1"
+    ]
+    assert said("Well,Compound,Dose\nA1,DMSO,0\nA2,x,1\n") == ["no well has a treatment; columns not read: Compound"]
+    assert not said("well,role,dose\nA1,negative,0\nA2,treatment,1\n")
+    assert not said("well,treatment,cell type\nA1,x,HeLa\nA2,y,HeLa\n")
+
+
+def test_a_well_that_is_both_controls_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RawDataError, match="a negative and a positive control") as error:
+        read_plate_map(write(tmp_path, "well,negative_control,positive_control\nA1,1,0\nA2,1,1\n"))
+    assert error.value.where.endswith("line 3")
 
 
 def test_a_real_map_of_lincs_by_its_table_of_barcodes(tmp_path: Path, test_data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from plateflow.errors import ChannelError, PlateflowError
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
+from plateflow.plates.doses import amount_of, column_of_dose, plain, same_doses, value_of
 from plateflow.plates.plate import index_plate
-from plateflow.plates.platemap import pooled_wells, read_plate_map
-from plateflow.plates.reader import Index, counted
+from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
+from plateflow.plates.reader import Index, counted, examples
 from plateflow.text import TextError, decode
+
+_REPLICATE = re.compile(r"rep(lic|s?(_|$))")
+_ROLE = re.compile(r"control|ctrl|role|^(well|sample)_?type|^content$")
+"""Names of columns that may say which wells are controls."""
 
 
 def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
@@ -94,6 +100,73 @@ def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:
     return [f"{index.root / path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
 
 
+def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
+    """Columns that no statistic reads, though they tell wells apart that count together.
+
+    One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
+    and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
+    well.
+
+    Args:
+        table: of `read_plate_map`.
+    """
+    negatives = table.index[table["role"] == "negative"]
+    treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
+    groups = treated.groupby(["treatment", "dose"], dropna=False)
+    for column in [str(name) for name in table if name not in ("role", "dose", "dose_unit")]:
+        values = table[column].astype(str)
+        if says_where(column) or _REPLICATE.match(plain(column)) or values.is_unique:
+            continue
+        numbers = [amount_of(value) for value in values]
+        counts = values[negatives].value_counts()
+        text = None in numbers and "" not in counts and 1 < len(counts) < len(negatives)  # not a remark on a well
+        if text or (counts > 1).sum() > 1:
+            named = examples(value or "(nothing)" for value in counts.index)
+            yield f"{column} tells negative controls apart, which all count together: {named}"
+            continue
+        if column == "treatment" or None in numbers:
+            continue
+        for (name, dose), wells in groups:
+            told = {each for each in same_doses([name] * len(wells), (numbers[i] or 0 for i in wells.index)) if each}
+            if len(told) > 1:
+                named = examples(values[wells.index].unique())
+                at = "" if str(dose) == "nan" else f" at {dose:g}"
+                yield f"{column} is not read, but tells wells of {name}{at} apart, which count together: {named}"
+                break
+
+
+def unread(table: pd.DataFrame, plate: str) -> Iterator[tuple[str, str]]:
+    """What a plate map seems to say, but not so that it is read, and what to do.
+
+    Args:
+        table: of `read_plate_map`.
+        plate: the plate's id.
+    """
+    free = [str(name) for name in table if name not in OWN]
+    ids = {name: set(table[name].astype(str)) - {""} for name in free if plain(name) in PLATE}
+    other = [f"{name}: {examples(values)}" for name, values in ids.items() if len(values) == 1]
+    if other and not any(ids_of(plate, values) for values in ids.values()):
+        yield f"the plate map names another plate: {'; '.join(other)}", "check whether it belongs to this plate"
+    roles = [name for name in free if _ROLE.search(plain(name))]
+    if roles and "negative" not in set(table["role"]):
+        named = "; ".join(f"{name}: {examples(sorted(set(table[name].astype(str)) - {''}))}" for name in roles)
+        yield (
+            f"no well is a negative control, though a column may say which are: {named}",
+            "give the map a column role with negative, positive, treatment or empty",
+        )
+    texts = [
+        name
+        for name in free
+        if name not in roles and not says_where(name) and not _REPLICATE.match(plain(name)) and not column_of_dose(name)
+        if any(value_of(str(value)) is None for value in table[name])
+    ]
+    if texts and (table["treatment"] == "").all():
+        yield (
+            f"no well has a treatment; columns not read: {', '.join(texts)}",
+            "call the column, or the sheet, with the names of the treatments treatment",
+        )
+
+
 def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
     """A plate map that cannot be read, wells it pools, and wells that only the map or only the plate has."""
     try:
@@ -111,6 +184,8 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
     for text in pooled_wells(table):
         remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; else give wells that "
         remedy += "differ another treatment, or a plate sheet's line and map of their own"
+        yield Problem("warning", spec.plate, text, remedy, file=plate_map)
+    for text, remedy in unread(table, spec.plate):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     mapped = set(table["well"])
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]

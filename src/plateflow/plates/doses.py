@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MOLAR = re.compile(
     r"(milli|micro|nano|pico|femto|[munpf])?(m|molar|mol(es?)?(/|_?per_?|_)(l|liter|litre)s?)", re.IGNORECASE
 )
-_POWERS = {"m": -3, "u": -6, "n": -9, "p": -12, "f": -15}
+_POWERS = {"": 0, "m": -3, "u": -6, "n": -9, "p": -12, "f": -15}
 _OTHER = re.compile(
     r"([munpk]?g|[munp]l|[munp]mol|iu|u|pfu)((/|_?per_?|_)([mundk]?l|[km]?g|liter|litre|well|cell)s?)?"
     r"|%|percent|pct|ppm|ppb|moi|m?gy|fold|x",
@@ -34,7 +34,8 @@ _ELSE = re.compile(
 """Words in a column's name that say that it isn't the dose of the treatment: of what else, when, or a logarithm."""
 _BARE = re.compile(r"[munpf]M|[munpf]?mol(es?)?(/|_per_)(l|L|liter|litre)")
 """Names of columns that are nothing but a unit of concentration."""
-_UNIT_COLUMN = re.compile(r"((dose|dosage|conc|concentration)s?_)?(units?|uom)")
+_UNIT_COLUMN = re.compile(r"(.*?)[ ._]*(units?|uom|einheit)")
+_VOLUME = re.compile(r"(milli|micro|nano|pico|[munp])?l(it(er|re)s?)?", re.IGNORECASE)
 Row = tuple[str, dict[str, str]]
 
 
@@ -54,7 +55,13 @@ def plain(name: str) -> str:
 
 def is_unit_column(name: str) -> bool:
     """Whether a column of this name holds the units of doses."""
-    return _UNIT_COLUMN.fullmatch(plain(name)) is not None
+    return _has_unit(name) is not None
+
+
+def _has_unit(name: str) -> str | None:
+    """The column whose units a column of this name holds: drug_conc of `drug_conc_units`, "" of `unit`."""
+    match = _UNIT_COLUMN.fullmatch(plain(name))
+    return match[1] if match and (not match[1] or column_of_dose(match[1])) else None
 
 
 def column_of_dose(name: str) -> _Column | None:
@@ -92,15 +99,14 @@ def unit_of(text: str) -> str:
         prefix = {"milli": "m", "micro": "u"}.get(match[1].lower(), match[1][0].lower()) if match[1] else ""
         return f"{prefix}M"
     if _OTHER.fullmatch(clean.lower()):
-        return _CAPITALS.sub(
-            lambda word: {"gy": "Gy"}.get(word[0], word[0].upper()), re.sub(r"_?per_?|_", "/", clean.lower())
-        )
+        sign = re.sub("percent|pct", "%", clean.lower())
+        return _CAPITALS.sub(lambda word: {"gy": "Gy"}.get(word[0], word[0].upper()), re.sub(r"_?per_?|_", "/", sign))
     return text.strip().replace("_", " ")
 
 
 def _power(unit: str) -> int | None:
     """The power of ten by which a molar unit differs from M; None of another unit."""
-    return None if not unit.endswith("M") or len(unit) > 2 else _POWERS.get(unit[:-1], 0)
+    return _POWERS.get(unit[:-1]) if unit.endswith("M") else None
 
 
 def _converted(value: float, unit: str, into: str) -> float:
@@ -119,25 +125,27 @@ def in_one_unit(doses: Sequence[float], units: Sequence[str]) -> tuple[list[floa
     return [dose for dose, _ in pairs], [unit for _, unit in pairs]
 
 
-def doses_of(rows: Sequence[Row]) -> tuple[list[float], str]:
+def doses_of(rows: Sequence[Row]) -> tuple[list[float], str, set[str]]:
     """The doses of a plate map.
 
     Args:
         rows: file and line of each, for messages, and its cells by column.
 
     Returns:
-        one dose a row, NaN where there is none, and the unit of all of them ("" where none is said).
+        one dose a row, NaN where there is none, the unit of all of them ("" where none is said), and the columns that
+        hold the units of a column `dose` as written, which aren't those of the doses returned.
 
     Raises:
-        RawDataError: two columns could be the dose, a dose is no number, or units can't be converted.
+        RawDataError: two columns could be the dose or its unit, a dose is no number, or units can't be converted.
     """
     columns = [column for name in rows[0][1] if (column := column_of_dose(name)) is not None]
     columns = [column for column in columns if any(cells[column.name].upper() not in _ABSENT for _, cells in rows)]
     if len(own := [column for column in columns if column.own]) == 1 and all(_before(c) for c in columns if not c.own):
         columns = own
     if not columns:
-        return [math.nan] * len(rows), ""
-    read = [_in_one_unit(rows, column) for column in columns]
+        return [math.nan] * len(rows), "", set()
+    stated = [_stated(rows, column) for column in columns]
+    read = [_in_one_unit(rows, column, units) for column, (units, _) in zip(columns, stated, strict=True)]
     for column, (doses, unit) in zip(columns[1:], read[1:], strict=True):
         if not _same(read[0], (doses, unit)):
             raise RawDataError(
@@ -147,7 +155,9 @@ def doses_of(rows: Sequence[Row]) -> tuple[list[float], str]:
                 remedy="call the right one dose, with its unit as in dose_uM, and the other by a name without dose and "
                 "concentration, such as stock",
             )
-    return next((found for found in read if found[1]), read[0])
+    doses, unit = next((found for found in read if found[1]), read[0])
+    overwritten = (names for column, (_, names) in zip(columns, stated, strict=True) if column.name == "dose")
+    return doses, unit, {name for names in overwritten for name in names}
 
 
 def _before(column: _Column) -> bool:
@@ -167,18 +177,56 @@ def _same(first: tuple[list[float], str], second: tuple[list[float], str]) -> bo
     return all(math.isclose(a, b, rel_tol=ROUNDING) or (math.isnan(a) and math.isnan(b)) for a, b in pairs)
 
 
-def _in_one_unit(rows: Sequence[Row], column: _Column) -> tuple[list[float], str]:
-    doses = [_dose(cells[column.name], where) for where, cells in rows]
-    unit_column = next((name for name in rows[0][1] if is_unit_column(name)), None)
-    stated = ["" if unit_column is None else cells[unit_column] for _, cells in rows]
-    units = [unit_of("" if text.upper() in _ABSENT else text) or column.unit for text in stated]
+def _stated(rows: Sequence[Row], column: _Column) -> tuple[list[str], list[str]]:
+    """The unit of each dose of a column as columns of units give it, "" for none, and these columns.
+
+    They are those named after it, else those named after a dose, but not after another column of the map, else `unit`.
+    The last may be that of something else, such as a volume.
+    """
+    names = {plain(name).rstrip("._"): name for name in rows[0][1]}
+    of = {name: whose for name in rows[0][1] if (whose := _has_unit(name)) is not None}
+    units = {name: [unit_of("" if (c := cells[name]).upper() in _ABSENT else c) for _, cells in rows] for name in of}
+    of = {name: whose for name, whose in of.items() if any(units[name])}
+    chosen = [name for name, whose in of.items() if names.get(whose) == column.name]
+    chosen = chosen or [name for name, whose in of.items() if whose and whose not in names]
+    if not chosen:
+        other = column.unit or any("vol" in name for name in names)
+        chosen = [n for n, whose in of.items() if not (whose or (other and all(_of_else(u, column) for u in units[n])))]
+    for name in chosen[1:]:
+        if units[name] != units[chosen[0]]:
+            raise RawDataError(
+                f"two columns of the plate map could be the unit of {column.name}: {chosen[0]} and {name}",
+                where=rows[0][0],
+                why="they differ",
+                remedy=f"call the right one {column.name}_unit, and the other after what it is the unit of",
+            )
+    return units[chosen[0]] if chosen else [""] * len(rows), chosen
+
+
+def _of_else(unit: str, column: _Column) -> bool:
+    """Whether a unit isn't that of a dose: a volume, or one that isn't known where the dose has another."""
+    unknown = _power(unit) is None and not _OTHER.fullmatch(unit)
+    return not unit or _VOLUME.fullmatch(unit) is not None or (unknown and _power(column.unit) is not None)
+
+
+def _in_one_unit(rows: Sequence[Row], column: _Column, stated: Sequence[str]) -> tuple[list[float], str]:
+    sign = "%" if column.unit.startswith("%") else ""
+    doses = [_dose(cells[column.name].removesuffix(sign).rstrip(), where) for where, cells in rows]
+    units = [unit or column.unit for unit in stated]
     told = [(unit, where) for unit, dose, (where, _) in zip(units, doses, rows, strict=True) if dose > 0]
     first = told[0][0] if told else column.unit
     for unit, where in told:
-        if (unit != first and None in (_power(unit), _power(first))) or (column.unit and unit != column.unit):
-            named = " and ".join(each or "none" for each in (column.unit or first, unit))
+        if column.unit and unit != column.unit:
             raise RawDataError(
-                f"the plate map has doses in units that can't be converted into each other: {named}",
+                f"the plate map says two units of a dose: {column.unit} and {unit}",
+                where=where,
+                why=f"one is in the name of the column {column.name}, the other in a column of units",
+                remedy="keep the right one: delete the other from the name, or the column of units",
+            )
+        if unit != first and None in (_power(unit), _power(first)):
+            raise RawDataError(
+                f"the plate map has doses in units that can't be converted into each other: {first or 'none'} and "
+                f"{unit or 'none'}",
                 where=where,
                 remedy="give all doses in one unit, or in units of concentration from M to fM",
             )
@@ -192,6 +240,16 @@ def value_of(text: str) -> float | None:
         return math.nan
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
     return None if math.isinf(value) else value
+
+
+def amount_of(text: str) -> float | None:
+    """A number as `value_of` reads it, or one with a unit of doses, such as 10 nM: in M if that is molar."""
+    match = _NUMBER.match(text)
+    unit = unit_of(text[match.end() :]) if match else ""
+    power = _power(unit)
+    if match is None or (power is None and not _OTHER.fullmatch(unit)):
+        return value_of(text)
+    return float(match[0]) * 10.0 ** (power or 0)
 
 
 def _dose(text: str, where: str) -> float:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Container, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -29,20 +30,21 @@ ALIASES = {
 }
 """Columns that replace ours where a map lacks it, in this order (JUMP, LINCS). They are kept too; of the dose see
 `doses.column_of_dose`."""
-_PLATE = ("plate", "barcode", "assay_plate_barcode")
+PLATE = ("plate", "barcode", "assay_plate_barcode")
 _BARCODE, _MAP = "assay_plate_barcode", "plate_map_name"
 _SUFFIXES = {".txt", ".csv", ".tsv", ".xlsx"}
 ROLES = ("negative", "positive", "treatment", "empty")
-_JUMP = {"trt": "treatment", "negcon": "negative", "poscon": "positive", "empty": "empty"}
+_WORDS = {"trt": "treatment", "neg": "negative", "pos": "positive", "empty": "empty"}
+_WORDED = ("control_type", "pert_type", "well_type", "control", "controls")
 _CELLPROFILER = {"-1": "negative", "0": "treatment", "1": "positive"}
-_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *_PLATE}
+_FLAG = re.compile(r"(?:is_)?(neg|pos)(?:ative|itive)?_?(?:control|ctrl)s?")
+_PLACE = {"well", "row", "column", "well_position", "well_id", "well_name", "plate_map_name", *PLATE}
 """Columns that say where a well is, not what is in it."""
 _ROWS = {row_name(row) for row in range(32)}
 DRAWN = (
     "a matrix has numbers of columns above, letters of rows at its left, no blank line above a row, and one between it "
     "and remarks; write a legend into one cell: N = negative control"
 )
-_REPLICATE = re.compile(r"rep(lic|s?(_|$))")
 Row = tuple[str, dict[str, str]]
 """File and line of a row, for messages, and its cells by column."""
 
@@ -77,7 +79,8 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
         rows = _rows(path, sheets, plate)
     table: list[dict[str, object]] = []
     wells: dict[str, str] = {}
-    doses, unit = doses_of(rows)
+    doses, unit, units = doses_of(rows)
+    controls = {name for name in rows[0][1] if _is_of_cellprofiler(name, {row[name].upper() for _, row in rows})}
     for (where, row), dose in zip(rows, doses, strict=True):
         well = _well(row, where)
         if well in wells:
@@ -90,87 +93,74 @@ def read_plate_map(path: str | Path, plate: str = "") -> pd.DataFrame:
         wells[well] = where
         full = _with_alias(row)
         stated = {"dose_unit": "" if math.isnan(dose) else unit} if unit else {}
-        table.append({**full, "well": well, "role": role_of(full, where), "dose": dose, **stated})
+        table.append({**full, "well": well, "role": role_of(full, where, controls), "dose": dose, **stated})
     for full_row, dose in zip(table, same_doses((each.get("treatment") for each in table), doses), strict=True):
         full_row["dose"] = dose
     consumed = {"row", "column"} if "well" not in rows[0][1] else set()
-    consumed |= {name for name in rows[0][1] if is_unit_column(name)} - {"dose_unit"} if unit else set()
+    consumed |= units - {"dose_unit"} if unit else set()
     extra = [name for name in table[0] if name not in OWN and name not in consumed]
     return pd.DataFrame(table).reindex(columns=[*OWN, *extra]).fillna({"treatment": "", **dict.fromkeys(extra, "")})
 
 
-def role_of(row: dict[str, str], where: str) -> str:
+def _is_of_cellprofiler(name: str, values: set[str]) -> bool:
+    """Whether a column tells controls by -1, 0 and 1. Without -1, 1 may as well mean any control."""
+    return name.lower().endswith(("control", "controls")) and "-1" in values <= {*_CELLPROFILER, "", "NA", "NAN"}
+
+
+def role_of(row: dict[str, str], where: str, controls: Container[str] = ()) -> str:
     """The role of a well, one of `ROLES`, by the first of these rules that applies:
 
     1. the column `role`;
-    2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, negcon, poscon or empty;
-    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0;
-    4. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
-    5. a line with nothing but its well is empty, any other a treatment.
+    2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, neg, pos or empty; so may `well_type` and
+       `control`;
+    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0, and -1 of
+       some well;
+    4. `negative_control` or `positive_control` holds 1, true, yes or x;
+    5. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
+    6. a line with nothing but its well is empty, any other a treatment.
 
     Args:
         row: the cells of the well's line by column.
         where: file and line, for the message.
+        controls: the columns of the third rule.
 
     Raises:
-        RawDataError: the column `role` holds something else.
+        RawDataError: the column `role` holds something else, or the well is a negative and a positive control.
     """
-    cells = {name.lower(): "" if value.upper() in ("NA", "NAN") else value for name, value in row.items()}
+    cells = {
+        name.lower().replace(" ", "_"): "" if value.upper() in ("NA", "NAN") else value for name, value in row.items()
+    }
     if role := cells.get("role", "").lower():
         if role not in ROLES:
             what = f"the plate map has the unknown role {row['role']!r}"
             raise RawDataError(what, where=where, remedy=f"use one of {', '.join(ROLES)}")
         return role
-    for column in ("control_type", "pert_type"):
-        for start, meaning in _JUMP.items():
+    for column in _WORDED:
+        for start, meaning in _WORDS.items():
             if cells.get(column, "").lower().startswith(start):
                 return meaning
-    for name, value in cells.items():
-        if name.endswith(("control", "controls")) and value in _CELLPROFILER:
+    for name, value in row.items():
+        if name in controls and value in _CELLPROFILER:
             return _CELLPROFILER[value]
+    if flags := _flags(cells):
+        if len(flags) > 1:
+            what, remedy = "the plate map has a well that is a negative and a positive control", "keep one of the two"
+            raise RawDataError(what, where=where, remedy=remedy)
+        return flags.pop()
     if cells.get("broad_sample", "?").upper() in ("", "DMSO") and cells.get("solvent"):
         return "negative"
-    return "treatment" if any(value and not _says_where(name) for name, value in cells.items()) else "empty"
+    return "treatment" if any(value and not says_where(name) for name, value in cells.items()) else "empty"
 
 
-def _says_where(name: str) -> bool:
+def _flags(cells: dict[str, str]) -> set[str]:
+    """What columns such as negative_control say of a well with 1 or true."""
+    told = (_FLAG.fullmatch(name) for name, value in cells.items() if value.lower() in ("1", "true", "yes", "x"))
+    return {_WORDS[match[1]] for match in told if match}
+
+
+def says_where(name: str) -> bool:
     """Whether a column says where a well is, or in which unit its dose, not what is in it."""
     return plain(name) in _PLACE or plain(name).endswith(("row", "col", "column")) or is_unit_column(name)
-
-
-def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
-    """Columns that no statistic reads, though they tell wells apart that count together.
-
-    One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
-    and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
-    well.
-
-    Args:
-        table: of `read_plate_map`.
-    """
-    negatives = table.index[table["role"] == "negative"]
-    treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
-    groups = treated.groupby(["treatment", "dose"], dropna=False)
-    for column in [str(name) for name in table if name not in ("role", "dose", "dose_unit")]:
-        values = table[column].astype(str)
-        if _says_where(column) or _REPLICATE.match(plain(column)) or values.is_unique:
-            continue
-        numbers = [value_of(value) for value in values]
-        counts = values[negatives].value_counts()
-        text = None in numbers and "" not in counts and 1 < len(counts) < len(negatives)  # not a remark on a well
-        if text or (counts > 1).sum() > 1:
-            named = examples(value or "(nothing)" for value in counts.index)
-            yield f"{column} tells negative controls apart, which all count together: {named}"
-            continue
-        if column == "treatment" or None in numbers:
-            continue
-        for (name, dose), wells in groups:
-            told = {each for each in same_doses([name] * len(wells), (numbers[i] or 0 for i in wells.index)) if each}
-            if len(told) > 1:
-                named = examples(f"{each:g}" for each in told)
-                at = "" if str(dose) == "nan" else f" at {dose:g}"
-                yield f"{column} is not read, but tells wells of {name}{at} apart, which count together: {named}"
-                break
 
 
 def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) -> Path:
@@ -180,8 +170,7 @@ def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) 
     for cells in lines:
         if len(cells) > max(barcode_column, map_column):
             maps.setdefault(cells[barcode_column], set()).add(cells[map_column])
-    begun = [barcode for barcode in maps if barcode and re.match(re.escape(barcode) + r"[\W_]", plate)]
-    names = maps.get(plate) or set().union(*(maps[barcode] for barcode in begun))
+    names = set[str]().union(*(maps[barcode] for barcode in ids_of(plate, maps)))
     if len(names) != 1:
         raise RawDataError(
             "the table of barcodes is ambiguous" if names else "the table of barcodes gives the plate no map",
@@ -200,6 +189,11 @@ def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) 
             remedy=f"copy it to {path.parent / 'platemap' / name}.txt",
         )
     return min(fitting, key=lambda file: (len(file.stem), file))
+
+
+def ids_of(plate: str, ids: Collection[str]) -> set[str]:
+    """Those of some ids of plates that mean this plate: its own, or else those with which it begins."""
+    return {plate} if plate in ids else {each for each in ids if each and re.match(re.escape(each) + r"[\W_]", plate)}
 
 
 def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
@@ -225,11 +219,12 @@ def _rows(path: Path, sheets: list[Sheet], plate: str) -> list[Row]:
     long = [sheet for sheet in sheets if _is_long(_header(sheet))]
     if len(long) > 1:
         raise _unusable(str(path), f"several sheets are plate maps, and none is called {plate}")
-    drawn = chain.from_iterable(_matrix_cells(sheet) for sheet in sheets if sheet not in long)
+    drawn = chain.from_iterable(_matrix_cells(sheet, plate) for sheet in sheets if sheet not in long)
     if long:
         listed = _long(long[0], plate)
+        has = listed[0][1]
         for name, where, *_ in drawn:
-            if name in OWN and name not in listed[0][1]:
+            if not any(map(column_of_dose, has)) if column_of_dose(name) else name in OWN and name not in has:
                 raise _unusable(where, f"it draws the {name}, and the sheet {long[0].title} lists wells without it")
         return listed
     wells: dict[str, Row] = {}
@@ -295,15 +290,22 @@ def _long(sheet: Sheet, plate: str) -> list[Row]:
         for number, cells in sheet.rows[1:]
         if any(cells[: len(names)])
     ]
-    for name in names:
-        if plate and plain(name) in _PLATE and any(row[name] == plate for _, row in rows):
-            rows = [(where, row) for where, row in rows if row[name] == plate]
+    chosen, others = False, dict[str, Counter[str]]()
+    for name in (name for name in names if plate and plain(name) in PLATE):
+        counts = Counter(row[name] for _, row in rows if row[name])
+        if own := ids_of(plate, counts):
+            rows, chosen = [(where, row) for where, row in rows if row[name] in own], True
+        elif len(counts) > 1 and (plain(name) != "barcode" or max(counts.values()) > 1):  # not of tubes
+            others[name] = counts
+    for name, ids in () if chosen else others.items():
+        remedy = "write the id of the plate as in the plate sheet; a column of anything else needs another name"
+        raise _unusable(sheet.where, f"its column {name} names the plates {examples(ids)}, and not {plate}", remedy)
     if not rows:
         raise _unusable(sheet.where, f"its columns are {', '.join(names)}, but it has no well")
     return rows
 
 
-def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
+def _matrix_cells(sheet: Sheet, plate: str) -> Iterator[tuple[str, str, str, str]]:
     """The filled cells of all matrices in a sheet: name, file and line of the matrix, well and value.
 
     Rows and columns go by their names, whichever of them are there and in whichever order. A line with a single value
@@ -326,7 +328,8 @@ def _matrix_cells(sheet: Sheet) -> Iterator[tuple[str, str, str, str]]:
             if doubled:
                 raise _unusable(where, f"the column {doubled[0]} occurs twice; put matrices below each other", DRAWN)
             title = "" if sheet.title.lower().startswith(("sheet", "tabelle")) else sheet.title
-            names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell] or ["treatment"]
+            names = [cell for cell in (*cells[: label + 1][::-1], heading, title) if cell not in ("", plate)]
+            names = names or ["treatment"]
             # a heading may be a remark
             name = next((each for each in names if plain(each) in OWN or column_of_dose(each)), names[0])
             name = lower if (lower := plain(name)) in OWN else name

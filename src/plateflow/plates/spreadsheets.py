@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ def _workbook(path: Path, what: str, content: bytes) -> Iterator[Sheet]:
         # a book that is read row by row doesn't know its merged cells
         whole = openpyxl.load_workbook(io.BytesIO(content), data_only=True) if merged else None
         for sheet in book.worksheets:
-            rows = [[_cell(value) for value in row] for row in islice(sheet.iter_rows(values_only=True), ROWS)]
+            rows = [[_cell(cell) for cell in row] for row in islice(sheet.iter_rows(), ROWS)]
             if whole is not None:
                 _fill(rows, [area.bounds for area in whole[sheet.title].merged_cells.ranges])
             numbered = enumerate(rows, 1)
@@ -174,8 +175,11 @@ def _blank_formulas(typed: Any, shown: Any) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _cell(value: object) -> str:
-    """A cell as people typed it: a workbook keeps 3 as 3.0."""
+def _cell(cell: Any) -> str:
+    """A cell as people typed it: a workbook keeps 3 as 3.0, and 0.1% as 0.001 with a format."""
+    value = cell.value
     if value is None:
         return ""
+    if isinstance(value, (int, float)) and "%" in re.sub(r'"[^"]*"|\\.', "", cell.number_format):
+        return f"{value * 100:.12g}%"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
