@@ -387,11 +387,21 @@ def test_the_light_is_found_over_the_dark_level_and_a_speck_changes_little() -> 
     assert 40 < light.dark < 160
     assert light.profile(SIZE, SIZE).mean() == pytest.approx(1, abs=1e-3)
     assert light.ratio() == pytest.approx(VIGNETTING.max() / VIGNETTING.min(), rel=0.1)
+    coefficients = light.coefficients.ravel().tolist()
+    assert coefficients == [round(value, 9) for value in coefficients], "the same on every machine"
     planes[5][:20, :20] = 65535
     assert off(light_of(planes), VIGNETTING) < 0.03
     raw = np.full((1, SIZE, SIZE), 100 + 900 * VIGNETTING, np.float32)
     light.correct(raw, light.profile(SIZE, SIZE), True)
     assert np.ptp(raw) < 0.25 * 900 * np.ptp(VIGNETTING)
+
+
+def test_a_stuck_pixel_makes_no_light_and_hides_none() -> None:
+    for true, y, x in ((EVEN, 5, 5), (EVEN, 75, 110), (VIGNETTING, 5, 5)):
+        planes = shaded(true, nuclei=60, spread=0.2)
+        for plane in planes:
+            plane[y, x] = 65535
+        assert light_of(planes).ratio() == pytest.approx(true.max() / true.min(), rel=0.1)
 
 
 def left(light: Light, true: np.ndarray) -> float:

@@ -43,7 +43,8 @@ class PlaneStatistics:
         counts: number of pixels with each value, int64 (65536,) or (256,).
         low: of each place on a grid over the plane the least mean of a square of `_LOW_PX`, its background; summed
             over the planes, float64 (BINS, BINS).
-        high: the same of the greatest mean: the brightest cell there.
+        high: the same of the greatest mean: the brightest cell there. A square's brightest pixel doesn't count, which
+            may be a stuck one of the camera: that has its place in every field, as light has.
         sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
     """
 
@@ -136,12 +137,14 @@ def _extremes(
             least, greatest = np.inf, 0.0
             for top in range(rows[row], rows[row + 1] - tall + 1, max(tall, 1)):
                 for left in range(columns[column], columns[column + 1] - wide + 1, max(wide, 1)):
-                    total = 0
+                    total, most = 0, 0
                     for y in range(top, top + tall):
                         for x in range(left, left + wide):
                             total += pixels[y, x]
-                    mean = total / max(tall * wide, 1)
-                    least, greatest = min(least, mean), max(greatest, mean)
+                            most = max(most, pixels[y, x])
+                    size = max(tall * wide, 1)
+                    least = min(least, total / size)
+                    greatest = max(greatest, (total - most) / (size - 1) if size > 1 else total)
             low[row, column], high[row, column] = least, greatest
 
 

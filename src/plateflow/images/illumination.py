@@ -144,7 +144,9 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     least = within(found).min(axis=(1, 3)).ravel()
     lowest = np.median(background, axis=0)
     slope = max(float((least - least.mean()) @ lowest / max(((least - least.mean()) ** 2).sum(), 1e-12)), 0.0)
-    return replace(found, dark=max(float(lowest.mean() - slope * least.mean()), 0.0))
+    dark = max(float(lowest.mean() - slope * least.mean()), 0.0)
+    # the last bits depend on the machine's linear algebra
+    return replace(found, coefficients=found.coefficients.round(9), dark=round(dark, 3))
 
 
 def _of_density(
