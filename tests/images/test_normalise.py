@@ -14,10 +14,17 @@ from images_project import Project
 from plateflow.config import Normalise
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.images.canvas import canvases
-from plateflow.images.histograms import focus_score, intensity_limits, plane_statistics, read_histograms
+from plateflow.images.histograms import (
+    focus_score,
+    intensity_limits,
+    plane_statistics,
+    read_histograms,
+    write_histograms,
+)
 from plateflow.images.illumination import Light, fit_light
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
+from plateflow.paths import PlatePaths
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
 from plateflow.state.requests import request
@@ -192,6 +199,36 @@ def test_saturated_fields_shape_neither_window_nor_light(make_project: MakeProje
     assert window["clipped"] == []
     used = np.stack([raw(project, well, field, "AGP") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
     assert window["channels"]["AGP"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
+
+
+def test_fields_of_one_value_shape_no_window(make_project: MakeProject) -> None:
+    """One is white at 12 bits in files of 16, one black, as is a whole channel."""
+    options = {"normalise": Normalise(scope="well", illumination=False)}
+    project = make_project(options=options)
+    for well, channel, value in (("B02", 1, 4095), ("B03", 1, 0)):
+        path = project.raw_file(well, 2, channel)
+        tifffile.imwrite(path, np.full_like(tifffile.imread(path), value))
+    for well, field in (("B02", 1), ("B02", 2), ("B03", 1), ("B03", 2)):
+        tifffile.imwrite(project.raw_file(well, field, 3), np.full_like(raw(project, well, field, "DNA"), 7))
+    project.run()
+    found = [read_histograms(project.paths, well)["2", "DNA"].saturated for well in ("B02", "B03")]
+    assert found == [1, 0]
+    window = load_window(project.paths)
+    sound = {well: raw(project, well, 1, "DNA") for well in ("B02", "B03")}
+    every = np.stack(list(sound.values()))
+    assert window.limits("DNA") == (percentile(every, 1), percentile(every, 99))
+    assert (window.limits("Marker"), window.content["clipped"]) == ((7, 8), [])
+    for well, pixels in sound.items():
+        expected = [percentile(pixels, 1), percentile(pixels, 99)]
+        assert window.limits_of_fields(well, ["DNA"], ["1", "2"]).tolist() == [[expected, expected]]
+
+
+def test_counts_of_long_films_are_exact(tmp_path: Path) -> None:
+    statistics = plane_statistics(np.arange(256, dtype=np.uint16).reshape(16, 16))
+    statistics.counts[7] = 2**32 + 9
+    paths = PlatePaths.of("p", results=tmp_path)
+    write_histograms(paths.histogram("A01"), {"1": [statistics]}, ["DNA"], 65535)
+    np.testing.assert_array_equal(read_histograms(paths, "A01")["1", "DNA"].counts, statistics.counts)
 
 
 def test_a_channel_that_is_over_exposed_everywhere_leaves_the_others_alone(make_project: MakeProject) -> None:
