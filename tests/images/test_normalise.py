@@ -148,6 +148,9 @@ def test_what_makes_intensities_doubtful_is_said_with_the_command(make_project: 
     window.lights["AGP"] = Light(coefficients=coefficients)
     (strong,) = window.doubts({})
     assert strong.startswith("the light of AGP differs by a factor of 2.3 over a field")
+    window.lights["AGP"] = replace(Light.even(""), dark=147.6, alone=True)
+    (alone,) = window.doubts({})
+    assert alone.startswith("the light of AGP is told by its cells alone") and "dark level is well below 148" in alone
 
 
 def test_blank_wells_freeze_nothing_and_cells_do(make_project: MakeProject) -> None:
@@ -387,10 +390,12 @@ def shaded(
     nuclei: int = 24,
     offset: int = 100,
     spread: float = 0.0,
+    bias: float = 0.0,
 ) -> list[np.ndarray]:
     """Fields of round nuclei over a background, with a dark level; some are cut by the border.
 
-    `reach` 0.6: they lie mid-field alone; `thinner` 0.6: at the corners there are that much fewer.
+    `reach` 0.6: they lie mid-field alone; `thinner` 0.6: at the corners there are that much fewer; `bias` 0.6: they
+    are that much dimmer.
     """
     rng, planes = np.random.default_rng(0), []
     for _ in range(fields):
@@ -400,7 +405,7 @@ def shaded(
             far = np.hypot(y - SIZE / 2, x - SIZE / 2) / (SIZE / 2)
             if (reach == 1 or far < reach) and (not thinner or rng.uniform() > thinner * far**2 / 2):
                 shown = np.hypot(_Y - y, _X - x) < 7
-                scene[shown] = background + amplitude * np.exp(rng.normal(0, spread))
+                scene[shown] = background + amplitude * np.exp(rng.normal(0, spread)) * (1 - bias * far**2 / 2)
         planes.append((rng.poisson(light * scene) + offset).astype(np.uint16))
     return planes
 
@@ -431,6 +436,19 @@ def test_the_light_is_found_over_the_dark_level_and_a_speck_changes_little() -> 
     raw = np.full((1, SIZE, SIZE), 100 + 900 * VIGNETTING, np.float32)
     light.correct(raw, light.profile(SIZE, SIZE), True)
     assert np.ptp(raw) < 0.25 * 900 * np.ptp(VIGNETTING)
+
+
+@pytest.mark.parametrize(
+    ("light", "planes", "alone"),
+    [
+        (EVEN, {"bias": 0.5}, True),  # as where cells pile up
+        (VIGNETTING, {"background": 0}, True),
+        (VIGNETTING, {"background": 20}, False),
+    ],
+)
+def test_light_that_cells_alone_tell_is_doubted(light: np.ndarray, planes: dict[str, Any], alone: bool) -> None:
+    found = light_of(shaded(light, nuclei=60, spread=0.2, **planes))
+    assert (found.alone, found.why) == (alone, "")
 
 
 def test_a_stuck_pixel_makes_no_light_and_hides_none() -> None:

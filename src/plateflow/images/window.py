@@ -102,6 +102,10 @@ class Window:
             if (ratio := light.ratio()) > STRONG:
                 what = f"the light of {channel} differs by a factor of {ratio:.1f} over a field"
                 doubts.append(f"{what}: look at its profile; `normalise.illumination: false` switches it off")
+            if light.alone:
+                what = f"the light of {channel} is told by its cells alone, as its background hardly follows it"
+                when = f"if the camera's dark level is well below {light.dark:,.0f}, or if cells pile up mid-field"
+                doubts.append(f"{what}: set `normalise.illumination: false` {when}")
         return doubts
 
     def fingerprint(self, channels: Sequence[str]) -> str:
