@@ -137,14 +137,14 @@ def _extremes(
             least, greatest = np.inf, 0.0
             for top in range(rows[row], rows[row + 1] - tall + 1, max(tall, 1)):
                 for left in range(columns[column], columns[column + 1] - wide + 1, max(wide, 1)):
-                    total, most = 0, 0
+                    total, size = 0, max(tall * wide, 1)
                     for y in range(top, top + tall):
                         for x in range(left, left + wide):
                             total += pixels[y, x]
-                            most = max(most, pixels[y, x])
-                    size = max(tall * wide, 1)
                     least = min(least, total / size)
-                    greatest = max(greatest, (total - most) / (size - 1) if size > 1 else total)
+                    if total / size > greatest:  # else it isn't without its brightest pixel, either
+                        most = pixels[top : top + tall, left : left + wide].max() if size > 1 else 0
+                        greatest = max(greatest, (total - most) / max(size - 1, 1))
             low[row, column], high[row, column] = least, greatest
 
 
