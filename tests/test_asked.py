@@ -65,6 +65,15 @@ def test_a_parameter_renames_its_stage_and_what_builds_on_it(plate):
     assert renamed(plate, before) == set()
 
 
+def test_which_fields_count_as_saturated_is_asked_of_the_window(plate):
+    before = digests(plate)
+    quality = plate.config.quality.model_copy(update={"saturated_fraction": 0.5})
+    changed = replace(plate, config=plate.config.model_copy(update={"quality": quality}))
+    assert renamed(changed, before) == {key for key in JOBS if key[0] not in ("ingest", "tile")}
+    freeze(plate)
+    assert plate.has_frozen_window() and not changed.has_frozen_window()
+
+
 def test_neither_the_way_to_the_results_nor_where_work_is_done_is_in_a_name(plate, tmp_path, monkeypatch):
     before = digests(plate)
     monkeypatch.chdir(tmp_path)

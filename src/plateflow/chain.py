@@ -106,7 +106,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
         case "tile":
             return {"levels": config.levels}
         case "normalise":
-            return config.normalise.model_dump(mode="json")
+            return config.normalise.model_dump(mode="json") | {"saturated_fraction": config.quality.saturated_fraction}
         case "infer":
             keys = {"channels", "diameter_um", "dimensions"}
             # "tiling" was a key once; the constant keeps fingerprints equal

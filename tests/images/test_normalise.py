@@ -14,10 +14,17 @@ from images_project import Project
 from plateflow.config import Normalise
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.images.canvas import canvases
-from plateflow.images.histograms import focus_score, intensity_limits, plane_statistics, read_histograms
+from plateflow.images.histograms import (
+    focus_score,
+    intensity_limits,
+    plane_statistics,
+    read_histograms,
+    write_histograms,
+)
 from plateflow.images.illumination import Light, fit_light
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
+from plateflow.paths import PlatePaths
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.plate import Fault, WellPlan
 from plateflow.state.requests import request
@@ -141,6 +148,9 @@ def test_what_makes_intensities_doubtful_is_said_with_the_command(make_project: 
     window.lights["AGP"] = Light(coefficients=coefficients)
     (strong,) = window.doubts({})
     assert strong.startswith("the light of AGP differs by a factor of 2.3 over a field")
+    window.lights["AGP"] = replace(Light.even(""), dark=147.6, alone=True)
+    (alone,) = window.doubts({})
+    assert alone.startswith("the light of AGP is told by its cells alone") and "dark level is well below 148" in alone
 
 
 def test_blank_wells_freeze_nothing_and_cells_do(make_project: MakeProject) -> None:
@@ -192,6 +202,36 @@ def test_saturated_fields_shape_neither_window_nor_light(make_project: MakeProje
     assert window["clipped"] == []
     used = np.stack([raw(project, well, field, "AGP") for well, field in (("B02", 1), ("B02", 2), ("B03", 1))])
     assert window["channels"]["AGP"] == {"low": percentile(used, 1), "high": percentile(used, 99)}
+
+
+def test_fields_of_one_value_shape_no_window(make_project: MakeProject) -> None:
+    """One is white at 12 bits in files of 16, one black, as is a whole channel."""
+    options = {"normalise": Normalise(scope="well", illumination=False)}
+    project = make_project(options=options)
+    for well, channel, value in (("B02", 1, 4095), ("B03", 1, 0)):
+        path = project.raw_file(well, 2, channel)
+        tifffile.imwrite(path, np.full_like(tifffile.imread(path), value))
+    for well, field in (("B02", 1), ("B02", 2), ("B03", 1), ("B03", 2)):
+        tifffile.imwrite(project.raw_file(well, field, 3), np.full_like(raw(project, well, field, "DNA"), 7))
+    project.run()
+    found = [read_histograms(project.paths, well)["2", "DNA"].saturated for well in ("B02", "B03")]
+    assert found == [1, 0]
+    window = load_window(project.paths)
+    sound = {well: raw(project, well, 1, "DNA") for well in ("B02", "B03")}
+    every = np.stack(list(sound.values()))
+    assert window.limits("DNA") == (percentile(every, 1), percentile(every, 99))
+    assert (window.limits("Marker"), window.content["clipped"]) == ((7, 8), [])
+    for well, pixels in sound.items():
+        expected = [percentile(pixels, 1), percentile(pixels, 99)]
+        assert window.limits_of_fields(well, ["DNA"], ["1", "2"]).tolist() == [[expected, expected]]
+
+
+def test_counts_of_long_films_are_exact(tmp_path: Path) -> None:
+    statistics = plane_statistics(np.arange(256, dtype=np.uint16).reshape(16, 16))
+    statistics.counts[7] = 2**32 + 9
+    paths = PlatePaths.of("p", results=tmp_path)
+    write_histograms(paths.histogram("A01"), {"1": [statistics]}, ["DNA"], 65535)
+    np.testing.assert_array_equal(read_histograms(paths, "A01")["1", "DNA"].counts, statistics.counts)
 
 
 def test_a_channel_that_is_over_exposed_everywhere_leaves_the_others_alone(make_project: MakeProject) -> None:
@@ -350,10 +390,12 @@ def shaded(
     nuclei: int = 24,
     offset: int = 100,
     spread: float = 0.0,
+    bias: float = 0.0,
 ) -> list[np.ndarray]:
     """Fields of round nuclei over a background, with a dark level; some are cut by the border.
 
-    `reach` 0.6: they lie mid-field alone; `thinner` 0.6: at the corners there are that much fewer.
+    `reach` 0.6: they lie mid-field alone; `thinner` 0.6: at the corners there are that much fewer; `bias` 0.6: they
+    are that much dimmer.
     """
     rng, planes = np.random.default_rng(0), []
     for _ in range(fields):
@@ -363,7 +405,7 @@ def shaded(
             far = np.hypot(y - SIZE / 2, x - SIZE / 2) / (SIZE / 2)
             if (reach == 1 or far < reach) and (not thinner or rng.uniform() > thinner * far**2 / 2):
                 shown = np.hypot(_Y - y, _X - x) < 7
-                scene[shown] = background + amplitude * np.exp(rng.normal(0, spread))
+                scene[shown] = background + amplitude * np.exp(rng.normal(0, spread)) * (1 - bias * far**2 / 2)
         planes.append((rng.poisson(light * scene) + offset).astype(np.uint16))
     return planes
 
@@ -387,11 +429,34 @@ def test_the_light_is_found_over_the_dark_level_and_a_speck_changes_little() -> 
     assert 40 < light.dark < 160
     assert light.profile(SIZE, SIZE).mean() == pytest.approx(1, abs=1e-3)
     assert light.ratio() == pytest.approx(VIGNETTING.max() / VIGNETTING.min(), rel=0.1)
+    coefficients = light.coefficients.ravel().tolist()
+    assert coefficients == [round(value, 9) for value in coefficients], "the same on every machine"
     planes[5][:20, :20] = 65535
     assert off(light_of(planes), VIGNETTING) < 0.03
     raw = np.full((1, SIZE, SIZE), 100 + 900 * VIGNETTING, np.float32)
     light.correct(raw, light.profile(SIZE, SIZE), True)
     assert np.ptp(raw) < 0.25 * 900 * np.ptp(VIGNETTING)
+
+
+@pytest.mark.parametrize(
+    ("light", "planes", "alone"),
+    [
+        (EVEN, {"bias": 0.5}, True),  # as where cells pile up
+        (VIGNETTING, {"background": 0}, True),
+        (VIGNETTING, {"background": 20}, False),
+    ],
+)
+def test_light_that_cells_alone_tell_is_doubted(light: np.ndarray, planes: dict[str, Any], alone: bool) -> None:
+    found = light_of(shaded(light, nuclei=60, spread=0.2, **planes))
+    assert (found.alone, found.why) == (alone, "")
+
+
+def test_a_stuck_pixel_makes_no_light_and_hides_none() -> None:
+    for true, y, x in ((EVEN, 5, 5), (EVEN, 75, 110), (VIGNETTING, 5, 5)):
+        planes = shaded(true, nuclei=60, spread=0.2)
+        for plane in planes:
+            plane[y, x] = 65535
+        assert light_of(planes).ratio() == pytest.approx(true.max() / true.min(), rel=0.1)
 
 
 def left(light: Light, true: np.ndarray) -> float:

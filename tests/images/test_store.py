@@ -373,15 +373,15 @@ def test_the_preview_of_an_image_in_place_is_one_whole_shard(tmp_path: Path, mon
     assert [path.name for path in paths.image("B03").rglob("c/**/*") if path.is_file()] == ["0"]
 
 
-@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize(("levels", "x"), [(1, 60), (3, 60), (3, 45)])  # 45: less is left than half a shard
 def test_large_images_are_cut_into_regions_of_one_shard_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int, x: int
 ) -> None:
     monkeypatch.setattr(shards, "CHUNK_PX", 8)
     monkeypatch.setattr(shards, "SHARD_BYTES", 33 * 33 * 4)
     monkeypatch.setattr(shards, "PIECE_PX", 2 * 8 * 8)
     shards.array_files.cache_clear()
-    layout = layout_of((0, 0), (0, 30), (71, 60), size=30)
+    layout = layout_of((0, 0), (0, 30), (71, x), size=30)
     edge = shards.shard_region_size(layout, levels)
     assert edge == (32, 32)
     paths = make(tmp_path, {"B03": layout}, levels=levels)

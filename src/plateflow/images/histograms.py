@@ -43,7 +43,8 @@ class PlaneStatistics:
         counts: number of pixels with each value, int64 (65536,) or (256,).
         low: of each place on a grid over the plane the least mean of a square of `_LOW_PX`, its background; summed
             over the planes, float64 (BINS, BINS).
-        high: the same of the greatest mean: the brightest cell there.
+        high: the same of the greatest mean: the brightest cell there. A square's brightest pixel doesn't count, which
+            may be a stuck one of the camera: that has its place in every field, as light has.
         sharpness: of the sharpest plane, see `focus_score`; NaN if there is nothing to focus on.
     """
 
@@ -136,12 +137,14 @@ def _extremes(
             least, greatest = np.inf, 0.0
             for top in range(rows[row], rows[row + 1] - tall + 1, max(tall, 1)):
                 for left in range(columns[column], columns[column + 1] - wide + 1, max(wide, 1)):
-                    total = 0
+                    total, size = 0, max(tall * wide, 1)
                     for y in range(top, top + tall):
                         for x in range(left, left + wide):
                             total += pixels[y, x]
-                    mean = total / max(tall * wide, 1)
-                    least, greatest = min(least, mean), max(greatest, mean)
+                    least = min(least, total / size)
+                    if total / size > greatest:  # else it isn't without its brightest pixel, either
+                        most = pixels[top : top + tall, left : left + wide].max() if size > 1 else 0
+                        greatest = max(greatest, (total - most) / max(size - 1, 1))
             low[row, column], high[row, column] = least, greatest
 
 
@@ -191,7 +194,9 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         used = channel.counts > 0
         low, high = int(used.argmax()), len(used) - int(used[::-1].argmax())
         spans.append((low, high))
-        values.append(channel.counts[low:high].astype(np.uint32))
+        values.append(channel.counts[low:high])
+    counts = np.concatenate(values)
+    counts = counts.astype(np.uint32) if counts.max() < 2**32 else counts  # as of long films
     shape = (len(well), len(channels))
     write_npz(
         path,
@@ -199,7 +204,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         channels=np.array(list(channels), dtype=str),
         depth=np.array(len(flat[0].counts)),
         spans=np.array(spans, np.int32).reshape(*shape, 2),
-        counts=np.frombuffer(_COUNTS.encode(np.concatenate(values)), np.uint8),
+        counts=np.frombuffer(_COUNTS.encode(counts), np.uint8),
         low=np.array([c.low / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         high=np.array([c.high / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         sharpness=np.array([c.sharpness for c in flat], np.float64).reshape(shape),
@@ -222,8 +227,8 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
             where=f"{paths.plate}/{well}: {paths.histogram(well)}",
             remedy="run `snakemake`; tile writes them anew",
         )
-    counted = np.frombuffer(_COUNTS.decode(content["counts"]), np.uint32)
-    start = 0
+    counted, start = _COUNTS.decode(content["counts"]), 0
+    counted = np.frombuffer(counted, f"u{len(counted) // np.diff(content['spans']).sum()}")
     for f, name in enumerate(content["fields"].tolist()):
         for c, channel in enumerate(content["channels"].tolist()):
             low, high = content["spans"][f, c].tolist()
@@ -245,8 +250,9 @@ class PlateCounts:
     """What the fields of a plate hold in one channel, summed up; without the saturated ones as long as most are sound.
 
     Attributes:
-        sums: counts by value, as `FieldHistogram.counts`, of the fields that aren't saturated, and of those that are.
-        fields: how many of either.
+        sums: counts by value, as `FieldHistogram.counts`, of the fields that aren't saturated, of those that are, and
+            of those of one value, where nothing was seen: they count where there are no others.
+        fields: how many of each.
     """
 
     sums: NDArray[np.int64]
@@ -255,24 +261,24 @@ class PlateCounts:
     @property
     def mostly_clipped(self) -> bool:
         """Whether as many fields are saturated as not: then all of them count."""
-        return self.fields[1] >= self.fields[0]
+        return self.fields[1] >= max(self.fields[0], 1)
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Of the fields that count."""
-        return self.sums.sum(axis=0) if self.mostly_clipped else self.sums[0]
+        return self.sums[: 1 + self.mostly_clipped].sum(axis=0) if any(self.fields[:2]) else self.sums[2]
 
 
 def add_fields(
     plate: dict[str, PlateCounts], histograms: Mapping[tuple[str, str], FieldHistogram], saturated_fraction: float
 ) -> None:
-    """Add the fields of a well to what a plate holds, by channel (`quality.saturated_fraction`)."""
+    """Add the fields of a well to what a plate (or the well) holds, by channel (`quality.saturated_fraction`)."""
     for (_, channel), each in histograms.items():
         if channel not in plate:
-            plate[channel] = PlateCounts(np.zeros((2, len(each.counts)), np.int64), [0, 0])
-        clipped = int(each.saturated >= saturated_fraction)
-        plate[channel].sums[clipped] += each.counts
-        plate[channel].fields[clipped] += 1
+            plate[channel] = PlateCounts(np.zeros((3, len(each.counts)), np.int64), [0, 0, 0])
+        kind = 2 if np.count_nonzero(each.counts) == 1 else int(each.saturated >= saturated_fraction)
+        plate[channel].sums[kind] += each.counts
+        plate[channel].fields[kind] += 1
 
 
 def intensity_limits(counts: NDArray[np.int64], percentiles: tuple[float, float]) -> dict[str, float]:

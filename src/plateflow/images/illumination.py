@@ -38,6 +38,8 @@ _DISAGREE = 0.01
 """How often cells and background that show the same light may be said to disagree."""
 _FOREIGN = 0.2
 """The share of the background's shape that haze, medium or plastic may make up, however many fields show it."""
+_LEAST_LIT = 0.05
+"""The share of the background that must be light for it to bear the cells out."""
 _ROUNDS = 5
 
 
@@ -49,11 +51,13 @@ class Light:
         coefficients: (ORDER + 1, ORDER + 1) of y^i x^j, with y and x from -1 to 1 over a field.
         dark: the raw value without light.
         why: why there is no correction; empty where there is one.
+        alone: whether the cells alone tell the light, as nearly all of the background is taken for the dark level.
     """
 
     coefficients: NDArray[np.float64]
     dark: float = 0.0
     why: str = ""
+    alone: bool = False
 
     @classmethod
     def even(cls, why: str) -> Light:
@@ -144,7 +148,10 @@ def fit_light(low: NDArray[np.float32], high: NDArray[np.float32]) -> Light:
     least = within(found).min(axis=(1, 3)).ravel()
     lowest = np.median(background, axis=0)
     slope = max(float((least - least.mean()) @ lowest / max(((least - least.mean()) ** 2).sum(), 1e-12)), 0.0)
-    return replace(found, dark=max(float(lowest.mean() - slope * least.mean()), 0.0))
+    dark = max(float(lowest.mean() - slope * least.mean()), 0.0)
+    # the last bits depend on the machine's linear algebra
+    alone = bool(level - dark < _LEAST_LIT * level)
+    return replace(found, coefficients=found.coefficients.round(9), dark=round(dark, 3), alone=alone)
 
 
 def _of_density(

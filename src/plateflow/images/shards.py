@@ -229,6 +229,8 @@ def _halved(region: Region, halvings: int, size: tuple[int, int], paint: Paint) 
     """The labels of a region of a level, halved from those of level 0, which has this size, in bands of PIECE_PX."""
     rows, columns = (range(side.start, side.stop) for side in region)
     piece = np.zeros((len(rows), len(columns)), np.uint32)
+    if not piece.size:  # a shard reaches further than what is left of the level
+        return piece
     whole = slice(columns.start << halvings, min(columns.stop << halvings, size[1]))
     band = max(2, PIECE_PX // max(1, len(columns) << (2 * halvings)) // 2 * 2)  # even, as `halve_labels` takes turns
     for y in range(0, len(rows), band):

@@ -13,6 +13,8 @@ from plateflow.files import digest
 from plateflow.images.illumination import STRONG, Light
 from plateflow.paths import PlatePaths
 
+_OWN = ("scope", "percentiles", "saturated_fraction")
+"""The settings from which the limits of single wells and fields follow."""
 DRIFTED = 0.5
 """From this drift on, in widths of the window, it no longer fits the plate."""
 
@@ -53,20 +55,23 @@ class Window:
 
         (channel, field, 2): low and high.
         """
-        from plateflow.images.histograms import intensity_limits, read_histograms
+        from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
 
         settings = self.content["settings"]
         if settings["scope"] == "plate":
-            limits = [[list(self.limits(channel))] for channel in channels]
+            limits = [[list(self.limits(channel)) for channel in channels]]
         else:
             histograms = read_histograms(self.paths, well)
             used = list(dict.fromkeys(field for field, _ in histograms))
             groups = [[field] for field in fields] if settings["scope"] == "field" else [used]
             limits = []
-            for channel in channels:
-                counts = [np.sum([histograms[field, channel].counts for field in group], axis=0) for group in groups]
+            for group in groups:
+                held: dict[str, PlateCounts] = {}
+                some = {(field, channel): histograms[field, channel] for field in group for channel in channels}
+                add_fields(held, some, settings["saturated_fraction"])
+                counts = [held[channel].counts for channel in channels]
                 limits.append([list(intensity_limits(each, settings["percentiles"]).values()) for each in counts])
-        return np.broadcast_to(np.array(limits, np.float32), (len(channels), len(fields), 2))
+        return np.broadcast_to(np.array(limits, np.float32).swapaxes(0, 1), (len(channels), len(fields), 2))
 
     def doubts(self, drifts: Mapping[str, float]) -> list[str]:
         """What a user should look at before the plate's intensities are believed, each with what to do.
@@ -97,6 +102,10 @@ class Window:
             if (ratio := light.ratio()) > STRONG:
                 what = f"the light of {channel} differs by a factor of {ratio:.1f} over a field"
                 doubts.append(f"{what}: look at its profile; `normalise.illumination: false` switches it off")
+            if light.alone:
+                what = f"the light of {channel} is told by its cells alone, as its background hardly follows it"
+                when = f"if the camera's dark level is well below {light.dark:,.0f}, or if cells pile up mid-field"
+                doubts.append(f"{what}: set `normalise.illumination: false` {when}")
         return doubts
 
     def fingerprint(self, channels: Sequence[str]) -> str:
@@ -104,7 +113,7 @@ class Window:
         settings = self.content["settings"]
         of_plate = {channel: self.limits(channel) for channel in channels}  # raises for a channel that it lacks
         return digest(
-            of_plate if settings["scope"] == "plate" else [settings["scope"], settings["percentiles"]],
+            of_plate if settings["scope"] == "plate" else [settings[key] for key in _OWN],
             [[self.lights[channel].coefficients.tolist(), self.lights[channel].dark] for channel in channels],
         )
 

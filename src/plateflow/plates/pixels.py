@@ -66,6 +66,8 @@ def saturation_level(counts: NDArray[np.integer[Any]], bit_max: int) -> int:
     used = np.flatnonzero(counts)
     if not len(used) or (greatest := int(used[-1])) == bit_max:
         return bit_max
+    if len(used) == 1 and greatest >= 255 and greatest & (greatest + 1) == 0:
+        return greatest  # the top of 8, 10, 12 or 14 bits, and light everywhere: no camera's offset
     for level in (min(bit_max, greatest), greatest):
         below = counts[level - max((level - int(used[0])) // 16, 1) : level] if level > used[0] else counts[:0]
         # A tail of noise or of structure falls off towards its end; a pile has values below it, or nothing was exposed.

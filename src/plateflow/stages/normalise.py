@@ -105,7 +105,10 @@ def freeze(job: Job) -> Outcome:
             else {"low": 0.0, "high": top}
             for channel in channels
         },
-        "light": {name: {"dark": light.dark, "why": light.why} for name, light in zip(channels, lights, strict=True)},
+        "light": {
+            name: {"dark": light.dark, "why": light.why, "alone": light.alone}
+            for name, light in zip(channels, lights, strict=True)
+        },
         "fields": {channel: len(grids[channel]) for channel in channels},
         "clipped": [channel for channel, held in plate.items() if held.mostly_clipped],
     }
