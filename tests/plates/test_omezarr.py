@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import layouts_plate
 import numpy as np
@@ -374,6 +374,28 @@ def test_a_declared_image_that_is_not_there_and_one_without_chunks(tmp_path: Pat
     planes = open_plate(raw).planes
     states = planes[planes["well"] == "B02"].groupby("field")["state"].unique().map(list).to_dict()
     assert states == {"1": ["missing"], "2": ["missing"], "3": ["ok"]}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_plane_that_lost_some_of_its_chunks_is_told(tmp_path: Path, zarr_format: Literal[2, 3]) -> None:
+    """Read as 0, they were measured as background; the corner that no plane has may be beside stitched fields."""
+    folder = plate(tmp_path / "p.zarr", ["B/03", "B/04"], [{"path": "0"}])
+    for well in ("B/03", "B/04"):
+        image(folder / well / "0", np.ones((2, 20, 30), np.uint16), "cyx", [1, 1, 1])
+        array = zarr.create_array(
+            folder / well / "0/full",
+            data=np.ones((2, 20, 30), np.uint16),
+            chunks=(1, 10, 15),
+            zarr_format=zarr_format,
+            overwrite=True,
+        )
+        array[:, 10:, 15:] = 0
+    assert open_plate(folder).metadata["disagreements"] == []
+    array[1, :10, 15:] = 0
+    (note,) = open_plate(folder).metadata["disagreements"]
+    assert note.startswith("1 channels of fields lack chunks where others have them") and note.endswith(
+        ": B04 field 0 1"
+    )
 
 
 def test_a_damaged_chunk_is_a_bad_plane(tmp_path: Path) -> None:
