@@ -188,6 +188,16 @@ def test_real_names_of_cellomics_and_embl(test_data: Path) -> None:
     assert plate.read("B09", "0", "00").shape == (1608, 1608)
 
 
+def test_the_companions_that_macos_writes_are_no_images(tmp_path: Path) -> None:
+    """They match the pattern too: two planes claimed the same place."""
+    names = [f"AS_09125_050116030001_{well}f00d0.tif" for well in ("D03", "D04")]
+    write(tmp_path, *names)
+    for name in names:
+        (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    assert recognise(tmp_path) == "pattern"
+    assert open_plate(tmp_path).planes["path"].tolist() == names
+
+
 def test_names_of_scanr_and_a_ready_pattern_by_its_name(tmp_path: Path) -> None:
     folder = write(
         tmp_path, *(f"data/H12--W00096--P0000{f}--Z0000{z}--T00000--DAPI.tif" for f in (1, 2) for z in (0, 1))
