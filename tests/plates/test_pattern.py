@@ -229,9 +229,24 @@ def test_a_table_of_paths(tmp_path: Path) -> None:
     assert open_plate(folder, pattern=str(tsv)).metadata["wells"] == ["B12"]
 
 
+def test_columns_of_a_table_in_capitals_and_others(tmp_path: Path) -> None:
+    """`Channel` was ignored: two channels became one."""
+    folder = write(tmp_path, "x.tif", "y.tif")
+    lines = ["Path,Well,Channel,Wavelength,Dose,Plane", "x.tif,A1,GFP,488,1,1", "y.tif,A2,DAPI,405,2,1"]
+    (folder / "t.csv").write_text("\n".join(lines))
+    plate = open_plate(folder, pattern="t.csv")
+    assert plate.read("A02", "1", "DAPI")[0, 0] == 1
+    ok = plate.planes[plate.planes["state"] == "ok"]
+    assert list(zip(ok["well"], ok["channel"], strict=True)) == [("A01", "GFP"), ("A02", "DAPI")]
+    note = "3 columns of the table of images aren't read: Dose, Plane, Wavelength"
+    assert plate.metadata["disagreements"] == [note]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("path,well,Site\nx.tif,A1,3\ny.tif,A2,4\n", r"isn't understood[\s\S]*name it field"),
+        ("path,well,pixel size\nx.tif,A1,1\ny.tif,A2,1\n", r"isn't understood[\s\S]*name it pixel_size_um"),
         ("path,site\nx.tif,1\n", "lacks a column"),
         ("", "lacks a column"),
         ("path,well\n../x.tif,A1\n", "leads out"),
