@@ -136,6 +136,18 @@ def test_colour_pictures_are_refused_as_such(tmp_path: Path, planar: str) -> Non
     assert problems[0].remedy.startswith("save each channel as a grey image")
 
 
+@pytest.mark.parametrize("kind", ["float32", "int16", "bool"])
+def test_a_plate_of_a_type_that_is_not_read_is_refused(tmp_path: Path, kind: str) -> None:
+    """It was taken, and each of its planes left out later."""
+    for name in ("A01_s1_w1.tif", "A02_s1_w1.tif"):
+        tifffile.imwrite(tmp_path / name, A[0].astype(kind), photometric="minisblack")
+    with pytest.raises(RawDataError, match=rf"those looked at are {kind};[\s\S]*convert all to uint16"):
+        open_plate(tmp_path, pattern=EXAMPLE)
+    tifffile.imwrite(tmp_path / "A03_s1_w1.tif", A[0])
+    planes = open_plate(tmp_path, pattern=EXAMPLE).planes
+    assert len(planes) == 3 and set(planes["dtype"]) == {"uint16"}
+
+
 def test_planes_of_a_tiff(tmp_path: Path) -> None:
     """Previews aren't planes; planes of ImageJ and tifffile may have no page of their own."""
     path = tmp_path / "a.tif"

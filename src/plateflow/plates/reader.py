@@ -23,7 +23,7 @@ from plateflow.paths import well_name
 from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
-from plateflow.plates.pages import colour_pictures, refuse_unused_pages
+from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error
 
@@ -353,9 +353,8 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
     if present and not votes:
         RawFolder(listing.root).look_around(present[0])
     (height, width, *colours), dtype = votes.most_common(1)[0][0] if votes else ((0, 0), "uint16")
-    if colours:
-        raise colour_pictures(f"{spec.plate}: {examples(heads)}", colours[0])
-    # Other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
+    refuse_other_pixels(f"{spec.plate}: {examples(heads)}", colours, [head.dtype for head in heads.values()])
+    # A few of other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
     sides = planes[["height", "width"]].astype(float)
     given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
