@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from plateflow.errors import RawDataError
-from plateflow.plates.pixels import header
+from plateflow.plates.pixels import header, own_fault
 
 REMEDY = (
     "give as pattern a CSV that has a line for each plane, with the columns path, page (from 0), well, field, channel, "
@@ -26,6 +26,23 @@ def pages_in(path: Path) -> int:
     except OSError:  # reading the plane tells what is wrong
         return 0
     return head.pages if head else int(folder)
+
+
+def stack_in(path: Path) -> tuple[int, int]:
+    """How many channels a TIFF's metadata give its pages, and how many planes or times of each; 1 where they don't."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            sizes = dict(zip(file.series[0].axes, file.series[0].shape, strict=True))
+        channels, planes = sizes.get("C", 1), sizes.get("Z", 1) * sizes.get("T", 1)
+        return (
+            (channels, planes) if channels * planes == pages_in(path) else (1, 1)
+        )  # else it speaks of other files too
+    except Exception as error:
+        if not own_fault(error):
+            raise
+        return 1, 1
 
 
 def unused_pages(planes: pd.DataFrame, pages: Callable[[str], int]) -> Iterator[tuple[str, str]]:

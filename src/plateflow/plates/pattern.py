@@ -23,7 +23,7 @@ from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek
 from plateflow.plates.names import parse_place
-from plateflow.plates.pages import pages_in
+from plateflow.plates.pages import REMEDY, pages_in, stack_in
 from plateflow.plates.reader import HEADERS_READ, Index, Records, counted, examples, make_index, plate_folder
 from plateflow.text import decode, table
 
@@ -85,7 +85,7 @@ class PatternReader:
                 why=f"the pattern is {spec.pattern}",
                 remedy="fix the pattern in the plate sheet",
             )
-        notes = counted(others, "images don't match the pattern and are not used")
+        notes = counted(others, "images don't match the pattern and are not used") + _stacks(spec, listing, found)
         in_order = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
         channels = in_order if any(PAGES in groups for groups in found.values()) else dict(sorted(in_order.items()))
         return make_index(spec, self.name, Records(planes=planes, channels=channels, disagreements=notes), listing)
@@ -224,6 +224,27 @@ def _planes(
             yield from ({**plane, "page": page, "channel": channel.strip()} for page, channel in enumerate(channels))
         else:
             yield plane
+
+
+def _stacks(spec: PlateSpec, listing: Listing, found: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """A note where pages are read as channels that the metadata of a few files give as planes or times of one.
+
+    Raises:
+        RawDataError: they give both several channels, and several planes or times of each.
+    """
+    paged = [name for name, groups in found.items() if PAGES in groups]
+    stacked: list[str] = []
+    for name in paged[:: max(1, len(paged) // HEADERS_READ)][:HEADERS_READ]:
+        channels, planes = stack_in(listing.root / name)
+        if channels > 1 and planes > 1:
+            raise RawDataError(
+                f"the pages of the images are not all channels, as the group {PAGES} says",
+                where=f"{spec.plate}: {name}",
+                why=f"by its metadata it has {channels} channels, and {planes} planes or times of each",
+                remedy=REMEDY,
+            )
+        stacked += [name] if planes > 1 else []
+    return counted(stacked, f"images have pages that are planes or times by their metadata, and are read as {PAGES}")
 
 
 def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
