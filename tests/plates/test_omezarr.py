@@ -165,6 +165,18 @@ def test_acquisitions_at_one_place_are_channels_of_one_field(tmp_path: Path) -> 
     assert opened.metadata["disagreements"][0].endswith("at the same places: each has channels of its own")
 
 
+def test_acquisitions_of_several_images_at_one_place_are_asked_about(tmp_path: Path) -> None:
+    """Translations of 0 that nobody filled in: two planes claimed the same place."""
+    folder = rounds(tmp_path / "p.zarr", [(0, 0)] * 4, channels=["GFP"] * 4)
+    images = [{"path": str(n), "acquisition": n // 2} for n in range(4)]
+    group(folder / "B/03", {"ome": {"well": {"images": images}}})
+    with pytest.raises(RawDataError, match="isn't clear which images") as error:
+        open_plate(folder)
+    assert "several images of an acquisition are the same" in error.value.why
+    opened = open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", image="[01]+[23]"))
+    assert opened.read("B03", "1", "GFP A1")[0, 0] == 4
+
+
 def test_acquisitions_at_other_places_are_fields(tmp_path: Path) -> None:
     opened = open_plate(rounds(tmp_path / "p.zarr", [(0, 0), (0, 27), (18, 0)], channels=["GFP"] * 3))
     assert [channel["name"] for channel in opened.metadata["channels"]] == ["GFP"]

@@ -96,14 +96,13 @@ def fields_of(spec: PlateSpec, wells: Mapping[str, Sequence[Image]], notes: list
         sound = np.array([bool(image.shape) for image in images], bool)
         doubtful = np.where(other, ~same & ~apart, (kinds[:, None] != kinds) & ~apart) & sound[:, None] & sound
         if doubtful.any():
-            raise RawDataError(
-                "it isn't clear which images of a well are its fields",
-                where=f"{spec.plate}: {examples((i.path for i in images), limit=6)}",
-                why="by their places, images may show the same cells twice, or belong to other places of the well",
-                remedy=_REMEDY,
-            )
+            why = "by their places, images may show the same cells twice, or belong to other places of the well"
+            raise _unclear(spec, images, why)
         on, off = on or bool((other & same).any()), off or bool((other & apart).any())
-        numbers |= _numbered(images, other & same)
+        of_well = _numbered(images, other & same)
+        if len({(of_well[image.path], str(image.acquisition)) for image in images}) < len(of_well):
+            raise _unclear(spec, images, "the places of several images of an acquisition are the same")
+        numbers |= of_well
     if on or off:
         how = "are at the same places: each has channels of its own" if on else "are at other places: they are fields"
         notes.append(f"images of several acquisitions {how}")
@@ -111,6 +110,15 @@ def fields_of(spec: PlateSpec, wells: Mapping[str, Sequence[Image]], notes: list
     if not on:
         return {image.path: (image.name, None) for image in images}
     return {image.path: (str(numbers[image.path]), image.acquisition) for image in images}
+
+
+def _unclear(spec: PlateSpec, images: Sequence[Image], why: str) -> RawDataError:
+    return RawDataError(
+        "it isn't clear which images of a well are its fields",
+        where=f"{spec.plate}: {examples((image.path for image in images), limit=6)}",
+        why=why,
+        remedy=_REMEDY,
+    )
 
 
 def _relations(images: Sequence[Image]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
