@@ -253,11 +253,32 @@ def test_images_lie_on_those_of_their_name_or_place(
     assert fields == expected
 
 
-@pytest.mark.parametrize("second", [["0", "1", "2", "3", "5"], ["0", "1", "3", "5"]])
-def test_images_whose_order_alone_tells_are_refused_where_one_is_lost(tmp_path: Path, second: list[str]) -> None:
+@pytest.mark.parametrize(
+    "second", [["0", "1", "2", "3", "4"], ["0", "1", "3", "5"], ["5"], ["1", "0", "2", "3", "4", "5"]]
+)
+def test_images_whose_order_alone_tells_are_refused_where_others_may_have_moved_up(
+    tmp_path: Path, second: list[str]
+) -> None:
     wells = {"B/03": dict.fromkeys("012345"), "B/04": dict.fromkeys(second)}
     with pytest.raises(RawDataError, match=r"which images lie on each other by '\[0-2\]\+\[3-5\]'"):
         several(tmp_path / "p.zarr", wells, "[0-2]+[3-5]")
+
+
+def test_a_well_may_lack_an_image_where_the_names_of_all_tell_the_order(tmp_path: Path) -> None:
+    wells = {"B/03": dict.fromkeys("1235"), "B/04": dict.fromkeys("012345")}
+    _, fields = several(tmp_path / "p.zarr", wells, "[0-2]+[3-5]")
+    opened = open_plate(PlateSpec(plate="p", path=str(tmp_path / "p.zarr"), layout="omezarr", image="[0-2]+[3-5]"))
+    first = opened.planes[(opened.planes["well"] == "B03") & (opened.planes["state"] == "ok")]
+    assert dict(zip(first["path"].str[5], first["field"], strict=True)) == {"1": "1", "2": "2", "3": "0", "5": "2"}
+    assert set(fields) == {"0", "1", "2"}
+
+
+def test_places_that_contradict_the_names_are_told(tmp_path: Path) -> None:
+    images = {"0_a": (0, 0), "1_a": (0, 30), "0_b": (0, 1), "1_b": (0, 0)}
+    opened, fields = several(tmp_path / "p.zarr", {"B/03": images}, "*_a+*_b")
+    assert list(fields["1"].values()) == ["B/03/1_a/full", "B/03/1_b/full"]
+    note = "1 images lie elsewhere than those of their field by '*_a+*_b', which is followed: B/03/1_b"
+    assert note in opened.metadata["disagreements"]
 
 
 def test_wells_without_an_image_of_the_name_are_told(tmp_path: Path) -> None:
