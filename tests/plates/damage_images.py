@@ -174,7 +174,7 @@ def of_tiffs(layout: str) -> Iterator[Damage]:
     every = {
         "offset": (lambda a: a + np.uint16(32768), "offset"),
         "spread": (lambda a: (a >> 4) * np.uint16(257), "multiples of 257"),
-        "all floats": (lambda a: a.astype(np.float32), "wrong_type"),
+        "all floats": (lambda a: a.astype(np.float32), "type that isn't read"),
         "all turned": (lambda a: a.swapaxes(-1, -2), ""),
         "all constant": (lambda a: np.full_like(a, 0), "constant"),
     }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.pixels import PlaneError
@@ -201,6 +202,15 @@ def test_units_of_positions(tmp_path: Path, unit: str, text: str) -> None:
     edit(folder, '<PositionY Unit="m">[^<]*<', f'<PositionY Unit="{unit}">{text}<')
     row = open_plate(folder).planes.iloc[0]
     assert (row["x_um"], row["y_um"]) == (15.0 - 7.5, -15.0 - 5.0)
+
+
+@pytest.mark.parametrize("resolution", ["", r"\g<0>"])
+def test_positions_go_with_the_users_pixel_size(tmp_path: Path, resolution: str) -> None:
+    folder = make_plate(tmp_path / "p", [record(x_um=15.0)])
+    edit(folder, "<ImageResolution.*?</ImageResolution.>", resolution)
+    spec = PlateSpec(plate="p", path=str(folder), layout="harmony", pixel_size_um=2.0)
+    row = open_plate(spec).planes.iloc[0]
+    assert row[["x_um", "y_um", "dx_um"]].tolist() == pytest.approx([15 - 30, -20, 2])
 
 
 def test_missing_planes_are_rows(tmp_path: Path) -> None:

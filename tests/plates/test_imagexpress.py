@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 
@@ -204,6 +205,9 @@ def test_a_calibration_that_is_off_is_none(tmp_path: Path) -> None:
         assert off != header
         tifffile.imwrite(path, pixels, description=off, metadata=None)
     assert open_plate(raw).metadata["pixel_size_um"] is None
+    # The user's pixel size brings the positions back, which are in um.
+    given = open_plate(PlateSpec(plate="p", path=str(raw), layout="imagexpress", pixel_size_um=0.5)).planes
+    assert given.groupby("field")[["y_um", "x_um"]].first().to_numpy().tolist() == [[-21, -18], [-21, 2]]
 
 
 def test_wells_without_a_stack_beside_wells_with_one_are_reported(tmp_path: Path) -> None:

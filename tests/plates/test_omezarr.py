@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import layouts_plate
 import numpy as np
@@ -165,6 +165,18 @@ def test_acquisitions_at_one_place_are_channels_of_one_field(tmp_path: Path) -> 
     assert opened.metadata["disagreements"][0].endswith("at the same places: each has channels of its own")
 
 
+def test_acquisitions_of_several_images_at_one_place_are_asked_about(tmp_path: Path) -> None:
+    """Translations of 0 that nobody filled in: two planes claimed the same place."""
+    folder = rounds(tmp_path / "p.zarr", [(0, 0)] * 4, channels=["GFP"] * 4)
+    images = [{"path": str(n), "acquisition": n // 2} for n in range(4)]
+    group(folder / "B/03", {"ome": {"well": {"images": images}}})
+    with pytest.raises(RawDataError, match="isn't clear which images") as error:
+        open_plate(folder)
+    assert "several images of an acquisition are the same" in error.value.why
+    opened = open_plate(PlateSpec(plate="p", path=str(folder), layout="omezarr", image="[01]+[23]"))
+    assert opened.read("B03", "1", "GFP A1")[0, 0] == 4
+
+
 def test_acquisitions_at_other_places_are_fields(tmp_path: Path) -> None:
     opened = open_plate(rounds(tmp_path / "p.zarr", [(0, 0), (0, 27), (18, 0)], channels=["GFP"] * 3))
     assert [channel["name"] for channel in opened.metadata["channels"]] == ["GFP"]
@@ -241,11 +253,32 @@ def test_images_lie_on_those_of_their_name_or_place(
     assert fields == expected
 
 
-@pytest.mark.parametrize("second", [["0", "1", "2", "3", "5"], ["0", "1", "3", "5"]])
-def test_images_whose_order_alone_tells_are_refused_where_one_is_lost(tmp_path: Path, second: list[str]) -> None:
+@pytest.mark.parametrize(
+    "second", [["0", "1", "2", "3", "4"], ["0", "1", "3", "5"], ["5"], ["1", "0", "2", "3", "4", "5"]]
+)
+def test_images_whose_order_alone_tells_are_refused_where_others_may_have_moved_up(
+    tmp_path: Path, second: list[str]
+) -> None:
     wells = {"B/03": dict.fromkeys("012345"), "B/04": dict.fromkeys(second)}
     with pytest.raises(RawDataError, match=r"which images lie on each other by '\[0-2\]\+\[3-5\]'"):
         several(tmp_path / "p.zarr", wells, "[0-2]+[3-5]")
+
+
+def test_a_well_may_lack_an_image_where_the_names_of_all_tell_the_order(tmp_path: Path) -> None:
+    wells = {"B/03": dict.fromkeys("1235"), "B/04": dict.fromkeys("012345")}
+    _, fields = several(tmp_path / "p.zarr", wells, "[0-2]+[3-5]")
+    opened = open_plate(PlateSpec(plate="p", path=str(tmp_path / "p.zarr"), layout="omezarr", image="[0-2]+[3-5]"))
+    first = opened.planes[(opened.planes["well"] == "B03") & (opened.planes["state"] == "ok")]
+    assert dict(zip(first["path"].str[5], first["field"], strict=True)) == {"1": "1", "2": "2", "3": "0", "5": "2"}
+    assert set(fields) == {"0", "1", "2"}
+
+
+def test_places_that_contradict_the_names_are_told(tmp_path: Path) -> None:
+    images = {"0_a": (0, 0), "1_a": (0, 30), "0_b": (0, 1), "1_b": (0, 0)}
+    opened, fields = several(tmp_path / "p.zarr", {"B/03": images}, "*_a+*_b")
+    assert list(fields["1"].values()) == ["B/03/1_a/full", "B/03/1_b/full"]
+    note = "1 images lie elsewhere than those of their field by '*_a+*_b', which is followed: B/03/1_b"
+    assert note in opened.metadata["disagreements"]
 
 
 def test_wells_without_an_image_of_the_name_are_told(tmp_path: Path) -> None:
@@ -374,6 +407,28 @@ def test_a_declared_image_that_is_not_there_and_one_without_chunks(tmp_path: Pat
     planes = open_plate(raw).planes
     states = planes[planes["well"] == "B02"].groupby("field")["state"].unique().map(list).to_dict()
     assert states == {"1": ["missing"], "2": ["missing"], "3": ["ok"]}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_plane_that_lost_some_of_its_chunks_is_told(tmp_path: Path, zarr_format: Literal[2, 3]) -> None:
+    """Read as 0, they were measured as background; the corner that no plane has may be beside stitched fields."""
+    folder = plate(tmp_path / "p.zarr", ["B/03", "B/04"], [{"path": "0"}])
+    for well in ("B/03", "B/04"):
+        image(folder / well / "0", np.ones((2, 20, 30), np.uint16), "cyx", [1, 1, 1])
+        array = zarr.create_array(
+            folder / well / "0/full",
+            data=np.ones((2, 20, 30), np.uint16),
+            chunks=(1, 10, 15),
+            zarr_format=zarr_format,
+            overwrite=True,
+        )
+        array[:, 10:, 15:] = 0
+    assert open_plate(folder).metadata["disagreements"] == []
+    array[1, :10, 15:] = 0
+    (note,) = open_plate(folder).metadata["disagreements"]
+    assert note.startswith("1 channels of fields lack chunks where others have them") and note.endswith(
+        ": B04 field 0 1"
+    )
 
 
 def test_a_damaged_chunk_is_a_bad_plane(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from plateflow.config import Config, PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 from plateflow.plates.check import check_plate
-from plateflow.plates.pages import pages_in
+from plateflow.plates.pages import pages_in, stack_in
 from plateflow.plates.pattern import EXAMPLE
 from plateflow.simulate.plate import micro_wells, simulate_plate
 
@@ -70,6 +70,22 @@ def test_channels_by_page(tmp_path: Path, group: str, names: list[str]) -> None:
     for number, well in enumerate(("H06", "H07")):
         for page, channel in enumerate(names):
             np.testing.assert_array_equal(plate.read(well, "1", channel), A[page] + 1000 * number)
+
+
+@pytest.mark.parametrize(("axes", "channels"), [("ZCYX", None), ("CYX", 6), ("ZYX", 6)])
+def test_pages_that_are_no_channels_by_their_metadata(tmp_path: Path, axes: str, channels: int | None) -> None:
+    """Three planes of two channels became six channels; of one axis, writers call it what they like."""
+    shape = (3, 2, 8, 9) if channels is None else (6, 8, 9)
+    tifffile.imwrite(tmp_path / "A01.ome.tif", np.zeros(shape, np.uint16), metadata={"axes": axes})
+    pattern = r"(?P<well>A01)(?P<channels>)\.ome"
+    if channels is None:
+        with pytest.raises(RawDataError, match="2 channels, and 3 planes or times of each"):
+            open_plate(tmp_path, pattern=pattern)
+        return
+    metadata = open_plate(tmp_path, pattern=pattern).metadata
+    assert stack_in(tmp_path / "A01.ome.tif") == ((1, 6) if axes == "ZYX" else (6, 1))
+    assert len(metadata["channels"]) == channels
+    assert any("planes or times by their metadata" in note for note in metadata["disagreements"]) == (axes == "ZYX")
 
 
 def test_a_name_of_fewer_channels_than_pages_is_refused(tmp_path: Path) -> None:
@@ -134,6 +150,18 @@ def test_colour_pictures_are_refused_as_such(tmp_path: Path, planar: str) -> Non
     what = "channel 1: colour: the file is a colour picture: a pixel has 3 values"
     assert [(problem.well, problem.what) for problem in problems] == [("A01", what), ("A02", what)]
     assert problems[0].remedy.startswith("save each channel as a grey image")
+
+
+@pytest.mark.parametrize("kind", ["float32", "int16", "bool"])
+def test_a_plate_of_a_type_that_is_not_read_is_refused(tmp_path: Path, kind: str) -> None:
+    """It was taken, and each of its planes left out later."""
+    for name in ("A01_s1_w1.tif", "A02_s1_w1.tif"):
+        tifffile.imwrite(tmp_path / name, A[0].astype(kind), photometric="minisblack")
+    with pytest.raises(RawDataError, match=rf"those looked at are {kind};[\s\S]*convert all to uint16"):
+        open_plate(tmp_path, pattern=EXAMPLE)
+    tifffile.imwrite(tmp_path / "A03_s1_w1.tif", A[0])
+    planes = open_plate(tmp_path, pattern=EXAMPLE).planes
+    assert len(planes) == 3 and set(planes["dtype"]) == {"uint16"}
 
 
 def test_planes_of_a_tiff(tmp_path: Path) -> None:

@@ -188,6 +188,16 @@ def test_real_names_of_cellomics_and_embl(test_data: Path) -> None:
     assert plate.read("B09", "0", "00").shape == (1608, 1608)
 
 
+def test_the_companions_that_macos_writes_are_no_images(tmp_path: Path) -> None:
+    """They match the pattern too: two planes claimed the same place."""
+    names = [f"AS_09125_050116030001_{well}f00d0.tif" for well in ("D03", "D04")]
+    write(tmp_path, *names)
+    for name in names:
+        (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    assert recognise(tmp_path) == "pattern"
+    assert open_plate(tmp_path).planes["path"].tolist() == names
+
+
 def test_names_of_scanr_and_a_ready_pattern_by_its_name(tmp_path: Path) -> None:
     folder = write(
         tmp_path, *(f"data/H12--W00096--P0000{f}--Z0000{z}--T00000--DAPI.tif" for f in (1, 2) for z in (0, 1))
@@ -219,9 +229,24 @@ def test_a_table_of_paths(tmp_path: Path) -> None:
     assert open_plate(folder, pattern=str(tsv)).metadata["wells"] == ["B12"]
 
 
+def test_columns_of_a_table_in_capitals_and_others(tmp_path: Path) -> None:
+    """`Channel` was ignored: two channels became one."""
+    folder = write(tmp_path, "x.tif", "y.tif")
+    lines = ["Path,Well,Channel,Wavelength,Dose,Plane", "x.tif,A1,GFP,488,1,1", "y.tif,A2,DAPI,405,2,1"]
+    (folder / "t.csv").write_text("\n".join(lines))
+    plate = open_plate(folder, pattern="t.csv")
+    assert plate.read("A02", "1", "DAPI")[0, 0] == 1
+    ok = plate.planes[plate.planes["state"] == "ok"]
+    assert list(zip(ok["well"], ok["channel"], strict=True)) == [("A01", "GFP"), ("A02", "DAPI")]
+    note = "3 columns of the table of images aren't read: Dose, Plane, Wavelength"
+    assert plate.metadata["disagreements"] == [note]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("path,well,Site\nx.tif,A1,3\ny.tif,A2,4\n", r"isn't understood[\s\S]*name it field"),
+        ("path,well,pixel size\nx.tif,A1,1\ny.tif,A2,1\n", r"isn't understood[\s\S]*name it pixel_size_um"),
         ("path,site\nx.tif,1\n", "lacks a column"),
         ("", "lacks a column"),
         ("path,well\n../x.tif,A1\n", "leads out"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
 
@@ -101,6 +102,9 @@ def test_without_settings_sizes_and_names_are_unknown(tmp_path: Path) -> None:
     assert plate.metadata["pixel_size_um"] is None
     assert [channel["name"] for channel in plate.metadata["channels"]] == ["C01", "C02"]
     assert len([note for note in plate.metadata["disagreements"] if "the measurement has no" in note]) == 2
+    given = open_plate(PlateSpec(plate="p", path=str(raw), layout="yokogawa", pixel_size_um=0.5)).planes
+    corners = given.groupby("field")[["y_um", "x_um"]].first()
+    assert (corners - corners.iloc[0]).to_numpy().tolist() == [[0, 0], [0, 20], [20, 0]]
 
 
 def test_disagreements_are_reported(tmp_path: Path) -> None:

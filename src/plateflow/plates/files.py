@@ -74,7 +74,10 @@ class Listing:
 
 
 def list_files(folder: Path) -> Listing:
-    """List all files below a folder with sizes and times; links that lead out of it are never followed."""
+    """List all files below a folder with sizes and times; links that lead out of it are never followed.
+
+    Left out are macOS's companions of files on foreign shares (AppleDouble), which have a file's name after `._`.
+    """
     root = folder.resolve()
     files: dict[str, tuple[int, int]] = {}
     outside: set[str] = set()
@@ -88,6 +91,8 @@ def list_files(folder: Path) -> Listing:
                     outside.add(name)
                 elif item.is_dir(follow_symlinks=False):
                     pending.append(name + "/")
+                elif item.name.startswith("._"):
+                    continue
                 elif item.is_file(follow_symlinks=False) or Path(item.path).is_file():  # not a link to itself
                     stat = item.stat()
                     files[name] = (stat.st_size, stat.st_mtime_ns)
@@ -102,6 +107,8 @@ def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
             for item in sorted(entries, key=lambda item: item.name):
                 if item.is_dir(follow_symlinks=False):
                     pending.append(prefix + item.name + "/")
+                    continue
+                if item.name.startswith("._"):  # as in `list_files`
                     continue
                 yield prefix + item.name
                 seen += 1

@@ -77,6 +77,8 @@ class ImageXpressReader:
         if htd and not ("EndFile" in htd and _number(htd, "YWells")):
             notes.append("the HTD file is damaged, or ends early: what was planned and isn't there goes unseen")
         channels, sizes = _channels(planes, heads, htd, notes)
+        if spec.pixel_size_um:
+            sizes = {channel: size | dict.fromkeys(("dy", "dx"), spec.pixel_size_um) for channel, size in sizes.items()}
         heights = _heights(planes, heads)
         centres = _centres(planes, heads, sizes, notes)
         for plane in planes:

@@ -4,7 +4,8 @@ A plane of the manifest is part of the array of an image's first level: `path` i
 number of the plane over all axes but y and x. Metadata are in `.zattrs` or `zarr.json`, below `ome` or not (some plates
 mix the two). Rows and columns go by their names, as many writers list only those in use. Which images are fields is a
 matter of `places`; where none is moved by a translation, no place is known. A plane without a chunk, where other fields
-have one, is missing, not black.
+have one, is missing, not black; where a part of it has none, though those of others have, that is noted: writers may
+leave out chunks of zeros.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class _Plate:
         self.identifiers: dict[str, list[tuple[Any, int]]] = {}
         self.unnamed: list[str] = []
         self.units: dict[str, None] = {}  # notes, each once
+        self.parts: dict[Any, dict[tuple[str, Any], set[Any]]] = {}  # grid of y and x -> planes -> where chunks are
 
     def records(self) -> Records:
         """All planes of the plate."""
@@ -141,6 +143,8 @@ class _Plate:
                 raise ValueError("; ".join(self.notes) or "it has no image")
             shape = len(self.metadata["rows"]), len(self.metadata["columns"])
         self.notes += self.units
+        what = "channels of fields lack chunks where others have them: these parts are read as 0, so unless they are "
+        self.notes += counted(self._cut(), f"{what}black, the copy is incomplete: copy the plate again")
         self.notes += counted(self.unnamed, "images don't name their channels, which are taken in the others' order")
         return Records(
             planes=planes,
@@ -255,6 +259,13 @@ class _Plate:
         start = {name: shift * um for name, shift, um in zip(names, image.shift, image.um, strict=True)}
         geometry = {"y_um": start["y"], "x_um": start["x"]} if placed else {"y_um": math.nan, "x_um": math.nan}
         geometry |= {"dy_um": steps["y"], "dx_um": steps["x"], "height": shape[-2], "width": shape[-1]}
+        parts = self.parts.setdefault((shape[-2:], image.chunk[-2:]), {})
+        where = f"{well_name(place['row'], place['column'])} field {place['field']}"
+        for position in positions:
+            first = [n * size for n, size in zip(position, image.chunk, strict=False)]
+            if len(position) == len(shape) and all(map(int.__lt__, first, shape)):
+                name = image.labels[first[names.index("c")]] if "c" in names else ""
+                parts.setdefault((f"{where} {name}".rstrip(), (image.path, *position[:-2])), set()).add(position[-2:])
         present = _present(shape, image.chunk, positions)
         if not present:
             last = shape[names.index("t")] - 1 if "t" in names else 0
@@ -265,6 +276,11 @@ class _Plate:
             plane = {"t": at.get("t", 0), "z": at.get("z", 0), "z_um": z_um}
             page = int(np.ravel_multi_index(index, shape[:-2])) if index else 0
             yield {**place, **geometry, **plane, "channel": identifiers[at.get("c", 0)], "path": array, "page": page}
+
+    def _cut(self) -> set[str]:
+        """The fields and channels with a plane that has some chunks, but not all that another of its size has."""
+        alike = [(planes, set().union(*planes.values())) for planes in self.parts.values()]
+        return {name for planes, every in alike for (name, _), held in planes.items() if held < every}
 
     def _identify(self, image: Image, group: Any | None) -> None:
         """Find the channels of an image by their names; those of the first image of a group are all that it has.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 from plateflow.errors import RawDataError
-from plateflow.plates.pixels import header
+from plateflow.plates.pixels import header, own_fault
 
 REMEDY = (
     "give as pattern a CSV that has a line for each plane, with the columns path, page (from 0), well, field, channel, "
@@ -26,6 +26,23 @@ def pages_in(path: Path) -> int:
     except OSError:  # reading the plane tells what is wrong
         return 0
     return head.pages if head else int(folder)
+
+
+def stack_in(path: Path) -> tuple[int, int]:
+    """How many channels a TIFF's metadata give its pages, and how many planes or times of each; 1 where they don't."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            sizes = dict(zip(file.series[0].axes, file.series[0].shape, strict=True))
+        channels, planes = sizes.get("C", 1), sizes.get("Z", 1) * sizes.get("T", 1)
+        return (
+            (channels, planes) if channels * planes == pages_in(path) else (1, 1)
+        )  # else it speaks of other files too
+    except Exception as error:
+        if not own_fault(error):
+            raise
+        return 1, 1
 
 
 def unused_pages(planes: pd.DataFrame, pages: Callable[[str], int]) -> Iterator[tuple[str, str]]:
@@ -58,12 +75,30 @@ def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, in
         raise RawDataError(what, where=f"{plate}: {path}", why=why, remedy=REMEDY)
 
 
-def colour_pictures(where: str, values: int) -> RawDataError:
-    """The error over images whose pixels have several values each."""
-    return RawDataError(
-        "the images are colour pictures, or channels that were stored as colours",
-        where=where,
-        why=f"each of their pixels has {values} values, where a plane has one channel's",
-        remedy="export each channel as a grey image or page of its own (tifffile: photometric='minisblack'), or split "
-        "them (ImageJ: Image > Color > Split Channels)",
-    )
+def refuse_other_pixels(where: str, colours: Sequence[int], types: Collection[str]) -> None:
+    """Refuse images that are no planes.
+
+    Args:
+        where: plate and images.
+        colours: the number of values of their pixels, where that isn't one.
+        types: the pixel types of all that were looked at.
+
+    Raises:
+        RawDataError: they are colour pictures, or none has a type that is read.
+    """
+    if colours:
+        raise RawDataError(
+            "the images are colour pictures, or channels that were stored as colours",
+            where=where,
+            why=f"each of their pixels has {colours[0]} values, where a plane has one channel's",
+            remedy="export each channel as a grey image or page of its own (tifffile: photometric='minisblack'), or "
+            "split them (ImageJ: Image > Color > Split Channels)",
+        )
+    if types and not {"uint8", "uint16"}.intersection(types):
+        raise RawDataError(
+            "the images have a pixel type that isn't read",
+            where=where,
+            why=f"those looked at are {', '.join(sorted(set(types)))}; a camera's values are uint8 or uint16",
+            remedy="give the raw images instead of processed ones or masks; or convert all to uint16, with one factor "
+            "and offset for all: wells can't be compared if each image is scaled by itself",
+        )

@@ -5,7 +5,8 @@ A regular expression with the groups `well` (or `row` and `column`), and where t
 Where each page of a file is a channel, the group `channels` finds their names, between commas; where it finds nothing,
 they are numbered.
 Patterns for some instruments are built in (`READY`). A CSV or TSV has a column for each of these groups, `path`, and
-where known `page`, `y_um` and `x_um` (the top-left corner of a field, y pointing down), `z_um`, `pixel_size_um`.
+where known `page`, `y_um` and `x_um` (the top-left corner of a field, y pointing down), `z_um`, `pixel_size_um`, in
+capitals or not. Other columns are told, and refused where they seem to mean one of these that isn't there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek
 from plateflow.plates.names import parse_place
-from plateflow.plates.pages import pages_in
+from plateflow.plates.pages import REMEDY, pages_in, stack_in
 from plateflow.plates.reader import HEADERS_READ, Index, Records, counted, examples, make_index, plate_folder
 from plateflow.text import decode, table
 
@@ -44,6 +45,16 @@ READY = {
 }
 """File names of Olympus ScanR, BioTek Cytation (Gen5), Thermo Cellomics (as TIFF), and EMBL's own."""
 _NUMBERS = ("y_um", "x_um", "z_um", "pixel_size_um")
+_MEANT = {
+    "channel": r"channel|wave|stain|dye|marker",
+    "field": r"field|site|fov|tile",
+    "z": r"z|plane|slice",
+    "t": r"t$|timepoint",
+    "y_um": r"y(um|pos.*)?$|(pos|position|stage)y",
+    "x_um": r"x(um|pos.*)?$|(pos|position|stage)x",
+    "pixel_size_um": r"pixelsize",
+}
+"""Column of a table -> how others' names for it begin, without signs: were they ignored, channels would be mixed."""
 _SECONDS, _SECONDS_PER_NAME = 2.0, 1e-3
 """The computing time that a pattern may take for a plate, some hundred times what a sound one takes; a pattern that
 goes back and forth in a name would take years."""
@@ -74,7 +85,7 @@ class PatternReader:
                 why=f"the pattern is {spec.pattern}",
                 remedy="fix the pattern in the plate sheet",
             )
-        notes = counted(others, "images don't match the pattern and are not used")
+        notes = counted(others, "images don't match the pattern and are not used") + _stacks(spec, listing, found)
         in_order = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
         channels = in_order if any(PAGES in groups for groups in found.values()) else dict(sorted(in_order.items()))
         return make_index(spec, self.name, Records(planes=planes, channels=channels, disagreements=notes), listing)
@@ -102,14 +113,27 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
         ) from error
     with parsing("the table of images", where=where, remedy="save it as CSV in UTF-8"):
         lines = list(table(decode(content), "\t" if path.suffix.lower() == ".tsv" else ","))
-    columns = set(lines[0][1]) if lines else set()
+    names = [name for name in lines[0][1] if name] if lines else []
+    lines = [(number, {name.lower(): cell for name, cell in line.items()} | line) for number, line in lines]
+    columns = {name.lower() for name in names}
     if "path" not in columns or not ("well" in columns or {"row", "column"} <= columns):
         raise RawDataError(
             "the table of images lacks a column",
             where=where,
-            why=f"it has {', '.join(sorted(columns)) or 'no line'}; path and well (or row and column) needed",
+            why=f"it has {', '.join(sorted(names)) or 'no line'}; path and well (or row and column) needed",
             remedy=f"further columns: {', '.join(sorted(GROUPS - {'well'}))}, page, {', '.join(_NUMBERS)}",
         )
+    others = {name for name in names if name.lower() not in GROUPS | {"path", "page", *_NUMBERS}}
+    for name in sorted(others):
+        plain = re.sub(r"[\W_]", "", name.lower())
+        meant = [key for key, begin in _MEANT.items() if key not in columns and re.match(begin, plain)]
+        if meant and (meant == ["pixel_size_um"] or len({line[name] for _, line in lines}) > 1):
+            raise RawDataError(
+                "a column of the table of images isn't understood",
+                where=f"{where}: {name}",
+                why=f"it may be meant as {meant[0]}, which the table lacks",
+                remedy=f"name it {meant[0]} (in what unit, the name says); else remove it",
+            )
     planes = []
     for number, line in lines:
         plane = _place(spec, f"{path.name}, line {number}", line)
@@ -122,7 +146,9 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
             plane["path"] = inside(listing, line["path"], plate=spec.plate, source=path.name)
         planes.append(plane)
     channels = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
-    return Records(planes=planes, channels=channels, pages_chosen=len({plane["page"] for plane in planes}) > 1)
+    notes = counted(others, "columns of the table of images aren't read")
+    chosen = len({plane["page"] for plane in planes}) > 1
+    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen)
 
 
 def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) -> dict[str, dict[str, str] | None]:
@@ -198,6 +224,27 @@ def _planes(
             yield from ({**plane, "page": page, "channel": channel.strip()} for page, channel in enumerate(channels))
         else:
             yield plane
+
+
+def _stacks(spec: PlateSpec, listing: Listing, found: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """A note where pages are read as channels that the metadata of a few files give as planes or times of one.
+
+    Raises:
+        RawDataError: they give both several channels, and several planes or times of each.
+    """
+    paged = [name for name, groups in found.items() if PAGES in groups]
+    stacked: list[str] = []
+    for name in paged[:: max(1, len(paged) // HEADERS_READ)][:HEADERS_READ]:
+        channels, planes = stack_in(listing.root / name)
+        if channels > 1 and planes > 1:
+            raise RawDataError(
+                f"the pages of the images are not all channels, as the group {PAGES} says",
+                where=f"{spec.plate}: {name}",
+                why=f"by its metadata it has {channels} channels, and {planes} planes or times of each",
+                remedy=REMEDY,
+            )
+        stacked += [name] if planes > 1 else []
+    return counted(stacked, f"images have pages that are planes or times by their metadata, and are read as {PAGES}")
 
 
 def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.reader import examples
+from plateflow.plates.reader import counted, examples
 from plateflow.touching import TOUCH_PX
 
 _REMEDY = (
@@ -79,13 +78,13 @@ def fields_of(spec: PlateSpec, wells: Mapping[str, Sequence[Image]], notes: list
     Args:
         spec: the plate; its `image` decides where it is given.
         wells: path of each well -> its images, in order.
-        notes: get a sentence where several acquisitions were told apart.
+        notes: get a sentence where several acquisitions were told apart, or `image` contradicts the places.
 
     Raises:
         RawDataError: neither the places of the images nor the user say which are fields.
     """
     if spec.image:
-        return _chosen(spec, spec.image, wells)
+        return _chosen(spec, spec.image, wells, notes)
     on, off = False, False
     numbers: dict[str, int] = {}
     for images in wells.values():
@@ -96,14 +95,13 @@ def fields_of(spec: PlateSpec, wells: Mapping[str, Sequence[Image]], notes: list
         sound = np.array([bool(image.shape) for image in images], bool)
         doubtful = np.where(other, ~same & ~apart, (kinds[:, None] != kinds) & ~apart) & sound[:, None] & sound
         if doubtful.any():
-            raise RawDataError(
-                "it isn't clear which images of a well are its fields",
-                where=f"{spec.plate}: {examples((i.path for i in images), limit=6)}",
-                why="by their places, images may show the same cells twice, or belong to other places of the well",
-                remedy=_REMEDY,
-            )
+            why = "by their places, images may show the same cells twice, or belong to other places of the well"
+            raise _unclear(spec, images, why)
         on, off = on or bool((other & same).any()), off or bool((other & apart).any())
-        numbers |= _numbered(images, other & same)
+        of_well = _numbered(images, other & same)
+        if len({(of_well[image.path], str(image.acquisition)) for image in images}) < len(of_well):
+            raise _unclear(spec, images, "the places of several images of an acquisition are the same")
+        numbers |= of_well
     if on or off:
         how = "are at the same places: each has channels of its own" if on else "are at other places: they are fields"
         notes.append(f"images of several acquisitions {how}")
@@ -111,6 +109,15 @@ def fields_of(spec: PlateSpec, wells: Mapping[str, Sequence[Image]], notes: list
     if not on:
         return {image.path: (image.name, None) for image in images}
     return {image.path: (str(numbers[image.path]), image.acquisition) for image in images}
+
+
+def _unclear(spec: PlateSpec, images: Sequence[Image], why: str) -> RawDataError:
+    return RawDataError(
+        "it isn't clear which images of a well are its fields",
+        where=f"{spec.plate}: {examples((image.path for image in images), limit=6)}",
+        why=why,
+        remedy=_REMEDY,
+    )
 
 
 def _relations(images: Sequence[Image]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -147,11 +154,11 @@ _Chosen = list[tuple[Image, int, tuple[str, ...]]]
 """Of a well the images that are chosen: the number of the pattern that does, and what its wildcards stand for."""
 
 
-def _chosen(spec: PlateSpec, image: str, wells: Mapping[str, Sequence[Image]]) -> Fields:
+def _chosen(spec: PlateSpec, image: str, wells: Mapping[str, Sequence[Image]], notes: list[str]) -> Fields:
     """The images that the user names, as the remedy of `fields_of` says.
 
     Which of several patterns' images lie on each other is told by what the wildcards stand for, else by their places,
-    else by their order, where that is the same in all wells.
+    else by their order, where that is the same in all wells. A place that contradicts the wildcards is noted.
     """
     patterns = [name.strip() for name in image.split("+")]
     rules = [_with_groups(pattern) for pattern in patterns]
@@ -173,12 +180,14 @@ def _chosen(spec: PlateSpec, image: str, wells: Mapping[str, Sequence[Image]]) -
     fields: Mapping[str, str | int]
     if set.intersection(*values):
         fields = {image.path: "_".join(stands_for) or "0" for image, _, stands_for in found}
+        what = f"images lie elsewhere than those of their field by {image!r}, which is followed"
+        notes += counted(_elsewhere(chosen, fields), what)
     elif not (fields := _by_place(chosen) or _by_order(chosen, len(patterns))):
         raise RawDataError(
             f"it isn't clear which images lie on each other by {image!r}",
             where=f"{spec.plate}: {examples((i.path for i, _, _ in found), limit=6)}",
-            why="its wildcards don't stand for the same, the images' places don't tell, and a well lacks some, or has "
-            "them in another order",
+            why="its wildcards don't stand for the same, the images' places don't tell, and a well lacks the last of "
+            "some, or has them in another order",
             remedy=_REMEDY,
         )
     return {image.path: (str(fields[image.path]), n) for image, n, _ in found if image.path in fields}
@@ -207,14 +216,27 @@ def _by_place(chosen: Sequence[_Chosen]) -> dict[str, int]:
     return fields
 
 
+def _elsewhere(chosen: Sequence[_Chosen], fields: Mapping[str, Any]) -> list[str]:
+    """The images whose places are others than that of an earlier image of their field."""
+    found: list[str] = []
+    for images in ([image for image, _, _ in well] for well in chosen):
+        one = np.array([fields[image.path] for image in images])
+        apart = np.tril((one[:, None] == one) & _relations(images)[1]).any(axis=1)
+        found += [image.path for image, is_apart in zip(images, apart, strict=True) if is_apart]
+    return found
+
+
 def _by_order(chosen: Sequence[_Chosen], n_patterns: int) -> dict[str, int]:
-    """The field of each image by its rank among its pattern's; none where that or their number differs."""
-    ranks: dict[str, int] = {}
-    fields: dict[str, int] = {}
-    for well in chosen:
-        groups = [[image for image, of, _ in well if of == n] for n in range(n_patterns)]
-        for rank, images in enumerate(zip_longest(*groups)):
-            if None in images or any(ranks.setdefault(image.name, rank) != rank for image in images):
-                return {}
-            fields |= {image.path: rank for image in images}
-    return fields
+    """The field of each image by its rank among its pattern's names; none where their order or number differs.
+
+    A well may lack images, but not a pattern's last: the others may have moved up as images were numbered.
+    """
+    wells = [[[image.name for image, of, _ in well if of == n] for n in range(n_patterns)] for well in chosen]
+    whole = max(wells, key=lambda names: sum(map(len, names)))
+    for names in filter(any, wells):
+        kept = [[name for name in every if name in of] for every, of in zip(whole, names, strict=True)]
+        if names != kept or any(every[-1:] != of[-1:] for every, of in zip(whole, names, strict=True)):
+            return {}
+    if len(set(map(len, whole))) > 1:
+        return {}
+    return {image.path: whole[of].index(image.name) for well in chosen for image, of, _ in well}

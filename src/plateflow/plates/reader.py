@@ -23,7 +23,7 @@ from plateflow.paths import well_name
 from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
-from plateflow.plates.pages import colour_pictures, refuse_unused_pages
+from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error
 
@@ -146,14 +146,14 @@ def plate_folder(spec: PlateSpec) -> Path:
 
 
 def geometry(y: float, x: float, *, dy: float, dx: float, height: int, width: int) -> dict[str, Any]:
-    """The part of a record that says where a field lies and how large it is.
+    """The part of a record that says where a field lies and how large it is; `make_index` uses the user's pixel size.
 
     Args:
         y, x: the centre of the field in um, y pointing down.
         dy, dx: the height and width of a pixel in um.
         height, width: the size of the field in px.
     """
-    corner = {"y_um": y - height * dy / 2, "x_um": x - width * dx / 2}
+    corner = {"y_um": y - height * dy / 2, "x_um": x - width * dx / 2, "y_centre_um": y, "x_centre_um": x}
     return corner | {"dy_um": dy, "dx_um": dx, "height": height, "width": width}
 
 
@@ -214,6 +214,9 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     _refuse_doubled(spec, planes)
     if spec.pixel_size_um is not None:
         planes["dy_um"] = planes["dx_um"] = spec.pixel_size_um
+        for axis, side in {"y": "height", "x": "width"}.items() if "y_centre_um" in planes else ():
+            corner = planes[f"{axis}_centre_um"] - planes[side] * spec.pixel_size_um / 2
+            planes[f"{axis}_um"] = corner.fillna(planes[f"{axis}_um"])
     if spec.z_step_um is not None:
         planes["z_um"] = planes["z_um"].fillna(planes["z"] * spec.z_step_um)
     planes = _add_missing(planes)
@@ -237,12 +240,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     planes = planes[[place not in copies for place in zip(planes["well"], planes["field"], strict=True)]]
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
     planes = planes[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
-    metadata = {
-        "plate": spec.plate,
-        "format": list(shape),
-        "layout": layout,
-        **_metadata(records.bit_max, channels, planes, notes),
-    }
+    metadata = {"plate": spec.plate, "format": list(shape), "layout": layout}
+    metadata |= _metadata(records.bit_max, channels, planes, notes)
     root = Path(spec.path).absolute()
     return Index(root=root, planes=planes, metadata=metadata, times_s=times, pages_chosen=records.pages_chosen)
 
@@ -354,9 +353,8 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
     if present and not votes:
         RawFolder(listing.root).look_around(present[0])
     (height, width, *colours), dtype = votes.most_common(1)[0][0] if votes else ((0, 0), "uint16")
-    if colours:
-        raise colour_pictures(f"{spec.plate}: {examples(heads)}", colours[0])
-    # Other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
+    refuse_other_pixels(f"{spec.plate}: {examples(heads)}", colours, [head.dtype for head in heads.values()])
+    # A few of other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
     planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
     sides = planes[["height", "width"]].astype(float)
     given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
