@@ -294,6 +294,9 @@ def _numbers(text: str | None, picture: Picture, model: str) -> list[int] | None
     asked = text.split(",")
     unknown = [name for name in asked if names.count(name) != 1 and (name in names or not name.isdecimal())]
     if unknown:
-        what, why = f"there isn't one channel {', '.join(map(repr, unknown))}", f"the channels are {', '.join(names)}"
+        there = "is no" if set(names).isdisjoint(unknown) else "isn't one"
+        what = f"there {there} channel {', '.join(map(repr, unknown))}"
+        note = " (the image doesn't name its channels)" * (names == [str(number) for number in range(len(names))])
+        why = f"the channels are {', '.join(names)}{note}"
         raise PlateflowError(what, why=why, remedy="numbers from 0 always work")
     return [names.index(name) if name in names else int(name) for name in asked]
