@@ -173,7 +173,7 @@ def _info(job: Job, item: Item) -> dict[str, Any]:
             flat[0, 0] = 1
             channels = job.plate.channels
             window: dict[str, Any] = {"freeze": 1, "request": 0, "settings": job.parameters()}
-            window |= {"light": {name: {"dark": 100.0, "why": ""} for name in channels}}
+            window |= {"light": {name: {"dark": 100.0, "why": "", "alone": False} for name in channels}}
             window |= {"channels": {name: {"low": 237.0, "high": 3289.0} for name in channels}}
             window |= {"fields": dict.fromkeys(channels, 9 * len(job.wells)), "clipped": []}
             return {"window": window, "profiles": [flat.tolist()] * len(channels)}
