@@ -36,9 +36,8 @@ def stack_in(path: Path) -> tuple[int, int]:
         with tifffile.TiffFile(path) as file:
             sizes = dict(zip(file.series[0].axes, file.series[0].shape, strict=True))
         channels, planes = sizes.get("C", 1), sizes.get("Z", 1) * sizes.get("T", 1)
-        return (
-            (channels, planes) if channels * planes == pages_in(path) else (1, 1)
-        )  # else it speaks of other files too
+        alone = channels * planes == pages_in(path)  # else the metadata speak of other files, too
+        return (channels, planes) if alone else (1, 1)
     except Exception as error:
         if not own_fault(error):
             raise
