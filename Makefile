@@ -14,7 +14,7 @@ define step
 @printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
 endef
 
-.PHONY: demo test test-faults test-slurm check config train-default clean
+.PHONY: demo test test-faults test-slurm test-wheel check config train-default clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -52,6 +52,10 @@ $(VENV)/.slurm: $(VENV)/.dev
 
 test-slurm: $(VENV)/.slurm
 	$(call step,tests on a real SLURM,$(BIN)/python -m pytest tests/slurm)
+
+# The wheel of this checkout in an environment of its own; TORCH_ARGS as above.
+test-wheel: $(VENV)/.dev
+	$(call step,a plate from a wheel,TORCH_ARGS="$(TORCH_ARGS)" $(BIN)/python -m pytest tests/wheel)
 
 check: $(VENV)/.dev
 	$(call step,lint: ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)

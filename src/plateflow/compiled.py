@@ -1,18 +1,32 @@
 """The one way in which functions are compiled: without the interpreter's lock, and kept on the disk where that goes."""
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
+
+from plateflow.installed import PACKAGE, SHARE
+
+if SHARE.is_dir():
+    # A wheel: users who share it write nothing into it. Each has a folder of its own, as numba compares the file of a
+    # function alone, and not those of the functions that it calls.
+    _record = b"".join(record.read_bytes() for record in PACKAGE.parent.glob("plateflow-*.dist-info/RECORD"))
+    _user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - the other raises
+    _folder = numba.config.CACHE_DIR or Path(_user, "plateflow")
+    numba.config.CACHE_DIR = str(Path(_folder, sha256(_record).hexdigest()[:16]))
+    numba.config.CACHE_LOCATOR_CLASSES = "UserProvidedCacheLocator"
 
 
 def compiled(function: Callable[..., Any] | None = None, *, inline: str = "never") -> Any:
     """Compile a function when it is first called, and keep the machine code for later processes.
 
-    Numba keeps it beside the source, else in the user's cache, or in `NUMBA_CACHE_DIR`. Where it can write in none of
-    them, as in a container that is read-only, each process compiles for itself, and says so once.
+    Numba keeps it in `NUMBA_CACHE_DIR`, else beside the source (of a wheel never), else in the user's cache. Where it
+    can write in none of them, as in a container that is read-only, each process compiles for itself, and says so once.
 
     Args:
         function: to be compiled; without one this is a decorator with options.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.files import stat_of
+from plateflow.installed import project_folder
 
 CONFIG = "config/config.yaml"
 AGAIN = "`plateflow retry PLATE --stage STAGE`, then `snakemake`, computes again."
@@ -106,6 +107,11 @@ class Switches:
             notices.append(
                 f"--configfile {' '.join(files)}: give it to `plateflow status`, `plateflow retry` and the next run, "
                 f"too; without it they read {CONFIG}.{one}"
+            )
+        for folder in {project_folder(Path(file)) for file in files} - {self._folder}:
+            notices.append(
+                f"--configfile: relative paths in it count from {self._folder} in this run, but from {folder} for "
+                f"`plateflow`, as it lies in config/ there. Run `snakemake` there, or keep the file elsewhere."
             )
         if snakemake.overwrite_workdir:
             notices.append(

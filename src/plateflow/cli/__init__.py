@@ -4,6 +4,7 @@ One file per command. Nothing heavy is imported before a command runs, so that `
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -20,6 +21,25 @@ _typer = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"plateflow {version('plateflow')}")
+        raise typer.Exit
+
+
+@_typer.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (
     *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
     *(verify.verify, clean.clean, accept.accept, segment.segment, demo.demo),

@@ -1,15 +1,35 @@
 """What several commands share: exit statuses, and the options that name the configuration and the folder of weights."""
 
+import os
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from plateflow.installed import project_folder
+
+
+def _enter_project(configfile: Path) -> Path:
+    """Go where `snakemake` runs with this configuration, as its relative paths count from there; its name there."""
+    folder, here = project_folder(configfile), Path.cwd()
+    if folder == here or not folder.is_dir():
+        return configfile
+    os.chdir(folder)
+    typer.echo(f"note: relative paths count from {folder}", err=True)
+    return Path("config", configfile.name)
+
+
 ConfigOption = Annotated[
     Path,
     # `readable`: typer's own test of that doesn't say whose the file is
-    typer.Option("--configfile", help="the configuration, as given to snakemake", show_default=True, readable=False),
+    typer.Option(
+        "--configfile",
+        help="the configuration, as given to snakemake; from elsewhere, the project's PROJECT/config/config.yaml",
+        show_default=True,
+        readable=False,
+        callback=_enter_project,
+    ),
 ]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights-dir", help="folder of weights, searched before the others")

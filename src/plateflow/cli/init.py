@@ -15,6 +15,7 @@ from plateflow.access import explain
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError
 from plateflow.files import write_atomic
+from plateflow.installed import make_project
 from plateflow.project import check_label_sets
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ CELLULAR = tuple(
 
 def init(
     raw: Annotated[list[Path], typer.Argument(help="folder of a raw plate; several make a line of the sheet each")],
-    directory: Annotated[Path, typer.Option(help="the project's folder: config/ is written there")] = Path(),
+    directory: Annotated[Path, typer.Option(help="the project's folder")] = Path(),
     plate: Annotated[str | None, typer.Option(help="plate id; default: made of the folder's name")] = None,
     plate_map: Annotated[Path | None, typer.Option(help="CSV, TSV or XLSX with well, role, treatment, dose")] = None,
     layout: Annotated[str | None, typer.Option(help="reader, needed where it is not recognised")] = None,
@@ -47,9 +48,9 @@ def init(
     ] = None,
     pixel_size_um: Annotated[float | None, typer.Option(help="needed where the layout does not say")] = None,
 ) -> None:
-    """Recognise raw plates, list their contents, and write config/config.yaml and config/plates.tsv.
+    """Recognise raw plates, list their contents, and make the folder a project: config/, a Snakefile, profiles/.
 
-    A configuration that was edited stays as it is; each plate is added to the sheet.
+    What was edited stays as it is; each plate is added to the sheet, config/plates.tsv.
     """
     from plateflow.plates.reader import counted, examples
 
@@ -173,7 +174,7 @@ def plate_sizes(plate: RawPlate) -> dict[str, Any]:
 
 
 def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str]:
-    """Write or extend the configuration of a project for a plate; returns what was done, in words.
+    """Write or extend a project for a plate; returns what was done, in words.
 
     Raises:
         PlateflowError: the sheet names another folder under the same plate id, or the configuration asks for a
@@ -214,5 +215,6 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
     writer.writeheader()
     writer.writerows(item.model_dump(exclude_none=True) for item in plates.values())
     write_atomic(sheet, text.getvalue().encode())
+    lines += make_project(directory)
     lines.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
     return lines

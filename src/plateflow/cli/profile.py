@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.errors import PlateflowError
-
-SNAKEFILE = Path(__file__).resolve().parents[3] / "Snakefile"
+from plateflow.installed import installed
 
 
 def snakefile() -> Path:
-    """The Snakefile that a bare `snakemake` takes here, else the checkout's."""
+    """The Snakefile that a bare `snakemake` takes here, else the installed one."""
     from snakemake.api import resolve_snakefile
 
-    return resolve_snakefile(None, allow_missing=True) or SNAKEFILE
+    return resolve_snakefile(None, allow_missing=True) or Path(installed("Snakefile"))
 
 
 def profile_file(profile: Path) -> Path:
@@ -33,7 +32,7 @@ def profile_file(profile: Path) -> Path:
             "there is no profile",
             where=str(profile),
             why="Snakemake finds no config.yaml, config.v9+.yaml or profile.yaml in it",
-            remedy="name its folder with --profile",
+            remedy="name its folder with --profile; `plateflow init` puts the shipped ones into a project",
         )
     return Path(found[1])
 

@@ -20,6 +20,7 @@ from typing import Any
 from plateflow.cli.common import DEFAULT_CONFIG
 from plateflow.cli.profile import errors_of_snakemake, profile_file, read_profile, snakefile
 from plateflow.errors import PlateflowError
+from plateflow.installed import installed
 
 NAME = "plateflow-check"
 SMALL = {"_cores": 1, "mem_mb": 2000, "mem_mb_per_cpu": 2000, "runtime": 10}
@@ -102,7 +103,7 @@ def slurm_profile(profile: Path) -> Path:
         raise PlateflowError(
             "Snakemake's plugin for SLURM isn't installed",
             where=str(file),
-            remedy="pip install snakemake-executor-plugin-slurm -c constraints.txt",
+            remedy=f"pip install snakemake-executor-plugin-slurm -c {installed('constraints.txt')}",
         )
     return file
 

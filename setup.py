@@ -1,0 +1,30 @@
+"""What pyproject.toml can't say: a wheel brings the workflow's files, which lie at the top of the checkout."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+FILES = ("Snakefile", "constraints.txt")
+FOLDERS = ("rules", "scripts", "profiles", "envs")
+
+
+class BuildWithWorkflow(build_py):
+    """Copies them into the package's folder `share`, where `plateflow.installed` looks for them."""
+
+    def run(self) -> None:
+        """Build the package; an editable one is the checkout itself."""
+        super().run()
+        if self.editable_mode:
+            return
+        share = Path(self.build_lib, "plateflow", "share")
+        shutil.rmtree(share, ignore_errors=True)
+        share.mkdir()
+        for name in FILES:
+            shutil.copy2(name, share / name)
+        for name in FOLDERS:
+            shutil.copytree(name, share / name, ignore=shutil.ignore_patterns("__pycache__", "*.sif"))
+
+
+setup(cmdclass={"build_py": BuildWithWorkflow})
