@@ -6,12 +6,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.config import Config, config_yaml, load_config, load_plates
+from plateflow.config import Config, LabelSet, config_yaml, load_config, load_plates
 from plateflow.errors import ConfigError, PlateflowError
 
 
 def test_the_default_file_loads_as_the_defaults():
     assert load_config(yaml.safe_load(config_yaml())) == Config()
+
+
+def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
+    text = config_yaml().replace("  # cells:", "  cells:").replace("  #   ", "    ")
+    sets = load_config(yaml.safe_load(text)).segmentation
+    assert (list(sets), sets["cells"]) == (["nuclei", "cells"], LabelSet(channels=["AGP", "DNA"], diameter_um=30))
+    assert "# cells:" not in config_yaml(Config(segmentation=sets))
 
 
 @pytest.mark.parametrize(

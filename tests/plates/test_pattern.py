@@ -55,6 +55,19 @@ def test_row_and_column_folders_z_and_t(tmp_path: Path) -> None:
     assert plate.read("B01", "1", "gfp", t=1, z=0)[0, 0] == names.index("B/1/t007_z1_gfp.tif")
 
 
+@pytest.mark.parametrize(("rows", "wells"), [("b D AA", "B D AA"), ("1 02 32", "A B AF")])
+def test_rows_are_letters_or_numbers_from_1(tmp_path: Path, rows: str, wells: str) -> None:
+    folder = write(tmp_path, *(f"{row}-{column}.tif" for row in rows.split() for column in ("7", "012")))
+    plate = open_plate(folder, pattern=r"^(?P<row>\w+)-(?P<column>\d+)")
+    assert plate.metadata["wells"] == [f"{row}{column}" for row in wells.split() for column in ("07", "12")]
+
+
+def test_a_row_or_column_0_is_refused(tmp_path: Path) -> None:
+    for number, name in enumerate(("0-1.tif", "1-0.tif", "A-0.tif")):
+        with pytest.raises(RawDataError):
+            open_plate(write(tmp_path / str(number), name), pattern=r"(?P<row>\w+)-(?P<column>\d+)")
+
+
 def test_a_missing_file_is_a_row(tmp_path: Path) -> None:
     folder = write(tmp_path, "A01_s1_w1.tif", "A01_s1_w2.tif", "A02_s1_w1.tif")
     planes = open_plate(folder, pattern=EXAMPLE).planes

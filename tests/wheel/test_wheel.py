@@ -1,4 +1,4 @@
-"""A wheel runs a plate in an environment of its own, away from the checkout: `make test-wheel`. It is mostly pip's time."""
+"""A wheel runs a plate in an environment of its own, away from the checkout: `make test-wheel`; half of it is pip's."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class PlateSpec(Section):
     pattern: str | None = Field(
         None,
         description="for layout pattern: scanr, cytation, cellomics, embl; or a regular expression with the groups "
-        "well, field, channel (or channels: names of a file's pages, between commas), z, t; or a CSV or TSV with these "
-        "columns, path and page",
+        "well (or row, letters or a number from 1, and column), field, channel (or channels: names of a file's pages, "
+        "between commas), z, t; or a CSV or TSV with these columns, path and page",
     )
     image: str | None = Field(
         None,

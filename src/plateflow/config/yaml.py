@@ -7,6 +7,13 @@ from pydantic import BaseModel
 
 from plateflow.config.root import Config
 
+CELLS = """\
+  # A second label set, of cells: the channel that shows them, then that of the nuclei, which helps. Keys are those above;
+  # what isn't named has its default. Each cell is matched with the nuclei in it.
+  # cells:
+  #   channels: ["AGP", "DNA"]
+  #   diameter_um: 30"""
+
 
 def config_yaml(config: Config | None = None) -> str:
     """The configuration as a commented YAML file: every key with its meaning, in the order of the model."""
@@ -35,6 +42,8 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
             for key, item in value.items():
                 lines.append(f"{indent}  {key}:")
                 _write_section(lines, item, indent + "    ")
+            if name == "segmentation" and "cells" not in value:
+                lines.append(CELLS)
         else:
             lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
         if not indent:
