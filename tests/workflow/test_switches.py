@@ -156,6 +156,8 @@ def test_a_directory_without_a_project_is_named(project, tmp_path):
     output = Project(tmp_path).snakemake("--directory", "elsewhere", "--configfile", config, status=1)
     assert "there is no plate sheet\n  where: config/plates.tsv" in output
     assert f"count from {tmp_path / 'elsewhere'}. Run" in output
+    both = f"count from {tmp_path / 'elsewhere'} in this run, but from {project.folder} for `plateflow`"
+    assert f"plateflow: --configfile: relative paths in it {both}" in output
 
 
 def test_switches_that_change_how_jobs_run_change_no_result(project):

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from plateflow.config.root import Config
 
 CELLS = """\
-  # A second label set, of cells: the channel that shows them, then that of the nuclei, which helps. Keys are those above;
-  # what isn't named has its default. Each cell is matched with the nuclei in it.
+  # A second label set, of cells: the channel that shows them, then that of the nuclei, which helps. Keys are those
+  # above; what isn't named has its default. Each cell is matched with the nuclei in it.
   # cells:
   #   channels: ["AGP", "DNA"]
   #   diameter_um: 30"""
