@@ -15,11 +15,12 @@ class BuildWithWorkflow(build_py):
 
     def run(self) -> None:
         """Build the package; an editable one is the checkout itself."""
-        super().run()
         if self.editable_mode:
+            super().run()
             return
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # a former build may hold files that are gone since
+        super().run()
         share = Path(self.build_lib, "plateflow", "share")
-        shutil.rmtree(share, ignore_errors=True)
         share.mkdir()
         for name in FILES:
             shutil.copy2(name, share / name)

@@ -13,20 +13,20 @@ import numba
 from plateflow.installed import PACKAGE, SHARE
 
 if SHARE.is_dir():
-    # A wheel: users who share it write nothing into it. Each has a folder of its own, as numba compares the file of a
-    # function alone, and not those of the functions that it calls.
-    _record = b"".join(record.read_bytes() for record in PACKAGE.parent.glob("plateflow-*.dist-info/RECORD"))
-    _user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - the other raises
-    _folder = numba.config.CACHE_DIR or Path(_user, "plateflow")
-    numba.config.CACHE_DIR = str(Path(_folder, sha256(_record).hexdigest()[:16]))
-    numba.config.CACHE_LOCATOR_CLASSES = "UserProvidedCacheLocator"
+    # A wheel, into which its users write nothing. Each build has a folder of its own: numba compares the file of a
+    # function alone, not those of the functions that it calls.
+    _settings: Any = numba.config
+    _user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - the other may raise
+    _build = sha256(b"".join(file.read_bytes() for file in PACKAGE.parent.glob("plateflow-*.dist-info/RECORD")))
+    _settings.CACHE_DIR = str(Path(_settings.CACHE_DIR or Path(_user, "plateflow"), _build.hexdigest()[:16]))
+    _settings.CACHE_LOCATOR_CLASSES = "UserProvidedCacheLocator"
 
 
 def compiled(function: Callable[..., Any] | None = None, *, inline: str = "never") -> Any:
     """Compile a function when it is first called, and keep the machine code for later processes.
 
-    Numba keeps it in `NUMBA_CACHE_DIR`, else beside the source (of a wheel never), else in the user's cache. Where it
-    can write in none of them, as in a container that is read-only, each process compiles for itself, and says so once.
+    Numba keeps it in `NUMBA_CACHE_DIR`, else beside the source (not in a wheel), else in the user's cache. Where it can
+    write in none of them, as in a container that is read-only, each process compiles for itself, and says so once.
 
     Args:
         function: to be compiled; without one this is a decorator with options.

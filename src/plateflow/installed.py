@@ -4,6 +4,7 @@ Snakefile, rules, scripts, profiles, envs and constraints.txt lie at the top of 
 them in the folder `share` of the package, which setup.py makes.
 """
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -62,5 +63,5 @@ def project_folder(configfile: Path) -> Path:
 
     It is the one that holds the file's folder config/; of a file that lies elsewhere the working folder.
     """
-    folder = configfile.absolute().parent
+    folder = Path(os.path.abspath(configfile)).parent  # noqa: PTH100 - links are left as they are, `..` isn't
     return folder.parent if folder.name == "config" else Path.cwd()

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,8 @@ def test_label_sets_have_no_more_channels_than_their_models_take(tmp_path: Path)
     text = f"plates: {sheet}\nresults: {tmp_path / 'results'}\nsegmentation: {json.dumps(sets)}\n"
     (configfile := tmp_path / "config/config.yaml").write_text(text)
     Project.load(configfile)
-    checked = CliRunner().invoke(_typer, ["check", "--configfile", str(configfile)])
+    with chdir(tmp_path):
+        checked = CliRunner().invoke(_typer, ["check", "--configfile", str(configfile)])
     assert isinstance(checked.exception, ChannelError)
     for use in (
         lambda: Workflow(Asked.of(Project.load(configfile))),
