@@ -19,6 +19,7 @@ from plateflow.chain import STAGES
 from plateflow.cli.submission import Submission, read_submission, slurm_profile
 from plateflow.config import Config, PlateSpec, config_yaml
 from plateflow.errors import PlateflowError
+from plateflow.installed import make_project
 
 pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -c constraints.txt -e '.[slurm]'")
 
@@ -265,6 +266,12 @@ def test_nothing_wrong(site: Path):
     assert {shlex.split(line)[shlex.split(line).index("-D") + 1] for line in tried} == {str(Path.cwd())}
     jobs = [line for line in asked if line.startswith("sbatch") and line not in tried]
     assert [("--gpus=1" in line, line.split()[-1]) for line in jobs] == [(False, "cpu"), (True, "gpu")]
+
+
+def test_a_project_s_snakefile_submits_what_the_installed_one_does():
+    installed = calls(CPU)
+    make_project(Path.cwd())
+    assert calls(CPU) == installed
 
 
 def test_the_snakefile_says_nothing_of_its_own():

@@ -53,8 +53,9 @@ class Project:
         return PlatePaths.of(plate, results=self.folder / "results")
 
     def snakemake(self, *arguments: str, status: int | None = 0, **kwargs) -> str:
-        """Run snakemake; returns all that it printed."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
+        """Run snakemake, with the project's own Snakefile where it has one; returns all that it printed."""
+        snakefile = [] if (self.folder / "Snakefile").exists() else ["--snakefile", str(REPOSITORY / "Snakefile")]
+        command = [sys.executable, "-m", "snakemake", *snakefile, *arguments]
         result = subprocess.run(
             command, cwd=self.folder, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
         )
