@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import plateflow
 
+from plateflow.installed import make_project
 from plateflow.simulate.plate import micro_wells, simulate_plate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -74,13 +76,20 @@ def test_another_workflow_s_snakefile_stays_and_is_told(project: Path, name: str
     assert not (project / "Snakefile").exists() or name == "Snakefile"
 
 
-def test_what_is_installed_may_be_read_only_and_belongs_to_the_project_s_group(tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared").chmod(0o2775)
-    shape = {"fields": 1, "field_shape": (96, 96), "channels": ("DNA",)}
-    simulate_plate(tmp_path / "data", plate="p1", wells=micro_wells(), **shape)
-    init(tmp_path / "shared")
-    assert (tmp_path / "shared/profiles/slurm").stat().st_mode & 0o2000, "setgid is passed on"
+def test_of_a_read_only_installation_the_project_s_files_can_be_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share, project = tmp_path / "share", tmp_path / "project"
+    shutil.copytree(REPOSITORY / "profiles", share / "profiles")
+    for path in [*share.rglob("*")]:
+        path.chmod(0o555)
+    project.mkdir()
+    project.chmod(0o2775)  # a group's, which files and folders in it inherit
+    monkeypatch.setattr("plateflow.installed.SHARE", share)
+    make_project(project)
+    assert profiles(project) == SHIPPED
+    assert all(path.stat().st_mode & 0o200 for path in project.rglob("*"))
+    assert all(path.stat().st_mode & 0o2000 for path in project.rglob("*") if path.is_dir())
 
 
 COMMANDS = ["status", "status p1/B02", "check", "plan --profile profiles/slurm", "verify"]
