@@ -38,6 +38,10 @@ def test_the_default_file_loads_as_the_defaults():
             {"segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}}},
             r"nuclei.dimensions is 3.*set z to keep",
         ),
+        (
+            {"segmentation": {"nuclei": {"channels": ["DNA"], "diameter_um": 12, "diameter_px": 40}}},
+            "nuclei: diameter_um and diameter_px are both given",
+        ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
         ({"segmentation": {"count": {"channels": ["DNA"]}}}, "begins other columns"),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, PlateSpec
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
 from plateflow.paths import parse_well
 
 Scope = Literal["plate", "cpu", "gpu", "slice"]
@@ -108,17 +108,14 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
         case "normalise":
             return config.normalise.model_dump(mode="json") | {"saturated_fraction": config.quality.saturated_fraction}
         case "infer":
-            keys = {"channels", "diameter_um", "dimensions"}
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
             # not the model's name: its hash is in the fingerprint beside these
-            return {name: {**value.model_dump(include=keys), **common} for name, value in sets.items()}
+            keys = ("channels", "dimensions")
+            return {name: {**_sized(value, *keys), **common} for name, value in sets.items()}
         case "follow":
-            keys = {"cell_threshold", "diameter_um"}
-            return {
-                name: {**value.model_dump(include=keys), "block": config.follow_block_px}
-                for name, value in sets.items()
-            }
+            block = config.follow_block_px
+            return {name: {**_sized(value, "cell_threshold"), "block": block} for name, value in sets.items()}
         case "stitch":
             return {
                 name: value.model_dump(include={"flow_threshold", "min_size_px"}) | {"levels": config.levels}
@@ -134,3 +131,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
                 "rows": config.row_label_set,
             }
     return {}
+
+
+def _sized(label_set: LabelSet, *keys: str) -> dict[str, Any]:
+    """Some settings of a label set, and its diameter; that in pixels only if given, so that fingerprints stay equal."""
+    values = label_set.model_dump(include={*keys, "diameter_um", "diameter_px"})
+    return values if label_set.diameter_px else {key: value for key, value in values.items() if key != "diameter_px"}
