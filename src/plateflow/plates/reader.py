@@ -25,7 +25,7 @@ from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
 from plateflow.plates.pixels import header
-from plateflow.plates.raw import RawFolder, machine_error
+from plateflow.plates.raw import RawFolder, machine_error, unmounted
 
 FORMATS = ((8, 12), (16, 24), (32, 48))
 """Rows and columns of 96, 384 and 1536 wells: the smallest that fits is assumed where the metadata don't say."""
@@ -138,7 +138,7 @@ def plate_folder(spec: PlateSpec) -> Path:
         raise machine_error(error, where=where) from error
     if not there:
         remedy = "fix the path in the plate sheet; relative paths start at the folder in which snakemake runs"
-        raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy)
+        raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy) from unmounted(folder)
     if empty:
         remedy = "copy the measurement into it, or fix the path in the plate sheet"
         raise RawDataError("the plate's folder is empty", where=where, remedy=remedy)
