@@ -94,9 +94,10 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
     match stage:
         case "ingest":
-            raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
+            raw = spec.model_dump(exclude={"plate", "plate_map", "channel_names", *PLATE_SIZES})
             if spec.image is None:
                 del raw["image"]  # younger than the other keys, as are those of `more`: fingerprints stay equal
+            raw |= _aliases(spec)
             z_kept = config.z == "keep"  # labels have one z plane, or all
             more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
             if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):
@@ -106,7 +107,8 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
         case "tile":
             return {"levels": config.levels}
         case "normalise":
-            return config.normalise.model_dump(mode="json") | {"saturated_fraction": config.quality.saturated_fraction}
+            saturated = {"saturated_fraction": config.quality.saturated_fraction}
+            return config.normalise.model_dump(mode="json") | saturated | _aliases(spec)  # the window is by names
         case "infer":
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
@@ -131,6 +133,11 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
                 "rows": config.row_label_set,
             }
     return {}
+
+
+def _aliases(spec: PlateSpec) -> dict[str, Any]:
+    """The names that a plate's channels are given, if any; without them fingerprints stay equal."""
+    return {"channel_names": spec.names_of_channels} if spec.channel_names else {}
 
 
 def _sized(label_set: LabelSet, *keys: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -46,7 +47,9 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
                     [channel],
                     channels,
                     where=f"{metadata['plate']}: segmentation.{name}.channels",
-                    remedy=f"did you mean {near[0]!r}?" if near else "name one of these in the configuration",
+                    remedy=f"did you mean {near[0]!r}?"
+                    if near
+                    else "name one of these in the configuration, or give one this name (channel_names, plate sheet)",
                 )
 
 
@@ -91,13 +94,21 @@ def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:
     key = ["path", "page", "well", "field", "channel", "t", "z"]
     stat = ["size_bytes", "mtime_ns"]
     index = index_plate(spec)
-    old, new = pd.read_parquet(paths.planes, columns=key + stat), index.planes[key + stat]
+    former: dict[str, Any] = json.loads(paths.metadata.read_text()) if paths.metadata.is_file() else {}
+    old = _by_original_names(pd.read_parquet(paths.planes, columns=key + stat), former)
+    new = _by_original_names(index.planes[key + stat], index.metadata)
     both = old.merge(new, how="outer", on=key, suffixes=("_old", "_new"))
     before, now = both["size_bytes_old"] >= 0, both["size_bytes_new"] >= 0
     other = (both["size_bytes_old"] != both["size_bytes_new"]) | (both["mtime_ns_old"] != both["mtime_ns_new"])
     both["change"] = np.select([before & ~now, now & ~before, before & now & other], ["gone", "new", "changed"], "")
     changed = both[both["change"] != ""].drop_duplicates("path", keep="last").sort_values("path")
     return [f"{index.root / path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
+
+
+def _by_original_names(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> pd.DataFrame:
+    """Planes by the names that the plate itself gives its channels: another name in the plate sheet changes no file."""
+    names = {channel["name"]: channel.get("original_name", channel["name"]) for channel in metadata.get("channels", ())}
+    return planes.assign(channel=planes["channel"].replace(names))
 
 
 def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
