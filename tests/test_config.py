@@ -23,6 +23,7 @@ def test_the_default_file_loads_as_the_defaults():
         ({"tiling": "cellpose"}, "tiling has no choice any more: delete its line"),
         ({"parts": {"cpu": 3, "gpu": 2}}, "must divide"),
         ({"features": {"rows": "spots"}}, "not a label set"),
+        ({"features": {"texture_scales": [3, 3]}}, "names a distance twice"),
         ({"z": "median"}, "z must be"),
         (
             {

@@ -84,6 +84,14 @@ def test_models_and_features_that_infer_and_features_would_refuse(tmp_path: Path
     assert list(refused_of_config(Config())) == []
 
 
+def test_folders_that_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = Config(results=str(tmp_path / "results"), scratch=str(tmp_path / "file" / "below"))
+    (problem,) = refused_of_config(config)
+    assert (problem.severity, problem.plate) == ("error", "scratch")
+    assert f"{tmp_path / 'file'} is no folder" in problem.what
+
+
 def test_a_map_without_the_controls_that_wells_are_compared_with(raw: Path, tmp_path: Path) -> None:
     plate_map = tmp_path / "map.csv"
     plate_map.write_text("well,treatment\nB02,DMSO\nB03,drug\n")

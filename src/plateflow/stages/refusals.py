@@ -6,9 +6,11 @@ disk, damaged results.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from plateflow.config import Config
@@ -24,12 +26,19 @@ from plateflow.stages.ingest import well_layouts
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
-    """What is wrong with the configuration, whatever the plate: models, their channels, features."""
+    """What is wrong with the configuration, whatever the plate: models, their channels, features, folders."""
     for name, settings in config.segmentation.items():
         alone = config.model_copy(update={"segmentation": {name: settings}})
         for key, step in {"channels": check_label_sets, "model": check_models}.items():
             yield from _tried(f"segmentation.{name}.{key}", partial(step, alone))
     yield from _tried("features.families", partial(cell_families, config))
+    for key, folder in {"results": config.results, "scratch": config.scratch}.items():
+        path = Path(folder or config.results).absolute()
+        place = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if folder and not place.is_dir():
+            yield Problem(
+                "error", key, f"{folder} can't be made: {place} is no folder", f"name another folder for {key}"
+            )
 
 
 def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
@@ -38,9 +47,7 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
     yield from _tried(plate.name, partial(well_layouts, config, index))
     for name in config.segmentation:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
-    if plate.paths.window.is_file() and plate.has_frozen_window():
-        channels = [channel["name"] for channel in metadata["channels"]]
-        yield from _tried(plate.name, lambda: load_window(plate.paths).fingerprint(channels))
+    yield from _tried(plate.name, partial(_check_window, plate, metadata))
 
 
 def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:
@@ -55,3 +62,8 @@ def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:
 def _check_diameter(config: Config, label_set: str, metadata: Mapping[str, Any]) -> None:
     with suppress(ModelError):  # told once, for all plates
         grid_for(config, label_set, metadata, plate=str(metadata["plate"]))
+
+
+def _check_window(plate: Plate, metadata: Mapping[str, Any]) -> None:
+    if plate.paths.window.is_file() and plate.has_frozen_window():
+        load_window(plate.paths).fingerprint([channel["name"] for channel in metadata["channels"]])
