@@ -34,6 +34,7 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
         ({"tiling": "cellpose"}, "tiling has no choice any more: delete its line"),
         ({"parts": {"cpu": 3, "gpu": 2}}, "must divide"),
         ({"features": {"rows": "spots"}}, "not a label set"),
+        ({"features": {"texture_scales": [3, 3]}}, "names a distance twice"),
         ({"z": "median"}, "z must be"),
         (
             {
@@ -48,6 +49,10 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
         (
             {"segmentation": {"nuclei": {"channels": ["DNA"], "dimensions": 3}}},
             r"nuclei.dimensions is 3.*set z to keep",
+        ),
+        (
+            {"segmentation": {"nuclei": {"channels": ["DNA"], "diameter_um": 12, "diameter_px": 40}}},
+            "nuclei: diameter_um and diameter_px are both given",
         ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
         ({"segmentation": {"count": {"channels": ["DNA"]}}}, "begins other columns"),

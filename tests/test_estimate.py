@@ -58,6 +58,8 @@ def test_tiles_are_of_the_grid_on_which_objects_have_the_models_diameter() -> No
         estimate.tiles == Estimate(replace(size, field_mpx=4.6656, canvas_mpx=41.9904), Config(segmentation=sets)).tiles
     )
     assert Estimate(replace(size, pixel_um=None), Config(segmentation=sets), diameters={"nuclei": 30.0}).tiles == 15**2
+    in_px = Config(segmentation={"nuclei": LabelSet(channels=["DNA"], diameter_px=15.0)})
+    assert Estimate(replace(size, pixel_um=None), in_px, diameters={"nuclei": 30.0}).tiles == estimate.tiles
 
 
 def test_a_plate_without_sizes_has_no_estimate_and_one_with_them_has() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, PlateSpec
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
 from plateflow.paths import parse_well
 
 Scope = Literal["plate", "cpu", "gpu", "slice"]
@@ -94,9 +94,10 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
     match stage:
         case "ingest":
-            raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
+            raw = spec.model_dump(exclude={"plate", "plate_map", "channel_names", *PLATE_SIZES})
             if spec.image is None:
                 del raw["image"]  # younger than the other keys, as are those of `more`: fingerprints stay equal
+            raw |= _aliases(spec)
             z_kept = config.z == "keep"  # labels have one z plane, or all
             more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
             if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):
@@ -106,19 +107,17 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
         case "tile":
             return {"levels": config.levels}
         case "normalise":
-            return config.normalise.model_dump(mode="json") | {"saturated_fraction": config.quality.saturated_fraction}
+            saturated = {"saturated_fraction": config.quality.saturated_fraction}
+            return config.normalise.model_dump(mode="json") | saturated | _aliases(spec)  # the window is by names
         case "infer":
-            keys = {"channels", "diameter_um", "dimensions"}
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
             # not the model's name: its hash is in the fingerprint beside these
-            return {name: {**value.model_dump(include=keys), **common} for name, value in sets.items()}
+            keys = ("channels", "dimensions")
+            return {name: {**_sized(value, *keys), **common} for name, value in sets.items()}
         case "follow":
-            keys = {"cell_threshold", "diameter_um"}
-            return {
-                name: {**value.model_dump(include=keys), "block": config.follow_block_px}
-                for name, value in sets.items()
-            }
+            block = config.follow_block_px
+            return {name: {**_sized(value, "cell_threshold"), "block": block} for name, value in sets.items()}
         case "stitch":
             return {
                 name: value.model_dump(include={"flow_threshold", "min_size_px"}) | {"levels": config.levels}
@@ -134,3 +133,14 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
                 "rows": config.row_label_set,
             }
     return {}
+
+
+def _aliases(spec: PlateSpec) -> dict[str, Any]:
+    """The names that a plate's channels are given, if any; without them fingerprints stay equal."""
+    return {"channel_names": spec.names_of_channels} if spec.channel_names else {}
+
+
+def _sized(label_set: LabelSet, *keys: str) -> dict[str, Any]:
+    """Some settings of a label set, and its diameter; that in pixels only if given, so that fingerprints stay equal."""
+    values = label_set.model_dump(include={*keys, "diameter_um", "diameter_px"})
+    return values if label_set.diameter_px else {key: value for key, value in values.items() if key != "diameter_px"}

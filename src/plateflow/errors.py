@@ -78,3 +78,14 @@ class ResultsError(PlateflowError):
 
 class LeaseError(PlateflowError):
     """Another job holds the lease, or a driver still runs."""
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether only the user can change what an error says: another attempt on another node would end the same.
+
+    Not so what an error of the system has caused: a share that is away for a moment, a disk, a file that can't be read.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return cause is None and isinstance(error, ConfigError | RawDataError | ModelError | ArgumentError)

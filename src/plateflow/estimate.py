@@ -124,8 +124,9 @@ class Estimate:
         canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
         tiles = 0
         for name, label_set in self.config.segmentation.items():
-            wanted, pixel, model = label_set.diameter_um, self.size.pixel_um, self.diameters.get(name)
-            scale = model * pixel / wanted if wanted and pixel and model else 1.0  # else only a run tells
+            um, pixel, model = label_set.diameter_um, self.size.pixel_um, self.diameters.get(name)
+            diameter = um / pixel if um and pixel else label_set.diameter_px
+            scale = model / diameter if diameter and model else 1.0  # else only a run tells
             edge = 1000 * math.sqrt(self.size.canvas_mpx) * scale
             of_canvas = max(1, math.ceil((edge - overlap) / (TILE - overlap))) ** 2
             tiles += of_canvas * (3 if label_set.dimensions == 3 else 1)
@@ -300,7 +301,8 @@ def estimates_of(project: Project) -> dict[str, Estimate]:
     for name, label_set in config.segmentation.items():
         try:
             model_mb = max(model_mb, find_weights(label_set.model).stat().st_size / 1e6)
-            diameters[name] = model_spec(label_set.model).diameter if label_set.diameter_um else None
+            sized = label_set.diameter_um or label_set.diameter_px
+            diameters[name] = model_spec(label_set.model).diameter if sized else None
         except (ValueError, OSError):
             continue  # infer says what is wrong with it
     try:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES, parameters, part_of, part_of_well
 from plateflow.config import Config, PlateSpec, load_config, load_plates
-from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
-from plateflow.model.registry import check_channels, model_spec
+from plateflow.errors import ChannelError, ModelError, PlateflowError, ResultsError
+from plateflow.model.registry import check_channels
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 from plateflow.state.requests import request_number
@@ -161,24 +161,11 @@ class Plate:
         """The network's grid for a label set.
 
         Raises:
-            ConfigError: its diameter is given in micrometres, and the plate's pixel size isn't known; or the diameter
-                is out of range.
-            ModelError: the label set's model can't be used.
+            ConfigError, ModelError: as in `segment.grid.grid_for`.
         """
-        from plateflow.segment.grid import Grid, grid_of
+        from plateflow.segment.grid import grid_for
 
-        settings, where = self.config.segmentation[label_set], f"{self.name}, label set {label_set}"
-        if settings.diameter_um is None:
-            return Grid()
-        sizes = self.metadata.get("pixel_size_um")
-        if not sizes or not sum(sizes) > 0:
-            raise ConfigError(
-                "the diameter is given in micrometres, but the pixel size of the plate is not known",
-                where=where,
-                remedy="give pixel_size_um in the plate sheet, or leave diameter_um empty",
-            )
-        diameter = settings.diameter_um / (sum(sizes) / len(sizes))
-        return grid_of(model_spec(settings.model), diameter, where=where)
+        return grid_for(self.config, label_set, self.metadata, plate=self.name)
 
     def canvases(self, well: str, label_set: str = "") -> list[Canvas]:
         """The canvases of a well, without the fields that tile left out: the same for every stage that asks.

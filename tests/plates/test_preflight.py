@@ -28,7 +28,7 @@ from plateflow.plates.reader import Index
 from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 from plateflow.stages import run_stage
-from plateflow.stages.ingest import well_layouts
+from plateflow.stages.refusals import refused_of_plate
 
 CONFIG = Config(segmentation={"nuclei": LabelSet(channels=["DNA"])})
 DAMAGE = (
@@ -357,7 +357,8 @@ def test_no_plane_is_made_up(
     spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=pattern, **sizes)
     label_set = LabelSet(channels=["a"], dimensions=dimensions)
     config = Config(results=str(tmp_path / "results"), z=z, segmentation={"nuclei": label_set})
-    errors = [p for p in check_plate(spec, config, prepare=partial(well_layouts, config)) if p.severity == "error"]
+    plate = Plate(config=config, spec=spec)
+    errors = [p for p in check_plate(spec, config, refused=partial(refused_of_plate, plate)) if p.severity == "error"]
     assert [what in error.what and why in error.what for error in errors] == [True] * bool(what)
     with pytest.raises(ConfigError, match=what) if what else nullcontext():
-        run_stage(Plate(config=config, spec=spec), "ingest")
+        run_stage(plate, "ingest")

@@ -15,10 +15,11 @@ from test_layouts import PATTERN
 from vendors import LAYOUTS
 
 from plateflow.config import Config, LabelSet, PlateSpec
-from plateflow.errors import RawDataError
+from plateflow.errors import RawDataError, is_users
 from plateflow.plates import PlaneError, index_plate, open_plate
 from plateflow.plates.check import check_plate
 from plateflow.plates.raw import RawFolder
+from plateflow.plates.reader import plate_folder
 from plateflow.simulate.plate import micro_wells, simulate_plate
 
 PIXELS = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
@@ -188,3 +189,11 @@ def test_the_preflight_tells_once_that_the_share_is_away(
     assert len(errors) == 1
     assert os.strerror(number) in errors[0].what
     assert "run `snakemake` again" in errors[0].remedy
+
+
+def test_a_folder_that_is_not_there_is_the_users_error_unless_its_share_may_be_away(tmp_path: Path) -> None:
+    (tmp_path / "share").mkdir()
+    for folder, users in (("share/plate", False), ("gone/plate", False), ("plate", True)):
+        with pytest.raises(RawDataError, match="does not exist") as error:
+            plate_folder(PlateSpec(plate="p", path=str(tmp_path / folder)))
+        assert is_users(error.value) is users, folder

@@ -18,6 +18,7 @@ from plateflow.errors import ConfigError, PlateflowError
 from plateflow.files import append_line, read_lines
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import f1
+from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
@@ -295,3 +296,7 @@ def test_a_diameter_needs_the_pixel_size_and_good_sense(
     monkeypatch.setattr(Plate, "metadata", {**metadata, "pixel_size_um": None})
     with pytest.raises(ConfigError, match="pixel size of the plate is not known"):
         infer.work_items(job)
+    sets["nuclei"] = {"channels": ["DNA"], "diameter_px": 12.0, "model": "default"}
+    in_px = Plate(config=config_of(plate[1], segmentation=sets), spec=plate[0])
+    assert in_px.grid("nuclei").scale == model_spec("default").diameter / 12.0
+    assert in_px.parameters("infer")["nuclei"]["diameter_px"] == in_px.parameters("follow")["nuclei"]["diameter_px"]

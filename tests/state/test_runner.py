@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -13,13 +14,14 @@ import pytest
 
 from plateflow.chain import part_of_well
 from plateflow.config import Config, PlateSpec
-from plateflow.errors import PlateflowError
+from plateflow.errors import ConfigError, PlateflowError, RawDataError
 from plateflow.files import append_line, read_lines, stat_of, write_atomic
+from plateflow.plates.raw import machine_error
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, changes
-from plateflow.stages.runner import Interrupted, one_by_one, run_job
-from plateflow.state.journal import outcomes
-from plateflow.state.lease import Lease, read_owner
+from plateflow.stages.runner import Interrupted, attempt_of, one_by_one, run_job
+from plateflow.state.journal import outcomes, refusal
+from plateflow.state.lease import DRIVER_VARIABLE, Lease, announce_driver, read_owner
 from plateflow.state.ledger import attempts
 from plateflow.state.requests import request, request_digest
 
@@ -323,3 +325,30 @@ def test_the_one_job_of_a_plate_is_never_left_out_for_dying(job):
     run_job(job, lambda: [WorkItem()], one_by_one(lambda _: Outcome()))
     (entry,) = outcomes([journal]).values()
     assert entry.state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "tried_again"),
+    [
+        (ConfigError("the diameter is a mistake"), False),
+        (RawDataError("the index can't be understood"), False),
+        (machine_error(OSError(errno.EIO, "Input/output error"), where="/raw"), True),
+        (PlateflowError("there is no CUDA device"), True),
+        (MemoryError(), True),
+    ],
+)
+def test_what_only_the_user_can_change_ends_the_next_attempts_of_the_run(job, monkeypatch, error, tried_again):
+    def fail(item):
+        raise error from (OSError() if "share" in str(error) else None)
+
+    monkeypatch.setenv(DRIVER_VARIABLE, "")
+    announce_driver("first")
+    asked, journal = replace(job, digest="d"), job.paths.journal("tile", "0")
+    with pytest.raises(type(error)):
+        run_job(asked, items(), one_by_one(fail))
+    assert refusal(journal, attempt_of(asked)) == ("" if tried_again else str(error))
+    assert not refusal(journal, attempt_of(replace(job, digest="other")))
+    announce_driver("second")
+    assert not refusal(journal, attempt_of(asked)), "the next run tries again"
+    monkeypatch.setenv(DRIVER_VARIABLE, "")
+    assert not refusal(journal, attempt_of(asked))

@@ -15,7 +15,7 @@ import pytest
 from workflow_project import MICRO, REPOSITORY, all_of
 
 from plateflow.simulate.plate import WellPlan, simulate_plate
-from plateflow.state.journal import outcomes
+from plateflow.state.journal import Journal, outcomes
 
 WELLS = [WellPlan(well=well, role="negative", treatment="DMSO", dose=0.0) for well in ("B02", "B03", "B04")]
 PROJECT = {"wells": WELLS}
@@ -162,9 +162,14 @@ def test_a_broken_index_fails_its_plate_alone(project):
     whole = index.read_text()
     index.write_text(whole[: len(whole) // 2])
     before = project.sequences()
-    output = project.snakemake("--retries", "0", status=1)
+    output = project.snakemake("--retries", "1", status=1)
     assert "second: ingest plate:" in output
     assert "Index.idx.xml" in output
+    assert output.count("not tried again in this run") == 1, "the second attempt ends at once"
+    assert [attempt.state for attempt in Journal.read(project.path("second").journal("ingest", "plate")).attempts] == [
+        "failed"
+    ]
+    assert "attempts" not in project.plateflow("status", status=None)
     assert project.redone(before) == set()
     index.write_text(whole)
     project.snakemake()

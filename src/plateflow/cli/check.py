@@ -16,7 +16,7 @@ import typer
 from plateflow.access import denial, obstacles, plate_obstacles, snakemake_obstacles
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import PlateflowError
-from plateflow.project import Plate, Project, check_label_sets
+from plateflow.project import Plate, Project
 
 if TYPE_CHECKING:
     from plateflow.plates.check_index import Problem
@@ -40,20 +40,19 @@ def check(
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.check_index import Problem
-    from plateflow.stages.ingest import well_layouts
+    from plateflow.stages.refusals import refused_of_config, refused_of_plate
     from plateflow.state.requests import request
 
     project = Project.load(configfile)
-    check_label_sets(project.config)
-    problems: list[Problem] = []
+    problems: list[Problem] = [*refused_of_config(project.config)]
     if cluster:
         from plateflow.cli.cluster import check_cluster
 
-        problems = check_cluster(project, configfile, profile)
+        problems += check_cluster(project, configfile, profile)
     chosen = [] if cluster else [project.target(name)[0] for name in plates or project.plates]
     problems += [] if cluster else denials(project, chosen)
     for plate in chosen:
-        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=partial(well_layouts, project.config))
+        of_plate = check_plate(plate.spec, project.config, deep=deep, refused=partial(refused_of_plate, plate))
         problems += of_plate
         problems += doubts(plate)
         try:

@@ -47,6 +47,9 @@ def init(
         typer.Option(help="for OME-Zarr, where it asks for it: which images of a well are its fields"),
     ] = None,
     pixel_size_um: Annotated[float | None, typer.Option(help="needed where the layout does not say")] = None,
+    channel_names: Annotated[
+        str | None, typer.Option(help="other names for channels, as another plate has them: ch5=DNA,ch2=AGP")
+    ] = None,
 ) -> None:
     """Recognise raw plates, list their contents, and make the folder a project: config/, a Snakefile, profiles/.
 
@@ -64,6 +67,7 @@ def init(
     if plate and len(raw) > 1:
         raise typer.BadParameter("one id can't name several plates; leave it out", param_hint="--plate")
     given: dict[str, Any] = {"pattern": pattern, "image": image, "pixel_size_um": pixel_size_um}
+    given["channel_names"] = channel_names
     failed: list[Path] = []
     for folder in raw:
         try:
@@ -85,6 +89,9 @@ def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
     """List what a raw plate holds, and add it to the project."""
     from plateflow.plates import open_plate
 
+    sheet = _sheet(directory)
+    if spec.plate in sheet and sheet[spec.plate].path == spec.path:  # what was added to its line by hand stays
+        spec = sheet[spec.plate].model_copy(update=spec.model_dump(exclude_none=True))
     opened = open_plate(spec)
     metadata = opened.metadata
     channels = [channel["name"] for channel in metadata["channels"]]
@@ -134,8 +141,9 @@ def make_spec(
             **columns,
         )
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise PlateflowError("the plate can't be used", where=str(raw), why=reason, remedy="see --plate") from error
+        first = error.errors()[0]
+        why, remedy = first["msg"].removeprefix("Value error, "), f"see --{str(first['loc'][0]).replace('_', '-')}"
+        raise PlateflowError("the plate can't be used", where=str(raw), why=why, remedy=remedy) from error
 
 
 def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
@@ -173,6 +181,12 @@ def plate_sizes(plate: RawPlate) -> dict[str, Any]:
     }
 
 
+def _sheet(directory: Path) -> dict[str, PlateSpec]:
+    """The lines of a project's plate sheet, by plate; none where it isn't written yet."""
+    sheet = directory / "config" / "plates.tsv"
+    return load_plates(sheet) if sheet.is_file() and len(sheet.read_bytes().splitlines()) > 1 else {}
+
+
 def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str]:
     """Write or extend a project for a plate; returns what was done, in words.
 
@@ -192,7 +206,8 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
             lacking = [channel for channel in label_set.channels if channel not in channels]
             if lacking:
                 lines.append(
-                    f"CHECK: {name} in {path} asks for {', '.join(lacking)}; the plate has {', '.join(channels)}"
+                    f"CHECK: {name} in {path} asks for {', '.join(lacking)}; the plate has {', '.join(channels)}; "
+                    "`init --channel-names` gives its channels the names of other plates"
                 )
     else:
         wells = len(metadata["wells"])
@@ -200,7 +215,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
         config = Config(segmentation=guess_label_sets(channels), parts=parts)
         path.write_text(config_yaml(config))
         lines.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
-    plates = load_plates(sheet) if sheet.is_file() and len(sheet.read_bytes().splitlines()) > 1 else {}
+    plates = _sheet(directory)
     if spec.plate in plates and plates[spec.plate].path != spec.path:
         raise PlateflowError(
             f"the plate id {spec.plate!r} is taken by another folder",
@@ -208,8 +223,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
             why=plates[spec.plate].path,
             remedy="give this plate its own id with --plate",
         )
-    edited = plates.get(spec.plate, spec)  # what was added to its line by hand stays
-    plates[spec.plate] = edited.model_copy(update=spec.model_dump(exclude_none=True) | plate_sizes(plate))
+    plates[spec.plate] = spec.model_copy(update=plate_sizes(plate))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(PlateSpec.model_fields), delimiter="\t", lineterminator="\n")
     writer.writeheader()

@@ -41,6 +41,13 @@ class Features(Section):
         [3], min_length=1, description="distances of the pixels whose intensities texture compares, in pixels"
     )
 
+    @field_validator("texture_scales")
+    @classmethod
+    def _each_once(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("features.texture_scales names a distance twice: its columns would be equal")
+        return value
+
     @field_validator("families")
     @classmethod
     def _known_families(cls, value: str | list[str]) -> str | list[str]:

@@ -12,6 +12,8 @@ from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode, table
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_NAMED = re.compile(r"(.+?)=([^=,]+)(?:,|$)")
+"""A channel's name and the one that it is given; a comma or = may be in the former, not in the latter."""
 RESERVED_PLATES = {"screen"}
 PLATE_SIZES = ("wells", "fields", "channels", "z", "t", "field_mpx", "canvas_mpx", "image_mpx", "pixel_um")
 """The columns of the plate sheet that say how large a plate is: they size the jobs, and no result depends on them."""
@@ -44,6 +46,11 @@ class PlateSpec(Section):
     plate_map: str | None = Field(
         None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns"
     )
+    channel_names: str | None = Field(
+        None,
+        description="other names for channels, such as ch5=DNA,ch2=AGP: what the plate calls them, then the names that "
+        "the configuration and all results have",
+    )
     wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next eight")
     fields: int | None = Field(None, ge=1, description="fields per well, at most")
     channels: int | None = Field(None, ge=1, description="channels")
@@ -62,6 +69,27 @@ class PlateSpec(Section):
         if value in RESERVED_PLATES:
             raise ValueError(f"the plate id {value!r} is reserved for the tables over all plates; choose another")
         return value
+
+    @field_validator("channel_names")
+    @classmethod
+    def _channels_named_once(cls, value: str | None) -> str | None:
+        if value is not None:
+            names = _named(value)
+            if _NAMED.sub("", value) or not all(map(all, names)):
+                raise ValueError(f"channel_names {value!r} must be like ch5=DNA,ch2=AGP: the plate's name = another")
+            for which in zip(*names, strict=True):
+                if len(set(which)) < len(which):
+                    raise ValueError(f"channel_names {value!r} has a name twice")
+        return value
+
+    @property
+    def names_of_channels(self) -> dict[str, str]:
+        """The names that channels are given, by what the plate calls them."""
+        return dict(_named(self.channel_names or ""))
+
+
+def _named(text: str) -> list[tuple[str, str]]:
+    return [(old.strip(), new.strip()) for old, new in _NAMED.findall(text)]
 
 
 def load_plates(path: Path) -> dict[str, PlateSpec]:

@@ -1,8 +1,10 @@
 """The section `segmentation`: the label sets."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from plateflow.config.section import Section
 
@@ -24,6 +26,9 @@ class LabelSet(Section):
     diameter_um: float | None = Field(
         None, gt=0, description="typical diameter in micrometres; empty: the image is not resized for the network"
     )
+    diameter_px: float | None = Field(
+        None, gt=0, description="the same in pixels, instead of diameter_um, where the pixel size is not known"
+    )
     model: str = Field("default", description="name of a registered model, or a path to a weights file")
     cell_threshold: float = Field(0.0, ge=-15, le=15, description="logit above which a pixel belongs to an object")
     flow_threshold: float = Field(
@@ -43,3 +48,9 @@ class LabelSet(Section):
             names = ", ".join(map(str, value))
             raise ValueError(f"{len(value)} channels ({names}) are too many: the network takes 1 to 3")
         return value
+
+    @model_validator(mode="after")
+    def _one_diameter(self) -> LabelSet:
+        if self.diameter_um is not None and self.diameter_px is not None:
+            raise ValueError("diameter_um and diameter_px are both given: leave one of them empty")
+        return self

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,14 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
                     [channel],
                     channels,
                     where=f"{metadata['plate']}: segmentation.{name}.channels",
-                    remedy=f"did you mean {near[0]!r}?" if near else "name one of these in the configuration",
+                    remedy=f"did you mean {near[0]!r}?"
+                    if near
+                    else "name one of these in the configuration, or give one this name (channel_names, plate sheet)",
                 )
 
 
 def check_plate(
-    spec: PlateSpec, config: Config, *, deep: bool = False, prepare: Callable[[Index], object] = lambda _: None
+    spec: PlateSpec, config: Config, *, deep: bool = False, refused: Callable[[Index], Iterable[Problem]] = lambda _: ()
 ) -> list[Problem]:
     """List all problems of a raw plate that can be seen before it is computed.
 
@@ -59,21 +62,21 @@ def check_plate(
         spec: the plate.
         config: gives the channels that the label sets name, and the fraction from which on a field is saturated.
         deep: decode every file; otherwise check headers and lengths, and the pixels of a sample.
-        prepare: what ingest does with the index before it writes, since what it refuses is refused here, too.
+        refused: finds what the stages would refuse, besides channels that the plate lacks.
     """
     try:
         index = index_plate(spec)
     except PlateflowError as error:
-        return [Problem.of_error(spec, error)]
+        return [Problem.of_error(spec.plate, error)]
     problems = list(check_index(index))
-    for step in (lambda of_plate: check_channels(config, of_plate.metadata), prepare):
-        try:
-            step(index)
-        except PlateflowError as error:
-            problems.append(Problem.of_error(spec, error))
+    try:
+        check_channels(config, index.metadata)
+    except ChannelError as error:
+        problems.append(Problem.of_error(spec.plate, error))
+    problems += refused(index)
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
-        problems += _unmapped(spec, spec.plate_map, index.metadata)
+        problems += _unmapped(spec, spec.plate_map, index.metadata, config.stats.normalise)
     return problems
 
 
@@ -91,13 +94,21 @@ def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:
     key = ["path", "page", "well", "field", "channel", "t", "z"]
     stat = ["size_bytes", "mtime_ns"]
     index = index_plate(spec)
-    old, new = pd.read_parquet(paths.planes, columns=key + stat), index.planes[key + stat]
+    former: dict[str, Any] = json.loads(paths.metadata.read_text()) if paths.metadata.is_file() else {}
+    old = _by_original_names(pd.read_parquet(paths.planes, columns=key + stat), former)
+    new = _by_original_names(index.planes[key + stat], index.metadata)
     both = old.merge(new, how="outer", on=key, suffixes=("_old", "_new"))
     before, now = both["size_bytes_old"] >= 0, both["size_bytes_new"] >= 0
     other = (both["size_bytes_old"] != both["size_bytes_new"]) | (both["mtime_ns_old"] != both["mtime_ns_new"])
     both["change"] = np.select([before & ~now, now & ~before, before & now & other], ["gone", "new", "changed"], "")
     changed = both[both["change"] != ""].drop_duplicates("path", keep="last").sort_values("path")
     return [f"{index.root / path}: {change}" for path, change in zip(changed["path"], changed["change"], strict=True)]
+
+
+def _by_original_names(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> pd.DataFrame:
+    """Planes by the names that the plate itself gives its channels: another name in the plate sheet changes no file."""
+    names = {channel["name"]: channel.get("original_name", channel["name"]) for channel in metadata.get("channels", ())}
+    return planes.assign(channel=planes["channel"].replace(names))
 
 
 def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
@@ -135,12 +146,13 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
                 break
 
 
-def unread(table: pd.DataFrame, plate: str) -> Iterator[tuple[str, str]]:
+def unread(table: pd.DataFrame, plate: str, normalise: str = "negative") -> Iterator[tuple[str, str]]:
     """What a plate map seems to say, but not so that it is read, and what to do.
 
     Args:
         table: of `read_plate_map`.
         plate: the plate's id.
+        normalise: `stats.normalise`: what wells are compared with.
     """
     free = [str(name) for name in table if name not in OWN]
     ids = {name: set(table[name].astype(str)) - {""} for name in free if plain(name) in PLATE}
@@ -148,7 +160,13 @@ def unread(table: pd.DataFrame, plate: str) -> Iterator[tuple[str, str]]:
     if other and not any(ids_of(plate, values) for values in ids.values()):
         yield f"the plate map names another plate: {'; '.join(other)}", "check whether it belongs to this plate"
     roles = [name for name in free if _ROLE.search(plain(name))]
-    if roles and "negative" not in set(table["role"]):
+    without = "negative" not in set(table["role"])
+    if without and not roles and normalise.startswith("negative") and (table["treatment"] != "").any():
+        yield (
+            "no well is a negative control, and wells are to be compared with these (stats.normalise)",
+            "give the map a column role with negative for them, or set stats.normalise to plate robust",
+        )
+    if roles and without:
         named = "; ".join(f"{name}: {examples(sorted(set(table[name].astype(str)) - {''}))}" for name in roles)
         yield (
             f"no well is a negative control, though a column may say which are: {named}",
@@ -167,12 +185,12 @@ def unread(table: pd.DataFrame, plate: str) -> Iterator[tuple[str, str]]:
         )
 
 
-def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
+def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any], normalise: str) -> Iterator[Problem]:
     """A plate map that cannot be read, wells it pools, and wells that only the map or only the plate has."""
     try:
         table = read_plate_map(plate_map, spec.plate)
     except PlateflowError as error:
-        yield Problem.of_error(spec, error)
+        yield Problem.of_error(spec.plate, error)
         return
     try:
         content = Path(plate_map).read_bytes()
@@ -185,7 +203,7 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
         remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; else give wells that "
         remedy += "differ another treatment, or a plate sheet's line and map of their own"
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
-    for text, remedy in unread(table, spec.plate):
+    for text, remedy in unread(table, spec.plate, normalise):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     mapped = set(table["well"])
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]

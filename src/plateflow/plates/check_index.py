@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.config import PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.plates.reader import Index, examples
 from plateflow.touching import TOUCH_PX, gaps_between, groups_of_touching
@@ -44,11 +43,11 @@ class Problem:
     file: str = ""
 
     @classmethod
-    def of_error(cls, spec: PlateSpec, error: PlateflowError) -> Problem:
-        """An error that stops the plate."""
-        where = error.where.removeprefix(spec.plate).removeprefix(": ").removeprefix(", ")
+    def of_error(cls, plate: str, error: PlateflowError) -> Problem:
+        """An error that stops a plate, or all of them: what is at fault stands in the plate's place then."""
+        where = error.where.removeprefix(plate).removeprefix(": ").removeprefix(", ")
         what = ": ".join(part for part in (error.what, where, error.why) if part)
-        return cls("error", spec.plate, what, error.remedy)
+        return cls("error", plate, what, error.remedy)
 
 
 def check_index(index: Index) -> Iterator[Problem]:

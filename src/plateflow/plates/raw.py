@@ -41,6 +41,15 @@ def machine_error(error: OSError, *, where: str, one_plane: bool = False) -> Raw
     )
 
 
+def unmounted(folder: Path) -> OSError | None:
+    """Why a folder that isn't there may be there for another attempt: the one above it is gone, too, or empty."""
+    try:
+        beside = next(folder.parent.iterdir(), None)
+    except OSError as error:
+        return error
+    return None if beside else FileNotFoundError(f"{folder.parent} is empty: not mounted?")
+
+
 class RawFolder:
     """The raw folder of a plate.
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError, printable
 from plateflow.paths import well_name
+from plateflow.plates.channel_names import named
 from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing
 from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
 from plateflow.plates.pixels import header
-from plateflow.plates.raw import RawFolder, machine_error
+from plateflow.plates.raw import RawFolder, machine_error, unmounted
 
 FORMATS = ((8, 12), (16, 24), (32, 48))
 """Rows and columns of 96, 384 and 1536 wells: the smallest that fits is assumed where the metadata don't say."""
@@ -138,7 +139,7 @@ def plate_folder(spec: PlateSpec) -> Path:
         raise machine_error(error, where=where) from error
     if not there:
         remedy = "fix the path in the plate sheet; relative paths start at the folder in which snakemake runs"
-        raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy)
+        raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy) from unmounted(folder)
     if empty:
         remedy = "copy the measurement into it, or fix the path in the plate sheet"
         raise RawDataError("the plate's folder is empty", where=where, remedy=remedy)
@@ -186,6 +187,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
         base: the folder that was listed, relative to the plate's, where it is another.
 
     Raises:
+        ConfigError: channels can't have the names that the plate sheet gives them.
         RawDataError: there is no plane at all, two planes claim one place, a well lies off the plate, pages wouldn't be
             used, or the channels of all fields differ in size.
         OSError: the machine is at fault.
@@ -205,7 +207,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     planes = planes.fillna({"path": "", "page": 0})
     for axis in ("t", "z"):
         planes[axis] = planes[axis].rank(method="dense").astype("int32") - 1
-    channels = _channels(records.channels, notes)
+    channels = named(spec, records.channels.values(), notes)
     names = [channel["name"] for channel in channels]
     planes["channel"] = planes["channel"].map(dict(zip(records.channels, names, strict=True)))
     planes["field"] = planes["field"].astype(str)
@@ -265,22 +267,6 @@ def _metadata(
         "bit_max": (bit_max or 65535) if wide else 255,
         "disagreements": notes,
     }
-
-
-def _channels(channels: Mapping[Any, Mapping[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
-    """The channels in order; a name that occurs again gets a number, so that all names differ."""
-    seen: Counter[str] = Counter()
-    listed, changed = [], []
-    for channel in channels.values():
-        name = printable(channel["name"])
-        seen[name] += 1
-        if seen[name] > 1:
-            name = f"{name} ({seen[name]})"
-            changed.append(name)
-        listed.append({**channel, "name": name})
-    if changed:
-        notes.append(f"several channels bear the same name; they are told apart by a number: {examples(changed)}")
-    return listed
 
 
 def _plate_format(

@@ -6,13 +6,15 @@ Imports neither torch nor zarr: a job that has nothing to do loads this.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plateflow.errors import ConfigError
-from plateflow.model.registry import ModelSpec
+from plateflow.model.registry import ModelSpec, model_spec
 
 if TYPE_CHECKING:
+    from plateflow.config import Config, LabelSet
     from plateflow.images.layout import WellLayout
 
 TILE = 256
@@ -35,6 +37,41 @@ class Grid:
 
     scale: float = 1.0
     n_steps: int = N_STEPS
+
+
+def diameter_px(settings: LabelSet, metadata: Mapping[str, Any], *, where: str) -> float | None:
+    """The typical diameter of a label set's objects in pixels of a plate; None where none is given.
+
+    Args:
+        settings: of the label set.
+        metadata: the content of manifest/plate.json.
+        where: plate and label set.
+
+    Raises:
+        ConfigError: it is given in micrometres, and the plate's pixel size isn't known.
+    """
+    if settings.diameter_um is None:
+        return settings.diameter_px
+    sizes = metadata.get("pixel_size_um")
+    if not sizes or not sum(sizes) > 0:
+        raise ConfigError(
+            "the diameter is given in micrometres, but the pixel size of the plate is not known",
+            where=where,
+            remedy="give pixel_size_um in the plate sheet, or diameter_px instead of diameter_um",
+        )
+    return settings.diameter_um / (sum(sizes) / len(sizes))
+
+
+def grid_for(config: Config, label_set: str, metadata: Mapping[str, Any], *, plate: str) -> Grid:
+    """The network's grid for a label set of a plate; arguments as in `diameter_px`.
+
+    Raises:
+        ConfigError: as in `diameter_px`, or the diameter is out of range.
+        ModelError: the label set's model can't be used.
+    """
+    settings, where = config.segmentation[label_set], f"{plate}, label set {label_set}"
+    diameter = diameter_px(settings, metadata, where=where)
+    return Grid() if diameter is None else grid_of(model_spec(settings.model), diameter, where=where)
 
 
 def grid_of(spec: ModelSpec, diameter: float | None, *, where: str) -> Grid:

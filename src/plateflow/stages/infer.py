@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.config import Config
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
@@ -86,15 +87,25 @@ def work_items(job: Job) -> list[Item]:
     return items
 
 
-def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: dict[str, FlowEngine]) -> Work:
+def check_models(config: Config) -> None:
+    """Check the files of all models.
+
+    Raises:
+        ModelError: one can't be used.
+    """
     from plateflow.model import check_model
+
+    for model in dict.fromkeys(settings.model for settings in config.segmentation.values()):
+        check_model(model)
+
+
+def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: dict[str, FlowEngine]) -> Work:
     from plateflow.segment.engine import FlowEngine
 
     by_model: dict[str, list[Item]] = {}
     for item in items:
         by_model.setdefault(job.config.segmentation[item.label_set].model, []).append(item)
-    for model in by_model:  # all, before the first tile is run
-        check_model(model)
+    check_models(job.config)  # before the first tile is run
     for model, group in by_model.items():
         if model not in loaded:
             loaded.clear()

@@ -24,7 +24,7 @@ from typing import Any
 
 from plateflow import access
 from plateflow.asked import PlateAsked, withdraw, write_receipt
-from plateflow.errors import PlateflowError, ResultsError
+from plateflow.errors import PlateflowError, ResultsError, is_users
 from plateflow.files import (
     Stamp,
     append_line,
@@ -40,7 +40,7 @@ from plateflow.paths import PlatePaths
 from plateflow.stages.job import Data, Item, Job, Outcome, WorkItem, changes, dependencies
 from plateflow.stages.reading import LostFileError, Reading
 from plateflow.state.journal import Entry, Journal, Key, append_outcome
-from plateflow.state.lease import Lease
+from plateflow.state.lease import Lease, Owner
 from plateflow.state.ledger import now, used_so_far
 from plateflow.state.requests import lost_sequences, record_lost, record_set_aside
 
@@ -124,7 +124,8 @@ def run_job(
             if lease.held():
                 if isinstance(explained, LostFileError):
                     _record_lost(job, explained, run, reading)
-                _record_end(path, explained, None if begun else begin)
+                refused = {"refused": attempt_of(job)} if is_users(explained) else {}
+                _record_end(path, explained, None if begun else begin, refused)
             if explained is error:
                 raise
             raise explained from error
@@ -162,14 +163,23 @@ def _record_lost(job: Job, error: LostFileError, run: _Run | None, reading: Read
                 record_lost(job.paths.watch(job.stage.name, job.name), lost.stage, lost.entry, lost.name, n_columns)
 
 
-def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None) -> None:
-    """Let the journal say why an attempt ended, if the journal can still be written."""
+def attempt_of(job: Job) -> str:
+    """What an attempt is one of: a run, and what it asks of the job; empty without a run."""
+    run = Owner.this_process().run
+    return f"{run} {job.digest}" if run else ""
+
+
+def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None, refused: dict[str, str]) -> None:
+    """Let the journal say why an attempt ended, if the journal can still be written.
+
+    Where only the user can change that, the run's next attempts end at once (`script`).
+    """
     why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
     event = "interrupted" if isinstance(error, Interrupted) else "failed"
     with suppress(OSError):  # the job's own error matters, and goes to the driver
         if begin is not None and [*read_lines(path)][-1:] != [begin]:  # it may have come with that very line
             append_line(path, begin)
-        append_line(path, {"event": event, "error": why, **used_so_far()})
+        append_line(path, {"event": event, "error": why, **refused, **used_so_far()})
 
 
 def explain(error: BaseException, paths: PlatePaths) -> BaseException:

@@ -13,7 +13,9 @@ from plateflow.asked import Asked, age
 from plateflow.errors import PlateflowError
 from plateflow.project import SCREEN, Project
 from plateflow.stages import run_stage, stage_module
-from plateflow.stages.runner import Interrupted
+from plateflow.stages.job import Job
+from plateflow.stages.runner import Interrupted, attempt_of
+from plateflow.state.journal import refusal
 from plateflow.state.lease import Owner
 from plateflow.state.progress import SAID
 
@@ -34,7 +36,11 @@ def run_rule(snakemake: Any, stage: str) -> None:
         if stage == SCREEN:
             stage_module(stage).run(project, wildcards.digest)
         else:
-            run_stage(project.plate(wildcards.plate), stage, job, digest=wildcards.digest)
+            plate, digest = project.plate(wildcards.plate), wildcards.digest
+            attempt = attempt_of(Job.of(plate, stage, job, digest))
+            if why := refusal(plate.paths.journal(stage, job), attempt):  # Snakemake retries whatever has failed
+                raise PlateflowError(f"{why}\n  not tried again in this run, as it would end the same")
+            run_stage(plate, stage, job, digest=digest)
 
 
 @contextmanager

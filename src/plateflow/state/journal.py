@@ -282,6 +282,17 @@ def ending(path: Path) -> Literal["", "open", "ok", "failed", "interrupted"]:
     return ""
 
 
+def refusal(path: Path, attempt_of: str) -> str:
+    """Why the last attempt at a job failed, if it was one of the same run at the same, and only the user can change it.
+
+    Args:
+        path: of the job's journal.
+        attempt_of: run and digest, as the line of the attempt's end has them.
+    """
+    last = next(filter(None, map(parse_line, last_lines(path))), {})
+    return str(last["error"]) if attempt_of and last.get("refused") == attempt_of else ""
+
+
 def last_entries(path: Path, label_sets: Collection[str]) -> list[Entry]:
     """The last outcome of each label set, or of the job where it has none, as far as the last lines tell.
 

@@ -1,0 +1,69 @@
+"""What stages would refuse of a configuration and its plates, found before any job: for `plateflow check`.
+
+Each is found by the function with which the stage itself refuses. What only a job can know isn't here: a device, a full
+disk, damaged results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plateflow.config import Config
+from plateflow.errors import ModelError, PlateflowError
+from plateflow.features.columns import cell_families
+from plateflow.images.window import load_window
+from plateflow.plates.check_index import Problem
+from plateflow.plates.reader import Index
+from plateflow.project import Plate, check_label_sets
+from plateflow.segment.grid import grid_for
+from plateflow.stages.infer import check_models
+from plateflow.stages.ingest import well_layouts
+
+
+def refused_of_config(config: Config) -> Iterator[Problem]:
+    """What is wrong with the configuration, whatever the plate: models, their channels, features, folders."""
+    for name, settings in config.segmentation.items():
+        alone = config.model_copy(update={"segmentation": {name: settings}})
+        for key, step in {"channels": check_label_sets, "model": check_models}.items():
+            yield from _tried(f"segmentation.{name}.{key}", partial(step, alone))
+    yield from _tried("features.families", partial(cell_families, config))
+    for key, folder in {"results": config.results, "scratch": config.scratch}.items():
+        path = Path(folder or config.results).absolute()
+        place = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if folder and not place.is_dir():
+            yield Problem(
+                "error", key, f"{folder} can't be made: {place} is no folder", f"name another folder for {key}"
+            )
+
+
+def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
+    """What of a plate doesn't fit the configuration, besides the channels of label sets: planes, sizes, window."""
+    config, metadata = plate.config, index.metadata
+    yield from _tried(plate.name, partial(well_layouts, config, index))
+    for name in config.segmentation:
+        yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
+    yield from _tried(plate.name, partial(_check_window, plate, metadata))
+
+
+def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:
+    try:
+        step()
+    except PermissionError:  # of which `check` tells
+        return
+    except PlateflowError as error:
+        yield Problem.of_error(place, error)
+
+
+def _check_diameter(config: Config, label_set: str, metadata: Mapping[str, Any]) -> None:
+    with suppress(ModelError):  # told once, for all plates
+        grid_for(config, label_set, metadata, plate=str(metadata["plate"]))
+
+
+def _check_window(plate: Plate, metadata: Mapping[str, Any]) -> None:
+    if plate.paths.window.is_file() and plate.has_frozen_window():
+        load_window(plate.paths).fingerprint([channel["name"] for channel in metadata["channels"]])
