@@ -28,7 +28,7 @@ from plateflow.plates.reader import Index
 from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, SimulatedPlate, micro_wells, simulate_plate
 from plateflow.stages import run_stage
-from plateflow.stages.ingest import well_layouts
+from plateflow.stages.ingest import refused_wells
 
 CONFIG = Config(segmentation={"nuclei": LabelSet(channels=["DNA"])})
 DAMAGE = (
@@ -331,13 +331,13 @@ def test_a_plate_map_in_windows_encoding_is_read_and_noted(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("z", "dimensions", "planes", "what", "why"),
     [
-        ("keep", 2, (1, 5), "the channel a has no plane 1", "1 of the plate's 5"),
-        ("keep", 3, (1, 5), "the channel a has no plane 1", "1 of the plate's 5"),
-        ("keep", 3, (5, 3), "the channel b has no plane 3", "3 of the plate's 5"),
-        ("plane 7", 2, (3, 3), "the channel a has no plane 7", "the plate has 3 z planes, 0 to 2"),
-        ("plane 3", 2, (5, 3), "the channel b has no plane 3", "3 of the plate's 5"),
-        ("plane 1", 2, (1, 1), "the channel a has no plane 1", "the plate has a single z plane"),
-        ("keep", 3, (1, 1), "dimensions is 3, but the plate has 1 z plane", "nuclei"),
+        ("keep", 2, (1, 5), "the channel a has no plane 1", "1 of the well's 5"),
+        ("keep", 3, (1, 5), "the channel a has no plane 1", "1 of the well's 5"),
+        ("keep", 3, (5, 3), "the channel b has no plane 3", "3 of the well's 5"),
+        ("plane 7", 2, (3, 3), "the channel a has no plane 7", "the well has 3 z planes, 0 to 2"),
+        ("plane 3", 2, (5, 3), "the channel b has no plane 3", "3 of the well's 5"),
+        ("plane 1", 2, (1, 1), "the channel a has no plane 1", "the well has a single z plane"),
+        ("keep", 3, (1, 1), "dimensions is 3, but there is 1 z plane", "nuclei"),
         ("keep", 2, (5, 5), "", ""),
         ("keep", 2, (1, 1), "", ""),
         ("plane 3", 2, (1, 5), "", ""),
@@ -357,7 +357,7 @@ def test_no_plane_is_made_up(
     spec = PlateSpec(plate="p", path=str(tmp_path), layout="pattern", pattern=pattern, **sizes)
     label_set = LabelSet(channels=["a"], dimensions=dimensions)
     config = Config(results=str(tmp_path / "results"), z=z, segmentation={"nuclei": label_set})
-    errors = [p for p in check_plate(spec, config, prepare=partial(well_layouts, config)) if p.severity == "error"]
+    errors = [p for p in check_plate(spec, config, prepare=partial(refused_wells, config)) if p.severity == "error"]
     assert [what in error.what and why in error.what for error in errors] == [True] * bool(what)
     with pytest.raises(ConfigError, match=what) if what else nullcontext():
         run_stage(Plate(config=config, spec=spec), "ingest")

@@ -40,7 +40,7 @@ def check(
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.check_index import Problem
-    from plateflow.stages.ingest import well_layouts
+    from plateflow.stages.ingest import refused_wells
     from plateflow.state.requests import request
 
     project = Project.load(configfile)
@@ -53,7 +53,7 @@ def check(
     chosen = [] if cluster else [project.target(name)[0] for name in plates or project.plates]
     problems += [] if cluster else denials(project, chosen)
     for plate in chosen:
-        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=partial(well_layouts, project.config))
+        of_plate = check_plate(plate.spec, project.config, deep=deep, prepare=partial(refused_wells, project.config))
         problems += of_plate
         problems += doubts(plate)
         try:

@@ -95,7 +95,7 @@ class WellImage:
             the field above or to the left.
 
         Raises:
-            ChannelError: the plate lacks a channel.
+            ChannelError: the well lacks a channel.
             ConfigError: a channel lacks the plane.
             ResultsError: normalise has not run.
         """
@@ -106,7 +106,7 @@ class WellImage:
         pixels = np.zeros((len(channels), canvas.depth or 1, canvas.height, canvas.width), np.float32)
         for c, channel in enumerate(channels):
             for k, plane in enumerate(canvas.planes()):
-                planes = self._planes(channel, z_mode, plane.z)
+                planes = self._planes(channel, z_mode, plane.z, canvas.t)
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
@@ -140,7 +140,7 @@ class WellImage:
             found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
             for k, plane in enumerate(canvas.planes()):
                 brightest = np.zeros(found.shape[1:], np.float32)
-                planes = self._planes(channel, z_mode, plane.z)
+                planes = self._planes(channel, z_mode, plane.z, canvas.t)
                 project((self._raw(plane, channel, z) for z in planes), "max", brightest)
                 for top, region in zip(tops, regions, strict=True):
                     found[(k, *region)] |= brightest[region] >= top
@@ -179,9 +179,9 @@ class WellImage:
         return max((level for level in range(self.levels) if longer >> level >= edge_px), default=0)
 
     def preview(
-        self, level: int, fields: Sequence[FieldBox], channels: Sequence[str], z_mode: str
+        self, level: int, fields: Sequence[FieldBox], channels: Sequence[str], z_mode: str, t: int
     ) -> NDArray[np.float32]:
-        """The image at a level of the pyramid, at the first time point, corrected for illumination.
+        """The image at a level of the pyramid, at a time point, corrected for illumination.
 
         Args:
             fields: those to show; where they overlap the first wins.
@@ -198,21 +198,21 @@ class WellImage:
             )
             for c, channel in enumerate(channels):
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
-                planes = self._planes(channel, z_mode, middle)
-                project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
+                planes = self._planes(channel, z_mode, middle, t)
+                project((self._small(level, t, channel, z, (ys, xs)) for z in planes), z_mode, part)
                 light = self.window.lights[channel]
                 light.correct(part, light.profile(*part.shape), True)
                 pixels[c, ys, xs] = part
         return pixels
 
-    def preview_labels(self, level: int, label_set: str) -> NDArray[np.uint32]:
+    def preview_labels(self, level: int, label_set: str, t: int) -> NDArray[np.uint32]:
         """The labels (y, x) that belong to `preview`."""
         array = self.group[f"labels/{label_set}/{level}"]
-        labels: NDArray[np.uint32] = array[0, array.shape[1] // 2]
+        labels: NDArray[np.uint32] = array[t, array.shape[1] // 2]
         return labels
 
-    def _planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
-        return planes_read(self.layout, channel, z_mode, z, where=f"{self.paths.plate}/{self.well}")
+    def _planes(self, channel: str, z_mode: str, z: int, t: int) -> Sequence[int]:
+        return planes_read(self.layout, channel, z_mode, z, t=t, where=f"{self.paths.plate}/{self.well}")
 
     def _raw(self, canvas: Canvas, channel: str, z: int) -> NDArray[Any]:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
@@ -246,13 +246,13 @@ class WellImage:
     def _raw_folder(self) -> RawFolder:
         return RawFolder(self.paths.raw)
 
-    def _small(self, level: int, channel: str, z: int, region: Region) -> NDArray[Any]:
-        """A region of a plane at a level, at the first time point; an image in place has one level, enlarged here."""
+    def _small(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
+        """A region of a plane at a level; an image in place has one level, enlarged here."""
         if self.layout.preview is None:
-            return self._stored(level, 0, channel, z, region)
+            return self._stored(level, t, channel, z, region)
         steps = self.layout.preview - level
         rows, columns = (np.arange(side.start, side.stop) >> steps for side in region)
-        return self._stored(0, 0, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
+        return self._stored(0, t, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
 
     def _stored(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
         if level not in self._levels:
@@ -321,23 +321,23 @@ class WellImage:
         write_label_shards(self._pyramid(label_set), (t, z), paint)
 
 
-def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where: str) -> Sequence[int]:
-    """The z planes of a channel that are made one, with keep the plane `z`: none is made up.
+def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, t: int, where: str) -> Sequence[int]:
+    """The z planes of a channel that are made one at a time point, with keep the plane `z`: none is made up.
 
     Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
 
     Raises:
         ConfigError: the channel lacks the plane.
     """
-    planes, depth = layout.z_planes[layout.channels.index(channel)], layout.shape[2]
+    planes, depth = layout.stack(channel, t), layout.shape[2]
     wanted = z if z_mode == "keep" else int(z_mode.removeprefix("plane ")) if z_mode.startswith("plane") else None
     if wanted is None or (z_mode != "keep" and len(planes) == 1 and wanted < depth):
         return planes
     if wanted in planes:
         return [wanted]
-    why = f"it has {len(planes)} of the plate's {depth} z planes; the others would have to be made up"
+    why = f"it has {len(planes)} of the well's {depth} z planes; the others would have to be made up"
     if len(planes) == depth:
-        why = f"the plate has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the plate has a single z plane"
+        why = f"the well has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the well has a single z plane"
     raise ConfigError(
         f"z is {z_mode!r}, but the channel {channel} has no plane {wanted} (counted from 0)",
         where=where,

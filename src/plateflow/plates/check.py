@@ -51,7 +51,11 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
 
 
 def check_plate(
-    spec: PlateSpec, config: Config, *, deep: bool = False, prepare: Callable[[Index], object] = lambda _: None
+    spec: PlateSpec,
+    config: Config,
+    *,
+    deep: bool = False,
+    prepare: Callable[[Index], Mapping[str, PlateflowError]] = lambda _: {},
 ) -> list[Problem]:
     """List all problems of a raw plate that can be seen before it is computed.
 
@@ -59,22 +63,43 @@ def check_plate(
         spec: the plate.
         config: gives the channels that the label sets name, and the fraction from which on a field is saturated.
         deep: decode every file; otherwise check headers and lengths, and the pixels of a sample.
-        prepare: what ingest does with the index before it writes, since what it refuses is refused here, too.
+        prepare: what ingest does with the index before it writes, since what it refuses is refused here, too; gives
+            the wells that will be left out, each with its error.
     """
     try:
         index = index_plate(spec)
     except PlateflowError as error:
         return [Problem.of_error(spec, error)]
     problems = list(check_index(index))
-    for step in (lambda of_plate: check_channels(config, of_plate.metadata), prepare):
-        try:
-            step(index)
-        except PlateflowError as error:
-            problems.append(Problem.of_error(spec, error))
+    try:
+        check_channels(config, index.metadata)
+        problems += _without_channel(config, index.metadata)
+    except PlateflowError as error:
+        problems.append(Problem.of_error(spec, error))
+    try:
+        refused: dict[tuple[str, str], list[str]] = {}
+        for well, refusal in prepare(index).items():
+            refused.setdefault((f"{refusal.what}: {refusal.why}", refusal.remedy), []).append(well)
+        for (what, remedy), wells in refused.items():
+            problems += [Problem("error", spec.plate, f"left out, as {what}: {examples(wells)}", remedy)]
+    except PlateflowError as error:
+        problems.append(Problem.of_error(spec, error))
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
         problems += _unmapped(spec, spec.plate_map, index.metadata)
     return problems
+
+
+def _without_channel(config: Config, metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    """Label sets that some wells don't have, as these lack a channel of theirs."""
+    lacking: dict[str, list[str]] = metadata.get("lacking_channels", {})
+    for name, label_set in config.segmentation.items():
+        wells = [well for well, channels in lacking.items() if set(channels) & set(label_set.channels)]
+        rows = ", and no rows" if name == config.row_label_set else ""
+        what = f"wells have no {name}{rows}, as they lack a channel of {', '.join(label_set.channels)}"
+        for text in counted(wells, what):
+            remedy = "nothing, if they were planned so; else segment them in channels that all wells have"
+            yield Problem("warning", str(metadata["plate"]), text, remedy)
 
 
 def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:

@@ -33,6 +33,7 @@ from plateflow.images.well import WellImage
 from plateflow.plates.pixels import PlaneError
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
+from plateflow.stages.ingest import refusal
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry, item_key
@@ -85,6 +86,8 @@ def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any
         "parameters": job.parameters(),
         "histograms": HISTOGRAMS,
     }
+    if error := refusal(job.config, image.layout, where=f"{job.plate.name}/{well}"):
+        depends["planes"] = str(error)
     return WorkItem(well=well, depends=depends, raw=known[1] if known else None, data=files.planes)
 
 
@@ -180,6 +183,8 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     paths, well = job.paths, item.well
     image = WellImage.open(paths, well)
     layout = image.layout
+    if error := refusal(job.config, layout, where=f"{job.plate.name}/{well}"):
+        return Outcome(state="quarantined", reason="z_planes", detail=f"{error.what}: {error.why}")
     folder = RawFolder(paths.raw)
     stats = _RawFiles(folder, item.data).stats  # before they are read: they may be growing
     bad: dict[str, PlaneError] = {}

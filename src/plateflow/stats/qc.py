@@ -67,7 +67,8 @@ def read_quality(
         used = [name for name in names if name not in out]
         of_field, clipped = objects.get(well, ({}, {}))
         histograms = read_histograms(paths, well) if used else {}
-        for name, channel in itertools.product(names, channels):
+        own = [channel for channel in channels if not used or (used[0], channel) in histograms]
+        for name, channel in itertools.product(names, own):
             row = dict(zip(PLACE, (paths.plate, well, name, channel), strict=True))
             if name in out:
                 rows.append(row | dict(zip(("State", "Reason"), out[name], strict=True)))
@@ -80,7 +81,7 @@ def read_quality(
                 | {"Background": low, "Brightness": high, "Constant": int((histogram.counts > 0).sum()) == 1}
                 | {"Sharpness": histogram.sharpness, "SaturatedFraction": histogram.saturated}
             )
-        for channel in channels if used else ():
+        for channel in own if used else ():
             total = np.sum([histograms[name, channel].counts for name in used], axis=0)
             low, high = intensity_limits(total, percentiles).values()
             wells.append((well, channel, low, high))
