@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as attribute
@@ -41,17 +41,19 @@ class WellImage:
 
     Attributes:
         levels: how many the pyramid of labels has, and that of pixels unless these stay in the raw plate.
+        lacking: by field in use, the channels that tile set aside in it, as no label set needs them.
     """
 
     paths: PlatePaths
     well: str
     layout: WellLayout
     levels: int
+    lacking: Mapping[str, Collection[str]] = attribute(default_factory=dict, compare=False)
     _levels: dict[int, Any] = attribute(default_factory=dict, init=False, compare=False)
     _pyramids: dict[str, list[Level]] = attribute(default_factory=dict, init=False, compare=False)
 
     @classmethod
-    def open(cls, paths: PlatePaths, well: str) -> WellImage:
+    def open(cls, paths: PlatePaths, well: str, lacking: Mapping[str, Collection[str]] | None = None) -> WellImage:
         """Open the image of a well.
 
         Raises:
@@ -65,7 +67,7 @@ class WellImage:
             where = f"{paths.plate}/{well}: {folder}"
             remedy = "run `snakemake`; ingest makes it"
             raise ResultsError("the well has no image", where=where, remedy=remedy) from None
-        return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels)
+        return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels, lacking=lacking or {})
 
     def _folder(self, label_set: str = "") -> Path:
         """The folder of the image, or of a label set."""
@@ -91,8 +93,8 @@ class WellImage:
             z_mode: as for `planes_read`; with keep, the canvas's own z.
 
         Returns:
-            float32 (channel, [z,] y, x); 0 where no field lies. Narrow gaps between fields hold what is at the edge of
-            the field above or to the left.
+            float32 (channel, [z,] y, x); 0 where no field lies, NaN where one lacks the channel. Narrow gaps between
+            fields hold what is at the edge of the field above or to the left.
 
         Raises:
             ChannelError: the well lacks a channel.
@@ -119,6 +121,9 @@ class WellImage:
             edge = pixels[..., ys.stop - 1 : ys.stop, far_xs]
             np.copyto(pixels[..., below, far_xs], edge, where=owner[below, far_xs] == field)
         np.copyto(pixels, 0, where=owner < 0)
+        for field, box in enumerate(canvas.fields):
+            for c in (c for c, channel in enumerate(channels) if channel in self.lacking.get(box.name, ())):
+                np.copyto(pixels[c], np.nan, where=owner == field)
         return pixels[:, 0] if canvas.depth is None else pixels
 
     def clipped(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.bool_] | None:
@@ -132,8 +137,8 @@ class WellImage:
         histograms = read_histograms(self.paths, self.well)
         for channel in channels:
             tops = [
-                each.top if each.counts[each.top :].sum() >= PILE_PX else np.inf
-                for each in (histograms[box.name, channel] for box in canvas.fields)
+                each.top if each and each.counts[each.top :].sum() >= PILE_PX else np.inf
+                for each in (histograms.get((box.name, channel)) for box in canvas.fields)
             ]
             if np.isinf(tops).all():
                 continue
@@ -221,7 +226,7 @@ class WellImage:
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
             row = self._raw_planes.get((box.name, channel, canvas.t, z))
-            if row is None or not row["path"]:
+            if row is None or not row["path"] or channel in self.lacking.get(box.name, ()):
                 continue
             try:
                 pixels[region] = self._raw_folder.read(row)

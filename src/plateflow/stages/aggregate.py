@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,12 +137,12 @@ def _fields_and_frames(plate: Plate) -> tuple[dict[str, list[str]], dict[str, li
     return fields, frames
 
 
-def _left_out(names: Iterable[str], tiled: Entry, measured: Entry) -> dict[str, tuple[str, str]]:
+def _left_out(names: Collection[str], tiled: Entry, measured: Entry) -> dict[str, tuple[str, str]]:
     """Of a well, the fields that are quarantined or missing, with state and reason."""
     fields = dict[str, tuple[str, str]]()
     if measured.left_out:
         fields |= dict.fromkeys(names, (measured.state, measured.reason))
-    return fields | {name: ("quarantined", reason) for name, reason in tiled.fields.items()}
+    return fields | {name: ("quarantined", tiled.fields[name]) for name in names if name in tiled.fields}
 
 
 def _rows(

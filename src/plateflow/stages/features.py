@@ -81,7 +81,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
 
     config, paths = plate.config, plate.paths
     label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
-    image = WellImage.open(paths, well)
+    image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()

@@ -11,6 +11,7 @@ the same.
 
 import hashlib
 import json
+from typing import Any
 
 from plateflow.config import Config
 from plateflow.errors import ConfigError
@@ -35,7 +36,11 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
     content = planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
     raw_files = hashlib.sha256(content.encode()).hexdigest()[:20]
-    return [WorkItem(depends={"parameters": job.parameters(), "raw files": raw_files}, data=index)]
+    depends: dict[str, Any] = {"parameters": job.parameters(), "raw files": raw_files}
+    counts = index.planes.groupby(["well", "t"])["channel"].nunique()
+    if "lacking_channels" in index.metadata or counts.nunique() > 1:  # they decide which label sets a well has
+        depends["label sets"] = [[name, each.channels] for name, each in job.config.segmentation.items()]
+    return [WorkItem(depends=depends, data=index)]
 
 
 def run(job: Job) -> None:
