@@ -197,7 +197,9 @@ class PlateAsked:
         if stage not in self._settings:
             plate, step = self.plate, STAGES[stage]
             more: list[Any] = [plate.config.follow_slices] if step.scope == "slice" else []
-            if stage == "infer":
+            if stage == "ingest":  # which label sets a well has, and (tile) which fields can do without a channel
+                more = [[name, label_set.channels] for name, label_set in plate.config.segmentation.items()]
+            elif stage == "infer":
                 more = [self._stamps.model(label_set.model) for label_set in plate.config.segmentation.values()]
             elif stage == "aggregate" and plate.spec.plate_map:
                 more = self._stamps.plate_map(plate.spec.plate_map)

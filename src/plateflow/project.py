@@ -176,9 +176,17 @@ class Plate:
         from plateflow.images.well import WellImage
 
         tile = self.outcomes("tile").get(item_key(well))
-        dimensions = self.config.segmentation[label_set].dimensions if label_set else 2
+        settings = self.config.segmentation.get(label_set)
+        dimensions, channels = (settings.dimensions, settings.channels) if settings else (2, [])
         layout = WellImage.open(self.paths, well).layout
-        return canvases(layout, tile.fields if tile else (), self.config.z, dimensions)
+        return canvases(layout, tile.fields if tile else (), self.config.z, dimensions, channels)
+
+    def label_sets(self, well: str) -> list[str]:
+        """The label sets that a well has: those whose channels it has, at some time point all together."""
+        from plateflow.images.well import WellImage
+
+        layout = WellImage.open(self.paths, well).layout
+        return [name for name, settings in self.config.segmentation.items() if layout.shows(settings.channels)]
 
     def left_out(self) -> list[LeftOut]:
         """What was left out of the plate, by its journals; nothing as long as it isn't ingested."""

@@ -17,7 +17,6 @@ from scipy import ndimage
 
 from plateflow.config import Config, PlateSpec
 from plateflow.files import write_atomic
-from plateflow.images.canvas import canvases
 from plateflow.images.well import WellImage
 from plateflow.project import Plate
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
@@ -55,7 +54,7 @@ class Planted:
         tiles = self.plate.outcomes("tile")
         for well in wells or self.plate.wells:
             entry = tiles[well, "", -1]
-            for name in self.config.segmentation:
+            for name in self.plate.label_sets(well):
                 outcome = Entry(well=well, label_set=name, fingerprint=f"{entry.fingerprint}-{version}")
                 if entry.left_out:
                     outcome = dataclasses.replace(outcome, state=entry.state, reason=entry.reason)
@@ -66,11 +65,10 @@ class Planted:
                 append_outcome(self.paths.journal("infer", "0"), dataclasses.replace(outcome, info=model))
 
     def _plant(self, well: str, name: str) -> None:
-        tile_entry = self.plate.outcomes("tile").required(well)
         with np.load(self.truth / f"{well}.npz") as file:
             true = file[name]  # (y, x), or of a series (t, z, y, x)
         drawn, tables, count = [], [], 0
-        for canvas in canvases(WellImage.open(self.paths, well).layout, set(tile_entry.fields), self.config.z):
+        for canvas in self.plate.canvases(well, name):
             plane = true[canvas.t, canvas.z] if true.ndim == 4 else true
             part = np.where(canvas.owner() >= 0, plane[canvas.slices], 0)
             seen = np.unique(part[part > 0])

@@ -25,7 +25,7 @@ BOXES = ((0, 0), (0, 10), (25, 40))
 def make(tmp_path: Path, wells: dict[str, Any] | None = None, **options: Any) -> PlatePaths:
     """Make a plate, or make it again with what the last call has noted, as ingest does in its journal."""
     paths, note = PlatePaths.of("p", results=tmp_path), tmp_path / "ids.json"
-    values = {"label_sets": ["nuclei"], "levels": 3, "z_mode": "max"} | options
+    values = {"label_sets": {"nuclei": ["DNA"]}, "levels": 3, "z_mode": "max"} | options
     values["ids"] = json.loads(note.read_text()) if note.exists() else {}
     wells = wells or {"B03": layout_of(*BOXES), "C11": layout_of((0, 0))}
     note.write_text(json.dumps(store.create_plate(paths, INFO, wells, **values)))
@@ -71,7 +71,7 @@ def test_the_plate_validates(tmp_path: Path) -> None:
     from ome_zarr_io import OMEZarrValidator
     from ome_zarr_models.v05.hcs import HCS
 
-    paths = make(tmp_path, label_sets=["nuclei", "cells"])
+    paths = make(tmp_path, label_sets={"nuclei": ["DNA"], "cells": ["DNA"]})
     plate = HCS.from_zarr(zarr.open_group(paths.store, mode="r"))
     assert len(plate.attributes.ome.plate.rows) == 8
     assert len(plate.attributes.ome.plate.columns) == 12
@@ -148,7 +148,7 @@ def test_a_label_set_and_a_well_are_added(tmp_path: Path) -> None:
     fill(paths, "C11", np.ones((1, 10, 10), np.uint16))
     before = files(paths.store)
     wells = {"B03": layout_of(*BOXES), "C11": layout_of((0, 0)), "D01": layout_of((0, 0))}
-    make(tmp_path, wells, label_sets=["nuclei", "cells"])
+    make(tmp_path, wells, label_sets={"nuclei": ["DNA"], "cells": ["DNA"]})
     after = files(paths.store)
     rewritten = {name for name in before if after[name] != before[name]}
     assert rewritten == {"zarr.json", "B/03/0/labels/zarr.json", "C/11/0/labels/zarr.json"}
@@ -235,7 +235,7 @@ def test_wells_and_label_sets_that_come_back_have_kept_their_pixels(tmp_path: Pa
     for well, size in (("B03", (35, 50)), ("C11", (10, 10))):
         fill(paths, well, np.ones((1, *size), np.uint16), label=3)
     whole = content(paths.store)
-    make(tmp_path, {"B03": layout_of(*BOXES)}, label_sets=["cells"])
+    make(tmp_path, {"B03": layout_of(*BOXES)}, label_sets={"cells": ["DNA"]})
     make(tmp_path)
     assert {name: data for name, data in content(paths.store).items() if "/cells/" not in name} == whole
 
@@ -423,7 +423,7 @@ def test_a_plate_of_384_wells_is_made_fast_and_has_few_files(tmp_path: Path) -> 
     from plateflow.paths import well_name
 
     wells = {well_name(row, column): layout_of((0, 0), (0, 10)) for row in range(2) for column in range(12)}
-    paths = make(tmp_path, wells, label_sets=["nuclei", "cells"])
+    paths = make(tmp_path, wells, label_sets={"nuclei": ["DNA"], "cells": ["DNA"]})
     per_image = len([p for p in paths.image("A01").rglob("*") if p.is_file()])
     assert per_image == 16  # and 9 shards once all is written
     assert 384 * (per_image + 9 + 1) + 16 + 1 < 20_000

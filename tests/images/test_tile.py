@@ -85,6 +85,7 @@ KINDS = {
 @pytest.mark.parametrize(("kind", "reason"), list(KINDS.items()))
 def test_a_bad_plane_leaves_its_field_out(make_project: MakeProject, kind: str, reason: str) -> None:
     project = make_project(faults=[Fault(kind=kind, well="B03", field=0, channel=1)])
+    project.options = {"segmentation": {"nuclei": LabelSet(channels=["DNA", "AGP"])}}
     project.run()
     entry = project.outcome("tile", "B03")
     path = project.raw_file("B03", 1, 2)

@@ -37,7 +37,7 @@ def test_a_preview_is_corrected_and_the_first_field_wins(make_project: MakeProje
     coefficients = np.zeros((5, 5))
     coefficients[0, 0], coefficients[1, 0] = 1, 0.2
     image.window.lights["AGP"] = light = Light(coefficients=coefficients, dark=150.0)
-    pixels = image.preview(1, canvas.fields, ["AGP", "DNA"], "max")
+    pixels = image.preview(1, canvas.fields, ["AGP", "DNA"], "max", 0)
     assert (pixels.dtype, pixels.shape) == (np.float32, (2, 60, 76))
     raw = halve_mean(image.group["0"][0, :, 0])
     number = image.layout.channels.index("AGP")

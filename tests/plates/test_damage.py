@@ -185,7 +185,7 @@ def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, l
     config = Config(
         results=str(tmp_path / "results"),
         parts={"cpu": 1, "gpu": 1},
-        segmentation={"nuclei": LabelSet(channels=["DNA"])},
+        segmentation={"nuclei": LabelSet(channels=["DNA", "AGP"])},
     )
     plate = Plate(config=config, spec=spec)
     run_stage(plate, "ingest")

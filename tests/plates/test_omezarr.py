@@ -370,6 +370,20 @@ def test_channels_go_by_their_names(tmp_path: Path, second: list[str] | None, va
     assert opened.metadata["disagreements"] == ([] if second else [note])
 
 
+def test_wells_with_other_channels(tmp_path: Path) -> None:
+    folder = plate(tmp_path / "p.zarr", ["B/03", "B/04"], [{"path": "0"}])
+    for well, labels in (("B/03", ["DAPI", "GFP"]), ("B/04", ["RFP", "DAPI"])):
+        omero = {"channels": [{"label": label} for label in labels]}
+        image(folder / well / "0", np.ones((2, 20, 30), np.uint16), "cyx", [1, 1, 1], omero=omero)
+    opened = open_plate(folder)
+    assert opened.planes.groupby("well")["channel"].agg(list).to_dict() == {
+        "B03": ["DAPI", "GFP"],
+        "B04": ["DAPI", "RFP"],
+    }
+    assert set(opened.planes["state"]) == {"ok"}
+    assert opened.metadata["lacking_channels"] == {"B03": ["RFP"], "B04": ["GFP"]}
+
+
 @pytest.mark.parametrize("layout", ["omezarr", "omezarr 0.5"])
 def test_metadata_below_ome_or_not(tmp_path: Path, layout: str) -> None:
     raw = layouts_plate.write(tmp_path, layout, wells=("B02",))

@@ -84,10 +84,12 @@ def _corners(fields: Sequence[FieldBox]) -> tuple[NDArray[np.int64], NDArray[np.
     return boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
 
 
-def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2) -> list[Canvas]:
+def canvases(
+    layout: WellLayout, left_out: Collection[str], z_mode: str, dimensions: int = 2, channels: Sequence[str] = ()
+) -> list[Canvas]:
     """The canvases of a well, numbered in the order of t, z, and the place of their top left corner.
 
-    With 3 `dimensions` one volume of all planes, with 2 a canvas of each.
+    With 3 `dimensions` one volume of all planes, with 2 a canvas of each; at time points that all `channels` have.
     """
     fields = [box for box in layout.fields if box.name not in left_out]
     corners, stops = _corners(fields)
@@ -102,7 +104,7 @@ def canvases(layout: WellLayout, left_out: Collection[str], z_mode: str, dimensi
     made: list[Canvas] = []
     n_t, n_z, _, _ = layout.label_shape(z_mode)
     depth = n_z if dimensions == 3 else None
-    for t in range(n_t):
+    for t in (t for t in range(n_t) if layout.shows(channels, t)):
         for z in range(1 if depth else n_z):
             for y, x, height, width, own in boxes:
                 place = {"t": t, "z": z, "y": y, "x": x, "height": height, "width": width}

@@ -183,14 +183,24 @@ def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
     return energy / (pixels.shape[0] // _SQUARE_PX * across)
 
 
-def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channels: Sequence[str], bit_max: int) -> None:
-    """Write `histograms/<well>.npz`, with counts from the least to the greatest value alone.
+def write_histograms(
+    path: Path, well: dict[str, list[PlaneStatistics | None]], channels: Sequence[str], bit_max: int
+) -> None:
+    """Write `histograms/<well>.npz`, with counts from the least to the greatest value alone; none of a channel that a
+    field lacks.
 
     `bit_max` is the greatest value that the camera can give, as far as the metadata know.
     """
     spans, values = [], []
-    flat = [channel for statistics in well.values() for channel in statistics]
+    cells = [channel for statistics in well.values() for channel in statistics]
+    size = max(len(channel.counts) for channel in cells if channel)
+    grid = np.full((BINS, BINS), np.nan)
+    nothing = PlaneStatistics(counts=np.zeros(size, np.int64), low=grid, high=grid, sharpness=np.nan, planes=1)
+    flat = [channel or nothing for channel in cells]
     for channel in flat:
+        if channel is nothing:
+            spans.append((0, 0))
+            continue
         used = channel.counts > 0
         low, high = int(used.argmax()), len(used) - int(used[::-1].argmax())
         spans.append((low, high))
@@ -202,7 +212,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
         path,
         fields=np.array(list(well), dtype=str),
         channels=np.array(list(channels), dtype=str),
-        depth=np.array(len(flat[0].counts)),
+        depth=np.array(size),
         spans=np.array(spans, np.int32).reshape(*shape, 2),
         counts=np.frombuffer(_COUNTS.encode(counts), np.uint8),
         low=np.array([c.low / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
@@ -213,7 +223,7 @@ def write_histograms(path: Path, well: dict[str, list[PlaneStatistics]], channel
 
 
 def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], FieldHistogram]:
-    """The histograms of a well that is used, by field and channel, without the fields that were left out.
+    """The histograms of a well that is used, by field and channel, without the fields and channels that were left out.
 
     Raises:
         ResultsError: an earlier release wrote them, without all that is needed now.
@@ -232,6 +242,8 @@ def read_histograms(paths: PlatePaths, well: str) -> dict[tuple[str, str], Field
     for f, name in enumerate(content["fields"].tolist()):
         for c, channel in enumerate(content["channels"].tolist()):
             low, high = content["spans"][f, c].tolist()
+            if low == high:
+                continue
             counts = np.zeros(int(content["depth"]), np.int64)
             counts[low:high] = counted[start : start + high - low]
             start += high - low

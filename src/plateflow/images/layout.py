@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,9 @@ class WellLayout:
     Attributes:
         shape: of the image, (t, c, z, y, x).
         fields: in the manifest's order; where they overlap the first wins.
-        channels: names, in the order of the image's axis.
+        channels: names of those that the well has, in the order of the image's axis.
         z_planes: the z planes of each channel; stacks may differ.
+        z_at: the same at each time point, where they differ between those; else empty.
         pixel_um: (z, y, x) in um; 1.0 along an axis of unknown size, see `unit_known`.
         unit_known: whether y and x are known in um.
         z_known: whether the distance of z planes is known in um.
@@ -75,15 +76,28 @@ class WellLayout:
     placement: str
     z_known: bool = False
     preview: int | None = None
+    z_at: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the image's `zarr.json` holds it."""
-        return json.loads(json.dumps(asdict(self)))
+        """As the image's `zarr.json` holds it: `z_at` where it is needed."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values if self.z_at else {name: value for name, value in values.items() if name != "z_at"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WellLayout:
         """Back from `to_json`."""
         return _adapter().validate_python(value)
+
+    def stack(self, channel: str, t: int) -> tuple[int, ...]:
+        """The z planes of a channel at a time point; none where it wasn't taken."""
+        if channel not in self.channels:
+            return ()
+        return (self.z_at[t] if self.z_at else self.z_planes)[self.channels.index(channel)]
+
+    def shows(self, channels: Sequence[str], t: int | None = None) -> bool:
+        """Whether all of some channels were taken, at a time point, or at any one."""
+        times = range(self.shape[0]) if t is None else [t]
+        return any(all(self.stack(channel, at) for channel in channels) for at in times)
 
     def label_shape(self, z_mode: str) -> tuple[int, int, int, int]:
         """The shape (t, z, y, x) of label arrays: z is 1 unless every plane is kept."""
@@ -144,17 +158,22 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
             why=f"with pixels of {dy} x {dx} µm its fields would lie in an image of {height} x {width} px",
             remedy="set pixel_size_um in the plate sheet",
         )
-    channels = tuple(channel["name"] for channel in metadata["channels"])
+    taken: dict[tuple[str, int], set[int]] = {}
+    for channel, t, z in zip(planes["channel"], planes["t"].tolist(), planes["z"].tolist(), strict=True):
+        taken.setdefault((channel, t), set()).add(z)
+    own, n_t = {channel for channel, _ in taken}, int(planes["t"].max()) + 1
+    channels = tuple(channel["name"] for channel in metadata["channels"] if channel["name"] in own)
+    stacks = [tuple(tuple(sorted(taken.get((name, t), ()))) for name in channels) for t in range(n_t)]
     steps = np.abs(np.diff(planes.groupby("z")["z_um"].first().to_numpy(float)))
     step = float(np.median(steps)) if len(steps) else math.nan
     z_step = round(step, 6) if step > 0 else None  # one plane, or not known
-    stacks = {str(name): sorted(set(z.tolist())) for name, z in planes.groupby("channel")["z"]}
     return WellLayout(
-        shape=(int(planes["t"].max()) + 1, len(channels), int(planes["z"].max()) + 1, height, width),
+        shape=(n_t, len(channels), int(planes["z"].max()) + 1, height, width),
         dtype=str(planes["dtype"].iloc[0]),
         fields=fields,
         channels=channels,
-        z_planes=tuple(tuple(stacks.get(name, ())) for name in channels),
+        z_planes=tuple(tuple(sorted(set().union(*at))) for at in zip(*stacks, strict=True)),
+        z_at=() if len(set(stacks)) == 1 else tuple(stacks),
         pixel_um=(z_step or 1.0, float(dy), float(dx)),
         unit_known=size is not None,
         placement=placement,

@@ -43,6 +43,7 @@ def image_attributes(layout: WellLayout, metadata: Mapping[str, Any], levels: in
     channels = [
         {"label": channel["name"], "color": _colour(channel, number), "active": number < 3, "window": window}
         for number, channel in enumerate(metadata["channels"])
+        if channel["name"] in layout.channels
     ]
     multiscales = _multiscales("image", layout, levels, AXES, halved=layout.preview or 0)
     return {"ome": {"version": VERSION, "multiscales": multiscales, "omero": {"channels": channels}}}

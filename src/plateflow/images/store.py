@@ -20,12 +20,14 @@ def create_plate(
     metadata: Mapping[str, Any],
     layouts: Mapping[str, WellLayout],
     *,
-    label_sets: Sequence[str],
+    label_sets: Mapping[str, Sequence[str]],
     levels: int,
     z_mode: str,
     ids: Mapping[str, str],
 ) -> dict[str, str]:
     """Make all groups and arrays of a plate, or bring those that exist up to date.
+
+    A well has those of the `label_sets` whose channels, by name, it has.
 
     An image or label set that is as its id says keeps its pixels, and its metadata get their right content, whatever
     has become of them. Any other is replaced whole, empty: what the store says of itself decides nothing.
@@ -45,7 +47,8 @@ def create_plate(
                 remove_tree(leftover)  # of an ingest that was killed
         _write_group(image.parent, ngff.WELL_ATTRIBUTES)
         groups = {image: _image_files(layout, metadata, levels)}
-        groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in label_sets}
+        own_sets = [name for name, channels in label_sets.items() if layout.shows(channels)]
+        groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in own_sets}
         for group, (own_id, files) in groups.items():
             key = group.relative_to(paths.store).as_posix()
             if key in ids:
@@ -58,7 +61,7 @@ def create_plate(
             else:
                 replace_folder(group, files)
             made[key] = own_id
-        _write_group(image / "labels", {"ome": {"version": ngff.VERSION, "labels": list(label_sets)}})
+        _write_group(image / "labels", {"ome": {"version": ngff.VERSION, "labels": own_sets}})
     return made
 
 

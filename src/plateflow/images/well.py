@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as attribute
@@ -41,17 +41,19 @@ class WellImage:
 
     Attributes:
         levels: how many the pyramid of labels has, and that of pixels unless these stay in the raw plate.
+        lacking: by field in use, the channels that tile set aside in it, as no label set needs them.
     """
 
     paths: PlatePaths
     well: str
     layout: WellLayout
     levels: int
+    lacking: Mapping[str, Collection[str]] = attribute(default_factory=dict, compare=False)
     _levels: dict[int, Any] = attribute(default_factory=dict, init=False, compare=False)
     _pyramids: dict[str, list[Level]] = attribute(default_factory=dict, init=False, compare=False)
 
     @classmethod
-    def open(cls, paths: PlatePaths, well: str) -> WellImage:
+    def open(cls, paths: PlatePaths, well: str, lacking: Mapping[str, Collection[str]] | None = None) -> WellImage:
         """Open the image of a well.
 
         Raises:
@@ -65,7 +67,7 @@ class WellImage:
             where = f"{paths.plate}/{well}: {folder}"
             remedy = "run `snakemake`; ingest makes it"
             raise ResultsError("the well has no image", where=where, remedy=remedy) from None
-        return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels)
+        return cls(paths=paths, well=well, layout=WellLayout.from_json(layout), levels=levels, lacking=lacking or {})
 
     def _folder(self, label_set: str = "") -> Path:
         """The folder of the image, or of a label set."""
@@ -91,11 +93,11 @@ class WellImage:
             z_mode: as for `planes_read`; with keep, the canvas's own z.
 
         Returns:
-            float32 (channel, [z,] y, x); 0 where no field lies. Narrow gaps between fields hold what is at the edge of
-            the field above or to the left.
+            float32 (channel, [z,] y, x); 0 where no field lies, NaN where one lacks the channel. Narrow gaps between
+            fields hold what is at the edge of the field above or to the left.
 
         Raises:
-            ChannelError: the plate lacks a channel.
+            ChannelError: the well lacks a channel.
             ConfigError: a channel lacks the plane.
             ResultsError: normalise has not run.
         """
@@ -106,7 +108,7 @@ class WellImage:
         pixels = np.zeros((len(channels), canvas.depth or 1, canvas.height, canvas.width), np.float32)
         for c, channel in enumerate(channels):
             for k, plane in enumerate(canvas.planes()):
-                planes = self._planes(channel, z_mode, plane.z)
+                planes = self._planes(channel, z_mode, plane.z, canvas.t)
                 project((self._raw(plane, channel, z) for z in planes), z_mode, pixels[c, k])
             for field, (ys, xs) in enumerate(regions):
                 part, box = pixels[c, :, ys, xs], canvas.fields[field]
@@ -119,6 +121,9 @@ class WellImage:
             edge = pixels[..., ys.stop - 1 : ys.stop, far_xs]
             np.copyto(pixels[..., below, far_xs], edge, where=owner[below, far_xs] == field)
         np.copyto(pixels, 0, where=owner < 0)
+        for field, box in enumerate(canvas.fields):
+            for c in (c for c, channel in enumerate(channels) if channel in self.lacking.get(box.name, ())):
+                np.copyto(pixels[c], np.nan, where=owner == field)
         return pixels[:, 0] if canvas.depth is None else pixels
 
     def clipped(self, canvas: Canvas, channels: Sequence[str], z_mode: str) -> NDArray[np.bool_] | None:
@@ -132,15 +137,15 @@ class WellImage:
         histograms = read_histograms(self.paths, self.well)
         for channel in channels:
             tops = [
-                each.top if each.counts[each.top :].sum() >= PILE_PX else np.inf
-                for each in (histograms[box.name, channel] for box in canvas.fields)
+                each.top if each and each.counts[each.top :].sum() >= PILE_PX else np.inf
+                for each in (histograms.get((box.name, channel)) for box in canvas.fields)
             ]
             if np.isinf(tops).all():
                 continue
             found = np.zeros((canvas.depth or 1, canvas.height, canvas.width), bool) if found is None else found
             for k, plane in enumerate(canvas.planes()):
                 brightest = np.zeros(found.shape[1:], np.float32)
-                planes = self._planes(channel, z_mode, plane.z)
+                planes = self._planes(channel, z_mode, plane.z, canvas.t)
                 project((self._raw(plane, channel, z) for z in planes), "max", brightest)
                 for top, region in zip(tops, regions, strict=True):
                     found[(k, *region)] |= brightest[region] >= top
@@ -179,9 +184,9 @@ class WellImage:
         return max((level for level in range(self.levels) if longer >> level >= edge_px), default=0)
 
     def preview(
-        self, level: int, fields: Sequence[FieldBox], channels: Sequence[str], z_mode: str
+        self, level: int, fields: Sequence[FieldBox], channels: Sequence[str], z_mode: str, t: int
     ) -> NDArray[np.float32]:
-        """The image at a level of the pyramid, at the first time point, corrected for illumination.
+        """The image at a level of the pyramid, at a time point, corrected for illumination.
 
         Args:
             fields: those to show; where they overlap the first wins.
@@ -198,21 +203,21 @@ class WellImage:
             )
             for c, channel in enumerate(channels):
                 part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
-                planes = self._planes(channel, z_mode, middle)
-                project((self._small(level, channel, z, (ys, xs)) for z in planes), z_mode, part)
+                planes = self._planes(channel, z_mode, middle, t)
+                project((self._small(level, t, channel, z, (ys, xs)) for z in planes), z_mode, part)
                 light = self.window.lights[channel]
                 light.correct(part, light.profile(*part.shape), True)
                 pixels[c, ys, xs] = part
         return pixels
 
-    def preview_labels(self, level: int, label_set: str) -> NDArray[np.uint32]:
+    def preview_labels(self, level: int, label_set: str, t: int) -> NDArray[np.uint32]:
         """The labels (y, x) that belong to `preview`."""
         array = self.group[f"labels/{label_set}/{level}"]
-        labels: NDArray[np.uint32] = array[0, array.shape[1] // 2]
+        labels: NDArray[np.uint32] = array[t, array.shape[1] // 2]
         return labels
 
-    def _planes(self, channel: str, z_mode: str, z: int) -> Sequence[int]:
-        return planes_read(self.layout, channel, z_mode, z, where=f"{self.paths.plate}/{self.well}")
+    def _planes(self, channel: str, z_mode: str, z: int, t: int) -> Sequence[int]:
+        return planes_read(self.layout, channel, z_mode, z, t=t, where=f"{self.paths.plate}/{self.well}")
 
     def _raw(self, canvas: Canvas, channel: str, z: int) -> NDArray[Any]:
         """Raw values of a plane in a canvas's box; of an image in place, those of the canvas's fields alone."""
@@ -221,7 +226,7 @@ class WellImage:
         pixels = np.zeros((canvas.height, canvas.width), self.layout.dtype)
         for box, region in reversed(list(zip(canvas.fields, canvas.regions(), strict=True))):  # the first wins
             row = self._raw_planes.get((box.name, channel, canvas.t, z))
-            if row is None or not row["path"]:
+            if row is None or not row["path"] or channel in self.lacking.get(box.name, ()):
                 continue
             try:
                 pixels[region] = self._raw_folder.read(row)
@@ -246,13 +251,13 @@ class WellImage:
     def _raw_folder(self) -> RawFolder:
         return RawFolder(self.paths.raw)
 
-    def _small(self, level: int, channel: str, z: int, region: Region) -> NDArray[Any]:
-        """A region of a plane at a level, at the first time point; an image in place has one level, enlarged here."""
+    def _small(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
+        """A region of a plane at a level; an image in place has one level, enlarged here."""
         if self.layout.preview is None:
-            return self._stored(level, 0, channel, z, region)
+            return self._stored(level, t, channel, z, region)
         steps = self.layout.preview - level
         rows, columns = (np.arange(side.start, side.stop) >> steps for side in region)
-        return self._stored(0, 0, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
+        return self._stored(0, t, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
 
     def _stored(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
         if level not in self._levels:
@@ -321,23 +326,23 @@ class WellImage:
         write_label_shards(self._pyramid(label_set), (t, z), paint)
 
 
-def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, where: str) -> Sequence[int]:
-    """The z planes of a channel that are made one, with keep the plane `z`: none is made up.
+def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, t: int, where: str) -> Sequence[int]:
+    """The z planes of a channel that are made one at a time point, with keep the plane `z`: none is made up.
 
     Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
 
     Raises:
         ConfigError: the channel lacks the plane.
     """
-    planes, depth = layout.z_planes[layout.channels.index(channel)], layout.shape[2]
+    planes, depth = layout.stack(channel, t), layout.shape[2]
     wanted = z if z_mode == "keep" else int(z_mode.removeprefix("plane ")) if z_mode.startswith("plane") else None
     if wanted is None or (z_mode != "keep" and len(planes) == 1 and wanted < depth):
         return planes
     if wanted in planes:
         return [wanted]
-    why = f"it has {len(planes)} of the plate's {depth} z planes; the others would have to be made up"
+    why = f"it has {len(planes)} of the well's {depth} z planes; the others would have to be made up"
     if len(planes) == depth:
-        why = f"the plate has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the plate has a single z plane"
+        why = f"the well has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the well has a single z plane"
     raise ConfigError(
         f"z is {z_mode!r}, but the channel {channel} has no plane {wanted} (counted from 0)",
         where=where,

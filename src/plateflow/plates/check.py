@@ -71,6 +71,7 @@ def check_plate(
     problems = list(check_index(index))
     try:
         check_channels(config, index.metadata)
+        problems += _without_channel(config, index.metadata)
     except ChannelError as error:
         problems.append(Problem.of_error(spec.plate, error))
     problems += refused(index)
@@ -78,6 +79,18 @@ def check_plate(
     if spec.plate_map is not None:
         problems += _unmapped(spec, spec.plate_map, index.metadata, config.stats.normalise)
     return problems
+
+
+def _without_channel(config: Config, metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    """Label sets that some wells don't have, as these lack a channel of theirs."""
+    lacking: dict[str, list[str]] = metadata.get("lacking_channels", {})
+    for name, label_set in config.segmentation.items():
+        wells = [well for well, channels in lacking.items() if set(channels) & set(label_set.channels)]
+        rows = ", and no rows" if name == config.row_label_set else ""
+        what = f"wells have no {name}{rows}, as they lack a channel of {', '.join(label_set.channels)}"
+        for text in counted(wells, what):
+            remedy = "nothing, if they were planned so; else segment them in channels that all wells have"
+            yield Problem("warning", str(metadata["plate"]), text, remedy)
 
 
 def changed_files(spec: PlateSpec, paths: PlatePaths) -> list[str]:

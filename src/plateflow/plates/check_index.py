@@ -55,7 +55,7 @@ def check_index(index: Index) -> Iterator[Problem]:
     planes, plate = index.planes, str(index.metadata["plate"])
     for note in index.metadata["disagreements"]:
         yield Problem("warning", plate, note, "check whether the metadata are right")
-    yield from _incomplete(plate, planes)
+    yield from _incomplete(plate, planes, listed=index.listed)
     yield from _one_file_for_several(plate, planes, index.root)
     yield from _pixel_sizes(plate, planes)
     yield from _positions(plate, planes)
@@ -63,8 +63,8 @@ def check_index(index: Index) -> Iterator[Problem]:
         yield from _clocks(plate, planes, index.times_s)
 
 
-def _incomplete(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
-    """Wells with fewer fields than most, and planes that are missing in the metadata."""
+def _incomplete(plate: str, planes: pd.DataFrame, *, listed: bool) -> Iterator[Problem]:
+    """Wells with fewer fields than most, and planes that are missing in the metadata; `listed`: as in `Records`."""
     counts = planes.groupby("well", sort=False)["field"].nunique()
     usual = int(counts.mode().max())
     for well, count in counts[counts < usual].items():
@@ -76,7 +76,11 @@ def _incomplete(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
         channels = ", ".join(rows["channel"].drop_duplicates())
         lost = "1 plane is" if len(rows) == 1 else f"{len(rows)} planes are"
         what = f"{lost} not in the plate (channels {channels}){cause}"
-        remedy = "copy the measurement again; as it is, the field is left out"
+        helps = not listed and reason == "no_record"
+        remedy = (
+            "copy the measurement again" if helps else "nothing: the metadata have no file of it that could be copied"
+        )
+        remedy += "; the field is left out where the channel is needed"
         yield Problem("error", plate, what, remedy, well=str(well), field=str(field))
 
 

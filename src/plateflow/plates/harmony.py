@@ -111,6 +111,7 @@ def _from_index(spec: PlateSpec, listing: Listing, path: Path) -> Records:
         format=(rows, columns) if rows > 0 and columns > 0 else None,
         bit_max=min(max(tops, default=0), 65535) or None,
         disagreements=notes,
+        listed=True,
     )
 
 

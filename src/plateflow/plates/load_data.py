@@ -135,7 +135,7 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
         notes += counted(others, "images are not in the table and are not used")
     chosen = len({plane["page"] for plane in planes}) > 1
-    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen)
+    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen, listed=True)
 
 
 def _cell(line: Line, key: str, channel: str) -> str:

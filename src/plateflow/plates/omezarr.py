@@ -108,7 +108,8 @@ class _Plate:
         self.chunks = _chunks(files)
         self.channels: dict[Any, dict[str, Any]] = {}
         self.notes: list[str] = []
-        self.first: dict[Any, Image] = {}
+        self.first: dict[Any, Image] = {}  # of a group, and of it in a well
+        self.known: dict[Any, list[str]] = {}  # by group, its channels
         self.identifiers: dict[str, list[tuple[Any, int]]] = {}
         self.unnamed: list[str] = []
         self.units: dict[str, None] = {}  # notes, each once
@@ -142,6 +143,9 @@ class _Plate:
             if not self.channels:
                 raise ValueError("; ".join(self.notes) or "it has no image")
             shape = len(self.metadata["rows"]), len(self.metadata["columns"])
+        # An array may be larger than what was written; but a plane that some image has is missing where others lack it.
+        written = {(plane["channel"], plane["t"], plane["z"]) for plane in planes if plane["path"]}
+        planes = [p for p in planes if p["path"] or "reason" in p or (p["channel"], p["t"], p["z"]) in written]
         self.notes += self.units
         what = "channels of fields lack chunks where others have them: these parts are read as 0, so unless they are "
         self.notes += counted(self._cut(), f"{what}black, the copy is incomplete: copy the plate again")
@@ -267,15 +271,13 @@ class _Plate:
                 name = image.labels[first[names.index("c")]] if "c" in names else ""
                 parts.setdefault((f"{where} {name}".rstrip(), (image.path, *position[:-2])), set()).add(position[-2:])
         present = _present(shape, image.chunk, positions)
-        if not present:
-            last = shape[names.index("t")] - 1 if "t" in names else 0
-            yield {**place, **geometry, "t": last, "z": 0, "channel": identifiers[0], "path": ""}
-        for index in present:
+        for index in np.ndindex(*shape[:-2]):
             at = dict(zip(names, index, strict=False))
             z_um = start.get("z", math.nan) + steps.get("z", math.nan) * at.get("z", 0)
             plane = {"t": at.get("t", 0), "z": at.get("z", 0), "z_um": z_um}
             page = int(np.ravel_multi_index(index, shape[:-2])) if index else 0
-            yield {**place, **geometry, **plane, "channel": identifiers[at.get("c", 0)], "path": array, "page": page}
+            path = array if index in present else ""
+            yield {**place, **geometry, **plane, "channel": identifiers[at.get("c", 0)], "path": path, "page": page}
 
     def _cut(self) -> set[str]:
         """The fields and channels with a plane that has some chunks, but not all that another of its size has."""
@@ -283,25 +285,28 @@ class _Plate:
         return {name for planes, every in alike for (name, _), held in planes.items() if held < every}
 
     def _identify(self, image: Image, group: Any | None) -> None:
-        """Find the channels of an image by their names; those of the first image of a group are all that it has.
+        """Find the channels of an image by their names; those of the first image of a well are all that the well has.
 
         Raises:
             RawDataError: the names don't tell.
         """
         first = self.first.setdefault(group or 0, image)
-        known, own = first.labels, image.labels
+        of_well = self.first.setdefault((group or 0, image.path.rpartition("/")[0]), image)
+        known, own = self.known.setdefault(group or 0, [*first.labels]), image.labels
         numbers = list(range(len(own)))
         if first.named and not image.named:
             self.unnamed.append(image.path)
         elif own != known[: len(own)]:
-            if not set(own) <= set(known) or any(len(set(labels)) < len(labels) for labels in (own, known)):
+            unique = all(len(set(labels)) == len(labels) for labels in (own, known))
+            if not (unique and set(own) <= set(of_well.labels if first.named else known)):
                 raise RawDataError(
                     "the images of the plate have different channels",
                     where=f"{self.spec.plate}: {image.path}",
-                    why=f"its channels are {', '.join(own)}; those of {first.path} are {', '.join(known)}",
+                    why=f"its channels are {', '.join(own)}; those of {of_well.path} are {', '.join(of_well.labels)}",
                     remedy="give the channels of all images the same names in the metadata (omero: channels: label) or "
                     "make a plate of each kind; `plateflow init --image` leaves images out",
                 )
+            known += [label for label in own if label not in known]
             numbers = [known.index(label) for label in own]
         self.identifiers[image.path] = [(group or 0, number) for number in numbers]
         for identifier, label in zip(self.identifiers[image.path], own, strict=True):
@@ -330,13 +335,13 @@ def _grid(array: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(n) for n in shape), tuple(int(n) for n in chunk)
 
 
-def _present(shape: tuple[int, ...], chunk: tuple[int, ...], positions: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _present(shape: tuple[int, ...], chunk: tuple[int, ...], positions: list[tuple[int, ...]]) -> set[tuple[int, ...]]:
     """The planes of an array of which a chunk exists, as indices of all axes but y and x."""
     planes: set[tuple[int, ...]] = set()
     for position in {position[:-2] for position in positions if len(position) == len(shape)}:
         steps = zip(position, chunk[:-2], shape[:-2], strict=True)
         planes.update(product(*(range(at * size, min((at + 1) * size, stop)) for at, size, stop in steps)))
-    return sorted(planes)
+    return planes
 
 
 def transform(levels: list[Mapping[str, Any]], n: int) -> tuple[list[float], list[float], bool]:

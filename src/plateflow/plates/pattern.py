@@ -148,7 +148,7 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
     channels = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
     notes = counted(others, "columns of the table of images aren't read")
     chosen = len({plane["page"] for plane in planes}) > 1
-    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen)
+    return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen, listed=True)
 
 
 def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) -> dict[str, dict[str, str] | None]:

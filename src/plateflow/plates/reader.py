@@ -27,6 +27,7 @@ from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error, unmounted
+from plateflow.plates.stacks import add_missing, lacking_channels, uneven
 
 FORMATS = ((8, 12), (16, 24), (32, 48))
 """Rows and columns of 96, 384 and 1536 wells: the smallest that fits is assumed where the metadata don't say."""
@@ -74,7 +75,7 @@ class Index:
             path is relative to the plate's folder.
         metadata: the content of manifest/plate.json: format, wells, channels, pixel size, layout, disagreements.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
-        pages_chosen: as in `Records`; used by preflight only.
+        pages_chosen, listed: as in `Records`; used by preflight only.
     """
 
     root: Path
@@ -82,6 +83,7 @@ class Index:
     metadata: dict[str, Any]
     times_s: NDArray[np.float64] | None = None
     pages_chosen: bool = False
+    listed: bool = False
 
 
 @dataclass(kw_only=True)
@@ -98,6 +100,7 @@ class Records:
         bit_max: the top of the camera's range, where the metadata give it.
         disagreements: sentences about what the metadata, the file names and the files say differently.
         pages_chosen: whether a table names several pages of the files, and so leaves the others out on purpose.
+        listed: whether an index names every plane that was taken: what it doesn't name, no copy can bring.
     """
 
     planes: list[dict[str, Any]]
@@ -106,6 +109,7 @@ class Records:
     bit_max: int | None = None
     disagreements: list[str] = field(default_factory=list)
     pages_chosen: bool = False
+    listed: bool = False
 
 
 class Reader(Protocol):
@@ -174,7 +178,7 @@ def other_layout(spec: PlateSpec, expected: str, *, why: str, remedy: str) -> Ra
 def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing, *, base: str = ".") -> Index:
     """Make the manifest from what a reader found.
 
-    Planes whose file does not exist, and planes that a field should have but has not, get the state `missing`. Time
+    Planes whose file does not exist, and planes that a field lacks and others of its well have, are `missing`. Time
     points and z planes are renumbered from 0, in the vendor's order. Only the headers of a few images are opened: the
     pixel type always comes from them, the size where the metadata do not give it, and none may have pages that aren't
     read (`check` looks into all files).
@@ -221,7 +225,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
             planes[f"{axis}_um"] = corner.fillna(planes[f"{axis}_um"])
     if spec.z_step_um is not None:
         planes["z_um"] = planes["z_um"].fillna(planes["z"] * spec.z_step_um)
-    planes = _add_missing(planes)
+    planes = add_missing(planes)
     pages = _complete_sizes(spec, planes, listing, notes)
     if not records.pages_chosen:
         refuse_unused_pages(spec.plate, planes, pages)
@@ -245,7 +249,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     metadata = {"plate": spec.plate, "format": list(shape), "layout": layout}
     metadata |= _metadata(records.bit_max, channels, planes, notes)
     root = Path(spec.path).absolute()
-    return Index(root=root, planes=planes, metadata=metadata, times_s=times, pages_chosen=records.pages_chosen)
+    told = {"pages_chosen": records.pages_chosen, "listed": records.listed}
+    return Index(root=root, planes=planes, metadata=metadata, times_s=times, **told)
 
 
 def _metadata(
@@ -257,6 +262,8 @@ def _metadata(
         listed = [tuple(size) for size in sizes.to_numpy().tolist()]
         notes.append(f"the pixel sizes differ: {listed}; the first is used")
     wide = (planes["dtype"] == "uint16").any()
+    lacking = lacking_channels(planes, [channel["name"] for channel in channels])
+    notes += [note for wells, what in uneven(planes, lacking) for note in counted(wells, what)]
     return {
         "wells": list(planes["well"].drop_duplicates()),
         "channels": channels,
@@ -266,6 +273,7 @@ def _metadata(
         "t": int(planes["t"].max()) + 1,
         "bit_max": (bit_max or 65535) if wide else 255,
         "disagreements": notes,
+        **({"lacking_channels": lacking} if lacking else {}),
     }
 
 
@@ -305,25 +313,6 @@ def _refuse_doubled(spec: PlateSpec, planes: pd.DataFrame) -> None:
             why=f"{int(doubled.sum())} planes of the plate share their place with another",
             remedy="remove the copies; if the folder holds two measurements, give each its own (`plateflow init A B`)",
         )
-
-
-def _add_missing(planes: pd.DataFrame) -> pd.DataFrame:
-    """Add rows for the planes that a field lacks: all channels and their z planes, up to its well's last time point.
-
-    The z planes of a channel are those that it has anywhere on the plate, so stacks may differ between channels.
-    """
-    stacks = planes[["channel", "z"]].drop_duplicates()
-    fields = planes[["row", "column", "well", "field"]].drop_duplicates()
-    last = planes.groupby("well", sort=False)["t"].max()
-    times = pd.DataFrame([(well, t) for well, n in last.items() for t in range(n + 1)], columns=["well", "t"])
-    expected = fields.merge(times, on="well").merge(stacks, how="cross")
-    if len(expected) == len(planes):
-        return planes
-    present = pd.MultiIndex.from_frame(planes[PLACE])
-    lacking = expected[~pd.MultiIndex.from_frame(expected[PLACE]).isin(present)]
-    geometry = ["y_um", "x_um", "dy_um", "dx_um", "height", "width"]
-    lacking = lacking.join(planes.groupby(["well", "field"], sort=False)[geometry].first(), on=["well", "field"])
-    return pd.concat([planes, lacking.assign(path="", page=0, z_um=np.nan)], ignore_index=True)
 
 
 def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, notes: list[str]) -> dict[str, int]:

@@ -87,6 +87,7 @@ def _from_records(spec: PlateSpec, listing: Listing, source: str) -> Records:
         format=(rows, columns) if rows and columns else None,
         bit_max=2**depth - 1 if 8 < depth <= 16 else None,
         disagreements=notes,
+        listed=True,
     )
 
 

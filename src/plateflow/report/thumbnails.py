@@ -34,7 +34,7 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
 
     The channels in which objects are segmented are laid over one another, that of nuclei in blue, each from the low to
     the high limit of the plate's intensity window, so that wells can be compared by eye. A series is shown at its first
-    time point, and in its middle plane where each z plane has its own labels.
+    time point with rows, and in its middle plane where each z plane has its own labels.
 
     Args:
         plate: the well's.
@@ -45,9 +45,12 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
 
     config, image = plate.config, WellImage.open(plate.paths, well)
     level = image.preview_level(edge)
-    fields = [box for canvas in plate.canvases(well) if canvas.t == canvas.z == 0 for box in canvas.fields]
-    tints = channel_tints(config)
-    pixels = image.preview(level, fields, list(tints), config.z)
+    first, *canvases = plate.canvases(well, config.row_label_set)
+    fields = [
+        box for canvas in (first, *canvases) if (canvas.t, canvas.z) == (first.t, first.z) for box in canvas.fields
+    ]
+    tints = {name: tint for name, tint in channel_tints(config).items() if image.layout.stack(name, first.t)}
+    pixels = image.preview(level, fields, list(tints), config.z, first.t)
     picture = np.zeros((*pixels.shape[1:], 3), np.float32)
     for plane, (channel, tint) in zip(pixels, tints.items(), strict=True):
         low, high = image.window.limits(channel)
@@ -60,7 +63,9 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
     label_sets = list(dict.fromkeys((config.row_label_set, *config.segmentation)))
     for number, label_set in reversed(list(enumerate(label_sets))):
-        labels = image.preview_labels(level, label_set)[nearest]
+        if not image.layout.shows(config.segmentation[label_set].channels, first.t):
+            continue
+        labels = image.preview_labels(level, label_set, first.t)[nearest]
         lines, opacity = _outlines(labels), _opacity(labels)
         picture[lines] += opacity * (_colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
     return _data_url((picture * 255).astype(np.uint8))

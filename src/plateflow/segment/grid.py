@@ -103,7 +103,7 @@ def anisotropy(layout: WellLayout, *, where: str) -> float:
     """
     if layout.shape[2] == 1:
         raise ConfigError(
-            "dimensions is 3, but the plate has 1 z plane",
+            "dimensions is 3, but there is 1 z plane",
             where=where,
             why="an object of one plane has neither volume nor surface",
             remedy="set dimensions to 2",

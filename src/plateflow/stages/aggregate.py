@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,23 +122,27 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
 
 
 def _fields_and_frames(plate: Plate) -> tuple[dict[str, list[str]], dict[str, list[dict[str, int]]]]:
-    """By well, the names of its fields in the manifest's order, and its frames, which all its fields have."""
+    """By well, the names of its fields in the manifest's order, and the frames in which it can have rows."""
     import pandas as pd
 
     fields, frames, axes = {}, {}, _frame_axes(plate.config)
-    planes = pd.read_parquet(plate.paths.planes, columns=["well", "field", *axes]).rename(columns=axes)
+    needed = set(plate.channels_of(plate.config.row_label_set))
+    planes = pd.read_parquet(plate.paths.planes, columns=["well", "field", "channel", *axes]).rename(columns=axes)
     for well, rows in planes.groupby("well", sort=False):
         fields[str(well)] = list(dict.fromkeys(rows["field"]))
-        frames[str(well)] = records(rows[[*axes.values()]].drop_duplicates().sort_values([*axes.values()]))
+        own = rows[rows["channel"].isin(needed)]
+        own = own[own.groupby("Metadata_Time")["channel"].transform("nunique") == len(needed)]
+        taken = rows if own.empty else own  # without its channels the well has no rows at all, and says why
+        frames[str(well)] = records(taken[[*axes.values()]].drop_duplicates().sort_values([*axes.values()]))
     return fields, frames
 
 
-def _left_out(names: Iterable[str], tiled: Entry, measured: Entry) -> dict[str, tuple[str, str]]:
+def _left_out(names: Collection[str], tiled: Entry, measured: Entry) -> dict[str, tuple[str, str]]:
     """Of a well, the fields that are quarantined or missing, with state and reason."""
     fields = dict[str, tuple[str, str]]()
     if measured.left_out:
         fields |= dict.fromkeys(names, (measured.state, measured.reason))
-    return fields | {name: ("quarantined", reason) for name, reason in tiled.fields.items()}
+    return fields | {name: ("quarantined", tiled.fields[name]) for name in names if name in tiled.fields}
 
 
 def _rows(
@@ -166,10 +170,14 @@ def _rows(
             continue
         by_field = row_count if config.stats.by_field else ""
         tables = read_cells(paths.cells(well), medians, frames[well], without=fields.excluded, count_by_field=by_field)
-        counts = {name: _objects(plate, well, name, fields.excluded, len(frames[well][0])) for name in others}
+        has = plate.label_sets(well)
+        counts = {
+            name: _objects(plate, well, name, fields.excluded, len(frames[well][0])) for name in others if name in has
+        }
         for frame, place, cells in zip(frames[well], places, tables, strict=True):
             values[len(rows)] = cells.values.ravel()
-            of_frame = {f"Count_{compartment(name)}": counts[name][tuple(frame.values())] for name in others}
+            at = tuple(frame.values())
+            of_frame = {f"Count_{compartment(name)}": count[at] for name, count in counts.items() if at in count}
             rows.append(place | own | {row_count: cells.rows} | of_frame)
             for name in fields.used if by_field else ():
                 site = {"Metadata_Plate": plate.name, **place, "Metadata_Site": name}
@@ -178,15 +186,18 @@ def _rows(
 
 
 def _objects(plate: Plate, well: str, label_set: str, excluded: Collection[str], axes: int) -> Counter[tuple[int, ...]]:
-    """Number of objects of a label set whose seed lies in none of the excluded fields, by t, or by t and z."""
+    """Number of objects of a label set whose seed lies in none of the excluded fields, by t, or by t and z, of those at
+    which the well has it.
+    """
     import pyarrow.parquet as pq
 
     table = pq.read_table(plate.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
     numbers, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
     counts = Counter[tuple[int, ...]]()
     for canvas in plate.canvases(well, label_set):
-        inside = numbers == canvas.index
+        inside, frame = numbers == canvas.index, (canvas.t, canvas.z)[:axes]
+        counts[frame] += 0
         if inside.any():
             sites = nearest_field(canvas.fields, y[inside], x[inside])
-            counts[(canvas.t, canvas.z)[:axes]] += int(np.isin(sites.astype(str), list(excluded), invert=True).sum())
+            counts[frame] += int(np.isin(sites.astype(str), list(excluded), invert=True).sum())
     return counts

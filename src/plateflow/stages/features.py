@@ -37,7 +37,7 @@ def work_items(job: Job) -> list[WorkItem[None]]:
     items = []
     for well in job.wells:
         tile = tiled.required(well)
-        labels = {name: stitched.required(well, name) for name in job.config.segmentation}
+        labels = {name: stitched.required(well, name) for name in plate.label_sets(well)}
         depends = {
             "tile": tile.fingerprint,
             **{f"stitch {name}": entry.fingerprint for name, entry in labels.items()},
@@ -53,6 +53,10 @@ def run(job: Job) -> None:
     """Measure the wells of a part."""
 
     def work(item: WorkItem[None]) -> Outcome:
+        rows = job.config.row_label_set
+        if rows not in job.plate.label_sets(item.well):
+            lacking = f"a channel of {', '.join(job.plate.channels_of(rows))}, in which {rows} are segmented"
+            return Outcome(state="quarantined", reason="no_channel", detail=f"the well lacks {lacking}: it has no rows")
         table, orphans = measure_well(job.plate, item.well)
         write_atomic(job.paths.cells(item.well), parquet_bytes(table))
         return Outcome(info={"objects": len(table), "without a row": orphans})
@@ -76,16 +80,19 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     import pandas as pd
 
     config, paths = plate.config, plate.paths
-    label_sets, channels, rows = list(config.segmentation), plate.channels, compartment(config.row_label_set)
-    image = WellImage.open(paths, well)
+    label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
+    image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
     clipped: dict[str, dict[int, float]] = {compartment(name): {} for name in label_sets}
     for canvas in plate.canvases(well, config.row_label_set):
         outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
+        channels = [channel for channel in layout.channels if layout.stack(channel, canvas.t)]
         labels = {}
         for name in label_sets:
+            if not layout.shows(plate.channels_of(name), canvas.t):
+                continue
             labels[compartment(name)] = here = image.labels(name, canvas)
             here[..., outside] = 0
         if not any(here.any() for here in labels.values()):
@@ -117,8 +124,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
         part.insert(0, "Metadata_Time", canvas.t)
         part.insert(0, "Metadata_Z", canvas.z)
         parts.append(part)
-    columns = cell_columns(config, channels)
-    matches = [f"Metadata_Match_{compartment(name)}" for name in label_sets if name != config.row_label_set]
+    columns = cell_columns(config, plate.channels)  # NaN where the well has no such channel or label set
+    matches = [f"Metadata_Match_{compartment(name)}" for name in config.segmentation if name != config.row_label_set]
     order = [*METADATA, *matches, "ObjectNumber", *columns]
     parts = [part for part in parts if len(part)]
     if not parts:
@@ -137,4 +144,4 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             share = pd.Series(clipped[prefix], dtype=float).reindex(matched.index).fillna(0).to_numpy()
             more[f"{prefix}_{CLIPPED.name}"] = np.where(matched.index.notna(), share, np.nan)
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
-    return typed(table[order]), dict(orphans)
+    return typed(table.reindex(columns=order)), dict(orphans)

@@ -62,8 +62,7 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
     inferred, edge_px = plate.outcomes("infer"), plate.config.follow_block_px
     items: list[WorkItem[CanvasBlock]] = []
     for well in wells:
-        blocks: list[CanvasBlock] | None = None  # all label sets have the same
-        for label_set in plate.config.segmentation:
+        for label_set in plate.label_sets(well):
             entry = inferred.required(well, label_set)
             # infer removes the endpoints of earlier flows, so that each of its runs counts, equal ones too
             depends = {
@@ -73,12 +72,11 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
             if entry.left_out:
                 items.append(WorkItem(well=well, label_set=label_set, block=0, depends=depends, upstream=entry))
                 continue
-            if blocks is None:
-                blocks = [
-                    CanvasBlock(canvas=canvas, number=number)
-                    for canvas in plate.canvases(well, label_set)
-                    for number in range(len(cut_blocks(canvas.shape, block_edge(canvas.shape, edge_px))))
-                ]
+            blocks = [
+                CanvasBlock(canvas=canvas, number=number)
+                for canvas in plate.canvases(well, label_set)
+                for number in range(len(cut_blocks(canvas.shape, block_edge(canvas.shape, edge_px))))
+            ]
             items += [
                 WorkItem(well=well, label_set=label_set, block=index, depends=depends, data=block)
                 for index, block in enumerate(blocks)

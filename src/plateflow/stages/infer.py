@@ -54,7 +54,7 @@ def run(job: Job) -> None:
 
 
 def work_items(job: Job) -> list[Item]:
-    """Every label set of the wells of a GPU part."""
+    """Every label set that a well of a GPU part has."""
     plate = job.plate
     check_label_sets(plate.config)
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
@@ -70,7 +70,7 @@ def work_items(job: Job) -> list[Item]:
     items = []
     for well in job.wells:
         entry = tiled.required(well)
-        for label_set, depends_of in depends.items():
+        for label_set in plate.label_sets(well):
             ratio = None
             if plate.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
                 layout, where = WellImage.open(plate.paths, well).layout, f"{plate.name}/{well}, label set {label_set}"
@@ -79,7 +79,7 @@ def work_items(job: Job) -> list[Item]:
                 WorkItem(
                     well=well,
                     label_set=label_set,
-                    depends={"tile": entry.fingerprint, **depends_of},
+                    depends={"tile": entry.fingerprint, **depends[label_set]},
                     upstream=left_out_upstream([entry]),
                     data=ratio,
                 )

@@ -11,8 +11,10 @@ the same.
 
 import hashlib
 import json
+from typing import Any
 
 from plateflow.config import Config
+from plateflow.errors import ConfigError
 from plateflow.files import write_atomic, write_json
 from plateflow.images.layout import WellLayout, well_layout
 from plateflow.images.well import planes_read
@@ -36,7 +38,11 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
     content = planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
     raw_files = hashlib.sha256(content.encode()).hexdigest()[:20]
-    return [WorkItem(depends={"parameters": job.parameters(), "raw files": raw_files}, data=index)]
+    depends: dict[str, Any] = {"parameters": job.parameters(), "raw files": raw_files}
+    counts = index.planes.groupby(["well", "t"])["channel"].nunique()
+    if "lacking_channels" in index.metadata or counts.nunique() > 1:  # they decide which label sets a well has
+        depends["label sets"] = [[name, each.channels] for name, each in job.config.segmentation.items()]
+    return [WorkItem(depends=depends, data=index)]
 
 
 def run(job: Job) -> None:
@@ -49,18 +55,36 @@ def well_layouts(config: Config, index: Index) -> dict[str, WellLayout]:
 
     Raises:
         RawDataError: positions and pixel size contradict each other.
-        ConfigError: the plate lacks the planes, or their distance, that the configuration needs.
+        ConfigError: no well has the planes, or their distance, that the configuration needs.
     """
     wells, plate = index.planes.groupby("well", sort=False), str(index.metadata["plate"])
     layouts = {str(well): well_layout(planes, index.metadata) for well, planes in wells}
-    layout = max(layouts.values(), key=lambda layout: layout.z_known)  # of one well, as all should have the same planes
-    for channel in layout.channels:
-        for z in range(layout.label_shape(config.z)[1]):
-            planes_read(layout, channel, config.z, z, where=plate)
-    for name, label_set in config.segmentation.items():
-        if label_set.dimensions == 3:
-            anisotropy(layout, where=f"{plate}, label set {name}")
+    refused = [refusal(config, layout, where=plate) for layout in layouts.values()]
+    if error := refused[0] if all(refused) else None:
+        raise error
     return layouts
+
+
+def refusal(config: Config, layout: WellLayout, *, where: str) -> ConfigError | None:
+    """Why a well can't be used as the configuration says: it lacks planes, or their distance."""
+    try:
+        for t in range(layout.shape[0] if layout.z_at else 1):
+            for channel in (channel for channel in layout.channels if layout.stack(channel, t)):
+                for z in range(layout.label_shape(config.z)[1]):
+                    planes_read(layout, channel, config.z, z, t=t, where=where)
+        for name, label_set in config.segmentation.items():
+            if label_set.dimensions == 3 and layout.shows(label_set.channels):
+                anisotropy(layout, where=f"{where}, label set {name}")
+    except ConfigError as error:
+        return error
+    return None
+
+
+def refused_wells(config: Config, index: Index) -> dict[str, ConfigError]:
+    """The wells that tile will leave out, by `refusal`; raises what `well_layouts` does."""
+    where = str(index.metadata["plate"])
+    refused = {well: refusal(config, layout, where=where) for well, layout in well_layouts(config, index).items()}
+    return {well: error for well, error in refused.items() if error}
 
 
 def ingest(job: Job, index: Index) -> Outcome:
@@ -83,7 +107,7 @@ def ingest(job: Job, index: Index) -> Outcome:
         job.paths,
         metadata,
         layouts,
-        label_sets=list(job.config.segmentation),
+        label_sets={name: settings.channels for name, settings in job.config.segmentation.items()},
         levels=job.config.levels,
         z_mode=job.config.z,
         ids=before.info.get("images", {}) if before else {},

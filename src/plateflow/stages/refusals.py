@@ -18,11 +18,11 @@ from plateflow.errors import ModelError, PlateflowError
 from plateflow.features.columns import cell_families
 from plateflow.images.window import load_window
 from plateflow.plates.check_index import Problem
-from plateflow.plates.reader import Index
+from plateflow.plates.reader import Index, examples
 from plateflow.project import Plate, check_label_sets
 from plateflow.segment.grid import grid_for
 from plateflow.stages.infer import check_models
-from plateflow.stages.ingest import well_layouts
+from plateflow.stages.ingest import refused_wells
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
@@ -44,7 +44,14 @@ def refused_of_config(config: Config) -> Iterator[Problem]:
 def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
     """What of a plate doesn't fit the configuration, besides the channels of label sets: planes, sizes, window."""
     config, metadata = plate.config, index.metadata
-    yield from _tried(plate.name, partial(well_layouts, config, index))
+    wells: dict[tuple[str, str], list[str]] = {}
+    try:
+        for well, refusal in refused_wells(config, index).items():
+            wells.setdefault((f"{refusal.what}: {refusal.why}", refusal.remedy), []).append(well)
+    except PlateflowError as error:
+        yield Problem.of_error(plate.name, error)
+    for (what, remedy), alike in wells.items():
+        yield Problem("error", plate.name, f"left out, as {what}: {examples(alike)}", remedy)
     for name in config.segmentation:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))

@@ -64,7 +64,7 @@ def run(job: Job) -> None:
 
 
 def work_items(job: Job) -> list[Item]:
-    """Every label set of the wells of a part."""
+    """Every label set that a well of a part has."""
     plate, followed = job.plate, job.plate.outcomes("follow")
     blocks: dict[tuple[str, str], list[WorkItem[CanvasBlock]]] = {}
     for block in follow_items(plate, job.wells):

@@ -33,6 +33,7 @@ from plateflow.images.well import WellImage
 from plateflow.plates.pixels import PlaneError
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
+from plateflow.stages.ingest import refusal
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry, item_key
@@ -60,7 +61,7 @@ def work_items(job: Job, *, compare: bool = False) -> list[WorkItem[pd.DataFrame
     planes, items = pd.read_parquet(job.paths.planes), []
     for well in wells:
         files = _RawFiles(folder, planes[planes["well"] == well])
-        items.append(_item(job, well, files, files.known(entries.get(item_key(well)), compare=compare)))
+        items.append(_item(job, well, files, entries.get(item_key(well)), compare=compare))
     return items
 
 
@@ -75,9 +76,10 @@ def run(job: Job) -> None:
     )
 
 
-def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any]] | None) -> WorkItem[pd.DataFrame]:
+def _item(job: Job, well: str, files: _RawFiles, entry: Entry | None, *, compare: bool) -> WorkItem[pd.DataFrame]:
     rows = files.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"]).to_csv(index=False)
     image = WellImage.open(job.paths, well)
+    known = files.known(entry, _needed(job, image), compare=compare)
     depends = {
         "manifest": digest(rows, job.plate.metadata["bit_max"]),
         "raw files": known[0] if known else files.stats,
@@ -85,12 +87,23 @@ def _item(job: Job, well: str, files: _RawFiles, known: tuple[Any, dict[str, Any
         "parameters": job.parameters(),
         "histograms": HISTOGRAMS,
     }
+    if error := refusal(job.config, image.layout, where=f"{job.plate.name}/{well}"):
+        depends["planes"] = str(error)
     return WorkItem(well=well, depends=depends, raw=known[1] if known else None, data=files.planes)
 
 
-def _content(raw: Mapping[str, Any], left_out: Collection[str]) -> Any:
-    """What a well's results depend on of its raw files: checksums of their pixels, and the fields left out."""
-    return [[name, known and known[2]] for name, known in sorted(raw.items())], sorted(left_out)
+def _needed(job: Job, image: WellImage) -> list[str]:
+    """The channels without which a field is left out: of the label sets that the well has; if none, any."""
+    sets = [each.channels for each in job.config.segmentation.values() if image.layout.shows(each.channels)]
+    return sorted(set().union(*sets)) if sets else []
+
+
+def _content(raw: Mapping[str, Any], left_out: Collection[str], needed: Collection[str]) -> Any:
+    """What a well's results depend on of its raw files: checksums of their pixels, and what is left out for which
+    channels.
+    """
+    crcs = [[name, known and known[2]] for name, known in sorted(raw.items())]
+    return crcs, sorted(left_out), *([list(needed)] if left_out else [])
 
 
 def _records(planes: pd.DataFrame) -> list[dict[str, Any]]:
@@ -105,7 +118,9 @@ class _RawFiles:
         self.folder, self.planes = folder, planes
         self.stats = {name: folder.stat(name) for name in planes["path"].drop_duplicates() if name}
 
-    def known(self, entry: Entry | None, *, compare: bool) -> tuple[Any, dict[str, Any]] | None:
+    def known(
+        self, entry: Entry | None, needed: Collection[str], *, compare: bool
+    ) -> tuple[Any, dict[str, Any]] | None:
         """What an entry, which knows the files as they are now, says of them: their content, and `Entry.raw` as of now.
 
         None where one of them is another. `compare`: the pixels are read of files of which the time alone has changed.
@@ -124,7 +139,7 @@ class _RawFiles:
         planes = self.planes[self.planes["path"].isin(other) & ~self.planes["field"].isin(entry.fields)]
         if other and _checksums(other, planes, self._read(planes)) != {name: raw[name][2] for name in other}:
             return None
-        return _content(raw, entry.fields), raw
+        return _content(raw, entry.fields, needed), raw
 
     def _read(self, planes: pd.DataFrame) -> dict[tuple[str, int], str]:
         """The checksums of planes, by path and page; without those that can't be read."""
@@ -180,41 +195,51 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     paths, well = job.paths, item.well
     image = WellImage.open(paths, well)
     layout = image.layout
+    if error := refusal(job.config, layout, where=f"{job.plate.name}/{well}"):
+        return Outcome(state="quarantined", reason="z_planes", detail=f"{error.what}: {error.why}")
     folder = RawFolder(paths.raw)
     stats = _RawFiles(folder, item.data).stats  # before they are read: they may be growing
-    bad: dict[str, PlaneError] = {}
+    needed = set(_needed(job, image)) or set(layout.channels)
+    unusable: dict[tuple[str, str], PlaneError] = {}
     files: set[str] = set()
     while True:
         # A field may turn out bad after a region of it was written, at another t or z: then once more without it.
         take_stamps()
-        attempt = _Pass(folder, image, item.data, bad, memory)
+        attempt = _Pass(folder, image, item.data, unusable, needed, memory)
         attempt.run()
-        bad |= attempt.bad
+        unusable |= attempt.bad
         files |= attempt.files
-        if not attempt.written & set(attempt.bad):
+        if not attempt.written & {name for name, _ in attempt.bad}:
             break
+    bad = {name: error for (name, channel), error in reversed(unusable.items()) if channel in needed}
     bad = {box.name: bad[box.name] for box in layout.fields if box.name in bad}
     used = [box.name for box in layout.fields if box.name not in bad]
+    lacking = {name: [channel for channel in layout.channels if (name, channel) in unusable] for name in used}
+    lacking = {name: channels for name, channels in lacking.items() if channels}
     sums = _checksums(stats, item.data[~item.data["field"].isin(bad)], attempt.checksums)
     raw: dict[str, Any] = {name: stat and [*stat, sums[name]] for name, stat in stats.items()}
     common: dict[str, Any] = {
         "raw": raw,
-        "learned": {"raw files": _content(raw, bad)},
         "watch": [(str(folder.path(name)), stats[name]) for name in sorted(files)],
-        "fields": {name: error.reason for name, error in bad.items()},
     }
+    told = bad | {f"{name} ({each})": unusable[name, each] for name, channels in lacking.items() for each in channels}
+    common["fields"] = {name: error.reason for name, error in told.items()}
+    common["learned"] = {"raw files": _content(raw, told, _needed(job, image))}
     if not used:
         take_stamps()
         reason, n = Counter(error.reason for error in bad.values()).most_common(1)[0]
         detail = next(error.detail for error in bad.values() if error.reason == reason)
         common |= {"state": "missing" if (reason, n) == ("missing", len(bad)) else "quarantined", "reason": reason}
         return Outcome(detail=f"no field can be used: {detail}", **common)
-    table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
+    table = {
+        name: [None if (name, each) in unusable else attempt.statistics[name, each] for each in layout.channels]
+        for name in used
+    }
     write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
-    info = {"fields": len(used)}
-    if not bad:
+    info: dict[str, Any] = {"fields": len(used)} | ({"lacking": lacking} if lacking else {})
+    if not told:
         return Outcome(info=info, **common)
-    detail = "; ".join(f"field {name}: {error.detail}" for name, error in bad.items())
+    detail = "; ".join(f"field {name}: {error.detail}" for name, error in told.items())
     return Outcome(state="flagged", reason="fields", detail=detail, info=info, **common)
 
 
@@ -223,8 +248,8 @@ class _Pass:
 
     Attributes:
         statistics: by field and channel.
-        bad: why a field can't be used, by its name; fields known to be bad before aren't read, and aren't here.
-        files: those of bad fields.
+        bad: why a channel of a field can't be used; what was known to be bad before isn't read, and isn't here.
+        files: those of what is bad.
         checksums: of the planes that could be read, by path and page.
         written: fields of which something was written.
     """
@@ -234,17 +259,21 @@ class _Pass:
         folder: RawFolder,
         image: WellImage,
         planes: pd.DataFrame,
-        left_out: Collection[str],
+        known: Collection[tuple[str, str]],
+        needed: Collection[str],
         memory: _Memory,
     ) -> None:
         self.folder, self.image, self.layout, self.memory = folder, image, image.layout, memory
         self.rows: dict[tuple[str, str, int, int], dict[str, Any]] = {
-            (row["field"], row["channel"], row["t"], row["z"]): row for row in _records(planes)
+            (row["field"], row["channel"], row["t"], row["z"]): row
+            for row in _records(planes)
+            if (row["field"], row["channel"]) not in known
         }
-        self.fields = [box for box in self.layout.fields if box.name not in left_out]
+        self.needed = needed
+        self.fields = [box for box in self.layout.fields if not any((box.name, name) in known for name in needed)]
         self.fields.reverse()  # where fields overlap the first is written last
         self.statistics: dict[tuple[str, str], PlaneStatistics] = {}
-        self.bad: dict[str, PlaneError] = {}
+        self.bad: dict[tuple[str, str], PlaneError] = {}
         self.files: set[str] = set()
         self.checksums: dict[tuple[str, int], str] = {}
         self.written: set[str] = set()
@@ -304,11 +333,13 @@ class _Pass:
     def _take_out(self, block: NDArray[Any], boxes: list[FieldBox], region: Region) -> bool:
         """Remove from a block what bad fields have left in it; whether a field is left.
 
-        Where a bad field overlaps a good one it counts as written, so that the well is done once more without it.
+        Where a bad field overlaps a good one it counts as written, so that the well is done once more without it; so
+        does one that goes on without a channel.
         """
-        good = [box for box in boxes if box.name not in self.bad]
+        gone = {name for name, channel in self.bad if channel in self.needed}
+        good = [box for box in boxes if box.name not in gone]
         for box in boxes:
-            if box.name in self.bad and (part := shared(region, box.slices)):
+            if box.name in gone and (part := shared(region, box.slices)):
                 block[(slice(None), *part[0])] = 0
                 if any(shared(box.slices, other.slices) for other in good):
                     self.written.add(box.name)
@@ -328,7 +359,7 @@ class _Pass:
 
         for row, result in zip(rows, pool.map(read, rows), strict=True):
             if isinstance(result, PlaneError):
-                self.bad.setdefault(row["field"], result)
+                self.bad.setdefault((row["field"], row["channel"]), result)
                 if row["path"]:
                     self.files.add(row["path"])
                 yield None

@@ -67,10 +67,14 @@ def read_quality(
         used = [name for name in names if name not in out]
         of_field, clipped = objects.get(well, ({}, {}))
         histograms = read_histograms(paths, well) if used else {}
-        for name, channel in itertools.product(names, channels):
+        own = [channel for channel in channels if not used or any((name, channel) in histograms for name in used)]
+        for name, channel in itertools.product(names, own):
             row = dict(zip(PLACE, (paths.plate, well, name, channel), strict=True))
             if name in out:
                 rows.append(row | dict(zip(("State", "Reason"), out[name], strict=True)))
+                continue
+            if (name, channel) not in histograms:
+                rows.append(row | {"State": "quarantined", "Reason": "no_channel"})
                 continue
             histogram = histograms[name, channel]
             low, high = intensity_limits(histogram.counts, percentiles).values()
@@ -80,13 +84,14 @@ def read_quality(
                 | {"Background": low, "Brightness": high, "Constant": int((histogram.counts > 0).sum()) == 1}
                 | {"Sharpness": histogram.sharpness, "SaturatedFraction": histogram.saturated}
             )
-        for channel in channels if used else ():
-            total = np.sum([histograms[name, channel].counts for name in used], axis=0)
+        for channel in own if used else ():
+            seen = [histograms[name, channel] for name in used if (name, channel) in histograms]
+            total = np.sum([each.counts for each in seen], axis=0)
             low, high = intensity_limits(total, percentiles).values()
             wells.append((well, channel, low, high))
             values = np.flatnonzero(total)
             least, greatest, tops = used_values.get(channel, (values[0], values[-1], []))
-            tops += [each.top for name in used if (each := histograms[name, channel]).counts[each.top :].any()]
+            tops += [each.top for each in seen if each.counts[each.top :].any()]
             used_values[channel] = int(min(least, values[0])), int(max(greatest, values[-1])), sorted(set(tops))
         add_fields(plate, {key: each for key, each in histograms.items() if key[0] in used}, saturated_fraction)
     table = pd.DataFrame(rows).reindex(columns=[*PLACE, "State", "Reason", *NUMBERS, "Constant"])
