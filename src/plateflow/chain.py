@@ -95,8 +95,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", *PLATE_SIZES})
-            if spec.image is None:
-                del raw["image"]  # younger than the other keys, as are those of `more`: fingerprints stay equal
+            for younger in ("image", "format", "follow_links"):  # as are those of `more`: fingerprints stay equal
+                if raw[younger] is None:
+                    del raw[younger]
             z_kept = config.z == "keep"  # labels have one z plane, or all
             more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
             if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):

@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -43,6 +44,13 @@ class PlateSpec(Section):
     z_step_um: float | None = Field(None, gt=0, description="distance of z planes, where the layout doesn't say")
     plate_map: str | None = Field(
         None, description="CSV, TSV or XLSX with well, role, treatment, dose and free columns"
+    )
+    format: Literal[6, 12, 24, 48, 96, 384, 1536] | None = Field(
+        None,
+        description="wells of the plate, where the layout doesn't say; else the smallest of 96, 384, 1536 that fits",
+    )
+    follow_links: str | None = Field(
+        None, description="folder that links in the plate's folder may lead into; others are not followed"
     )
     wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next eight")
     fields: int | None = Field(None, ge=1, description="fields per well, at most")
