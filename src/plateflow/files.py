@@ -39,6 +39,11 @@ def is_litter(name: str) -> bool:
     return _LITTER.fullmatch(name) is not None
 
 
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, by name and without litter; nothing where there is no folder."""
+    return sorted(path for path in folder.glob("*") if not is_litter(path.name))
+
+
 class Sink:
     """A file that is being written: what goes into it is counted and checksummed."""
 

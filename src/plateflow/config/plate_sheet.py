@@ -3,7 +3,7 @@
 import io
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -61,6 +61,11 @@ class PlateSpec(Section):
     canvas_mpx: float | None = Field(None, gt=0, description="size of the largest group of fields that touch")
     image_mpx: float | None = Field(None, gt=0, description="size of the largest well's image")
     pixel_um: float | None = Field(None, gt=0, description="pixel size as read, where it is known")
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("plate")
     @classmethod

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, inside, page_number, parsing, positive_int
+from plateflow.plates.files import Listing, inside, link_error, page_number, parsing, positive_int
 from plateflow.plates.names import parse_place, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_files
 from plateflow.text import TextError, decode, encoding_of, rows, table
@@ -55,6 +55,8 @@ class LoadDataReader:
             for name in filter(TABLE.fullmatch, sorted(listing.files)):
                 if "load_data" in name.lower():
                     _lines(spec, listing.root / name)  # says what is wrong with it, if it is no table
+            if listing.outside:
+                raise link_error(listing, min(listing.outside), plate=spec.plate)
             raise RawDataError(
                 "there is no load_data.csv",
                 where=f"{spec.plate}: {spec.path}",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from plateflow.config import SAFE_NAME, PlateSpec
 from plateflow.errors import RawDataError
+from plateflow.files import listed
 from plateflow.plates.files import link_error, list_files, peek
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
@@ -64,7 +65,7 @@ def recognise(folder: Path, follow_links: str | None = None) -> str:
         return name
     if folder.is_dir() and (listing := list_files(folder, follow_links)).outside:
         raise link_error(listing, min(listing.outside), plate="plate")
-    below = [path.name for path in sorted(folder.iterdir()) if _recognised(path)] if folder.is_dir() else []
+    below = [path.name for path in listed(folder) if _recognised(path)] if folder.is_dir() else []
     below = [name for name in below if not re.fullmatch(r"r\d+c\d+", name)]  # of Harmony's wells
     if len(below) > 1:
         raise several_measurements(PlateSpec(plate="plate", path=str(folder)), below)
