@@ -99,7 +99,7 @@ def list_files(folder: Path, follow_links: str | None = None) -> Listing:
     for name, entry, target in _walk(root, follow_links):
         if target is not None:
             outside[name] = target
-        elif os.path.isfile(entry.path):  # noqa: PTH113 - no error over a link to itself
+        elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):  # noqa: PTH113 - or a link, sound
             stat = entry.stat()
             files[name] = (stat.st_size, stat.st_mtime_ns)
         elif entry.is_symlink() and not os.path.isdir(entry.path):  # noqa: PTH112 - whatever is wrong with the link
@@ -126,7 +126,7 @@ def _walk(root: Path, follow_links: str | None) -> Iterator[tuple[str, os.DirEnt
         with os.scandir(root / prefix) as entries:
             listed = sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
         for entry in listed:
-            name, real = prefix + entry.name, place / entry.name
+            name = prefix + entry.name
             if entry.is_symlink():
                 real = Path(os.path.realpath(entry.path))
                 within = allowed is not None and real.is_relative_to(allowed)
@@ -138,7 +138,7 @@ def _walk(root: Path, follow_links: str | None) -> Iterator[tuple[str, os.DirEnt
                     pending.append((name + "/", (*above, place, real)))
                     continue
             elif entry.is_dir():
-                pending.append((name + "/", (*above, real)))
+                pending.append((name + "/", (*above, place / entry.name)))
                 continue
             yield name, entry, None
 
