@@ -21,7 +21,7 @@ from typing import Any
 
 from plateflow.chain import STAGES, part_of
 from plateflow.config import Config, PlateSpec
-from plateflow.files import digest, remove, settle, stat_of, write_atomic, write_json
+from plateflow.files import digest, listed, remove, settle, stat_of, write_atomic, write_json
 from plateflow.model.registry import find_weights, model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate, Project
@@ -83,8 +83,8 @@ class Stamps:
             path = Path(plate_map)
             files = [path]
             if "barcode" in path.name.lower():
-                files = [*path.parent.glob("*"), *path.parent.glob("platemap/*")]
-                files += path.parent.parent.parent.glob("external_metadata/*")
+                files = [*listed(path.parent), *listed(path.parent / "platemap")]
+                files += listed(path.parent.parent.parent / "external_metadata")
             self._seen[plate_map] = [[file.name, _content(file)] for file in sorted(files)]
         return self._seen[plate_map]
 

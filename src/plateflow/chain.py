@@ -54,9 +54,9 @@ class Stage:
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
-_PAGE = "time points are shown one by one, counts per field in use, doses with their units"
+_PAGE = "time points are shown one by one, counts per field in use, doses with units, far fields side by side"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 3, "units, places, channels, planes and levels are what the files say", ()),
+    ("ingest", "plate", 4, "units, places, formats, channels, planes and levels are what the files say", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
     ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
@@ -64,7 +64,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 5, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 4, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    ("report", "plate", 5, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)
@@ -95,8 +95,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", "channel_names", *PLATE_SIZES})
-            if spec.image is None:
-                del raw["image"]  # younger than the other keys, as are those of `more`: fingerprints stay equal
+            for younger in ("image", "format", "follow_links"):  # as are those of `more`: fingerprints stay equal
+                if raw[younger] is None:
+                    del raw[younger]
             raw |= _aliases(spec)
             z_kept = config.z == "keep"  # labels have one z plane, or all
             more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}

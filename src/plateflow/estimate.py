@@ -202,7 +202,8 @@ class Estimate:
         size, sets, levels = self.size, len(self.config.segmentation), self.config.levels
         pyramid = sum(4.0**-level for level in range(levels))
         planes = size.t * size.z
-        shards = levels * (planes + sets * self._planes) * math.ceil(size.image_mpx * size.channels / BLOCK_MPX)
+        regions = min(math.ceil(size.image_mpx * size.channels / BLOCK_MPX), 4 * size.fields)  # with a field in them
+        shards = levels * (planes + sets * self._planes) * regions
         jobs = sum(self.jobs(stage) for stage in STAGES)
         blocks = math.ceil(math.sqrt(size.canvas_mpx) * 1000 / self.config.follow_block_px) ** 2
         canvases = max(1.0, size.fields * size.field_mpx / size.canvas_mpx) * self._planes * sets

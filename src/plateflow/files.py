@@ -25,9 +25,23 @@ PARTIAL = ".partial"
 _PIECE = 2**20
 _END = 2**13
 """Bytes at the end of a file in which its last lines are looked for at first."""
+_LITTER = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini|__MACOSX", re.IGNORECASE | re.DOTALL)
 _LINE = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"\}', re.DOTALL)
 Stamp = tuple[int, str]
 """Size in bytes, and the CRC32C of the content as 8 hexadecimal digits."""
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is what macOS and Windows leave beside others: nobody's data, wherever files are listed.
+
+    `._NAME` holds what macOS knows of the file NAME and a foreign share can't.
+    """
+    return _LITTER.fullmatch(name) is not None
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, by name and without litter; nothing where there is no folder."""
+    return sorted(path for path in folder.glob("*") if not is_litter(path.name))
 
 
 class Sink:
@@ -326,7 +340,7 @@ def stat_of(path: str | Path) -> list[int] | None:
     try:
         stat = Path(path).stat()
         if S_ISDIR(stat.st_mode):
-            files = [file.stat() for file in Path(path).rglob("*") if file.is_file()]
+            files = [file.stat() for file in Path(path).rglob("*") if file.is_file() and not is_litter(file.name)]
             return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from plateflow.files import is_litter
+
 _WELL = re.compile(r"([A-Z]{1,2}|[a-z]{1,2})0*(\d{1,2})(?:\.([A-Da-d])([1-4]))?")
 _WELL_OF_FRACTAL = re.compile(r"^([A-H])([a-d])(\d\d)([1-4])$")
 
@@ -203,7 +205,7 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
         files = [*folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [file for file in files if fnmatch(file.name, pattern)]
+    return [file for file in files if fnmatch(file.name, pattern) and not is_litter(file.name)]
 
 
 def _by_time(files: Iterable[Path]) -> list[Path]:

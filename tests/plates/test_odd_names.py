@@ -113,6 +113,8 @@ def test_a_channel_whose_name_is_half_a_character(tmp_path: Path) -> None:
 def test_every_command_says_it_without_a_traceback(tmp_path: Path) -> None:
     raw = write_good(tmp_path / "data", "pattern")
     plateflow("init", raw, "--plate", "p", "--pattern", PATTERN, cwd=tmp_path)
+    config = tmp_path / "config" / "config.yaml"
+    config.write_text(config.read_text().replace("CHOOSE", "1"))
     plateflow("run", "p", "ingest", cwd=tmp_path)
     image = sorted(raw.rglob("*.tif"))[0]
     shutil.copy(image, image.with_name(f"{ODD}{image.name}"))

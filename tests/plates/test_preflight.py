@@ -302,11 +302,11 @@ def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> No
 
 
 def test_check_refuses_in_the_words_of_ingest_what_ingest_refuses(tmp_path: Path) -> None:
-    """Positions that no pixel size fits: found when the well's image is laid out."""
+    """Positions that no plate has: found when the well's image is laid out."""
     made, spec = simulate(tmp_path)
     index = made.raw / "Images" / "Index.idx.xml"
     index.write_text(re.sub(r"(<PositionX[^>]*>)[^<]*", r"\g<1>7.5", index.read_text(), count=1))
-    with pytest.raises(RawDataError, match="contradict each other") as error:
+    with pytest.raises(RawDataError, match="further apart than a plate is long") as error:
         run_stage(Plate(config=CONFIG.model_copy(update={"results": str(tmp_path / "results")}), spec=spec), "ingest")
     config = tmp_path / "config.yaml"
     config.write_text(f"plates: {tmp_path / 'plates.tsv'}\nresults: {tmp_path / 'results'}\n")

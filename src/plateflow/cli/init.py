@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from plateflow.access import explain
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError
-from plateflow.files import write_atomic
+from plateflow.files import is_litter, write_atomic
 from plateflow.installed import make_project
 from plateflow.project import check_label_sets
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from plateflow.plates import RawPlate
 
 NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nuc|h2b|33342|^405\b", re.IGNORECASE)
+CHOOSE = "CHOOSE"
+"""In place of a channel where nobody but the user knows which; no plate has it, so nothing is computed until then."""
 TRANSMITTED = re.compile(r"bright|phase|trans", re.IGNORECASE)
 CELLULAR = tuple(
     re.compile(words, re.IGNORECASE)
@@ -50,6 +52,14 @@ def init(
     channel_names: Annotated[
         str | None, typer.Option(help="other names for channels, as another plate has them: ch5=DNA,ch2=AGP")
     ] = None,
+    wells: Annotated[
+        int | None,
+        typer.Option("--format", help="wells of the plate (96, 384, ...), where neither layout nor plate map says"),
+    ] = None,
+    follow_links: Annotated[
+        Path | None,
+        typer.Option(help="folder that links in RAW may lead into; links to elsewhere are never followed"),
+    ] = None,
 ) -> None:
     """Recognise raw plates, list their contents, and make the folder a project: config/, a Snakefile, profiles/.
 
@@ -63,11 +73,12 @@ def init(
         raise PlateflowError("a plate is a folder, and these are files", where=examples(files), remedy=remedy)
     for note in counted(files, "files are no folders and are left out"):
         typer.echo(f"note: {note}")
-    raw = [path for path in raw if str(path) not in files]
+    raw = [path for path in raw if str(path) not in files and (len(raw) == 1 or not is_litter(path.name))]
     if plate and len(raw) > 1:
         raise typer.BadParameter("one id can't name several plates; leave it out", param_hint="--plate")
-    given: dict[str, Any] = {"pattern": pattern, "image": image, "pixel_size_um": pixel_size_um}
+    given: dict[str, Any] = {"pattern": pattern, "image": image, "pixel_size_um": pixel_size_um, "format": wells}
     given["channel_names"] = channel_names
+    given["follow_links"] = str(follow_links.resolve()) if follow_links else None
     failed: list[Path] = []
     for folder in raw:
         try:
@@ -94,6 +105,8 @@ def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
         spec = sheet[spec.plate].model_copy(update=spec.model_dump(exclude_none=True))
     opened = open_plate(spec)
     metadata = opened.metadata
+    if spec.plate_map and not (spec.format or opened.format_stated):
+        spec = _format_by_map(spec, spec.plate_map, metadata)
     channels = [channel["name"] for channel in metadata["channels"]]
     rows, columns = metadata["format"]
     size = metadata["pixel_size_um"]
@@ -108,6 +121,23 @@ def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
         typer.echo(f"  note: {line}")
     for line in write_project(directory, spec, opened):
         typer.echo(line)
+
+
+def _format_by_map(spec: PlateSpec, plate_map: str, metadata: dict[str, Any]) -> PlateSpec:
+    """The line of the plate sheet with the format that the plate map tells, if it does; `metadata` gets it, too."""
+    from plateflow.plates.formats import FORMATS, format_by_map
+    from plateflow.plates.platemap import read_plate_map
+
+    try:
+        mapped = list(read_plate_map(plate_map, spec.plate)["well"])
+    except PlateflowError as error:
+        typer.echo(f"CHECK: {error}")
+        return spec
+    told = format_by_map(mapped, metadata["wells"])
+    if told is None:
+        return spec
+    metadata["format"] = list(FORMATS[told])
+    return spec.model_copy(update={"format": told})
 
 
 def make_spec(
@@ -130,7 +160,7 @@ def make_spec(
     refuse_odd_name(str(raw))
     plate_folder(PlateSpec(plate="plate", path=str(raw)))
     if layout is None:
-        layout = "pattern" if columns.get("pattern") else recognise(raw)
+        layout = "pattern" if columns.get("pattern") else recognise(raw, columns.get("follow_links"))
     name = plate or re.sub(r"[^A-Za-z0-9_+-]+", "_", raw.resolve().name.partition("__")[0]).strip("_") or "plate"
     try:
         return PlateSpec(
@@ -147,7 +177,10 @@ def make_spec(
 
 
 def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
-    """Nuclei from the channel whose name suggests DNA; cells from one that shows them, helped by that of the nuclei."""
+    """Nuclei from the channel whose name suggests DNA; cells from one that shows them, helped by that of the nuclei.
+
+    Nothing where no name says what a channel shows.
+    """
     nuclear = next((name for name in channels if NUCLEAR.search(name)), None)
     others = [name for name in channels if name != nuclear and not TRANSMITTED.search(name)]
     cellular = next((name for word in CELLULAR for name in others if word.search(name)), None)
@@ -156,7 +189,7 @@ def guess_label_sets(channels: list[str]) -> dict[str, LabelSet]:
         sets["nuclei"] = LabelSet(channels=[nuclear])
     if cellular:
         sets["cells"] = LabelSet(channels=[cellular, nuclear] if nuclear else [cellular])
-    return sets or {"nuclei": LabelSet(channels=channels[:1])}
+    return sets
 
 
 def plate_sizes(plate: RawPlate) -> dict[str, Any]:
@@ -212,8 +245,17 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
     else:
         wells = len(metadata["wells"])
         parts = Parts(cpu=8, gpu=2) if wells > 96 else Parts(cpu=4, gpu=1) if wells > 24 else Parts(cpu=2, gpu=1)
-        config = Config(segmentation=guess_label_sets(channels), parts=parts)
+        guessed = guess_label_sets(channels)
+        only = channels[0] if len(channels) == 1 else CHOOSE
+        config = Config(segmentation=guessed or {"nuclei": LabelSet(channels=[only])}, parts=parts)
         path.write_text(config_yaml(config))
+        if not guessed:
+            what = (
+                f"in place of {CHOOSE}, put the one that shows nuclei"
+                if only == CHOOSE
+                else f"does {only} show nuclei?"
+            )
+            lines.append(f"CHECK: no channel's name says what it shows ({', '.join(channels)}); in {path}, {what}")
         lines.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
     plates = _sheet(directory)
     if spec.plate in plates and plates[spec.plate].path != spec.path:

@@ -45,11 +45,13 @@ def segment(
     import tifffile
     from rich.progress import track
 
-    from plateflow.files import write_atomic
+    from plateflow.files import is_litter, write_atomic
     from plateflow.model import check_model
     from plateflow.segment import segment_image
     from plateflow.segment.engine import choose_device
 
+    if len(images) > 1:  # a shell's * takes them along
+        images = [path for path in images if not is_litter(path.name)]
     targets = [output / re.sub(r"(?i)(?<=.)(\.ome)?\.[^.]+$|$", "_labels.tif", path.name, count=1) for path in images]
     _refuse_taken(images, targets)
     choose_device(device)

@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -51,6 +52,13 @@ class PlateSpec(Section):
         description="other names for channels, such as ch5=DNA,ch2=AGP: what the plate calls them, then the names that "
         "the configuration and all results have",
     )
+    format: Literal[6, 12, 24, 48, 96, 384, 1536] | None = Field(
+        None,
+        description="wells of the plate, where the layout doesn't say; else the smallest of 96, 384, 1536 that fits",
+    )
+    follow_links: str | None = Field(
+        None, description="folder that links in the plate's folder may lead into; others are not followed"
+    )
     wells: int | None = Field(None, ge=1, description="wells with images; `init` writes this and the next eight")
     fields: int | None = Field(None, ge=1, description="fields per well, at most")
     channels: int | None = Field(None, ge=1, description="channels")
@@ -60,6 +68,11 @@ class PlateSpec(Section):
     canvas_mpx: float | None = Field(None, gt=0, description="size of the largest group of fields that touch")
     image_mpx: float | None = Field(None, gt=0, description="size of the largest well's image")
     pixel_um: float | None = Field(None, gt=0, description="pixel size as read, where it is known")
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("plate")
     @classmethod

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from plateflow.errors import RawDataError
+from plateflow.plates.units import SMALLEST_UM
 from plateflow.touching import on_each_other
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 GRID_GAP_PX = 32
 PREVIEW_PX = 1024
 """Largest height and width of the image in the store where the pixels stay in the raw plate."""
+PLATE_UM = 130_000
+"""Fields can't lie further apart than a plate is long: 127.76 mm (ANSI SLAS 1-2004); a well may be all of it."""
+SCATTERED = 16
+"""In a picture of an image with more than this many times the pixels of its fields, these are drawn side by side."""
 SPARSE = 400
-"""An image may have this many times the pixels of its fields; more means a wrong pixel size, not a sparse well."""
+"""An image may have this many times the pixels of its fields even if these are smaller than light shows any."""
 Region = tuple[slice, slice]
 """Rows and columns of an image or of a canvas."""
 
@@ -77,6 +82,11 @@ class WellLayout:
     z_known: bool = False
     preview: int | None = None
     z_at: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    @property
+    def scattered(self) -> bool:
+        """Whether fields take so little of the image that in a small picture of it there would be next to nothing."""
+        return self.shape[-2] * self.shape[-1] > SCATTERED * sum(box.height * box.width for box in self.fields)
 
     def to_json(self) -> dict[str, Any]:
         """As the image's `zarr.json` holds it: `z_at` where it is needed."""
@@ -136,7 +146,7 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     tallest, widest = int(heights.max()), int(widths.max())
     corners = first[["y_um", "x_um"]].to_numpy(float)
     known = ~np.isnan(corners).any(axis=1)
-    places, placement = _grid(len(names), tallest, widest), "grid"
+    places, placement = grid(len(names), tallest, widest), "grid"
     if size is not None and known.any():
         relative = (corners - corners[known].min(axis=0)) / (dy, dx)
         on = on_each_other(relative, first[["height", "width"]].min().to_numpy(float))
@@ -144,17 +154,26 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
         placement = "stage" if (known | ~has_planes).all() and on.sum() == known.sum() else "untrusted"
     if placement == "stage":  # what has no plane to show lies below, and moves no other field
         below = np.array((relative[known, 0].max() + tallest + GRID_GAP_PX, 0))
-        relative[~known] = np.reshape(_grid(int((~known).sum()), tallest, widest), (-1, 2)) + below
+        relative[~known] = np.reshape(grid(int((~known).sum()), tallest, widest), (-1, 2)) + below
         places = [(round(y), round(x)) for y, x in relative.tolist()]
     fields = tuple(
         FieldBox(name=name, y=y, x=x, height=int(height), width=int(width))
         for name, (y, x), height, width in zip(names, places, heights, widths, strict=True)
     )
     height, width = max(box.y + box.height for box in fields), max(box.x + box.width for box in fields)
-    if height * width > SPARSE * max(1, sum(box.height * box.width for box in fields)):
+    where = f"{metadata['plate']}: well {planes['well'].iloc[0]}"
+    if placement == "stage" and (extent := max(height * dy, width * dx)) > PLATE_UM:
+        raise RawDataError(
+            "the fields of a well lie further apart than a plate is long",
+            where=where,
+            why=f"by their positions they take {extent / 1000:,.0f} mm, and a plate is 128 mm long",
+            remedy="correct the positions, or their unit, in the metadata; if they are in pixels, set pixel_size_um in "
+            "the plate sheet",
+        )
+    if min(dy, dx) < SMALLEST_UM and height * width > SPARSE * max(1, sum(box.height * box.width for box in fields)):
         raise RawDataError(
             "the positions of the fields and the pixel size contradict each other",
-            where=f"{metadata['plate']}: well {planes['well'].iloc[0]}",
+            where=where,
             why=f"with pixels of {dy} x {dx} µm its fields would lie in an image of {height} x {width} px",
             remedy="set pixel_size_um in the plate sheet",
         )
@@ -182,6 +201,7 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     )
 
 
-def _grid(n: int, height: int, width: int) -> list[tuple[int, int]]:
+def grid(n: int, height: int, width: int) -> list[tuple[int, int]]:
+    """The top left corners (y, x) of n boxes of this size in a grid with gaps, row by row."""
     across = math.ceil(math.sqrt(n))
     return [(i // across * (height + GRID_GAP_PX), i % across * (width + GRID_GAP_PX)) for i in range(n)]

@@ -32,7 +32,8 @@ SHARD_BYTES = 2**30
 PIECE_PX = 2**22
 """Labels are taken from their canvases in pieces of at most this many px, and of at least one chunk."""
 Map = Callable[[Callable[[NDArray[Any]], Any], Iterable[NDArray[Any]]], Iterable[Any]]
-Paint = Callable[[Region], NDArray[np.uint32]]
+Paint = Callable[[Region], NDArray[np.uint32] | None]
+"""Gives the labels of a region of level 0, uint32 (y, x); None where there can be none."""
 
 
 def shard_region_size(layout: WellLayout, levels: int) -> tuple[int, int]:
@@ -191,7 +192,7 @@ def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Pai
     Args:
         levels: the pyramid, level 0 first.
         plane: its place along all axes but y and x.
-        paint: gives the labels, uint32 (y, x), of a region of level 0.
+        paint: gives the labels.
     """
     for number, level in enumerate(levels):
         (height, width), (edge_y, edge_x) = level.size, level.shard
@@ -222,22 +223,29 @@ def _label_chunks(
             piece = _halved(
                 (slice(y, min(y + height, below)), slice(left, min(stop, right))), number, levels[0].size, paint
             )
-            yield from (level.encode(piece[:, x : x + width]) for x in range(0, stop - left, width))
+            for x in range(0, stop - left, width):
+                yield None if piece is None else level.encode(piece[:, x : x + width])
 
 
-def _halved(region: Region, halvings: int, size: tuple[int, int], paint: Paint) -> NDArray[np.uint32]:
-    """The labels of a region of a level, halved from those of level 0, which has this size, in bands of PIECE_PX."""
+def _halved(region: Region, halvings: int, size: tuple[int, int], paint: Paint) -> NDArray[np.uint32] | None:
+    """The labels of a region of a level, halved from those of level 0, which has this size, in bands of PIECE_PX.
+
+    None where there can be none.
+    """
     rows, columns = (range(side.start, side.stop) for side in region)
-    piece = np.zeros((len(rows), len(columns)), np.uint32)
-    if not piece.size:  # a shard reaches further than what is left of the level
-        return piece
+    if not (rows and columns):  # a shard reaches further than what is left of the level
+        return None
+    piece = None
     whole = slice(columns.start << halvings, min(columns.stop << halvings, size[1]))
     band = max(2, PIECE_PX // max(1, len(columns) << (2 * halvings)) // 2 * 2)  # even, as `halve_labels` takes turns
     for y in range(0, len(rows), band):
         some = rows[y : y + band]
         part = paint((slice(some.start << halvings, min(some.stop << halvings, size[0])), whole))
+        if part is None:
+            continue
         for _ in range(halvings):
             part = halve_labels(part)
+        piece = np.zeros((len(rows), len(columns)), np.uint32) if piece is None else piece
         piece[y : y + band] = part
     return piece
 

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
-from plateflow.images.canvas import Canvas
-from plateflow.images.layout import FieldBox, Region, WellLayout, shared
+from plateflow.images.canvas import Canvas, canvases
+from plateflow.images.layout import FieldBox, Region, WellLayout, grid, shared
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
 from plateflow.plates.pixels import PILE_PX, PlaneError
@@ -178,15 +178,17 @@ class WellImage:
 
         Where the pixels stay in the raw plate, the level of the store's preview, or the last one of the labels.
         """
-        if self.layout.preview is not None:
+        if self.layout.preview is not None and not self.layout.scattered:
             return min(self.layout.preview, self.levels - 1)
-        longer = max(self.layout.shape[-2:])
+        longer = max(self._picture(0)[0])
         return max((level for level in range(self.levels) if longer >> level >= edge_px), default=0)
 
     def preview(
         self, level: int, fields: Sequence[FieldBox], channels: Sequence[str], z_mode: str, t: int
     ) -> NDArray[np.float32]:
-        """The image at a level of the pyramid, at a time point, corrected for illumination.
+        """A picture of the image at a level of the pyramid, at a time point, corrected for illumination.
+
+        Where fields are scattered, each group that touches is drawn beside the next: in place they would be dots.
 
         Args:
             fields: those to show; where they overlap the first wins.
@@ -195,26 +197,52 @@ class WellImage:
         Returns:
             float32 (channel, y, x); NaN where none of the fields lies.
         """
-        size = [math.ceil(side / 2**level) for side in self.layout.shape[-2:]]
+        size, _, moves = self._picture(level)
         pixels, middle = np.full((len(channels), *size), np.nan, np.float32), self.layout.label_shape(z_mode)[1] // 2
         for box in reversed(fields):
-            ys, xs = (
-                slice(side.start >> level, max(side.stop >> level, (side.start >> level) + 1)) for side in box.slices
-            )
+            ys, xs = region = _halved(box.slices, level)
+            (down, right), (height, width) = moves[box.name], (side.stop - side.start for side in region)
+            top, left = ys.start + down, xs.start + right
             for c, channel in enumerate(channels):
-                part = np.zeros((ys.stop - ys.start, xs.stop - xs.start), np.float32)
+                part = np.zeros((height, width), np.float32)
                 planes = self._planes(channel, z_mode, middle, t)
-                project((self._small(level, t, channel, z, (ys, xs)) for z in planes), z_mode, part)
+                project((self._small(level, t, channel, z, box) for z in planes), z_mode, part)
                 light = self.window.lights[channel]
                 light.correct(part, light.profile(*part.shape), True)
-                pixels[c, ys, xs] = part
+                pixels[c, top : top + height, left : left + width] = part
         return pixels
 
     def preview_labels(self, level: int, label_set: str, t: int) -> NDArray[np.uint32]:
         """The labels (y, x) that belong to `preview`."""
         array = self.group[f"labels/{label_set}/{level}"]
-        labels: NDArray[np.uint32] = array[t, array.shape[1] // 2]
+        size, parts, _ = self._picture(level)
+        labels = np.zeros(size, np.uint32)
+        for (ys, xs), (top, left) in parts:
+            part = array[t, array.shape[1] // 2, ys, xs]
+            labels[top : top + part.shape[0], left : left + part.shape[1]] = part
         return labels
+
+    def _picture(
+        self, level: int
+    ) -> tuple[tuple[int, int], list[tuple[Region, tuple[int, int]]], dict[str, tuple[int, int]]]:
+        """How a picture of the image is made at a level: its height and width, the regions that it shows with their
+        corners in it, and how far down and to the right each field moves; all in px of the level.
+        """
+        if not self.layout.scattered:
+            height, width = (math.ceil(side / 2**level) for side in self.layout.shape[-2:])
+            whole = slice(0, height), slice(0, width)
+            return (height, width), [(whole, (0, 0))], {box.name: (0, 0) for box in self.layout.fields}
+        groups = [canvas for canvas in canvases(self.layout, (), "max") if canvas.t == 0]
+        regions = [_halved(canvas.slices, level) for canvas in groups]
+        tallest, widest = (max(side.stop - side.start for side in sides) for sides in zip(*regions, strict=True))
+        corners = grid(len(groups), tallest, widest)
+        moves = {
+            box.name: (y - ys.start, x - xs.start)
+            for canvas, (ys, xs), (y, x) in zip(groups, regions, corners, strict=True)
+            for box in canvas.fields
+        }
+        size = max(y for y, _ in corners) + tallest, max(x for _, x in corners) + widest
+        return size, list(zip(regions, corners, strict=True)), moves
 
     def _planes(self, channel: str, z_mode: str, z: int, t: int) -> Sequence[int]:
         return planes_read(self.layout, channel, z_mode, z, t=t, where=f"{self.paths.plate}/{self.well}")
@@ -251,10 +279,22 @@ class WellImage:
     def _raw_folder(self) -> RawFolder:
         return RawFolder(self.paths.raw)
 
-    def _small(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
-        """A region of a plane at a level; an image in place has one level, enlarged here."""
+    def _small(self, level: int, t: int, channel: str, z: int, box: FieldBox) -> NDArray[Any]:
+        """A field of a plane at a level and a time point.
+
+        An image in place has one level, enlarged here; where that holds but dots, the raw plane is read.
+        """
+        region = _halved(box.slices, level)
         if self.layout.preview is None:
             return self._stored(level, t, channel, z, region)
+        if self.layout.scattered:
+            from plateflow.images.shards import halve_mean
+
+            place = {"y": box.y, "x": box.x, "height": box.height, "width": box.width}
+            pixels = self._raw(Canvas(index=0, t=t, z=z, **place, fields=(box,)), channel, z)
+            for _ in range(level):
+                pixels = halve_mean(pixels)
+            return pixels[tuple(slice(side.stop - side.start) for side in region)]
         steps = self.layout.preview - level
         rows, columns = (np.arange(side.start, side.stop) >> steps for side in region)
         return self._stored(0, t, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
@@ -315,15 +355,23 @@ class WellImage:
 
         canvases = list(labels)
 
-        def paint(region: Region) -> NDArray[np.uint32]:
-            pixels = np.zeros([side.stop - side.start for side in region], np.uint32)
+        def paint(region: Region) -> NDArray[np.uint32] | None:
+            pixels = None
             for canvas, values in canvases:
                 if both := shared(region, canvas.slices):
+                    if pixels is None:
+                        pixels = np.zeros([side.stop - side.start for side in region], np.uint32)
                     new = values[both[1]]
                     np.copyto(pixels[both[0]], new, where=new > 0)
             return pixels
 
         write_label_shards(self._pyramid(label_set), (t, z), paint)
+
+
+def _halved(region: Region, level: int) -> Region:
+    """A region of level 0 at a level, of at least one px."""
+    ys, xs = (slice(side.start >> level, max(side.stop >> level, (side.start >> level) + 1)) for side in region)
+    return ys, xs
 
 
 def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, t: int, where: str) -> Sequence[int]:

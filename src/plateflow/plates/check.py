@@ -18,6 +18,7 @@ from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.doses import amount_of, column_of_dose, plain, same_doses, value_of
+from plateflow.plates.formats import format_by_map
 from plateflow.plates.plate import index_plate
 from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
 from plateflow.plates.reader import Index, counted, examples
@@ -77,7 +78,7 @@ def check_plate(
     problems += refused(index)
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
-        problems += _unmapped(spec, spec.plate_map, index.metadata, config.stats.normalise)
+        problems += _unmapped(spec, spec.plate_map, index, config.stats.normalise)
     return problems
 
 
@@ -198,7 +199,7 @@ def unread(table: pd.DataFrame, plate: str, normalise: str = "negative") -> Iter
         )
 
 
-def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any], normalise: str) -> Iterator[Problem]:
+def _unmapped(spec: PlateSpec, plate_map: str, index: Index, normalise: str) -> Iterator[Problem]:
     """A plate map that cannot be read, wells it pools, and wells that only the map or only the plate has."""
     try:
         table = read_plate_map(plate_map, spec.plate)
@@ -219,7 +220,13 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any], norm
     for text, remedy in unread(table, spec.plate, normalise):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     mapped = set(table["well"])
-    wells, (rows, columns) = set(metadata["wells"]), metadata["format"]
+    wells, (rows, columns) = set(index.metadata["wells"]), index.metadata["format"]
+    told = None if spec.format or index.format_stated else format_by_map(mapped, wells)
+    if told is not None:
+        what = f"the plate is taken for one of {rows * columns} wells; its map is of one of {told}"
+        yield Problem(
+            "warning", spec.plate, what, f"write {told} into the column format of the plate sheet", file=plate_map
+        )
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (
         (wells - mapped, "wells of the plate are not in the plate map"),

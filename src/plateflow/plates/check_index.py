@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
 from plateflow.plates.reader import Index, examples
+from plateflow.plates.units import LARGEST_UM, SMALLEST_UM
 from plateflow.touching import TOUCH_PX, gaps_between, groups_of_touching
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-SMALLEST_UM, LARGEST_UM = 0.02, 20.0
-"""The range of pixel sizes of light microscopes; outside of it, the unit is probably wrong."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
@@ -17,6 +19,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from plateflow.errors import RawDataError
+from plateflow.files import is_litter
 from plateflow.text import TextError, decode
 
 PARSE_ERRORS = (
@@ -56,64 +59,101 @@ class Listing:
     Attributes:
         root: the folder, resolved.
         files: path relative to root (with slashes) -> size in bytes and modification time in ns.
-        outside: links that lead out of the folder.
+        outside: links that aren't followed, as they lead out of the folder -> where to.
+        broken: links that lead nowhere, or in a circle.
     """
 
     root: Path
     files: dict[str, tuple[int, int]]
-    outside: frozenset[str]
+    outside: Mapping[str, str] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
 
     def image_names(self) -> list[str]:
-        """The TIFF and PNG files, by name."""
-        return sorted(name for name in self.files if name.lower().endswith((".tif", ".tiff", ".png")))
+        """The TIFF and PNG files, by name; also those that are links, for whoever asks for these is told of them."""
+        names = chain(self.files, self.outside, self.broken)
+        return sorted(name for name in names if name.lower().endswith((".tif", ".tiff", ".png")))
 
     def nearest(self, ending: str) -> str | None:
         """The file with this ending, whatever its case, that lies nearest to the plate's folder."""
         names = [name for name in self.files if name.lower().endswith(ending)]
         return min(names, key=lambda name: (name.count("/"), name), default=None)
 
+    def link_to(self, path: str) -> str | None:
+        """The link that leads a path out of the folder: itself, or a folder in which it lies."""
+        parts = (path, *map(str, PurePosixPath(path).parents)) if self.outside else ()
+        return next((part for part in parts if part in self.outside), None)
 
-def list_files(folder: Path) -> Listing:
-    """List all files below a folder with sizes and times; links that lead out of it are never followed.
 
-    Left out are macOS's companions of files on foreign shares (AppleDouble), which have a file's name after `._`.
+def list_files(folder: Path, follow_links: str | None = None) -> Listing:
+    """List all files below a folder with sizes and times.
+
+    Args:
+        folder: of the plate.
+        follow_links: links are followed within the plate's folder and, where this is given, into this one; no other
+            link is followed, whatever it leads to.
     """
     root = folder.resolve()
     files: dict[str, tuple[int, int]] = {}
-    outside: set[str] = set()
-    pending = [""]
+    outside: dict[str, str] = {}
+    broken: set[str] = set()
+    for name, entry, target in _walk(root, follow_links):
+        if target is not None:
+            outside[name] = target
+        elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):  # noqa: PTH113 - or a link, sound
+            stat = entry.stat()
+            files[name] = (stat.st_size, stat.st_mtime_ns)
+        elif entry.is_symlink() and not os.path.isdir(entry.path):  # noqa: PTH112 - whatever is wrong with the link
+            broken.add(name)
+    return Listing(root=root, files=files, outside=outside, broken=frozenset(broken))
+
+
+def peek(folder: Path, follow_links: str | None = None, *, limit: int = 5000) -> list[str]:
+    """The names of the first files below a folder, the nearest first: enough to recognise a layout."""
+    inside = (name for name, _, target in _walk(folder.resolve(), follow_links) if target is None)
+    return list(islice(inside, limit))
+
+
+def _walk(root: Path, follow_links: str | None) -> Iterator[tuple[str, os.DirEntry[str], str | None]]:
+    """All below a folder that isn't a folder, the nearest first: its path from there, its entry, and where it leads,
+    if that is out of the folder.
+
+    A link to a folder within the plate's isn't followed, as what lies there is listed in its own place.
+    """
+    allowed = Path(os.path.realpath(follow_links)) if follow_links else None
+    pending: deque[tuple[str, tuple[Path, ...]]] = deque([("", (root,))])  # and where links were taken, last itself
     while pending:
-        prefix = pending.pop()
+        prefix, (*above, place) = pending.popleft()
         with os.scandir(root / prefix) as entries:
-            for item in entries:
-                name = prefix + item.name
-                if item.is_symlink() and not Path(os.path.realpath(item.path)).is_relative_to(root):
-                    outside.add(name)
-                elif item.is_dir(follow_symlinks=False):
-                    pending.append(name + "/")
-                elif item.name.startswith("._"):
+            listed = sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
+        for entry in listed:
+            name = prefix + entry.name
+            if entry.is_symlink():
+                real = Path(os.path.realpath(entry.path))
+                within = allowed is not None and real.is_relative_to(allowed)
+                if not (within or real.is_relative_to(root)):
+                    yield name, entry, str(real)
                     continue
-                elif item.is_file(follow_symlinks=False) or Path(item.path).is_file():  # not a link to itself
-                    stat = item.stat()
-                    files[name] = (stat.st_size, stat.st_mtime_ns)
-    return Listing(root=root, files=files, outside=frozenset(outside))
+                circle = any(passed.is_relative_to(real) for passed in (root, *above, place))
+                if real.is_dir() and not circle and not real.is_relative_to(root):
+                    pending.append((name + "/", (*above, place, real)))
+                    continue
+            elif entry.is_dir():
+                pending.append((name + "/", (*above, place / entry.name)))
+                continue
+            yield name, entry, None
 
 
-def peek(folder: Path, *, limit: int = 5000) -> Iterator[str]:
-    """Yield the names of the first files below a folder, the nearest first: enough to recognise a layout."""
-    pending, seen = [""], 0
-    for prefix in pending:  # which grows
-        with os.scandir(folder / prefix) as entries:
-            for item in sorted(entries, key=lambda item: item.name):
-                if item.is_dir(follow_symlinks=False):
-                    pending.append(prefix + item.name + "/")
-                    continue
-                if item.name.startswith("._"):  # as in `list_files`
-                    continue
-                yield prefix + item.name
-                seen += 1
-                if seen == limit:
-                    return
+def link_error(listing: Listing, link: str, *, plate: str) -> RawDataError:
+    """The error over files of a plate that are links, or lie beyond one, which isn't followed."""
+    targets = [os.path.dirname(target) for target in listing.outside.values()]  # noqa: PTH120
+    more = f" and {len(listing.outside) - 1} more" if len(listing.outside) > 1 else ""
+    return RawDataError(
+        "a link leads out of the plate's folder",
+        where=f"{plate}: {listing.root / link}{more}",
+        why=f"it leads to {listing.outside[link]}, and links are followed only where that was allowed",
+        remedy="copy the images into the plate's folder; or name a folder that links may lead into, as by "
+        f"`plateflow init --follow-links '{os.path.commonpath(targets)}'` (column follow_links of the plate sheet)",
+    )
 
 
 def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: str) -> str:
@@ -133,17 +173,17 @@ def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: 
         RawDataError: the name leads out of the folder: it is absolute, has `..`, or goes through a link.
     """
     given = PurePosixPath(name.replace("\\", "/"))
-    path = PurePosixPath(base) / given
-    drive = name[1:2] == ":"
-    linked = listing.outside and any(str(part) in listing.outside for part in (path, *path.parents))
-    if given.is_absolute() or drive or ".." in given.parts or linked:
+    path = str(PurePosixPath(base) / given)
+    if given.is_absolute() or name[1:2] == ":" or ".." in given.parts:
         raise RawDataError(
             "a file name leads out of the plate's folder",
             where=f"{plate}: {name!r} in {source}",
-            why="only files inside the plate's folder are read: no absolute path, no '..', no link out of it",
+            why="only files inside the plate's folder are read: no absolute path, no '..'",
             remedy="copy the images into the plate's folder, or fix the metadata",
         )
-    return str(path)
+    if (link := listing.link_to(path)) is not None:
+        raise link_error(listing, link, plate=plate)
+    return path
 
 
 def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Iterator[tuple[str, Element]]:

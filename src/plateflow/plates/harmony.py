@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from plateflow.config import PlateSpec
-from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, positive_int, xml_elements
+from plateflow.plates.files import Listing, inside, local_name, parsing, positive_int, xml_elements
 from plateflow.plates.names import NamePattern, several_measurements
-from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_files
 from plateflow.plates.units import power_of_um
 
-INDEX_NAMES = ("Index.idx.xml", "Index.ref.xml", "Index.xml", "ImageIndex.ColumbusIDX.xml")
+INDEX_NAMES = ("index.idx.xml", "index.ref.xml", "index.xml", "imageindex.columbusidx.xml")
+"""In small letters; V6 writes them so, others Index.idx.xml."""
+_TABLE = re.compile(r"\.csv(?:\.gz)?$", re.IGNORECASE)
+_WELL = re.compile(r"(^|/)r\d+c\d+$", re.IGNORECASE)
+"""A folder of one well's images, as V6 makes them."""
 NAMES = NamePattern(
     r"(?:flex_)?r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p(?P<z>\d+)-ch(?P<channel>\d+)(?:(?:sk|t)(?P<t>\d+))?"
     r"(?:fk\d+)?(?:fl\d+)?\.tiff?"
@@ -42,32 +47,42 @@ class HarmonyReader:
 
     name = "harmony"
 
-    def recognise(self, folder: Path) -> bool:
-        """By an index file, or TIFFs named as Harmony names them, in the folder or in its Images."""
-        if _index_file(folder) is not None:
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
+        """By an index in the folder or in its Images; else where half of the TIFFs of one measurement are named so."""
+        if _index_file(names) is not None:
             return True
-        return any(NAMES.match(path.name) for place in _places(folder) if place.is_dir() for path in place.iterdir())
+        if any(PurePosixPath(name).name.lower() in INDEX_NAMES or _TABLE.search(name) for name in names):
+            return False  # that of a measurement further below; a table, such as load_data, says more than names
+        images = [name for name in names if name.lower().endswith((".tif", ".tiff"))]
+        named = [name for name in images if NAMES.match(name)]
+        return 0 < len(images) <= 2 * len(named) and len({_WELL.sub("", name) for name in map(_folder, named)}) == 1
 
     def read(self, spec: PlateSpec) -> Index:
         """Index a Harmony measurement (see `Reader.read`)."""
-        folder = plate_folder(spec)
-        listing = list_files(folder)
-        index = _index_file(folder)
+        listing = plate_files(spec)
+        index = _index_file(
+            [*listing.files, *(f"{link}/{INDEX_NAMES[0]}" for link in listing.outside), *listing.outside]
+        )
         records = _from_names(spec, listing) if index is None else _from_index(spec, listing, index)
         return make_index(spec, self.name, records, listing)
 
 
-def _places(folder: Path) -> tuple[Path, ...]:
-    return folder, folder / "Images", folder / "images"
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
-def _index_file(folder: Path) -> Path | None:
-    paths = (place / name for place in _places(folder) for name in INDEX_NAMES)
-    return next((path for path in paths if path.is_file()), None)
+def _index_file(names: Iterable[str]) -> str | None:
+    """The index among files: in their folder or in its Images, whatever the case, as versions and copies differ."""
+    found = {
+        (_folder(name) != "", INDEX_NAMES.index(plain)): name
+        for name in names
+        if (plain := PurePosixPath(name).name.lower()) in INDEX_NAMES and _folder(name).lower() in ("", "images")
+    }
+    return found[min(found)] if found else None
 
 
-def _from_index(spec: PlateSpec, listing: Listing, path: Path) -> Records:
-    source = inside(listing, path.relative_to(spec.path).as_posix(), plate=spec.plate, source="the plate's folder")
+def _from_index(spec: PlateSpec, listing: Listing, index: str) -> Records:
+    source, path = inside(listing, index, plate=spec.plate, source="the plate's folder"), listing.root / index
     base = str(PurePosixPath(source).parent)
     plate: dict[str, str] = {}
     maps: dict[int, Values] = {}
@@ -174,8 +189,8 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
     """Without an index: wells, fields, channels, planes and times from the file names; positions are unknown."""
     planes, _ = NAMES.planes(listing.image_names())
     if not planes:
-        why = f"there is no {', '.join(INDEX_NAMES)} in it or in Images, and no image is named as Harmony names them"
-        raise other_layout(spec, "a Harmony measurement", why=why, remedy="give the folder that holds Images")
+        why = "there is no Index.idx.xml in it or in Images, and no image is named as Harmony names them"
+        raise other_layout(spec, "a Harmony measurement", listing, why=why, remedy="give the folder that holds Images")
     parents = {match[0] for plane in planes if (match := re.match("(.*/)?images/", plane["path"], re.IGNORECASE))}
     if len(parents) > 1:
         raise several_measurements(spec, parents)

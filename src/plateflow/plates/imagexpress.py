@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -25,10 +25,10 @@ from typing import Any
 
 from plateflow.config import PlateSpec
 from plateflow.paths import well_name
-from plateflow.plates.files import Listing, list_files, peek
+from plateflow.plates.files import Listing
 from plateflow.plates.names import NamePattern, refuse_odd_names, several_measurements
 from plateflow.plates.pixels import own_fault
-from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_files
 from plateflow.plates.units import NO_LENGTH, um_per
 from plateflow.text import TextError, decode
 
@@ -50,9 +50,9 @@ class ImageXpressReader:
 
     name = "imagexpress"
 
-    def recognise(self, folder: Path) -> bool:
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
         """By an HTD file, or TIFFs named as MetaXpress names them: with a GUID, or with a name and a wave."""
-        for name in peek(folder):
+        for name in names:
             match = NAMES.match(name)
             if name.lower().endswith(".htd") or (match and (match["guid"] or (match["name"] and match["channel"]))):
                 return True
@@ -60,12 +60,13 @@ class ImageXpressReader:
 
     def read(self, spec: PlateSpec) -> Index:
         """Index a MetaXpress plate (see `Reader.read`)."""
-        listing = list_files(plate_folder(spec))
+        listing = plate_files(spec)
         names = [name for name in listing.image_names() if "_thumb" not in PurePosixPath(name).name.lower()]
         planes, others = NAMES.planes(names)
         if not planes:
             why = "no image is named as MetaXpress names them (name_B03_s1_w1.tif)"
-            raise other_layout(spec, "a MetaXpress plate", why=why, remedy="give the folder that holds the images")
+            remedy = "give the folder that holds the images"
+            raise other_layout(spec, "a MetaXpress plate", listing, why=why, remedy=remedy)
         for plane in planes:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}

@@ -13,16 +13,16 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek, positive_int
+from plateflow.plates.files import Listing, inside, link_error, page_number, parsing, positive_int
 from plateflow.plates.names import parse_place, several_measurements
-from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_folder
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_files
 from plateflow.text import TextError, decode, encoding_of, rows, table
 
 TABLE = re.compile(r"(?:[^/]+/)?[^/]*\.csv(?:\.gz)?", re.IGNORECASE)
@@ -39,13 +39,13 @@ class LoadDataReader:
 
     name = "load_data"
 
-    def recognise(self, folder: Path) -> bool:
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
         """By a table with these columns, in the folder or one level below."""
-        return bool(_tables(folder, peek(folder)))
+        return bool(_tables(folder, names))
 
     def read(self, spec: PlateSpec) -> Index:
         """Index the plate of a load_data table (see `Reader.read`)."""
-        listing = list_files(plate_folder(spec))
+        listing = plate_files(spec)
         tables = _tables(listing.root, sorted(listing.files))
         folders = {name.rpartition("/")[0] for name in tables}
         if len(folders) > 1 and "" not in folders:
@@ -55,6 +55,8 @@ class LoadDataReader:
             for name in filter(TABLE.fullmatch, sorted(listing.files)):
                 if "load_data" in name.lower():
                     _lines(spec, listing.root / name)  # says what is wrong with it, if it is no table
+            if listing.outside:
+                raise link_error(listing, min(listing.outside), plate=spec.plate)
             raise RawDataError(
                 "there is no load_data.csv",
                 where=f"{spec.plate}: {spec.path}",

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,16 @@ import numpy as np
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.paths import well_name
-from plateflow.plates.files import PARSE_ERRORS, Listing, inside, list_files, parsing
+from plateflow.plates.files import PARSE_ERRORS, Listing, inside, link_error, list_files, parsing
+from plateflow.plates.formats import FORMATS, USUAL
 from plateflow.plates.names import parse_place
 from plateflow.plates.pixels import own_fault
 from plateflow.plates.places import Image, fields_of
 from plateflow.plates.raw import RawFolder
-from plateflow.plates.reader import Index, Records, counted, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, make_index, other_layout, plate_files, plate_folder
 from plateflow.plates.units import um_per
 
-PLATES = {(2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48)}
-"""Rows and columns of real plates; any other shape counts only the rows and columns in use."""
+_METADATA = ("zarr.json", ".zattrs")
 _CHUNK = re.compile(r"(?:c[/.])?(\d+(?:[/.]\d+)*)")
 
 
@@ -45,7 +46,7 @@ class OmeZarrReader:
     def __init__(self, *, in_place: bool = False) -> None:
         self.name, self.in_place = "omezarr_in_place" if in_place else "omezarr", in_place
 
-    def recognise(self, folder: Path) -> bool:
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
         """By a group with the attribute `plate`: the folder itself, or the only Zarr group in it."""
         return not self.in_place and _plate_group(folder) is not None
 
@@ -57,7 +58,11 @@ class OmeZarrReader:
             why = _unreadable(Path(spec.path)) or "it has no zarr.json or .zattrs with the attribute plate"
             remedy = "give the plate's own group, the folder that holds the rows; a single image is not a plate"
             raise other_layout(spec, "an OME-Zarr plate", why=why, remedy=remedy)
-        plate = _Plate(spec, list_files(root))
+        files = plate_files(spec) if root == folder else list_files(root, spec.follow_links)
+        for link in files.outside:
+            if "/" in link or link in _METADATA:  # of a chunk there would be nothing but its lack to see
+                raise link_error(files, link, plate=spec.plate)
+        plate = _Plate(spec, files)
         base = root.relative_to(folder).as_posix()
         index = make_index(spec, self.name, plate.records(), plate.listing, base=base)
         if self.in_place:
@@ -75,7 +80,7 @@ def _plate_group(folder: Path) -> Path | None:
 
 def _attributes(group: Path) -> dict[str, Any]:
     """The OME attributes of a group; empty where it has none, or cannot be read."""
-    for name in ("zarr.json", ".zattrs"):
+    for name in _METADATA:
         try:
             attributes = json.loads((group / name).read_text(encoding="utf-8"))
             attributes = attributes.get("attributes", {}) if name == "zarr.json" else attributes
@@ -90,7 +95,7 @@ def _attributes(group: Path) -> dict[str, Any]:
 
 def _unreadable(group: Path) -> str:
     """Why a group's metadata can't be read; empty where they can, or it has none."""
-    for path in (path for name in ("zarr.json", ".zattrs") if (path := group / name).is_file()):
+    for path in (path for name in _METADATA if (path := group / name).is_file()):
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -104,7 +109,7 @@ class _Plate:
     def __init__(self, spec: PlateSpec, files: Listing) -> None:
         self.spec, self.files, self.root = spec, files, files.root
         self.metadata = _attributes(files.root)["plate"]
-        self.listing = Listing(root=files.root, files={}, outside=files.outside)  # the "files" of images are arrays
+        self.listing = replace(files, files={})  # the "files" of images are arrays
         self.chunks = _chunks(files)
         self.channels: dict[Any, dict[str, Any]] = {}
         self.notes: list[str] = []
@@ -153,7 +158,7 @@ class _Plate:
         return Records(
             planes=planes,
             channels=dict(sorted(self.channels.items())),
-            format=shape if shape in PLATES else None,
+            format=shape if shape in (FORMATS[wells] for wells in USUAL) else None,
             disagreements=self.notes,
         )
 
@@ -172,7 +177,7 @@ class _Plate:
         try:
             if not (row.isdecimal() or from_zero):
                 return parse_place({"row": row, "column": column})
-            if (len(rows), len(columns)) not in PLATES:
+            if (len(rows), len(columns)) not in FORMATS.values():
                 raise ValueError
             first = _counted(row, rows) if row.isdecimal() else parse_place({"row": row, "column": "1"})[0]
             return first, _counted(column, columns)

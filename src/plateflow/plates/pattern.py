@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import regex  # unlike re, it can be stopped
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
-from plateflow.plates.files import Listing, inside, list_files, page_number, parsing, peek
+from plateflow.plates.files import Listing, inside, page_number, parsing
 from plateflow.plates.names import parse_place
 from plateflow.plates.pages import REMEDY, pages_in, stack_in
-from plateflow.plates.reader import HEADERS_READ, Index, Records, counted, examples, make_index, plate_folder
+from plateflow.plates.reader import HEADERS_READ, Index, Records, counted, examples, make_index, plate_files
 from plateflow.text import decode, table
 
 GROUPS = {"well", "row", "column", "field", "channel", "z", "t"}
@@ -65,13 +65,13 @@ class PatternReader:
 
     name = "pattern"
 
-    def recognise(self, folder: Path) -> bool:
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
         """By a built-in pattern that matches at least half of the TIFFs."""
-        return _ready([name for name in peek(folder) if name.lower().endswith((".tif", ".tiff"))]) is not None
+        return _ready([name for name in names if name.lower().endswith((".tif", ".tiff"))]) is not None
 
     def read(self, spec: PlateSpec) -> Index:
         """Index the images whose names match `spec.pattern`, or that its table lists (see `Reader.read`)."""
-        listing = list_files(plate_folder(spec))
+        listing = plate_files(spec)
         if spec.pattern and spec.pattern.lower().endswith((".csv", ".tsv")):
             return make_index(spec, self.name, _from_table(spec, listing), listing)
         matches = _search(spec, _compile(spec, listing), listing.image_names())

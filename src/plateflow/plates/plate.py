@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from plateflow.config import SAFE_NAME, PlateSpec
 from plateflow.errors import RawDataError
+from plateflow.files import listed
+from plateflow.plates.files import link_error, list_files, peek
 from plateflow.plates.harmony import HarmonyReader
 from plateflow.plates.imagexpress import ImageXpressReader
 from plateflow.plates.load_data import LoadDataReader
@@ -53,15 +55,17 @@ class RawPlate(Index):
         return RawFolder(self.root).read(rows.iloc[0].to_dict())
 
 
-def recognise(folder: Path) -> str:
-    """The name of the reader for the layout of a folder.
+def recognise(folder: Path, follow_links: str | None = None) -> str:
+    """The name of the reader for the layout of a folder; `follow_links` as in the plate sheet.
 
     Raises:
         RawDataError: no reader recognises it, or only folders in it, each of which is a plate.
     """
-    if (name := _recognised(folder)) is not None:
+    if (name := _recognised(folder, follow_links)) is not None:
         return name
-    below = [path.name for path in sorted(folder.iterdir()) if _recognised(path)] if folder.is_dir() else []
+    if folder.is_dir() and (listing := list_files(folder, follow_links)).outside:
+        raise link_error(listing, min(listing.outside), plate="plate")
+    below = [path.name for path in listed(folder) if _recognised(path)] if folder.is_dir() else []
     below = [name for name in below if not re.fullmatch(r"r\d+c\d+", name)]  # of Harmony's wells
     if len(below) > 1:
         raise several_measurements(PlateSpec(plate="plate", path=str(folder)), below)
@@ -75,10 +79,11 @@ def recognise(folder: Path) -> str:
     )
 
 
-def _recognised(folder: Path) -> str | None:
+def _recognised(folder: Path, follow_links: str | None = None) -> str | None:
     if not folder.is_dir():
         return None
-    return next((reader.name for reader in READERS.values() if reader.recognise(folder)), None)
+    names = peek(folder, follow_links)
+    return next((reader.name for reader in READERS.values() if reader.recognise(folder, names)), None)
 
 
 def index_plate(spec: PlateSpec) -> Index:

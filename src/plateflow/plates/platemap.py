@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from plateflow.errors import RawDataError
+from plateflow.files import listed
 from plateflow.paths import parse_well, row_name, well_name
 from plateflow.plates.doses import column_of_dose, doses_of, is_unit_column, plain, same_doses, value_of
 from plateflow.plates.reader import examples
@@ -179,7 +180,7 @@ def _map_of(path: Path, lines: list[list[str]], columns: list[str], plate: str) 
             remedy="name the plate by its barcode in the plate sheet, or give its own map as plate_map",
         )
     name = next(iter(names))
-    files = {*path.parent.glob("platemap/*"), *path.parent.glob("*")} - {path}
+    files = {*listed(path.parent / "platemap"), *listed(path.parent)} - {path}
     # lincs_platemap_C-7161 is a map C-7161, too
     fitting = [f for f in files if f.suffix.lower() in _SUFFIXES and f"_{f.stem}".endswith(f"_{name}")]
     if not fitting:
@@ -198,7 +199,7 @@ def ids_of(plate: str, ids: Collection[str]) -> set[str]:
 
 def _with_external_metadata(folder: Path, rows: list[Row]) -> list[Row]:
     """The lines of a map, each with what `external_metadata/` has about its treatment."""
-    files = sorted(folder.parent.parent.glob("external_metadata/*"))
+    files = listed(folder.parent.parent / "external_metadata")
     for file in (file for file in files if file.suffix.lower() in _SUFFIXES):
         (_, names), *lines = _whole(read_sheets(file, "the external metadata")[0]).rows or [(0, [])]
         shared = next((name for name in names if name and name in rows[0][1]), None)

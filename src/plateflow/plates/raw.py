@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from plateflow.errors import RawDataError
-from plateflow.files import stat_of
+from plateflow.files import is_litter, stat_of
 from plateflow.plates.pixels import PlaneError, own_fault, read_plane
 
 _TRIED = 64
@@ -128,6 +128,9 @@ class RawFolder:
             raise machine_error(error, where=str(path)) from error
 
     def _look_around(self, path: Path) -> None:
+        for place in takewhile(lambda place: self.root in place.parents, path.parents):
+            if _is_link(place):
+                place.stat()  # it leads nowhere where the share of the images is away
         folder = path.parent
         while self.root in folder.parents and not folder.exists():
             folder = folder.parent
@@ -149,8 +152,12 @@ class RawFolder:
             raise refused
 
     def _others(self, path: Path, folder: Path) -> Iterator[Path]:
-        """Files of the plate but this one: one that could be read before, then any, those nearby first."""
-        if self._sound not in (None, path):
+        """Files of the plate but this one: one that could be read before, then any, those nearby first.
+
+        Of a link other links: that the index lies here says nothing of the share to which the images are links.
+        """
+        linked = _is_link(path)
+        if self._sound is not None and self._sound != path and (_is_link(self._sound) or not linked):
             yield self._sound
         for place in dict.fromkeys((folder, self.root)):
             for base, folders, names in os.walk(place):
@@ -159,8 +166,13 @@ class RawFolder:
                     folders.clear()
                     continue
                 for name in sorted(names):
-                    if (other := Path(base, name)) != path:
+                    other = Path(base, name)
+                    if other != path and not is_litter(name) and (_is_link(other) or not linked):
                         yield other
+
+
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # noqa: PTH114 - Path's raises where a name can't be looked at
 
 
 def _stat(path: Path) -> list[int] | None:

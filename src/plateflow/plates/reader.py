@@ -8,7 +8,7 @@ claimed twice, wells off the plate, the order of the channels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -19,18 +19,17 @@ from numpy.typing import NDArray
 
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError, printable
+from plateflow.files import is_litter
 from plateflow.paths import well_name
 from plateflow.plates.channel_names import named
 from plateflow.plates.copies import later_copies
-from plateflow.plates.files import Listing
+from plateflow.plates.files import Listing, link_error, list_files
+from plateflow.plates.formats import plate_format
 from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
 from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error, unmounted
 from plateflow.plates.stacks import add_missing, lacking_channels, uneven
-
-FORMATS = ((8, 12), (16, 24), (32, 48))
-"""Rows and columns of 96, 384 and 1536 wells: the smallest that fits is assumed where the metadata don't say."""
 
 COLUMNS = {
     "plate": "object",
@@ -76,6 +75,7 @@ class Index:
         metadata: the content of manifest/plate.json: format, wells, channels, pixel size, layout, disagreements.
         times_s: when each plane was taken, float64 (n,), NaN where unknown; used by preflight only.
         pages_chosen, listed: as in `Records`; used by preflight only.
+        format_stated: whether the metadata say the format that is taken.
     """
 
     root: Path
@@ -84,6 +84,7 @@ class Index:
     times_s: NDArray[np.float64] | None = None
     pages_chosen: bool = False
     listed: bool = False
+    format_stated: bool = False
 
 
 @dataclass(kw_only=True)
@@ -117,8 +118,8 @@ class Reader(Protocol):
 
     name: str
 
-    def recognise(self, folder: Path) -> bool:
-        """Whether a folder looks like this layout; opens no image."""
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
+        """Whether a folder looks like this layout, by its first files (of `peek`); opens no image."""
 
     def read(self, spec: PlateSpec) -> Index:
         """Index a plate of the plate sheet.
@@ -138,7 +139,7 @@ def plate_folder(spec: PlateSpec) -> Path:
     where = f"{spec.plate}: {folder}"
     try:
         there = folder.is_dir()
-        empty = there and next(folder.iterdir(), None) is None
+        empty = there and all(is_litter(path.name) for path in folder.iterdir())
     except OSError as error:
         raise machine_error(error, where=where) from error
     if not there:
@@ -148,6 +149,18 @@ def plate_folder(spec: PlateSpec) -> Path:
         remedy = "copy the measurement into it, or fix the path in the plate sheet"
         raise RawDataError("the plate's folder is empty", where=where, remedy=remedy)
     return folder
+
+
+def plate_files(spec: PlateSpec) -> Listing:
+    """The files of a plate, whose folder is checked; with those that links lead to, where these are followed.
+
+    Raises:
+        RawDataError: as `plate_folder`, or there is nothing in the folder that links may lead into.
+    """
+    folder = plate_folder(spec)
+    if spec.follow_links is not None:
+        plate_folder(spec.model_copy(update={"path": spec.follow_links}))
+    return list_files(folder, spec.follow_links)
 
 
 def geometry(y: float, x: float, *, dy: float, dx: float, height: int, width: int) -> dict[str, Any]:
@@ -162,15 +175,20 @@ def geometry(y: float, x: float, *, dy: float, dx: float, height: int, width: in
     return corner | {"dy_um": dy, "dx_um": dx, "height": height, "width": width}
 
 
-def other_layout(spec: PlateSpec, expected: str, *, why: str, remedy: str) -> RawDataError:
+def other_layout(
+    spec: PlateSpec, expected: str, listing: Listing | None = None, *, why: str, remedy: str
+) -> RawDataError:
     """The error of a reader for a folder that does not have its layout.
 
     Args:
         spec: the plate.
         expected: what the reader reads, such as "a Harmony measurement".
+        listing: the folder's files; links among them may be all that it lacks.
         why: what the folder lacks.
         remedy: which folder the user should give.
     """
+    if listing is not None and listing.outside:
+        return link_error(listing, min(listing.outside), plate=spec.plate)
     remedy = f"{remedy}; for other layouts set `layout` in the plate sheet"
     return RawDataError(f"the folder is not {expected}", where=f"{spec.plate}: {spec.path}", why=why, remedy=remedy)
 
@@ -196,6 +214,9 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
             used, or the channels of all fields differ in size.
         OSError: the machine is at fault.
     """
+    linked = next(filter(None, (listing.link_to(plane.get("path", "")) for plane in records.planes)), None)
+    if linked or (listing.outside and not records.planes):
+        raise link_error(listing, linked or min(listing.outside), plate=spec.plate)
     if not records.planes:
         raise RawDataError(
             "there is no image in the plate's folder",
@@ -204,6 +225,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
         )
     refuse_odd_names(spec, listing, {plane.get("path", "") for plane in records.planes})
     notes = list(map(printable, records.disagreements))
+    notes += counted(listing.outside, "links lead out of the plate's folder and aren't followed")
+    notes += counted(listing.broken, "links lead nowhere")
     planes = pd.DataFrame.from_records(records.planes)
     for column in COLUMNS:
         if column not in planes:
@@ -215,7 +238,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     names = [channel["name"] for channel in channels]
     planes["channel"] = planes["channel"].map(dict(zip(records.channels, names, strict=True)))
     planes["field"] = planes["field"].astype(str)
-    shape = _plate_format(spec, records.format, planes, notes)
+    shape = plate_format(spec, records.format, planes, notes)
     planes["well"] = [well_name(row, column) for row, column in zip(planes["row"], planes["column"], strict=True)]
     _refuse_doubled(spec, planes)
     if spec.pixel_size_um is not None:
@@ -250,6 +273,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     metadata |= _metadata(records.bit_max, channels, planes, notes)
     root = Path(spec.path).absolute()
     told = {"pages_chosen": records.pages_chosen, "listed": records.listed}
+    told["format_stated"] = records.format == shape
     return Index(root=root, planes=planes, metadata=metadata, times_s=times, **told)
 
 
@@ -275,29 +299,6 @@ def _metadata(
         "disagreements": notes,
         **({"lacking_channels": lacking} if lacking else {}),
     }
-
-
-def _plate_format(
-    spec: PlateSpec, given: tuple[int, int] | None, planes: pd.DataFrame, notes: list[str]
-) -> tuple[int, int]:
-    """Rows and columns of the plate: as the metadata give them if all wells fit, else the smallest of `FORMATS`."""
-    lowest = int(min(planes["row"].min(), planes["column"].min()))
-    rows, columns = int(planes["row"].max()) + 1, int(planes["column"].max()) + 1
-    largest = FORMATS[-1]
-    if given is not None and rows <= given[0] <= largest[0] and columns <= given[1] <= largest[1] and lowest >= 0:
-        return given
-    fitting = [shape for shape in FORMATS if shape[0] >= rows and shape[1] >= columns]
-    if not fitting or lowest < 0:
-        raise RawDataError(
-            "a well lies off the plate",
-            where=f"{spec.plate}: rows {planes['row'].min() + 1} to {rows}, "
-            f"columns {planes['column'].min() + 1} to {columns}",
-            why="plates have at most 32 rows and 48 columns, counted from 1",
-            remedy="fix the metadata, or the pattern in the plate sheet",
-        )
-    if given is not None:
-        notes.append(f"the metadata say {given[0]} x {given[1]} wells, but wells reach row {rows} and column {columns}")
-    return fitting[0]
 
 
 def _refuse_doubled(spec: PlateSpec, planes: pd.DataFrame) -> None:

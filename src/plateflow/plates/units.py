@@ -13,6 +13,8 @@ POWERS = {
     **dict.fromkeys(("\u00e5", "angstrom", "\u00e5ngstr\u00f6m"), -4),
     **dict.fromkeys(("pm", "picometer", "picometre"), -6),
 }
+SMALLEST_UM, LARGEST_UM = 0.02, 20.0
+"""The range of pixel sizes of light microscopes; outside of it, the unit is probably wrong."""
 NO_LENGTH = {"", "px", "pixel", "pixels"}
 """What stands for a unit where nothing was measured."""
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from plateflow.config import PlateSpec
-from plateflow.plates.files import Listing, inside, list_files, local_name, parsing, peek, positive_int, xml_elements
+from plateflow.plates.files import Listing, inside, local_name, parsing, positive_int, xml_elements
 from plateflow.plates.names import NamePattern, several_measurements
-from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_folder
+from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_files
 
 NAMES = NamePattern(
     r"(?P<plate>.+)_(?P<well>[A-Z]{1,2}\d{2}(?:\.[a-d][1-4])?)"
@@ -33,13 +34,13 @@ class YokogawaReader:
 
     name = "yokogawa"
 
-    def recognise(self, folder: Path) -> bool:
+    def recognise(self, folder: Path, names: Sequence[str]) -> bool:
         """By the records' file, or images named as the instrument names them."""
-        return any(name.lower().endswith(".mlf") or NAMES.match(name) for name in peek(folder))
+        return any(name.lower().endswith(".mlf") or NAMES.match(name) for name in names)
 
     def read(self, spec: PlateSpec) -> Index:
         """Index a CellVoyager measurement (see `Reader.read`)."""
-        listing = list_files(plate_folder(spec))
+        listing = plate_files(spec)
         source = listing.nearest(".mlf")
         if len(several := [name for name in listing.files if name.lower().endswith(".mlf")]) > 1:
             raise several_measurements(spec, several)
@@ -207,7 +208,7 @@ def _from_names(spec: PlateSpec, listing: Listing) -> Records:
     if not planes:
         why = "there is no .mlf file in it, and no image is named as the instrument names them"
         remedy = "give the folder that holds MeasurementData.mlf"
-        raise other_layout(spec, "a CellVoyager measurement", why=why, remedy=remedy)
+        raise other_layout(spec, "a CellVoyager measurement", listing, why=why, remedy=remedy)
     names = set[str]()
     for plane in planes:
         match = NAMES.match(plane["path"])

@@ -291,11 +291,14 @@ class _Pass:
         from plateflow.images.shards import shard_regions
 
         held: dict[tuple[str, str], NDArray[np.generic]] = {}  # what later regions need, too
-        regions = shard_regions(self.layout, self.image.levels)
+        regions = [
+            (region, boxes)
+            for region in shard_regions(self.layout, self.image.levels)
+            if (boxes := [box for box in self.fields if shared(box.slices, region)])
+        ]
         with self.image.writing(t, z, pool.map) as write:
-            for number, region in enumerate(regions):
-                boxes = [box for box in self.fields if shared(box.slices, region)]
-                later = {box.name for box in boxes if any(shared(box.slices, other) for other in regions[number + 1 :])}
+            for number, (region, boxes) in enumerate(regions):
+                later = {box.name for box in boxes if any(box in others for _, others in regions[number + 1 :])}
                 block = self._block(t, z, region, boxes, later, held, pool)
                 if self._take_out(block, boxes, region):
                     write(region, block)

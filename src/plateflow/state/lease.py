@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from plateflow.access import user_name
 from plateflow.errors import LeaseError
+from plateflow.files import is_litter
 from plateflow.state.slurm import is_queued, restarts_of
 
 HEARTBEAT_S = 2.0
@@ -182,7 +183,7 @@ def read_owner(lease: Path) -> Owner | None:
 def leases(folder: Path) -> Iterator[tuple[Path, Owner | None]]:
     """The leases in a folder, each with its owner, None as in `read_owner`."""
     found = [*folder.iterdir()] if folder.is_dir() else []  # where it can't be read, `glob` would say that it is empty
-    for lease in sorted(path for path in found if not path.name.startswith(".")):
+    for lease in sorted(path for path in found if not (path.name.startswith(".") or is_litter(path.name))):
         yield lease, read_owner(lease)
 
 
