@@ -18,7 +18,12 @@ from plateflow.images.shards import halve_mean
 from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths
 
-INFO = {"plate": "p", "format": [8, 12], "channels": [{"name": "DNA", "wavelength_nm": 456.0}], "bit_max": 65535}
+INFO = {
+    "plate": "p",
+    "format": [8, 12],
+    "channels": [{"name": "DNA", "wavelength_nm": 456.0, "dtype": "uint16"}],
+    "bit_max": 65535,
+}
 BOXES = ((0, 0), (0, 10), (25, 40))
 
 

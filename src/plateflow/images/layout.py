@@ -54,6 +54,7 @@ class WellLayout:
 
     Attributes:
         shape: of the image, (t, c, z, y, x).
+        dtype: of the image: the least that holds all channels of the plate.
         fields: in the manifest's order; where they overlap the first wins.
         channels: names, in the order of the image's axis.
         z_planes: the z planes of each channel; stacks may differ.
@@ -151,7 +152,7 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     stacks = {str(name): sorted(set(z.tolist())) for name, z in planes.groupby("channel")["z"]}
     return WellLayout(
         shape=(int(planes["t"].max()) + 1, len(channels), int(planes["z"].max()) + 1, height, width),
-        dtype=str(planes["dtype"].iloc[0]),
+        dtype=max((channel["dtype"] for channel in metadata["channels"]), key=lambda kind: np.dtype(kind).itemsize),
         fields=fields,
         channels=channels,
         z_planes=tuple(tuple(stacks.get(name, ())) for name in channels),

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from plateflow.files import write_json
+from plateflow.plates.pixels import camera_tops
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, damage
 from plateflow.stages.runner import one_by_one, run_job
@@ -91,7 +92,7 @@ def freeze(job: Job) -> Outcome:
         else Light.even("switched off" if grids[channel] else "no field counts")
         for channel in channels
     ]
-    top = float(job.plate.metadata["bit_max"])
+    tops = camera_tops(job.plate.metadata)
     counted = [sharp[key] for key in sharp if not key[1] or plate[key[0]].mostly_clipped]
     signal = len(set[str]().union(*counted))
     blank = signal < SIGNAL_SHARE * len(wells) or not wells
@@ -102,7 +103,7 @@ def freeze(job: Job) -> Outcome:
         "channels": {
             channel: intensity_limits(plate[channel].counts, settings.percentiles)
             if channel in plate
-            else {"low": 0.0, "high": top}
+            else {"low": 0.0, "high": float(tops[channel])}
             for channel in channels
         },
         "light": {

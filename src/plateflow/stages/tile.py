@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from plateflow.files import checksum, digest, take_stamps
 from plateflow.images.layout import FieldBox, Region, shared
 from plateflow.images.well import WellImage
-from plateflow.plates.pixels import PlaneError
+from plateflow.plates.pixels import PlaneError, camera_tops
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.job import Job, Outcome, WorkItem
@@ -210,7 +210,8 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
         common |= {"state": "missing" if (reason, n) == ("missing", len(bad)) else "quarantined", "reason": reason}
         return Outcome(detail=f"no field can be used: {detail}", **common)
     table = {name: [attempt.statistics[name, channel] for channel in layout.channels] for name in used}
-    write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
+    tops = camera_tops(job.plate.metadata)
+    write_histograms(paths.histogram(well), table, {channel: tops[channel] for channel in layout.channels})
     info = {"fields": len(used)}
     if not bad:
         return Outcome(info=info, **common)
@@ -324,7 +325,8 @@ class _Pass:
                 pixels = self.folder.read(row)
             except PlaneError as error:
                 return error
-            return pixels, plane_statistics(pixels), _checksum(pixels)
+            crc, pixels = _checksum(pixels), pixels.astype(self.layout.dtype, copy=False)
+            return pixels, plane_statistics(pixels), crc
 
         for row, result in zip(rows, pool.map(read, rows), strict=True):
             if isinstance(result, PlaneError):
