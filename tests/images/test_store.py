@@ -229,7 +229,7 @@ def test_what_no_journal_knows_stays_only_if_all_of_its_metadata_are_as_they_sho
     make(tmp_path)
     assert content(paths.store) == filled
     (tmp_path / "ids.json").unlink()
-    for group in (paths.image("B03"), *(paths.image("B03") / "labels").glob("[a-z]*/")):
+    for group in (paths.image("B03").parent, *(paths.image("B03") / "labels").glob("[a-z]*/")):
         (group / "zarr.json").write_bytes(b"{}")
     make(tmp_path)
     assert content(paths.store) == empty
