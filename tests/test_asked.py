@@ -119,7 +119,7 @@ def test_a_frozen_window_keeps_its_name_and_waits_for_no_tile(plate):
     before = digests(plate)
     do(plate, key)
     freeze(plate)
-    assert PlateAsked(plate).waits_for(*key) == []
+    assert PlateAsked(plate).waits_for(*key) == [("ingest", "plate")]
     assert renamed(plate, before) == set()
     request(plate.paths, kind="retry", stage="tile", well="A01", n_columns=12)
     assert ("tile", "0") in renamed(plate, before)
@@ -130,7 +130,7 @@ def test_a_frozen_window_keeps_its_name_and_waits_for_no_tile(plate):
     assert PlateAsked(plate).digest(*key).endswith("-frozen")
     do(plate, key)
     assert PlateAsked(plate).digest(*key).endswith("-frozen"), "and it keeps that name"
-    assert PlateAsked(plate).waits_for(*key) == []
+    assert PlateAsked(plate).waits_for(*key) == [("ingest", "plate")]
 
 
 def test_a_window_that_could_not_be_frozen_is_named_by_its_tiles(plate):
@@ -200,7 +200,8 @@ def test_the_jobs_of_a_run_take_all_from_what_it_wrote_down(plate, tmp_path, mon
     assert given.project == asked.project
     assert {name: each.digests() for name, each in given.plates.items()} == expected
     assert given.screen == asked.screen
-    assert given.plates["p"].waits_for("normalise", "plate") != given.plates["q"].waits_for("normalise", "plate") == []
+    assert given.plates["q"].waits_for("normalise", "plate") == [("ingest", "plate")]
+    assert given.plates["p"].waits_for("normalise", "plate") != [("ingest", "plate")]
     assert Asked.of(asked.project).screen != asked.screen
 
 

@@ -41,6 +41,7 @@ OLD = 946684800
 
 JobKey = tuple[str, str]
 """Stage and name of a job of a plate."""
+INGEST: JobKey = ("ingest", "plate")
 
 
 def upstream(config: Config, stage: str, job: str) -> list[JobKey]:
@@ -48,7 +49,7 @@ def upstream(config: Config, stage: str, job: str) -> list[JobKey]:
     parts = config.parts
     match stage:
         case "tile":
-            return [("ingest", "plate")]
+            return [INGEST]
         case "normalise":
             return _jobs(config, "tile")
         case "infer":
@@ -135,7 +136,7 @@ class PlateAsked:
 
     @property
     def frozen(self) -> bool:
-        """Whether the window is frozen as configured: then `normalise` waits for no tile, and nothing renames it."""
+        """Whether the window is frozen as configured: then `normalise` waits for no tile, but for ingest."""
         if self._frozen is None:
             try:
                 self._frozen = self.plate.has_frozen_window()
@@ -145,7 +146,7 @@ class PlateAsked:
 
     def waits_for(self, stage: str, job: str) -> list[JobKey]:
         """The jobs of the plate whose receipts a job waits for."""
-        return [] if stage == "normalise" and self.frozen else upstream(self.plate.config, stage, job)
+        return [INGEST] if stage == "normalise" and self.frozen else upstream(self.plate.config, stage, job)
 
     def digest(self, stage: str, job: str) -> str:
         """The digest of all that is asked of a job."""
@@ -155,6 +156,7 @@ class PlateAsked:
             requests = request_digest(self.plate.paths, stage, job, parts, self._watch_lines)
             own = digest(self._stage_settings(stage), requests)
             if stage == "normalise":
+                own = digest(own, self.digest(*INGEST))
                 self._digests[key] = f"{own}-{self._base(own)}"
             else:
                 self._digests[key] = digest(own, [self.digest(*other) for other in self.waits_for(stage, job)])

@@ -56,7 +56,7 @@ _MEASURED = "textures are scaled per object; volumes have lengths and surfaces b
 _TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
 _PAGE = "time points are shown one by one, counts per field in use, doses with units, far fields side by side"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 4, "units, places, formats, channels, planes and levels are what the files say", ()),
+    ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
     ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),

@@ -249,6 +249,12 @@ def settle() -> None:
             os.close(descriptor)
 
 
+def unlisted(path: Path) -> None:
+    """Say of a file that was just written that no line lists it: another stage writes it last, and lists it then."""
+    with _unsettled.lock:
+        _unsettled.stamps.pop(path, None)
+
+
 def take_stamps() -> dict[Path, Stamp]:
     """The stamps of the files that this process has written since the last call, and not removed."""
     with _unsettled.lock:

@@ -9,7 +9,7 @@ from plateflow.errors import PlateflowError
 from plateflow.images.canvas import Canvas, canvases
 from plateflow.images.layout import GRID_GAP_PX, WellLayout, well_layout
 
-INFO = {"plate": "p", "pixel_size_um": [0.5, 0.5], "channels": [{"name": "DNA"}, {"name": "AGP"}]}
+INFO = {"plate": "p", "pixel_size_um": [0.5, 0.5], "channels": [{"name": n, "dtype": "uint16"} for n in ("DNA", "AGP")]}
 
 
 def planes(corners_um: list[tuple[float, float]], **values: Any) -> pd.DataFrame:

@@ -230,7 +230,7 @@ def test_counts_of_long_films_are_exact(tmp_path: Path) -> None:
     statistics = plane_statistics(np.arange(256, dtype=np.uint16).reshape(16, 16))
     statistics.counts[7] = 2**32 + 9
     paths = PlatePaths.of("p", results=tmp_path)
-    write_histograms(paths.histogram("A01"), {"1": [statistics]}, ["DNA"], 65535)
+    write_histograms(paths.histogram("A01"), {"1": [statistics]}, {"DNA": 65535})
     np.testing.assert_array_equal(read_histograms(paths, "A01")["1", "DNA"].counts, statistics.counts)
 
 

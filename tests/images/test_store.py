@@ -18,7 +18,12 @@ from plateflow.images.shards import halve_mean
 from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths
 
-INFO = {"plate": "p", "format": [8, 12], "channels": [{"name": "DNA", "wavelength_nm": 456.0}], "bit_max": 65535}
+INFO = {
+    "plate": "p",
+    "format": [8, 12],
+    "channels": [{"name": "DNA", "wavelength_nm": 456.0, "dtype": "uint16"}],
+    "bit_max": 65535,
+}
 BOXES = ((0, 0), (0, 10), (25, 40))
 
 
@@ -224,7 +229,7 @@ def test_what_no_journal_knows_stays_only_if_all_of_its_metadata_are_as_they_sho
     make(tmp_path)
     assert content(paths.store) == filled
     (tmp_path / "ids.json").unlink()
-    for group in (paths.image("B03"), *(paths.image("B03") / "labels").glob("[a-z]*/")):
+    for group in (paths.image("B03").parent, *(paths.image("B03") / "labels").glob("[a-z]*/")):
         (group / "zarr.json").write_bytes(b"{}")
     make(tmp_path)
     assert content(paths.store) == empty

@@ -158,7 +158,7 @@ def of_tiffs(layout: str) -> Iterator[Damage]:
     nan = np.float32(np.nan)
     one = {
         "32 bits": (lambda a: a.astype(np.uint32), "wrong_type"),
-        "signed": (lambda a: a.astype(np.int16), "wrong_type"),
+        "signed": (lambda a: a.astype(np.int16) - np.int16(1000), "negative"),
         "floats": (lambda a: a.astype(np.float32), "wrong_type"),
         "floats with NaN": (lambda a: np.where(a > 2000, nan, a.astype(np.float32)), "nan"),
         "8 bits": (lambda a: (a >> 4).astype(np.uint8), "wrong_type"),

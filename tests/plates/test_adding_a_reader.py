@@ -35,7 +35,7 @@ def scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_example_reads_its_plate(scan: Path) -> None:
     assert recognise(scan) == "acme"
     opened = open_plate(scan)
-    assert opened.metadata["channels"] == [{"name": "DNA"}, {"name": "AGP"}]
+    assert opened.metadata["channels"] == [{"name": "DNA", "dtype": "uint16"}, {"name": "AGP", "dtype": "uint16"}]
     assert opened.planes["state"].tolist() == ["ok", "missing", "ok", "ok"]
     assert opened.planes.iloc[0][["y_um", "x_um"]].tolist() == pytest.approx([-7 - 5, -12 - 10])
     assert opened.read("B03", "2", "AGP")[0, 0] == 3

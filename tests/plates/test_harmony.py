@@ -56,7 +56,8 @@ def test_a_real_plate_of_harmony_5(test_data: Path) -> None:
     assert plate.metadata["format"] == [16, 24]
     assert plate.metadata["wells"] == ["A01"]
     # by hand from the index: channels in the order of ChannelID, emission in nm; brightfield has an emission of 0
-    assert plate.metadata["channels"] == [
+    assert [{**channel, "dtype": "uint16"} for channel in plate.metadata["channels"]] == plate.metadata["channels"]
+    assert [{key: channel[key] for key in channel if key != "dtype"} for channel in plate.metadata["channels"]] == [
         {"name": "Alexa 647", "wavelength_nm": 706.0, "exposure_s": 0.01},
         {"name": "Alexa 568", "wavelength_nm": 599.0, "exposure_s": 0.01},
         {"name": "488 long", "wavelength_nm": 599.0, "exposure_s": 0.01},
@@ -86,7 +87,8 @@ def test_real_metadata_of_harmony_7_with_its_channels_in_maps(test_data: Path) -
         *("Alexa 488", "Alexa 568", "Alexa 488 Em 650", "405ex, 570-630-em)", "Alexa 647", "HOECHST 33342"),
         "Brightfield",
     ]
-    assert plate.metadata["channels"][3] == {"name": "405ex, 570-630-em)", "wavelength_nm": 599.0, "exposure_s": 0.035}
+    known = {"wavelength_nm": 599.0, "exposure_s": 0.035, "dtype": "uint16"}
+    assert plate.metadata["channels"][3] == {"name": "405ex, 570-630-em)", **known}
     assert plate.metadata["bit_max"] == 65535  # the file says 65536
     assert plate.metadata["t"] == plate.metadata["z"] == 1  # TimepointID begins with 1 here
     planes = plate.planes.set_index("channel")

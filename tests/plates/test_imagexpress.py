@@ -16,7 +16,9 @@ def test_a_real_plate_of_one_channel_without_w(test_data: Path) -> None:
     folder = test_data / "plates" / "imagexpress_singlechannel"
     plate = open_plate(folder)
     assert plate.metadata["layout"] == "imagexpress"
-    assert plate.metadata["channels"] == [{"name": "FITC_05", "wavelength_nm": 536.0, "exposure_s": 0.015}]
+    assert plate.metadata["channels"] == [
+        {"name": "FITC_05", "wavelength_nm": 536.0, "exposure_s": 0.015, "dtype": "uint16"}
+    ]
     assert plate.metadata["wells"] == ["E07", "E08"]
     assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (2, 2, 1)
     assert plate.metadata["disagreements"] == ["4 projections are not used, as their stacks are there"]
@@ -63,7 +65,9 @@ def test_real_time_points_and_sites_above_each_other(test_data: Path) -> None:
 
 def test_a_real_htd_that_is_no_utf8(test_data: Path) -> None:
     plate = open_plate(test_data / "plates" / "metaxpress_exported_htd_min")
-    assert plate.metadata["channels"] == [{"name": "DAPI", "wavelength_nm": 452.0, "exposure_s": 0.1}]
+    assert plate.metadata["channels"] == [
+        {"name": "DAPI", "wavelength_nm": 452.0, "exposure_s": 0.1, "dtype": "uint16"}
+    ]
     assert plate.metadata["format"] == [8, 12]
     assert plate.planes[["well", "state"]].to_numpy().tolist() == [["B02", "ok"]]
     assert plate.metadata["disagreements"] == []

@@ -281,4 +281,7 @@ def test_bad_tables(tmp_path: Path, text: str | None, message: str) -> None:
 def test_names_of_cytation_with_planes_and_stitched_ones(tmp_path: Path) -> None:
     folder = write(tmp_path, *(f"A1_-1_1_1Z{z}_Bright Field_00{t}.tif" for z in (0, 1) for t in (1, 2)))
     plate = open_plate(folder)
-    assert (plate.metadata["z"], plate.metadata["t"], plate.metadata["channels"]) == (2, 2, [{"name": "Bright Field"}])
+    assert (plate.metadata["z"], plate.metadata["t"], [c["name"] for c in plate.metadata["channels"]]) == (
+        *(2, 2),
+        ["Bright Field"],
+    )

@@ -26,8 +26,8 @@ def test_a_real_cv8000(test_data: Path) -> None:
     assert plate.metadata["format"] == [8, 12]
     assert plate.metadata["wells"] == ["D08", "E03", "F08"]
     assert plate.metadata["channels"] == [
-        {"name": "405", "wavelength_nm": 445.0, "exposure_s": 0.1},
-        {"name": "488", "wavelength_nm": 525.0, "exposure_s": 0.1},
+        {"name": "405", "wavelength_nm": 445.0, "exposure_s": 0.1, "dtype": "uint16"},
+        {"name": "488", "wavelength_nm": 525.0, "exposure_s": 0.1, "dtype": "uint16"},
     ]
     assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (4, 4, 1)
     assert plate.metadata["pixel_size_um"] == [0.325, 0.325]

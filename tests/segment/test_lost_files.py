@@ -89,7 +89,7 @@ CASES: dict[str, tuple[str, str, Callable[[PlatePaths], Path]]] = {
     "shard of an image": ("features", "tile", lambda paths: paths.image("B03") / "0/c/0/0/0/0/0"),
     "shard of labels": ("features", "stitch", lambda paths: paths.image("B03") / "labels/nuclei/0/c/0/0/0/0"),
     "arrays of labels": ("stitch", "ingest", lambda paths: paths.image("B03") / "labels/nuclei/0/zarr.json"),
-    "image": ("tile", "ingest", lambda paths: paths.image("B03") / "zarr.json"),
+    "image": ("tile", "ingest", lambda paths: paths.image("B03").parent / "zarr.json"),
     "flows": ("stitch", "infer", lambda paths: paths.flows("nuclei", "B03", 0)),
     "endpoints": ("stitch", "follow", lambda paths: paths.endpoints("nuclei", "B03", 0, 0)),
     "histogram": ("normalise", "tile", lambda paths: paths.histogram("B03")),

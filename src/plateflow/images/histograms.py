@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +184,14 @@ def _haar(pixels: NDArray[Any]) -> NDArray[np.float64]:
     return energy / (pixels.shape[0] // _SQUARE_PX * across)
 
 
-def write_histograms(
-    path: Path, well: dict[str, list[PlaneStatistics | None]], channels: Sequence[str], bit_max: int
-) -> None:
+def write_histograms(path: Path, well: dict[str, list[PlaneStatistics | None]], tops: Mapping[str, int]) -> None:
     """Write `histograms/<well>.npz`, with counts from the least to the greatest value alone; none of a channel that a
     field lacks.
 
-    `bit_max` is the greatest value that the camera can give, as far as the metadata know.
+    `tops`: by channel, in their order, the greatest value that the camera can give, as far as the metadata know.
     """
     spans, values = [], []
+    shape = (len(well), len(tops))
     cells = [channel for statistics in well.values() for channel in statistics]
     size = max(len(channel.counts) for channel in cells if channel)
     grid = np.full((BINS, BINS), np.nan)
@@ -207,18 +207,19 @@ def write_histograms(
         values.append(channel.counts[low:high])
     counts = np.concatenate(values)
     counts = counts.astype(np.uint32) if counts.max() < 2**32 else counts  # as of long films
-    shape = (len(well), len(channels))
     write_npz(
         path,
         fields=np.array(list(well), dtype=str),
-        channels=np.array(list(channels), dtype=str),
+        channels=np.array(list(tops), dtype=str),
         depth=np.array(size),
         spans=np.array(spans, np.int32).reshape(*shape, 2),
         counts=np.frombuffer(_COUNTS.encode(counts), np.uint8),
         low=np.array([c.low / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         high=np.array([c.high / c.planes for c in flat], np.float32).reshape(*shape, BINS, BINS),
         sharpness=np.array([c.sharpness for c in flat], np.float64).reshape(shape),
-        tops=np.array([saturation_level(c.counts, bit_max) for c in flat]).reshape(shape),
+        tops=np.array(
+            [saturation_level(c.counts, top) for c, top in zip(flat, cycle(tops.values()), strict=False)]
+        ).reshape(shape),
     )
 
 

@@ -59,6 +59,7 @@ class WellLayout:
 
     Attributes:
         shape: of the image, (t, c, z, y, x).
+        dtype: of the image: the least that holds all channels of the plate.
         fields: in the manifest's order; where they overlap the first wins.
         channels: names of those that the well has, in the order of the image's axis.
         z_planes: the z planes of each channel; stacks may differ.
@@ -188,7 +189,7 @@ def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout
     z_step = round(step, 6) if step > 0 else None  # one plane, or not known
     return WellLayout(
         shape=(n_t, len(channels), int(planes["z"].max()) + 1, height, width),
-        dtype=str(planes["dtype"].iloc[0]),
+        dtype=max((channel["dtype"] for channel in metadata["channels"]), key=lambda kind: np.dtype(kind).itemsize),
         fields=fields,
         channels=channels,
         z_planes=tuple(tuple(sorted(set().union(*at))) for at in zip(*stacks, strict=True)),

@@ -5,16 +5,33 @@ order of keys, so that equal plates would no longer give equal bytes.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from plateflow.images.layout import WellLayout
 from plateflow.paths import parse_well, row_name
+from plateflow.plates.pixels import camera_tops
 from plateflow.tables import encoded
 
 VERSION = "0.5"
 AXES = "tczyx"
 LABEL_AXES = "tzyx"
+_EMISSION = [
+    (re.compile(rf"(?<![a-z])(?:{words})(?![a-z])|(?<!\d)(?:{numbers})(?!\d)", re.IGNORECASE), nm)
+    for words, numbers, nm in (
+        (r"bright ?field|bf|dic|phase|trans\w*", "$^", 0),  # light of the lamp, not of a dye
+        (r"dapi|hoechst\w*|dna|nucle\w*|cfp|bfp|h2b", "405|350|33342", 460),
+        (r"e?gfp|fitc|cy2|calcein|fluo-?4|syto ?13|er|con ?a|concanavalin\w*", "488", 520),
+        ("e?yfp|venus|citrine", "514|532", 540),
+        (r"cy3(?!\.5)|tritc|rfp|ds ?red|tmrm?|syto ?14|rna|td-?tomato|po-?pro-?3", "546|555|561", 580),
+        (r"agp|phalloidin|actin|mcherry|mkate\w*|texas ?red|cy3[.]5|rhodamine", "568|594", 610),
+        (r"cy5(?!\.5)|apc|mito\w*|far ?red|draq ?[57]", "633|640|647", 670),
+        (r"cy5[.]5|cy7|alexa ?7\d\d|irfp", "680|700|750", 720),
+    )
+]
+"""What names of channels say of their emission, nm: dyes and proteins, the lines that excite them (Alexa 488), and the
+stains of Cell Painting."""
 WELL_ATTRIBUTES = {"ome": {"version": VERSION, "well": {"version": VERSION, "images": [{"path": "0"}]}}}
 """Of a well's group: its one image."""
 
@@ -36,15 +53,23 @@ def plate_attributes(metadata: Mapping[str, Any], wells: Iterable[str]) -> dict[
     return {"ome": {"version": VERSION, "plate": plate}}
 
 
-def image_attributes(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> dict[str, Any]:
-    """The attributes of an image's group: its levels, and how a viewer first shows its channels."""
-    top = 4095 if layout.dtype == "uint16" else 255  # a first view; few cameras fill 16 bits
-    window = {"min": 0, "max": metadata["bit_max"], "start": 0, "end": min(top, metadata["bit_max"])}
-    channels = [
-        {"label": channel["name"], "color": _colour(channel, number), "active": number < 3, "window": window}
-        for number, channel in enumerate(metadata["channels"])
-        if channel["name"] in layout.channels
-    ]
+def image_attributes(
+    layout: WellLayout, metadata: Mapping[str, Any], levels: int, limits: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """The attributes of an image's group: its levels, and how a viewer first shows its channels.
+
+    Args:
+        metadata: content of manifest/plate.json.
+        levels: of the image.
+        limits: the raw values that are shown black and at full brightness, `low` and `high` by channel; of a channel
+            without, the camera's range is shown.
+    """
+    tops, known = camera_tops(metadata), {channel["name"]: channel for channel in metadata["channels"]}
+    channels = []
+    for number, name in enumerate(layout.channels):
+        shown = limits.get(name, {"low": 0, "high": tops[name]})
+        window = {"min": 0, "max": tops[name], "start": shown["low"], "end": shown["high"]}
+        channels.append({"label": name, "color": colour(known[name]), "active": number < 3, "window": window})
     multiscales = _multiscales("image", layout, levels, AXES, halved=layout.preview or 0)
     return {"ome": {"version": VERSION, "multiscales": multiscales, "omero": {"channels": channels}}}
 
@@ -58,15 +83,14 @@ def label_attributes(label_set: str, layout: WellLayout, levels: int, z_mode: st
     return {"ome": {"version": VERSION, "image-label": source, "multiscales": multiscales}}
 
 
-def _colour(channel: Mapping[str, Any], number: int) -> str:
-    """The colour of a channel's emission wavelength; where that is unknown, colours in turn."""
-    wavelength = channel.get("wavelength_nm")
-    if wavelength is None:
-        return ("0000FF", "00FF00", "FF0000", "FFFF00", "FF00FF", "00FFFF")[number % 6]
-    for top, colour in ((490, "0000FF"), (560, "00FF00"), (620, "FFA500"), (680, "FF0000")):
-        if wavelength < top:
-            return colour
-    return "FF00FF"
+def colour(channel: Mapping[str, Any]) -> str:
+    """The colour of a channel's emission wavelength, or of what its name says; white where neither tells a colour."""
+    said = next((nm for words, nm in _EMISSION if words.search(channel["name"])), None)
+    wavelength = channel.get("wavelength_nm", said)
+    if not wavelength or said == 0:
+        return "FFFFFF"
+    tops = ((490, "0000FF"), (560, "00FF00"), (620, "FFA500"), (680, "FF0000"))
+    return next((found for top, found in tops if wavelength < top), "FF00FF")
 
 
 def _multiscales(

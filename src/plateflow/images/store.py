@@ -1,6 +1,8 @@
 """The plate store: OME-Zarr 0.5, one image per well, sharded arrays; ingest alone makes its groups and arrays.
 
-Every other stage writes shards of its own wells (`images.well`). Nothing is consolidated.
+Every other stage writes shards of its own wells (`images.well`), and normalise the `zarr.json` of each image, last, as
+that says in which intensity window it is shown. What the stages know of an image stands in its well's group. Nothing
+is consolidated.
 """
 
 import math
@@ -8,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plateflow.files import digest, remove_tree, replace_folder, write_changed
+from plateflow.files import digest, remove_tree, replace_folder, unlisted, write_changed
 from plateflow.images import ngff
 from plateflow.images.layout import WellLayout
 from plateflow.images.shards import array_files, shard_region_size
 from plateflow.paths import PlatePaths, parse_well, row_name
+
+STORE = 2
+"""The kind of the groups' attributes. A store of another kind can't be accepted: nothing reads it."""
 
 
 def create_plate(
@@ -24,6 +29,7 @@ def create_plate(
     levels: int,
     z_mode: str,
     ids: Mapping[str, str],
+    limits: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, str]:
     """Make all groups and arrays of a plate, or bring those that exist up to date.
 
@@ -31,6 +37,8 @@ def create_plate(
 
     An image or label set that is as its id says keeps its pixels, and its metadata get their right content, whatever
     has become of them. Any other is replaced whole, empty: what the store says of itself decides nothing.
+
+    `limits` are those of the window, where there is one, as `normalise` writes them into the same files.
 
     Returns:
         a digest of layout and arrays for each image and label set, by its path in the store, which are the next call's
@@ -45,8 +53,9 @@ def create_plate(
         for leftover in (*image.parent.glob(f".{image.name}.*"), *image.glob("labels/.*.*")):
             if leftover.is_dir():
                 remove_tree(leftover)  # of an ingest that was killed
-        _write_group(image.parent, ngff.WELL_ATTRIBUTES)
-        groups = {image: _image_files(layout, metadata, levels)}
+        own = {"layout": layout.to_json(), "levels": levels}
+        of_well = ngff.group_file(ngff.WELL_ATTRIBUTES | {"plateflow": own})
+        groups = {image: _image_files(layout, own)}
         own_sets = [name for name, channels in label_sets.items() if layout.shows(channels)]
         groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in own_sets}
         for group, (own_id, files) in groups.items():
@@ -54,27 +63,45 @@ def create_plate(
             if key in ids:
                 stays = ids[key] == own_id
             else:  # where no journal tells of it any more, a folder with these very files stays, whatever else it holds
-                stays = all((file := group / name).is_file() and file.read_bytes() == files[name] for name in files)
+                known = {group / name: data for name, data in files.items()}
+                known |= {image.parent / "zarr.json": of_well} if group == image else {}
+                stays = all(file.is_file() and file.read_bytes() == data for file, data in known.items())
             if stays:
                 for name, data in files.items():
                     write_changed(group / name, data)
             else:
                 replace_folder(group, files)
             made[key] = own_id
+        write_changed(image / "zarr.json", image_group(layout, metadata, levels, limits or {}))
+        unlisted(image / "zarr.json")
+        write_changed(image.parent / "zarr.json", of_well)
         _write_group(image / "labels", {"ome": {"version": ngff.VERSION, "labels": own_sets}})
     return made
 
 
-def _image_files(layout: WellLayout, metadata: Mapping[str, Any], levels: int) -> tuple[str, dict[str, bytes]]:
-    """The id of an image, and its metadata files by name."""
-    own = {"layout": layout.to_json(), "levels": levels}
+def image_group(
+    layout: WellLayout, metadata: Mapping[str, Any], levels: int, limits: Mapping[str, Mapping[str, float]]
+) -> bytes:
+    """The `zarr.json` of an image: a function of what ingest knows, and of the limits of the intensity window.
+
+    Args:
+        metadata: content of manifest/plate.json.
+        levels: of labels.
+        limits: `low` and `high` by channel, as in window.json; empty as long as there are none.
+    """
+    levels = levels if layout.preview is None else 1
+    return ngff.group_file(ngff.image_attributes(layout, metadata, levels, limits))
+
+
+def _image_files(layout: WellLayout, own: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
+    """The id of an image, and its metadata files by name, but for its own `zarr.json`; `own`: layout and levels."""
+    levels = own["levels"]
     shape, region = layout.shape, shard_region_size(layout, levels)
     if layout.preview is not None:  # the pixels stay in the raw plate: one level, of one shard
         height, width = region = tuple(math.ceil(size / 2**layout.preview) for size in shape[-2:])
         shape, levels = (*shape[:3], height, width), 1
     arrays = array_files(shape, layout.dtype, region, levels, ngff.AXES)
-    group = ngff.group_file(ngff.image_attributes(layout, metadata, levels) | {"plateflow": own})
-    return _id(own, arrays), {"zarr.json": group, **arrays, **ngff.field_table(layout)}
+    return _id(own, arrays), {**arrays, **ngff.field_table(layout)}
 
 
 def _label_files(name: str, layout: WellLayout, levels: int, z_mode: str) -> tuple[str, dict[str, bytes]]:

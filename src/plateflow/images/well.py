@@ -61,7 +61,7 @@ class WellImage:
         """
         folder = paths.image(well)
         try:
-            own = json.loads((folder / "zarr.json").read_text())["attributes"]["plateflow"]  # `create_plate` noted it
+            own = json.loads((folder.parent / "zarr.json").read_text())["attributes"]["plateflow"]  # by `create_plate`
             layout, levels = own["layout"], own["levels"]
         except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
             where = f"{paths.plate}/{well}: {folder}"
@@ -79,7 +79,15 @@ class WellImage:
         """The zarr.Group of the image, for reading: levels "0", "1", ... and "labels/<name>/0", ..."""
         import zarr
 
-        return zarr.open_group(self._folder(), mode="r", zarr_format=3, use_consolidated=False)
+        try:
+            return zarr.open_group(self._folder(), mode="r", zarr_format=3, use_consolidated=False)
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise ResultsError(
+                "the metadata of a well's image can't be read",
+                where=f"{self.paths.plate}/{self.well}: {self._folder() / 'zarr.json'}",
+                why=f"{type(error).__name__}: {error}",
+                remedy=f"`plateflow retry {self.paths.plate} --stage ingest`, then `snakemake`, writes them anew",
+            ) from error
 
     @cached_property
     def window(self) -> Window:

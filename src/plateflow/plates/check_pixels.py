@@ -26,6 +26,7 @@ _REMEDIES = {
     "colour": "save each channel as a grey image of its own; as it is, the field is left out",
     "not_brightness": "save it as a grey image in which 0 is black; as it is, the field is left out",
     "wrong_type": "nothing, if the instrument marked the image as invalid so (Harmony: 32 bits); the field is left out",
+    "negative": "export it with the camera's own values, or add one offset to all images; the field is left out",
 }
 _COPY_AGAIN = "copy the file from the instrument again; as it is, the field is left out"
 Row = dict[Any, Any]
@@ -70,7 +71,7 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
             return None
         counts = np.bincount(pixels.ravel())
         values = np.flatnonzero(counts)
-        level = saturation_level(counts, index.metadata["bit_max"])
+        level = saturation_level(counts, min(index.metadata["bit_max"], np.iinfo(pixels.dtype).max))
         return _Facts(
             low=int(values[0]),
             high=int(values[-1]),

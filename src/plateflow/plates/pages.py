@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
-from plateflow.errors import RawDataError
-from plateflow.plates.pixels import header, own_fault
+from plateflow.errors import RawDataError, printable
+from plateflow.plates.pixels import PIXEL_TYPES, Header, header, own_fault
 
 REMEDY = (
     "give as pattern a CSV that has a line for each plane, with the columns path, page (from 0), well, field, channel, "
@@ -74,30 +74,39 @@ def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, in
         raise RawDataError(what, where=f"{plate}: {path}", why=why, remedy=REMEDY)
 
 
-def refuse_other_pixels(where: str, colours: Sequence[int], types: Collection[str]) -> None:
-    """Refuse images that are no planes.
+def refuse_other_pixels(where: str, headers: Mapping[str, Collection[Header]]) -> None:
+    """Refuse channels of which no image is a plane: what helps against one bad file doesn't help a whole channel.
 
     Args:
         where: plate and images.
-        colours: the number of values of their pixels, where that isn't one.
-        types: the pixel types of all that were looked at.
+        headers: of each channel, those that were looked at.
 
     Raises:
-        RawDataError: they are colour pictures, or none has a type that is read.
+        RawDataError: all images of a channel are colour pictures, or have a type that isn't read.
     """
+    colours = {name: of for name, of in headers.items() if of and all(len(each.shape) > 2 for each in of)}
     if colours:
+        values = next(iter(next(iter(colours.values())))).shape[2]
         raise RawDataError(
-            "the images are colour pictures, or channels that were stored as colours",
+            f"{_of_channels(colours, headers)} are colour pictures, or channels that were stored as colours",
             where=where,
-            why=f"each of their pixels has {colours[0]} values, where a plane has one channel's",
+            why=f"each of their pixels has {values} values, where a plane has one channel's",
             remedy="export each channel as a grey image or page of its own (tifffile: photometric='minisblack'), or "
             "split them (ImageJ: Image > Color > Split Channels)",
         )
-    if types and not {"uint8", "uint16"}.intersection(types):
+    types = {name: {each.dtype for each in of} for name, of in headers.items()}
+    if others := {name: of for name, of in types.items() if of and not PIXEL_TYPES.intersection(of)}:
+        alone = len(others) < len(types)
         raise RawDataError(
-            "the images have a pixel type that isn't read",
+            f"{_of_channels(others, headers)} have a pixel type that isn't read",
             where=where,
-            why=f"those looked at are {', '.join(sorted(set(types)))}; a camera's values are uint8 or uint16",
-            remedy="give the raw images instead of processed ones or masks; or convert all to uint16, with one factor "
-            "and offset for all: wells can't be compared if each image is scaled by itself",
+            why=f"those looked at are {', '.join(sorted(set[str]().union(*others.values())))}; a camera's values are "
+            "integers of 8 or 16 bits",
+            remedy="give the raw images instead of processed ones or masks; or "
+            + ("export them with 8 or 16 bits" if alone else "convert all to uint16")
+            + ", with one factor and offset for all: wells can't be compared if each image is scaled by itself",
         )
+
+
+def _of_channels(some: Collection[str], every: Collection[str]) -> str:
+    return "the images" if len(some) == len(every) else f"the images of {' and '.join(map(printable, some))}"

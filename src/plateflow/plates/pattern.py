@@ -22,9 +22,10 @@ import regex  # unlike re, it can be stopped
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates.files import Listing, inside, page_number, parsing
+from plateflow.plates.headers import HEADERS_READ
 from plateflow.plates.names import parse_place
 from plateflow.plates.pages import REMEDY, pages_in, stack_in
-from plateflow.plates.reader import HEADERS_READ, Index, Records, counted, examples, make_index, plate_files
+from plateflow.plates.reader import Index, Records, counted, examples, make_index, plate_files
 from plateflow.text import decode, table
 
 GROUPS = {"well", "row", "column", "field", "channel", "z", "t"}

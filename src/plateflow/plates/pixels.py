@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,11 @@ _OF_ONE_NAME = {
 """What the system says of one name or one file, while all others may be sound."""
 
 
+PIXEL_TYPES = {"uint8", "uint16"}
+"""Those that are read, see `pixel_type`."""
+_UNSIGNED = {"int8": "uint8", "int16": "uint16"}
+SIGN = 2**15
+"""Some software stores a camera's values less this, as signed numbers of 16 bits: ScanR (its cameras have 12 bits)."""
 PILE_PX = 16
 _PILE = 4
 """A pile has this many pixels, and so many times those of any value shortly below it."""
@@ -33,7 +38,8 @@ class PlaneError(Exception):
     """A plane that cannot be used.
 
     Attributes:
-        reason: missing, empty_file, truncated, colour, not_brightness, wrong_size, wrong_type, nan or unreadable.
+        reason: missing, empty_file, truncated, colour, not_brightness, wrong_size, wrong_type, nan, negative or
+            unreadable.
         detail: one sentence for people.
     """
 
@@ -81,7 +87,7 @@ class Header(NamedTuple):
 
     Attributes:
         shape: (height, width) of its first plane in px; more axes are colours.
-        dtype: its pixel type.
+        dtype: its pixel type, see `pixel_type`.
         pages: the number of planes in a TIFF, without previews; 0 where that can't be read, 1 in other files.
     """
 
@@ -90,14 +96,42 @@ class Header(NamedTuple):
     pages: int
 
 
-def header(path: Path) -> Header | None:
-    """The header of a TIFF, a PNG, or a Zarr array; None where the file is damaged.
+def pixel_type(dtype: np.dtype[Any]) -> str:
+    """The name of the type that pixels are read as: without a byte order, and of integers up to 16 bits unsigned."""
+    return _UNSIGNED.get(dtype.name, dtype.name)
+
+
+def _unsigned(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Pixels of any byte order as this machine's, signed ones as `pixel_type` says; other types as they are.
+
+    Raises:
+        PlaneError: some are negative.
+    """
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    unsigned = _UNSIGNED.get(pixels.dtype.name)
+    if unsigned is None or pixels.min() >= 0:
+        return pixels.astype(unsigned or pixels.dtype, copy=False)
+    if pixels.dtype == np.int16 and pixels.max() < -SIGN // 2:
+        return pixels.view(np.uint16) - np.uint16(SIGN)
+    signed = f"signed pixels from {pixels.min():,} to {pixels.max():,}"
+    raise PlaneError("negative", f"{path} has {signed}, and a camera's values aren't negative")
+
+
+def camera_tops(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """By channel, the greatest value that the camera can give, as far as manifest/plate.json (`metadata`) knows."""
+    return {
+        channel["name"]: min(metadata["bit_max"], np.iinfo(channel["dtype"]).max) for channel in metadata["channels"]
+    }
+
+
+def header(path: Path, page: int = 0) -> Header | None:
+    """The header of a page of a TIFF, of a PNG, or of a Zarr array; None where the file is damaged.
 
     Raises:
         OSError: the machine is at fault.
     """
     try:
-        with _opened(path, 0) as plane:
+        with _opened(path, page) as plane:
             return Header(shape=plane.shape, dtype=plane.dtype, pages=plane.pages())
     except Exception as error:
         if not own_fault(error):
@@ -114,11 +148,12 @@ def read_plane(
         path: a TIFF or PNG file, or the folder of a Zarr array (..., y, x).
         page: the page of a TIFF, from 0; the plane of an array, counted over all axes but the last two.
         height, width: the size that it must have, in px.
-        dtype: the pixel type that it must have: uint8 or uint16.
+        dtype: the pixel type that it must have, see `pixel_type`: uint8 or uint16.
         decode: False only checks the header and the length of the file, and returns an empty array.
 
     Returns:
-        the pixels, (height, width), of `dtype`.
+        the pixels, (height, width), of `dtype`. Signed ones keep their values; where all are far below 0, `SIGN` was
+        subtracted (as Bio-Formats reads them, too).
 
     Raises:
         PlaneError: the file is damaged, or not as expected.
@@ -147,8 +182,8 @@ def read_plane(
             if plane.dtype != dtype:
                 if decode and plane.dtype.startswith("float") and np.isnan(plane.decode()).any():
                     raise PlaneError("nan", f"{path} holds pixels that are not a number")
-                raise PlaneError("wrong_type", f"{path} has {plane.dtype} pixels, not {dtype}")
-            pixels = plane.decode() if decode else np.empty((0, 0), dtype)
+                raise PlaneError("wrong_type", f"{path} has {plane.dtype} pixels, the channel's usual type is {dtype}")
+            pixels = _unsigned(plane.decode(), path) if decode else np.empty((0, 0), dtype)
             if why := plane.fault(pixels):
                 raise PlaneError("not_brightness", f"{path}: {why}")
             return pixels
@@ -165,7 +200,7 @@ class _Stored(NamedTuple):
     """A plane in an open file; `cut` says how the length of the file shows that its end is missing."""
 
     shape: tuple[int, ...]  # (height, width), and the colours where there are several
-    dtype: str
+    dtype: str  # see `pixel_type`
     decode: Callable[[], NDArray[Any]]
     cut: str = ""
     pages: Callable[[], int] = lambda: 1  # of the file
@@ -185,7 +220,7 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
             path.stat()  # zarr takes chunks that aren't there for zeros: a share may be gone by now
             return pixels
 
-        yield _Stored(shape=array.shape[-2:], dtype=str(array.dtype), decode=decode)
+        yield _Stored(shape=array.shape[-2:], dtype=pixel_type(array.dtype), decode=decode)
     elif path.suffix.lower() == ".png":
         import imagecodecs
 
@@ -203,7 +238,7 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
             end = max((o + n for o, n in zip(stored.dataoffsets, stored.databytecounts, strict=False)), default=0)
             size = file.filehandle.size
             cut = f"has {size:,} bytes; its header speaks of {end:,}" if end > size else ""
-            shape, dtype = stored.shape, str(stored.dtype)
+            shape, dtype = stored.shape, pixel_type(np.dtype(stored.dtype))
             if stored.samplesperpixel > 1:
                 shape = (stored.imagelength, stored.imagewidth, stored.samplesperpixel)
             yield _Stored(shape, dtype, stored.asarray, cut, lambda: _pages_of(file), partial(not_brightness, stored))

@@ -25,9 +25,9 @@ from plateflow.plates.channel_names import named
 from plateflow.plates.copies import later_copies
 from plateflow.plates.files import Listing, link_error, list_files
 from plateflow.plates.formats import plate_format
+from plateflow.plates.headers import LARGEST_PX, few_headers, usual_types
 from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
-from plateflow.plates.pixels import header
 from plateflow.plates.raw import RawFolder, machine_error, unmounted
 from plateflow.plates.stacks import add_missing, lacking_channels, uneven
 
@@ -59,9 +59,6 @@ COLUMNS = {
 
 PLACE = ["well", "field", "channel", "t", "z"]
 """The columns that identify a plane."""
-HEADERS_READ = 5
-LARGEST_PX = 2**32
-"""Pixels of the largest plausible image: more is an error in the metadata, or an attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,12 +282,13 @@ def _metadata(
     if len(sizes) > 1:
         listed = [tuple(size) for size in sizes.to_numpy().tolist()]
         notes.append(f"the pixel sizes differ: {listed}; the first is used")
-    wide = (planes["dtype"] == "uint16").any()
+    types = dict(zip(planes["channel"], planes["dtype"], strict=True))
+    wide = "uint16" in types.values()
     lacking = lacking_channels(planes, [channel["name"] for channel in channels])
     notes += [note for wells, what in uneven(planes, lacking) for note in counted(wells, what)]
     return {
         "wells": list(planes["well"].drop_duplicates()),
-        "channels": channels,
+        "channels": [{**channel, "dtype": types.get(channel["name"], "uint16")} for channel in channels],
         "pixel_size_um": sizes.iloc[0].tolist() if len(sizes) else None,
         "fields": int(planes["field"].nunique()),
         "z": int(planes["z"].max()) + 1,
@@ -322,16 +320,16 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
     Returns:
         path of each of these files -> the number of planes in it.
     """
+    of_channels = few_headers(planes, listing)
+    headers = {path: head for of in of_channels.values() for path, head in of.items()}
     present = [path for path in planes["path"].drop_duplicates() if path in listing.files]
-    opened = present[:: max(1, len(present) // HEADERS_READ)][:HEADERS_READ]
-    heads = {path: head for path in opened if (head := header(listing.root / path)) is not None}
-    votes = Counter((h.shape, h.dtype) for h in heads.values() if 0 < h.shape[0] * h.shape[1] <= LARGEST_PX)
-    if present and not votes:
+    if present and not headers:
         RawFolder(listing.root).look_around(present[0])
-    (height, width, *colours), dtype = votes.most_common(1)[0][0] if votes else ((0, 0), "uint16")
-    refuse_other_pixels(f"{spec.plate}: {examples(heads)}", colours, [head.dtype for head in heads.values()])
-    # A few of other types than uint8 and uint16 are set aside on read: Harmony marks invalid images by 32-bit planes.
-    planes["dtype"] = dtype if dtype in ("uint8", "uint16") else "uint16"
+    votes = Counter(head.shape[:2] for of in of_channels.values() for head in of.values())
+    height, width = votes.most_common(1)[0][0] if votes else (0, 0)
+    known = {name: of.values() for name, of in of_channels.items()}
+    refuse_other_pixels(f"{spec.plate}: {examples(headers)}", known)
+    planes["dtype"] = planes["channel"].map(usual_types(known))
     sides = planes[["height", "width"]].astype(float)
     given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
     if odd := int(((sides != 0).any(axis=1) & ~given & (planes["path"] != "")).sum()):
@@ -350,7 +348,7 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
             why="the metadata do not give the size of the images, and the files that were tried are damaged",
             remedy="run `plateflow check`, and copy the images again",
         )
-    return {path: head.pages for path, head in heads.items()}
+    return {path: head.pages for path, head in headers.items()}
 
 
 def _one_size_per_field(spec: PlateSpec, planes: pd.DataFrame, notes: list[str]) -> None:

@@ -73,14 +73,16 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     """The cell table of a well, and how many objects of the other label sets have no row.
 
     The table has METADATA, Metadata_Match_*, ObjectNumber, then `cell_columns`; no row where there is no object.
-    Intensities are those of the raw pixels, corrected for illumination and divided by the greatest value of the pixel
-    type (65535 for 16 bits), which is how CellProfiler scales them; they can exceed 1 by the correction. Where the
-    rows' label set goes through the z stack, its canvases are measured as volumes, and so are all label sets.
+    Intensities are those of the raw pixels, corrected for illumination and divided by the greatest value of the
+    channel's pixel type (65535 for 16 bits), which is how CellProfiler scales them; they can exceed 1 by the
+    correction. Where the rows' label set goes through the z stack, its canvases are measured as volumes, and so are all
+    label sets.
     """
     import pandas as pd
 
     config, paths = plate.config, plate.paths
     label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
+    types = {channel["name"]: channel["dtype"] for channel in plate.metadata["channels"]}
     image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
     parts: list[pd.DataFrame] = []
@@ -99,7 +101,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             continue
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
         pixels = image.read(canvas, channels, config.z)
-        pixels /= np.iinfo(layout.dtype).max if np.issubdtype(layout.dtype, np.integer) else 1
+        for c, channel in enumerate(channels):
+            pixels[c] /= np.iinfo(types[channel]).max
         part = measure(
             pixels,
             labels,

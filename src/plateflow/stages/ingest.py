@@ -17,6 +17,7 @@ from plateflow.config import Config
 from plateflow.errors import ConfigError
 from plateflow.files import write_atomic, write_json
 from plateflow.images.layout import WellLayout, well_layout
+from plateflow.images.store import STORE
 from plateflow.images.well import planes_read
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
@@ -38,7 +39,7 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
     content = planes.to_csv(index=False) + json.dumps(index.metadata, sort_keys=True)
     raw_files = hashlib.sha256(content.encode()).hexdigest()[:20]
-    depends: dict[str, Any] = {"parameters": job.parameters(), "raw files": raw_files}
+    depends: dict[str, Any] = {"parameters": job.parameters(), "raw files": raw_files, "store": STORE}
     counts = index.planes.groupby(["well", "t"])["channel"].nunique()
     if "lacking_channels" in index.metadata or counts.nunique() > 1:  # they decide which label sets a well has
         depends["label sets"] = [[name, each.channels] for name, each in job.config.segmentation.items()]
@@ -111,6 +112,7 @@ def ingest(job: Job, index: Index) -> Outcome:
         levels=job.config.levels,
         z_mode=job.config.z,
         ids=before.info.get("images", {}) if before else {},
+        limits=_limits(job),
     )
     table = pa.Table.from_pandas(planes, preserve_index=False).replace_schema_metadata(None)
     text = ["plate", "well", "field", "channel", "dtype"]
@@ -119,3 +121,12 @@ def ingest(job: Job, index: Index) -> Outcome:
     missing = int((planes["state"] == "missing").sum())
     counts = {"wells": len(layouts), "fields": metadata["fields"], "planes": len(planes), "missing": missing}
     return Outcome(info={**counts, "images": images})
+
+
+def _limits(job: Job) -> dict[str, dict[str, float]]:
+    """The limits of the window that an earlier run has left; normalise sees to what this doesn't know."""
+    try:
+        limits: dict[str, dict[str, float]] = json.loads(job.paths.window.read_text())["channels"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    return limits

@@ -1,7 +1,7 @@
 """The stage `normalise`: one intensity window and illumination profile per plate and channel, then frozen.
 
 Reads: histograms/<well>.npz of all wells in use.
-Writes: manifest/window.json, manifest/illumination.npz.
+Writes: manifest/window.json, manifest/illumination.npz, and the zarr.json of each image: in which window it is shown.
 Work item: the plate.
 
 The window's limits are percentiles of all raw pixels of the fields that count, from exact histograms; fields that are
@@ -14,9 +14,12 @@ something to focus on: until then the window follows the wells. With
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.files import write_json
+from plateflow.files import write_changed, write_json
+from plateflow.plates.pixels import camera_tops
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, damage
 from plateflow.stages.runner import one_by_one, run_job
@@ -37,7 +40,8 @@ def work_items(job: Job) -> list[WorkItem[None]]:
     tiles = [] if job.plate.has_frozen_window() else _used_wells(job.plate)
     outcomes = job.plate.outcomes("tile")
     fingerprints = {well: outcomes.required(well).fingerprint for well in tiles}
-    return [WorkItem(depends={"parameters": job.parameters(), "tile": fingerprints})]
+    shown = job.plate.outcomes("ingest").required().fingerprint
+    return [WorkItem(depends={"parameters": job.parameters(), "tile": fingerprints, "images": shown})]
 
 
 def run(job: Job) -> None:
@@ -62,9 +66,10 @@ def freeze(job: Job) -> Outcome:
     if (
         entry
         and job.plate.has_frozen_window()
-        and not any(damage(job.paths, name, stamp, content=True) for name, stamp in entry.files.items())
+        and not any(damage(job.paths, *file, content=True) for file in entry.files.items() if "zarr" not in file[0])
     ):
-        return Outcome(files=[job.paths.window, job.paths.illumination], info=entry.info, learned=_FROZEN)
+        images = _show(job, json.loads(job.paths.window.read_text()))
+        return Outcome(files=[job.paths.window, job.paths.illumination, *images], info=entry.info, learned=_FROZEN)
     frozen = entry.info.get("window", {}) if entry else {}
     if entry and job.plate.is_frozen_window(frozen):
         _write(job, frozen, entry.info["profiles"])
@@ -91,7 +96,7 @@ def freeze(job: Job) -> Outcome:
         else Light.even("switched off" if grids[channel] else "no field counts")
         for channel in channels
     ]
-    top = float(job.plate.metadata["bit_max"])
+    tops = camera_tops(job.plate.metadata)
     counted = [sharp[key] for key in sharp if not key[1] or plate[key[0]].mostly_clipped]
     signal = len(set[str]().union(*counted))
     blank = signal < SIGNAL_SHARE * len(wells) or not wells
@@ -102,7 +107,7 @@ def freeze(job: Job) -> Outcome:
         "channels": {
             channel: intensity_limits(plate[channel].counts, settings.percentiles)
             if channel in plate
-            else {"low": 0.0, "high": top}
+            else {"low": 0.0, "high": float(tops[channel])}
             for channel in channels
         },
         "light": {
@@ -130,3 +135,17 @@ def _write(job: Job, window: dict[str, Any], profiles: list[list[float]]) -> Non
     channels = np.array(list(window["channels"]), dtype=str)
     write_npz(job.paths.illumination, channels=channels, coefficients=np.array(profiles))
     write_json(job.paths.window, window)
+    _show(job, window)
+
+
+def _show(job: Job, window: dict[str, Any]) -> list[Path]:
+    """Write the metadata of all images, which say how they are shown; returns these files."""
+    from plateflow.images.store import image_group
+    from plateflow.images.well import WellImage
+
+    files = []
+    for well in job.plate.wells:
+        image = WellImage.open(job.paths, well)
+        files.append(job.paths.image(well) / "zarr.json")
+        write_changed(files[-1], image_group(image.layout, job.plate.metadata, image.levels, window["channels"]))
+    return files

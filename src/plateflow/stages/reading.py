@@ -107,10 +107,12 @@ class Reading:
                         continue
                     if item.label_set and entry.label_set not in ("", item.label_set):
                         continue
-                    of_image = ""
+                    of_well = ""
                     if stage == "ingest" and item.well:
-                        of_image = self.plate.paths.key_of(self.plate.paths.image(item.well)) + "/"
-                    yield stage, entry, [name for name in entry.files if name.startswith(of_image)]
+                        of_well = self.plate.paths.key_of(self.plate.paths.image(item.well).parent) + "/"
+                    elif stage == "normalise" and item.well:
+                        of_well = "manifest/"  # how images are shown is read by nobody
+                    yield stage, entry, [name for name in entry.files if name.startswith(of_well)]
 
     def _check(self, stage: str, entry: Entry, names: Iterable[str], *, content: bool | None) -> None:
         """Compare files; with `content` None, the content of all but shards of images and labels."""

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from plateflow.files import checksum, digest, take_stamps
 from plateflow.images.layout import FieldBox, Region, shared
 from plateflow.images.well import WellImage
-from plateflow.plates.pixels import PlaneError
+from plateflow.plates.pixels import PlaneError, camera_tops
 from plateflow.plates.raw import RawFolder
 from plateflow.plates.reader import plate_folder
 from plateflow.stages.ingest import refusal
@@ -235,7 +235,8 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
         name: [None if (name, each) in unusable else attempt.statistics[name, each] for each in layout.channels]
         for name in used
     }
-    write_histograms(paths.histogram(well), table, layout.channels, job.plate.metadata["bit_max"])
+    tops = camera_tops(job.plate.metadata)
+    write_histograms(paths.histogram(well), table, {channel: tops[channel] for channel in layout.channels})
     info: dict[str, Any] = {"fields": len(used)} | ({"lacking": lacking} if lacking else {})
     if not told:
         return Outcome(info=info, **common)
@@ -358,7 +359,8 @@ class _Pass:
                 pixels = self.folder.read(row)
             except PlaneError as error:
                 return error
-            return pixels, plane_statistics(pixels), _checksum(pixels)
+            crc, pixels = _checksum(pixels), pixels.astype(self.layout.dtype, copy=False)
+            return pixels, plane_statistics(pixels), crc
 
         for row, result in zip(rows, pool.map(read, rows), strict=True):
             if isinstance(result, PlaneError):
