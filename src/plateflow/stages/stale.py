@@ -165,7 +165,8 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
         by_journals = any(of_job is None for _, of_job in told)
         left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
         last = asked.digest(*LAST)
-        doubts = plate.doubts()
+        doubtful = any(stage == "aggregate" and "segmentation" in entry.reason for stage, entry in exceptions)
+        doubts = plate.doubts() if doubtful else []
         return Glance(
             plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, doubts=doubts, asked=last
         )

@@ -277,7 +277,7 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
     import pandas as pd
 
     doubts: list[dict[str, Any]] = []
-    by_well = wells.drop_duplicates("Metadata_Well")
+    by_well = wells.drop_duplicates("Metadata_Well").reset_index(drop=True)
     for name, wanted in expected.items():
         prefix = compartment(name)
         n = int(wells[f"Count_{prefix}"].sum())
