@@ -70,7 +70,12 @@ onsuccess:
         sys.exit(4)
     doubts = WORKFLOW.doubts()
     if doubts:
-        print("\nComplete, but look at the segmentation (report.html shows it):", *doubts, sep="\n  ", file=sys.stderr)
+        print(
+            "\nComplete, but look at the segmentation (report.html shows it):",
+            *doubts,
+            sep="\n  ",
+            file=sys.stderr,
+        )
     left_out = WORKFLOW.left_out()
     if left_out:
         print(
