@@ -68,6 +68,14 @@ onsuccess:
     atexit.unregister(WORKFLOW.last_words)
     if workflow.touch and SWITCHES.to_do():
         sys.exit(4)
+    doubts = WORKFLOW.doubts()
+    if doubts:
+        print(
+            "\nComplete, but look at the segmentation (report.html shows it):",
+            *doubts,
+            sep="\n  ",
+            file=sys.stderr,
+        )
     left_out = WORKFLOW.left_out()
     if left_out:
         print(

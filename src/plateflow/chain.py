@@ -53,8 +53,8 @@ class Stage:
 
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
-_TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
-_PAGE = "time points are shown one by one, counts per field in use, doses with units, far fields side by side"
+_TABLES = "the segmentation is compared with the images: sizes, what it leaves uncovered or unmatched, what was dropped"
+_PAGE = "the verdict says where to look at the segmentation; far fields are drawn side by side"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
@@ -63,7 +63,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 5, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
+    ("aggregate", "plate", 6, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
     ("report", "plate", 5, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {

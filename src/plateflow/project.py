@@ -18,7 +18,7 @@ from plateflow.config import Config, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ModelError, PlateflowError, ResultsError
 from plateflow.model.registry import check_channels
 from plateflow.paths import PlatePaths, parse_well, well_name
-from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
+from plateflow.state.journal import PLATE_KEY, Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
@@ -201,6 +201,11 @@ class Plate:
         sets = ("", *self.config.segmentation)
         current = ((stage, entry) for stage, entry in entries if entry.well in wells and entry.label_set in sets)
         return list(left_out(self.name, current))
+
+    def doubts(self) -> list[str]:
+        """What speaks against the plate's segmentation, by its tables; see `stats.segmentation.plate_doubts`."""
+        entry = self.outcomes("aggregate").get(PLATE_KEY)
+        return [doubt["line"] for doubt in entry.info.get("segmentation", [])] if entry else []
 
     def has_frozen_window(self) -> bool:
         """Whether window.json bears the configured freeze number, and was computed as configured."""

@@ -200,6 +200,10 @@ class Workflow:
         """What was left out of the plates, one line each."""
         return [str(item) for plate in self.plates.values() for item in plate.left_out()]
 
+    def doubts(self) -> list[str]:
+        """What speaks against the segmentation of the plates, one line each."""
+        return [f"{plate.name}: {line}" for plate in self.plates.values() for line in plate.doubts()]
+
     def last_words(self) -> None:
         """Say why a run failed: at the very end, below Snakemake's messages, and should Snakemake crash."""
         failures = failure_lines(self.config, [plate.paths for plate in self.plates.values()])

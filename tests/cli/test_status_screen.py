@@ -173,7 +173,18 @@ def shape(value: object, depth: int = 3) -> object:
 
 def test_what_is_made_up_has_the_shape_of_a_real_run(done, few: Path) -> None:
     """Keys that are names of things (files, wells, channels) aside."""
-    named = {"files", "raw", "images", "channels", "fields", "states", "window now", "drift", "without a row"}
+    named = {
+        "files",
+        "raw",
+        "images",
+        "channels",
+        "fields",
+        "states",
+        "window now",
+        "drift",
+        "without a row",
+        "brightness",
+    }
 
     def keys(value: object) -> object:
         if not isinstance(value, dict):

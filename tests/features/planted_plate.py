@@ -84,6 +84,7 @@ class Planted:
                         "canvas": pa.array([canvas.index] * len(seen), pa.int32()),
                         "seed_y": middle[:, 0] + np.int32(canvas.y),
                         "seed_x": middle[:, 1] + np.int32(canvas.x),
+                        "area_px": np.bincount(labels.ravel(), minlength=count + 1 + len(seen))[numbers],
                         "flow_error": numbers / 1000,
                         "cell_probability": 5 - numbers / 1000,
                     }

@@ -103,7 +103,7 @@ def test_fields_are_used_left_out_or_excluded_and_the_well_has_their_flags() -> 
     assert use["B02"].flags == ["focus", "saturated", "empty", "fields"]
     assert (use["B03"].used, use["B03"].flags) == ([], [])  # nothing was measured there
     assert (use["B04"].used, use["B04"].flags) == (["1", "2"], ["intensity"])
-    assert fields_in_use(fields, left_out, qc, (), [], {"B04"})["B04"].flags == ["positions"]
+    assert fields_in_use(fields, left_out, qc, (), [], {"B04": ["positions"]})["B04"].flags == ["positions"]
     assert fields_in_use(fields, left_out, qc, {"B04"}, ["intensity"])["B04"].excluded == ["1", "2"]
     assert use["B02"].metadata() == {
         "Metadata_Flags": "focus,saturated,empty,fields",

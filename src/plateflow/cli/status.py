@@ -112,6 +112,8 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
         names += f" and {len(found) - NAMED:,} more plates" if len(found) > NAMED else ""
         typer.echo(f"{names}: {stage}: {n:,} {'jobs' if n > 1 else 'job'} to do: {why}: {remedy}")
     small = len(plates) <= ROWS
+    first = {look.plate: look.doubts[:1] for look in looks}
+    _print_doubts(first, {look.plate: len(look.doubts) - 1 for look in looks})
     for plate in plates if small else ():
         for line in _leases(plate):
             typer.echo(line)
@@ -163,6 +165,15 @@ def overview(plate: Plate, found: ToDo) -> None:
     notes = (f"{plate.name}: {line}" for line in _notes(plate, found))
     for line in (*failed, *notes, *_leases(plate)):
         typer.echo(line)
+    _print_doubts({} if found.fault else {plate.name: plate.doubts()}, {})
+
+
+def _print_doubts(by_plate: dict[str, list[str]], more_of: dict[str, int]) -> None:
+    more = {plate: f"; and {n} more: `plateflow status {plate}`" for plate, n in more_of.items() if n > 0}
+    lines = [f"  {plate}: {line}{more.get(plate, '')}" for plate, doubts in by_plate.items() for line in doubts]
+    if lines:
+        others = [f"  and {len(lines) - ROWS:,} more plates"] if len(lines) > ROWS else []
+        typer.echo("\n".join(["Look at the segmentation (report.html shows it):", *lines[:ROWS], *others]))
 
 
 def _cell(plate: Plate, stage: str, found: ToDo) -> str:

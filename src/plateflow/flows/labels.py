@@ -45,6 +45,7 @@ class Objects:
         area: pixels, filled holes included.
         flow_error: NaN if the check is off.
         cell_probability: mean over the pixels whose paths lead to the seed.
+        dropped: pixels of each of the others that were large enough, but failed the check against the flow.
     """
 
     label: NDArray[np.uint32]
@@ -52,6 +53,7 @@ class Objects:
     area: NDArray[np.int64]
     flow_error: Floats
     cell_probability: Floats
+    dropped: NDArray[np.int64]
 
 
 def labels_from_flows(
@@ -178,7 +180,9 @@ def labels_from_endpoints(
     if max_size is not None:
         kept &= area <= max_size
     errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), flow_threshold > 0, workers)
-    kept &= ~(errors > flow_threshold)
+    failed = errors > flow_threshold
+    dropped = area[failed & (area >= max(min_size, 1))]
+    kept &= ~failed
     fill_holes(out, boxes, kept, area, workers)
     kept &= area >= max(min_size, 1)
     renumber(out, kept, first, workers)
@@ -188,6 +192,7 @@ def labels_from_endpoints(
         area=area[kept],
         flow_error=errors[kept],
         cell_probability=probability[kept],
+        dropped=dropped,
     )
 
 

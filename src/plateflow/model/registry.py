@@ -31,6 +31,7 @@ class ModelSpec:
         licence: terms of use.
         channels: what each channel that it takes is, in order; an image may have fewer, never more.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
+        diameters: least and greatest median diameter, px, of the images that it was trained on.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelSpec:
     normalisation: str = NORMALISATION
     channels: tuple[str, ...]
     diameter: float | None
+    diameters: tuple[float, float]
 
     @property
     def sha256(self) -> str:
@@ -104,8 +106,12 @@ TRAINED_CHANNELS = ("the one that shows the objects", "one that helps, as DNA do
 CELLPOSE_CHANNELS = ("the one that shows the objects", "another", "another")
 """Cellpose-SAM was trained on images of one to three channels in any order, colour pictures among them."""
 CELLPOSE_DIAMETER = 30.0
+CELLPOSE_DIAMETERS = (7.5, 120.0)
+"""px, that Cellpose's documentation (settings, "Diameter") names for Cellpose-SAM."""
+TRAINED_DIAMETERS = (11.0, 50.0)
+"""px, over which training here spreads the median diameter of an image (`train.augment`)."""
 TRAINED_DIAMETER = 24.0
-"""Diameter of models trained here that don't say: the geometric middle of the 11 to 50 px of `train.augment`."""
+"""Diameter of models trained here that don't say: the geometric middle of TRAINED_DIAMETERS."""
 
 
 def search_path(first: Path | None = None) -> list[Path]:
@@ -201,7 +207,8 @@ def spec_of(path: Path) -> ModelSpec:
         if size == card.size and hash_of(path) == card.sha256:  # only files of this size are hashed
             diameter = CELLPOSE_DIAMETER if card.segments else None
             terms = {"licence": card.licence, "citation": card.citation}
-            return ModelSpec(name=name, path=path, channels=CELLPOSE_CHANNELS, diameter=diameter, **terms)
+            known: dict[str, Any] = {"channels": CELLPOSE_CHANNELS, "diameters": CELLPOSE_DIAMETERS, **terms}
+            return ModelSpec(name=name, path=path, diameter=diameter, **known)
     metadata = _metadata(path)
     diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER)
     return ModelSpec(
@@ -212,6 +219,7 @@ def spec_of(path: Path) -> ModelSpec:
         normalisation=metadata.get("normalisation", NORMALISATION),
         channels=_channels(metadata),
         diameter=float(diameter),
+        diameters=TRAINED_DIAMETERS if metadata else CELLPOSE_DIAMETERS,
     )
 
 

@@ -65,7 +65,7 @@ def verdict(view: View) -> dict[str, Any]:
     """The first lines of the page: whether the plate is complete, and the numbers that matter.
 
     Returns:
-        `level` (good, warn, bad), `line`, `cards` (number and name), `facts`.
+        `level` (good, warn, bad), `line`, `look` (see `plate_doubts`), `cards` (number and name), `facts`.
     """
     wells, frames = view.by_well, view.frames
     n_fields = len(view.qc[["Metadata_Well", "Metadata_Site"]].drop_duplicates())
@@ -79,6 +79,10 @@ def verdict(view: View) -> dict[str, Any]:
         level, line = "warn", f"Complete, but left out: {' and '.join(filter(None, parts))}"
     else:
         level, line = "good", "Complete"
+    look = view.aggregate.info.get("segmentation", []) if measured else []
+    if look:
+        line += (", and" if view.left_out else ", but") + " look at the segmentation"
+        level = "bad" if any(doubt["flag"] == "none" for doubt in look) else "warn"
     if measured and flagged:
         line += f"; flagged for review: {_number(flagged, 'well')}"
     doubts = view.aggregate.info.get("doubts", [])
@@ -107,7 +111,7 @@ def verdict(view: View) -> dict[str, Any]:
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
     facts.append(f"read as {metadata['layout']}")
     line = " ".join(f"{text[:1].upper()}{text[1:]}." for text in [line, *doubts])
-    return {"level": level, "line": line, "cards": cards, "facts": facts}
+    return {"level": level, "line": line, "look": look, "cards": cards, "facts": facts}
 
 
 def value_range(least: float, most: float) -> str:

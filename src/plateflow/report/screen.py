@@ -15,6 +15,8 @@ HITS = 50
 """The most hits of a frame that the page lists."""
 SHOWN = 200
 """The most lines on what was left out; the plates' own pages have all of them."""
+NAMED = 10
+"""The most plates that the first line names."""
 
 
 def write_screen(project: Project) -> str:
@@ -45,6 +47,9 @@ def write_screen(project: Project) -> str:
         level, line = "warn", f"Left out: {n_left_out}, listed below."
     if len(done) < len(items):
         level, line = "warn", f"{len(items) - len(done)} of {len(items)} plates have no tables yet. {line}"
+    if doubted := [item["plate"] for item in done if item["look"]]:
+        level, named = "warn", ", ".join(doubted[:NAMED])
+        line += f" Look at the segmentation of {len(doubted)} of the plates: {named}{', ...' * (len(doubted) > NAMED)}."
     if n_left_out > len(left_out):
         left_out.append(f"and {n_left_out - len(left_out)} more: see the plates' pages")
     hits: list[dict[str, Any]] = []
@@ -99,4 +104,5 @@ def _plate(plate: Plate) -> dict[str, Any]:
             if wells["Metadata_FieldsUsed"].sum()
         },
         "drift": max(drifts, default=None),
+        "look": plate.doubts(),
     }

@@ -15,6 +15,7 @@ from plateflow.state.ledger import attempts
 from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text
 from plateflow.stats.flags import FLAGS
 from plateflow.stats.reference import by_frame
+from plateflow.stats.segmentation import numbers_of
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
 
@@ -118,7 +119,8 @@ def flags(view: View) -> dict[str, Any]:
         well = row["Metadata_Well"]
         for flag in row["Metadata_Flags"].split(","):
             names = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
-            flagged.setdefault(flag, []).append(well + (f" (field {', '.join(dict.fromkeys(names))})" if names else ""))
+            more = f"field {', '.join(dict.fromkeys(names))}" if names else ", ".join(numbers_of(flag, row))
+            flagged.setdefault(flag, []).append(well + (f" ({more})" if more else ""))
     return {
         "flags": [(flag, meaning, flagged[flag]) for flag, meaning in FLAGS.items() if flag in flagged],
         "excluding": view.plate.config.stats.exclude_flags,

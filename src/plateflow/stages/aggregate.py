@@ -18,16 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import Config
+from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns, with_pixels
 from plateflow.features.measure import compartment
 from plateflow.features.quality import CLIPPED
 from plateflow.files import digest, remove, write_json
 from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
+from plateflow.model.registry import model_spec
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry
+from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
 from plateflow.tables import records, write_table
 
 if TYPE_CHECKING:
@@ -97,11 +100,15 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     first_channels = list(dict.fromkeys(settings.channels[0] for settings in config.segmentation.values()))
     qc = field_flags(quality.fields, config.quality, first_channels)
     off = wells_off(quality.wells, config.quality)
+    expected = _expected(plate)
+    numbers, raised = judge({well: _found(plate, well, measured[well]) for well in measured_wells}, expected)
     untrusted = plate.metadata.get("untrusted_positions", ())  # none where an older ingest was accepted
-    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags, untrusted)
+    others = {well: [*raised.get(well, ()), *(["positions"] * (well in untrusted))] for well in measured}
+    use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags, others)
 
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
     rows, values, field_rows = _rows(plate, measured, frames, use, medians)
+    rows = [row | numbers.get(row["Metadata_Well"], {}) for row in rows]
     table = well_table(plate.name, rows, values, plate_map, counts=counts, medians=medians)
     write_table(paths.table("wells.parquet"), table)
     write_table(paths.table("wells.csv"), table)
@@ -115,10 +122,54 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
     drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
-    doubts = window.doubts(drifts)
+    doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
-    flag: Any = {"state": "flagged", "reason": "window", "detail": "; ".join(doubts)} if doubts else {}
-    return Outcome(info=info, **flag)
+    info |= {"segmentation": segmentation}
+    reasons = {"window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
+    reasons = {name: lines for name, lines in reasons.items() if lines}
+    return Outcome(
+        state="flagged" if reasons else "ok",
+        reason=", ".join(reasons),
+        detail="; ".join(line for lines in reasons.values() for line in lines),
+        info=info,
+    )
+
+
+def _expected(plate: Plate) -> dict[str, Expected]:
+    """What the objects of each label set should be like; of a model that can't be asked, of any size."""
+    expected = {}
+    for name, settings in plate.config.segmentation.items():
+        try:
+            spec, scale = model_spec(settings.model), plate.grid(name).scale
+        except PlateflowError:
+            expected[name] = Expected(channel=settings.channels[0])
+            continue
+        expected[name] = Expected.of(
+            settings.channels[0], scale=scale, diameter=spec.diameter, diameters=spec.diameters
+        )
+    return expected
+
+
+def _found(plate: Plate, well: str, measured: Entry) -> dict[str, Found]:
+    """What there is to judge of each label set of a well."""
+    import pandas as pd
+
+    stitched, found = plate.outcomes("stitch"), {}
+    unmatched = unmatched_of(plate.paths.cells(well), plate.config, measured.info.get("without a row", {}))
+    for name in plate.label_sets(well):
+        settings = plate.config.segmentation[name]
+        areas = pd.read_parquet(plate.paths.objects(name, well), columns=["area_px"])["area_px"]
+        flat = len(areas) and settings.dimensions == 2
+        counts = measured.info.get("brightness", {}).get(name)
+        found[name] = Found(
+            objects=len(areas),
+            area_px=int(areas.sum()),
+            dropped=stitched.required(well, name).info.get("dropped"),
+            diameter_px=float(np.sqrt(4 / np.pi * areas.median())) if flat else np.nan,
+            unmatched=unmatched.get(compartment(name)),
+            bright=np.array(counts) if counts else None,
+        )
+    return found
 
 
 def _fields_and_frames(plate: Plate) -> tuple[dict[str, list[str]], dict[str, list[dict[str, int]]]]:

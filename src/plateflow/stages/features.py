@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
@@ -23,6 +24,7 @@ from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.stats.segmentation import add_counts, brightness
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
@@ -57,9 +59,9 @@ def run(job: Job) -> None:
         if rows not in job.plate.label_sets(item.well):
             lacking = f"a channel of {', '.join(job.plate.channels_of(rows))}, in which {rows} are segmented"
             return Outcome(state="quarantined", reason="no_channel", detail=f"the well lacks {lacking}: it has no rows")
-        table, orphans = measure_well(job.plate, item.well)
+        table, info = measure_well(job.plate, item.well)
         write_atomic(job.paths.cells(item.well), parquet_bytes(table))
-        return Outcome(info={"objects": len(table), "without a row": orphans})
+        return Outcome(info={"objects": len(table), **info})
 
     run_job(
         job,
@@ -69,8 +71,9 @@ def run(job: Job) -> None:
     )
 
 
-def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The cell table of a well, and how many objects of the other label sets have no row.
+def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The cell table of a well, and what the journal keeps: by compartment how many objects of the others have no row
+    ("without a row"), and by label set how bright the pixels are in which it lies ("brightness", `brightness`).
 
     The table has METADATA, Metadata_Match_*, ObjectNumber, then `cell_columns`; no row where there is no object.
     Intensities are those of the raw pixels, corrected for illumination and divided by the greatest value of the
@@ -87,9 +90,11 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     layout = image.layout
     parts: list[pd.DataFrame] = []
     orphans: Counter[str] = Counter()
+    bright: dict[str, list[NDArray[np.int64]]] = {name: [] for name in label_sets}
     clipped: dict[str, dict[int, float]] = {compartment(name): {} for name in label_sets}
     for canvas in plate.canvases(well, config.row_label_set):
-        outside = canvas.owner() < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
+        owner = canvas.owner()
+        outside = owner < 0  # a canvas's box may hold the fields, and so the objects, of another canvas
         channels = [channel for channel in layout.channels if layout.stack(channel, canvas.t)]
         labels = {}
         for name in label_sets:
@@ -97,10 +102,17 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
                 continue
             labels[compartment(name)] = here = image.labels(name, canvas)
             here[..., outside] = 0
+        pixels = image.read(canvas, channels, config.z)
+        for name, of_fields in bright.items():
+            if compartment(name) not in labels:  # nowhere in this frame
+                continue
+            seen, here = pixels[channels.index(plate.channels_of(name)[0])], labels[compartment(name)]
+            for field, (ys, xs) in enumerate(canvas.regions()):
+                own = owner[ys, xs] == field
+                of_fields.append(brightness(seen[..., ys, xs], here[..., ys, xs], own))
         if not any(here.any() for here in labels.values()):
             continue
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
-        pixels = image.read(canvas, channels, config.z)
         for c, channel in enumerate(channels):
             pixels[c] /= np.iinfo(types[channel]).max
         part = measure(
@@ -130,9 +142,11 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
     columns = cell_columns(config, plate.channels)  # NaN where the well has no such channel or label set
     matches = [f"Metadata_Match_{compartment(name)}" for name in config.segmentation if name != config.row_label_set]
     order = [*METADATA, *matches, "ObjectNumber", *columns]
+    info: dict[str, Any] = {"without a row": dict(orphans)}
+    info["brightness"] = {name: add_counts(of_fields).tolist() for name, of_fields in bright.items()}
     parts = [part for part in parts if len(part)]
     if not parts:
-        return typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), dict(orphans)
+        return typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), info
     table = pd.concat(parts, ignore_index=True).sort_values("ObjectNumber", kind="stable", ignore_index=True)
     row, column = parse_well(well)
     more: dict[str, Any] = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
@@ -147,4 +161,4 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, int]]
             share = pd.Series(clipped[prefix], dtype=float).reindex(matched.index).fillna(0).to_numpy()
             more[f"{prefix}_{CLIPPED.name}"] = np.where(matched.index.notna(), share, np.nan)
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
-    return typed(table.reindex(columns=order)), dict(orphans)
+    return typed(table.reindex(columns=order)), info

@@ -127,6 +127,7 @@ class Glance:
         wells: how many it has; 0 as long as it isn't ingested.
         causes: the number of jobs, by stage, why they are to be done, and the remedy; of jobs for which everything
             that they build on is done.
+        doubts: see `Plate.doubts`.
         asked: the digest of its last job.
         unread: why the plate can't be looked at; else empty.
     """
@@ -136,6 +137,7 @@ class Glance:
     wells: int = 0
     causes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     asked: str = ""
     unread: str = ""
 
@@ -163,7 +165,11 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
         by_journals = any(of_job is None for _, of_job in told)
         left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
         last = asked.digest(*LAST)
-        return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
+        doubtful = any(stage == "aggregate" and "segmentation" in entry.reason for stage, entry in exceptions)
+        doubts = plate.doubts() if doubtful else []
+        return Glance(
+            plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, doubts=doubts, asked=last
+        )
     except Exception as error:  # whatever was done to the results, the other plates are told
         remedy = f"; {error.remedy}" if isinstance(error, PlateflowError) and error.remedy else ""
         return Glance(plate=plate.name, unread=f"{_error(error)}{remedy}")

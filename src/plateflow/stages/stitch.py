@@ -98,7 +98,7 @@ def _stitch(job: Job, item: Item) -> Outcome:
         canvases[block.canvas.index] = block.canvas
         blocks.setdefault(block.canvas.index, []).append(number)
     tables: list[pa.Table] = []
-    count = 0
+    count, dropped = 0, np.zeros(2, np.int64)
     folder = job.paths.endpoints(item.label_set, item.well, 0, 0).parent
     for (t, z), group in groupby(canvases.values(), key=lambda canvas: (canvas.t, canvas.z)):
         members, drawn = list(group), []
@@ -109,11 +109,12 @@ def _stitch(job: Job, item: Item) -> Outcome:
             drawn.append((canvas, out))
             tables.append(_table(objects, canvas))
             count += len(objects.label)
+            dropped += len(objects.dropped), objects.dropped.sum()
         for k in range(members[0].depth or 1):
             planes = [(canvas, _Plane(labels, k)) for canvas, labels in drawn]
             image.write_labels(item.label_set, t, z + k, planes)
     write_atomic(job.paths.objects(item.label_set, item.well), encoded(pa.concat_tables(tables), use_dictionary=False))
-    return Outcome(info={"objects": count, "canvases": len(canvases)})
+    return Outcome(info={"objects": count, "dropped": dropped.tolist(), "canvases": len(canvases)})
 
 
 @dataclass(frozen=True)

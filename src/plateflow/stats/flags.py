@@ -1,9 +1,9 @@
 """Flags of fields and wells, and which fields the statistics of a well use.
 
-`focus`, `saturated`, `clipped` and `empty` belong to a field, `intensity` and `positions` to a well; a well bears the
-flags of its fields, and `fields` where some of them were left out. A flag marks what to look at; the fields that have
-one of `stats.exclude_flags` are excluded from the well tables. Everything is compared with the plate itself, by medians
-and MADs, so no threshold depends on a camera.
+`focus`, `saturated`, `clipped` and `empty` belong to a field, `intensity`, `positions` and those of `segmentation` to a
+well; a well bears the flags of its fields, and `fields` where some of them were left out. A flag marks what to look at;
+the fields that have one of `stats.exclude_flags` are excluded from the well tables. Everything here is compared with
+the plate itself, by medians and MADs, so no threshold depends on a camera.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import Quality
+from plateflow.stats import segmentation
 from plateflow.stats.reference import MAD_TO_SD
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FLAGS = {
     "intensity": "the well's background or brightness is far from the plate's",
     "positions": "the fields' positions can't be trusted: where fields overlap, cells are counted in each",
     "fields": "some fields were left out",
+    **segmentation.FLAGS,
 }
 """Every flag with its meaning, in the order in which they are shown."""
 
@@ -152,7 +154,7 @@ def fields_in_use(
     qc: pd.DataFrame,
     off: Collection[str],
     exclude: Collection[str],
-    untrusted: Collection[str] = (),
+    others: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, WellFields]:
     """Which fields of each well the statistics use, which they do not, and the flags of the well.
 
@@ -162,7 +164,7 @@ def fields_in_use(
         qc: the quality table, of `field_flags`.
         off: the wells whose intensity is flagged, of `wells_off`: all their fields have this flag.
         exclude: the flags that exclude a field, `stats.exclude_flags`.
-        untrusted: the wells whose fields' positions can't be trusted.
+        others: by well, flags of it that exclude no field.
     """
     raised: dict[tuple[str, str], set[str]] = {}
     flagged = qc[qc["Flags"] != ""]
@@ -173,7 +175,7 @@ def fields_in_use(
         intensity = {"intensity"} if well in off else set()
         by_field = {name: raised.get((well, name), set()) | intensity for name in fields[well] if name not in out}
         of_well = set().union(*by_field.values()) | ({"fields"} if out and by_field else set())
-        of_well |= {"positions"} if well in untrusted and by_field else set()
+        of_well |= set((others or {}).get(well, ())) if by_field else set()
         wells[well] = WellFields(
             used=[name for name, flags in by_field.items() if not flags & set(exclude)],
             left_out=list(out),

@@ -16,13 +16,12 @@ from scipy import ndimage as ndi
 from skimage.measure import label as connected
 
 from plateflow.flows import flows_from_labels
-from plateflow.model.registry import IN_CHANNELS
+from plateflow.model.registry import IN_CHANNELS, TRAINED_DIAMETERS
 from plateflow.train.data import Sample
 
 Float = NDArray[np.float32]
 Rng = np.random.Generator
 
-DIAMETERS = (11.0, 50.0)  # px, the range over which the median diameter of an image is spread
 ZOOM = (0.45, 3.0)  # an image isn't shrunk or enlarged further than this
 
 
@@ -36,7 +35,7 @@ class Crop:
 
 def random_crop(rng: Rng, sample: Sample, size: int) -> Crop:
     """Cut, turn, scale and disturb a square of `size` px; nine times in ten with an object in it, if there is one."""
-    wanted = np.exp(rng.uniform(*np.log(DIAMETERS)))
+    wanted = np.exp(rng.uniform(*np.log(TRAINED_DIAMETERS)))
     zoom = float(np.clip(wanted / max(sample.diameter, 1.0), *ZOOM)) if sample.diameter else rng.uniform(0.6, 1.6)
     diameter = sample.diameter * zoom
     may_be_empty = rng.random() < 0.1 or not sample.diameter
