@@ -68,12 +68,9 @@ onsuccess:
     atexit.unregister(WORKFLOW.last_words)
     if workflow.touch and SWITCHES.to_do():
         sys.exit(4)
+    for doubt in WORKFLOW.doubts():
+        print(doubt, file=sys.stderr)
     left_out = WORKFLOW.left_out()
     if left_out:
-        print(
-            f"\nComplete, but {len(left_out)} left out (`plateflow status` explains):",
-            *left_out,
-            sep="\n  ",
-            file=sys.stderr,
-        )
+        print("\nComplete, but", "\n  ".join(left_out), file=sys.stderr)
         sys.exit(3)

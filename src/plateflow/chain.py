@@ -54,7 +54,7 @@ class Stage:
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "each time point and plane in 2D has its own rows; doses and drawn maps are read as meant; EC50 in any unit"
-_PAGE = "time points are shown one by one, counts per field in use, doses with their units"
+_PAGE = "it fits narrow screens, tells wells from fields that were left out, and names the vendor's flat field"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 3, "units, places, channels, planes and levels are what the files say", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
@@ -64,7 +64,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 5, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 4, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    ("report", "plate", 5, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)

@@ -18,7 +18,7 @@ from plateflow.config import Config, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
 from plateflow.model.registry import check_channels, model_spec
 from plateflow.paths import PlatePaths, parse_well, well_name
-from plateflow.state.journal import Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
+from plateflow.state.journal import PLATE_KEY, Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
@@ -192,6 +192,11 @@ class Plate:
         dimensions = self.config.segmentation[label_set].dimensions if label_set else 2
         layout = WellImage.open(self.paths, well).layout
         return canvases(layout, tile.fields if tile else (), self.config.z, dimensions)
+
+    def doubts(self) -> list[str]:
+        """What to look at before the plate is believed, such as a drift, as `aggregate` has found it."""
+        entry = self.outcomes("aggregate").get(PLATE_KEY)
+        return list(entry.info.get("doubts", ())) if entry else []
 
     def left_out(self) -> list[LeftOut]:
         """What was left out of the plate, by its journals; nothing as long as it isn't ingested."""

@@ -17,7 +17,7 @@ from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.doses import amount_of, column_of_dose, plain, same_doses, value_of
-from plateflow.plates.plate import index_plate
+from plateflow.plates.plate import index_plate, vendor_flat_field
 from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
 from plateflow.plates.reader import Index, counted, examples
 from plateflow.text import TextError, decode
@@ -66,6 +66,8 @@ def check_plate(
     except PlateflowError as error:
         return [Problem.of_error(spec, error)]
     problems = list(check_index(index))
+    if what := vendor_flat_field(index.metadata):
+        problems.append(Problem("note", spec.plate, what, "nothing; the report shows the profiles that are used"))
     for step in (lambda of_plate: check_channels(config, of_plate.metadata), prepare):
         try:
             step(index)
@@ -191,9 +193,9 @@ def _unmapped(spec: PlateSpec, plate_map: str, metadata: Mapping[str, Any]) -> I
     wells, (rows, columns) = set(metadata["wells"]), metadata["format"]
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (
-        (wells - mapped, "wells of the plate are not in the plate map"),
-        (mapped - wells - off, "wells of the plate map are not in the plate"),
-        (off, f"wells of the plate map lie off the plate of {rows} x {columns} wells"),
+        (wells - mapped, "well[s] of the plate [are|is] not in the plate map"),
+        (mapped - wells - off, "well[s] of the plate map [are|is] not in the plate"),
+        (off, f"well[s] of the plate map [lie|lies] off the plate of {rows} x {columns} wells"),
     ):
         for text in counted(names, what):
             remedy = "fix the plate map, or check whether it belongs to another plate"

@@ -82,11 +82,28 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
     return found
 
 
+def why_it_runs(asked: PlateAsked, stage: str, job: str) -> str:
+    """Why a run does a job, as `status` would say: from the ends of its own journal and receipts alone."""
+    if asked.stands(stage, job):
+        return "forced"
+    try:
+        progress = Progress(asked.plate.config).of_job(asked.plate.paths, stage, job, asked.stands)
+        if progress.state == "failed":
+            return "its last attempt failed or was killed"
+        if progress.state == "stale":
+            return _in_words(_what_changed(asked.plate, progress) or NEVER)
+    except (OSError, PlateflowError):  # the job says what is wrong
+        pass
+    return _in_words(NEVER)
+
+
 def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
     if why == NEVER:
         return "never done, though a receipt is there" if seen else "never done"
     if why == ("files",):
         return "stale: files are gone or damaged"
+    if why == ("request",):
+        return "requested again"
     return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
 
 
@@ -128,6 +145,7 @@ class Glance:
         causes: the number of jobs, by stage, why they are to be done, and the remedy; of jobs for which everything
             that they build on is done.
         asked: the digest of its last job.
+        doubts: what to look at before the plate is believed; empty: nothing.
         unread: why the plate can't be looked at; else empty.
     """
 
@@ -137,6 +155,7 @@ class Glance:
     causes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     asked: str = ""
+    doubts: str = ""
     unread: str = ""
 
     @property
@@ -163,7 +182,10 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
         by_journals = any(of_job is None for _, of_job in told)
         left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
         last = asked.digest(*LAST)
-        return Glance(plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last)
+        doubts = "; ".join(entry.detail for stage, entry in exceptions if stage == "aggregate")
+        return Glance(
+            plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, asked=last, doubts=doubts
+        )
     except Exception as error:  # whatever was done to the results, the other plates are told
         remedy = f"; {error.remedy}" if isinstance(error, PlateflowError) and error.remedy else ""
         return Glance(plate=plate.name, unread=f"{_error(error)}{remedy}")
