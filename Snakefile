@@ -70,18 +70,8 @@ onsuccess:
         sys.exit(4)
     doubts = WORKFLOW.doubts()
     if doubts:
-        print(
-            "\nComplete, but look at the segmentation (report.html shows it):",
-            *doubts,
-            sep="\n  ",
-            file=sys.stderr,
-        )
+        print("\nComplete, but (report.html shows where):", *doubts, sep="\n  ", file=sys.stderr)
     left_out = WORKFLOW.left_out()
     if left_out:
-        print(
-            f"\nComplete, but {len(left_out)} left out (`plateflow status` explains):",
-            *left_out,
-            sep="\n  ",
-            file=sys.stderr,
-        )
+        print("\nComplete, but", "\n  ".join(left_out), file=sys.stderr)
         sys.exit(3)

@@ -11,6 +11,6 @@ rule aggregate:
     resources:
         **WORKFLOW.resources("aggregate"),
     message:
-        "{wildcards.plate}: aggregate: the well table, quality"
+        "{wildcards.plate}: aggregate: the well table, quality ({WORKFLOW:{output}})"
     script:
         "../scripts/aggregate.py"

@@ -12,6 +12,6 @@ rule features:
     resources:
         **WORKFLOW.resources("features"),
     message:
-        "{wildcards.plate}: features part {wildcards.part}: the cell tables"
+        "{wildcards.plate}: features part {wildcards.part}: the cell tables ({WORKFLOW:{output}})"
     script:
         "../scripts/features.py"

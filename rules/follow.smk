@@ -11,6 +11,6 @@ rule follow:
     resources:
         **WORKFLOW.resources("follow"),
     message:
-        "{wildcards.plate}: follow part {wildcards.part}, slice {wildcards.slice}: end points of all paths"
+        "{wildcards.plate}: follow part {wildcards.part}, slice {wildcards.slice}: end points of all paths ({WORKFLOW:{output}})"
     script:
         "../scripts/follow.py"

@@ -13,6 +13,6 @@ rule infer:
         **WORKFLOW.resources("infer"),
         gpu=1,
     message:
-        "{wildcards.plate}: infer part {wildcards.part}: flow fields of all label sets"
+        "{wildcards.plate}: infer part {wildcards.part}: flow fields of all label sets ({WORKFLOW:{output}})"
     script:
         "../scripts/infer.py"

@@ -11,6 +11,6 @@ rule ingest:
     resources:
         **WORKFLOW.resources("ingest"),
     message:
-        "{wildcards.plate}: read the index, make the manifest and the empty store"
+        "{wildcards.plate}: read the index, make the manifest and the empty store ({WORKFLOW:{output}})"
     script:
         "../scripts/ingest.py"

@@ -11,6 +11,6 @@ rule normalise:
     resources:
         **WORKFLOW.resources("normalise"),
     message:
-        "{wildcards.plate}: the intensity window and illumination profiles"
+        "{wildcards.plate}: the intensity window and illumination profiles ({WORKFLOW:{output}})"
     script:
         "../scripts/normalise.py"

@@ -11,7 +11,7 @@ rule report:
     resources:
         **WORKFLOW.resources("report"),
     message:
-        "{wildcards.plate}: report"
+        "{wildcards.plate}: report ({WORKFLOW:{output}})"
     script:
         "../scripts/report.py"
 

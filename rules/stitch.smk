@@ -11,6 +11,6 @@ rule stitch:
     resources:
         **WORKFLOW.resources("stitch"),
     message:
-        "{wildcards.plate}: stitch part {wildcards.part}: labels into the store"
+        "{wildcards.plate}: stitch part {wildcards.part}: labels into the store ({WORKFLOW:{output}})"
     script:
         "../scripts/stitch.py"

@@ -12,6 +12,6 @@ rule tile:
     resources:
         **WORKFLOW.resources("tile"),
     message:
-        "{wildcards.plate}: tile part {wildcards.part}: raw planes into the store, pyramids, histograms"
+        "{wildcards.plate}: tile part {wildcards.part}: raw planes into the store, pyramids, histograms ({WORKFLOW:{output}})"
     script:
         "../scripts/tile.py"

@@ -54,7 +54,7 @@ class Stage:
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "the segmentation is compared with the images: sizes, what it leaves uncovered or unmatched, what was dropped"
-_PAGE = "the verdict says where to look at the segmentation; far fields are drawn side by side"
+_PAGE = "the verdict says where to look at the segmentation; it fits narrow screens"
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),

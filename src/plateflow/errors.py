@@ -5,6 +5,7 @@ The bottom of the package: everything may import it, and it imports nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -14,6 +15,14 @@ def printable(text: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a pair of code points, as JSON may hold
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+def number_of(n: int, what: str) -> str:
+    """A number and what it counts: `[s]` is there where it isn't one, of `[are|is]` the second where it is.
+
+    `number_of(1, "file[s are| is] gone")` is "1 file is gone".
+    """
+    return f"{n:,} " + re.sub(r"\[([^|\]]*)\|?([^\]]*)\]", r"\2" if n == 1 else r"\1", what)
 
 
 class PlateflowError(Exception):

@@ -188,6 +188,13 @@ class Plate:
         layout = WellImage.open(self.paths, well).layout
         return [name for name, settings in self.config.segmentation.items() if layout.shows(settings.channels)]
 
+    def doubts(self) -> list[str]:
+        """What to look at before the plate is believed, as `aggregate` has found it: a drift, a poor segmentation."""
+        if not (entry := self.outcomes("aggregate").get(PLATE_KEY)):
+            return []
+        segmentation = [f"look at the segmentation: {doubt['line']}" for doubt in entry.info.get("segmentation", ())]
+        return [f"look at the intensities: {what}" for what in entry.info.get("doubts", ())] + segmentation
+
     def left_out(self) -> list[LeftOut]:
         """What was left out of the plate, by its journals; nothing as long as it isn't ingested."""
         return self.left_out_of((stage, entry) for stage in STAGES for entry in exceptions(self.paths.journals(stage)))
@@ -201,11 +208,6 @@ class Plate:
         sets = ("", *self.config.segmentation)
         current = ((stage, entry) for stage, entry in entries if entry.well in wells and entry.label_set in sets)
         return list(left_out(self.name, current))
-
-    def doubts(self) -> list[str]:
-        """What speaks against the plate's segmentation, by its tables; see `stats.segmentation.plate_doubts`."""
-        entry = self.outcomes("aggregate").get(PLATE_KEY)
-        return [doubt["line"] for doubt in entry.info.get("segmentation", [])] if entry else []
 
     def has_frozen_window(self) -> bool:
         """Whether window.json bears the configured freeze number, and was computed as configured."""

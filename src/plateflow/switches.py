@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from plateflow.errors import number_of
 from plateflow.files import stat_of
 from plateflow.installed import project_folder
 
@@ -131,9 +132,8 @@ class Switches:
         names = [name for setting, name in PARTIAL.items() if getattr(snakemake.dag_settings, setting)]
         names += ["--touch"] if snakemake.touch else []
         if names and not snakemake.dryrun and (n := self.to_do()):
-            lines.append(
-                f"{n} of {len(self.receipts())} jobs are still to do ({', '.join(names)}): `snakemake` does them."
-            )
+            todo = number_of(n, f"of {len(self.receipts())} jobs [are|is] still to do")
+            lines.append(f"{todo} ({', '.join(names)}): `snakemake` does them.")
         return lines
 
     def _end(self) -> None:

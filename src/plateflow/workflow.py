@@ -23,6 +23,7 @@ from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
 from plateflow.project import Project, check_label_sets
 from plateflow.state import slurm
+from plateflow.state.journal import wells_and_fields
 from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver, read_owner
 from plateflow.state.progress import failure_lines, screen_failure
 
@@ -186,6 +187,13 @@ class Workflow:
     def _estimates(self) -> dict[str, Estimate]:
         return estimates_of(self.project)
 
+    def __format__(self, receipt: str) -> str:
+        """Why a job runs, by its receipt; for the messages of rules, which hold fields and no calls."""
+        from plateflow.stages.stale import why_it_runs
+
+        path = Path(receipt)
+        return why_it_runs(self.asked.plates[path.parents[2].name], path.parent.name, path.name.partition(".")[0])
+
     def licence_notices(self) -> list[str]:
         """What to say, once, about the models whose licence is restricted."""
         notices = []
@@ -197,12 +205,14 @@ class Workflow:
         return [notice for notice in notices if notice]
 
     def left_out(self) -> list[str]:
-        """What was left out of the plates, one line each."""
-        return [str(item) for plate in self.plates.values() for item in plate.left_out()]
+        """What was left out of the plates: how much, and then a line each; empty where nothing was."""
+        items = [item for plate in self.plates.values() for item in plate.left_out()]
+        total = f"{wells_and_fields(items)} left out (`plateflow status` explains):"
+        return [total, *map(str, items)] if items else []
 
     def doubts(self) -> list[str]:
-        """What speaks against the segmentation of the plates, one line each."""
-        return [f"{plate.name}: {line}" for plate in self.plates.values() for line in plate.doubts()]
+        """What to look at before the plates are believed, one line each."""
+        return [f"{name}: {what}" for name, plate in self.plates.items() for what in plate.doubts()]
 
     def last_words(self) -> None:
         """Say why a run failed: at the very end, below Snakemake's messages, and should Snakemake crash."""

@@ -65,6 +65,14 @@ def test_init_writes_a_config_that_fits_the_plate(raw, tmp_path):
     assert plateflow("check", cwd=tmp_path).strip() == "No problem found."
 
 
+def test_init_lists_the_wells_that_have_files(raw, tmp_path):
+    for file in (raw / "Images").glob("r02c02*"):
+        file.unlink()
+    output = plateflow("init", raw, cwd=tmp_path)
+    assert "wells with images: 1 (B03)" in output
+    assert "note: 1 well has no file of those that the plate lists: B02" in output
+
+
 def test_init_keeps_a_changed_config_and_refuses_a_taken_plate_id(raw, tmp_path):
     plateflow("init", raw, cwd=tmp_path)
     path = tmp_path / "config/config.yaml"
@@ -84,7 +92,7 @@ def test_init_takes_several_folders_and_says_which_failed(raw, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "readme.txt").write_text("by Ann")
     output = plateflow("init", raw, tmp_path / "empty", tmp_path / "readme.txt", *made, cwd=tmp_path, status=1)
-    assert f"note: 1 files are no folders and are left out: {tmp_path / 'readme.txt'}" in output
+    assert f"note: 1 file is no folder and is left out: {tmp_path / 'readme.txt'}" in output
     assert "1 of 4 folders could not be added; the others were" in output
     assert "the plate's folder is empty" in output
     lines = (tmp_path / "config/plates.tsv").read_text().splitlines()
@@ -178,6 +186,18 @@ def test_check_names_well_field_file_and_remedy(tmp_path):
     assert output.count("what to do:") >= 2
     problems = json.loads(plateflow("check", "--json", cwd=tmp_path, status=1))
     assert {(item["well"], item["field"]) for item in problems} == {("B02", "2"), ("B03", "1")}
+
+
+def test_warnings_are_errors_to_check_if_it_is_strict(tmp_path):
+    made = simulate_plate(
+        *(tmp_path / "data",),
+        **{"wells": micro_wells(), "fields": 1, "field_shape": (64, 64), "channels": ("DNA",), "plate": "p1"},
+    )
+    plateflow("init", made.raw, cwd=tmp_path)
+    assert plateflow("check", "--strict", cwd=tmp_path).strip() == "No problem found."
+    (made.raw / "Images/r09c09f01p01-ch1sk1fk1fl1.tiff").write_bytes(b"x")
+    assert plateflow("check", cwd=tmp_path).splitlines()[-1] == "1 warning"
+    assert plateflow("check", "--strict", cwd=tmp_path, status=1).splitlines()[-1] == "1 error"
 
 
 @pytest.mark.parametrize(

@@ -283,5 +283,5 @@ def test_exit_statuses_of_the_other_commands(done):
     os.truncate(done.raw("B03"), 100)
     done.plateflow("check", "--deep", status=1)
     done.plateflow("verify", "nowhere", status=1)
-    done.plateflow("accept", "--stage", "nothing", status=1)
+    done.plateflow("accept", "--stage", "nothing", status=2)
     done.plateflow("status", "--nothing", status=2)

@@ -73,7 +73,7 @@ def test_totals_causes_and_the_plates_in_which_something_happens(mixed: Path) ->
     assert row(output, "plate0019")[:2] == [["1 ok"], ["0/2", "2 failed"]]
     assert not row(output, "plate0000")
     assert "54 plates aren't shown" in output
-    assert "Left out (9):\n  plate0014/A01: quarantined at tile: truncated (no field" in output
+    assert "Left out (6 wells and 3 fields):\n  plate0014/A01: quarantined at tile: truncated (no field" in output
     assert "plate0014/A03 field 1: quarantined at tile: truncated (the file ends" in output
 
 
@@ -133,7 +133,7 @@ def test_receipts_that_dont_tell_what_isnt_ok_leave_it_to_the_journals(tmp_path:
     folder = tmp_path / "project"
     screen(folder, plates=2, kinds=("complete", "left out"))
     output = plateflow("status", cwd=folder, status=3)
-    assert "Left out (3):" in output
+    assert "Left out (2 wells and 1 field):" in output
     for receipt in folder.glob("results/plate*/receipts/*/*.json"):
         content = json.loads(receipt.read_text())
         del content["not ok"]
@@ -148,7 +148,7 @@ def test_wells_left_out_are_told_when_their_receipts_were_withdrawn(tmp_path: Pa
         receipt.unlink()
     for option in ([], ["--failed"]):
         output = plateflow("status", *option, cwd=folder, status=4)
-        assert "Left out (3):\n  plate0001/A01: quarantined at tile" in output
+        assert "Left out (2 wells and 1 field):\n  plate0001/A01: quarantined at tile" in output
         assert "nothing is left out" not in output
 
 

@@ -58,11 +58,11 @@ def test_a_real_plate_of_harmony_5(test_data: Path) -> None:
     # by hand from the index: channels in the order of ChannelID, emission in nm; brightfield has an emission of 0
     assert [{**channel, "dtype": "uint16"} for channel in plate.metadata["channels"]] == plate.metadata["channels"]
     assert [{key: channel[key] for key in channel if key != "dtype"} for channel in plate.metadata["channels"]] == [
-        {"name": "Alexa 647", "wavelength_nm": 706.0, "exposure_s": 0.01},
-        {"name": "Alexa 568", "wavelength_nm": 599.0, "exposure_s": 0.01},
-        {"name": "488 long", "wavelength_nm": 599.0, "exposure_s": 0.01},
-        {"name": "Alexa 488", "wavelength_nm": 522.0, "exposure_s": 0.01},
-        {"name": "HOECHST 33342", "wavelength_nm": 456.0, "exposure_s": 0.01},
+        {"name": "Alexa 647", "wavelength_nm": 706.0, "exposure_s": 0.01, "flat_field": "FlatfieldProfile"},
+        {"name": "Alexa 568", "wavelength_nm": 599.0, "exposure_s": 0.01, "flat_field": "FlatfieldProfile"},
+        {"name": "488 long", "wavelength_nm": 599.0, "exposure_s": 0.01, "flat_field": "FlatfieldProfile"},
+        {"name": "Alexa 488", "wavelength_nm": 522.0, "exposure_s": 0.01, "flat_field": "FlatfieldProfile"},
+        {"name": "HOECHST 33342", "wavelength_nm": 456.0, "exposure_s": 0.01, "flat_field": "FlatfieldProfile"},
         {"name": "Brightfield", "exposure_s": 0.01},
     ]
     assert plate.metadata["disagreements"] == []
@@ -89,6 +89,8 @@ def test_real_metadata_of_harmony_7_with_its_channels_in_maps(test_data: Path) -
     ]
     known = {"wavelength_nm": 599.0, "exposure_s": 0.035, "dtype": "uint16"}
     assert plate.metadata["channels"][3] == {"name": "405ex, 570-630-em)", **known}
+    fields = [channel["name"] for channel in plate.metadata["channels"] if "flat_field" in channel]
+    assert fields == ["Alexa 488", "Alexa 488 Em 650", "HOECHST 33342"]  # of the others it says `Character: Null`
     assert plate.metadata["bit_max"] == 65535  # the file says 65536
     assert plate.metadata["t"] == plate.metadata["z"] == 1  # TimepointID begins with 1 here
     planes = plate.planes.set_index("channel")
@@ -249,7 +251,7 @@ def test_disagreements_are_reported(tmp_path: Path) -> None:
     assert plate.metadata["format"] == [8, 12]
     notes = "\n".join(plate.metadata["disagreements"])
     assert "2 file names say another well, field or channel" in notes
-    assert "1 images are not in the index" in notes
+    assert "1 image is not in the index" in notes
     assert "the metadata say 1 x 12 wells, but wells reach row 2" in notes
     assert "the metadata say 40 x 30 pixels, the files 20 x 30" in notes
 

@@ -106,7 +106,7 @@ def test_wells_of_the_plan_without_images_and_the_reverse(tmp_path: Path) -> Non
     htd.write_bytes(text)
     plate = open_plate(raw)
     notes = "\n".join(plate.metadata["disagreements"])
-    assert "1 wells with images are not in the HTD file: C05" in notes
+    assert "1 well with images is not in the HTD file: C05" in notes
     assert "channel 2 is ER in the HTD file, which is followed, and AGP in the images" in notes
 
 
@@ -192,7 +192,7 @@ def test_a_name_with_a_well_that_no_plate_has(tmp_path: Path) -> None:
     plate = open_plate(tmp_path, layout="imagexpress")
     assert plate.metadata["wells"] == ["B02"]
     (note,) = plate.metadata["disagreements"]
-    assert note == "1 images are not named as MetaXpress names them and are not used: p_B99_s1_w1.tif"
+    assert note == "1 image is not named as MetaXpress names them and is not used: p_B99_s1_w1.tif"
 
 
 def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_wells_without_a_stack_beside_wells_with_one_are_reported(tmp_path: Path
         tifffile.imwrite(tmp_path / name, np.full((8, 8), number, np.uint16))
     plate = open_plate(tmp_path, layout="imagexpress")
     assert plate.metadata["disagreements"] == [
-        "1 projections are not used, as their stacks are there",
-        "1 wells have 1 z plane where most have 3 (w1): the copy is incomplete, if that wasn't planned: A01",
+        "1 projection is not used, as its stack is there",
+        "1 well has 1 z plane where most have 3 (w1); unless that was planned, something was lost: A01",
     ]
     assert plate.planes.groupby("well")["state"].agg(list).to_dict() == {"A01": ["ok"], "A02": ["ok"] * 3}
     assert plate.read("A01", "1", "w1", z=0)[0, 0] == 0

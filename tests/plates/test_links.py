@@ -107,7 +107,7 @@ def test_links_that_lead_nowhere_are_named_and_their_planes_missing(tmp_path: Pa
     (raw / "C05_s2_w1.tif").unlink()
     index = index_plate(spec_of(links, "pattern", follow_links=str(raw)))
     assert index.planes.loc[index.planes["state"] == "missing", "field"].unique().tolist() == ["2"]
-    assert "1 links lead nowhere: C05_s2_w1.tif" in index.metadata["disagreements"]
+    assert "1 link leads nowhere: C05_s2_w1.tif" in index.metadata["disagreements"]
 
 
 def test_a_share_that_links_lead_to_and_that_is_away_is_no_fault_of_the_files(tmp_path: Path) -> None:

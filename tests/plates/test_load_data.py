@@ -118,7 +118,7 @@ def test_pixel_sizes_that_are_not_in_metres_are_said_to_be_unused(tmp_path: Path
     rewrite(raw / "load_data.csv", lambda line: line | sizes)
     plate = open_plate(raw)
     assert plate.metadata["pixel_size_um"] is None
-    assert "pixel sizes aren't in metres: these and the positions aren't used" in plate.metadata["disagreements"][-1]
+    assert "isn't in metres: this and the positions aren't used" in plate.metadata["disagreements"][-1]
 
 
 def test_row_and_col_columns_and_utf16(tmp_path: Path) -> None:

@@ -277,14 +277,14 @@ def test_places_that_contradict_the_names_are_told(tmp_path: Path) -> None:
     images = {"0_a": (0, 0), "1_a": (0, 30), "0_b": (0, 1), "1_b": (0, 0)}
     opened, fields = several(tmp_path / "p.zarr", {"B/03": images}, "*_a+*_b")
     assert list(fields["1"].values()) == ["B/03/1_a/full", "B/03/1_b/full"]
-    note = "1 images lie elsewhere than those of their field by '*_a+*_b', which is followed: B/03/1_b"
+    note = "1 image lies elsewhere than the others of its field by `image`, which is followed: B/03/1_b"
     assert note in opened.metadata["disagreements"]
 
 
 def test_wells_without_an_image_of_the_name_are_told(tmp_path: Path) -> None:
     opened, _ = several(tmp_path / "p.zarr", {"B/03": {"0": None, "0_x": None}, "B/04": {"0": None}}, "0_x")
     assert opened.metadata["wells"] == ["B03"]
-    assert opened.metadata["disagreements"] == ["1 wells have no image named 0_x and are left out: B04"]
+    assert opened.metadata["disagreements"] == ["1 well has no image of those that `image` names and is left out: B04"]
 
 
 def test_numbered_images_without_places_are_fields(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_channels_go_by_their_names(tmp_path: Path, second: list[str] | None, va
     opened = open_plate(folder)
     planes = opened.planes[(opened.planes["field"] == "1") & (opened.planes["state"] == "ok")]
     assert {name: opened.read("B03", "1", name)[0, 0] for name in planes["channel"]} == values
-    note = "1 images don't name their channels, which are taken in the others' order: B/03/1"
+    note = "1 image doesn't name its channels, which are taken in the others' order: B/03/1"
     assert opened.metadata["disagreements"] == ([] if second else [note])
 
 
@@ -440,7 +440,7 @@ def test_a_plane_that_lost_some_of_its_chunks_is_told(tmp_path: Path, zarr_forma
     assert open_plate(folder).metadata["disagreements"] == []
     array[1, :10, 15:] = 0
     (note,) = open_plate(folder).metadata["disagreements"]
-    assert note.startswith("1 channels of fields lack chunks where others have them") and note.endswith(
+    assert note.startswith("1 channel of fields lacks chunks where others have them") and note.endswith(
         ": B04 field 0 1"
     )
 

@@ -78,7 +78,7 @@ def test_a_missing_file_is_a_row(tmp_path: Path) -> None:
 
 def test_files_that_do_not_match_are_reported(tmp_path: Path) -> None:
     plate = open_plate(write(tmp_path, "A01_s1_w1.tif", "thumb.tif"), pattern=EXAMPLE)
-    assert plate.metadata["disagreements"] == ["1 images don't match the pattern and are not used: thumb.tif"]
+    assert plate.metadata["disagreements"] == ["1 image doesn't match the pattern and is not used: thumb.tif"]
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_wells_of_map_and_plate_and_a_channel_that_is_not_there(tmp_path: Path) 
     made.plate_map.write_text("well,role\nB02,negative\nC05,positive\n")
     config = Config(segmentation={"nuclei": LabelSet(channels=["DAPI"])})
     found = {(p.severity, p.what) for p in check_plate(spec, config)}
-    assert ("warning", "1 wells of the plate are not in the plate map: B03") in found
-    assert ("warning", "1 wells of the plate map are not in the plate: C05") in found
+    assert ("warning", "1 well of the plate is not in the plate map: B03") in found
+    assert ("warning", "1 well of the plate map is not in the plate: C05") in found
     assert any(severity == "error" and "no channel 'DAPI'" in what for severity, what in found)
     made.plate_map.write_text("well,role\nB02,what\n")
     assert any("unknown role" in p.what for p in check_plate(spec, CONFIG))
@@ -173,7 +173,7 @@ def test_a_field_that_strays_or_has_no_position() -> None:
     assert [item[:3] for item in strays] == [("warning", "A03", "4")]
     (lost,) = found(tables(y_um=[float("nan"), 0, 50, 50, 0, 0, 50, 50]))
     assert lost[:2] == ("warning", "A01")
-    assert "1 fields have no position: A01 field 1" in lost[3]
+    assert "1 field has no position: A01 field 1" in lost[3]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_wells_of_the_map_that_the_plate_cannot_have(tmp_path: Path) -> None:
     made, spec = simulate(tmp_path)
     made.plate_map.write_text("well,role\nB02,negative\nB03,positive\nAF48,positive\n")
     (problem,) = check_plate(spec, CONFIG)
-    assert problem.what == "1 wells of the plate map lie off the plate of 8 x 12 wells: AF48"
+    assert problem.what == "1 well of the plate map lies off the plate of 8 x 12 wells: AF48"
 
 
 def test_a_map_whose_columns_are_not_read_is_a_warning(tmp_path: Path) -> None:
@@ -296,9 +296,25 @@ def test_many_problems_of_one_kind_are_shown_shortly_and_the_worst_first() -> No
         Problem(severity="error", plate="p", well=f"A{n:02d}", file="x", what="gone", remedy="copy") for n in range(30)
     ]
     lines = list(report([note, *bad]))
-    assert lines[0] == "error: p/A00: gone"
-    assert lines[20:23] == ["  and 20 more such; --json lists all", "  what to do: copy", "note: p: gaps"]
-    assert lines[-1] == "30 errors, 1 note"
+    assert lines == [
+        *("error: p/A00: gone", "  file: x", "  and 29 more such: A01, A02, A03 and 26 more; --json lists all"),
+        *("  what to do: copy", "note: p: gaps", "  what to do: nothing", "30 errors, 1 note"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "n_lines"),
+    [
+        (["the well has {} fields; most have 9"], 1),
+        (["channel 488: saturated: {}% of the pixels", "channel 561: saturated: {}% of the pixels"], 2),
+        (["truncated", "doubled"], 2),
+    ],
+)
+def test_like_problems_differ_in_numbers_and_place_alone(kinds: list[str], n_lines: int) -> None:
+    many = [Problem("warning", "p", kind.format(n), "look", well=f"B{n:02d}") for kind in kinds for n in range(1, 6)]
+    told = [line for line in report(many) if line.startswith("warning: ")]
+    assert len(told) == n_lines
+    assert told[0] == f"warning: p/B01: {kinds[0].format(1)}"
 
 
 def test_check_refuses_in_the_words_of_ingest_what_ingest_refuses(tmp_path: Path) -> None:

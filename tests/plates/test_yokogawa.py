@@ -10,6 +10,7 @@ import tifffile
 from plateflow.config import PlateSpec
 from plateflow.errors import RawDataError
 from plateflow.plates import open_plate, recognise
+from plateflow.plates.plate import vendor_flat_field
 
 
 def edit(raw: Path, name: str, change: str, to: str, *, count: int = 0) -> None:
@@ -26,9 +27,23 @@ def test_a_real_cv8000(test_data: Path) -> None:
     assert plate.metadata["format"] == [8, 12]
     assert plate.metadata["wells"] == ["D08", "E03", "F08"]
     assert plate.metadata["channels"] == [
-        {"name": "405", "wavelength_nm": 445.0, "exposure_s": 0.1, "dtype": "uint16"},
-        {"name": "488", "wavelength_nm": 525.0, "exposure_s": 0.1, "dtype": "uint16"},
+        {
+            "name": "405",
+            "wavelength_nm": 445.0,
+            "exposure_s": 0.1,
+            "flat_field": "SC_BP445-45_20x v2_M01_CH01.tif",
+            "dtype": "uint16",
+        },
+        {
+            "name": "488",
+            "wavelength_nm": 525.0,
+            "exposure_s": 0.1,
+            "flat_field": "SC_BP525-50_20x v2_M01_CH02.tif",
+            "dtype": "uint16",
+        },
     ]
+    named = "405 (SC_BP445-45_20x v2_M01_CH01.tif), 488 (SC_BP525-50_20x v2_M01_CH02.tif)"
+    assert f"the vendor's flat field of {named}; it isn't used yet" in vendor_flat_field(plate.metadata)
     assert (plate.metadata["fields"], plate.metadata["z"], plate.metadata["t"]) == (4, 4, 1)
     assert plate.metadata["pixel_size_um"] == [0.325, 0.325]
     assert plate.metadata["disagreements"] == []
@@ -112,8 +127,8 @@ def test_disagreements_are_reported(tmp_path: Path) -> None:
     edit(raw, "MeasurementData.mlf", r'Row="3"(.*?FieldIndex=)"1"', r'Row="3"\1"9"', count=1)
     tifffile.imwrite(raw / "p_H12_T0001F001L01A01Z01C01.tif", np.zeros((24, 40), np.uint16))
     notes = "\n".join(open_plate(raw).metadata["disagreements"])
-    assert "1 file names say another well, field or plane" in notes
-    assert "1 images have no record and are not used: p_H12" in notes
+    assert "1 file name says another well, field or plane" in notes
+    assert "1 image has no record and is not used: p_H12" in notes
 
 
 @pytest.mark.parametrize(
@@ -142,7 +157,7 @@ def test_an_error_whose_record_cannot_be_read(tmp_path: Path) -> None:
     raw = layouts_plate.write(tmp_path, "yokogawa", wells=("B02",), times=1)
     edit(raw, "MeasurementData.mlf", 'bts:Type="ERR"([^>]*)bts:Y="[^"]*"', r'bts:Type="ERR"\1bts:Y="lost"')
     plate = open_plate(raw)
-    assert "the instrument reported 1 errors" in plate.metadata["disagreements"][0]
+    assert "the instrument reported 1 error:" in plate.metadata["disagreements"][0]
     assert set(plate.planes["reason"]) == {"", "missing", "no_record"}
 
 

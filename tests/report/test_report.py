@@ -113,17 +113,50 @@ def test_the_page_needs_nothing_else(page: str) -> None:
     assert len(page) < 3_000_000
 
 
-def test_a_browser_draws_the_charts_without_an_error(measured: Planted, page: str, tmp_path: Path) -> None:
+def browse(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    """What a browser makes of a page, and says of it; skips the test where there is none."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium on this machine")
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
     command += ["--disable-dev-shm-usage", "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
-    path = measured.paths.table("report.html")
-    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=300, check=True)
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=300, check=True)
+
+
+def test_a_browser_draws_the_charts_without_an_error(measured: Planted, page: str, tmp_path: Path) -> None:
+    run = browse(measured.paths.table("report.html"), tmp_path)
     assert 'data-ready="yes"' in run.stdout
     assert run.stdout.count('class="marks"') == 2
     assert "CONSOLE" not in run.stderr
+
+
+@pytest.mark.parametrize("which", ["plate", "screen"])
+def test_nothing_is_cut_on_a_phone(measured: Planted, page: str, tmp_path: Path, which: str) -> None:
+    """Windows of a headless browser have a least width, frames don't."""
+    html = str(page if which == "plate" else write_screen(Project.of(measured.config, {"demo": measured.entry})))
+    long = html.replace(">demo<", f">{'demo_' * 30}<").replace("<b>demo/", f"<b>{'demo_' * 30}/")
+    measure = """<script>addEventListener("load", async () => {
+        const root = document.documentElement, charts = document.querySelector("[data-chart]");
+        while (charts && !root.dataset.ready) await new Promise((done) => setTimeout(done, 50));
+        const hidden = [...document.querySelectorAll("body *")].filter((e) => e.scrollWidth > e.clientWidth + 1
+          && getComputedStyle(e).overflowX === "hidden");
+        parent.postMessage(`width ${root.scrollWidth} of ${root.clientWidth}, ${hidden.length} cut`, "*");
+      });</script>"""
+    (tmp_path / "page.html").write_text(long.replace("</head>", f"{measure}</head>", 1))
+    (tmp_path / "frame.html").write_text(
+        '<iframe src="page.html" width="390" height="800"></iframe>'
+        '<script>addEventListener("message", (event) => document.body.append(event.data));</script>'
+    )
+    said = re.search(r"width (\d+) of (\d+), 0 cut", browse(tmp_path / "frame.html", tmp_path / "profile").stdout)
+    assert said
+    assert int(said[1]) <= int(said[2]) <= 390
+
+
+def test_the_page_styles_nothing_of_a_tooltip(page: str) -> None:
+    """Vega's tooltip has cells of the classes key and value, which had the dots of the legend."""
+    style = re.search("<style>(.*?)</style>", page, re.DOTALL)
+    assert style
+    assert ".key" not in style[1] and ".value" not in style[1]
 
 
 def test_the_same_plate_gives_the_same_bytes(measured: Planted, page: str) -> None:
@@ -226,7 +259,8 @@ def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: 
     [("plate", "its limits become"), ("well", "the limits of each well, from its own pixels alone, become")],
 )
 def test_the_page_says_whose_limits_the_network_has(scope: str, said: str) -> None:
-    html = render("intensity.html.j2", channels=[], settings=Normalise(scope=scope), frozen=True)
+    html = render("intensity.html.j2", channels=[], settings=Normalise(scope=scope), frozen=True, vendor="it is there")
+    assert "It is there." in html
     assert f"over the {scope}): {said} 0 and 1 for the network. " in text_of(html)
     assert ("Those below are the plate's." in html) == (scope == "well")
 
@@ -237,7 +271,7 @@ def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
     path = Path(measured.config.results) / "screen" / "report.html"
     assert path.read_text() == first == write_screen(Project.of(measured.config, entries))
     text = text_of(first)
-    assert "1 of 2 plates have no tables yet. Left out: " in text
+    assert "1 of 2 plates has no tables yet. Left out: 1 well and 1 field, listed below." in text
     assert 'href="../demo/report.html"' in first
     assert "demo/B05 field 1: quarantined at tile: truncated" in text
     assert "later no tables yet" in text

@@ -227,7 +227,7 @@ def test_a_driver_in_a_job_is_started_again_and_clears_up(mended: Results, mendi
     assert mending.driver.state() == "COMPLETED", log
     assert re.findall(r"^start (\d)", log, re.MULTILINE) == ["0", "1"]
     assert f"left alone: SLURM jobs {mending.notebook} (notebook, running)" in log
-    assert re.search(r"SLURM still has 1 jobs of it: \d+ \(ingest broken", log)
+    assert re.search(r"SLURM still has 1 job of it: \d+ \(ingest broken", log)
     assert "cleared the lease of snakemake-driver: process" in log
 
 

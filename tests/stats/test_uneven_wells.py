@@ -131,7 +131,7 @@ def test_tables_count_what_was_made_and_say_why_nothing_was(uneven: Planted) -> 
     assert wells.loc["A02", "Nuclei_Intensity_MeanIntensity_GFP"] * 65535 == pytest.approx(3200, abs=5)
     page = (uneven.paths.table("report.html")).read_text()
     assert "the well lacks a channel of DNA, in which nuclei are segmented" in page
-    assert "1 wells have no channel AGP, GFP" in page
+    assert "1 well has no channel AGP, GFP" in page
 
 
 def test_a_damaged_channel_that_nothing_needs_leaves_no_trace_in_the_others(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ import typer
 
 from plateflow.access import explain
 from plateflow.cli import accept, check, clean, demo, init, plan, retry, run, segment, status, verify, weights
+from plateflow.cli.common import Status
 from plateflow.errors import PlateflowError
 
+INTERRUPTED = 130
+"""Typer's status after Ctrl-C."""
 _typer = typer.Typer(
     name="plateflow",
     help="From raw high-content plates to segmented OME-Zarr, per-cell and per-well tables. `snakemake` runs the "
@@ -56,6 +59,8 @@ def app() -> None:
     """
     try:
         _typer()
+    except SystemExit as end:
+        sys.exit(Status.ERROR if end.code == INTERRUPTED else end.code)
     except (PlateflowError, OSError) as error:
         print(f"plateflow: {explain(error)}", file=sys.stderr)
         sys.exit(1)

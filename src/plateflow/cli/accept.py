@@ -11,8 +11,8 @@ import typer
 
 from plateflow.access import explain, user_name
 from plateflow.chain import STAGES
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
-from plateflow.errors import PlateflowError
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status, known_stage
+from plateflow.errors import PlateflowError, number_of
 from plateflow.project import Plate, Project
 from plateflow.stages import stage_module
 from plateflow.stages.job import Job, changes
@@ -22,7 +22,7 @@ from plateflow.state.ledger import now
 
 
 def accept(
-    stage: Annotated[str, typer.Option(help="the stage whose earlier results stand")],
+    stage: Annotated[str, typer.Option(callback=known_stage, help="the stage whose earlier results stand")],
     plates: Annotated[list[str] | None, typer.Argument(help="plate ids; default: all")] = None,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -32,8 +32,6 @@ def accept(
     a new release would redo. Exit status: 4 where results can't be accepted, as something else has changed, too.
     """
     project = Project.load(configfile)
-    if stage not in STAGES:
-        raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
     some, refused, failed = False, False, False
     for plate in [project.plate(name) for name in plates or project.plates]:
         try:
@@ -44,10 +42,11 @@ def accept(
             continue
         for version, n in sorted(accepted.items()):
             typer.echo(
-                f"{plate.name}: {n} results of {stage}, made by {version}, stand as version {STAGES[stage].version}"
+                f"{plate.name}: {number_of(n, 'result[s]')} of {stage}, made by {version}, "
+                f"{'stands' if n == 1 else 'stand'} as version {STAGES[stage].version}"
             )
         for why, n in sorted(others.items()):
-            typer.echo(f"{plate.name}: {n} results of {stage} can't be accepted: {why} changed, too")
+            typer.echo(f"{plate.name}: {number_of(n, 'result[s]')} of {stage} can't be accepted: {why} changed, too")
         if not accepted and not others:
             typer.echo(f"{plate.name}: nothing of {stage} was made by another version")
         some, refused = some or bool(accepted), refused or bool(others)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,19 +16,23 @@ import typer
 
 from plateflow.access import denial, obstacles, plate_obstacles, snakemake_obstacles
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.project import Plate, Project
 
 if TYPE_CHECKING:
     from plateflow.plates.check_index import Problem
 
-SHOWN = 10
+SHOWN = 3
+"""So many like problems of a plate have a line each; of more the first, and where the others are."""
+_NUMBER = re.compile(r"(?<!\w)\d[\d.,]*(?!.*: )")
+"""A number that may differ between like problems: not one in the name of their channel."""
 PROFILE = Path("profiles/slurm")
 
 
 def check(
     plates: Annotated[list[str] | None, typer.Argument(help="plate ids; default: all")] = None,
     deep: Annotated[bool, typer.Option(help="decode every file, not just a sample")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="take warnings for errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the problems as JSON")] = False,
     cluster: Annotated[bool, typer.Option(help="instead: try with small jobs what a run on SLURM will need")] = False,
     profile: Annotated[Path, typer.Option(help="with --cluster: the profile that is tried")] = PROFILE,
@@ -36,7 +41,7 @@ def check(
     """Examine the raw plates: problems with their remedies, and files that are new or changed since ingest.
 
     Changed files are noted, so that the next `snakemake` looks at those wells again. Exit status: 1 for
-    errors, else 0.
+    errors, 0 for warnings and notes alone.
     """
     from plateflow.plates.check import changed_files, check_plate
     from plateflow.plates.check_index import Problem
@@ -67,10 +72,14 @@ def check(
                 problems.append(Problem(severity="error", plate=plate.name, what=what, remedy=error.remedy))
             continue
         if changed and not as_json:
-            typer.echo(f"{plate.name}: {len(changed)} files are new, changed or gone since ingest, such as")
+            typer.echo(
+                f"{plate.name}: {number_of(len(changed), 'file[s are| is]')} new, changed or gone since ingest, such as"
+            )
             for file in changed[:10]:
                 typer.echo(f"  {file}")
             typer.echo("  The next `snakemake` looks at their wells again.")
+    if strict:
+        problems = [replace(each, severity="error") if each.severity == "warning" else each for each in problems]
     if as_json:
         typer.echo(json.dumps([asdict(problem) for problem in problems], indent=1))
     else:
@@ -92,7 +101,7 @@ def denials(project: Project, plates: list[Plate]) -> Iterator[Problem]:
         error = denial(places[0], results, scratch) if places else None
         if error and error.what not in told:
             told.add(error.what)  # a folder above all plates stands in the way of each
-            more = f"; nor {len(places) - 1} more files and folders there" if places[1:] else ""
+            more = f"; nor {number_of(len(places) - 1, 'more place[s]')} there" if places[1:] else ""
             yield Problem("error", where, f"{error.what} ({error.why}){more}", error.remedy, file=str(places[0]))
 
 
@@ -110,28 +119,31 @@ def doubts(plate: Plate) -> Iterator[Problem]:
 
 
 def report(problems: list[Problem]) -> Iterator[str]:
-    """The problems in words, worst first; of many of one kind per plate only the first `SHOWN`."""
+    """The problems in words, worst first; of many that differ in no more than place and numbers, one line."""
     from plateflow.plates.check_index import SEVERITIES
+    from plateflow.plates.reader import examples
 
     if not problems:
         yield "No problem found."
         return
     counts = Counter(problem.severity for problem in problems)
-    for severity in SEVERITIES:
-        alike: dict[tuple[str, str], list[Problem]] = {}
-        for problem in problems:
-            if problem.severity == severity:
-                alike.setdefault((problem.plate, problem.remedy), []).append(problem)
-        for (_, remedy), group in alike.items():
-            for problem in group[:SHOWN]:
-                place = "/".join(filter(None, (problem.plate, problem.well)))
-                field = f" field {problem.field}" if problem.field else ""
-                yield f"{severity}: {place}{field}: {problem.what}"
+    alike: dict[tuple[str, str, str], dict[str, list[Problem]]] = {}
+    for problem in sorted(problems, key=lambda each: SEVERITIES.index(each.severity)):
+        kinds = alike.setdefault((problem.severity, problem.plate, problem.remedy), {})
+        kinds.setdefault(_NUMBER.sub("0", problem.what), []).append(problem)
+    for (severity, plate, remedy), kinds in alike.items():
+        for group in kinds.values():
+            for problem in group if len(group) <= SHOWN else group[:1]:
+                yield f"{severity}: {plate}{'/' * bool(_place(problem))}{_place(problem)}: {problem.what}"
                 if problem.file:
                     yield f"  file: {problem.file}"
             if len(group) > SHOWN:
-                yield f"  and {len(group) - SHOWN} more such; --json lists all"
-            if remedy:
-                yield f"  what to do: {remedy}"
-    told = ((counts[severity], severity) for severity in SEVERITIES if counts[severity])
-    yield ", ".join(f"{n} {severity}{'s' * (n != 1)}" for n, severity in told)
+                places = dict.fromkeys(_place(each) or each.file or plate for each in group[1:])
+                yield f"  and {len(group) - 1:,} more such: {examples(places)}; --json lists all"
+        if remedy:
+            yield f"  what to do: {remedy}"
+    yield ", ".join(number_of(counts[each], f"{each}[s]") for each in SEVERITIES if counts[each])
+
+
+def _place(problem: Problem) -> str:
+    return problem.well + (f" field {problem.field}" if problem.field else "")

@@ -11,7 +11,7 @@ from plateflow.access import user_name
 from plateflow.asked import PlateAsked, is_over, runs, withdraw
 from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
-from plateflow.errors import LeaseError, ResultsError
+from plateflow.errors import LeaseError, ResultsError, number_of
 from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
 from plateflow.paths import parse_well
 from plateflow.project import Plate, Project
@@ -204,9 +204,9 @@ def _summary(plate: Plate, waste: list[Waste], *, flows: bool, results: bool) ->
     for each in waste:
         sizes.setdefault(each.what, []).extend(each.files())
     for what, of_files in sizes.items():
-        yield f"{plate.name}: {what}: {len(of_files):,} files, {sum(of_files) / 1e6:,.1f} MB"
+        yield f"{plate.name}: {what}: {number_of(len(of_files), 'file[s]')}, {sum(of_files) / 1e6:,.1f} MB"
     total = [size for of_files in sizes.values() for size in of_files]
-    yield f"{plate.name}: frees {sum(total) / 1e6:,.1f} MB in {len(total):,} files"
+    yield f"{plate.name}: frees {sum(total) / 1e6:,.1f} MB in {number_of(len(total), 'file[s]')}"
     seconds: dict[str, float] = {}
     for stage in STAGES if results else ["infer"] if flows else []:
         for entry in plate.outcomes(stage).values():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from plateflow.chain import STAGES
 from plateflow.installed import project_folder
 
 
@@ -37,8 +38,15 @@ WeightsOption = Annotated[
 DEFAULT_CONFIG = Path("config/config.yaml")
 
 
+def known_stage(name: str | None) -> str | None:
+    """The name of a stage as it was given; another word is a wrong use of the command."""
+    if name is None or name in STAGES:
+        return name
+    raise typer.BadParameter(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+
+
 class Status(IntEnum):
-    """How a command ends; README.md has the table. A wrong option ends it with 2."""
+    """How a command ends; README.md has the table. A wrong option or name of a stage ends it with 2."""
 
     OK = 0
     ERROR = 1

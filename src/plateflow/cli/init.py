@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plateflow.access import explain
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.files import is_litter, write_atomic
 from plateflow.installed import make_project
 from plateflow.project import check_label_sets
@@ -71,7 +71,7 @@ def init(
     if len(files) == len(raw):
         remedy = "give the folder in which they lie"
         raise PlateflowError("a plate is a folder, and these are files", where=examples(files), remedy=remedy)
-    for note in counted(files, "files are no folders and are left out"):
+    for note in counted(files, "file[s are| is] no folder[s] and [are|is] left out"):
         typer.echo(f"note: {note}")
     raw = [path for path in raw if str(path) not in files and (len(raw) == 1 or not is_litter(path.name))]
     if plate and len(raw) > 1:
@@ -99,6 +99,8 @@ def init(
 def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
     """List what a raw plate holds, and add it to the project."""
     from plateflow.plates import open_plate
+    from plateflow.plates.plate import vendor_flat_field
+    from plateflow.plates.reader import counted
 
     sheet = _sheet(directory)
     if spec.plate in sheet and sheet[spec.plate].path == spec.path:  # what was added to its line by hand stays
@@ -111,13 +113,16 @@ def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
     rows, columns = metadata["format"]
     size = metadata["pixel_size_um"]
     typer.echo(f"{spec.plate}: {metadata['layout']}, {rows * columns} wells ({rows} x {columns}), from {raw}")
-    wells = metadata["wells"]
+    there = set(opened.planes.loc[opened.planes["size_bytes"] >= 0, "well"])
+    wells = [well for well in metadata["wells"] if well in there]
     few = wells if len(wells) <= 8 else [*wells[:4], "...", *wells[-2:]]
     typer.echo(f"  wells with images: {len(wells)} ({', '.join(few)})")
+    for note in counted(set(metadata["wells"]) - there, "well[s have| has] no file of those that the plate lists"):
+        typer.echo(f"  note: {note}")
     typer.echo(f"  fields per well: {metadata['fields']}, z planes: {metadata['z']}, time points: {metadata['t']}")
     typer.echo(f"  channels: {', '.join(channels)}")
     typer.echo(f"  pixel size: {size[0]:.4g} x {size[1]:.4g} um" if size and size[0] else "  pixel size: unknown")
-    for line in metadata["disagreements"]:
+    for line in filter(None, [*metadata["disagreements"], vendor_flat_field(metadata)]):
         typer.echo(f"  note: {line}")
     for line in write_project(directory, spec, opened):
         typer.echo(line)
@@ -272,5 +277,5 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
     writer.writerows(item.model_dump(exclude_none=True) for item in plates.values())
     write_atomic(sheet, text.getvalue().encode())
     lines += make_project(directory)
-    lines.append(f"Wrote {sheet}: {len(plates)} plate(s). Next: `plateflow check`, then `snakemake`.")
+    lines.append(f"Wrote {sheet}: {number_of(len(plates), 'plate[s]')}. Next: `plateflow check`, then `snakemake`.")
     return lines

@@ -13,7 +13,7 @@ from plateflow.chain import STAGES
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.estimate import estimates_of, refine, screen_needs
 from plateflow.project import SCREEN, Project
 from plateflow.state.ledger import attempts
@@ -131,18 +131,19 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:
-    lines = [f"{figures['plates']} plates, as if nothing were done yet.", ""]
+    lines = [f"{number_of(figures['plates'], 'plate[s]')}, as if nothing were done yet.", ""]
     lines.append(f"{'stage':10} {'jobs':>7} {'hours':>9} {'longest job':>12} {'memory per job':>14}")
     for name, stage in figures["stages"].items():
         minutes, memory = f"{stage['longest_min']:.1f} min", f"{stage['mem_mb']:,.0f} MB"
         lines.append(f"{name:10} {stage['jobs']:7,} {stage['hours']:9,.1f} {minutes:>12} {memory:>14}")
     limit, storage = figures["limits"], figures["storage"]
     where = "GPU" if figures["device"] == "cuda" else "CPU"
+    at_once = f"{number_of(limit['jobs'], 'job[s]')} and {number_of(limit['gpus'], 'GPU[s]')}"
     lines += [
         "",
         f"jobs: {figures['jobs']:,}; GPU hours: {figures['gpu_hours']:,.1f}; CPU hours: {figures['cpu_hours']:,.1f} "
         f"(infer on the {where})",
-        f"wall time with {limit['jobs']} jobs and {limit['gpus']} GPUs at a time: about {figures['wall_hours']:,.1f} h",
+        f"wall time with {at_once} at a time: about {figures['wall_hours']:,.1f} h",
         f"results: {storage['result_gb']:,.1f} GB in {storage['result_files']:,.0f} files; "
         f"scratch: {storage['scratch_gb']:,.1f} GB in {storage['scratch_files']:,.0f} files; "
         f"raw: {storage['raw_gb']:,.1f} GB",

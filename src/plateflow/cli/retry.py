@@ -10,8 +10,8 @@ import typer
 from plateflow.access import user_name
 from plateflow.asked import LOCAL, forget_runs, runs
 from plateflow.chain import STAGES
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
-from plateflow.errors import LeaseError, PlateflowError
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, known_stage
+from plateflow.errors import LeaseError, PlateflowError, number_of
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.stages.stale import to_do
 from plateflow.state import slurm
@@ -27,7 +27,10 @@ STARTING_S = 120.0
 def retry(
     target: Annotated[str | None, typer.Argument(help="PLATE or PLATE/WELL; without it: tidy up only")] = None,
     stage: Annotated[
-        str | None, typer.Option(help="the stage to begin from; default: the first that isn't ok and up to date")
+        str | None,
+        typer.Option(
+            callback=known_stage, help="the stage to begin from; default: the first that isn't ok and up to date"
+        ),
     ] = None,
     cancel: Annotated[bool, typer.Option(help="cancel the SLURM jobs of a driver that is gone; default: wait")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
@@ -133,7 +136,7 @@ def _end_orphans(project: Project, cancel: bool) -> None:
     orphans = [job for job in _not_this_one(queued) if job.name in gone]
     if orphans:
         names = ", ".join(map(str, orphans))
-        typer.echo(f"Their driver is gone, but SLURM still has {len(orphans)} jobs of it: {names}.")
+        typer.echo(f"Their driver is gone, but SLURM still has {number_of(len(orphans), 'job[s]')} of it: {names}.")
         if cancel:
             foreign = sorted({job.user for job in orphans} - {user_name()})
             if foreign:
@@ -190,8 +193,6 @@ def _clear_leases(folder: Path, plate: str) -> None:
 
 def _request_again(project: Project, target: str, stage: str | None) -> None:
     plate, well = project.target(target)
-    if stage is not None and stage not in STAGES:
-        raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
     if well:
         plate.check_well(well)
     if stage is not None:

@@ -5,14 +5,18 @@ from typing import Annotated
 import typer
 
 from plateflow.chain import STAGES
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status, known_stage
 from plateflow.errors import LeaseError, PlateflowError
 from plateflow.project import SCREEN, Project
 
 
+def _known(name: str) -> str | None:
+    return name if name == SCREEN else known_stage(name)
+
+
 def run(
     plate: Annotated[str, typer.Argument(help="plate id; `screen` for the page over all plates")],
-    stage: Annotated[str, typer.Argument(help=f"stage: {', '.join(STAGES)}; for the screen: screen")],
+    stage: Annotated[str, typer.Argument(callback=_known, help=f"stage: {', '.join(STAGES)}; for the screen: screen")],
     job: Annotated[
         str | None, typer.Argument(help="job: `plate`, a part such as 3, or of follow 3-0; default: all, in turn")
     ] = None,
@@ -46,3 +50,5 @@ def run(
         raise PlateflowError(
             str(error), where=f"{plate}: {stage}", remedy="run it again: it goes on from here"
         ) from None
+    if any(item.stage == stage for item in project.plate(plate).left_out()):
+        raise typer.Exit(Status.LEFT_OUT)

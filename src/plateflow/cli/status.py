@@ -4,6 +4,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,12 @@ from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.cli.watch import HAPPENS, ROWS, failures, lay_out, table, widen
 from plateflow.cli.watch import watch as follow
-from plateflow.errors import PlateflowError, ResultsError
+from plateflow.errors import PlateflowError, ResultsError, number_of
 from plateflow.files import stat_of
 from plateflow.project import Plate, Project
 from plateflow.stages.job import Job
 from plateflow.stages.stale import Glance, StaleItem, ToDo, glance, to_do
-from plateflow.state.journal import Entry, Journal, LeftOut, outcomes
+from plateflow.state.journal import Entry, Journal, LeftOut, outcomes, wells_and_fields
 from plateflow.state.lease import SILENT_S, leases
 from plateflow.state.progress import JobProgress, Progress, screen_failure, screen_runs
 
@@ -50,7 +51,8 @@ def status(
         raise typer.Exit(_print_log(plate, well) if log else explain(plate, well))
     plates = [plate] if plate else list(project.plates.values())
     if watch:
-        follow(project.config, plates)
+        with suppress(KeyboardInterrupt):
+            follow(project.config, plates)
     if plate and not (watch or failed):
         found = to_do(plate, files=True)
         left_out = [] if found.fault else plate.left_out()
@@ -99,7 +101,7 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
     states, wells = Counter(look.state for look in looks), sum(look.wells for look in looks)
     counts = [f"{states[state]:,} {state}" for state in PLATE_STATES if states[state]]
     lacking = sum(bool(look.left_out) for look in looks)
-    line = f"{len(looks):,} {'plates' if len(looks) > 1 else 'plate'}, {wells:,} wells: {', '.join(counts)}"
+    line = f"{number_of(len(looks), 'plate[s]')}, {number_of(wells, 'well[s]')}: {', '.join(counts)}"
     typer.echo(f"{line}; {lacking:,} with wells or fields left out" if lacking else line)
     jobs, unread = _by_plate(looks)
     typer.echo("".join(f"{line}\n" for line in failures(jobs, unread)), nl=False)
@@ -109,11 +111,18 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
             causes.setdefault(cause, []).append((look.plate, n))
     for (stage, why, remedy), found in causes.items():
         names, n = ", ".join(name for name, _ in found[:NAMED]), sum(n for _, n in found)
-        names += f" and {len(found) - NAMED:,} more plates" if len(found) > NAMED else ""
-        typer.echo(f"{names}: {stage}: {n:,} {'jobs' if n > 1 else 'job'} to do: {why}: {remedy}")
+        names += f" and {number_of(len(found) - NAMED, 'more plate[s]')}" if len(found) > NAMED else ""
+        typer.echo(f"{names}: {stage}: {number_of(n, 'job[s]')} to do: {why}: {remedy}")
+    doubtful = [look for look in looks if look.doubts]
+    for look in doubtful[:ROWS]:
+        more = number_of(len(look.doubts) - 1, "more")
+        typer.echo(
+            f"{look.plate}: {look.doubts[0]}"
+            + f"; and {more}: `plateflow status {look.plate}`" * (len(look.doubts) > 1)
+        )
+    if doubtful[ROWS:]:
+        typer.echo(f"and {number_of(len(doubtful) - ROWS, 'more plate[s]')} to look at: `results/screen/report.html`")
     small = len(plates) <= ROWS
-    first = {look.plate: look.doubts[:1] for look in looks}
-    _print_doubts(first, {look.plate: len(look.doubts) - 1 for look in looks})
     for plate in plates if small else ():
         for line in _leases(plate):
             typer.echo(line)
@@ -124,7 +133,8 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
         title = "work items by state where all jobs are done; else jobs done, and wells finished by running jobs"
         widen(Console()).print(table({look.plate: jobs[look.plate] for look in shown if look.plate in jobs}, title))
     if not small:
-        typer.echo(f"{len(looks) - len(shown):,} plates aren't shown; `plateflow status PLATE` shows one.")
+        rest = number_of(len(looks) - len(shown), "plate[s aren't| isn't] shown")
+        typer.echo(f"{rest}; `plateflow status PLATE` shows one.")
     typer.echo("Files weren't looked at: `plateflow status PLATE` compares names and sizes, `plateflow verify` all.")
 
 
@@ -146,9 +156,9 @@ def _print_failed(looks: list[Glance]) -> None:
 
 def _print_left_out(items: list[LeftOut], limit: int | None = None) -> None:
     if items:
-        typer.echo("\n  ".join([f"Left out ({len(items):,}):", *map(str, items[:limit])]))
+        typer.echo("\n  ".join([f"Left out ({wells_and_fields(items)}):", *map(str, items[:limit])]))
         if items[limit:] and limit:
-            typer.echo(f"  and {len(items) - limit:,} more: `plateflow status --failed`")
+            typer.echo(f"  and {wells_and_fields(items[limit:])} more: `plateflow status --failed`")
         typer.echo("Fix the files, then `snakemake`. `plateflow retry PLATE/WELL`, then `snakemake` tries one again.")
 
 
@@ -163,17 +173,9 @@ def overview(plate: Plate, found: ToDo) -> None:
     except (OSError, PlateflowError):  # the notes say so
         failed = []
     notes = (f"{plate.name}: {line}" for line in _notes(plate, found))
-    for line in (*failed, *notes, *_leases(plate)):
+    doubts = (f"{plate.name}: {what}" for what in ([] if found.fault else plate.doubts()))
+    for line in (*failed, *notes, *doubts, *_leases(plate)):
         typer.echo(line)
-    _print_doubts({} if found.fault else {plate.name: plate.doubts()}, {})
-
-
-def _print_doubts(by_plate: dict[str, list[str]], more_of: dict[str, int]) -> None:
-    more = {plate: f"; and {n} more: `plateflow status {plate}`" for plate, n in more_of.items() if n > 0}
-    lines = [f"  {plate}: {line}{more.get(plate, '')}" for plate, doubts in by_plate.items() for line in doubts]
-    if lines:
-        others = [f"  and {len(lines) - ROWS:,} more plates"] if len(lines) > ROWS else []
-        typer.echo("\n".join(["Look at the segmentation (report.html shows it):", *lines[:ROWS], *others]))
 
 
 def _cell(plate: Plate, stage: str, found: ToDo) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from plateflow.chain import STAGES
 from plateflow.cli.accept import refusal
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.estimate import Estimate
 from plateflow.files import digest
 from plateflow.project import Plate
@@ -144,9 +144,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         if redone["items"]:
             why = f" ({redone['why']})" if redone["why"] else ""
             more = f", and {redone['after']} after it" if redone["after"] else ""
-            what = f"version {redone['version']}{why}: {redone['items']} results{more}"
+            what = f"version {redone['version']}{why}: {number_of(redone['items'], 'result[s]')}{more}"
         else:
-            what = f"{redone['after']} results, as they build on those"
+            what = number_of(redone["after"], "result[s], as [they build|it builds] on those")
         yield f"  {name}: {what}, in {_named(redone['plates'])}: {cost}"
     if stages:
         cpu, gpu = (sum(redone[f"{kind}_hours"] for redone in stages.values()) for kind in ("cpu", "gpu"))

@@ -12,7 +12,7 @@ import typer
 
 from plateflow.chain import STAGES, part_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
-from plateflow.errors import ResultsError
+from plateflow.errors import ResultsError, number_of
 from plateflow.files import remove, settle
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.stages.job import damage
@@ -94,9 +94,10 @@ class Found:
         yield from self.lost
         yield from self.asked
         if self.not_needed:
-            yield f"{self.not_needed} files of flows and endpoints: not there, not needed"
+            yield f"{number_of(self.not_needed, 'file[s]')} of flows and endpoints: not there, not needed"
         n, size = self.whole
-        yield f"{n:,} files ({size / 1e6:,.1f} MB) are as they were written; {len(self.lost)} are not"
+        whole = number_of(n, f"file[s] ({size / 1e6:,.1f} MB) [are as they were|is as it was] written")
+        yield f"{whole}; {number_of(len(self.lost), '[are|is] not')}"
 
 
 def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from plateflow.chain import STAGES
 from plateflow.config import Config
+from plateflow.errors import number_of
 from plateflow.project import Plate
 from plateflow.state.journal import LEFT_OUT
 from plateflow.state.progress import JobProgress, Progress, plate_state
@@ -80,7 +81,7 @@ def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group
             rest["running or failed" if happens else state] += 1
         else:
             rows[plate] = of_plate
-    counts = [f"{count} plates {state}" for state, count in rest.items()]
+    counts = [f"{number_of(count, 'plate[s]')} {state}" for state, count in rest.items()]
     tables = [table(rows, "jobs done, and wells finished by running jobs")] if rows else []
     return Group(*(escape(line) for line in failures(jobs, unseen)), *counts, *tables)
 
@@ -109,7 +110,7 @@ def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: 
     """A paragraph per job that failed or is silent, and per plate that can't be read; after `limit` just how many."""
     lines = [f"{plate}: can't be read: {why}" for plate, why in [*unseen.items()][:limit]]
     if limit and len(unseen) > limit:
-        lines.append(f"and {len(unseen) - limit} more plates can't be read")
+        lines.append(f"and {number_of(len(unseen) - limit, 'more plate[s]')} can't be read")
     failed: dict[tuple[str, ...], list[JobProgress]] = {}  # jobs of a stage that say the same are told together
     for plate, of_plate in jobs.items():
         for job in of_plate:
@@ -118,7 +119,7 @@ def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: 
                 failed.setdefault(key, []).append(job)
     lines += [_failure(key[0], alike) for key, alike in [*failed.items()][:limit]]
     more = sum(map(len, [*failed.values()][limit:])) if limit else 0
-    return [*lines, f"and {more} more jobs failed"] if more else lines
+    return [*lines, f"and {number_of(more, 'more job[s]')} failed"] if more else lines
 
 
 def _cell(jobs: list[JobProgress]) -> str:

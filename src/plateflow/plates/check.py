@@ -19,7 +19,7 @@ from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
 from plateflow.plates.doses import amount_of, column_of_dose, plain, same_doses, value_of
 from plateflow.plates.formats import format_by_map
-from plateflow.plates.plate import index_plate
+from plateflow.plates.plate import index_plate, vendor_flat_field
 from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
 from plateflow.plates.reader import Index, counted, examples
 from plateflow.text import TextError, decode
@@ -70,6 +70,8 @@ def check_plate(
     except PlateflowError as error:
         return [Problem.of_error(spec.plate, error)]
     problems = list(check_index(index))
+    if what := vendor_flat_field(index.metadata):
+        problems.append(Problem("note", spec.plate, what, "nothing; the report shows the profiles that are used"))
     try:
         check_channels(config, index.metadata)
         problems += _without_channel(config, index.metadata)
@@ -88,9 +90,11 @@ def _without_channel(config: Config, metadata: Mapping[str, Any]) -> Iterator[Pr
     for name, label_set in config.segmentation.items():
         wells = [well for well, channels in lacking.items() if set(channels) & set(label_set.channels)]
         rows = ", and no rows" if name == config.row_label_set else ""
-        what = f"wells have no {name}{rows}, as they lack a channel of {', '.join(label_set.channels)}"
+        what = (
+            f"well[s have| has] no {name}{rows}, as [they lack|it lacks] a channel of {', '.join(label_set.channels)}"
+        )
         for text in counted(wells, what):
-            remedy = "nothing, if they were planned so; else segment them in channels that all wells have"
+            remedy = "nothing, if that was planned; else segment them in channels that all wells have"
             yield Problem("warning", str(metadata["plate"]), text, remedy)
 
 
@@ -229,9 +233,9 @@ def _unmapped(spec: PlateSpec, plate_map: str, index: Index, normalise: str) -> 
         )
     off = {well for well in mapped if not (parse_well(well)[0] < rows and parse_well(well)[1] < columns)}
     for names, what in (
-        (wells - mapped, "wells of the plate are not in the plate map"),
-        (mapped - wells - off, "wells of the plate map are not in the plate"),
-        (off, f"wells of the plate map lie off the plate of {rows} x {columns} wells"),
+        (wells - mapped, "well[s] of the plate [are|is] not in the plate map"),
+        (mapped - wells - off, "well[s] of the plate map [are|is] not in the plate"),
+        (off, f"well[s] of the plate map [lie|lies] off the plate of {rows} x {columns} wells"),
     ):
         for text in counted(names, what):
             remedy = "fix the plate map, or check whether it belongs to another plate"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.plates.reader import Index, examples
 from plateflow.plates.units import LARGEST_UM, SMALLEST_UM
 from plateflow.touching import TOUCH_PX, gaps_between, groups_of_touching
@@ -67,14 +67,13 @@ def _incomplete(plate: str, planes: pd.DataFrame, *, listed: bool) -> Iterator[P
     counts = planes.groupby("well", sort=False)["field"].nunique()
     usual = int(counts.mode().max())
     for well, count in counts[counts < usual].items():
-        what = f"the well has {count} field{'s' * (count != 1)}; most have {usual}"
+        what = f"the well has {number_of(count, 'field[s]')}; most have {usual}"
         yield Problem("warning", plate, what, "nothing, if the acquisition was planned so", well=str(well))
     lacking = planes[(planes["state"] == "missing") & (planes["path"] == "")]
     for (well, field, reason), rows in lacking.groupby(["well", "field", "reason"], sort=False):
         cause = "" if reason == "no_record" else f"; the metadata say: {reason}"
         channels = ", ".join(rows["channel"].drop_duplicates())
-        lost = "1 plane is" if len(rows) == 1 else f"{len(rows)} planes are"
-        what = f"{lost} not in the plate (channels {channels}){cause}"
+        what = f"{number_of(len(rows), 'plane[s are| is]')} not in the plate (channels {channels}){cause}"
         helps = not listed and reason == "no_record"
         remedy = (
             "copy the measurement again" if helps else "nothing: the metadata have no file of it that could be copied"
@@ -124,7 +123,9 @@ def _positions(plate: str, planes: pd.DataFrame) -> Iterator[Problem]:
     if not placed.all():
         lacking = fields[~placed]
         names = examples(f"{row.well} field {row.field}" for row in lacking.itertuples())
-        what = f"{len(lacking)} fields have no position: {names}; their wells are laid out in a grid"
+        what = (
+            f"{number_of(len(lacking), 'field[s have| has]')} no position: {names}; their wells are laid out in a grid"
+        )
         remedy = "copy the metadata again, or go on: cells at the fields' borders are then cut"
         one_well = str(lacking["well"].iloc[0]) if lacking["well"].nunique() == 1 else ""
         yield Problem("warning", plate, what, remedy, well=one_well)
@@ -190,6 +191,7 @@ def _clocks(plate: str, planes: pd.DataFrame, times: NDArray[np.float64]) -> Ite
     back = taken.groupby(level=["well", "field"]).diff() < 0
     for well, names in back[back].groupby(level="well"):
         fields = names.index.get_level_values("field").unique()
-        what = f"the clock runs backwards between time points in {len(fields)} fields: {examples(map(str, fields))}"
+        several = number_of(len(fields), "field[s]")
+        what = f"the clock runs backwards between time points in {several}: {examples(map(str, fields))}"
         remedy = "check whether time points are numbered in the order in which they were taken"
         yield Problem("warning", plate, what, remedy, well=str(well), field=str(fields[0]) if len(fields) == 1 else "")

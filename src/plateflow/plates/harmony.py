@@ -36,7 +36,7 @@ _TO_S = {"s": 1.0, "ms": 1e-3}
 _USED = {
     *("URL", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName", "MaxIntensity"),
     *("ImageResolutionX", "ImageResolutionY", "ImageSizeX", "ImageSizeY", "PositionX", "PositionY", "PositionZ"),
-    *("AbsPositionZ", "MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset"),
+    *("AbsPositionZ", "MainEmissionWavelength", "ExposureTime", "MeasurementTimeOffset", "FlatfieldProfile"),
 }
 Values = dict[str, tuple[str, str]]
 """Tag -> (text, unit) of an image or channel; the "unit" of a URL is its `BufferNo`, the page in the file, from 0."""
@@ -94,6 +94,8 @@ def _from_index(spec: PlateSpec, listing: Listing, index: str) -> Records:
             for child in element
             if (tag := local_name(child.tag)) in _USED or kind == "Plate"
         }
+        if "Coefficients" in values.pop("FlatfieldProfile", ("", ""))[0]:  # else it says that none was found
+            values["flat_field"] = ("FlatfieldProfile", "")
         if kind == "Plate":
             plate |= {tag: text for tag, (text, _) in values.items()}
         elif kind == "Entry":
@@ -116,8 +118,10 @@ def _from_index(spec: PlateSpec, listing: Listing, index: str) -> Records:
             if NAMES.differs(url, plane, "field", "z", "channel"):
                 differing.append(url)
         planes.append(plane)
-    notes = counted(differing, "file names say another well, field or channel than the index, which is followed")
-    notes += counted(NAMES.unlisted(listing, planes), "images are not in the index and are not used")
+    notes = counted(
+        differing, "file name[s say| says] another well, field or channel than the index, which is followed"
+    )
+    notes += counted(NAMES.unlisted(listing, planes), "image[s are| is] not in the index and [are|is] not used")
     tops = [positive_int(image.get("MaxIntensity", ("", ""))[0]) for image in [*maps.values(), *images[:1]]]
     rows, columns = (positive_int(plate.get(tag, "")) for tag in ("PlateRows", "PlateColumns"))
     return Records(
@@ -165,6 +169,8 @@ def _channel(values: Values) -> dict[str, Any]:
         text, unit = values.get(tag, ("", ""))
         if text and float(text) > 0:  # brightfield has an emission of 0 nm
             channel[key] = float(text) * units.get(unit, 1.0)
+    if "flat_field" in values:
+        channel["flat_field"] = values["flat_field"][0]
     return channel
 
 

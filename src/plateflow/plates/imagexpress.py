@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 from plateflow.config import PlateSpec
+from plateflow.errors import number_of
 from plateflow.paths import well_name
 from plateflow.plates.files import Listing
 from plateflow.plates.names import NamePattern, refuse_odd_names, several_measurements
@@ -71,7 +72,7 @@ class ImageXpressReader:
             folders = {kind.lower(): int(number) for kind, number in FOLDER.findall(plane["path"])}
             plane |= {"t": folders.get("timepoint", 0), "z": folders.get("zstep", 0)}
         _refuse_several(spec, listing, planes)
-        notes = counted(others, "images are not named as MetaXpress names them and are not used")
+        notes = counted(others, "image[s are| is] not named as MetaXpress names them and [are|is] not used")
         heads = cache(lambda name: _head(listing.root / name))
         planes = _without_copies(_stacks(planes, notes), heads, notes)
         htd = _read_htd(listing)
@@ -159,7 +160,11 @@ def _stacks(planes: list[Plane], notes: list[str]) -> list[Plane]:
     stacked = {place(plane) for plane in planes if plane["z"] > 0}
     kept = [plane for plane in planes if plane["z"] > 0 or place(plane) not in stacked]
     if len(kept) < len(planes):
-        notes.append(f"{len(planes) - len(kept)} projections are not used, as their stacks are there")
+        notes.append(
+            number_of(
+                len(planes) - len(kept), "projection[s are| is] not used, as [their stacks are|its stack is] there"
+            )
+        )
     lowest = min((plane["z"] for plane in kept if plane["z"] > 0), default=0)
     for plane in kept:
         plane["z"] = max(plane["z"], lowest)
@@ -181,8 +186,10 @@ def _without_copies(planes: list[Plane], heads: Heads, notes: list[str]) -> list
             lowest = min(plane["z"] for plane in planes if plane["channel"] == channel)
             kept = [plane for plane in planes if plane["channel"] != channel or plane["z"] == lowest]
             notes.append(
-                f"{len(planes) - len(kept)} images of channel {channel} are copies of one plane in every z step "
-                "and are not used"
+                number_of(
+                    len(planes) - len(kept),
+                    f"image[s] of channel {channel} [are copies|is a copy] of one plane in every z step, not used",
+                )
             )
             planes = kept
     return planes
@@ -220,8 +227,8 @@ def _channels(
             "dx": size * um,
         }
     if len(channels) < _number(htd, "NWavelengths"):
-        n_planned = _number(htd, "NWavelengths")
-        notes.append(f"the HTD file speaks of {n_planned} channels; images of {len(channels)} are there")
+        planned = number_of(_number(htd, "NWavelengths"), "channel[s]")
+        notes.append(f"the HTD file speaks of {planned}; images of {len(channels)} are there")
     return channels, sizes
 
 
@@ -295,7 +302,7 @@ def _planned(planes: list[Plane], htd: Mapping[str, list[str]], notes: list[str]
     }
     if selected:
         extra = {(plane["row"], plane["column"]) for plane in planes} - selected
-        notes += counted([well_name(*well) for well in extra], "wells with images are not in the HTD file")
+        notes += counted([well_name(*well) for well in extra], "well[s] with images [are|is] not in the HTD file")
     sites = sorted({plane["field"] for plane in planes})
     planned_sites = sum(
         flag.upper() == "TRUE" for n in range(_number(htd, "YSites")) for flag in htd.get(f"SiteSelection{n + 1}", [])

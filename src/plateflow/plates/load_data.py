@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from plateflow.config import PlateSpec
-from plateflow.errors import RawDataError
+from plateflow.errors import RawDataError, number_of
 from plateflow.plates.files import Listing, inside, link_error, page_number, parsing, positive_int
 from plateflow.plates.names import parse_place, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, plate_files
@@ -132,10 +132,12 @@ def _records(spec: PlateSpec, listing: Listing, source: str) -> Records:
     sizes = {
         size for _, line in lines if (size := line.get("Metadata_ImageResolutionX")) and not _in_metres(float(size))
     }
-    notes += counted(sizes, "pixel sizes aren't in metres: these and the positions aren't used; set pixel_size_um")
+    notes += counted(
+        sizes, "pixel size[s aren't| isn't] in metres: [these|this] and the positions aren't used; set pixel_size_um"
+    )
     if len({line.get("Metadata_Plate") for _, line in everything}) < 2:
         others = set(listing.image_names()) - {plane["path"] for plane in planes}
-        notes += counted(others, "images are not in the table and are not used")
+        notes += counted(others, "image[s are| is] not in the table and [are|is] not used")
     chosen = len({plane["page"] for plane in planes}) > 1
     return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen, listed=True)
 
@@ -259,8 +261,12 @@ class _Finder:
                 remedy="give the folder that holds both the table and the images, or copy the images below it",
             )
         n = len(self.elsewhere)
-        moved = [f"{n} images lie elsewhere by the table; found by the end of their paths"] if n else []
-        return moved + counted(self.lost, "images of the table are not in the plate's folder")
+        moved = (
+            [number_of(n, "image[s lie| lies] elsewhere by the table; found by the end of [their paths|its path]")]
+            if n
+            else []
+        )
+        return moved + counted(self.lost, "image[s] of the table [are|is] not in the plate's folder")
 
 
 def _shared(a: PurePosixPath, b: PurePosixPath) -> int:

@@ -128,7 +128,7 @@ class _Plate:
             images = {path: self._images(path) for path in wells}
             fields = fields_of(self.spec, images, self.notes)
             unused = [path for path, listed in images.items() if listed and not any(i.path in fields for i in listed)]
-            what = f"wells have no image named {self.spec.image} and are left out"
+            what = "well[s have| has] no image of those that `image` names and [are|is] left out"
             self.notes += counted([well_name(*wells[path]) for path in unused], what)
             shown = [image for listed in images.values() for image in listed if image.path in fields and image.shape]
             for image in sorted(shown, key=lambda image: (-len(image.labels), not image.named)):
@@ -152,9 +152,10 @@ class _Plate:
         written = {(plane["channel"], plane["t"], plane["z"]) for plane in planes if plane["path"]}
         planes = [p for p in planes if p["path"] or "reason" in p or (p["channel"], p["t"], p["z"]) in written]
         self.notes += self.units
-        what = "channels of fields lack chunks where others have them: these parts are read as 0, so unless they are "
-        self.notes += counted(self._cut(), f"{what}black, the copy is incomplete: copy the plate again")
-        self.notes += counted(self.unnamed, "images don't name their channels, which are taken in the others' order")
+        what = "channel[s] of fields [lack|lacks] chunks where others have them: these parts are read as 0, so unless "
+        self.notes += counted(self._cut(), f"{what}they are black, the copy is incomplete: copy the plate again")
+        what = "image[s don't| doesn't] name [their|its] channels, which are taken in the others' order"
+        self.notes += counted(self.unnamed, what)
         return Records(
             planes=planes,
             channels=dict(sorted(self.channels.items())),
@@ -210,7 +211,7 @@ class _Plate:
         present = {array.rpartition("/")[0] for array in self.chunks if array.startswith(f"{path}/")}
         extra = present - {image.path for image in images}
         extra = {group for group in extra if group.count("/") == path.count("/") + 1}
-        self.notes += counted(extra, "images are not in their well's metadata and are not used")
+        self.notes += counted(extra, "image[s are| is] not in [their|the] well's metadata and [are|is] not used")
         return images
 
     def _image(self, path: str, acquisition: Any) -> Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from plateflow.errors import RawDataError, printable
+from plateflow.errors import RawDataError, number_of, printable
 from plateflow.plates.pixels import PIXEL_TYPES, Header, header, own_fault
 
 REMEDY = (
@@ -55,7 +55,7 @@ def unused_pages(planes: pd.DataFrame, pages: Callable[[str], int]) -> Iterator[
     with ThreadPoolExecutor(4) as pool:
         for (path, n_used), n_held in zip(used.items(), pool.map(pages, used.index), strict=True):
             if n_held > n_used:
-                yield str(path), f"the file holds {n_held} planes, and {n_used} of them would be read"
+                yield str(path), f"the file holds {number_of(n_held, 'plane[s]')}, and {n_used} of them would be read"
 
 
 def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, int]) -> None:

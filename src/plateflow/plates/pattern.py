@@ -86,7 +86,9 @@ class PatternReader:
                 why=f"the pattern is {spec.pattern}",
                 remedy="fix the pattern in the plate sheet",
             )
-        notes = counted(others, "images don't match the pattern and are not used") + _stacks(spec, listing, found)
+        notes = counted(others, "image[s don't| doesn't] match the pattern and [are|is] not used") + _stacks(
+            spec, listing, found
+        )
         in_order = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
         channels = in_order if any(PAGES in groups for groups in found.values()) else dict(sorted(in_order.items()))
         return make_index(spec, self.name, Records(planes=planes, channels=channels, disagreements=notes), listing)
@@ -147,7 +149,7 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
             plane["path"] = inside(listing, line["path"], plate=spec.plate, source=path.name)
         planes.append(plane)
     channels = {plane["channel"]: {"name": plane["channel"]} for plane in planes}
-    notes = counted(others, "columns of the table of images aren't read")
+    notes = counted(others, "column[s] of the table of images [aren't|isn't] read")
     chosen = len({plane["page"] for plane in planes}) > 1
     return Records(planes=planes, channels=channels, disagreements=notes, pages_chosen=chosen, listed=True)
 
@@ -245,7 +247,10 @@ def _stacks(spec: PlateSpec, listing: Listing, found: Mapping[str, Mapping[str, 
                 remedy=REMEDY,
             )
         stacked += [name] if planes > 1 else []
-    return counted(stacked, f"images have pages that are planes or times by their metadata, and are read as {PAGES}")
+    return counted(
+        stacked,
+        f"image[s have| has] pages that are planes or times by [their|its] metadata, and [are|is] read as {PAGES}",
+    )
 
 
 def _place(spec: PlateSpec, name: str, values: Mapping[str, str | None]) -> dict[str, Any]:

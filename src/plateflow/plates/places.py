@@ -180,7 +180,7 @@ def _chosen(spec: PlateSpec, image: str, wells: Mapping[str, Sequence[Image]], n
     fields: Mapping[str, str | int]
     if set.intersection(*values):
         fields = {image.path: "_".join(stands_for) or "0" for image, _, stands_for in found}
-        what = f"images lie elsewhere than those of their field by {image!r}, which is followed"
+        what = "image[s lie| lies] elsewhere than the others of [their|its] field by `image`, which is followed"
         notes += counted(_elsewhere(chosen, fields), what)
     elif not (fields := _by_place(chosen) or _by_order(chosen, len(patterns))):
         raise RawDataError(

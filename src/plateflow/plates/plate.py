@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def _recognised(folder: Path, follow_links: str | None = None) -> str | None:
         return None
     names = peek(folder, follow_links)
     return next((reader.name for reader in READERS.values() if reader.recognise(folder, names)), None)
+
+
+def vendor_flat_field(metadata: Mapping[str, Any]) -> str:
+    """A sentence about the flat field that the vendor's metadata hold or name; empty where they don't.
+
+    Args:
+        metadata: the content of manifest/plate.json.
+    """
+    named = [f"{each['name']} ({each['flat_field']})" for each in metadata["channels"] if each.get("flat_field")]
+    of = ", ".join(named)
+    what = f"the metadata have the vendor's flat field of {of}; it isn't used yet: images alone tell the illumination"
+    return what if named else ""
 
 
 def index_plate(spec: PlateSpec) -> Index:

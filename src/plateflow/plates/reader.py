@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from plateflow.config import PlateSpec
-from plateflow.errors import RawDataError, printable
+from plateflow.errors import RawDataError, number_of, printable
 from plateflow.files import is_litter
 from plateflow.paths import well_name
 from plateflow.plates.channel_names import named
@@ -222,8 +222,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
         )
     refuse_odd_names(spec, listing, {plane.get("path", "") for plane in records.planes})
     notes = list(map(printable, records.disagreements))
-    notes += counted(listing.outside, "links lead out of the plate's folder and aren't followed")
-    notes += counted(listing.broken, "links lead nowhere")
+    notes += counted(listing.outside, "link[s lead| leads] out of the plate's folder and [aren't|isn't] followed")
+    notes += counted(listing.broken, "link[s lead| leads] nowhere")
     planes = pd.DataFrame.from_records(records.planes)
     for column in COLUMNS:
         if column not in planes:
@@ -261,7 +261,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     planes["_field"] = planes["field"].map(lambda name: int(name) if name.isdecimal() else np.inf)
     planes = planes.sort_values(["row", "column", "_field", "field", "_channel", "t", "z"], kind="stable")
     copies = later_copies(planes)
-    what = "fields lie where another of their well does, and are not used: the place was taken twice"
+    what = "field[s lie| lies] where another of [their|its] well does, and [are|is] not used: the place was taken twice"
     notes += counted([f"{well} field {name}" for well, name in copies], what)
     planes = planes[[place not in copies for place in zip(planes["well"], planes["field"], strict=True)]]
     times = planes["time_s"].to_numpy(float) if "time_s" in planes else None
@@ -333,7 +333,7 @@ def _complete_sizes(spec: PlateSpec, planes: pd.DataFrame, listing: Listing, not
     sides = planes[["height", "width"]].astype(float)
     given = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= LARGEST_PX)
     if odd := int(((sides != 0).any(axis=1) & ~given & (planes["path"] != "")).sum()):
-        notes.append(f"the metadata give {odd} planes a size that no image has; the usual size is expected of them")
+        notes.append(f"the metadata give {number_of(odd, 'plane[s]')} a size of no image; the usual one is expected")
     if given.any() and votes:
         first = planes[given].iloc[0]
         if (first["height"], first["width"]) != (height, width):
@@ -373,10 +373,8 @@ def _one_size_per_field(spec: PlateSpec, planes: pd.DataFrame, notes: list[str])
             remedy="export all channels with the same binning, or resample the images to one size",
         )
     height, width = planes.loc[~mixed, ["height", "width"]].value_counts().index[0]
-    notes.append(
-        f"the metadata give the planes of {len(planes.loc[mixed, place].drop_duplicates())} fields different sizes "
-        f"({where}); {height:.0f} x {width:.0f} px is expected of all"
-    )
+    several = number_of(len(planes.loc[mixed, place].drop_duplicates()), "field[s] different sizes")
+    notes.append(f"the metadata give the planes of {several} ({where}): {height:.0f} x {width:.0f} px is expected")
     planes.loc[mixed, ["height", "width"]] = [height, width]
 
 
@@ -388,5 +386,5 @@ def examples(names: Iterable[str], *, limit: int = 3) -> str:
 
 
 def counted(names: Collection[str], what: str) -> list[str]:
-    """A note about a number of names, with examples; none where there is no name."""
-    return [f"{len(names)} {what}: {examples(names)}"] if names else []
+    """A note about a number of names, with examples; none where there is no name. `what` is as in `number_of`."""
+    return [f"{number_of(len(names), what)}: {examples(names)}"] if names else []

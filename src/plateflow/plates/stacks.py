@@ -69,12 +69,12 @@ def uneven(planes: pd.DataFrame, lacking: Mapping[str, list[str]]) -> list[tuple
                 key = f"{count} {what}{'s' * (count > 1)} where most have {usual}", tuple(map(str, some.index))
                 channels.setdefault(key, []).append(str(channel))
         for text, odd in (
-            ("planes at only some of their time points", n_t < times[n_t.index]),
+            ("planes at only some time points", n_t < times[n_t.index]),
             ("fewer z planes at some time points than at others", stacks.size() < n_t * n_z),
         ):
             if odd.any():
                 channels.setdefault((text, tuple(map(str, odd.index[odd]))), []).append(str(channel))
     for (text, alike), of in channels.items():
         wells.setdefault(f"{text} ({', '.join(of)})", []).extend(alike)
-    end = ": the copy is incomplete, if that wasn't planned"
-    return [(listed, f"wells have {text}{end}") for text, listed in wells.items()]
+    end = "; unless that was planned, something was lost"
+    return [(listed, f"well[s have| has] {text}{end}") for text, listed in wells.items()]

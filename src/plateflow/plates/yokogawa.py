@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from plateflow.config import PlateSpec
+from plateflow.errors import number_of
 from plateflow.plates.files import Listing, inside, local_name, parsing, positive_int, xml_elements
 from plateflow.plates.names import NamePattern, several_measurements
 from plateflow.plates.reader import Index, Records, counted, examples, geometry, make_index, other_layout, plate_files
@@ -75,8 +76,10 @@ def _from_records(spec: PlateSpec, listing: Listing, source: str) -> Records:
             if NAMES.differs(path, plane, "t", "field", "z", "channel"):
                 differing.append(text)
         planes.append(plane)
-    notes += counted(differing, "file names say another well, field or plane than the records, which are followed")
-    notes += counted(NAMES.unlisted(listing, planes), "images have no record and are not used")
+    notes += counted(
+        differing, "file name[s say| says] another well, field or plane than the records, which are followed"
+    )
+    notes += counted(NAMES.unlisted(listing, planes), "image[s have| has] no record and [are|is] not used")
     planes += _lost(planes, errors, notes)
     _count_times(planes)
     channels = _tell_apart(planes, settings)
@@ -143,7 +146,9 @@ def _lost(planes: list[dict[str, Any]], errors: list[tuple[Values, str]], notes:
     """The planes lost to errors of the instrument: those that other fields have in that time line and time point."""
     if not errors:
         return []
-    notes.append(f"the instrument reported {len(errors)} errors: {examples(text for _, text in errors)}")
+    notes.append(
+        f"the instrument reported {number_of(len(errors), 'error[s]')}: {examples(text for _, text in errors)}"
+    )
     lost: list[dict[str, Any]] = []
     keys = ("row", "column", "field", "t", "channel", "z", "action")
     present = {tuple(plane[key] for key in keys) for plane in planes}
@@ -198,6 +203,8 @@ def _tell_apart(planes: list[dict[str, Any]], settings: dict[int, Values]) -> di
             channel["wavelength_nm"] = float(match[1])
         if values.get("ExposureTime", "").replace(".", "", 1).isdecimal():
             channel["exposure_s"] = float(values["ExposureTime"]) / 1000
+        if source := values.get("ShadingCorrectionSource"):
+            channel["flat_field"] = source
         channels[key] = channel
     return channels
 

@@ -39,7 +39,8 @@ def plate_map(
     data = []
     for row, column in np.ndindex(shape):
         well = well_name(row, column)
-        item: dict[str, Any] = {"well": well, "row": row_name(row), "column": column + 1, "state": "not acquired"}
+        item: dict[str, Any] = dict.fromkeys(("treatment", "dose", "flags"), "")
+        item |= {"well": well, "row": row_name(row), "column": column + 1, "state": "not acquired"}
         if well in rows:
             item |= _well_item(rows[well], shown)
         data.append(item)
@@ -49,8 +50,9 @@ def plate_map(
         "y": alt.Y("row:O", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
     }
     tooltip = [alt.Tooltip(f"{key}:N") for key in ("well", "treatment", "dose", "state", "flags")]
-    tooltip.append(alt.Tooltip("value:Q", format=",.4~r"))
-    base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]")
+    tooltip.append(alt.Tooltip("told:N", title="value"))
+    told = "isValid(datum.value) ? format(datum.value, ',.4~r') : '–'"
+    base = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[metric]", told=told)
     tile: dict[str, Any] = {"cornerRadius": 4, "stroke": "white", "strokeWidth": 2, "cursor": "pointer"}
     places = base.mark_rect(**tile, color=FAINT).encode(**place, tooltip=tooltip)
     ends = [{f"m{number}": plain(pair[end]) for number, pair in enumerate(limits)} for end in (0, 1)]
@@ -59,7 +61,7 @@ def plate_map(
     valued = {f"m{number}": int(wells[column].notna().any()) for number, column in enumerate(shown)}
     opacity = alt.ExprRef(f"({json.dumps(valued)})[metric]")
     colour = alt.Color("value:Q", scale=scale)
-    colour = colour.legend(title=None, gradientOpacity=opacity, labelOpacity=opacity)
+    colour = colour.legend(title=None, orient="bottom", gradientOpacity=opacity, labelOpacity=opacity)
     tiles = base.transform_filter("isValid(datum.value)").mark_rect(**tile)
     tiles = tiles.encode(**place, tooltip=tooltip, color=colour)
     marks = base.transform_filter("datum.mark")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from plateflow.errors import number_of
 from plateflow.report import screening, sections
 from plateflow.report.view import View
-from plateflow.state.journal import LEFT_OUT
+from plateflow.state.journal import LEFT_OUT, wells_and_fields
 from plateflow.stats.effects import dose_text
 from plateflow.stats.reference import well_values
 
@@ -74,9 +75,7 @@ def verdict(view: View) -> dict[str, Any]:
     if not measured:
         level, line = "bad", "No well could be measured"
     elif view.left_out:
-        fields = sum(bool(item.field) for item in view.left_out)
-        parts = _number(len(view.left_out) - fields, "well"), _number(fields, "field")
-        level, line = "warn", f"Complete, but left out: {' and '.join(filter(None, parts))}"
+        level, line = "warn", f"Complete, but left out: {wells_and_fields(view.left_out)}"
     else:
         level, line = "good", "Complete"
     look = view.aggregate.info.get("segmentation", []) if measured else []
@@ -84,7 +83,7 @@ def verdict(view: View) -> dict[str, Any]:
         line += (", and" if view.left_out else ", but") + " look at the segmentation"
         level = "bad" if any(doubt["flag"] == "none" for doubt in look) else "warn"
     if measured and flagged:
-        line += f"; flagged for review: {_number(flagged, 'well')}"
+        line += f"; flagged for review: {number_of(flagged, 'well[s]')}"
     doubts = view.aggregate.info.get("doubts", [])
     if measured and doubts:
         level = "warn"
@@ -105,7 +104,7 @@ def verdict(view: View) -> dict[str, Any]:
     metadata, channels = view.plate.metadata, view.plate.channels
     facts = [
         f"{math.prod(metadata['format'])}-well plate",
-        f"{_number(len(channels), 'channel')}: {', '.join(channels)}",
+        f"{number_of(len(channels), 'channel[s]')}: {', '.join(channels)}",
     ]
     if metadata.get("pixel_size_um"):
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
@@ -119,10 +118,6 @@ def value_range(least: float, most: float) -> str:
     return " to ".join(dict.fromkeys(f"{value:,.4g}" for value in (least, most)))
 
 
-def _number(n: int, noun: str) -> str:
-    return "" if not n else f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -131,6 +126,7 @@ def _environment() -> Any:
     strict: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, **strict)
     environment.filters["dose"] = dose_text
+    environment.globals["number_of"] = number_of
     return environment
 
 

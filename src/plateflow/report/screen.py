@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from plateflow.errors import number_of
 from plateflow.files import write_atomic
 from plateflow.project import Plate, Project
-from plateflow.state.journal import PLATE_KEY
+from plateflow.state.journal import PLATE_KEY, LeftOut, wells_and_fields
 from plateflow.stats.reference import FRAME, by_frame
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import records
@@ -29,13 +30,9 @@ def write_screen(project: Project) -> str:
     verdicts: dict[str, list[dict[str, Any]]] = {}
     for row in records(statistics):
         verdicts.setdefault(row["Metadata_Plate"], []).append(row)
-    items = [_plate(plate) for plate in plates]
-    left_out: list[str] = []
-    n_left_out = 0
-    for plate in plates:
-        lines = plate.left_out()
-        left_out += map(str, lines[: SHOWN - len(left_out)])
-        n_left_out += len(lines)
+    out = {plate.name: plate.left_out() for plate in plates}
+    items = [_plate(plate, out[plate.name]) for plate in plates]
+    left_out = [item for of_plate in out.values() for item in of_plate]
     done = [item for item in items if item["wells"]]
     counts = list(dict.fromkeys(name for item in done for name in item["counts"]))
     cards = [(f"{len(done)} / {len(items)}", "plates with tables")]
@@ -44,14 +41,13 @@ def write_screen(project: Project) -> str:
     cards += [(f"{sum(item['counts'].get(name, 0) for item in done):,}", name + in_all) for name in counts]
     level, line = "good", "Nothing was left out."
     if left_out:
-        level, line = "warn", f"Left out: {n_left_out}, listed below."
+        level, line = "warn", f"Left out: {wells_and_fields(left_out)}, listed below."
+    if doubtful := [item["plate"] for item in done if item["doubts"]]:
+        look = number_of(len(doubtful), "plate[s are| is] to be looked at: see [their verdicts|its verdict]")
+        level, line = "warn", f"{line} {look}: {', '.join(doubtful[:NAMED])}{', ...' * (len(doubtful) > NAMED)}."
     if len(done) < len(items):
-        level, line = "warn", f"{len(items) - len(done)} of {len(items)} plates have no tables yet. {line}"
-    if doubted := [item["plate"] for item in done if item["look"]]:
-        level, named = "warn", ", ".join(doubted[:NAMED])
-        line += f" Look at the segmentation of {len(doubted)} of the plates: {named}{', ...' * (len(doubted) > NAMED)}."
-    if n_left_out > len(left_out):
-        left_out.append(f"and {n_left_out - len(left_out)} more: see the plates' pages")
+        lack = number_of(len(items) - len(done), f"of {number_of(len(items), 'plate[s]')} [have|has] no tables yet.")
+        level, line = "warn", f"{lack} {line}"
     hits: list[dict[str, Any]] = []
     for _, table in by_frame(hit_table):
         hits += records(table[table["Hit"]].head(HITS)) if len(table) else []
@@ -62,13 +58,14 @@ def write_screen(project: Project) -> str:
         keys=[name for name in FRAME if name in hit_table and hit_table[name].nunique() > 1],
         hits=hits,
         counts=counts,
-        left_out=left_out,
+        left_out=left_out[:SHOWN],
+        more=wells_and_fields(left_out[SHOWN:]),
     )
     write_atomic(screen.table("report.html"), page.encode())
     return page
 
 
-def _plate(plate: Plate) -> dict[str, Any]:
+def _plate(plate: Plate, left_out: list[LeftOut]) -> dict[str, Any]:
     """A plate's row, from its well table; `wells` is 0 if there is none yet."""
     import pyarrow.parquet as pq
 
@@ -87,7 +84,8 @@ def _plate(plate: Plate) -> dict[str, Any]:
     wells = table.drop_duplicates("Metadata_Well")  # what is said of a well is the same in all its frames
     states = wells["Metadata_State"].tolist()
     frames = [rows[[*names]].sum() / rows["Metadata_FieldsUsed"].sum() for _, rows in by_frame(table)]
-    aggregate = plate.outcomes("aggregate").get(PLATE_KEY)
+    fields = sum(bool(item.field) for item in left_out)
+    aggregate, doubts = plate.outcomes("aggregate").get(PLATE_KEY), plate.doubts()
     drifts = aggregate.info.get("drift", {}).values() if aggregate else ()
     return {
         "plate": plate.name,
@@ -95,7 +93,7 @@ def _plate(plate: Plate) -> dict[str, Any]:
         "shares": [(state, states.count(state) / len(states)) for state in ("ok", "flagged", "quarantined", "missing")],
         "measured": sum(state in ("ok", "flagged") for state in states),
         "flagged": int((wells["Metadata_Flags"].fillna("") != "").sum()),
-        "left_out": sum(state in ("quarantined", "missing") for state in states),
+        "left_out": (len(left_out) - fields, fields),
         "frames": len(frames),
         "counts": {label: int(table[name].sum()) for name, label in names.items()},
         "by_field": {
@@ -103,6 +101,6 @@ def _plate(plate: Plate) -> dict[str, Any]:
             for name, label in names.items()
             if wells["Metadata_FieldsUsed"].sum()
         },
+        "doubts": "; ".join(doubts),
         "drift": max(drifts, default=None),
-        "look": plate.doubts(),
     }

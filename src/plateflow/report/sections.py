@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from plateflow.chain import STAGES
+from plateflow.plates.plate import vendor_flat_field
 from plateflow.report import charts, thumbnails
 from plateflow.report.view import View, accepted_results
 from plateflow.state.journal import LEFT_OUT
@@ -143,7 +144,13 @@ def intensity(view: View) -> dict[str, Any]:
             | {"used": info.get("raw values", {}).get(name)}
             | {"light": light, "picture": "" if light.why else thumbnails.profile_url(light.profile(96, 96))}
         )
-    return {"channels": channels, "settings": view.plate.config.normalise, "frozen": window.content["freeze"] > 0}
+    vendor = vendor_flat_field(view.plate.metadata)
+    return {
+        "channels": channels,
+        "settings": view.plate.config.normalise,
+        "vendor": vendor,
+        "frozen": window.content["freeze"] > 0,
+    }
 
 
 def methods(view: View) -> dict[str, Any]:

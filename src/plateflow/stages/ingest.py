@@ -98,7 +98,7 @@ def ingest(job: Job, index: Index) -> Outcome:
     layouts = well_layouts(job.config, index)
     untrusted = [well for well, layout in layouts.items() if layout.placement == "untrusted"]
     what = (
-        "wells are laid out in a grid, as by their positions fields would lie on each other, or some have none; "
+        "well[s are| is] laid out in a grid, as by their positions fields would lie on each other, or some have none; "
         "cells where fields overlap are counted in each"
     )
     notes = [*metadata["disagreements"], *counted(untrusted, what)]

@@ -82,11 +82,28 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
     return found
 
 
+def why_it_runs(asked: PlateAsked, stage: str, job: str) -> str:
+    """Why a run does a job, as `status` would say: from the ends of its own journal and receipts alone."""
+    if asked.stands(stage, job):
+        return "forced"
+    try:
+        progress = Progress(asked.plate.config).of_job(asked.plate.paths, stage, job, asked.stands)
+        if progress.state == "failed":
+            return "its last attempt failed or was killed"
+        if progress.state == "stale":
+            return _in_words(_what_changed(asked.plate, progress) or NEVER)
+    except (OSError, PlateflowError):  # the job says what is wrong
+        pass
+    return _in_words(NEVER)
+
+
 def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
     if why == NEVER:
         return "never done, though a receipt is there" if seen else "never done"
     if why == ("files",):
         return "stale: files are gone or damaged"
+    if why == ("request",):
+        return "requested again"
     return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
 
 
@@ -165,8 +182,7 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
         by_journals = any(of_job is None for _, of_job in told)
         left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
         last = asked.digest(*LAST)
-        doubtful = any(stage == "aggregate" and "segmentation" in entry.reason for stage, entry in exceptions)
-        doubts = plate.doubts() if doubtful else []
+        doubts = plate.doubts() if any(stage == "aggregate" for stage, _ in exceptions) else []
         return Glance(
             plate=plate.name, jobs=jobs, wells=wells, causes=causes, left_out=left_out, doubts=doubts, asked=last
         )

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from plateflow.errors import ResultsError
+from plateflow.errors import ResultsError, number_of
 from plateflow.files import Stamp, append_line, digest, last_lines, parse_line, raw_lines, read_lines, stat_of
 
 State = Literal["ok", "flagged", "quarantined", "missing"]
@@ -382,6 +382,13 @@ class LeftOut:
         place = f"{self.plate}/{self.well}" + (f" field {self.field}" if self.field else "")
         detail = f" ({self.detail})" if self.detail else ""
         return f"{place}: {self.state} at {self.stage}: {self.reason}{detail}"
+
+
+def wells_and_fields(items: Collection[LeftOut]) -> str:
+    """How many wells, and how many fields of other wells, were left out."""
+    fields = sum(bool(item.field) for item in items)
+    counts = {"well[s]": len(items) - fields, "field[s]": fields}
+    return " and ".join(number_of(n, what) for what, n in counts.items() if n)
 
 
 def left_out(plate: str, outcomes: Iterable[tuple[str, Entry]]) -> Iterator[LeftOut]:

@@ -185,6 +185,10 @@ class Progress:
         look = _Look(paths)
         return [self._job(look, stage, job, stands) for stage, jobs in self._jobs.items() for job in jobs]
 
+    def of_job(self, paths: PlatePaths, stage: str, job: str, stands: Callable[[str, str], bool]) -> JobProgress:
+        """One job of a plate, as `of` tells all of them."""
+        return self._job(_Look(paths), stage, job, stands)
+
     def _job(self, look: _Look, stage: str, job: str, stands: Callable[[str, str], bool] | None) -> JobProgress:
         paths, done = look.paths, stands is not None and stands(stage, job)
         journals = [] if done else look.files("journal", f"{stage}-{job}")

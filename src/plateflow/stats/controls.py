@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plateflow.errors import number_of
 from plateflow.stats.effects import KEYS, dose_text, keys_of, replicate_agreement
 from plateflow.stats.hits import benjamini_hochberg
 from plateflow.stats.reference import MIN_WELLS, ROLE, SAME, centre_and_spread, has_role, steps_between, well_values
@@ -57,7 +58,7 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         table["SignalToBackground"] = _finite(table["PositiveMean"] / table["NegativeMean"])
         table["Q"] = benjamini_hochberg(np.asarray(_welch(both, spreads[""], steps), np.float64))
         numbers = [(len(controls), kind) for controls, kind in zip(both, ("negative", "positive"), strict=True)]
-        few = [f"{n} {kind} control{'s' * (n != 1)}" for n, kind in numbers if n < MIN_WELLS]
+        few = [number_of(n, f"{kind} control[s]") for n, kind in numbers if n < MIN_WELLS]
         table["Reason"] = f"too few wells: {' and '.join(few)}; {MIN_WELLS} are needed" if few else ""
         unknown = (table["Reason"] == "") & table["ZPrime"].isna()
         table.loc[unknown, "Reason"] = "values are missing, or all the same"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.config import Stats
+from plateflow.errors import number_of
 from plateflow.paths import PlatePaths
 from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.effects import effect_table, treatment_effects
@@ -90,7 +91,7 @@ def _statistics(
     elif reference.sum() < MIN_WELLS:
         n = int(reference.sum())
         one, of_what = ("negative control", "") if kind == "negative" else ("well", " of the plate")
-        in_use = f"{n} {one}{'s' * (n != 1)}{of_what} in use"
+        in_use = f"{number_of(n, f'{one}[s]')}{of_what} in use"
         why_none = f"too few wells to compare with: {in_use}, {MIN_WELLS} are needed"
     return tables, {
         "controls": controls.verdict(control_table),
