@@ -70,7 +70,12 @@ onsuccess:
         sys.exit(4)
     doubts = WORKFLOW.doubts()
     if doubts:
-        print("\nComplete, but (report.html shows where):", *doubts, sep="\n  ", file=sys.stderr)
+        print(
+            "\nComplete, but (report.html shows where):",
+            *doubts,
+            sep="\n  ",
+            file=sys.stderr,
+        )
     left_out = WORKFLOW.left_out()
     if left_out:
         print("\nComplete, but", "\n  ".join(left_out), file=sys.stderr)

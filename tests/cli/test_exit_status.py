@@ -84,7 +84,7 @@ def test_ctrl_c_ends_the_watch_with_the_status_of_the_plates(done, monkeypatch):
 
 def test_a_drift_reaches_the_verdict(done, monkeypatch):
     monkeypatch.setattr(Plate, "doubts", lambda _: ["the intensity window no longer fits the plate"])
-    told = "micro: look at it: the intensity window no longer fits the plate"
+    told = "micro: look at the intensities: the intensity window no longer fits the plate"
     assert told in plateflow("status", "micro", cwd=done.folder, status=0)
     page = write_screen(Project.load(Path("config/config.yaml")))
     assert '<p class="verdict warn">Nothing was left out. 1 plate is to be looked at: see its verdict.' in page

@@ -55,7 +55,7 @@ def test_what_no_field_of_a_well_has_is_not_missing_but_said(
     plate = write(tmp_path, wells, without)
     assert set(plate.planes["state"]) == {"ok"}
     said = [
-        note.replace(": the copy is incomplete, if that wasn't planned", "") for note in plate.metadata["disagreements"]
+        note.replace("; unless that was planned, something was lost", "") for note in plate.metadata["disagreements"]
     ]
     assert said == [f"1 well has {what}: {well}" for well, _, what in (note.partition(": ") for note in notes)]
 

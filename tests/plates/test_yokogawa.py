@@ -26,21 +26,10 @@ def test_a_real_cv8000(test_data: Path) -> None:
     assert plate.metadata["layout"] == "yokogawa"
     assert plate.metadata["format"] == [8, 12]
     assert plate.metadata["wells"] == ["D08", "E03", "F08"]
+    common = {"exposure_s": 0.1, "dtype": "uint16"}
     assert plate.metadata["channels"] == [
-        {
-            "name": "405",
-            "wavelength_nm": 445.0,
-            "exposure_s": 0.1,
-            "flat_field": "SC_BP445-45_20x v2_M01_CH01.tif",
-            "dtype": "uint16",
-        },
-        {
-            "name": "488",
-            "wavelength_nm": 525.0,
-            "exposure_s": 0.1,
-            "flat_field": "SC_BP525-50_20x v2_M01_CH02.tif",
-            "dtype": "uint16",
-        },
+        {"name": "405", "wavelength_nm": 445.0, "flat_field": "SC_BP445-45_20x v2_M01_CH01.tif", **common},
+        {"name": "488", "wavelength_nm": 525.0, "flat_field": "SC_BP525-50_20x v2_M01_CH02.tif", **common},
     ]
     named = "405 (SC_BP445-45_20x v2_M01_CH01.tif), 488 (SC_BP525-50_20x v2_M01_CH02.tif)"
     assert f"the vendor's flat field of {named}; it isn't used yet" in vendor_flat_field(plate.metadata)

@@ -116,10 +116,8 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
     doubtful = [look for look in looks if look.doubts]
     for look in doubtful[:ROWS]:
         more = number_of(len(look.doubts) - 1, "more")
-        typer.echo(
-            f"{look.plate}: {look.doubts[0]}"
-            + f"; and {more}: `plateflow status {look.plate}`" * (len(look.doubts) > 1)
-        )
+        rest = f"; and {more}: `plateflow status {look.plate}`" if len(look.doubts) > 1 else ""
+        typer.echo(f"{look.plate}: {look.doubts[0]}{rest}")
     if doubtful[ROWS:]:
         typer.echo(f"and {number_of(len(doubtful) - ROWS, 'more plate[s]')} to look at: `results/screen/report.html`")
     small = len(plates) <= ROWS

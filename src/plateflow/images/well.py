@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import ChannelError, ConfigError, RawDataError, ResultsError
+from plateflow.errors import ChannelError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas, canvases
+from plateflow.images.depth import planes_read, project
 from plateflow.images.layout import FieldBox, Region, WellLayout, grid, shared
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
@@ -380,44 +381,3 @@ def _halved(region: Region, level: int) -> Region:
     """A region of level 0 at a level, of at least one px."""
     ys, xs = (slice(side.start >> level, max(side.stop >> level, (side.start >> level) + 1)) for side in region)
     return ys, xs
-
-
-def planes_read(layout: WellLayout, channel: str, z_mode: str, z: int, *, t: int, where: str) -> Sequence[int]:
-    """The z planes of a channel that are made one at a time point, with keep the plane `z`: none is made up.
-
-    Projections take the planes that the channel has, and so does `plane N` where it is the channel's only one.
-
-    Raises:
-        ConfigError: the channel lacks the plane.
-    """
-    planes, depth = layout.stack(channel, t), layout.shape[2]
-    wanted = z if z_mode == "keep" else int(z_mode.removeprefix("plane ")) if z_mode.startswith("plane") else None
-    if wanted is None or (z_mode != "keep" and len(planes) == 1 and wanted < depth):
-        return planes
-    if wanted in planes:
-        return [wanted]
-    why = f"it has {len(planes)} of the well's {depth} z planes; the others would have to be made up"
-    if len(planes) == depth:
-        why = f"the well has {depth} z planes, 0 to {depth - 1}" if depth > 1 else "the well has a single z plane"
-    raise ConfigError(
-        f"z is {z_mode!r}, but the channel {channel} has no plane {wanted} (counted from 0)",
-        where=where,
-        why=why,
-        remedy="set z to max or mean, which take the planes that a channel has, or to a plane that all have",
-    )
-
-
-def project(planes: Iterable[NDArray[Any]], z_mode: str, out: NDArray[np.float32]) -> None:
-    """Make z planes one: their mean, or else their maximum (a single plane is both). One plane is held at a time.
-
-    `planes` are unsigned integers (y, x), `out` zeros.
-    """
-    count = 0
-    for plane in planes:
-        count += 1
-        if z_mode == "mean":
-            out += plane  # exact: below 2^24 for 256 planes of 16 bits
-        else:
-            np.maximum(out, plane, out=out)
-    if z_mode == "mean":
-        out /= np.float32(count)

@@ -89,10 +89,8 @@ def _without_channel(config: Config, metadata: Mapping[str, Any]) -> Iterator[Pr
     lacking: dict[str, list[str]] = metadata.get("lacking_channels", {})
     for name, label_set in config.segmentation.items():
         wells = [well for well, channels in lacking.items() if set(channels) & set(label_set.channels)]
-        rows = ", and no rows" if name == config.row_label_set else ""
-        what = (
-            f"well[s have| has] no {name}{rows}, as [they lack|it lacks] a channel of {', '.join(label_set.channels)}"
-        )
+        needed, rows = ", ".join(label_set.channels), ", and no rows" if name == config.row_label_set else ""
+        what = f"well[s have| has] no {name}{rows}, as [they lack|it lacks] a channel of {needed}"
         for text in counted(wells, what):
             remedy = "nothing, if that was planned; else segment them in channels that all wells have"
             yield Problem("warning", str(metadata["plate"]), text, remedy)

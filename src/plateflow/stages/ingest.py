@@ -16,9 +16,9 @@ from typing import Any
 from plateflow.config import Config
 from plateflow.errors import ConfigError
 from plateflow.files import write_atomic, write_json
+from plateflow.images.depth import planes_read
 from plateflow.images.layout import WellLayout, well_layout
 from plateflow.images.store import STORE
-from plateflow.images.well import planes_read
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, counted
