@@ -139,7 +139,8 @@ def test_one_file_of_another_type_than_its_channel_is_set_aside(mixed: Project) 
     tifffile.imwrite(mixed.raw / "A03_s1_w2.tif", NOISE[2])
     mixed.run("ingest", "tile")
     entry = mixed.outcome("tile", "A03")
-    assert (entry.state, entry.reason) == ("quarantined", "wrong_type")
+    assert (entry.state, entry.reason) == ("flagged", "fields")  # no label set needs the channel
+    assert entry.info["lacking"] == {"1": ["2"]}
     assert entry.detail.endswith("has uint16 pixels, the channel's usual type is uint8")
     assert mixed.outcome("tile", "A01").state == "ok"
 

@@ -43,7 +43,7 @@ def test_labels_and_pictures_of_scattered_fields(tmp_path: Path, level: int) -> 
     pairs = [(canvas, labels * (canvas.index + 1)) for canvas in canvases(layout, set(), "max")]
     tracemalloc.start()
     image.write_labels("nuclei", 0, 0, pairs)
-    picture = image.preview_labels(level, "nuclei")
+    picture = image.preview_labels(level, "nuclei", 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e8
@@ -76,7 +76,7 @@ def test_pictures_show_the_pixels_of_scattered_fields(
     project.run("ingest", "tile", "normalise")
     image = WellImage.open(project.paths, "B02")
     assert (image.layout.scattered, image.layout.preview is not None) == (True, in_place)
-    picture = image.preview(2, image.layout.fields, ["DNA"], "max")[0]
+    picture = image.preview(2, image.layout.fields, ["DNA"], "max", 0)[0]
     raw = [image._raw_folder.read(image._raw_planes[name, "DNA", 0, 0]) for name in ("1", "2")]
     first, second = (halve_mean(halve_mean(pixels)) for pixels in raw)
     assert picture.shape == (16, 20 + 32 + 20)

@@ -317,11 +317,12 @@ class Ramp:
 
 
 def test_labels_of_a_large_canvas_are_written_in_pieces(tmp_path: Path) -> None:
-    layout = layout_of((0, 0), size=6000)
-    paths = make(tmp_path, {"B03": layout})
+    layout, small = layout_of((0, 0), size=6000), layout_of((0, 0), size=64)
+    paths = make(tmp_path, {"B03": layout, "B04": small})
+    once = canvases(small, set(), "max")[0], Ramp()
+    WellImage.open(paths, "B04").write_labels("nuclei", 0, 0, [once])  # what is loaded and compiled once
     image = WellImage.open(paths, "B03")
     (canvas,) = canvases(layout, set(), "max")
-    image.write_labels("nuclei", 0, 0, [])  # what is loaded once
     tracemalloc.start()
     image.write_labels("nuclei", 0, 0, [(canvas, Ramp())])
     _, peak = tracemalloc.get_traced_memory()

@@ -85,7 +85,7 @@ def test_pages_that_are_no_channels_by_their_metadata(tmp_path: Path, axes: str,
     metadata = open_plate(tmp_path, pattern=pattern).metadata
     assert stack_in(tmp_path / "A01.ome.tif") == ((1, 6) if axes == "ZYX" else (6, 1))
     assert len(metadata["channels"]) == channels
-    assert any("planes or times by their metadata" in note for note in metadata["disagreements"]) == (axes == "ZYX")
+    assert any("planes or times by its metadata" in note for note in metadata["disagreements"]) == (axes == "ZYX")
 
 
 def test_a_name_of_fewer_channels_than_pages_is_refused(tmp_path: Path) -> None:

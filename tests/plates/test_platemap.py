@@ -189,9 +189,9 @@ def test_lines_of_several_plates(tmp_path: Path) -> None:
 
 def test_a_map_of_another_plate_is_named_and_tubes_are_no_plates(tmp_path: Path) -> None:
     path = write(tmp_path, "Plate,well,role\np1,A1,negative\np1,A2,treatment\n")
-    (said,) = unread(read_plate_map(path, "p2"), "p2")
+    (said,) = unread(read_plate_map(path, "p2"), "p2", "plate robust")
     assert said[0] == "the plate map names another plate: Plate: p1"
-    assert not list(unread(read_plate_map(path, "p1__2021-05-02"), "p1__2021-05-02"))
+    assert not list(unread(read_plate_map(path, "p1__2021-05-02"), "p1__2021-05-02", "plate robust"))
     path = write(tmp_path, "barcode,well,role\n0001,A1,negative\n0002,A2,treatment\n")
     assert list(read_plate_map(path, "p2")["role"]) == ["negative", "treatment"]
     path = write(tmp_path, "plate,barcode,well,role\nL1,p1,A1,negative\nL2,p1,A2,treatment\nL2,p2,A1,positive\n")
@@ -222,7 +222,7 @@ def test_rules_for_roles(tmp_path: Path, header: str, cells: list[str], roles: s
 
 def test_columns_that_seem_to_say_a_role_or_treatment_and_are_not_read_are_named(tmp_path: Path) -> None:
     def said(text: str) -> list[str]:
-        return [what for what, _ in unread(read_plate_map(write(tmp_path, text)), "")]
+        return [what for what, _ in unread(read_plate_map(write(tmp_path, text)), "", "plate robust")]
 
     assert said("well,treatment,is_control\nA1,DMSO,1\nA2,x,0\n") == [
         "no well is a negative control, though a column may say which are: is_control: 0, 1"

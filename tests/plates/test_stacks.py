@@ -40,7 +40,7 @@ def write(folder: Path, wells: dict[str, dict[str, Any]], without: str = "") -> 
         (
             {"A01": {"times": 3, "channels": ("DNA", "BF")}},
             "*_t1_*DNA.tif",
-            ["A01: planes at only some of their time points (DNA)"],
+            ["A01: planes at only some time points (DNA)"],
         ),
         (
             {"A01": {"times": 2, "channels": ("DNA", "GFP")}},

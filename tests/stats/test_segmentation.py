@@ -9,14 +9,12 @@ import pytest
 
 from plateflow.config import Config
 from plateflow.features import measure
+from plateflow.features.brightness import OCTAVE, add_counts, brightness
 from plateflow.stats.segmentation import (
     LEAST_OBJECTS,
-    OCTAVE,
     Expected,
     Found,
-    add_counts,
     bright_from,
-    brightness,
     judge,
     plate_doubts,
     unmatched_of,

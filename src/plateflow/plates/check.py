@@ -162,7 +162,7 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
                 break
 
 
-def unread(table: pd.DataFrame, plate: str, normalise: str = "negative") -> Iterator[tuple[str, str]]:
+def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[str, str]]:
     """What a plate map seems to say, but not so that it is read, and what to do.
 
     Args:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.features.brightness import add_counts, brightness
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
 from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
@@ -24,7 +25,6 @@ from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
-from plateflow.stats.segmentation import add_counts, brightness
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:

@@ -7,28 +7,22 @@ where there is enough to judge: a blank well, a dead control and a sparse one ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plateflow.config import Config
+from plateflow.features.brightness import OCTAVE, Counts, add_counts
 from plateflow.features.measure import compartment
 from plateflow.stats.reference import MIN_WELLS, reference_wells
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Counts = NDArray[np.int64]
-
-STEP_PX = 4
-"""Of a canvas every so many rows and columns are looked at: shares are known to a percent from a sixteenth of it."""
-OCTAVE = 4
-"""Bins of brightness per factor of two."""
 STANDS_OUT = 4.0
 """What is bright must be this many times as far above the darkest percent of its field as the rest is. Noise lies 2.3
 of its standard deviations above, so this is 7 above its mean; noise alone, cut in two, comes to 2."""
@@ -68,7 +62,7 @@ class Found:
         diameter_px: median over the objects of the diameter of a circle of the object's area, px of the image; NaN
             without objects, and for volumes.
         unmatched: of nuclei how many belong to no cell, of cells how many have no nucleus; None for others.
-        bright: see `brightness`; None: not known, of an earlier version.
+        bright: see `features.brightness`; None: not known, of an earlier version.
     """
 
     objects: int
@@ -119,35 +113,6 @@ class Expected:
             return cls(channel=channel, diameters_px=(given / FAR, given * FAR), why=f"{given:.3g} px is given")
         why = "its model was trained on {:.3g} to {:.3g} px".format(*diameters)
         return cls(channel=channel, diameters_px=diameters, why=why)
-
-
-def brightness(pixels: NDArray[np.float32], labels: NDArray[np.uint32], inside: NDArray[np.bool_]) -> Counts:
-    """How bright the pixels of a field are, in all and where no object lies: (2, bins).
-
-    Brightness is the distance from the darkest percent of the field, so that a field that is brighter as a whole has
-    nothing bright for that; bin 0 holds all up to 1, and each factor of two above has OCTAVE bins.
-
-    Args:
-        pixels: ([z,] y, x), as they are segmented, in raw values.
-        labels: of the same shape.
-        inside: (y, x), where the field lies.
-    """
-    rows, columns = np.nonzero(inside[::STEP_PX, ::STEP_PX])
-    values = pixels[..., ::STEP_PX, ::STEP_PX][..., rows, columns].ravel()
-    if not values.size:
-        return np.zeros((2, 1), np.int64)
-    above = np.nan_to_num(values - np.nanpercentile(values, 1), posinf=0, neginf=0)
-    bins = np.where(above > 1, 1 + np.floor(OCTAVE * np.log2(np.maximum(above, 1))), 0).astype(np.int64)
-    free = labels[..., ::STEP_PX, ::STEP_PX][..., rows, columns].ravel() == 0
-    return np.stack([np.bincount(part, minlength=bins.max() + 1) for part in (bins, bins[free])])
-
-
-def add_counts(parts: Sequence[Counts]) -> Counts:
-    """The sum of counts that may have different numbers of bins."""
-    total = np.zeros((2, max((part.shape[1] for part in parts), default=1)), np.int64)
-    for part in parts:
-        total[:, : part.shape[1]] += part
-    return total
 
 
 def bright_from(counts: Counts) -> int | None:
