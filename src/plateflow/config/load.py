@@ -6,9 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from plateflow.config.root import Config
-from plateflow.config.section import nearest
-from plateflow.config.segmentation import LabelSet
+from plateflow.config.sections import Config, LabelSet, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
 

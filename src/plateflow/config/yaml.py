@@ -5,7 +5,7 @@ from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from plateflow.config.root import Config
+from plateflow.config.sections import Config
 
 CELLS = """\
   # A second label set, of cells: the channel that shows them, then that of the nuclei, which helps. Keys are those
