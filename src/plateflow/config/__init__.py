@@ -3,10 +3,9 @@
 Imports pydantic alone: the Snakefile and `plateflow --help` load this package at every start.
 """
 
-from plateflow.config.load import load_config
+from plateflow.config.load import config_yaml, load_config
 from plateflow.config.plate_sheet import PLATE_SIZES, SAFE_NAME, PlateSpec, load_plates
 from plateflow.config.sections import FAMILIES, FAMILY_PRESETS, Config, LabelSet, Normalise, Parts, Quality, Stats
-from plateflow.config.yaml import config_yaml
 
 __all__ = [
     "FAMILIES",
