@@ -75,10 +75,7 @@ def explain(item: Any) -> str:
 
 def config_yaml(config: Config | None = None) -> str:
     """The configuration as a commented YAML file: every key with its meaning, in the order of the model."""
-    lines = [
-        "# Plateflow's configuration, made from src/plateflow/config/ by `make config`; every key is checked.",
-        "",
-    ]
+    lines = ["# Plateflow's configuration, made from src/plateflow/config/ by `make config`; every key is checked.", ""]
     _write_section(lines, config or Config(), "")
     return "\n".join(lines) + "\n"
 
