@@ -68,11 +68,7 @@ def limits(profile: Path | None, *, jobs: int | None, gpus: int | None) -> dict[
     at_once = settings.get("jobs") or os.cpu_count() or 1
     n_jobs = jobs or (sys.maxsize if at_once == "unlimited" else int(at_once))
     n_gpus = gpus or int(resources.get("gpu", 0)) or n_jobs
-    return {
-        "jobs": int(n_jobs),
-        "gpus": n_gpus,
-        "start_s": START_S["cluster" if "executor" in settings else "machine"],
-    }
+    return {"jobs": int(n_jobs), "gpus": n_gpus, "start_s": START_S["cluster" if "executor" in settings else "machine"]}
 
 
 def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:

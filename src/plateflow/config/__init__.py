@@ -1,16 +1,11 @@
-"""The configuration: pydantic models, a module per section, that the file, its comments and its schema are made from.
+"""The configuration: pydantic models, that the file, its comments and its schema are made from.
 
 Imports pydantic alone: the Snakefile and `plateflow --help` load this package at every start.
 """
 
-from plateflow.config.features import FAMILIES, FAMILY_PRESETS, Features
-from plateflow.config.load import load_config
-from plateflow.config.normalise import Normalise
+from plateflow.config.load import config_yaml, load_config
 from plateflow.config.plate_sheet import PLATE_SIZES, SAFE_NAME, PlateSpec, load_plates
-from plateflow.config.root import Config, Parts
-from plateflow.config.segmentation import LabelSet
-from plateflow.config.statistics import Quality, Stats
-from plateflow.config.yaml import config_yaml
+from plateflow.config.sections import FAMILIES, FAMILY_PRESETS, Config, LabelSet, Normalise, Parts, Quality, Stats
 
 __all__ = [
     "FAMILIES",
@@ -18,7 +13,6 @@ __all__ = [
     "PLATE_SIZES",
     "SAFE_NAME",
     "Config",
-    "Features",
     "LabelSet",
     "Normalise",
     "Parts",

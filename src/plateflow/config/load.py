@@ -1,16 +1,22 @@
-"""Reading the configuration: errors name the key, and the nearest right one."""
+"""The configuration as a file: read, with errors that name the nearest right key, and written, with comments."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from plateflow.config.root import Config
-from plateflow.config.section import nearest
-from plateflow.config.segmentation import LabelSet
+from plateflow.config.sections import Config, LabelSet, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
+
+CELLS = """\
+  # A second label set, of cells: the channel that shows them, then that of the nuclei, which helps. Keys are those
+  # above; what isn't named has its default. Each cell is matched with the nuclei in it.
+  # cells:
+  #   channels: ["AGP", "DNA"]
+  #   diameter_um: 30"""
 
 
 def load_config(source: Path | Mapping[str, Any]) -> Config:
@@ -65,3 +71,35 @@ def explain(item: Any) -> str:
         hint = nearest(location[-1], list(section.model_fields), "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def config_yaml(config: Config | None = None) -> str:
+    """The configuration as a commented YAML file: every key with its meaning, in the order of the model."""
+    lines = ["# Plateflow's configuration, made from src/plateflow/config/ by `make config`; every key is checked.", ""]
+    _write_section(lines, config or Config(), "")
+    return "\n".join(lines) + "\n"
+
+
+def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.description:
+            choice = get_origin(field.annotation) is Literal
+            unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if choice else ""
+            lines.append(f"{indent}# {field.description}{unit}")
+        if isinstance(value, BaseModel):
+            if not field.description and type(value).__doc__:
+                lines.append(f"{indent}# {(type(value).__doc__ or '').splitlines()[0]}")
+            lines.append(f"{indent}{name}:")
+            _write_section(lines, value, indent + "  ")
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{name}:")
+            for key, item in value.items():
+                lines.append(f"{indent}  {key}:")
+                _write_section(lines, item, indent + "    ")
+            if name == "segmentation" and "cells" not in value:
+                lines.append(CELLS)
+        else:
+            lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
+        if not indent:
+            lines.append("")

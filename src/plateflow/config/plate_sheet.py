@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from plateflow.config.load import explain
-from plateflow.config.section import Section, nearest
+from plateflow.config.sections import Section, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode, table
 

@@ -5,24 +5,14 @@ A column has one name throughout: in the tables below, in the records that the k
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.compiled import compiled
 from plateflow.features import geometry
-from plateflow.features.feature import (
-    Family,
-    Feature,
-    Image,
-    Integers,
-    Pixels,
-    Regions,
-    Rows,
-    Values,
-    Volume,
-    is_position,
-)
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _BOTH = {
     "BoundingBoxMaximum_X": ("px", "right end of the box in the image, exclusive"),
@@ -72,16 +62,9 @@ _ROW = np.dtype([(name, np.float64) for name in (*_FLAT, "yy", "yx", "xx")])
 
 
 def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    return [
-        Feature(
-            name=f"AreaShape_{name}",
-            unit=unit,
-            definition=definition,
-            source="Plateflow" if "_um" in name else "CellProfiler, scikit-image",
-            kind="position" if is_position(name) else "measurement",
-        )
-        for name, (unit, definition) in sorted((_FLAT if ndim == 2 else _SOLID).items())
-    ]
+    table = dict(sorted((_FLAT if ndim == 2 else _SOLID).items()))
+    features = Feature.of_table("AreaShape", table, source="CellProfiler, scikit-image")
+    return [replace(each, source="Plateflow") if "_um" in each.name else each for each in features]
 
 
 def _measure(regions: Regions, image: Image) -> Values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,6 +58,25 @@ class Feature:
         """The column's name without the compartment."""
         return "_".join(part for part in (self.name, self.channel, self.suffix) if part)
 
+    @staticmethod
+    def is_position(name: str) -> bool:
+        """Whether a column is a coordinate in the image, to which the image's origin is added."""
+        return name.endswith(("_X", "_Y", "_Z"))
+
+    @classmethod
+    def of_table(cls, prefix: str, table: Mapping[str, tuple[str, str]], **more: Any) -> list[Feature]:
+        """The features of a family's table, which has the unit and the definition of each by its name."""
+        return [
+            cls(
+                name=f"{prefix}_{name}",
+                unit=unit,
+                definition=definition,
+                kind="position" if cls.is_position(name) else "number" if "ObjectNumber" in name else "measurement",
+                **more,
+            )
+            for name, (unit, definition) in table.items()
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -89,11 +108,6 @@ class Family:
         if self.together:
             return list(self.measure(sets, image, *options))
         return [self.measure(regions, image, *options) for regions in sets]
-
-
-def is_position(name: str) -> bool:
-    """Whether a column is a coordinate in the image, to which the image's origin is added."""
-    return name.endswith(("_X", "_Y", "_Z"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +226,7 @@ class Regions:
     def columns(self, rows: Rows, names: Sequence[str]) -> Values:
         """The named fields of records (object, item) as columns (object, item and name), positions in the image."""
         origin = dict(zip("ZYX"[-self.ndim :], self.origin_px, strict=True))
-        columns = [rows[name] + origin[name[-1]] if is_position(name) else rows[name] for name in names]
+        columns = [rows[name] + origin[name[-1]] if Feature.is_position(name) else rows[name] for name in names]
         return np.stack(columns, axis=2).reshape(len(rows), rows.shape[1] * len(names))
 
 

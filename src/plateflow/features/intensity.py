@@ -8,18 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from plateflow.compiled import compiled
-from plateflow.features.feature import (
-    Family,
-    Feature,
-    Image,
-    Integers,
-    Pixels,
-    Regions,
-    Rows,
-    Values,
-    Volume,
-    is_position,
-)
+from plateflow.features.feature import Family, Feature, Image, Integers, Pixels, Regions, Rows, Values, Volume
 
 _EDGE = "of its pixels with a neighbour (side by side) outside; NaN without one"
 _MASS = "of the centre of mass of the intensities in the image; NaN if they sum up to 0"
@@ -53,10 +42,10 @@ def _columns(ndim: int) -> list[str]:
 def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
     return [
         Feature(
-            name=f"{'Location' if is_position(name) else 'Intensity'}_{name}",
+            name=f"{'Location' if Feature.is_position(name) else 'Intensity'}_{name}",
             unit="plane" if name.endswith("_Z") else _TABLE[name][0],
             definition=_TABLE[name][1],
-            kind="position" if is_position(name) else "measurement",
+            kind="position" if Feature.is_position(name) else "measurement",
             channel=channel,
         )
         for channel in channels

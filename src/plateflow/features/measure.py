@@ -161,12 +161,7 @@ def measure(
         list(labels), channels, families=families, rows=row_name, ndim=ndim, texture_scales=texture_scales
     )
     regions = {
-        name: Regions(
-            labels=value,
-            pixel_size_um=pixel_size,
-            origin_px=tuple(origin_px or [0] * ndim),
-            outside=outside,
-        )
+        name: Regions(labels=value, pixel_size_um=pixel_size, origin_px=tuple(origin_px or [0] * ndim), outside=outside)
         for name, value in labels.items()
     }
     matches = {name: match(regions[row_name], regions[name]) for name in labels if name != row_name}

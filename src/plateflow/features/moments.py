@@ -25,10 +25,7 @@ _TABLE = {
 
 
 def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    return [
-        Feature(name=f"AreaShape_{name}", unit=unit, definition=definition)
-        for name, (unit, definition) in _TABLE.items()
-    ]
+    return Feature.of_table("AreaShape", _TABLE)
 
 
 def _measure(regions: Regions, image: Image) -> Values:

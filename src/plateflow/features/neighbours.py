@@ -20,16 +20,7 @@ _ROW = np.dtype([(name, np.float64) for name in _TABLE])
 
 
 def _features(channels: Sequence[str], ndim: int) -> list[Feature]:
-    return [
-        Feature(
-            name=f"Neighbors_{name}",
-            unit=unit,
-            definition=definition,
-            kind="number" if name.endswith("ObjectNumber") else "measurement",
-            suffix="Adjacent",
-        )
-        for name, (unit, definition) in _TABLE.items()
-    ]
+    return Feature.of_table("Neighbors", _TABLE, suffix="Adjacent")
 
 
 def _measure(regions: Regions, image: Image) -> Values:

@@ -128,11 +128,7 @@ def _quantise_region(bits: Bits, region: Region, threshold: float) -> tuple[NDAr
 
 @compiled
 def _quantise(
-    bits: Bits,
-    table: NDArray[np.int16],
-    above: NDArray[np.uint8],
-    steps: NDArray[np.int16],
-    cells: NDArray[np.uint8],
+    bits: Bits, table: NDArray[np.int16], above: NDArray[np.uint8], steps: NDArray[np.int16], cells: NDArray[np.uint8]
 ) -> bool:
     """Fill steps and cells; return whether all values are finite."""
     ndim = bits.shape[0] - 1

@@ -102,7 +102,9 @@ def compare(results: Path, truth: Path, *, columns: tuple[str, ...] = ()) -> Com
             pairs = [(name, true[name][region], predicted[name][region]) for name in LABEL_SETS]
             pairs.append((BASELINE, true["nuclei"][region], otsu_watershed(image_plane[region])))
             for name, one, other in pairs:
-                counts[name] += _count(one, other, empty=well["role"] == "empty")
+                matched, unmatched, missed = (values.item() for values in average_precision(one, other, 0.5)[1:])
+                n = matched + unmatched
+                counts[name] += [0, 0, 0, n] if well["role"] == "empty" else [matched + missed, n, matched, 0]
     scores = [Score(name, *map(int, numbers)) for name, numbers in counts.items()]
     doses = _dose_orders(paths.table("wells.csv"), wells, columns) if columns else ()
     return Comparison(scores=tuple(scores), doses=tuple(doses))
@@ -165,13 +167,6 @@ def _read_plane(path: Path, index: tuple[int, ...], shape: tuple[int, int]) -> N
             remedy="simulate and run again in an empty folder",
         )
     return np.asarray(array[index])
-
-
-def _count(true: Labels, predicted: Labels, *, empty: bool) -> NDArray[np.int_]:
-    """Numbers of true, predicted and matched objects, and of objects predicted where there are no cells."""
-    _, matched, unmatched, missed = (values.item() for values in average_precision(true, predicted, 0.5))
-    n_predicted = matched + unmatched
-    return np.array([0, 0, 0, n_predicted] if empty else [matched + missed, n_predicted, matched, 0])
 
 
 def _dose_orders(table: Path, wells: list[dict[str, str]], columns: tuple[str, ...]) -> Iterator[DoseOrder]:

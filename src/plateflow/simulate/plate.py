@@ -62,10 +62,7 @@ class SimulatedPlate:
     """The folder with the truth, which no stage of the pipeline reads."""
 
 
-DEMO_FAULTS = (
-    Fault(kind="defocus", well="B07", field=1),
-    Fault(kind="truncated", well="C07", field=0, channel=1),
-)
+DEMO_FAULTS = (Fault(kind="defocus", well="B07", field=1), Fault(kind="truncated", well="C07", field=0, channel=1))
 
 
 def demo_wells() -> list[WellPlan]:

@@ -120,13 +120,7 @@ def _work(job: Job, items: list[Item], start: Callable[[Item], None], loaded: di
         yield from _infer(job, loaded[model], group, start, model_spec(model))
 
 
-def _infer(
-    job: Job,
-    engine: FlowEngine,
-    items: list[Item],
-    start: Callable[[Item], None],
-    model: ModelSpec,
-) -> Work:
+def _infer(job: Job, engine: FlowEngine, items: list[Item], start: Callable[[Item], None], model: ModelSpec) -> Work:
     """Run the items of one model, their tiles pooled; each item is given once its last canvas is written."""
     left: dict[Key, int] = {}  # planes, of each item
     tiles, skipped = Counter[Key](), Counter[Key]()
@@ -145,10 +139,7 @@ def _infer(
 
 
 def _canvas_jobs(
-    job: Job,
-    items: list[Item],
-    start: Callable[[Item], None],
-    left: dict[Key, int],
+    job: Job, items: list[Item], start: Callable[[Item], None], left: dict[Key, int]
 ) -> Iterator[CanvasJob]:
     from plateflow.segment.volume import n_planes
 

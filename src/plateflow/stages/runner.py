@@ -25,17 +25,7 @@ from typing import Any
 from plateflow import access
 from plateflow.asked import PlateAsked, withdraw, write_receipt
 from plateflow.errors import PlateflowError, ResultsError, is_users
-from plateflow.files import (
-    Stamp,
-    append_line,
-    digest,
-    read_lines,
-    remove,
-    settle,
-    stamp_of,
-    sweep,
-    take_stamps,
-)
+from plateflow.files import Stamp, append_line, digest, read_lines, remove, settle, stamp_of, sweep, take_stamps
 from plateflow.paths import PlatePaths
 from plateflow.stages.job import Data, Item, Job, Outcome, WorkItem, changes, dependencies
 from plateflow.stages.reading import LostFileError, Reading
@@ -226,12 +216,7 @@ class _Run:
     """The work items of one job, sorted into done, left out without work, and batches to do."""
 
     def __init__(
-        self,
-        job: Job,
-        items: list[Any],
-        lease: Lease,
-        reading: Reading,
-        owned: Callable[[Item], Iterable[Path]],
+        self, job: Job, items: list[Any], lease: Lease, reading: Reading, owned: Callable[[Item], Iterable[Path]]
     ) -> None:
         self.job, self.items, self.lease, self.reading, self.owned = job, items, lease, reading, owned
         self.path = job.paths.journal(job.stage.name, job.name)

@@ -51,12 +51,7 @@ def run(job: Job) -> None:
     Raises:
         ResultsError: flow fields or endpoints are gone.
     """
-    run_job(
-        job,
-        lambda: work_items(job),
-        one_by_one(lambda item: _stitch(job, item)),
-        owned=partial(_owned, job),
-    )
+    run_job(job, lambda: work_items(job), one_by_one(lambda item: _stitch(job, item)), owned=partial(_owned, job))
     if not job.config.keep_flows and plate_is_stitched(job.plate):
         for kind in ("flows", "ends"):
             with suppress(FileNotFoundError):  # another part may see the same, and remove it as well

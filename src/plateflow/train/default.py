@@ -17,12 +17,7 @@ from plateflow.train.loop import Recipe, train
 
 # The weight of each source: about 40 % of the crops are simulated, half of these whole cells. c-Fos images are left
 # out: only positive nuclei are annotated in them.
-REAL = {
-    "dsb2018_fluo_256A": 0.21,
-    "dsb2018_fluo_256B": 0.14,
-    "dsb2018_fluo_360": 0.17,
-    "codex_wholecell": 0.08,
-}
+REAL = {"dsb2018_fluo_256A": 0.21, "dsb2018_fluo_256B": 0.14, "dsb2018_fluo_360": 0.17, "codex_wholecell": 0.08}
 HELD_OUT = "dsb2018_fluo_520_large"
 SIMULATED = (0.20, 0.20)
 FIELDS = 140

@@ -1,0 +1,275 @@
+"""The models of the configuration: its sections, and the keys that belong to none."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+RESERVED_LABEL_SETS = {"children", "count", "image", "match", "metadata", "parent"}
+"""Other columns of the tables begin with these."""
+FAMILIES = (
+    "location",
+    "area_shape",
+    "moments",
+    "zernike",
+    "intensity",
+    "texture",
+    "granularity",
+    "radial_distribution",
+    "radial_zernike",
+    "colocalisation",
+    "neighbours",
+    "quality",
+)
+"""Families of features, in the order of their columns; docs/features.md says what each holds."""
+FAMILY_PRESETS = {
+    "minimal": ("location", "area_shape", "intensity", "quality"),
+    "standard": tuple(name for name in FAMILIES if name not in ("moments", "radial_zernike")),
+    "full": FAMILIES,
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys, NaN and infinity are refused; values don't change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def nearest(name: str, names: Sequence[str], otherwise: str, *, cutoff: float = 0.6) -> str:
+    """The hint for a wrong name: the nearest right one, if one is near, else all of them after `otherwise`."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(names)}"
+
+
+class Normalise(Section):
+    """The intensity window and the illumination profile, one per plate and channel."""
+
+    freeze: int = Field(1, ge=1, description="the window is computed once and kept; a greater number computes it again")
+    percentiles: tuple[float, float] = Field(
+        (1.0, 99.0), description="percentiles of the raw pixels that become 0 and 1 for the network"
+    )
+    scope: Literal["plate", "well", "field"] = Field(
+        "plate", description="the pixels that the percentiles are taken over; plate keeps wells comparable"
+    )
+    illumination: bool = Field(
+        True, description="correct uneven light on read, where background and cells show the same"
+    )
+
+    @field_validator("percentiles")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("normalise.percentiles must be two increasing numbers between 0 and 100")
+        return value
+
+
+class LabelSet(Section):
+    """One kind of object: its channels, its size and how it is cut out."""
+
+    channels: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=3,
+            description="channel names: first the one that shows the object, then those that help",
+        ),
+    ]
+    diameter_um: float | None = Field(
+        None, gt=0, description="typical diameter in micrometres; empty: the image is not resized for the network"
+    )
+    diameter_px: float | None = Field(
+        None, gt=0, description="the same in pixels, instead of diameter_um, where the pixel size is not known"
+    )
+    model: str = Field("default", description="name of a registered model, or a path to a weights file")
+    cell_threshold: float = Field(0.0, ge=-15, le=15, description="logit above which a pixel belongs to an object")
+    flow_threshold: float = Field(
+        0.4, ge=0, description="objects with a greater mean squared flow error are dropped; 0 keeps all"
+    )
+    min_size_px: int = Field(15, ge=0, description="objects with fewer pixels are dropped")
+    dimensions: Literal[2, 3] = Field(
+        2,
+        description="3: objects extend through the z stack, which needs z: keep; 2: each plane by itself; equal in all "
+        "label sets",
+    )
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > 3:
+            names = ", ".join(map(str, value))
+            raise ValueError(f"{len(value)} channels ({names}) are too many: the network takes 1 to 3")
+        return value
+
+    @model_validator(mode="after")
+    def _one_diameter(self) -> LabelSet:
+        if self.diameter_um is not None and self.diameter_px is not None:
+            raise ValueError("diameter_um and diameter_px are both given: leave one of them empty")
+        return self
+
+
+class Features(Section):
+    """What is measured and how cells are put into rows."""
+
+    rows: str | None = Field(
+        None, description="the label set that makes the rows of the cell table; empty: cells, else the first"
+    )
+    families: str | list[str] = Field(
+        "standard", description="minimal, standard, full, or a list of feature families (docs/features.md)"
+    )
+    texture_scales: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        [3], min_length=1, description="distances of the pixels whose intensities texture compares, in pixels"
+    )
+
+    @field_validator("texture_scales")
+    @classmethod
+    def _each_once(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("features.texture_scales names a distance twice: its columns would be equal")
+        return value
+
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, str) and value in FAMILY_PRESETS:
+            return value
+        names = [value] if isinstance(value, str) else value
+        for name in names:
+            if name not in FAMILIES:
+                hint = nearest(name, [*FAMILY_PRESETS, *FAMILIES], "choose from")
+                raise ValueError(f"there is no feature family {name!r}; {hint}")
+        return names
+
+
+class Quality(Section):
+    """When a field or well is flagged; stats.exclude_flags says which flags leave it out of the well tables."""
+
+    focus_mad: float = Field(
+        6.0, gt=0, description="flag focus: a field's sharpness lies this many MADs below the plate's median"
+    )
+    saturated_fraction: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="flag saturated: fraction of a field's pixels at the top of the range that the camera uses",
+    )
+    intensity_mad: float = Field(
+        6.0, gt=0, description="flag intensity: a well's background or brightness lies this many MADs from the plate's"
+    )
+
+
+class Stats(Section):
+    """From cells to wells: what is left out, normalisation, hits."""
+
+    exclude_flags: list[Literal["focus", "saturated", "empty", "intensity"]] = Field(
+        ["focus", "saturated"],
+        description="fields (of intensity: wells) with one of these flags are left out of the well tables",
+    )
+    by_field: bool = Field(False, description="also write fields.parquet: counts and medians of every field")
+    normalise: Literal["negative robust", "negative standard", "plate robust", "plate standard"] = Field(
+        "negative robust",
+        description="what wells are compared with: negative controls, or all wells but the positive controls; "
+        "robust: median and MAD, standard: mean and standard deviation",
+    )
+    fdr: float = Field(0.05, gt=0, lt=1, description="false discovery rate at which a treatment is called a hit")
+
+
+class Parts(Section):
+    """How many jobs share the wells of a plate."""
+
+    cpu: int = Field(8, ge=1, le=384, description="jobs per plate of the CPU stages; changing it recomputes nothing")
+    gpu: int = Field(2, ge=1, le=384, description="jobs per plate of the GPU stage; must divide parts.cpu")
+
+    @model_validator(mode="after")
+    def _gpu_divides_cpu(self) -> Parts:
+        if self.cpu % self.gpu:
+            raise ValueError(f"parts.gpu ({self.gpu}) must divide parts.cpu ({self.cpu})")
+        return self
+
+
+class Config(Section):
+    """Everything that a run needs to know besides the plates themselves."""
+
+    plates: str = Field("config/plates.tsv", description="the plate sheet: one line per plate")
+    results: str = Field("results", description="folder of the results: one folder per plate, and screen/")
+    scratch: str | None = Field(
+        None, description="folder for flow fields and endpoints, visible to all nodes; empty: scratch/ in each plate"
+    )
+    parts: Parts = Parts()
+    follow_slices: int = Field(1, ge=1, le=64, description="jobs that share the flow following of one part")
+    follow_block_px: int = Field(2048, ge=64, description="edge of the blocks in which paths are followed, in pixels")
+    keep_flows: bool = Field(True, description="keep flow fields, so that changes of the segmentation need no GPU")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of the network; an equal number gives equal bits")
+    batch_size: int = Field(4, ge=1, le=512, description="tiles per call of the network")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic of the network; auto: bfloat16 on CUDA, float32 on CPU"
+    )
+    augment: bool = Field(False, description="mirror every second tile and overlap tiles by half; about 3 times slower")
+    levels: int = Field(3, ge=1, le=8, description="pyramid levels of images and labels, each half the size")
+    z: str = Field(
+        "max", description="planes of a z stack, on read: max, mean, plane N (from 0), or keep, where channels need all"
+    )
+    normalise: Normalise = Normalise()
+    segmentation: dict[str, LabelSet] = Field(
+        default_factory=lambda: {"nuclei": LabelSet(channels=["DNA"])},
+        min_length=1,
+        description="the label sets, by name",
+    )
+    features: Features = Features()
+    quality: Quality = Quality()
+    stats: Stats = Stats()
+
+    @field_validator("z")
+    @classmethod
+    def _z_mode(cls, value: str) -> str:
+        if not re.fullmatch(r"max|mean|keep|plane \d+", value):
+            raise ValueError("z must be max, mean, keep or 'plane N'")
+        return value
+
+    @field_validator("segmentation")
+    @classmethod
+    def _label_set_names(cls, label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
+        for name in label_sets:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
+                raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
+            if name.lower() in RESERVED_LABEL_SETS:
+                raise ValueError(f"the label set name {name!r} begins other columns of the tables; choose another")
+        if len({name[0].upper() + name[1:] for name in label_sets}) < len(label_sets):
+            raise ValueError(
+                "two label sets differ only in the case of their first letter: their columns would be equal"
+            )
+        return label_sets
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> Config:
+        if self.features.rows is not None and self.features.rows not in self.segmentation:
+            names = ", ".join(self.segmentation)
+            raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({names})")
+        return self
+
+    @model_validator(mode="after")
+    def _depth_needs_every_plane(self) -> Config:
+        if len({settings.dimensions for settings in self.segmentation.values()}) > 1:
+            given = ", ".join(f"{name} {settings.dimensions}" for name, settings in self.segmentation.items())
+            raise ValueError(
+                f"segmentation: dimensions differ between label sets ({given}): an object of one plane has no match in "
+                "a volume; set dimensions to the same number for all"
+            )
+        for name, settings in self.segmentation.items():
+            if settings.dimensions == 3 and self.z != "keep":
+                raise ValueError(
+                    f"segmentation.{name}.dimensions is 3, but z is {self.z!r}: objects can't go through planes that "
+                    "are projected on read; set z to keep, or dimensions to 2"
+                )
+        return self
+
+    @property
+    def row_label_set(self) -> str:
+        """The label set that makes the rows of the cell table."""
+        if self.features.rows is not None:
+            return self.features.rows
+        return "cells" if "cells" in self.segmentation else next(iter(self.segmentation))
