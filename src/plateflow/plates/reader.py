@@ -196,7 +196,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
 
     Planes whose file does not exist, and planes that a field lacks and others of its well have, are `missing`. Time
     points and z planes are renumbered from 0, in the vendor's order. Only a few images are opened, for their headers:
-    the pixel type always comes from them, the size where the metadata do not give it, and none may have pages that aren't
+    the pixel type always comes from them, the size where the metadata do not give it; none may have pages that aren't
     read (`check` looks into all files).
 
     Args:
