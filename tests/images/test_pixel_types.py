@@ -41,10 +41,10 @@ def test_a_zarr_array_of_the_other_byte_order(tmp_path: Path, zarr_format: int) 
     [
         (NOISE[0].astype(np.int16), NOISE[0]),
         (NOISE[0].astype(">i2"), NOISE[0]),
-        ((NOISE[0].astype(int) - 2**15).astype(np.int16), NOISE[0]),  # ScanR, of 12 bits
         ((NOISE[0] >> 5).astype(np.int8), (NOISE[0] >> 5).astype(np.uint8)),
         (NOISE[0].astype(np.int16) - np.int16(500), "signed pixels from -"),
         (np.full((40, 48), -1, np.int16), "signed pixels from -1 to -1"),
+        ((NOISE[0].astype(int) - 2**15).astype(np.int16), "signed pixels from -32,668 to -28,7"),
     ],
 )
 def test_signed_pixels_keep_their_values_or_are_refused(
@@ -60,6 +60,29 @@ def test_signed_pixels_keep_their_values_or_are_refused(
     pixels = read_plane(tmp_path / "a.tif", **SIZE, dtype=dtype)
     assert pixels.dtype == dtype
     np.testing.assert_array_equal(pixels, read)
+
+
+def test_what_was_subtracted_from_signed_pixels_is_decided_for_a_channel(tmp_path: Path) -> None:
+    """As ScanR writes them. Each plane was asked by itself: a bright one kept values that are 32,768 too low."""
+    (tmp_path / "raw").mkdir()
+    values = [*NOISE.astype(int), NOISE[0] + 20000, NOISE[0] + 40000, NOISE[0] + 30000]
+    for column, of_well in enumerate(values, start=1):
+        tifffile.imwrite(tmp_path / "raw" / f"A{column:02d}_s1_w1.tif", (of_well - 2**15).astype(np.int16))
+        plain = NOISE[0].astype(int) - 2**15 * (column == 5)
+        tifffile.imwrite(tmp_path / "raw" / f"A{column:02d}_s1_w2.tif", plain.astype(np.int16))
+    spec = PlateSpec(plate="p", path=str(tmp_path / "raw"), layout="pattern", pattern=EXAMPLE, pixel_size_um=0.5)
+    plate = open_plate(spec)
+    assert [channel["dtype"] for channel in plate.metadata["channels"]] == ["uint16", "uint16"]
+    assert plate.metadata["disagreements"] == [
+        "1 channel has signed pixels far below 0, as ScanR writes them: 32,768 is added to each: 1"
+    ]
+    for column in (1, 2, 3, 4):
+        np.testing.assert_array_equal(plate.read(f"A{column:02d}", "1", "1"), values[column - 1])
+        np.testing.assert_array_equal(plate.read(f"A{column:02d}", "1", "2"), NOISE[0])
+    for well, channel in (("A05", "1"), ("A06", "1"), ("A05", "2")):
+        with pytest.raises(PlaneError, match=r"signed pixels .* negative") as error:
+            plate.read(well, "1", channel)
+        assert error.value.reason == "negative"
 
 
 @pytest.mark.parametrize("layout", ["omezarr", "omezarr_in_place"])

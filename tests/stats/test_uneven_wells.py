@@ -13,6 +13,7 @@ import tifffile
 from planted_plate import Planted
 
 from plateflow.config import Config, PlateSpec
+from plateflow.errors import ChannelError
 from plateflow.images.well import WellImage
 from plateflow.stages import stage_module
 from plateflow.stages.job import Job
@@ -171,6 +172,25 @@ def test_a_channel_that_was_not_taken_at_every_time_point(tmp_path: Path) -> Non
     assert planted.cells("A01")["Metadata_Time"].value_counts().to_dict() == {0: 18, 2: 18}
     table = pd.read_csv(planted.paths.table("wells.csv"))
     assert table[["Metadata_Time", "Count_Nuclei"]].to_numpy().tolist() == [[0, 18], [2, 18]] * 2
+
+
+def test_cells_at_other_time_points_than_nuclei_are_in_no_row(tmp_path: Path) -> None:
+    without = ["A01_s0_t0_z0_DNA.tif", "A01_s1_t0_z0_DNA.tif", "A01_s0_t1_z0_AGP.tif", "A01_s1_t1_z0_AGP.tif"]
+    planted = write(tmp_path, {"A01": (("AGP", "DNA"), 1)}, times=2, without=without)
+    planted.run("features", "aggregate")
+    cells = planted.cells("A01")
+    assert cells["Metadata_Time"].tolist() == 18 * [1]
+    assert cells["Cells_Number_Object_Number"].isna().all() and cells["Nuclei_Number_Object_Number"].notna().all()
+    wells = pd.read_csv(planted.paths.table("wells.csv")).set_index("Metadata_Time")
+    assert wells["Count_Nuclei"].to_dict() == {1: 18}
+    assert np.isnan(wells.loc[1, "Metadata_Nuclei_Unmatched"])  # there is no cell to which one could belong
+
+
+def test_a_label_set_that_no_well_can_have_is_refused(tmp_path: Path) -> None:
+    segmentation = {"nuclei": {"channels": ["DNA"]}, "cells": {"channels": ["AGP", "DNA"]}}
+    wells = {"A03": (("DNA",), 1), "A04": (("AGP",), 1)}
+    with pytest.raises(ChannelError, match=r"(?s)no well has all of the channels AGP, DNA.*segmentation\.cells"):
+        write(tmp_path, wells, segmentation=segmentation)
 
 
 def test_other_channels_ask_ingest_for_other_label_sets(tmp_path: Path) -> None:

@@ -30,16 +30,17 @@ _ROLE = re.compile(r"control|ctrl|role|^(well|sample)_?type|^content$")
 
 
 def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
-    """Check that a plate has the channels that the label sets name.
+    """Check that a plate has the channels that the label sets name, those of each together in some well.
 
     Args:
         config: the configuration.
         metadata: the content of manifest/plate.json.
 
     Raises:
-        ChannelError: the plate lacks one; suggests the nearest.
+        ChannelError: the plate lacks one; suggests the nearest. Or no well has all of a label set.
     """
     channels = [channel["name"] for channel in metadata["channels"]]
+    lacking = metadata.get("lacking_channels", {})
     for name, label_set in config.segmentation.items():
         for channel in label_set.channels:
             if channel not in channels:
@@ -52,6 +53,13 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
                     if near
                     else "name one of these in the configuration, or give one this name (channel_names, plate sheet)",
                 )
+        if all(set(label_set.channels).intersection(lacking.get(well, ())) for well in metadata["wells"]):
+            raise ChannelError(
+                f"no well has all of the channels {', '.join(label_set.channels)}",
+                where=f"{metadata['plate']}: segmentation.{name}.channels",
+                why="each well lacks one or more of them, so the label set would be made nowhere",
+                remedy="name channels that some wells have together",
+            )
 
 
 def check_plate(

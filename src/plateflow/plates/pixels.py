@@ -24,8 +24,8 @@ _OF_ONE_NAME = {
 """What the system says of one name or one file, while all others may be sound."""
 
 
-PIXEL_TYPES = {"uint8", "uint16"}
-"""Those that are read, see `pixel_type`."""
+PIXEL_TYPES = {"uint8", "uint16", "int16"}
+"""Of the images that are read; int16: `SIGN` was subtracted, other signed ones count as unsigned."""
 _UNSIGNED = {"int8": "uint8", "int16": "uint16"}
 SIGN = 2**15
 """Some software stores a camera's values less this, as signed numbers of 16 bits: ScanR (its cameras have 12 bits)."""
@@ -87,7 +87,7 @@ class Header(NamedTuple):
 
     Attributes:
         shape: (height, width) of its first plane in px; more axes are colours.
-        dtype: its pixel type, see `pixel_type`.
+        dtype: its pixel type, see `PIXEL_TYPES`.
         pages: the number of planes in a TIFF, without previews; 0 where that can't be read, 1 in other files.
     """
 
@@ -96,25 +96,27 @@ class Header(NamedTuple):
     pages: int
 
 
-def pixel_type(dtype: np.dtype[Any]) -> str:
-    """The name of the type that pixels are read as: without a byte order, and of integers up to 16 bits unsigned."""
-    return _UNSIGNED.get(dtype.name, dtype.name)
+def pixel_type(name: str) -> str:
+    """The name of the type that pixels are read as: of integers up to 16 bits unsigned."""
+    return _UNSIGNED.get(name, name)
 
 
-def _unsigned(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Pixels of any byte order as this machine's, signed ones as `pixel_type` says; other types as they are.
+def _unsigned(pixels: NDArray[Any], dtype: str, path: Path) -> NDArray[Any]:
+    """Pixels of any byte order as this machine's, and unsigned; `dtype` is the channel's.
 
     Raises:
-        PlaneError: some are negative.
+        PlaneError: some are negative or, where `SIGN` was subtracted from the channel's, some aren't.
     """
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    unsigned = _UNSIGNED.get(pixels.dtype.name)
-    if unsigned is None or pixels.min() >= 0:
-        return pixels.astype(unsigned or pixels.dtype, copy=False)
-    if pixels.dtype == np.int16 and pixels.max() < -SIGN // 2:
+    if pixels.dtype.name not in _UNSIGNED:
+        return pixels
+    least, greatest = pixels.min(), pixels.max()
+    if dtype == "int16" and greatest < 0:
         return pixels.view(np.uint16) - np.uint16(SIGN)
-    signed = f"signed pixels from {pixels.min():,} to {pixels.max():,}"
-    raise PlaneError("negative", f"{path} has {signed}, and a camera's values aren't negative")
+    if dtype != "int16" and least >= 0:
+        return pixels.astype(pixel_type(pixels.dtype.name), copy=False)
+    why = "those of its channel are all negative" if dtype == "int16" else "a camera's values aren't negative"
+    raise PlaneError("negative", f"{path} has signed pixels from {least:,} to {greatest:,}, and {why}")
 
 
 def camera_tops(metadata: Mapping[str, Any]) -> dict[str, int]:
@@ -127,12 +129,16 @@ def camera_tops(metadata: Mapping[str, Any]) -> dict[str, int]:
 def header(path: Path, page: int = 0) -> Header | None:
     """The header of a page of a TIFF, of a PNG, or of a Zarr array; None where the file is damaged.
 
+    Of signed pixels of 16 bits, they tell the type: that `SIGN` was subtracted where all are far below 0.
+
     Raises:
         OSError: the machine is at fault.
     """
     try:
         with _opened(path, page) as plane:
-            return Header(shape=plane.shape, dtype=plane.dtype, pages=plane.pages())
+            less = plane.dtype == "int16" and plane.decode().max() < -SIGN // 2
+            dtype = plane.dtype if less else pixel_type(plane.dtype)
+            return Header(shape=plane.shape, dtype=dtype, pages=plane.pages())
     except Exception as error:
         if not own_fault(error):
             raise
@@ -148,12 +154,11 @@ def read_plane(
         path: a TIFF or PNG file, or the folder of a Zarr array (..., y, x).
         page: the page of a TIFF, from 0; the plane of an array, counted over all axes but the last two.
         height, width: the size that it must have, in px.
-        dtype: the pixel type that it must have, see `pixel_type`: uint8 or uint16.
+        dtype: the pixel type of its channel, one of `PIXEL_TYPES`.
         decode: False only checks the header and the length of the file, and returns an empty array.
 
     Returns:
-        the pixels, (height, width), of `dtype`. Signed ones keep their values; where all are far below 0, `SIGN` was
-        subtracted (as Bio-Formats reads them, too).
+        the pixels, (height, width), uint8 or uint16. Signed ones keep their values; of int16, `SIGN` is added.
 
     Raises:
         PlaneError: the file is damaged, or not as expected.
@@ -179,11 +184,11 @@ def read_plane(
                 raise PlaneError("wrong_size", f"{path} is {shape} px, not {height} x {width}")
             if plane.cut:
                 raise PlaneError("truncated", f"{path} {plane.cut}")
-            if plane.dtype != dtype:
+            if dtype not in (plane.dtype, pixel_type(plane.dtype)):
                 if decode and plane.dtype.startswith("float") and np.isnan(plane.decode()).any():
                     raise PlaneError("nan", f"{path} holds pixels that are not a number")
                 raise PlaneError("wrong_type", f"{path} has {plane.dtype} pixels, the channel's usual type is {dtype}")
-            pixels = _unsigned(plane.decode(), path) if decode else np.empty((0, 0), dtype)
+            pixels = _unsigned(plane.decode(), dtype, path) if decode else np.empty((0, 0), dtype)
             if why := plane.fault(pixels):
                 raise PlaneError("not_brightness", f"{path}: {why}")
             return pixels
@@ -200,7 +205,7 @@ class _Stored(NamedTuple):
     """A plane in an open file; `cut` says how the length of the file shows that its end is missing."""
 
     shape: tuple[int, ...]  # (height, width), and the colours where there are several
-    dtype: str  # see `pixel_type`
+    dtype: str  # without a byte order
     decode: Callable[[], NDArray[Any]]
     cut: str = ""
     pages: Callable[[], int] = lambda: 1  # of the file
@@ -220,7 +225,7 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
             path.stat()  # zarr takes chunks that aren't there for zeros: a share may be gone by now
             return pixels
 
-        yield _Stored(shape=array.shape[-2:], dtype=pixel_type(array.dtype), decode=decode)
+        yield _Stored(shape=array.shape[-2:], dtype=array.dtype.name, decode=decode)
     elif path.suffix.lower() == ".png":
         import imagecodecs
 
@@ -238,7 +243,7 @@ def _opened(path: Path, page: int) -> Iterator[_Stored]:
             end = max((o + n for o, n in zip(stored.dataoffsets, stored.databytecounts, strict=False)), default=0)
             size = file.filehandle.size
             cut = f"has {size:,} bytes; its header speaks of {end:,}" if end > size else ""
-            shape, dtype = stored.shape, pixel_type(np.dtype(stored.dtype))
+            shape, dtype = stored.shape, np.dtype(stored.dtype).name
             if stored.samplesperpixel > 1:
                 shape = (stored.imagelength, stored.imagewidth, stored.samplesperpixel)
             yield _Stored(shape, dtype, stored.asarray, cut, lambda: _pages_of(file), partial(not_brightness, stored))

@@ -28,6 +28,7 @@ from plateflow.plates.formats import plate_format
 from plateflow.plates.headers import LARGEST_PX, few_headers, usual_types
 from plateflow.plates.names import refuse_odd_names
 from plateflow.plates.pages import refuse_other_pixels, refuse_unused_pages
+from plateflow.plates.pixels import pixel_type
 from plateflow.plates.raw import RawFolder, machine_error, unmounted
 from plateflow.plates.stacks import add_missing, lacking_channels, uneven
 
@@ -194,8 +195,8 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     """Make the manifest from what a reader found.
 
     Planes whose file does not exist, and planes that a field lacks and others of its well have, are `missing`. Time
-    points and z planes are renumbered from 0, in the vendor's order. Only the headers of a few images are opened: the
-    pixel type always comes from them, the size where the metadata do not give it, and none may have pages that aren't
+    points and z planes are renumbered from 0, in the vendor's order. Only a few images are opened, for their headers:
+    the pixel type always comes from them, the size where the metadata do not give it; none may have pages that aren't
     read (`check` looks into all files).
 
     Args:
@@ -282,7 +283,10 @@ def _metadata(
     if len(sizes) > 1:
         listed = [tuple(size) for size in sizes.to_numpy().tolist()]
         notes.append(f"the pixel sizes differ: {listed}; the first is used")
-    types = dict(zip(planes["channel"], planes["dtype"], strict=True))
+    stored = dict(zip(planes["channel"], planes["dtype"], strict=True))
+    what = "channel[s have| has] signed pixels far below 0, as ScanR writes them: 32,768 is added to each"
+    notes += counted([name for name, dtype in stored.items() if dtype == "int16"], what)
+    types = {name: pixel_type(dtype) for name, dtype in stored.items()}
     wide = "uint16" in types.values()
     lacking = lacking_channels(planes, [channel["name"] for channel in channels])
     notes += [note for wells, what in uneven(planes, lacking) for note in counted(wells, what)]

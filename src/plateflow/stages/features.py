@@ -156,6 +156,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     if "quality" in cell_families(config):
         for name in label_sets:
             objects, prefix = pd.read_parquet(paths.objects(name, well)).set_index("label"), compartment(name)
+            if f"{prefix}_Number_Object_Number" not in table:  # it has no time point in common with the rows
+                continue
             matched = objects.reindex(table[f"{prefix}_Number_Object_Number"])
             more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
             share = pd.Series(clipped[prefix], dtype=float).reindex(matched.index).fillna(0).to_numpy()

@@ -152,7 +152,8 @@ def unmatched_of(path: Path, config: Config, without_row: Mapping[str, int]) -> 
 
     Args:
         path: the well's cell table.
-        config: of the project; nothing is counted unless one of the two makes the rows of the table.
+        config: of the project; nothing is counted unless one of the two makes the rows of the table, and the well has
+            both.
         without_row: by compartment, how many objects have no row.
     """
     import pyarrow.parquet as pq
@@ -165,7 +166,10 @@ def unmatched_of(path: Path, config: Config, without_row: Mapping[str, int]) -> 
     table = pq.read_table(
         path, columns=[f"Metadata_Match_{other}", larger, f"{other}_Number_Object_Number"]
     ).to_pandas()
-    alone = table[f"Metadata_Match_{other}"].isin(["anucleate", "orphan"])
+    match = table[f"Metadata_Match_{other}"]
+    if len(table) and match.isna().all():  # the well has none of the others where it has rows
+        return {}
+    alone = match.isin(["anucleate", "orphan"])
     turned = table[larger].notna() if rows == "Cells" else table[larger] > 0
     others = table.loc[turned, f"{other}_Number_Object_Number"].nunique()
     return {rows: int((alone | turned).sum()), other: without_row.get(other, 0) + others}
