@@ -95,7 +95,7 @@ def test_a_sheet_without_sizes_is_told(project: Path) -> None:
 
 
 def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatch) -> None:
-    from plateflow.cli.init import make_spec, write_project
+    from plateflow.cli.init import make_spec, of_sheet, write_project
     from plateflow.config import PLATE_SIZES, load_plates
     from plateflow.plates import open_plate
     from plateflow.simulate.plate import micro_wells, simulate_plate
@@ -119,6 +119,6 @@ def test_init_again_adds_the_sizes_and_keeps_the_line(tmp_path: Path, monkeypatc
     }
     header, line = sheet.read_text().splitlines()
     sheet.write_text("\n".join("\t".join(text.split("\t")[:8]) for text in (header, line)) + "\n")  # as it was before
-    again = make_spec(made.raw)
+    again = make_spec(made.raw, **of_sheet(tmp_path, made.raw, None))
     write_project(tmp_path, again, open_plate(again))
     assert load_plates(sheet) == {plate.plate: plate}

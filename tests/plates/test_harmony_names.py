@@ -54,6 +54,7 @@ def test_names_without_an_index_wherever_the_images_lie(tmp_path: Path, place: s
     (tmp_path / "p" / place).mkdir(parents=True, exist_ok=True)
     for image in (folder / "Images").iterdir():
         image.rename(tmp_path / "p" / place / image.name)
+    (tmp_path / "p" / "platemap.csv").write_text("well,role\nC03,negative\n")
     assert recognise(tmp_path / "p") == "harmony"
     assert open_plate(tmp_path / "p").metadata["format"] == [8, 12]
 

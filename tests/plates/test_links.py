@@ -10,7 +10,7 @@ from test_layouts import PATTERN
 
 from plateflow.config import PlateSpec, load_plates
 from plateflow.errors import RawDataError
-from plateflow.plates import index_plate, open_plate
+from plateflow.plates import index_plate, open_plate, recognise
 from plateflow.plates.files import list_files
 from plateflow.plates.raw import RawFolder
 
@@ -136,3 +136,30 @@ def test_init_writes_into_which_folder_links_may_lead(tmp_path: Path) -> None:
     spec = load_plates(tmp_path / "config" / "plates.tsv")["links"]
     assert (spec.layout, spec.follow_links) == ("harmony", str(tmp_path / "store"))
     assert len(open_plate(spec).planes) == len(open_plate(raw).planes)
+
+
+def test_a_folder_that_links_may_lead_into_and_that_is_not_there(tmp_path: Path) -> None:
+    raw = write(tmp_path / "store", "harmony", wells=("C05",), times=1)
+    with pytest.raises(RawDataError, match="the folder that links may lead into does not exist") as error:
+        index_plate(spec_of(raw, "harmony", follow_links=str(tmp_path / "nowhere")))
+    assert "fix follow_links in the plate sheet" in error.value.remedy
+
+
+def test_a_link_beside_images_of_an_unknown_layout(tmp_path: Path) -> None:
+    raw = write(tmp_path / "store", "pattern", wells=("C05",), times=1)
+    (raw / "latest").symlink_to(tmp_path)
+    with pytest.raises(RawDataError, match="the layout of the folder is unknown"):
+        recognise(raw)
+
+
+def test_init_again_keeps_what_the_sheet_says(tmp_path: Path) -> None:
+    """Also the layout, which isn't recognised anew, and where paths in the sheet count from the project."""
+    raw, sheet = write(tmp_path / "store", "omezarr", wells=("C05",), times=1), tmp_path / "config" / "plates.tsv"
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "p.zarr").symlink_to(raw)
+    plateflow("init", "raw", "--plate", "q", "--layout", "omezarr_in_place", "--follow-links", "store", cwd=tmp_path)
+    sheet.write_text(sheet.read_text().replace(f"{tmp_path}/", ""))
+    assert "q: omezarr_in_place, 384 wells" in plateflow("init", "raw", "--format", "384", cwd=tmp_path)
+    (spec,) = load_plates(sheet).values()
+    assert (spec.plate, spec.layout, spec.format) == ("q", "omezarr_in_place", 384)
+    assert spec.follow_links == str(tmp_path / "store")

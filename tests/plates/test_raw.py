@@ -193,7 +193,7 @@ def test_the_preflight_tells_once_that_the_share_is_away(
 
 def test_a_folder_that_is_not_there_is_the_users_error_unless_its_share_may_be_away(tmp_path: Path) -> None:
     (tmp_path / "share").mkdir()
-    for folder, users in (("share/plate", False), ("gone/plate", False), ("plate", True)):
-        with pytest.raises(RawDataError, match="does not exist") as error:
+    for folder, users in (("share/plate", False), ("share", False), ("gone/plate", False), ("plate", True)):
+        with pytest.raises(RawDataError, match=r"does not exist|is empty") as error:
             plate_folder(PlateSpec(plate="p", path=str(tmp_path / folder)))
         assert is_users(error.value) is users, folder

@@ -280,6 +280,16 @@ def test_a_changed_map_redoes_the_tables_and_the_same_map_nothing(measured: Plan
     assert plate.paths.table("wells.parquet").read_bytes() == before
 
 
+def test_another_format_redoes_the_tables_as_other_wells_lie_at_the_edge(measured: Planted, tmp_path: Path) -> None:
+    plate = measured.copy(tmp_path)
+    plate.entry = plate.entry.model_copy(update={"format": 384})
+    plate.run("ingest", "aggregate")
+    assert plate.plate.metadata["format"] == [16, 24]
+    assert len(plate.journal("aggregate")) == 2
+    plate.run("aggregate")
+    assert len(plate.journal("aggregate")) == 2
+
+
 def test_without_a_map_the_wells_are_those_of_the_plate(measured: Planted, tmp_path: Path) -> None:
     plate = measured.copy(tmp_path)
     plate.entry = PlateSpec(plate="demo", path=plate.entry.path)

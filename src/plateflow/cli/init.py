@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from plateflow.access import explain
-from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
+from plateflow.config import PLATE_SIZES, Config, LabelSet, Parts, PlateSpec, config_yaml, load_config, load_plates
 from plateflow.errors import PlateflowError, number_of
 from plateflow.files import is_litter, write_atomic
 from plateflow.installed import make_project
@@ -76,13 +76,15 @@ def init(
     raw = [path for path in raw if str(path) not in files and (len(raw) == 1 or not is_litter(path.name))]
     if plate and len(raw) > 1:
         raise typer.BadParameter("one id can't name several plates; leave it out", param_hint="--plate")
-    given: dict[str, Any] = {"pattern": pattern, "image": image, "pixel_size_um": pixel_size_um, "format": wells}
-    given["channel_names"] = channel_names
-    given["follow_links"] = str(follow_links.resolve()) if follow_links else None
+    layout = layout or ("pattern" if pattern else None)
+    given: dict[str, Any] = {"plate": plate, "plate_map": plate_map, "layout": layout, "pattern": pattern}
+    given |= {"image": image, "pixel_size_um": pixel_size_um, "format": wells}
+    given |= {"channel_names": channel_names, "follow_links": str(follow_links.resolve()) if follow_links else None}
+    given = {column: value for column, value in given.items() if value is not None}
     failed: list[Path] = []
     for folder in raw:
         try:
-            _add(directory, folder, make_spec(folder, plate=plate, plate_map=plate_map, layout=layout, **given))
+            _add(directory, folder, make_spec(folder, **of_sheet(directory, folder, plate) | given))
         except (PlateflowError, OSError) as error:
             if len(raw) == 1:
                 raise
@@ -96,15 +98,26 @@ def init(
         )
 
 
+def of_sheet(directory: Path, raw: Path, plate: str | None) -> dict[str, Any]:
+    """What the plate sheet says of a folder already, as arguments of `make_spec`: what isn't given anew stays."""
+    for spec in _sheet(directory).values():
+        if plate in (None, spec.plate) and _same_folder(directory, spec, raw):
+            said = spec.model_dump(exclude={"path", *PLATE_SIZES}, exclude_none=True)
+            paths = {"plate_map", "follow_links"} & said.keys()
+            return said | {column: str((directory / said[column]).resolve()) for column in paths}
+    return {}
+
+
+def _same_folder(directory: Path, spec: PlateSpec, raw: Path) -> bool:
+    return (directory / spec.path).resolve() == raw.resolve()  # the sheet's paths may count from the project
+
+
 def _add(directory: Path, raw: Path, spec: PlateSpec) -> None:
     """List what a raw plate holds, and add it to the project."""
     from plateflow.plates import open_plate
     from plateflow.plates.plate import vendor_flat_field
     from plateflow.plates.reader import counted
 
-    sheet = _sheet(directory)
-    if spec.plate in sheet and sheet[spec.plate].path == spec.path:  # what was added to its line by hand stays
-        spec = sheet[spec.plate].model_copy(update=spec.model_dump(exclude_none=True))
     opened = open_plate(spec)
     metadata = opened.metadata
     if spec.plate_map and not (spec.format or opened.format_stated):
@@ -149,7 +162,7 @@ def make_spec(
     raw: Path,
     *,
     plate: str | None = None,
-    plate_map: Path | None = None,
+    plate_map: str | Path | None = None,
     layout: str | None = None,
     **columns: Any,
 ) -> PlateSpec:
@@ -172,7 +185,7 @@ def make_spec(
             plate=name,
             path=str(raw.resolve()),
             layout=layout,
-            plate_map=str(plate_map.resolve()) if plate_map else None,
+            plate_map=str(Path(plate_map).resolve()) if plate_map else None,
             **columns,
         )
     except ValidationError as error:
@@ -263,7 +276,7 @@ def write_project(directory: Path, spec: PlateSpec, plate: RawPlate) -> list[str
             lines.append(f"CHECK: no channel's name says what it shows ({', '.join(channels)}); in {path}, {what}")
         lines.append(f"Wrote {path}: {', '.join(f'{k} from {v.channels}' for k, v in config.segmentation.items())}")
     plates = _sheet(directory)
-    if spec.plate in plates and plates[spec.plate].path != spec.path:
+    if spec.plate in plates and not _same_folder(directory, plates[spec.plate], Path(spec.path)):
         raise PlateflowError(
             f"the plate id {spec.plate!r} is taken by another folder",
             where=str(sheet),

@@ -18,13 +18,13 @@ from typing import Any
 
 from plateflow.config import PlateSpec
 from plateflow.plates.files import Listing, inside, local_name, parsing, positive_int, xml_elements
+from plateflow.plates.load_data import load_data_tables
 from plateflow.plates.names import NamePattern, several_measurements
 from plateflow.plates.reader import Index, Records, counted, geometry, make_index, other_layout, plate_files
 from plateflow.plates.units import power_of_um
 
 INDEX_NAMES = ("index.idx.xml", "index.ref.xml", "index.xml", "imageindex.columbusidx.xml")
 """In small letters; V6 writes them so, others Index.idx.xml."""
-_TABLE = re.compile(r"\.csv(?:\.gz)?$", re.IGNORECASE)
 _WELL = re.compile(r"(^|/)r\d+c\d+$", re.IGNORECASE)
 """A folder of one well's images, as V6 makes them."""
 NAMES = NamePattern(
@@ -51,8 +51,8 @@ class HarmonyReader:
         """By an index in the folder or in its Images; else where half of the TIFFs of one measurement are named so."""
         if _index_file(names) is not None:
             return True
-        if any(PurePosixPath(name).name.lower() in INDEX_NAMES or _TABLE.search(name) for name in names):
-            return False  # that of a measurement further below; a table, such as load_data, says more than names
+        if any(PurePosixPath(name).name.lower() in INDEX_NAMES for name in names) or load_data_tables(folder, names):
+            return False  # that of a measurement further below; load_data says more than names
         images = [name for name in names if name.lower().endswith((".tif", ".tiff"))]
         named = [name for name in images if NAMES.match(name)]
         return 0 < len(images) <= 2 * len(named) and len({_WELL.sub("", name) for name in map(_folder, named)}) == 1

@@ -41,12 +41,12 @@ class LoadDataReader:
 
     def recognise(self, folder: Path, names: Sequence[str]) -> bool:
         """By a table with these columns, in the folder or one level below."""
-        return bool(_tables(folder, names))
+        return bool(load_data_tables(folder, names))
 
     def read(self, spec: PlateSpec) -> Index:
         """Index the plate of a load_data table (see `Reader.read`)."""
         listing = plate_files(spec)
-        tables = _tables(listing.root, sorted(listing.files))
+        tables = load_data_tables(listing.root, sorted(listing.files))
         folders = {name.rpartition("/")[0] for name in tables}
         if len(folders) > 1 and "" not in folders:
             raise several_measurements(spec, folders)
@@ -66,7 +66,8 @@ class LoadDataReader:
         return make_index(spec, self.name, _records(spec, listing, source), listing)
 
 
-def _tables(folder: Path, names: Iterable[str]) -> list[str]:
+def load_data_tables(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of a folder's files that are such tables."""
     return [name for name in names if TABLE.fullmatch(name) and _is_load_data(_columns(folder / name))]
 
 

@@ -64,8 +64,9 @@ def recognise(folder: Path, follow_links: str | None = None) -> str:
     """
     if (name := _recognised(folder, follow_links)) is not None:
         return name
-    if folder.is_dir() and (listing := list_files(folder, follow_links)).outside:
-        raise link_error(listing, min(listing.outside), plate="plate")
+    listing = list_files(folder, follow_links) if folder.is_dir() else None
+    if listing and listing.outside and listing.files.keys().isdisjoint(listing.image_names()):
+        raise link_error(listing, min(listing.outside), plate="plate")  # beside images a link says nothing of them
     below = [path.name for path in listed(folder) if _recognised(path)] if folder.is_dir() else []
     below = [name for name in below if not re.fullmatch(r"r\d+c\d+", name)]  # of Harmony's wells
     if len(below) > 1:

@@ -133,7 +133,11 @@ def plate_folder(spec: PlateSpec) -> Path:
     Raises:
         RawDataError: the folder does not exist, is empty, or cannot be listed.
     """
-    folder = Path(spec.path)
+    return _checked(spec, spec.path, "the plate's folder", "the path")
+
+
+def _checked(spec: PlateSpec, path: str, what: str, column: str) -> Path:
+    folder = Path(path)
     where = f"{spec.plate}: {folder}"
     try:
         there = folder.is_dir()
@@ -141,11 +145,12 @@ def plate_folder(spec: PlateSpec) -> Path:
     except OSError as error:
         raise machine_error(error, where=where) from error
     if not there:
-        remedy = "fix the path in the plate sheet; relative paths start at the folder in which snakemake runs"
-        raise RawDataError("the plate's folder does not exist", where=where, remedy=remedy) from unmounted(folder)
+        remedy = f"fix {column} in the plate sheet; relative paths start at the folder in which snakemake runs"
+        raise RawDataError(f"{what} does not exist", where=where, remedy=remedy) from unmounted(folder)
     if empty:
-        remedy = "copy the measurement into it, or fix the path in the plate sheet"
-        raise RawDataError("the plate's folder is empty", where=where, remedy=remedy)
+        remedy = f"copy the measurement into it, or fix {column} in the plate sheet"
+        # a mount point is empty on a node that lacks the share
+        raise RawDataError(f"{what} is empty", where=where, remedy=remedy) from unmounted(folder / "any")
     return folder
 
 
@@ -157,7 +162,7 @@ def plate_files(spec: PlateSpec) -> Listing:
     """
     folder = plate_folder(spec)
     if spec.follow_links is not None:
-        plate_folder(spec.model_copy(update={"path": spec.follow_links}))
+        _checked(spec, spec.follow_links, "the folder that links may lead into", "follow_links")
     return list_files(folder, spec.follow_links)
 
 

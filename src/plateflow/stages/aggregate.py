@@ -56,6 +56,8 @@ def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
     n_frames = math.prod(job.plate.metadata[axis] for axis in _frame_axes(job.config))
     if n_frames > 1:  # so tables of an earlier version, which know no frames, can't be accepted
         depends["frames"] = n_frames
+    if job.plate.spec.format is not None:  # it says which wells lie at the edge, and may come after the images
+        depends["format"] = job.plate.metadata["format"]
     return [WorkItem(depends=depends, data=plate_map)]
 
 
