@@ -60,7 +60,7 @@ def test_columns_are_the_same_in_every_well_the_empty_one_included(run: Planted)
 
 def test_values_are_those_of_the_labels_and_of_the_corrected_image(run: Planted) -> None:
     table = run.cells("B02")
-    image = WellImage.open(run.paths, "B02").group
+    image = zarr.open_group(run.paths.image("B02"), mode="r")
     labels = image["labels/cells/0"][0, 0]
     layout = WellImage.open(run.paths, "B02").layout
     np.testing.assert_array_equal(table["ObjectNumber"], np.unique(labels)[1:])
@@ -138,7 +138,7 @@ def test_the_nuclei_can_make_the_rows(planted: Planted, tmp_path) -> None:
     plate = planted.copy(tmp_path, features={"rows": "nuclei"})
     plate.run("features")
     table = plate.cells("B02")
-    image = WellImage.open(plate.paths, "B02").group
+    image = zarr.open_group(plate.paths.image("B02"), mode="r")
     nuclei, cells = (image[f"labels/{name}/0"][0, 0] for name in ("nuclei", "cells"))
     assert len(table) == len(np.unique(nuclei)) - 1
     within = [(cells[nuclei == number] > 0).any() for number in table["ObjectNumber"]]
@@ -156,7 +156,7 @@ def test_an_object_inside_the_box_of_another_canvas_is_measured_once(tmp_path) -
     assert bend.slices[1].stop == corner.slices[1].stop  # the bend's box covers the corner
     plate.run("features")
     table = plate.cells("B02")
-    labels = WellImage.open(plate.paths, "B02").group["labels/cells/0"][0, 0]
+    labels = WellImage.open(plate.paths, "B02").array("labels/cells/0")[0, 0]
     np.testing.assert_array_equal(table["ObjectNumber"], np.unique(labels)[1:])
     in_corner = np.isin(table["ObjectNumber"], np.unique(labels[corner.slices]))
     assert in_corner.sum() > 3

@@ -137,7 +137,7 @@ def test_a_channel_of_8_bits_beside_16(mixed: Project) -> None:
     image = WellImage.open(mixed.paths, "A01")
     assert image.layout.dtype == "uint16"
     raw = [tifffile.imread(mixed.raw / f"A01_s1_w{channel}.tif") for channel in (1, 2)]
-    np.testing.assert_array_equal(image.group["0"][0, :, 0], raw)
+    np.testing.assert_array_equal(image.array("0")[0, :, 0], raw)
     found = read_histograms(mixed.paths, "A01")
     assert found["1", "2"].top == 255 and found["1", "2"].saturated == pytest.approx((raw[1] == 255).mean())
     assert found["1", "1"].saturated == 0

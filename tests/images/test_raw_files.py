@@ -201,7 +201,7 @@ def test_the_pixels_tell_whether_a_file_of_another_time_is_the_same(make_project
     after = outcomes(project)
     assert {well: entry.sequence for well, entry in after.items()} == {"B02": 1, "B03": 2, "B04": 2}
     assert {well for well in after if after[well].fingerprint != before[well].fingerprint} == {"B03"}
-    np.testing.assert_array_equal(WellImage.open(project.paths, "B03").group["0"][0, 0, 0, :, :80], pixels)
+    np.testing.assert_array_equal(WellImage.open(project.paths, "B03").array("0")[0, 0, 0, :, :80], pixels)
     assert not stale(project)
 
 

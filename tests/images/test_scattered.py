@@ -51,7 +51,7 @@ def test_labels_and_pictures_of_scattered_fields(tmp_path: Path, level: int) -> 
     assert picture.shape == (side, 2 * side + 32)
     for canvas, left in zip(canvases(layout, set(), "max"), (0, side + 32), strict=True):
         ys, xs = (slice(side.start >> level, side.stop >> level) for side in canvas.slices)
-        stored = image.group[f"labels/nuclei/{level}"][0, 0, ys, xs]
+        stored = image.array(f"labels/nuclei/{level}")[0, 0, ys, xs]
         assert stored.any()
         np.testing.assert_array_equal(picture[:, left : left + side], stored)
     assert not picture[:, side : side + 32].any()

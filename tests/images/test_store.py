@@ -169,7 +169,7 @@ def test_an_image_whose_layout_changed_is_replaced_whole(tmp_path: Path) -> None
     first, other = content(paths.image("C11")), files(paths.image("B03"))
     for boxes in (((0, 0), (0, 10)), ((0, 0),)):
         make(tmp_path, {"B03": layout_of(*BOXES), "C11": layout_of(*boxes)})
-        image = WellImage.open(paths, "C11").group
+        image = zarr.open_group(paths.image("C11"), mode="r")
         assert not image["0"][:].any()  # back at the first layout it is empty, too
         assert not image["labels/nuclei/0"][:].any()
     assert image["0"].shape == (1, 1, 1, 10, 10)
@@ -248,12 +248,12 @@ def test_wells_and_label_sets_that_come_back_have_kept_their_pixels(tmp_path: Pa
 def test_labels_follow_the_z_mode(tmp_path: Path) -> None:
     wells = {"B03": layout_of((0, 0), z=3)}
     paths = make(tmp_path, wells)
-    assert WellImage.open(paths, "B03").group["labels/nuclei/0"].shape == (1, 1, 10, 10)
+    assert WellImage.open(paths, "B03").array("labels/nuclei/0").shape == (1, 1, 10, 10)
     fill(paths, "B03", np.ones((1, 10, 10), np.uint16), label=3)
     before = files(paths.image("B03") / "0")
     for z_mode, depth in (("keep", 3), ("max", 1)):
         make(tmp_path, wells, z_mode=z_mode)
-        labels = WellImage.open(paths, "B03").group["labels/nuclei/0"]
+        labels = WellImage.open(paths, "B03").array("labels/nuclei/0")
         assert labels.shape == (1, depth, 10, 10)
         assert not labels[:].any(), "back at the first shape, but what was in it is gone"
     assert files(paths.image("B03") / "0") == before
@@ -261,7 +261,7 @@ def test_labels_follow_the_z_mode(tmp_path: Path) -> None:
 
 def test_one_shard_a_level_and_the_fill_is_never_written(tmp_path: Path) -> None:
     paths = make(tmp_path)
-    image = WellImage.open(paths, "B03").group
+    image = zarr.open_group(paths.image("B03"), mode="r")
     assert not list(paths.store.rglob("c/*"))
     pixels = np.random.default_rng(0).integers(0, 4000, (1, 35, 50), dtype=np.uint16)
     fill(paths, "B03", pixels)
@@ -281,7 +281,7 @@ def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
     expected = np.zeros((35, 50), np.uint32)
     expected[0:10, 0:20] = labels
     expected[25:35, 40:50] = more
-    arrays = image.group["labels/nuclei"]
+    arrays = image.array("labels/nuclei")
     for level, of_level in enumerate(most_frequent(expected, 3)):
         np.testing.assert_array_equal(arrays[str(level)][0, 0], of_level)
     image.write_labels("nuclei", 0, 0, [(two, more)])
@@ -305,7 +305,7 @@ def test_planes_and_chunks_without_a_label_are_not_written(tmp_path: Path, monke
     assert shard == paths.image("B03") / "labels" / "nuclei" / "0" / "c" / "0" / "1" / "0" / "0"
     table = np.frombuffer(shard.read_bytes()[-4 - 16 * 16 : -4], "<u8").reshape(16, 2)
     assert np.flatnonzero(table[:, 1] != 2**64 - 1).tolist() == [4 + 2]
-    np.testing.assert_array_equal(image.group["labels/nuclei/0"][0], [np.zeros_like(labels), labels])
+    np.testing.assert_array_equal(image.array("labels/nuclei/0")[0], [np.zeros_like(labels), labels])
 
 
 class Ramp:
@@ -330,7 +330,7 @@ def test_labels_of_a_large_canvas_are_written_in_pieces(tmp_path: Path) -> None:
     assert peak < 70e6, "the plane has 144 MB, a piece 17, and there are a piece's canvas and comparison beside it"
     for level in range(3):
         whole = Ramp()[np.s_[0:6000, 0:6000]][:: 2**level, :: 2**level]  # its squares have 64 px: no level mixes them
-        np.testing.assert_array_equal(image.group[f"labels/nuclei/{level}"][0, 0], whole)
+        np.testing.assert_array_equal(image.array(f"labels/nuclei/{level}")[0, 0], whole)
 
 
 def flipped(path: Path) -> Iterator[int]:
@@ -347,7 +347,7 @@ def test_no_bit_of_a_shard_changes_unseen(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4000, (1, 20, 30), dtype=np.uint16)
     fill(paths, "B03", pixels, label=3)
     for name in ("0", "labels/nuclei/0"):
-        array, seen = WellImage.open(paths, "B03").group[name], 0
+        array, seen = WellImage.open(paths, "B03").array(name), 0
         (shard,) = (path for path in (paths.image("B03") / name / "c").rglob("*") if path.is_file())
         for _ in flipped(shard):
             with pytest.raises(ValueError, match="checksum"):
@@ -371,11 +371,11 @@ def test_the_preview_of_an_image_in_place_is_one_whole_shard(tmp_path: Path, mon
             write((ys, xs), pixels[:, ys, xs])
             written.append((ys, xs))
     assert len(written) > 2
-    assert image.group["0"].shape == (1, 1, 1, 7, 13)
-    (dataset,) = image.group.attrs["ome"]["multiscales"][0]["datasets"]
+    assert image.array("0").shape == (1, 1, 1, 7, 13)
+    (dataset,) = zarr.open_group(image.paths.image(image.well), mode="r").attrs["ome"]["multiscales"][0]["datasets"]
     scale, translation = (step[step["type"]][-2:] for step in dataset["coordinateTransformations"])
     assert (scale, translation) == ([8, 8], [3.5, 3.5])
-    np.testing.assert_array_equal(image.group["0"][0, :, 0], halve_mean(halve_mean(halve_mean(pixels))))
+    np.testing.assert_array_equal(image.array("0")[0, :, 0], halve_mean(halve_mean(halve_mean(pixels))))
     assert [path.name for path in paths.image("B03").rglob("c/**/*") if path.is_file()] == ["0"]
 
 
@@ -400,17 +400,17 @@ def test_large_images_are_cut_into_regions_of_one_shard_each(
             write((ys, xs), pixels[None, ys, xs])
     ys, xs = parts[-1]
     pixels[ys, xs] = 0
-    np.testing.assert_array_equal(image.group["0"][0, 0, 0], pixels)
+    np.testing.assert_array_equal(image.array("0")[0, 0, 0], pixels)
     if levels == 3:
-        np.testing.assert_array_equal(image.group["2"][0, 0, 0], halve_mean(halve_mean(pixels)))
+        np.testing.assert_array_equal(image.array("2")[0, 0, 0], halve_mean(halve_mean(pixels)))
     (canvas, lone) = canvases(layout, set(), "max")
     labels = np.random.default_rng(1).integers(1, 9, (canvas.height, canvas.width), dtype=np.uint32)
     image.write_labels("nuclei", 0, 0, [(canvas, labels)])
-    written = image.group["labels/nuclei/0"][0, 0]
+    written = image.array("labels/nuclei/0")[0, 0]
     np.testing.assert_array_equal(written[canvas.slices], labels)
     assert not written[lone.slices].any()
     for level, of_level in enumerate(most_frequent(written, levels)):
-        np.testing.assert_array_equal(image.group[f"labels/nuclei/{level}"][0, 0], of_level)
+        np.testing.assert_array_equal(image.array(f"labels/nuclei/{level}")[0, 0], of_level)
     for level in range(levels):
         made = [p for p in (paths.image("B03") / str(level) / "c").rglob("*") if p.is_file()]
         assert len(made) == len(parts) - 1  # the region without a field was never written
@@ -450,7 +450,8 @@ def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> No
     with image.writing(0, 0) as write:
         write(canvas.slices, ((labels > 0) * 1600).astype(np.uint16)[None])
     image.write_labels("nuclei", 0, 0, [(canvas, labels)])
-    for group in (image.group, image.group["labels/nuclei"]):
+    whole = zarr.open_group(image.paths.image(image.well), mode="r")
+    for group in (whole, whole["labels/nuclei"]):
         (multiscale,) = group.attrs["ome"]["multiscales"]
         for level, dataset in enumerate(multiscale["datasets"]):
             scale, start = (np.array(step[step["type"]])[-2:] for step in dataset["coordinateTransformations"])
@@ -460,11 +461,11 @@ def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> No
             for number, centre in enumerate(centres, start=1):
                 y, x = np.indices(pixels.shape) * scale[:, None, None] + start[:, None, None]
                 near = (abs(y / 0.5 - centre[0]) < 20) & (abs(x / 0.25 - centre[1]) < 20)
-                weights = pixels[near] if group is image.group else pixels[near] == number
+                weights = pixels[near] if group is whole else pixels[near] == number
                 off.append([np.average(y[near], weights=weights) / 0.5, np.average(x[near], weights=weights) / 0.25])
             off = np.array(off) - centres
             assert abs(off.mean(axis=0)).max() < 0.01
-            assert abs(off).max() < (0.05 if group is image.group else 1)
+            assert abs(off).max() < (0.05 if group is whole else 1)
 
 
 @pytest.mark.parametrize(
@@ -473,7 +474,7 @@ def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> No
 def test_labels_cover_the_planes_that_they_stand_for(tmp_path: Path, z_mode: str, scale: float, start: float) -> None:
     layout = replace(layout_of((0, 0), z=3), pixel_um=(2.0, 0.5, 0.5), z_known=True)
     paths = make(tmp_path, {"B03": layout}, z_mode=z_mode)
-    (multiscale,) = WellImage.open(paths, "B03").group["labels/nuclei"].attrs["ome"]["multiscales"]
+    (multiscale,) = WellImage.open(paths, "B03").array("labels/nuclei").attrs["ome"]["multiscales"]
     for dataset in multiscale["datasets"]:
         steps = {step["type"]: step[step["type"]][1] for step in dataset["coordinateTransformations"]}
         assert steps == {"scale": scale, "translation": start}
@@ -498,5 +499,5 @@ def test_ngio_masks_what_a_projection_measured(tmp_path: Path) -> None:
         inside = np.squeeze(masked.get_roi_masked(label=7))
         size = 8 >> level
         assert inside.shape == (3, size, size)
-        measured = np.asarray(image.group[str(level)][0, 0])[:, labels[:: 2**level, :: 2**level] == 7]
+        measured = np.asarray(image.array(str(level))[0, 0])[:, labels[:: 2**level, :: 2**level] == 7]
         np.testing.assert_array_equal(inside.reshape(3, -1), measured)

@@ -43,7 +43,7 @@ def test_level_0_is_raw_pixel_for_pixel(make_project: MakeProject) -> None:
             box = layout.fields[field - 1]
             for channel in range(3):
                 expected[(channel, *box.slices)] = tifffile.imread(project.raw_file(well, field, channel + 1))
-        written = WellImage.open(project.paths, well).group
+        written = zarr.open_group(project.paths.image(well), mode="r")
         np.testing.assert_array_equal(written["0"][0, :, 0], expected)
         assert written["2"].shape == (1, 3, 1, 30, 38)
         assert written["2"][0, :, 0].any()
@@ -93,7 +93,7 @@ def test_a_bad_plane_leaves_its_field_out(make_project: MakeProject, kind: str, 
     assert path.name in entry.detail
     assert [file for file, _ in entry.watch] == [str(path)]
     assert project.outcome("tile", "B02").state == "ok"
-    written = WellImage.open(project.paths, "B03").group["0"][0, :, 0]
+    written = WellImage.open(project.paths, "B03").array("0")[0, :, 0]
     assert not written[:, :, :80].any()
     np.testing.assert_array_equal(written[1, :, 80:], tifffile.imread(project.raw_file("B03", 2, 2)))
     assert {field for field, _ in read_histograms(project.paths, "B03")} == {"2"}
@@ -127,7 +127,7 @@ def test_a_well_without_a_sound_field_is_left_out_and_comes_back_once_mended(
     project.run("tile")  # without a new ingest: the job looks at its wells' files
     assert project.outcome("tile", "B03").state == "ok"
     assert project.outcome("tile", "B02") == other
-    pixels = WellImage.open(project.paths, "B03").group["0"]
+    pixels = WellImage.open(project.paths, "B03").array("0")
     np.testing.assert_array_equal(pixels[0, 0, 0, :, :80], tifffile.imread(bad[0]))
     for path in bad:
         path.write_bytes(b"")
@@ -159,7 +159,7 @@ def write_stack(folder: Path, *, bad: str = "") -> Project:
 def test_time_points_and_stacks(tmp_path: Path) -> None:
     project = write_stack(tmp_path / "raw")
     project.run("ingest", "tile")
-    image = WellImage.open(project.paths, "C04").group
+    image = zarr.open_group(project.paths.image("C04"), mode="r")
     assert image["0"].shape == (2, 2, 3, 40, 48 * 2 + 32)
     for t, c, z, name in ((1, 0, 2, "t1_z2_a"), (0, 1, 1, "t0_z1_b")):
         np.testing.assert_array_equal(image["0"][t, c, z, :, :48], tifffile.imread(project.raw / f"C04_f1_{name}.tif"))
@@ -175,7 +175,7 @@ def test_a_plane_that_turns_out_bad_late_takes_its_whole_field_out(tmp_path: Pat
     project = write_stack(tmp_path / "raw", bad="C04_f1_t1_z2_a.tif")
     project.run("ingest", "tile")
     assert project.outcome("tile", "C04").fields == {"1": "empty_file"}
-    image = WellImage.open(project.paths, "C04").group["0"]
+    image = WellImage.open(project.paths, "C04").array("0")
     assert not image[..., :48].any()  # no t and no z of the field is left
     np.testing.assert_array_equal(image[0, 0, 0, :, 80:], tifffile.imread(project.raw / "C04_f2_t0_z0_a.tif"))
     assert {field for field, _ in read_histograms(project.paths, "C04")} == {"2"}
@@ -192,7 +192,7 @@ def test_shard_regions_of_a_large_image(
     twin.run("ingest", "tile")
     for well in ("B02", "B03"):
         for level in range(3):
-            whole, cut = (WellImage.open(p.paths, well).group[str(level)] for p in (project, twin))
+            whole, cut = (WellImage.open(p.paths, well).array(str(level)) for p in (project, twin))
             np.testing.assert_array_equal(whole[:], cut[:])
         assert len(list((twin.paths.image(well) / "0" / "c").rglob("0/0/*/*"))) > 3
     assert content(project.paths.root / "histograms") == content(twin.paths.root / "histograms")
@@ -214,7 +214,7 @@ def test_a_changed_layout_replaces_the_image_and_tile_does_the_well_again(make_p
         layout = WellImage.open(project.paths, "B03").layout
         box = layout.fields[1]
         np.testing.assert_array_equal(
-            WellImage.open(project.paths, "B03").group["0"][(0, 0, 0, *box.slices)],
+            WellImage.open(project.paths, "B03").array("0")[(0, 0, 0, *box.slices)],
             tifffile.imread(project.raw_file("B03", 2, 1)),
         )
         assert (box.x == 80) == (text is original)
@@ -327,7 +327,7 @@ def test_a_real_plate(test_data: Path, tmp_path: Path) -> None:
     project = Project(raw=folder, results=tmp_path)
     project.options = {"segmentation": {"nuclei": LabelSet(channels=["HOECHST 33342"])}}
     project.run()
-    image = WellImage.open(project.paths, "A01").group
+    image = zarr.open_group(project.paths.image("A01"), mode="r")
     assert image["0"].shape == (1, 6, 1, 1080, 1080)
     for n in range(6):
         raw = tifffile.imread(folder / "Images" / f"r01c01f01p01-ch{n + 1}sk1fk1fl1.tiff")

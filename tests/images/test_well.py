@@ -39,7 +39,7 @@ def test_a_preview_is_corrected_and_the_first_field_wins(make_project: MakeProje
     image.window.lights["AGP"] = light = Light(coefficients=coefficients, dark=150.0)
     pixels = image.preview(1, canvas.fields, ["AGP", "DNA"], "max", 0)
     assert (pixels.dtype, pixels.shape) == (np.float32, (2, 60, 76))
-    raw = halve_mean(image.group["0"][0, :, 0])
+    raw = halve_mean(image.array("0")[0, :, 0])
     number = image.layout.channels.index("AGP")
     first, second = raw[number, :32, :40].astype(np.float32), raw[number, :32, 36:].astype(np.float32)
     for part in (first, second):

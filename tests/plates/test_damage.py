@@ -194,7 +194,7 @@ def test_the_field_of_a_damaged_image_is_set_aside(good: Good, tmp_path: Path, l
     assert {(well, field) for well in WELLS for field in tiled.required(well).fields} == bad
     for well in WELLS:
         layout_of_well = WellImage.open(plate.paths, well).layout
-        image = WellImage.open(plate.paths, well).group["0"]
+        image = WellImage.open(plate.paths, well).array("0")
         for box in layout_of_well.fields:
             for c, channel in enumerate(layout_of_well.channels):
                 for z in layout_of_well.z_planes[c]:

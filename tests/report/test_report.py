@@ -15,7 +15,6 @@ from planted_plate import Planted
 from scipy import ndimage
 
 from plateflow.config import Normalise, PlateSpec
-from plateflow.images.well import WellImage
 from plateflow.project import Project
 from plateflow.report import page as pages
 from plateflow.report.page import render
@@ -96,7 +95,7 @@ def test_a_picture_shows_the_whole_well_with_nuclei_in_blue(measured: Planted, p
     grey, field = pictures["B05"][:, :158], pictures["B05"][:, 162:]  # the first is left out
     assert grey.std() < 3
     assert field.std() > 20
-    image = WellImage.open(measured.paths, "B02").group
+    image = zarr.open_group(measured.paths.image("B02"), mode="r")
     at = ((np.arange(160) + 0.5) * 1.6).astype(int), ((np.arange(320) + 0.5) * 1.6).astype(int)
     nuclei, cells = (image[f"labels/{name}/0"][0, 0][np.ix_(*at)] > 0 for name in ("nuclei", "cells"))
     red, green, blue = pictures["B02"][ndimage.binary_erosion(nuclei, iterations=2)].mean(axis=0)

@@ -81,7 +81,7 @@ def test_an_image_has_the_channels_and_planes_of_its_well(uneven: Planted) -> No
     shapes, named, sets = {}, {}, {}
     for well in WELLS:
         image = uneven.paths.image(well)
-        shapes[well] = WellImage.open(uneven.paths, well).group["0"].shape[:3]
+        shapes[well] = WellImage.open(uneven.paths, well).array("0").shape[:3]
         omero = json.loads((image / "zarr.json").read_text())["attributes"]["ome"]["omero"]
         named[well] = tuple(channel["label"] for channel in omero["channels"])
         listed = json.loads((image / "labels" / "zarr.json").read_text())["attributes"]["ome"]["labels"]
@@ -144,7 +144,7 @@ def test_a_damaged_channel_that_nothing_needs_leaves_no_trace_in_the_others(tmp_
     path.write_bytes(path.read_bytes()[:600])
     planted = planted.copy(tmp_path / "half")
     planted.run("ingest", "tile", "normalise")
-    image = WellImage.open(planted.paths, "A01").group["0"][0]
+    image = WellImage.open(planted.paths, "A01").array("0")[0]
     assert image[2, :, :, :48].max() == 0
     assert image[2, :, :, 80:].max() > 3000 and image[:2, :, :, :48].max(axis=(1, 2, 3)).tolist() > [1000, 2000]
 

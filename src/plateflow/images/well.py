@@ -75,17 +75,20 @@ class WellImage:
         image = self.paths.image(self.well)
         return image / "labels" / label_set if label_set else image
 
-    @cached_property
-    def group(self) -> Any:
-        """The zarr.Group of the image, for reading: levels "0", "1", ... and "labels/<name>/0", ..."""
+    def array(self, name: str) -> Any:
+        """A zarr.Array of the image, for reading: level "0", "1", ... or "labels/<name>/0", ...
+
+        Each says all of itself: what its groups say is for viewers.
+        """
         import zarr
 
+        path = self._folder() / name
         try:
-            return zarr.open_group(self._folder(), mode="r", zarr_format=3, use_consolidated=False)
+            return zarr.open_array(path, mode="r", zarr_format=3)
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise ResultsError(
                 "the metadata of a well's image can't be read",
-                where=f"{self.paths.plate}/{self.well}: {self._folder() / 'zarr.json'}",
+                where=f"{self.paths.plate}/{self.well}: {path / 'zarr.json'}",
                 why=f"{type(error).__name__}: {error}",
                 remedy=f"`plateflow retry {self.paths.plate} --stage ingest`, then `snakemake`, writes them anew",
             ) from error
@@ -179,7 +182,7 @@ class WellImage:
     def labels(self, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:
         """The labels ([z,] y, x) in a canvas's box, at full size; those of other canvases in the box included."""
         planes = canvas.z if canvas.depth is None else slice(canvas.z, canvas.z + canvas.depth)
-        labels: NDArray[np.uint32] = self.group[f"labels/{label_set}/0"][(canvas.t, planes, *canvas.slices)]
+        labels: NDArray[np.uint32] = self.array(f"labels/{label_set}/0")[(canvas.t, planes, *canvas.slices)]
         return labels
 
     def preview_level(self, edge_px: int) -> int:
@@ -223,7 +226,7 @@ class WellImage:
 
     def preview_labels(self, level: int, label_set: str, t: int) -> NDArray[np.uint32]:
         """The labels (y, x) that belong to `preview`."""
-        array = self.group[f"labels/{label_set}/{level}"]
+        array = self.array(f"labels/{label_set}/{level}")
         size, parts, _ = self._picture(level)
         labels = np.zeros(size, np.uint32)
         for (ys, xs), (top, left) in parts:
@@ -310,7 +313,7 @@ class WellImage:
 
     def _stored(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
         if level not in self._levels:
-            self._levels[level] = self.group[str(level)]  # parses metadata: once, not once per plane
+            self._levels[level] = self.array(str(level))  # parses metadata: once, not once per plane
         pixels: NDArray[Any] = self._levels[level][(t, self.layout.channels.index(channel), z, *region)]
         return pixels
 
@@ -321,7 +324,7 @@ class WellImage:
         if label_set not in self._pyramids:
             folder, prefix = self._folder(label_set), f"labels/{label_set}/" if label_set else ""
             levels = self.levels if label_set or self.layout.preview is None else 1
-            self._pyramids[label_set] = [Level.of(folder / str(n), self.group[f"{prefix}{n}"]) for n in range(levels)]
+            self._pyramids[label_set] = [Level.of(folder / str(n), self.array(f"{prefix}{n}")) for n in range(levels)]
         return self._pyramids[label_set]
 
     @contextmanager

@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.files import write_changed, write_json
+from plateflow.files import digest, write_changed, write_json
 from plateflow.plates.pixels import camera_tops
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, damage
@@ -40,7 +40,11 @@ def work_items(job: Job) -> list[WorkItem[None]]:
     tiles = [] if job.plate.has_frozen_window() else _used_wells(job.plate)
     outcomes = job.plate.outcomes("tile")
     fingerprints = {well: outcomes.required(well).fingerprint for well in tiles}
-    shown = job.plate.outcomes("ingest").required().fingerprint
+    images = (
+        job.plate.outcomes("ingest").required().info["images"]
+    )  # with the channels, all that says how they are shown
+    layouts = {name: own for name, own in images.items() if "/labels/" not in name}
+    shown = digest(layouts, job.plate.metadata["channels"], job.config.levels)
     return [WorkItem(depends={"parameters": job.parameters(), "tile": fingerprints, "images": shown})]
 
 
