@@ -80,6 +80,23 @@ def test_noise_alone_and_a_plane_of_one_value_have_nothing_bright() -> None:
     assert bright_from(dust[0]) is None or np.isnan(uncovered({"B02": well(dust)})["B02"])
 
 
+@pytest.mark.parametrize("step", [1, 16, 257])  # files of 8 bits, and such files as 16 bits
+def test_few_grey_levels_are_no_bright_area_however_far_apart_they_are(step: int) -> None:
+    pixels, labels = field(0, signal=5000)
+    pixels = np.round(pixels / 50) * step  # a background of four levels
+    bright = brightness(pixels, labels, np.ones(SHAPE, bool))
+    assert uncovered({"B02": well(bright)})["B02"] < 0.25
+
+
+def test_the_haze_of_thick_cells_need_not_be_in_objects() -> None:
+    pixels, labels = field(0, n=5, signal=3000)
+    pixels[:90] += 150  # around the five
+    bright = brightness(pixels, labels, np.ones(SHAPE, bool))
+    assert uncovered({"B02": well(bright)})["B02"] < 0.25
+    nothing = brightness(pixels, labels * 0, np.ones(SHAPE, bool))
+    assert uncovered({"B02": well(nothing)})["B02"] == 1
+
+
 def test_only_the_pixels_of_the_field_count() -> None:
     pixels, labels = field(0)
     inside = np.zeros(SHAPE, bool)

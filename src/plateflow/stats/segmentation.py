@@ -154,25 +154,37 @@ def bright_from(counts: Counts) -> int | None:
     """The bin from which on a plate's pixels are bright; None where nothing stands out.
 
     Otsu's threshold (IEEE Trans Syst Man Cybern 9 (1979) 62) of the logarithms, which a few very bright specks don't
-    move, parts what is bright from the rest. Half of the median of the bright, the contour of a blurred edge, is the
-    threshold then: at Otsu's own, objects would have halos.
+    move, parts what is bright from the rest, and, where that is haze, once more what is in it. Half of the median of the
+    bright, the contour of a blurred edge, is the threshold then: at Otsu's own, objects would have halos. Pixels whose
+    values have wide steps (8 or 12 bits that fill 16) don't stand out by the first step.
 
     Args:
         counts: of all pixels, by bin.
     """
+    gap, start, first = int(OCTAVE * np.log2(STANDS_OUT)), None, 0
+    step = 1 + int(np.searchsorted(np.cumsum(counts[1:]), counts.sum() / 100))
+    floor = max(step - gap, 0)
+    counts = np.concatenate([np.zeros(floor, np.int64), counts[: floor + 1].sum(keepdims=True), counts[floor + 1 :]])
+    for _ in range(2):
+        cut = first + _otsu(counts[first:])
+        if cut == first:
+            break
+        dark, bright = (_median_bin(counts, side) for side in (slice(first, cut), slice(cut, None)))
+        if bright - dark < gap or (first and counts[cut:].sum() < LEAST_BRIGHT * counts.sum()):
+            break
+        start, first = max(bright - OCTAVE, cut), cut
+    return start
+
+
+def _otsu(counts: Counts) -> int:
+    """The first bin above Otsu's threshold; 0 where there is none."""
     bins = np.arange(len(counts))
     below = np.cumsum(counts)
     above = below[-1] - below
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.cumsum(counts * bins) / below, (np.sum(counts * bins) - np.cumsum(counts * bins)) / above
         between = np.nan_to_num(below * 1.0 * above * (means[1] - means[0]) ** 2)
-    if not between.any():
-        return None
-    cut = int(between.argmax()) + 1
-    dark, bright = (_median_bin(counts, side) for side in (slice(0, cut), slice(cut, None)))
-    if bright - dark < OCTAVE * np.log2(STANDS_OUT):
-        return None
-    return max(bright - OCTAVE, cut)
+    return int(between.argmax()) + 1 if between.any() else 0
 
 
 def _median_bin(counts: Counts, side: slice) -> int:
