@@ -154,9 +154,9 @@ def bright_from(counts: Counts) -> int | None:
     """The bin from which on a plate's pixels are bright; None where nothing stands out.
 
     Otsu's threshold (IEEE Trans Syst Man Cybern 9 (1979) 62) of the logarithms, which a few very bright specks don't
-    move, parts what is bright from the rest, and, where that is haze, once more what is in it. Half of the median of the
-    bright, the contour of a blurred edge, is the threshold then: at Otsu's own, objects would have halos. Pixels whose
-    values have wide steps (8 or 12 bits that fill 16) don't stand out by the first step.
+    move, parts what is bright from the rest and, where that is haze, what lies in it from the haze. Half of the median
+    of the bright, the contour of a blurred edge, is the threshold then: at Otsu's own, objects would have halos. Where
+    values go in wide steps (8 or 12 bits that fill 16), the first step is nothing that stands out.
 
     Args:
         counts: of all pixels, by bin.
