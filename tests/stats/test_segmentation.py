@@ -205,10 +205,7 @@ def test_the_plate_is_doubted_where_most_of_its_typical_wells_are_flagged_and_th
     (doubt,) = plate_doubts(table([0.1, 0.9, 0.7, 0.8]), NUCLEI)
     assert doubt["flag"] == "uncovered"
     assert doubt["wells"] == [("B03", "90%"), ("B05", "80%"), ("B04", "70%")]
-    assert doubt["line"] == (
-        "75% of what is bright in DNA is in none of the nuclei (worst: B03 90%, B05 80%, B04 70%): "
-        "check channels, diameter and model of segmentation.nuclei"
-    )
+    assert doubt["line"] == ("75% of what is bright in DNA is in none of the nuclei (worst: B03 90%, B05 80%, B04 70%)")
     assert plate_doubts(table([0.1, 0.9, 0.1, 0.8]), NUCLEI) == []
     assert plate_doubts(table([np.nan] * 4), NUCLEI) == []
 

@@ -284,7 +284,7 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
 
     Returns:
         dicts with `flag` (or `none`), `label_set`, `text`, `wells`, the worst ones, each with its number as text, and
-        `line`, all of that in one.
+        `line`, all of that in one; a text's number is the median `of` the wells that were asked, if any.
     """
     import pandas as pd
 
@@ -300,7 +300,7 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
         for flag, column in COLUMNS.items():
             values = by_well.get(f"Metadata_{prefix}_{column}", pd.Series(dtype=float)).dropna()
             judged = [values[reference_wells(by_well, which)[values.index]] for which in ("negative", "plate")]
-            typical = judged[0] if len(judged[0]) >= MIN_WELLS else judged[1]
+            of, typical = ("negative controls", judged[0]) if len(judged[0]) >= MIN_WELLS else ("plate", judged[1])
             excess = values.map(partial(_excess, flag, wanted=wanted)).sort_values(ascending=False, kind="stable")
             if (excess[typical.index] > 0).sum() * 2 <= len(typical):
                 continue
@@ -309,14 +309,13 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
             text = text.format(
                 name=name, channel=wanted.channel, number=_number(flag, typical.median()), why=wanted.why
             )
-            doubts.append(_doubt(flag, name, text, shown[:NAMED]))
+            doubts.append(_doubt(flag, name, text, shown[:NAMED]) | {"of": of})
     return doubts
 
 
 def _doubt(flag: str, label_set: str, text: str, wells: list[tuple[str, str]]) -> dict[str, Any]:
     worst = f" (worst: {', '.join(f'{well} {number}' for well, number in wells)})" if wells else ""
-    line = f"{text}{worst}: check channels, diameter and model of segmentation.{label_set}"
-    return {"flag": flag, "label_set": label_set, "text": text, "wells": wells, "line": line}
+    return {"flag": flag, "label_set": label_set, "text": text, "wells": wells, "line": f"{text}{worst}"}
 
 
 def numbers_of(flag: str, row: Mapping[str, Any]) -> list[str]:
