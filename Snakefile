@@ -68,15 +68,9 @@ onsuccess:
     atexit.unregister(WORKFLOW.last_words)
     if workflow.touch and SWITCHES.to_do():
         sys.exit(4)
-    doubts = WORKFLOW.doubts()
-    if doubts:
-        print(
-            "\nComplete, but (report.html shows where):",
-            *doubts,
-            sep="\n  ",
-            file=sys.stderr,
-        )
     left_out = WORKFLOW.left_out()
+    exceptions = filter(None, (WORKFLOW.doubts(), left_out))
+    for start, lines in zip(("Complete, but", "Besides,"), exceptions):
+        print(f"\n{start}", "\n  ".join(lines), file=sys.stderr)
     if left_out:
-        print("\nComplete, but", "\n  ".join(left_out), file=sys.stderr)
         sys.exit(3)

@@ -192,8 +192,13 @@ class Plate:
         """What to look at before the plate is believed, as `aggregate` has found it: a drift, a poor segmentation."""
         if not (entry := self.outcomes("aggregate").get(PLATE_KEY)):
             return []
-        segmentation = [f"look at the segmentation: {doubt['line']}" for doubt in entry.info.get("segmentation", ())]
-        return [f"look at the intensities: {what}" for what in entry.info.get("doubts", ())] + segmentation
+        found: dict[str, list[str]] = {}
+        for doubt in entry.info.get("segmentation", ()):
+            found.setdefault(doubt["label_set"], []).append(doubt["line"])
+        return [f"look at the intensities: {what}" for what in entry.info.get("doubts", ())] + [
+            f"look at the segmentation: {'; '.join(lines)}: check channels, diameter and model of segmentation.{name}"
+            for name, lines in found.items()
+        ]
 
     def left_out(self) -> list[LeftOut]:
         """What was left out of the plate, by its journals; nothing as long as it isn't ingested."""

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacles
 from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, runs
 from plateflow.chain import STAGES
-from plateflow.errors import ConfigError, LeaseError
+from plateflow.errors import ConfigError, LeaseError, number_of
 from plateflow.estimate import Estimate, estimates_of, screen_needs
 from plateflow.model.registry import find_weights, licence_notice
 from plateflow.paths import PlatePaths
@@ -211,8 +211,10 @@ class Workflow:
         return [total, *map(str, items)] if items else []
 
     def doubts(self) -> list[str]:
-        """What to look at before the plates are believed, one line each."""
-        return [f"{name}: {what}" for name, plate in self.plates.items() for what in plate.doubts()]
+        """What to look at before the plates are believed: how many, and then a line each; empty where nothing is."""
+        doubts = {name: found for name, plate in self.plates.items() if (found := plate.doubts())}
+        total = number_of(len(doubts), "plate[s are| is] to be looked at (report.html shows where):")
+        return [total, *(f"{name}: {what}" for name in doubts for what in doubts[name])] if doubts else []
 
     def last_words(self) -> None:
         """Say why a run failed: at the very end, below Snakemake's messages, and should Snakemake crash."""

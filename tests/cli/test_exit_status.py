@@ -1,6 +1,7 @@
 """All commands end with the statuses of one table, which README.md has."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,15 @@ def test_ctrl_c_ends_the_watch_with_the_status_of_the_plates(done, monkeypatch):
 
 
 def test_a_drift_reaches_the_verdict(done, monkeypatch):
-    monkeypatch.setattr(Plate, "doubts", lambda _: ["the intensity window no longer fits the plate"])
+    of, window = Plate.outcomes, ["the intensity window no longer fits the plate"]
+
+    def drifted(plate, stage):
+        entries = of(plate, stage)
+        entries.update({key: replace(entry, info=entry.info | {"doubts": window}) for key, entry in entries.items()})
+        return entries
+
+    monkeypatch.setattr(Plate, "outcomes", drifted)
     told = "micro: look at the intensities: the intensity window no longer fits the plate"
     assert told in plateflow("status", "micro", cwd=done.folder, status=0)
     page = write_screen(Project.load(Path("config/config.yaml")))
-    assert '<p class="verdict warn">Nothing was left out. 1 plate is to be looked at: see its verdict.' in page
+    assert '<p class="verdict warn">Nothing was left out. 1 plate is to be looked at: see its verdict: micro.' in page

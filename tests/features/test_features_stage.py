@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from planted_plate import Planted, plant
 
 from plateflow.config import Config, PlateSpec, load_config

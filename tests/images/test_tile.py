@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from images_project import Project
 
 from plateflow.config import LabelSet

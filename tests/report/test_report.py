@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from planted_plate import Planted
 from scipy import ndimage
 

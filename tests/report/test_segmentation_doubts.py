@@ -65,6 +65,8 @@ def test_of_true_objects_little_is_uncovered_and_nothing_is_flagged(measured: Pl
 def test_status_and_the_page_over_all_plates_name_it(empty: Planted, capsys: pytest.CaptureFixture[str]) -> None:
     overview(empty.plate, to_do(empty.plate, files=False))
     output = " ".join(capsys.readouterr().out.split())
-    assert "demo: look at the segmentation: no nuclei were found: check channels" in output
+    assert "demo: look at the segmentation: no nuclei were found; 100% of what is bright in DNA is in none" in output
+    assert output.count("look at the segmentation") == 2  # once for each label set
+    assert output.count("check channels, diameter and model of segmentation.nuclei") == 1
     text = text_of(write_screen(Project.of(empty.config, {"demo": empty.entry})))
     assert "1 plate is to be looked at: see its verdict: demo." in text

@@ -3,7 +3,6 @@
 # Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
 # about 25 s on 2 cores, and less would not be the real thing.
 
-import json
 import os
 import shutil
 import subprocess
@@ -58,7 +57,7 @@ def test_raw_data_that_moved_or_were_copied_again_redo_nothing(project):
 
 def test_a_new_well_adds_only_itself(project):
     before = project.sequences()
-    window = json.loads((project.path().root / "manifest" / "window.json").read_text())
+    window = (project.path().root / "manifest" / "window.json").read_text()
     wells = [*MICRO["wells"], WellPlan(well="C02", role="negative", treatment="DMSO", dose=0.0)]
     kept = {file: file.stat() for file in project.folder.glob("raw/micro__*/Images/*.tiff")}
     simulate_plate(project.folder / "raw", plate="micro", **MICRO | {"wells": wells})
@@ -69,9 +68,7 @@ def test_a_new_well_adds_only_itself(project):
     redone = project.redone(before)
     assert {well for _, well, _ in redone} == {"", "C02"}
     assert {stage for stage, well, _ in redone if not well} <= {"ingest", "normalise", "aggregate", "report"}
-    assert json.loads((project.path().root / "manifest" / "window.json").read_text()) == window, (
-        "it says how C02 is shown"
-    )
+    assert (project.path().root / "manifest" / "window.json").read_text() == window, "it says how C02 is shown"
     assert "C02" in (project.path().root / "wells.csv").read_text()
 
 

@@ -40,11 +40,9 @@ def work_items(job: Job) -> list[WorkItem[None]]:
     tiles = [] if job.plate.has_frozen_window() else _used_wells(job.plate)
     outcomes = job.plate.outcomes("tile")
     fingerprints = {well: outcomes.required(well).fingerprint for well in tiles}
-    images = (
-        job.plate.outcomes("ingest").required().info["images"]
-    )  # with the channels, all that says how they are shown
+    images, metadata = job.plate.outcomes("ingest").required().info["images"], job.plate.metadata
     layouts = {name: own for name, own in images.items() if "/labels/" not in name}
-    shown = digest(layouts, job.plate.metadata["channels"], job.config.levels)
+    shown = digest(layouts, metadata["channels"], metadata["bit_max"])  # with the window, all that images are shown by
     return [WorkItem(depends={"parameters": job.parameters(), "tile": fingerprints, "images": shown})]
 
 

@@ -119,25 +119,37 @@ def bright_from(counts: Counts) -> int | None:
     """The bin from which on a plate's pixels are bright; None where nothing stands out.
 
     Otsu's threshold (IEEE Trans Syst Man Cybern 9 (1979) 62) of the logarithms, which a few very bright specks don't
-    move, parts what is bright from the rest. Half of the median of the bright, the contour of a blurred edge, is the
-    threshold then: at Otsu's own, objects would have halos.
+    move, parts what is bright from the rest and, where that is haze, what lies in it from the haze. Half of the median
+    of the bright, the contour of a blurred edge, is the threshold then: at Otsu's own, objects would have halos. Where
+    values go in wide steps (8 or 12 bits that fill 16), the first step is nothing that stands out.
 
     Args:
         counts: of all pixels, by bin.
     """
+    gap, start, first = int(OCTAVE * np.log2(STANDS_OUT)), None, 0
+    step = 1 + int(np.searchsorted(np.cumsum(counts[1:]), counts.sum() / 100))
+    floor = max(step - gap, 0)
+    counts = np.concatenate([np.zeros(floor, np.int64), counts[: floor + 1].sum(keepdims=True), counts[floor + 1 :]])
+    for _ in range(2):
+        cut = first + _otsu(counts[first:])
+        if cut == first:
+            break
+        dark, bright = (_median_bin(counts, side) for side in (slice(first, cut), slice(cut, None)))
+        if bright - dark < gap or (first and counts[cut:].sum() < LEAST_BRIGHT * counts.sum()):
+            break
+        start, first = max(bright - OCTAVE, cut), cut
+    return start
+
+
+def _otsu(counts: Counts) -> int:
+    """The first bin above Otsu's threshold; 0 where there is none."""
     bins = np.arange(len(counts))
     below = np.cumsum(counts)
     above = below[-1] - below
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.cumsum(counts * bins) / below, (np.sum(counts * bins) - np.cumsum(counts * bins)) / above
         between = np.nan_to_num(below * 1.0 * above * (means[1] - means[0]) ** 2)
-    if not between.any():
-        return None
-    cut = int(between.argmax()) + 1
-    dark, bright = (_median_bin(counts, side) for side in (slice(0, cut), slice(cut, None)))
-    if bright - dark < OCTAVE * np.log2(STANDS_OUT):
-        return None
-    return max(bright - OCTAVE, cut)
+    return int(between.argmax()) + 1 if between.any() else 0
 
 
 def _median_bin(counts: Counts, side: slice) -> int:
@@ -241,7 +253,7 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
 
     Returns:
         dicts with `flag` (or `none`), `label_set`, `text`, `wells`, the worst ones, each with its number as text, and
-        `line`, all of that in one.
+        `line`, all of that in one; a text's number is the median `of` the wells that were asked, if any.
     """
     import pandas as pd
 
@@ -257,7 +269,7 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
         for flag, column in COLUMNS.items():
             values = by_well.get(f"Metadata_{prefix}_{column}", pd.Series(dtype=float)).dropna()
             judged = [values[reference_wells(by_well, which)[values.index]] for which in ("negative", "plate")]
-            typical = judged[0] if len(judged[0]) >= MIN_WELLS else judged[1]
+            of, typical = ("negative controls", judged[0]) if len(judged[0]) >= MIN_WELLS else ("plate", judged[1])
             excess = values.map(partial(_excess, flag, wanted=wanted)).sort_values(ascending=False, kind="stable")
             if (excess[typical.index] > 0).sum() * 2 <= len(typical):
                 continue
@@ -266,14 +278,13 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
             text = text.format(
                 name=name, channel=wanted.channel, number=_number(flag, typical.median()), why=wanted.why
             )
-            doubts.append(_doubt(flag, name, text, shown[:NAMED]))
+            doubts.append(_doubt(flag, name, text, shown[:NAMED]) | {"of": of})
     return doubts
 
 
 def _doubt(flag: str, label_set: str, text: str, wells: list[tuple[str, str]]) -> dict[str, Any]:
     worst = f" (worst: {', '.join(f'{well} {number}' for well, number in wells)})" if wells else ""
-    line = f"{text}{worst}: check channels, diameter and model of segmentation.{label_set}"
-    return {"flag": flag, "label_set": label_set, "text": text, "wells": wells, "line": line}
+    return {"flag": flag, "label_set": label_set, "text": text, "wells": wells, "line": f"{text}{worst}"}
 
 
 def numbers_of(flag: str, row: Mapping[str, Any]) -> list[str]:
