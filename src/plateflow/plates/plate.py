@@ -94,7 +94,9 @@ def vendor_flat_field(metadata: Mapping[str, Any]) -> str:
     Args:
         metadata: the content of manifest/plate.json.
     """
-    named = [f"{each['name']} ({each['flat_field']})" for each in metadata["channels"] if each.get("flat_field")]
+    fields = {each["name"]: each["flat_field"] for each in metadata["channels"] if each.get("flat_field")}
+    files = len(set(fields.values())) > 1  # else all are in the metadata themselves, under one name
+    named = [f"{name} ({place})" if files else name for name, place in fields.items()]
     of = ", ".join(named)
     what = f"the metadata have the vendor's flat field of {of}; it isn't used yet: images alone tell the illumination"
     return what if named else ""
