@@ -154,7 +154,8 @@ def _outcome(job: Job, item: Item, *, bad: Collection[str], flagged: Collection[
         elif item.well in bad:
             more |= {"state": "quarantined", "reason": "truncated", "fields": dict.fromkeys(fields, "truncated")}
             more |= {"detail": f"no field can be used: {BAD}", "files": {}}
-        depends["raw files"] = tile._content(more["raw"], more.get("fields", {}))
+        needed = sorted({channel for each in job.config.segmentation.values() for channel in each.channels})
+        depends["raw files"] = tile._content(more["raw"], more.get("fields", {}), needed)
     if job.stage.name == "normalise":
         depends |= normalise._FROZEN
     if (up := item.upstream) is not None:

@@ -281,7 +281,7 @@ def test_labels_of_canvases_and_their_pyramid(tmp_path: Path) -> None:
     expected = np.zeros((35, 50), np.uint32)
     expected[0:10, 0:20] = labels
     expected[25:35, 40:50] = more
-    arrays = image.array("labels/nuclei")
+    arrays = zarr.open_group(paths.image("B03") / "labels/nuclei", mode="r")
     for level, of_level in enumerate(most_frequent(expected, 3)):
         np.testing.assert_array_equal(arrays[str(level)][0, 0], of_level)
     image.write_labels("nuclei", 0, 0, [(two, more)])
@@ -474,7 +474,7 @@ def test_image_and_labels_lie_on_each_other_at_every_level(tmp_path: Path) -> No
 def test_labels_cover_the_planes_that_they_stand_for(tmp_path: Path, z_mode: str, scale: float, start: float) -> None:
     layout = replace(layout_of((0, 0), z=3), pixel_um=(2.0, 0.5, 0.5), z_known=True)
     paths = make(tmp_path, {"B03": layout}, z_mode=z_mode)
-    (multiscale,) = WellImage.open(paths, "B03").array("labels/nuclei").attrs["ome"]["multiscales"]
+    (multiscale,) = zarr.open_group(paths.image("B03") / "labels/nuclei", mode="r").attrs["ome"]["multiscales"]
     for dataset in multiscale["datasets"]:
         steps = {step["type"]: step[step["type"]][1] for step in dataset["coordinateTransformations"]}
         assert steps == {"scale": scale, "translation": start}
