@@ -9,7 +9,7 @@ from rich.console import Console
 
 from plateflow.metrics import average_precision
 from plateflow.segment import segment_image
-from plateflow.train.data import Sample, simulated_samples
+from plateflow.train.data import Sample, plate_sample
 from plateflow.train.evaluate import evaluate, table
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -17,7 +17,7 @@ TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return simulated_samples(3, seed=11, size=160)[0]
+    return [plate_sample("nuclei", 11, n, size=160) for n in range(3)]
 
 
 def test_a_score_sums_over_images(samples: list[Sample]) -> None:
@@ -42,5 +42,5 @@ def test_the_table_has_a_row_a_source(samples: list[Sample]) -> None:
     score = evaluate(samples[:1], TINY)
     console.print(table([score], "tiny"))
     text = console.export_text()
-    assert "simulated_nuclei" in text
+    assert "plate_nuclei" in text
     assert f"{score.f1:.3f}" in text

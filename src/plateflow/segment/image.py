@@ -154,17 +154,15 @@ def _bright_background(samples: NDArray[Any]) -> bool:
     return all(middle - low > (high - low) / 2 for low, middle, high in ranges)
 
 
-def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale the channels of an image as the network expects them, in training as in inference.
-
-    Each channel's 1st and 99th percentile become 0 and 1, without clipping. Where they are equal (a few bright objects
-    on an empty background), the minimum and maximum are taken; a channel without contrast becomes 0.
+def scale_intensities(image: NDArray[Any], limits: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """Scale the channels of an image as the network expects them, in training as in inference, without clipping.
 
     Args:
         image: CYX, any number type.
+        limits: (C, 2), the values that become 0 and 1; by default `intensity_limits` of each channel.
 
     Returns:
-        float32 CYX.
+        float32 CYX; a channel without contrast is 0.
 
     Raises:
         ArgumentError: values are NaN or infinite.
@@ -175,11 +173,15 @@ def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
             f"the image has {n_bad} values that are NaN or infinite", remedy="fix them, or choose another channel"
         )
     scaled = np.zeros(image.shape, np.float32)
-    for channel, out in zip(image, scaled, strict=True):
-        values = channel.astype(np.float64)  # in float32, little contrast on a large offset would be lost
-        low, high = np.percentile(values, PERCENTILES)
-        if not high > low:
-            low, high = values.min(), values.max()
+    for number, (channel, out) in enumerate(zip(image, scaled, strict=True)):
+        low, high = intensity_limits(channel) if limits is None else limits[number]
         if high > low:
-            out[...] = (values - low) / (high - low)
+            out[...] = (channel.astype(np.float64) - low) / (high - low)  # float32 loses little contrast on an offset
     return scaled
+
+
+def intensity_limits(channel: NDArray[Any]) -> tuple[float, float]:
+    """The 1st and 99th percentile of a channel; where they are equal (a few bright objects), its least and greatest."""
+    values = channel.astype(np.float64)
+    low, high = np.percentile(values, PERCENTILES)
+    return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))

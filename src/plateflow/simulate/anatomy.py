@@ -81,7 +81,7 @@ def anatomy(
     n = int(cells.max())
     depth = border_distance(cells)
     deepest = _largest(depth, cells, n)
-    thickness = depth / np.maximum(deepest, 1e-3)[cells]
+    thickness = (depth / np.maximum(deepest, 1e-3)[cells]).astype(np.float32)
     middle, axis, long, short = _moments(cells, n)
     radius = np.sqrt(np.maximum(np.bincount(cells.ravel(), minlength=n + 1), 1) / np.pi)
 
@@ -107,8 +107,8 @@ def anatomy(
     inside = (reach * wobble < 1) & (depth > 1.2)
     nuclei = np.where(inside, cells, 0).astype(np.uint32)
     nucleus_depth = border_distance(nuclei)
-    nucleus_depth = nucleus_depth / np.maximum(_largest(nucleus_depth, nuclei, n), 1e-3)[nuclei]
-    away = ndi.distance_transform_edt(~inside) if inside.any() else np.full(cells.shape, diameter)
+    nucleus_depth = (nucleus_depth / np.maximum(_largest(nucleus_depth, nuclei, n), 1e-3)[nuclei]).astype(np.float32)
+    beyond = ndi.distance_transform_edt(~inside) if inside.any() else np.full(cells.shape, diameter)
 
     valleys = noise(rng, cells.shape, max(0.8, 0.09 * nucleus * diameter)) - np.float32(1.9 - 0.5 * nucleoli)
     angle = rng.uniform(0, 2 * np.pi, n + 1)
@@ -120,7 +120,7 @@ def anatomy(
         depth=depth,
         thickness=thickness,
         nucleus_depth=nucleus_depth,
-        to_nucleus=away.astype(np.float32),
+        to_nucleus=beyond.astype(np.float32),
         nucleoli=np.clip(2 * valleys, 0, 1) * (nucleus_depth > 0.2),
         pole=centre + off,
         axis=axis,

@@ -8,6 +8,7 @@ these takes a real assay for one more.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, get_args
 
 import numpy as np
@@ -81,9 +82,7 @@ def random_field(
     return RandomField(look=look, kind=kind, image=image, scene=scene, labels=labels, diameter=d)
 
 
-def _cells(
-    rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str | None
-) -> tuple[str, Float, Labels]:
+def _cells(rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str | None) -> tuple[str, Float, Labels]:
     labels = _layout(rng, shape, d)
     a = anatomy(
         rng,
@@ -119,6 +118,7 @@ def _cells(
 
 def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple[str, Float, Labels]:
     dense = rng.random() < 0.35
+    sparse = rng.choice([rng.uniform(0.01, 0.08), rng.uniform(0.08, 0.4)])
     if dense and rng.random() < 0.6:
         labels = tile(
             rng,
@@ -132,13 +132,13 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
             present=rng.uniform(0.4, 1),
         )
     else:
-        forms: tuple[Form, ...] = ("round",) * 6 + (("lobed",) * int(rng.integers(0, 6))) + ("spindle",)
+        forms: tuple[Form, ...] = (*repeat("round", 6), *repeat("lobed", int(rng.integers(0, 6))), "spindle")
         labels = scatter(
             rng,
             shape,
             diameter=d,
             spread=rng.uniform(0.05, 0.35),
-            coverage=rng.uniform(0.35, 0.75) if dense else rng.choice([rng.uniform(0.01, 0.08), rng.uniform(0.08, 0.4)]),
+            coverage=rng.uniform(0.35, 0.75) if dense else sparse,
             forms=forms if rng.random() < 0.8 else forms[:-1],
             clumping=rng.uniform(0.1, 0.9),
             overlap=rng.uniform(0.0, 0.3),
@@ -162,7 +162,9 @@ def _transmitted(
     labels = _layout(rng, shape, d)
     a = anatomy(rng, labels, d, nucleus=rng.uniform(0.3, 0.6), nucleoli=rng.uniform(0.3, 1.6))
     contrasts: tuple[Contrast, ...] = get_args(Contrast)
-    contrast = contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=[0.55, 0.25, 0.15, 0.05])
+    contrast = (
+        contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=[0.55, 0.25, 0.15, 0.05])
+    )
     light = transmitted(rng, a, contrast)
     _specks(rng, light, d, count=rng.poisson(rng.choice([1, 12])), size=(0.02, 0.08), level=(-0.3, 0.4))
     return str(contrast), light[None], labels
@@ -175,7 +177,7 @@ def _tissue(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
         diameter=d,
         spread=rng.uniform(0.1, 0.4),
         coverage=rng.uniform(0.03, 0.5),
-        forms=("round", "lobed", "spread", "spindle")[: rng.integers(1, 5)],
+        forms=FORMS[: rng.integers(1, 5)],
         clumping=rng.uniform(0.1, 0.8),
         overlap=rng.uniform(0.0, 0.2),
     )

@@ -8,8 +8,10 @@ cell of 20 px shows what a camera of that resolution would.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from plateflow.simulate.anatomy import Anatomy
@@ -94,7 +96,9 @@ def tubulin(rng: np.random.Generator, a: Anatomy) -> Float:
     outward = np.rint(radius / (0.12 * a.diameter)).astype(int) + offset
     threads = ndi.gaussian_filter(texture[around % 256, outward % 256], 0.6)
     fade = 0.35 + np.exp(-radius / (rng.uniform(0.2, 0.5) * a.diameter))
-    return _inside(a, fade * np.clip(0.8 + rng.uniform(0.2, 0.5) * threads, 0.05, None) * np.where(a.nuclei > 0, 0.6, 1))
+    return _inside(
+        a, fade * np.clip(0.8 + rng.uniform(0.2, 0.5) * threads, 0.05, None) * np.where(a.nuclei > 0, 0.6, 1)
+    )
 
 
 def rna(rng: np.random.Generator, a: Anatomy) -> Float:
@@ -126,7 +130,7 @@ WHOLE_CELL: dict[str, Stain] = {
 }
 
 
-def _inside(a: Anatomy, light: Float) -> Float:
+def _inside(a: Anatomy, light: NDArray[np.floating[Any]]) -> Float:
     return np.where(a.cells > 0, light, 0).astype(np.float32)
 
 
