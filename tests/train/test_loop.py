@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from plateflow.model import load_model, model_info
+from plateflow.model import load_model, model_spec
 from plateflow.model.vit import FlowViTConfig
 from plateflow.train import loop
 from plateflow.train.batches import Batches, Source, stream
@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
 
 def test_a_run_leaves_weights_log_and_recipe(samples: list[Sample], tmp_path: Path) -> None:
     models = train(RECIPE, [Source(1.0, samples)], tmp_path, terms=Terms(licence="free", citation="us"))
-    assert model_info(tmp_path / "a.safetensors").licence == "free"
+    assert model_spec(tmp_path / "a.safetensors").licence == "free"
     saved = load_model(tmp_path / "a.safetensors")
     pairs = zip(saved.parameters(), models["a"].parameters(), strict=True)
     assert all(torch.equal(one, two.half().float()) for one, two in pairs)

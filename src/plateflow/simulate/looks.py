@@ -132,7 +132,8 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
             present=rng.uniform(0.4, 1),
         )
     else:
-        forms: tuple[Form, ...] = (*repeat("round", 6), *repeat("lobed", int(rng.integers(0, 6))), "spindle")
+        round_, lobed = FORMS[:2]
+        forms: tuple[Form, ...] = (*repeat(round_, 6), *repeat(lobed, int(rng.integers(0, 6))), "spindle")
         labels = scatter(
             rng,
             shape,
