@@ -160,7 +160,8 @@ def tile(
         at = np.clip(np.rint(seeds @ np.linalg.inv(scale)).astype(int), 0, np.array(shape) - 1)
         level = patches[at[:, 0], at[:, 1]]
         reach = np.where(level[owner] < np.quantile(patches, present), reach, np.inf)
-    labels = np.where(reach < 0.72 * pitch, owner + 1, 0).reshape(shape).astype(np.uint32)
+    farthest = 0.72 * pitch if present < 1 else np.inf  # colonies have round edges; a sheet has no holes
+    labels = np.where(reach < farthest, owner + 1, 0).reshape(shape).astype(np.uint32)
     corner = rounding * diameter
     if gap_px + corner > 0:
         labels = np.where(border_distance(labels) > gap_px / 2 + corner, labels, 0).astype(np.uint32)
