@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -53,6 +54,8 @@ def segment(
     targets = [output / re.sub(r"(?i)(?<=.)(\.ome)?\.[^.]+$|$", "_labels.tif", path.name, count=1) for path in images]
     _refuse_taken(images, targets)
     choose_device(device)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("plateflow").setLevel(logging.INFO)  # what an image is taken for
     model = str(check_model(model, weights_dir))
     output.mkdir(parents=True, exist_ok=True)
     failed = []

@@ -30,6 +30,7 @@ class ModelSpec:
         name: of the model; of the file if it doesn't say.
         licence: terms of use.
         channels: what each channel that it takes is, in order; an image may have fewer, never more.
+        colours: whether it reads red, green and blue of stained tissue, too: dark objects on a bright background.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
     """
 
@@ -39,6 +40,7 @@ class ModelSpec:
     citation: str
     normalisation: str = NORMALISATION
     channels: tuple[str, ...]
+    colours: bool
     diameter: float | None
 
     @property
@@ -98,14 +100,17 @@ PUBLISHED = {
 }
 """Files that the user downloads or supplies; those of Cellpose keep their original names."""
 
-DEFAULT_FILE = Path(__file__).parent / "weights" / "default.safetensors"
+PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.safetensors" for name in ("default", "fast")}
+"""The models that ship, on the same data: the accurate one, and one that takes half its time."""
 TRAINED_CHANNELS = ("the one that shows the objects", "one that helps, as DNA does for whole cells")
 """Channels of models trained here that don't say: of the default model (docs/model-card.md)."""
 CELLPOSE_CHANNELS = ("the one that shows the objects", "another", "another")
 """Cellpose-SAM was trained on images of one to three channels in any order, colour pictures among them."""
 CELLPOSE_DIAMETER = 30.0
 TRAINED_DIAMETER = 24.0
-"""Diameter of models trained here that don't say: the geometric middle of the 11 to 50 px of `train.augment`."""
+"""Diameter of models trained here that don't say: the geometric middle of the 11 to 50 px they were trained on."""
+PACKAGED_DIAMETER = 31.0
+"""Diameter of the models that ship: the geometric middle of the 8 to 120 px of `train.augment`."""
 
 
 def search_path(first: Path | None = None) -> list[Path]:
@@ -122,16 +127,16 @@ def find_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> P
     """Return the file of a model.
 
     Args:
-        name_or_path: `default`, the name of a published model or of a file in one of the folders of `search_path`
-            (`.safetensors` may be omitted), or the path of a weights file.
+        name_or_path: `default`, `fast`, the name of a published model or of a file in one of the folders of
+            `search_path` (`.safetensors` may be omitted), or the path of a weights file.
         weights_dir: a folder to search before the others.
 
     Raises:
         ModelError: there is no such file; the message lists where it was searched for.
     """
     name = str(name_or_path)
-    if name == "default":
-        return DEFAULT_FILE
+    if name in PACKAGED:
+        return PACKAGED[name]
     files = [PUBLISHED[name].file] if name in PUBLISHED else [name, f"{name}.safetensors"]
     folders = search_path(weights_dir)
     paths = [] if name in PUBLISHED else [Path(name)]
@@ -143,7 +148,7 @@ def find_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> P
     searched = ", ".join(map(str, folders))
     if name in PUBLISHED:
         raise unusable(name, f"its weights aren't on this machine; searched {searched}", ways_to_get(name))
-    names = ", ".join(["default", *(name for name, card in PUBLISHED.items() if card.segments)])
+    names = ", ".join([*PACKAGED, *(name for name, card in PUBLISHED.items() if card.segments)])
     raise unusable(
         name,
         f"there is no such model: neither one of {names}, nor a file, nor in {searched}",
@@ -201,16 +206,18 @@ def spec_of(path: Path) -> ModelSpec:
         if size == card.size and hash_of(path) == card.sha256:  # only files of this size are hashed
             diameter = CELLPOSE_DIAMETER if card.segments else None
             terms = {"licence": card.licence, "citation": card.citation}
-            return ModelSpec(name=name, path=path, channels=CELLPOSE_CHANNELS, diameter=diameter, **terms)
-    metadata = _metadata(path)
-    diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER)
+            return ModelSpec(name=name, path=path, channels=CELLPOSE_CHANNELS, colours=True, diameter=diameter, **terms)
+    metadata, packaged = _metadata(path), path in PACKAGED.values()
+    known = PACKAGED_DIAMETER if packaged else TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER
+    diameter, channels = metadata.get("diameter") or known, _channels(metadata)
     return ModelSpec(
         name=metadata.get("name", path.name),
         path=path,
         licence=metadata.get("licence") or UNKNOWN,
         citation=metadata.get("citation") or UNKNOWN,
         normalisation=metadata.get("normalisation", NORMALISATION),
-        channels=_channels(metadata),
+        channels=channels,
+        colours=packaged or len(channels) == IN_CHANNELS,
         diameter=float(diameter),
     )
 
