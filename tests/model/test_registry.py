@@ -118,7 +118,7 @@ def test_a_restricted_licence_is_told_once(folders: list[Path], published: bytes
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="default, cpsam, cpsam_v2"):
+    with pytest.raises(ModelError, match="default, fast, cpsam, cpsam_v2"):
         model_spec("cyto3")
 
 
