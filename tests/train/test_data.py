@@ -1,54 +1,10 @@
-"""Reading annotated images: channels in the network's order, intensities normalised, trouble named."""
-
-from pathlib import Path
+"""Samples: scaled as images to segment are, drawn the same for the same seed."""
 
 import numpy as np
 import pytest
-import tifffile
 
 from plateflow.segment.image import scale_intensities
-from plateflow.train.data import load_source, look_sample, make_sample, median_diameter, plate_sample
-
-
-def write(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> None:
-    for kind, array in (("images", image), ("labels", labels)):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(folder / kind / f"{name}.tif", array)
-
-
-LABELS = np.pad(np.ones((10, 10), np.uint16), 5)
-
-
-def test_grey_images_give_one_channel(tmp_path: Path) -> None:
-    write(tmp_path, "a", LABELS.astype(np.uint8) * 200, LABELS)
-    (sample,) = load_source(tmp_path)
-    assert sample.image.shape == (1, 20, 20)
-    assert sample.image.min() == 0 and sample.image.max() == 1
-    assert sample.diameter == pytest.approx(2 * np.sqrt(100 / np.pi))
-    assert sample.light == "fluorescence"
-
-
-def test_phase_contrast_is_known_by_its_source(tmp_path: Path) -> None:
-    folder = tmp_path / "usiigaci_phc_x"
-    write(folder, "a", LABELS.astype(np.uint8), LABELS)
-    assert load_source(folder)[0].light == "transmitted"
-
-
-def test_whole_cells_see_their_channel_first_and_the_nucleus_second(tmp_path: Path) -> None:
-    ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
-    write(tmp_path, "a", np.stack([ramp, ramp[::-1], ramp.T]), LABELS)  # membrane, cytoplasm, nucleus
-    cytoplasm, membrane = load_source(tmp_path)
-    assert np.array_equal(cytoplasm.pixels, np.stack([ramp[::-1], ramp.T]))
-    assert np.array_equal(membrane.pixels, np.stack([ramp, ramp.T]))
-
-
-def test_stained_tissue_gives_its_three_colours(tmp_path: Path) -> None:
-    colour = np.full((20, 20, 3), 250, np.uint8)
-    colour[LABELS > 0] = (40, 80, 120)
-    write(tmp_path, "a", colour, LABELS)
-    (sample,) = load_source(tmp_path)
-    assert sample.light == "colour"
-    assert np.array_equal(sample.pixels, np.moveaxis(colour, -1, 0))
+from plateflow.train.data import look_sample, make_sample, median_diameter, plate_sample
 
 
 @pytest.mark.parametrize(
@@ -62,14 +18,6 @@ def test_stained_tissue_gives_its_three_colours(tmp_path: Path) -> None:
 def test_a_sample_is_normalised_as_an_image_to_segment_is(image: np.ndarray) -> None:
     sample = make_sample("x", "x", [image], np.zeros(image.shape, np.int32))
     assert np.allclose(sample.image, scale_intensities(image[None]), atol=1e-5)
-
-
-def test_trouble_with_the_files_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no images"):
-        load_source(tmp_path)
-    write(tmp_path, "a", np.zeros((20, 21), np.uint8), LABELS)
-    with pytest.raises(ValueError, match=r"\(20, 21\).*\(20, 20\)"):
-        load_source(tmp_path)
 
 
 def test_both_targets_of_a_plate_field_are_of_the_same_cells() -> None:

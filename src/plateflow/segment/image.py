@@ -63,7 +63,7 @@ def segment_image(
     diameter = None if diameter is None else arguments.finite("diameter", diameter, least=0, above=True)
     spec = model_spec(model)
     samples, colour = _as_cyx(image, merge=channels is None), _is_yxs(image)
-    stained = len(samples) == IN_CHANNELS and _bright_background(samples)
+    stained = len(samples) == IN_CHANNELS and bright_background(samples)
     if stained and not spec.colours:
         raise ArgumentError(
             "a colour image with a bright background (stained tissue, bright field) can't be segmented",
@@ -151,7 +151,7 @@ def _numbers(image: NDArray[Any], channels: Sequence[int] | None) -> list[int]:
     return [int(channel) for channel in channels]
 
 
-def _bright_background(samples: NDArray[Any]) -> bool:
+def bright_background(samples: NDArray[Any]) -> bool:
     """Whether the usual pixel of a colour image, CYX, is nearer to its brightest than to its darkest, in every colour.
 
     Of densely stained cells in one or two colours it isn't: the others stay dark.

@@ -1,16 +1,13 @@
-"""Samples for training and evaluation: annotated images from folders, and simulated ones.
+"""Samples for training and evaluation: what the network sees of an image, and its labels; simulated samples.
 
-The folders are laid out as `<data>/<split>/<source>/images/<name>.tif` with `labels/<name>.tif`. A sample holds what
-the network sees, by the convention of the model card: the channel of the object first, helper channels after it.
+By the convention of the model card the channel of the object is the first, helper channels come after it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from plateflow.segment.image import intensity_limits, scale_intensities
@@ -18,7 +15,7 @@ from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.looks import Look, random_field
 
 CODEX_CHANNELS = {"membrane": 0, "cytoplasm": 1, "nucleus": 2}
-BRIGHT_SOURCES = ("usiigaci_phc",)
+TRANSMITTED_SOURCES = ("usiigaci_phc",)
 """Beginnings of the names of sources whose grey images are of transmitted light."""
 
 Light = Literal["fluorescence", "transmitted", "colour"]
@@ -27,7 +24,7 @@ Light = Literal["fluorescence", "transmitted", "colour"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One annotated image, as the integers of its file: processes that make crops share it, and normalise as they cut.
+    """One annotated image, as its file has it: processes that make crops share it, and normalise as they cut.
 
     Attributes:
         source: name of the source that it belongs to.
@@ -41,7 +38,7 @@ class Sample:
 
     source: str
     name: str
-    pixels: NDArray[np.uint16]
+    pixels: NDArray[np.uint16] | NDArray[np.float32]
     limits: NDArray[np.float64]
     labels: NDArray[np.int32]
     diameter: float
@@ -63,12 +60,13 @@ def median_diameter(labels: NDArray[np.integer]) -> float:
 def make_sample(
     source: str,
     name: str,
-    channels: Iterable[NDArray[np.integer]],
+    channels: Iterable[NDArray[Any]],
     labels: NDArray[np.integer],
     light: Light = "fluorescence",
 ) -> Sample:
-    """Make a sample of the channels of an image, uint8 or uint16 YX, and its labels."""
-    pixels = np.stack(list(channels)).astype(np.uint16)
+    """Make a sample of the channels of an image, YX of any number type, and its labels."""
+    pixels = np.stack(list(channels))
+    pixels = pixels.astype(np.uint16 if np.can_cast(pixels.dtype, np.uint16) else np.float32)
     return Sample(
         source=source,
         name=name,
@@ -78,38 +76,6 @@ def make_sample(
         diameter=median_diameter(labels),
         light=light,
     )
-
-
-def load_source(folder: Path) -> list[Sample]:
-    """Read every image of one source, in order of names.
-
-    A CODEX image (membrane, cytoplasm, nucleus) gives two samples of whole cells, (cytoplasm, nucleus) and (membrane,
-    nucleus); a colour image gives red, green and blue; a grey one is taken as it is.
-
-    Raises:
-        ValueError: if the folder holds no images, or one without labels of its shape.
-    """
-    samples: list[Sample] = []
-    grey: Light = "transmitted" if folder.name.startswith(BRIGHT_SOURCES) else "fluorescence"
-    for path in sorted((folder / "images").glob("*.tif")):
-        image = tifffile.imread(path)
-        labels = tifffile.imread(folder / "labels" / path.name)
-        colour = image.ndim == 3 and image.shape[-1] == 3
-        if colour:
-            image = np.moveaxis(image, -1, 0)
-        if image.shape[-2:] != labels.shape:
-            raise ValueError(f"{path} has the shape {image.shape}, its labels {labels.shape}.")
-        if colour:
-            samples.append(make_sample(folder.name, path.stem, image, labels, "colour"))
-        elif image.ndim == 2:
-            samples.append(make_sample(folder.name, path.stem, [image], labels, grey))
-        else:
-            for name in ("cytoplasm", "membrane"):
-                channels = [image[CODEX_CHANNELS[name]], image[CODEX_CHANNELS["nucleus"]]]
-                samples.append(make_sample(folder.name, f"{path.stem}:{name}", channels, labels))
-    if not samples:
-        raise ValueError(f"{folder} holds no images (expected images/<name>.tif with labels/<name>.tif).")
-    return samples
 
 
 def look_sample(look: Look, seed: int, number: int) -> Sample:

@@ -9,15 +9,15 @@ import csv
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, fields
 from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 
 from plateflow.train.batches import Source
-from plateflow.train.data import Sample, load_source, look_sample, plate_sample
+from plateflow.train.data import Sample, look_sample, plate_sample
 from plateflow.train.evaluate import DATA, Score, evaluate, table
+from plateflow.train.folders import read_source
 from plateflow.train.loop import Terms, train
 from plateflow.train.recipe import Recipe
 
@@ -77,9 +77,9 @@ def simulated(fields: int, seed: int, workers: int) -> list[list[Sample]]:
 
 def sources_of(data: Path, fields: int, workers: int) -> tuple[list[Source], dict[str, list[Sample]]]:
     """What the models are trained on, and by name what is held out to choose by; `data` holds `train/<source>`."""
-    sources, held_out = [], {name: load_source(data / "train" / name) for name in HELD_OUT_SOURCES}
+    sources, held_out = [], {name: read_source(data / "train" / name) for name in HELD_OUT_SOURCES}
     for name, share in REAL.items():
-        samples = load_source(data / "train" / name)
+        samples = read_source(data / "train" / name)
         few = len(samples) < 2 * HELD_OUT_EVERY  # two images alone: nothing to spare
         kept = [s for i, s in enumerate(samples) if few or i % HELD_OUT_EVERY != 3]
         sources.append(Source(share, kept))
@@ -95,9 +95,10 @@ def sources_of(data: Path, fields: int, workers: int) -> tuple[list[Source], dic
 def write_scores(path: Path, scores: Sequence[tuple[str, Score]]) -> None:
     """Write scores as CSV, one row per model and source."""
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", *(field.name for field in fields(Score))])
-        writer.writerows([name, *astuple(score)] for name, score in scores)
+        rows = [{"model": name, **score.as_row()} for name, score in scores]
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ COARSE_FROM = 40.0
 
 
 def cut(
-    pixels: NDArray[np.uint16],
+    pixels: NDArray[np.uint16] | NDArray[np.float32],
     limits: NDArray[np.float64],
     labels: NDArray[np.int32],
     matrix: NDArray[np.float64],
