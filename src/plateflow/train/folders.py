@@ -74,28 +74,31 @@ def read_source(folder: Path) -> list[Sample]:
 
 def _pairs(folder: Path) -> Iterator[tuple[Path | None, Path | None]]:
     """Images and their labels, None where one is alone; nothing of a folder without any labels."""
-    parts = folder / "images", next((folder / name for name in ("labels", "masks") if (folder / name).is_dir()), None)
-    beside = parts[1] is None or not parts[0].is_dir()
-    files = {part: _files(part) for part in ([folder] if beside else [each for each in parts if each])}
+    apart = next((folder / name for name in ("labels", "masks") if (folder / name).is_dir()), None)
+    if apart and (folder / "images").is_dir():
+        pictures, objects = _files(folder / "images"), _files(apart)
+    else:
+        files = _files(folder)
+        objects = [path for path in files if LABELS.fullmatch(path.stem)]
+        pictures = [path for path in files if path not in objects and path.suffix.lower() in IMAGES]
     images, labels = dict[str, Path](), dict[str, Path]()
-    for part, paths in files.items():
-        for path in paths:
-            match = LABELS.fullmatch(path.stem) if beside or part == parts[1] else None
-            kind = labels if match or (not beside and part == parts[1]) else images
-            name = match["name"] if match else path.stem.removesuffix(".ome")
-            if name in kind and kind is images:
-                raise RawDataError("two images have one name", where=f"{kind[name]} and {path}")
-            kind[name] = path if name not in kind or path.suffix != ".npy" else kind[name]
+    for path in pictures:
+        first = images.setdefault(path.stem.removesuffix(".ome"), path)
+        if first != path:
+            raise RawDataError("two images have one name", where=f"{first} and {path}")
+    for path in objects:
+        match = LABELS.fullmatch(path.stem)
+        labels.setdefault(match["name"] if match and path.stem not in images else path.stem.removesuffix(".ome"), path)
     if labels:
         for name in sorted(images | labels):
             yield images.get(name), labels.get(name)
 
 
 def _files(folder: Path) -> list[Path]:
-    suffixes = (*IMAGES, ".npy")
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+    """Those that may be read; of a name, label images come before Cellpose's `_seg.npy`."""
+    kinds = (*IMAGES, ".npy")
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in kinds and not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (path.suffix == ".npy", path.name))
 
 
 def _samples(source: str, image: Path, labels: Path) -> list[Sample]:
