@@ -31,12 +31,15 @@ class Overlaps:
         true: object of the true image; objects are counted from 0 in the order of their labels.
         pred: object of the predicted image.
         iou: intersection over union of the two.
+        of_true, of_pred: the share of the true, and of the predicted object, that lies in the other.
         n_true, n_pred: objects of the two images.
     """
 
     true: Counts
     pred: Counts
     iou: Floats
+    of_true: Floats
+    of_pred: Floats
     n_true: int
     n_pred: int
 
@@ -92,6 +95,20 @@ def f1(true: Images, pred: Images, threshold: float = 0.5) -> Floats:
     return _ratio(2 * tp, 2 * tp + fp + fn)[..., 0]
 
 
+def merged_and_split(true: LabelImage, pred: LabelImage) -> tuple[int, int]:
+    """How many predicted objects hold most of several true ones, and how many true ones most of several predicted.
+
+    Most is more than half of an object's pixels, so an object is counted in one other at most.
+
+    Raises:
+        ValueError: as for `overlaps`.
+    """
+    pairs = overlaps(true, pred)
+    merged = np.bincount(pairs.pred[pairs.of_true > 0.5], minlength=1)
+    split = np.bincount(pairs.true[pairs.of_pred > 0.5], minlength=1)
+    return int((merged > 1).sum()), int((split > 1).sum())
+
+
 def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
     """Tabulate which objects of two label images share pixels, and their intersection over union.
 
@@ -119,6 +136,8 @@ def overlaps(true: LabelImage, pred: LabelImage) -> Overlaps:
         true=index_true[kept] - no_true,
         pred=index_pred[kept] - no_pred,
         iou=shared[kept] / union,
+        of_true=shared[kept] / area_true[index_true[kept]],
+        of_pred=shared[kept] / area_pred[index_pred[kept]],
         n_true=names_true.size - no_true,
         n_pred=names_pred.size - no_pred,
     )

@@ -12,8 +12,9 @@ from imagecodecs import png_encode
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
-from plateflow.cli.segment import _numbers, read_image
+from plateflow.cli.segment import _numbers
 from plateflow.errors import PlateflowError
+from plateflow.segment.pictures import read_image
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 A = np.random.default_rng(0).integers(0, 4000, (4, 3, 20, 30)).astype(np.uint16)

@@ -12,7 +12,7 @@ from plateflow.model import load_model
 from plateflow.segment import segment_image
 from plateflow.segment.image import scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
-from plateflow.train.data import load_source
+from plateflow.train.folders import read_source
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,6 @@ def test_a_tile_has_the_same_bits_at_any_place_in_a_batch(dtype: torch.dtype) ->
 
 def test_real_nuclei(test_data: Path) -> None:
     """Four images of the source on which the model card's figure stands."""
-    samples = load_source(test_data / "cells2d" / "val" / "dsb2018_fluo_520_u2os")[::11]
+    samples = read_source(test_data / "cells2d" / "val" / "dsb2018_fluo_520_u2os")[::11]
     found = [segment_image(s.image) for s in samples]
     assert average_precision([s.labels for s in samples], found, 0.5)[0].mean() >= 0.9

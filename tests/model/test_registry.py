@@ -10,7 +10,7 @@ import pytest
 
 from plateflow.errors import ModelError
 from plateflow.model import model_spec, save_model
-from plateflow.model.registry import DEFAULT_FILE, PUBLISHED, find_weights, licence_notice
+from plateflow.model.registry import PACKAGED, PUBLISHED, find_weights, licence_notice
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 
 
@@ -39,12 +39,13 @@ def test_a_changed_file_has_another_hash(tmp_path: Path) -> None:
     assert model_spec(path).sha256 != first
 
 
-def test_the_default_model_fits_and_is_free_for_any_use() -> None:
-    spec = model_spec("default")
-    assert spec.path == DEFAULT_FILE
-    assert DEFAULT_FILE.stat().st_size <= 16 * 2**20
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_models_that_ship_fit_and_are_free_for_any_use(name: str) -> None:
+    spec = model_spec(name)
+    assert spec.path == PACKAGED[name] and spec.name == name
+    assert spec.path.stat().st_size <= 16 * 2**20
     assert "free for any use" in spec.licence
-    assert spec.diameter == 24.0
+    assert (spec.diameter, len(spec.channels), spec.colours) == (31.0, 2, True)
 
 
 @pytest.fixture
@@ -113,11 +114,11 @@ def test_a_restricted_licence_is_told_once(folders: list[Path], published: bytes
     assert "CC-BY-NC" in notice
     assert "CC-BY-NC" in (folders[1] / "cpsam.licence.txt").read_text()
     assert licence_notice(path) is None
-    assert licence_notice(DEFAULT_FILE) is None
+    assert licence_notice(PACKAGED["default"]) is None
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="default, cpsam, cpsam_v2"):
+    with pytest.raises(ModelError, match="default, fast, cpsam, cpsam_v2"):
         model_spec("cyto3")
 
 

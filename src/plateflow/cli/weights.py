@@ -11,6 +11,7 @@ from plateflow.config import SAFE_NAME
 from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import atomic_file
 from plateflow.model.registry import (
+    PACKAGED,
     PUBLISHED,
     check_published,
     find_weights,
@@ -106,7 +107,7 @@ def add(
     from plateflow.model.weights import check_model, import_sam, is_sam, save_model
 
     folder = search_path(weights_dir)[0]
-    if not SAFE_NAME.fullmatch(name) or name == "default":
+    if not SAFE_NAME.fullmatch(name) or name in PACKAGED:
         raise PlateflowError(f"{name!r} cannot be the name of a model", remedy="use letters, digits and . _ + -")
     if not file.is_file():
         raise PlateflowError("there is no such file", where=str(file))
@@ -147,7 +148,7 @@ def _models(weights_dir: Path | None) -> dict[str, Path | None]:
         if path.is_file() and path.suffix in ("", ".safetensors") and not path.name.startswith(".")
     ]
     models: dict[str, Path | None] = {}
-    for name in ["default", *PUBLISHED, *others]:
+    for name in [*PACKAGED, *PUBLISHED, *others]:
         try:
             models[name] = find_weights(name, weights_dir)
         except ModelError:

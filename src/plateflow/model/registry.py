@@ -30,6 +30,7 @@ class ModelSpec:
         name: of the model; of the file if it doesn't say.
         licence: terms of use.
         channels: what each channel that it takes is, in order; an image may have fewer, never more.
+        colours: whether it reads red, green and blue of stained tissue, too: dark objects on a bright background.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
         diameters: least and greatest median diameter, px, of the images that it was trained on.
     """
@@ -40,6 +41,7 @@ class ModelSpec:
     citation: str
     normalisation: str = NORMALISATION
     channels: tuple[str, ...]
+    colours: bool
     diameter: float | None
     diameters: tuple[float, float]
 
@@ -100,7 +102,8 @@ PUBLISHED = {
 }
 """Files that the user downloads or supplies; those of Cellpose keep their original names."""
 
-DEFAULT_FILE = Path(__file__).parent / "weights" / "default.safetensors"
+PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.safetensors" for name in ("default", "fast")}
+"""The models that ship, on the same data: the accurate one, and one that takes half its time."""
 TRAINED_CHANNELS = ("the one that shows the objects", "one that helps, as DNA does for whole cells")
 """Channels of models trained here that don't say: of the default model (docs/model-card.md)."""
 CELLPOSE_CHANNELS = ("the one that shows the objects", "another", "another")
@@ -109,7 +112,7 @@ CELLPOSE_DIAMETER = 30.0
 CELLPOSE_DIAMETERS = (7.5, 120.0)
 """px, that Cellpose's documentation (settings, "Diameter") names for Cellpose-SAM."""
 TRAINED_DIAMETERS = (11.0, 50.0)
-"""px, over which training here spreads the median diameter of an image (`train.augment`)."""
+"""px, over which models trained here that don't say had the median diameter of an image spread."""
 TRAINED_DIAMETER = 24.0
 """Diameter of models trained here that don't say: the geometric middle of TRAINED_DIAMETERS."""
 
@@ -128,16 +131,16 @@ def find_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> P
     """Return the file of a model.
 
     Args:
-        name_or_path: `default`, the name of a published model or of a file in one of the folders of `search_path`
-            (`.safetensors` may be omitted), or the path of a weights file.
+        name_or_path: `default`, `fast`, the name of a published model or of a file in one of the folders of
+            `search_path` (`.safetensors` may be omitted), or the path of a weights file.
         weights_dir: a folder to search before the others.
 
     Raises:
         ModelError: there is no such file; the message lists where it was searched for.
     """
     name = str(name_or_path)
-    if name == "default":
-        return DEFAULT_FILE
+    if name in PACKAGED:
+        return PACKAGED[name]
     files = [PUBLISHED[name].file] if name in PUBLISHED else [name, f"{name}.safetensors"]
     folders = search_path(weights_dir)
     paths = [] if name in PUBLISHED else [Path(name)]
@@ -149,7 +152,7 @@ def find_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> P
     searched = ", ".join(map(str, folders))
     if name in PUBLISHED:
         raise unusable(name, f"its weights aren't on this machine; searched {searched}", ways_to_get(name))
-    names = ", ".join(["default", *(name for name, card in PUBLISHED.items() if card.segments)])
+    names = ", ".join([*PACKAGED, *(name for name, card in PUBLISHED.items() if card.segments)])
     raise unusable(
         name,
         f"there is no such model: neither one of {names}, nor a file, nor in {searched}",
@@ -208,9 +211,10 @@ def spec_of(path: Path) -> ModelSpec:
             diameter = CELLPOSE_DIAMETER if card.segments else None
             terms = {"licence": card.licence, "citation": card.citation}
             known: dict[str, Any] = {"channels": CELLPOSE_CHANNELS, "diameters": CELLPOSE_DIAMETERS, **terms}
-            return ModelSpec(name=name, path=path, diameter=diameter, **known)
+            return ModelSpec(name=name, path=path, colours=True, diameter=diameter, **known)
     metadata = _metadata(path)
     diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER)
+    diameters = metadata.get("diameters") or (TRAINED_DIAMETERS if metadata else CELLPOSE_DIAMETERS)
     return ModelSpec(
         name=metadata.get("name", path.name),
         path=path,
@@ -218,8 +222,9 @@ def spec_of(path: Path) -> ModelSpec:
         citation=metadata.get("citation") or UNKNOWN,
         normalisation=metadata.get("normalisation", NORMALISATION),
         channels=_channels(metadata),
+        colours=metadata.get("colours", not metadata),
         diameter=float(diameter),
-        diameters=TRAINED_DIAMETERS if metadata else CELLPOSE_DIAMETERS,
+        diameters=(float(diameters[0]), float(diameters[1])),
     )
 
 

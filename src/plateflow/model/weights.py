@@ -134,7 +134,9 @@ def save_model(
     licence: str = "",
     citation: str = "",
     channels: Sequence[str] = TRAINED_CHANNELS,
+    colours: bool = False,
     diameter: float | None = None,
+    diameters: tuple[float, float] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a model as safetensors with its configuration, by rename.
@@ -143,7 +145,9 @@ def save_model(
         path: of the file, ending in `.safetensors`.
         name: of the model in reports.
         channels: what each channel that it takes is, in order.
+        colours: whether it reads red, green and blue of stained tissue, too.
         diameter: object diameter (px) to which images are resampled; None if the model takes any.
+        diameters: least and greatest median diameter, px, of the images that it was trained on.
         dtype: of the tensors on disk.
     """
     metadata = {
@@ -153,7 +157,9 @@ def save_model(
         "citation": citation,
         "normalisation": NORMALISATION,
         "channels": list(channels),
+        "colours": colours,
         "diameter": diameter,
+        "diameters": diameters,
     }
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     # a single entry: safetensors writes several in arbitrary order, and equal models should give equal files

@@ -66,9 +66,9 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
         if not image.layout.shows(config.segmentation[label_set].channels, first.t):
             continue
         labels = image.preview_labels(level, label_set, first.t)[nearest]
-        lines, opacity = _outlines(labels), _opacity(labels)
-        picture[lines] += opacity * (_colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
-    return _data_url((picture * 255).astype(np.uint8))
+        lines, opacity = outlines(labels), _opacity(labels)
+        picture[lines] += opacity * (colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
+    return data_url((picture * 255).astype(np.uint8))
 
 
 def channel_tints(config: Config) -> dict[str, tuple[float, float, float]]:
@@ -87,7 +87,7 @@ def hex_colour(tint: tuple[float, float, float]) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in tint)
 
 
-def _outlines(labels: NDArray[np.uint32]) -> NDArray[np.bool_]:
+def outlines(labels: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Where a label differs from the one below or to the right: lines of one pixel, between touching objects too."""
     lines = np.zeros(labels.shape, bool)
     lines[:-1] = labels[:-1] != labels[1:]
@@ -101,11 +101,13 @@ def _opacity(labels: NDArray[np.uint32]) -> float:
     return float(min(width / CLEAR_PX, 1) ** 2)
 
 
-def _colour(code: str) -> NDArray[np.float32]:
+def colour(code: str) -> NDArray[np.float32]:
+    """A colour as style sheets write it, as red, green and blue from 0 to 1."""
     return np.array([int(code[k : k + 2], 16) / 255 for k in (1, 3, 5)], np.float32)
 
 
-def _data_url(picture: NDArray[np.uint8]) -> str:
+def data_url(picture: NDArray[np.uint8]) -> str:
+    """A picture YXS as a page holds it."""
     import imagecodecs
 
     data: Any = imagecodecs.webp_encode(picture, level=50, lossless=False, method=6)

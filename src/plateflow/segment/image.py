@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from plateflow.segment.tiles import network_shape, tile_layout
 if TYPE_CHECKING:
     from plateflow.segment.engine import FlowEngine
 
+log = logging.getLogger(__name__)
 PERCENTILES = (1.0, 99.0)
 
 
@@ -36,7 +38,9 @@ def segment_image(
     unless `channels` selects among them; a fourth sample is transparency and is ignored. A channel without contrast is
     skipped (blue nuclei are in the third channel of a colour image), unless `channels` names it: then it keeps its
     place, as 0. An image in which no channel has contrast gives no objects. More channels than the model takes are
-    refused, and colours on a bright background by models that don't read colours.
+    refused. In fluorescence, objects are brighter than what is around them. Three channels on a bright background are
+    red, green and blue of stained tissue, in any layout (the log says so), and are refused by models that don't read
+    colours. Grey images of transmitted light may have either polarity.
 
     Args:
         image: YX, CYX, or YXS where S is 3 or 4 and last; any number type. A stack or a time series isn't CYX.
@@ -59,19 +63,24 @@ def segment_image(
     diameter = None if diameter is None else arguments.finite("diameter", diameter, least=0, above=True)
     spec = model_spec(model)
     samples, colour = _as_cyx(image, merge=channels is None), _is_yxs(image)
-    if colour and len(spec.channels) < IN_CHANNELS and _bright_background(samples):
+    stained = len(samples) == IN_CHANNELS and bright_background(samples)
+    if stained and not spec.colours:
         raise ArgumentError(
             "a colour image with a bright background (stained tissue, bright field) can't be segmented",
             why=f"the model {spec.name!r} reads fluorescence: objects brighter than what is around them",
-            remedy="no model for such images is part of Plateflow yet; of a fluorescence image, give the channel that "
-            "shows the objects as a grey image",
+            remedy="take the model `default`; of a fluorescence image, give the channel that shows the objects as a "
+            "grey image",
         )
     numbers = _numbers(samples, channels)
-    if colour and channels is None:
+    whole = stained and channels is None
+    if whole:
+        log.info("the image is taken for red, green and blue of stained tissue: its background is bright")
+    elif colour and channels is None:
         numbers = [number for number in numbers if np.ptp(samples[number]) != 0] or numbers[:1]
     names = [("red", "green", "blue")[number] if colour and len(samples) == 3 else number for number in numbers]
     remedy = "choose them with channels=[...] (or --channels), the one that shows the objects first"
-    check_channels(model, names, where=f"the image, which has {len(samples)}", remedy=remedy)
+    if not whole:
+        check_channels(model, names, where=f"the image, which has {len(samples)}", remedy=remedy)
     pixels = scale_intensities(samples[numbers])
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
@@ -142,7 +151,7 @@ def _numbers(image: NDArray[Any], channels: Sequence[int] | None) -> list[int]:
     return [int(channel) for channel in channels]
 
 
-def _bright_background(samples: NDArray[Any]) -> bool:
+def bright_background(samples: NDArray[Any]) -> bool:
     """Whether the usual pixel of a colour image, CYX, is nearer to its brightest than to its darkest, in every colour.
 
     Of densely stained cells in one or two colours it isn't: the others stay dark.
@@ -154,17 +163,15 @@ def _bright_background(samples: NDArray[Any]) -> bool:
     return all(middle - low > (high - low) / 2 for low, middle, high in ranges)
 
 
-def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale the channels of an image as the network expects them, in training as in inference.
-
-    Each channel's 1st and 99th percentile become 0 and 1, without clipping. Where they are equal (a few bright objects
-    on an empty background), the minimum and maximum are taken; a channel without contrast becomes 0.
+def scale_intensities(image: NDArray[Any], limits: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """Scale the channels of an image as the network expects them, in training as in inference, without clipping.
 
     Args:
         image: CYX, any number type.
+        limits: (C, 2), the values that become 0 and 1; by default `intensity_limits` of each channel.
 
     Returns:
-        float32 CYX.
+        float32 CYX; a channel without contrast is 0.
 
     Raises:
         ArgumentError: values are NaN or infinite.
@@ -175,11 +182,15 @@ def scale_intensities(image: NDArray[Any]) -> NDArray[np.float32]:
             f"the image has {n_bad} values that are NaN or infinite", remedy="fix them, or choose another channel"
         )
     scaled = np.zeros(image.shape, np.float32)
-    for channel, out in zip(image, scaled, strict=True):
-        values = channel.astype(np.float64)  # in float32, little contrast on a large offset would be lost
-        low, high = np.percentile(values, PERCENTILES)
-        if not high > low:
-            low, high = values.min(), values.max()
+    for number, (channel, out) in enumerate(zip(image, scaled, strict=True)):
+        low, high = intensity_limits(channel) if limits is None else limits[number]
         if high > low:
-            out[...] = (values - low) / (high - low)
+            out[...] = (channel.astype(np.float64) - low) / (high - low)  # float32 loses little contrast on an offset
     return scaled
+
+
+def intensity_limits(channel: NDArray[Any]) -> tuple[float, float]:
+    """The 1st and 99th percentile of a channel; where they are equal (a few bright objects), its least and greatest."""
+    values = channel.astype(np.float64)
+    low, high = np.percentile(values, PERCENTILES)
+    return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))

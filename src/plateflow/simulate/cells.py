@@ -145,12 +145,12 @@ def simulate_field(
             cell_near[where][closer] = scaled[closer]
             cells[where][closer] = number
 
-    nuclei = _whole_objects(nuclei)
+    nuclei = whole_objects(nuclei)
     area = np.bincount(nuclei.ravel(), minlength=n + 1)
     keep = (area >= 12) & (area > 0.06 * whole)
     keep[0] = False
     cells = np.where(nuclei > 0, nuclei, cells)
-    cells = _whole_objects(cells)
+    cells = whole_objects(cells)
     cells = np.where(nuclei > 0, nuclei, cells)
 
     levels = np.array([p.brightness for p in placed], np.float32)
@@ -168,7 +168,7 @@ def simulate_field(
     channels = {"DNA": dna, "AGP": agp, "Marker": marked}
     _add_debris(rng, channels, diameter_px, debris)
     for name in channels:
-        channels[name] += haze * _smooth_field(rng, shape)
+        channels[name] += haze * smooth_field(rng, shape)
 
     renumber = np.zeros(n + 1, np.uint32)
     renumber[keep] = np.arange(1, keep.sum() + 1)
@@ -294,7 +294,7 @@ def _scaled_distance(
     return where, (np.hypot(dy, dx) / edge).astype(np.float32)
 
 
-def _whole_objects(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def whole_objects(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Keep the largest connected piece of every label: a neighbour may have cut an object in two."""
     pieces = connected(labels, background=0, connectivity=1)
     count = int(pieces.max())
@@ -367,7 +367,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float | tupl
     return (noise / max(float(noise.std()), 1e-9)).astype(np.float32)
 
 
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
+def smooth_field(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
     """Slow variation between 0 and 2 with mean about 1: a few long waves."""
     y, x = np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)[None]
     field = np.ones(shape, np.float32)

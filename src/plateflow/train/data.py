@@ -1,35 +1,53 @@
-"""Samples for training and evaluation: annotated images from folders, and simulated ones.
+"""Samples for training and evaluation: what the network sees of an image, and its labels; simulated samples.
 
-The folders are laid out as `<data>/<split>/<source>/images/<name>.tif` with `labels/<name>.tif`. A sample holds what
-the network sees, by the convention of the model card: the channel of the object first, helper channels after it.
+By the convention of the model card the channel of the object is the first, helper channels come after it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
-from plateflow.segment.image import scale_intensities
+from plateflow.segment.image import intensity_limits, scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
+from plateflow.simulate.looks import Look, random_field
 
 CODEX_CHANNELS = {"membrane": 0, "cytoplasm": 1, "nucleus": 2}
+TRANSMITTED_SOURCES = ("usiigaci_phc",)
+"""Beginnings of the names of sources whose grey images are of transmitted light."""
+
+Light = Literal["fluorescence", "transmitted", "colour"]
+"""`transmitted`: the background is grey, objects are darker or brighter; `colour`: red, green, blue of such light."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One annotated image."""
+    """One annotated image, as its file has it: processes that make crops share it, and normalise as they cut.
+
+    Attributes:
+        source: name of the source that it belongs to.
+        name: its own.
+        pixels: CYX, 1 to 3 channels, the object's channel first.
+        limits: (C, 2), the values of each channel that are mapped to 0 and 1; equal where there is no contrast.
+        labels: YX, 0 outside objects.
+        diameter: median diameter of the objects in px; 0 without objects.
+        light: what kind of image it is.
+    """
 
     source: str
     name: str
-    image: NDArray[np.float32]
-    """CYX, 1 to 3 channels, each scaled by its percentiles; the object's channel first."""
+    pixels: NDArray[np.uint16] | NDArray[np.float32]
+    limits: NDArray[np.float64]
     labels: NDArray[np.int32]
-    """YX."""
     diameter: float
-    """Median diameter of the objects in px; 0 without objects."""
+    light: Light = "fluorescence"
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The normalised image, CYX; not clipped, a channel without contrast is 0."""
+        return scale_intensities(self.pixels, self.limits)
 
 
 def median_diameter(labels: NDArray[np.integer]) -> float:
@@ -39,79 +57,72 @@ def median_diameter(labels: NDArray[np.integer]) -> float:
     return float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else 0.0
 
 
-def _sample(source: str, name: str, channels: Iterable[NDArray[np.generic]], labels: NDArray[np.integer]) -> Sample:
-    image = scale_intensities(np.stack(list(channels)))
+def make_sample(
+    source: str,
+    name: str,
+    channels: Iterable[NDArray[Any]],
+    labels: NDArray[np.integer],
+    light: Light = "fluorescence",
+) -> Sample:
+    """Make a sample of the channels of an image, YX of any number type, and its labels."""
+    pixels = np.stack(list(channels))
+    pixels = pixels.astype(np.uint16 if np.can_cast(pixels.dtype, np.uint16) else np.float32)
     return Sample(
-        source=source, name=name, image=image, labels=labels.astype(np.int32), diameter=median_diameter(labels)
+        source=source,
+        name=name,
+        pixels=pixels,
+        limits=np.array([intensity_limits(channel) for channel in pixels]),
+        labels=np.ascontiguousarray(labels, dtype=np.int32),
+        diameter=median_diameter(labels),
+        light=light,
     )
 
 
-def load_source(folder: Path) -> list[Sample]:
-    """Read every image of one source, in order of names.
+def look_sample(look: Look, seed: int, number: int) -> Sample:
+    """Draw field `number` of a look; the same for the same arguments."""
+    field = random_field(np.random.default_rng((seed, number, sum(map(ord, look)))), look)
+    bright = look == "transmitted" or field.kind == "bright empty"
+    light: Light = "colour" if look == "tissue" else "transmitted" if bright else "fluorescence"
+    return make_sample(f"simulated_{look}", f"{seed}-{number}:{field.kind}", field.image, field.labels, light)
 
-    A CODEX image (membrane, cytoplasm, nucleus) gives two samples of whole cells, (cytoplasm, nucleus) and (membrane,
-    nucleus); a colour image gives its mean, dark objects made bright; a grey one is taken as it is.
 
-    Raises:
-        ValueError: if the folder holds no images, or one without labels of its shape.
+def plate_sample(target: Literal["nuclei", "cells"], seed: int, number: int, size: int = 384) -> Sample:
+    """Draw field `number` of the kind of cells that simulated plates hold; one field in twenty is empty.
+
+    Sizes, crowding, dimness, blur, light and noise differ from field to field. Nuclei are seen in DNA alone; whole
+    cells in a cytoplasm stain, most with DNA beside it. Both targets of one number are the same field.
     """
-    samples: list[Sample] = []
-    for path in sorted((folder / "images").glob("*.tif")):
-        image = tifffile.imread(path)
-        labels = tifffile.imread(folder / "labels" / path.name)
-        if image.ndim == 3 and image.shape[-1] == 3:
-            image = 255.0 - image.mean(axis=-1)
-        if image.shape[-2:] != labels.shape:
-            raise ValueError(f"{path} has the shape {image.shape}, its labels {labels.shape}.")
-        if image.ndim == 2:
-            samples.append(_sample(folder.name, path.stem, [image], labels))
-        else:
-            for name in ("cytoplasm", "membrane"):
-                channels = [image[CODEX_CHANNELS[name]], image[CODEX_CHANNELS["nucleus"]]]
-                samples.append(_sample(folder.name, f"{path.stem}:{name}", channels, labels))
-    if not samples:
-        raise ValueError(f"{folder} holds no images (expected images/<name>.tif with labels/<name>.tif).")
-    return samples
-
-
-def simulated_samples(n: int, seed: int, size: int = 320) -> tuple[list[Sample], list[Sample]]:
-    """Draw `n` fields over the range of a screen's looks; return (nuclei samples, cell samples).
-
-    One field in twenty holds no cells. Sizes, crowding, dimness, blur, light and noise differ from field to field.
-    """
-    nuclei: list[Sample] = []
-    cells: list[Sample] = []
-    for number in range(n):
-        rng = np.random.default_rng((seed, number))
-        empty = number % 20 == 19
-        scene = simulate_field(
-            rng,
-            (size, size),
-            density=0.0 if empty else rng.uniform(0.03, 0.35),
-            diameter_px=float(np.exp(rng.uniform(np.log(14), np.log(40)))),
-            size_spread=rng.uniform(0.08, 0.25),
-            elongation=rng.uniform(1.1, 1.5),
-            irregularity=rng.uniform(0.02, 0.12),
-            clumping=rng.uniform(0.2, 0.8),
-            overlap=rng.uniform(0.0, 0.2),
-            brightness=rng.uniform(0.35, 0.7),
-            brightness_spread=rng.uniform(0.15, 0.45),
-            dim_fraction=rng.uniform(0.0, 0.4),
-            mitotic_fraction=rng.uniform(0.0, 0.08),
-            chromatin=rng.uniform(0.05, 0.35),
-            cell_scale=rng.uniform(1.7, 3.0),
-            debris=rng.uniform(0.0, 2.5),
-            haze=rng.uniform(0.0, 0.08),
-        )
-        image = camera(
-            rng,
-            scene.channels,
-            blur_px=rng.uniform(0.6, 1.8),
-            defocus_px=rng.uniform(1.0, 4.0) if rng.random() < 0.15 else 0.0,
-            illumination=rng.uniform(0.0, 0.5),
-            photons=float(np.exp(rng.uniform(np.log(80), np.log(1500)))),
-        )
-        dna, agp = image[list(scene.channels).index("DNA")], image[list(scene.channels).index("AGP")]
-        nuclei.append(_sample("simulated_nuclei", f"{seed}-{number}", [dna], scene.nuclei))
-        cells.append(_sample("simulated_cells", f"{seed}-{number}", [agp, dna], scene.cells))
-    return nuclei, cells
+    rng = np.random.default_rng((seed, number))
+    sparse, odd, rough = rng.random(3) < (0.25, 0.3, 0.2)
+    scene = simulate_field(
+        rng,
+        (size, size),
+        density=0.0 if number % 20 == 19 else rng.uniform(0.005, 0.04) if sparse else rng.uniform(0.03, 0.4),
+        diameter_px=float(np.exp(rng.uniform(np.log(10), np.log(46)))),
+        size_spread=rng.uniform(0.05, 0.3),
+        elongation=rng.uniform(1.5, 2.6) if odd else rng.uniform(1.1, 1.5),
+        irregularity=rng.uniform(0.15, 0.25) if rough else rng.uniform(0.02, 0.15),
+        clumping=rng.uniform(0.1, 0.9),
+        overlap=rng.uniform(0.0, 0.25),
+        brightness=rng.uniform(0.3, 0.8),
+        brightness_spread=rng.uniform(0.1, 0.5),
+        dim_fraction=rng.uniform(0.0, 0.4),
+        mitotic_fraction=rng.uniform(0.0, 0.1),
+        chromatin=rng.uniform(0.05, 0.45),
+        cell_scale=rng.uniform(1.5, 4.2),
+        debris=rng.uniform(0.0, 2.5),
+        haze=rng.uniform(0.0, 0.12),
+    )
+    image = camera(
+        rng,
+        scene.channels,
+        blur_px=rng.uniform(0.5, 2.2),
+        defocus_px=rng.uniform(1.0, 5.0) if rng.random() < 0.15 else 0.0,
+        illumination=rng.uniform(0.0, 0.6),
+        photons=float(np.exp(rng.uniform(np.log(40), np.log(2000)))),
+    )
+    dna, agp, marker = (image[list(scene.channels).index(name)] for name in ("DNA", "AGP", "Marker"))
+    if target == "nuclei":
+        return make_sample("plate_nuclei", f"{seed}-{number}", [dna], scene.nuclei)
+    body = agp if rng.random() < 0.7 else marker
+    return make_sample("plate_cells", f"{seed}-{number}", [body, dna] if rng.random() < 0.8 else [body], scene.cells)

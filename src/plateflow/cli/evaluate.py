@@ -1,0 +1,115 @@
+"""`plateflow evaluate`: how well a model, or two, do on annotated images."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plateflow.cli.common import WeightsOption
+from plateflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from plateflow.train.evaluate import Found, Score
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option(help="folder of pairs of image and labels, or of several such folders")],
+    model: Annotated[list[str] | None, typer.Option(help="name or path; give two to compare them")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="for the tables and the page")] = Path("evaluation"),
+    sizes: Annotated[str, typer.Option(help="also resize the images, such as 0.25,0.5,1,2,4")] = "",
+    diameter: Annotated[float | None, typer.Option(help="typical diameter in pixels; default: no resizing")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    weights_dir: WeightsOption = None,
+) -> None:
+    """Segment annotated images and compare the result with their labels, source by source.
+
+    Prints average precision, error rate and F1 with intervals of 95 %, and the difference of two models on the same
+    images; writes them as tables, and a page that shows the images with the worst results.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from plateflow.files import write_atomic
+    from plateflow.model import check_model
+    from plateflow.report.evaluation import evaluation_page
+    from plateflow.segment.engine import choose_device
+    from plateflow.train import evaluate as ev
+    from plateflow.train.folders import read_sources
+
+    names = model or ["default"]
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise typer.BadParameter("give one model, or two different ones", param_hint="--model")
+    factors = _factors(sizes)
+    choose_device(device)
+    paths = {name: str(check_model(name, weights_dir)) for name in names}
+    sources, console = read_sources(data), Console()
+    samples = [sample for source in sources.values() for sample in source]
+    found: dict[str, list[Found]] = {name: [] for name in names}
+    for name, path in paths.items():
+        for source in track(list(sources.values()), description=f"{name}: sources", console=console):
+            found[name] += ev.find(source, path, device=device, diameter=diameter)
+    scores = {name: ev.by_source(of_model) for name, of_model in found.items()}
+    for name in names:
+        console.print(ev.table(scores[name], name))
+    gain = ev.difference(*found.values()) if len(names) == 2 else None
+    if gain:
+        typer.echo(f"AP@0.5 of {names[0]} less {names[1]}, image by image: {words(*gain)}")
+    curve: list[tuple[str, float, Score]] = []
+    for name, path in paths.items():
+        for factor in track(factors, description=f"{name}: sizes", console=console) if factors else ():
+            resized = [ev.resized(sample, factor) for sample in samples]
+            score = ev.scored(ev.find(resized, path, device=device, diameter=diameter and diameter * factor), ev.ALL)
+            curve.append((name, factor, score))
+    for name, factor, score in curve:
+        low, high = score.interval
+        typer.echo(f"{name}, {factor:g} x, {score.diameter:.0f} px: AP@0.5 {score.ap[0]:.3f} ({low:.3f} to {high:.3f})")
+    output.mkdir(parents=True, exist_ok=True)
+    rows = [{"model": name, **score.as_row()} for name, of_model in scores.items() for score in of_model]
+    write_atomic(output / "sources.csv", _csv(rows))
+    write_atomic(output / "images.csv", _csv([_image(name, each) for name in names for each in found[name]]))
+    if curve:
+        rows = [{"model": name, "factor": factor, **score.as_row()} for name, factor, score in curve]
+        write_atomic(output / "sizes.csv", _csv(rows))
+    page = evaluation_page(str(data), scores, found, curve, gain and words(*gain))
+    write_atomic(output / "evaluation.html", page.encode())
+    typer.echo(f"{output / 'evaluation.html'}: the figures, and the images with the worst results")
+
+
+def words(mean: float, interval: tuple[float, float]) -> str:
+    """A mean and its interval, and whether that tells the two apart."""
+    low, high = interval
+    told = "" if low > 0 or high < 0 else "; these images don't tell them apart"
+    return f"{mean:+.3f} (95 % {low:+.3f} to {high:+.3f}){told}"
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in text.split(",")] if text else []
+        if not all(0.05 <= factor <= 20 for factor in factors):
+            raise ValueError(text)
+    except ValueError:
+        raise ArgumentError("sizes must be numbers from 0.05 to 20, such as 0.5,1,2", where=f"--sizes {text}") from None
+    return factors
+
+
+def _image(model: str, found: Found) -> dict[str, Any]:
+    from plateflow.train.evaluate import AP_COLUMNS
+
+    tp, fp, fn = (int(count) for count in found.counts[:, 0])
+    counts = {"found": tp, "false": fp, "missed": fn, "merged": found.merged, "split": found.split}
+    ap = dict(zip(AP_COLUMNS, found.ap.tolist(), strict=True))
+    own = {"source": found.sample.source, "image": found.sample.name, "diameter": found.sample.diameter}
+    return {"model": model, **own, **ap, **counts}
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
+    return text.getvalue().encode()

@@ -1,0 +1,80 @@
+"""Batches of crops, made by many processes: crop number i is a function of the seed, the sources and i alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from plateflow.train.augment import Crop, random_crop
+from plateflow.train.data import Sample
+from plateflow.train.recipe import Recipe
+
+ENDLESS = 2**40
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples that are drawn alike, and the share of crops that they get, relative to the other sources."""
+
+    share: float
+    samples: Sequence[Sample]
+
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Images and targets of step i, float16 (batch, 3, crop, crop)."""
+
+    def __init__(self, recipe: Recipe, sources: Sequence[Source]) -> None:
+        self.recipe, self.sources = recipe, sources
+        shares = np.array([source.share for source in sources])
+        self.shares = shares / shares.sum()
+
+    def crop(self, number: int) -> Crop:
+        """Crop number i of the run."""
+        rng = np.random.default_rng((self.recipe.seed, number))
+        samples = self.sources[int(rng.choice(len(self.shares), p=self.shares))].samples
+        sample = samples[int(rng.integers(len(samples)))]
+        return random_crop(rng, sample, self.recipe.crop, self.recipe.augmentation)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of step `step`."""
+        size = (self.recipe.batch, 3, self.recipe.crop, self.recipe.crop)
+        images, targets = np.empty(size, np.float16), np.empty(size, np.float16)
+        for place in range(self.recipe.batch):
+            crop = self.crop(step * self.recipe.batch + place)
+            images[place], targets[place] = crop.image, crop.target
+        return torch.from_numpy(images), torch.from_numpy(targets)
+
+
+def stream(
+    recipe: Recipe, sources: Sequence[Source], *, first: int = 0, workers: int = 1, pin: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batch `first`, `first + 1`, ... without end, in order, made by forked processes that share the samples.
+
+    Args:
+        recipe: seed, sizes, augmentation.
+        sources: the samples; read by all processes where they lie in this one's memory.
+        first: step to begin with.
+        workers: processes; 0 makes the batches in this one.
+        pin: whether the batches go into memory from which a GPU fetches them.
+    """
+    for source in sources:  # compiled once, before the fork
+        for seed in range(3):
+            random_crop(np.random.default_rng(seed), source.samples[0], recipe.crop, recipe.augmentation)
+    loader = DataLoader(
+        Batches(recipe, sources),
+        batch_size=None,
+        sampler=range(first, ENDLESS),
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_one_thread,
+        pin_memory=pin,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,189 @@
+"""Annotated images as people have them: pairs of an image and its labels in folders, Cellpose's files among them.
+
+A folder of data holds pairs, or folders of pairs, which are its sources. Pairs lie in `images/` and `labels/` (or
+`masks/`) under equal names, or side by side, the labels with a suffix: `B03.tif` and `B03_masks.tif`. Cellpose's
+`B03_seg.npy`, which its window writes, is such a file, too; it is a pickle, so of its classes only those that make up
+an array are loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plateflow.errors import PlateflowError, RawDataError
+from plateflow.files import is_litter
+from plateflow.model.registry import IN_CHANNELS
+from plateflow.segment.image import bright_background
+from plateflow.segment.pictures import COLOURS, read_image
+from plateflow.train.data import CODEX_CHANNELS, TRANSMITTED_SOURCES, Light, Sample, make_sample
+
+IMAGES = (".tif", ".tiff", ".png")
+LABELS = re.compile(r"(?i)(?P<name>.+?)_(?:cp_)?(?:masks?|labels?|seg)")
+log = logging.getLogger(__name__)
+
+
+def read_sources(folder: Path) -> dict[str, list[Sample]]:
+    """Read a folder of data, source by source; of a folder that holds pairs itself, its name is the source's.
+
+    Raises:
+        RawDataError: there are no pairs, a pair can't be read or its parts don't fit each other, an image or its labels
+            are alone, or images of one source differ in their number of channels.
+    """
+    if not folder.is_dir():
+        raise RawDataError("there is no such folder of images", where=str(folder))
+    sources = [each for each in sorted(folder.iterdir()) if each.is_dir() and any(_pairs(each))]
+    of_folder = [] if any(_pairs(folder)) else sources
+    return {each.name: read_source(each) for each in of_folder or [folder]}
+
+
+def read_source(folder: Path) -> list[Sample]:
+    """Read the pairs of one folder, in order of names; errors as for `read_sources`."""
+    samples: list[Sample] = []
+    shown: dict[tuple[int, str], Path] = {}
+    for image, labels in _pairs(folder):
+        if image is None or labels is None:
+            there, lacking = (labels, "image") if image is None else (image, "labels")
+            remedy = "give both the same name, or take this one away"
+            raise RawDataError(f"a file has no {lacking}", where=str(there), remedy=remedy)
+        of_image = _samples(folder.name, image, labels)
+        shown.setdefault((len(of_image[0].pixels), of_image[0].light), image)
+        samples += of_image
+    if not samples:
+        remedy = (
+            "put images into images/ and their labels, under the same names, into labels/; or label them X_masks.tif"
+        )
+        raise RawDataError("the folder holds no image with labels", where=str(folder), remedy=remedy)
+    if len(shown) > 1:
+        listed = "; ".join(f"{path.name} has {n} ({light})" for (n, light), path in shown.items())
+        remedy = "keep each kind in a folder of its own"
+        raise RawDataError("images differ in their channels", where=str(folder), why=listed, remedy=remedy)
+    empty = [sample.name for sample in samples if not sample.diameter]
+    if len(empty) == len(samples):
+        raise RawDataError("no image has an object in its labels", where=str(folder))
+    if empty:
+        log.info("%s: %d of %d images have no object: %s", folder, len(empty), len(samples), ", ".join(empty[:5]))
+    return samples
+
+
+def _pairs(folder: Path) -> Iterator[tuple[Path | None, Path | None]]:
+    """Images and their labels, None where one is alone; nothing of a folder without any labels."""
+    apart = next((folder / name for name in ("labels", "masks") if (folder / name).is_dir()), None)
+    if apart and (folder / "images").is_dir():
+        pictures, objects = _files(folder / "images"), _files(apart)
+    else:
+        files = _files(folder)
+        objects = [path for path in files if LABELS.fullmatch(path.stem)]
+        pictures = [path for path in files if path not in objects and path.suffix.lower() in IMAGES]
+    images, labels = dict[str, Path](), dict[str, Path]()
+    for path in pictures:
+        first = images.setdefault(path.stem.removesuffix(".ome"), path)
+        if first != path:
+            raise RawDataError("two images have one name", where=f"{first} and {path}")
+    for path in objects:
+        match = LABELS.fullmatch(path.stem)
+        labels.setdefault(match["name"] if match and path.stem not in images else path.stem.removesuffix(".ome"), path)
+    if labels:
+        for name in sorted(images | labels):
+            yield images.get(name), labels.get(name)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that may be read; of a name, label images come before Cellpose's `_seg.npy`."""
+    kinds = (*IMAGES, ".npy")
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in kinds and not is_litter(path.name)]
+    return sorted(paths, key=lambda path: (path.suffix == ".npy", path.name))
+
+
+def _samples(source: str, image: Path, labels: Path) -> list[Sample]:
+    picture, objects = read_image(image), read_labels(labels)
+    channels_last = picture.names == COLOURS
+    pixels = (
+        np.moveaxis(picture.pixels, -1, 0) if channels_last else picture.pixels.reshape(-1, *picture.pixels.shape[-2:])
+    )
+    if pixels.shape[1:] != objects.shape:
+        why = f"the image is {_by(pixels.shape[1:])} px, its labels are {_by(objects.shape)}"
+        raise RawDataError("an image and its labels differ in size", where=f"{image} and {labels}", why=why)
+    if len(pixels) > IN_CHANNELS:
+        why = f"it has {len(pixels)}, the network takes 1 to {IN_CHANNELS}"
+        raise RawDataError("an image has too many channels", where=str(image), why=why, remedy="keep those that matter")
+    if channels_last and (pixels == pixels[:1]).all():
+        pixels = pixels[:1]
+    light: Light = "colour" if len(pixels) == IN_CHANNELS and bright_background(pixels) else "fluorescence"
+    if len(pixels) == 1 and source.startswith(TRANSMITTED_SOURCES):
+        light = "transmitted"
+    if source.startswith("codex") and len(pixels) == IN_CHANNELS:  # whole cells, by either of two stains
+        nucleus = pixels[CODEX_CHANNELS["nucleus"]]
+        seen = {name: [pixels[CODEX_CHANNELS[name]], nucleus] for name in ("cytoplasm", "membrane")}
+        return [make_sample(source, f"{image.stem}:{name}", each, objects) for name, each in seen.items()]
+    return [make_sample(source, image.stem, pixels, objects, light)]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read label images YX: TIFF, PNG, or the masks of Cellpose's `_seg.npy`.
+
+    Raises:
+        RawDataError: the file can't be read, or its values aren't labels of one plane.
+    """
+    try:
+        labels = _seg(path) if path.suffix == ".npy" else np.squeeze(read_image(path).pixels)
+    except (PlateflowError, OSError, ValueError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise RawDataError("a label file can't be read", where=str(path), why=str(error)) from error
+    why = ""
+    if labels.ndim != 2:
+        why = f"they must be one plane, YX; this one has the shape {labels.shape}"
+    elif labels.dtype.kind not in "biuf" or (labels.dtype.kind == "f" and not (labels == np.rint(labels)).all()):
+        why = f"labels are whole numbers; these are {labels.dtype}"
+    elif labels.size and (labels.min() < 0 or labels.max() >= 2**31):
+        why = f"labels are 0 to 2^31 - 1; these are {labels.min()} to {labels.max()}"
+    if why:
+        raise RawDataError(
+            "a file doesn't hold labels", where=str(path), why=why, remedy="save the objects as a label image"
+        )
+    return labels.astype(np.int32)
+
+
+def _seg(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, _, dtype = read_header(file)
+        if not dtype.hasobject:
+            raise ValueError(f"Cellpose's files hold a dictionary; this one holds {dtype} of the shape {shape}")
+        content = _Arrays(file).load()
+    return np.asarray(content.item()["masks"])
+
+
+_ALLOWED = {
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+}
+
+
+class _Arrays(pickle.Unpickler):
+    """Loads arrays and plain values, and nothing that could run code."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what is allowed."""
+        if (module, name) in _ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(
+            f"it holds {module}.{name}, which isn't loaded from a file that anyone may have made"
+        )
