@@ -112,6 +112,7 @@ def nuclear(rng: np.random.Generator, a: Anatomy) -> Float:
     dome = a.nucleus_depth ** rng.uniform(0.1, 0.5)
     chromatin = _grain(rng, a, 0.05 * rng.uniform(0.5, 1.5), rng.uniform(0.05, 0.45))
     chromatin = chromatin - rng.uniform(0, 0.5) * a.nucleoli
+    chromatin = chromatin + rng.uniform(0, 0.25) * noise(rng, a.cells.shape, max(1.0, 0.07 * a.diameter))
     if rng.random() < 0.25:
         chromatin = chromatin + rng.uniform(0.4, 1.2) * np.clip(fine_noise(rng, a, 0.03) - 1.2, 0, 1.5)
     return np.where(a.nuclei > 0, dome * np.clip(chromatin, 0.15, None), 0).astype(np.float32)
