@@ -186,6 +186,15 @@ def border_distance(labels: NDArray[np.integer]) -> Float:
     return np.where(labels > 0, distance, 0).astype(np.float32)
 
 
+def contact_distance(labels: Labels) -> Float:
+    """Distance (px) of each pixel from where two objects touch; the size of the image where none do."""
+    low = ndi.minimum_filter(np.where(labels > 0, labels, np.uint32(2**32 - 1)), 3)
+    apart = (labels == 0) | ((ndi.maximum_filter(labels, 3) == labels) & (low == labels))
+    if apart.all():
+        return np.full(labels.shape, np.float32(max(labels.shape)))
+    return ndi.distance_transform_edt(apart).astype(np.float32)
+
+
 def noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Float:
     """Gaussian-filtered white noise, mean 0 and standard deviation 1, float32 YX; drawn coarsely where it is smooth."""
     factor = max(1, int(sigma / 2.5))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from plateflow.simulate.anatomy import Anatomy, anatomy, divide
-from plateflow.simulate.bodies import FORMS, Form, Labels, border_distance, noise, scatter, tidy, tile
+from plateflow.simulate.bodies import FORMS, Form, Labels, border_distance, contact_distance, noise, scatter, tidy, tile
 from plateflow.simulate.cells import Float, camera, smooth_field
 from plateflow.simulate.stains import WHOLE_CELL, nuclear
 from plateflow.simulate.transmitted import Contrast, stained_tissue, transmitted
@@ -105,6 +105,8 @@ def _cells(rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str
         light += (rng.uniform(0.1, 0.7) if number else 1.0) * a.per_cell(own) * WHOLE_CELL[name](rng, a)
     body = rng.uniform(0.05, 0.2)  # some of every stain is everywhere in a cell
     light = _lit(light, labels) + body * a.per_cell(levels) * (0.4 + 0.6 * a.thickness)
+    if chosen[0] not in ("membrane", "actin"):  # those have rims; others are thin where cells meet
+        light *= 1 - rng.uniform(0.2, 0.7) * np.exp(-((contact_distance(labels) / max(1.0, 0.02 * d)) ** 2))
     light = _surroundings(rng, light, d, haze=rng.uniform(0.0, 0.15), glare=rng.uniform(0.0, 0.2))
     channels = [light]
     if rng.random() < 0.75:
@@ -167,10 +169,10 @@ def _transmitted(
     contrasts: tuple[Contrast, ...] = get_args(Contrast)
     shares = [0.55, 0.25, 0.15, 0.05] if d > 35 else [0.6, 0.3, 0.1, 0]  # small cells are less than their grains
     contrast = contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=shares)
-    alone = contrast == "texture"
+    alone = contrast in ("relief", "texture")  # where such cells meet there is nothing to be seen
     labels = _layout(rng, shape, d, seam=d if alone else max(2.5, rng.uniform(0.02, 0.06) * d))
-    if alone or contrast == "relief":  # where such cells meet there is nothing to be seen
-        apart = border_distance(labels) > 1.5 + (0.05 if alone else 0.02) * d
+    if alone:
+        apart = border_distance(labels) > 1.5 + (0.05 if contrast == "texture" else 0.02) * d
         labels = tidy(np.where(apart, labels, 0).astype(np.uint32))
     a = anatomy(rng, labels, d, nucleus=rng.uniform(0.3, 0.6), nucleoli=rng.uniform(0.3, 1.6))
     light = transmitted(rng, a, contrast)

@@ -74,7 +74,7 @@ def golgi(rng: np.random.Generator, a: Anatomy) -> Float:
     y, x = _from_pole(a)
     size = rng.uniform(0.07, 0.16) * a.diameter
     cap = np.exp(-0.5 * (y * y + x * x) / size**2) * np.clip(1 + fine_noise(rng, a, 0.03), 0.1, None)
-    body = rng.uniform(0.12, 0.4) * (0.3 + a.thickness) * _grain(rng, a, 0.03, 0.3)
+    body = rng.uniform(0.2, 0.5) * (0.3 + a.thickness) * _grain(rng, a, 0.03, 0.3)
     return _inside(a, np.where(a.nuclei > 0, 0.55, 1) * (body + rng.uniform(0.8, 2.0) * cap))
 
 
