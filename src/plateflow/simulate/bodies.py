@@ -44,7 +44,7 @@ def body_outline(rng: np.random.Generator, diameter: float, form: Form) -> NDArr
     if form == "star":
         for _ in range(rng.integers(2, 7)):
             off = np.angle(np.exp(1j * (angle - rng.uniform(0, 2 * np.pi))))
-            radius += rng.uniform(0.6, 2.8) * np.exp(-0.5 * (off / rng.uniform(0.07, 0.22)) ** 2)
+            radius += rng.uniform(0.6, 2.8) * np.exp(-0.5 * (off / rng.uniform(0.07, 0.35)) ** 2)
     stretch = {"round": 1 + rng.gamma(2, 0.08), "spindle": rng.uniform(2.5, 7.0)}.get(form, 1 + rng.gamma(2, 0.2))
     along, across = radius * np.cos(angle) * np.sqrt(stretch), radius * np.sin(angle) / np.sqrt(stretch)
     if form == "spindle":

@@ -224,7 +224,7 @@ def _layout(rng: np.random.Generator, shape: tuple[int, int], d: float, seam: fl
             jitter=rng.uniform(0.1, 0.4),
             stretch=rng.choice([1.0, rng.uniform(1, 1.6), rng.uniform(1.6, 3.5)]),
             waviness=rng.uniform(0.01, 0.1),
-            gap_px=max(seam, rng.choice([0.0, rng.uniform(0.5, 3.0), rng.uniform(0.02, 0.15) * d])),
+            gap_px=max(seam, rng.choice([0.0, rng.uniform(0.5, 3.0), rng.uniform(0.02, 0.1) * d])),
             rounding=rng.choice([0.0, rng.uniform(0, 0.2)]),
             present=1.0 if how == "sheet" else rng.uniform(0.15, 0.8),
         )
@@ -275,7 +275,7 @@ def _out_of_focus(rng: np.random.Generator, shape: tuple[int, int], d: float, co
     """Round bodies of other layers, blurred, about 0 to 1."""
     labels = scatter(rng, shape, diameter=d, spread=0.2, coverage=coverage, forms=("round",), overlap=0.5)
     levels = np.concatenate([[0], _levels(rng, int(labels.max()), 0.4)]).astype(np.float32)
-    return ndi.gaussian_filter(levels[labels], rng.uniform(0.2, 0.6) * d, truncate=3.0)
+    return ndi.gaussian_filter(levels[labels], max(2.5, rng.uniform(0.25, 0.6) * d), truncate=3.0)
 
 
 def _surroundings(rng: np.random.Generator, light: Float, d: float, *, haze: float, glare: float) -> Float:
