@@ -125,7 +125,9 @@ def plate_sample(target: Literal["nuclei", "cells"], seed: int, number: int, siz
     dna, agp, marker = (image[list(scene.channels).index(name)] for name in ("DNA", "AGP", "Marker"))
     if target == "nuclei":
         return make_sample("plate_nuclei", f"{seed}-{number}", [dna], scene.nuclei)
-    crowded = (scene.cells > 0).mean() > 0.6  # there only rims and nuclei tell cells apart
-    body = agp if rng.random() < 0.7 or crowded else marker
+    body = agp if rng.random() < 0.7 else marker
+    if crowded := (scene.cells > 0).mean() > 0.6:  # there only nuclei and rims, if these are sharp, tell cells apart
+        photons = float(np.exp(rng.uniform(np.log(200), np.log(2000))))
+        body = camera(rng, {"AGP": scene.channels["AGP"]}, blur_px=rng.uniform(0.5, 1.1), photons=photons)[0]
     channels = [body, dna] if rng.random() < 0.8 or crowded else [body]
     return make_sample("plate_cells", f"{seed}-{number}", channels, scene.cells)
