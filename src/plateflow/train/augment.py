@@ -55,7 +55,7 @@ class Augmentation:
 
     diameters: tuple[float, float] = (7.0, 130.0)
     zoom: tuple[float, float] = (0.25, 4.0)
-    border: float = 0.35
+    border: float = 0.3
     empty: float = 0.1
     dim_objects: float = 0.25
     gamma: float = 0.35
