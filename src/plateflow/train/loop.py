@@ -43,9 +43,6 @@ class _Learner:
         if model.config != config:
             raise ValueError(f"{start} holds a network of another shape: {model.config} instead of {config}")
         self.model = channels_last(model).to(device).train().requires_grad_(True)
-        if device.type == "cuda":
-            for part in (self.model.stem, *self.model.blocks, self.model.neck):
-                part.compile()  # part by part: equal blocks are compiled once
         groups = [
             {"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [p for p in self.model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
