@@ -51,6 +51,7 @@ class Augmentation:
         alone: helper channels left out.
         invert: bright and dark exchanged (transmitted light and colours).
         grey: colours averaged.
+        drop: one or two of the colours left out.
     """
 
     diameters: tuple[float, float] = (7.0, 130.0)
@@ -72,6 +73,7 @@ class Augmentation:
     alone: float = 0.15
     invert: float = 0.4
     grey: float = 0.35
+    drop: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def random_crop(rng: Rng, sample: Sample, size: int, how: Augmentation | None = 
         channels = low + (channels - low) * factors
     light = uneven_light(rng, size) if rng.random() < how.uneven else None
     image = np.zeros((IN_CHANNELS, size, size), np.float32)
-    alike = len(channels) == IN_CHANNELS and sample.light == "colour"  # the colours of one picture: one lens, one lamp
+    alike = sample.light == "colour"  # the colours of one picture: one lens, one lamp
     seed = int(rng.integers(2**32))
     for number, channel in enumerate(channels):
         own = np.random.default_rng(seed if alike else (seed, number))
@@ -195,9 +197,11 @@ def uneven_light(rng: Rng, size: int) -> Float:
 
 
 def shown(rng: Rng, channels: Float, how: Augmentation) -> Float:
-    """The ways in which one picture of transmitted light may be given: inverted, grey, its colours in any order."""
+    """How one picture of transmitted light may be given: inverted, grey, its colours in any order, or some of them."""
     if len(channels) == IN_CHANNELS:
         channels = channels.mean(0, keepdims=True) if rng.random() < how.grey else channels[rng.permutation(3)]
+        if rng.random() < how.drop:
+            channels = channels[: rng.integers(1, 3)]
     return 1 - channels if rng.random() < how.invert else channels
 
 
