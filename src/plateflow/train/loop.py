@@ -1,7 +1,6 @@
 """The training loop: several networks on one stream of crops, averaged weights, checkpoints that a run resumes from."""
 
 import csv
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,9 +43,6 @@ class _Learner:
         if model.config != config:
             raise ValueError(f"{start} holds a network of another shape: {model.config} instead of {config}")
         self.model = channels_last(model).to(device).train().requires_grad_(True)
-        if device.type == "cuda" and os.environ.get("PLATEFLOW_COMPILE", "1") == "1":
-            for part in (self.model.stem, *self.model.blocks, self.model.neck):
-                part.compile()  # part by part: equal blocks are compiled once
         groups = [
             {"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [p for p in self.model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
