@@ -24,7 +24,7 @@ from plateflow.simulate.transmitted import Contrast, stained_tissue, transmitted
 Look = Literal["cells", "nuclei", "transmitted", "tissue", "empty"]
 LOOKS: tuple[Look, ...] = get_args(Look)
 DIAMETERS: dict[Look, tuple[float, float]] = {
-    "cells": (12.0, 150.0),
+    "cells": (10.0, 150.0),
     "nuclei": (8.0, 120.0),
     "transmitted": (20.0, 130.0),
     "tissue": (9.0, 60.0),
@@ -222,7 +222,7 @@ def _layout(rng: np.random.Generator, shape: tuple[int, int], d: float, seam: fl
             shape,
             diameter=d,
             jitter=rng.uniform(0.1, 0.4),
-            stretch=rng.choice([1.0, rng.uniform(1, 1.6), rng.uniform(1.6, 3.5)]),
+            stretch=rng.choice([1.0, rng.uniform(1, 1.6), rng.uniform(1.6, 3.5 if d > 20 else 1.8)]),
             waviness=rng.uniform(0.01, 0.1),
             gap_px=max(seam, rng.choice([0.0, rng.uniform(0.5, 3.0), rng.uniform(0.02, 0.1) * d])),
             rounding=rng.choice([0.0, rng.uniform(0, 0.2)]),
