@@ -65,7 +65,7 @@ def test_a_model_gets_a_name_that_stays_in_its_folder_and_replaces_none(tmp_path
     for name, words in (
         ("mine", "a model of this name exists already"),
         ("mine.safetensors", "exists already"),
-        *((name, "it can't be a name") for name in ("../up", "/etc/x", "..", "a/b", "", "-x", "a\nb", "a" * 200)),
+        *((name, "it can't be the name") for name in ("../up", "/etc/x", "..", "a/b", "", "-x", "a\nb", "a" * 200)),
         ("default", "the name of another model"),
         ("cpsam", "the name of another model"),
     ):

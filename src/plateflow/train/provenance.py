@@ -57,16 +57,17 @@ def _kind(licence: str) -> int | None:
     return next((n for n, words in enumerate(_KINDS) if re.search(words, licence, re.IGNORECASE)), None)
 
 
-def place(name: str, folder: Path, suffix: str = ".safetensors") -> Path:
-    """Where a new model of a name goes.
+def place(name: str, folder: Path, suffix: str = ".safetensors", *, brought: bool = False) -> Path:
+    """Where a new model of a name goes; `brought`: it is the published one of this name.
 
     Raises:
         ModelError: it can't be a name, means another model, or one of this name is there.
     """
-    if not SAFE_NAME.fullmatch(name) or name in PACKAGED or name in PUBLISHED:
-        taken = "it is the name of another model" if name in PACKAGED or name in PUBLISHED else ""
-        raise unusable(f"--name {name}", taken or "it can't be a name", "use letters, digits and . _ + -")
-    target = folder / (name.removesuffix(suffix) + suffix)
+    taken = name in PACKAGED or (name in PUBLISHED and not brought)
+    if taken or not SAFE_NAME.fullmatch(name):
+        why = "it is the name of another model" if taken else "it can't be the name of a model"
+        raise unusable(f"--name {name}", why, "use letters, digits and . _ + -")
+    target = folder / (PUBLISHED[name].file if brought else name.removesuffix(suffix) + suffix)
     if target.exists():
         raise unusable(target, "a model of this name exists already", "give another --name, or move that file away")
     return target
