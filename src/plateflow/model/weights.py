@@ -227,6 +227,16 @@ def to_cellpose(model: FlowViT) -> dict[str, Tensor]:
     return out
 
 
+def load_start(name_or_path: str | Path) -> FlowViT:
+    """Load weights to train on: those of a model, or SAM's encoder with heads yet to be trained.
+
+    Raises:
+        ModelError: as `load_model` and `import_sam` do.
+    """
+    path = right_weights(name_or_path)
+    return import_sam(path) if is_sam(path) else load_model(path)
+
+
 def is_sam(path: Path) -> bool:
     """Whether a file is SAM's checkpoint (of any size).
 
