@@ -88,8 +88,14 @@ def _labels(target: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def _outlined(crop: Crop, *drawn: tuple[NDArray[np.uint32], str]) -> NDArray[np.float32]:
-    """A crop as red, green and blue from 0 to 1, with outlines; a helper channel is laid over it in blue."""
-    first, second, third = np.clip(crop.image, 0, 1)
+    """A crop as red, green and blue from 0 to 1, with outlines; a helper channel is laid over it in blue.
+
+    Black is 0, or less where much of the crop is; white is 1, or more. So what is dim to the network is dim here.
+    """
+    low, high = np.percentile(crop.image[0], (1, 99.5))
+    low, high = min(low, 0.0), max(high, 1.0)
+    used = crop.image.any(axis=(1, 2), keepdims=True)
+    first, second, third = np.clip((crop.image - low) / (high - low), 0, 1) * used
     grey = not third.any()
     picture = np.stack([first, first, np.maximum(first, second)] if grey else [first, second, third], axis=-1)
     for labels, tint in drawn:
