@@ -74,7 +74,7 @@ class Workflow:
         return str(path)
 
     def training(self, kind: str) -> str:
-        """The path of the model that `snakemake train` makes, of its log or benchmark: kind is safetensors, log, tsv."""
+        """A file of the model that `snakemake train` makes: `safetensors`, or its `log` or benchmark, `tsv`."""
         return str(MODELS / f"{self.config.trained or 'NAME'}.{kind}")
 
     def training_options(self) -> list[str]:

@@ -226,7 +226,7 @@ class Config(Section):
     stats: Stats = Stats()
     train: str | None = Field(
         None,
-        description="what `snakemake train` does: options of `plateflow train` as they are typed, --name among them",
+        description="what `snakemake train` does: the options of `plateflow train` as typed, with --name",
     )
 
     @field_validator("train")
