@@ -237,6 +237,17 @@ def load_start(name_or_path: str | Path) -> FlowViT:
     return import_sam(path) if is_sam(path) else load_model(path)
 
 
+def start_config(path: Path) -> FlowViTConfig:
+    """The shape of what `load_start` makes of a file; no weights are read.
+
+    Raises:
+        ModelError: as `load_start`.
+    """
+    if not is_sam(path):
+        return _prepare(path)[0].config
+    return import_sam(path).config
+
+
 def is_sam(path: Path) -> bool:
     """Whether a file is SAM's checkpoint (of any size).
 

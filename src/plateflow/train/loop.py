@@ -309,7 +309,7 @@ class _Stop:
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """Let Ctrl-C or SIGTERM end the run after the step under way, as its weights may be half new; a second one, at once."""
+    """Let Ctrl-C or SIGTERM end the run after the step under way, within which weights are half new; twice, at once."""
     stop = _Stop()
 
     def ask(number: int, _: object) -> None:
