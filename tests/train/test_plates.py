@@ -104,7 +104,7 @@ def test_without_names_the_wells_that_were_corrected_are_learnt_from(project: Pr
     for well in ("B02", "B03"):
         array = zarr.open_array(plate.paths.image(well) / "labels/nuclei/0", mode="r+")
         array[..., 5:15, 5:15] = 1
-        files = [path for path in (plate.paths.image(well) / "labels/nuclei/0").rglob("*") if path.is_file()]
+        files = [path for path in (plate.paths.image(well) / "labels/nuclei/0/c").rglob("*") if path.is_file()]
         stamps = {plate.paths.key_of(path): stamp_of(path) for path in files}
         append_outcome(plate.paths.journal("stitch", "0"), Entry(well=well, label_set="nuclei", files=stamps))
     with pytest.raises(ResultsError, match="no well has corrected labels"):

@@ -19,7 +19,7 @@ def test_a_model_is_trained_on_corrected_labels_named_and_used(project):
     assert "the configuration doesn't say what to train" in project.snakemake("train", status=1)
     labels = zarr.open_array(project.path().image("B02") / "labels/cells/0", mode="r+")
     labels[..., :40] = 0  # what a user takes away
-    options = f"--name mine --from {TINY} --plate results/micro --wells B02 --label-set cells --steps 3"
+    options = f"--name mine --from {TINY} --plate results/micro --label-set cells --steps 3"
     project.configure(lambda config: config.update(train=f"{options} --licence CC-BY-NC-4.0 --device cpu"))
     done = project.sequences()
     project.snakemake("train")

@@ -80,13 +80,12 @@ def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[st
 def _corrected(plate: Plate, well: str, label_set: str, stitched: Outcomes) -> bool:
     """Whether the files of a well's labels aren't those that stitch wrote."""
     folder = plate.paths.image(well) / "labels" / label_set / "0"
-    there = {
-        path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json" and not is_litter(path.name)
-    }
+    chunks = {path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
     entry = stitched.get(item_key(well, label_set))
-    listed = {plate.paths.path_of(name): stamp for name, stamp in (entry.files if entry else {}).items()}
-    written = {path: stamp for path, stamp in listed.items() if path.is_relative_to(folder)}
-    return there != written.keys() or any(stamp_of(path) != tuple(stamp) for path, stamp in written.items())
+    listed = {plate.paths.path_of(name): tuple(stamp) for name, stamp in (entry.files if entry else {}).items()}
+    written = {path: stamp for path, stamp in listed.items() if folder in path.parents}
+    there = {path: stamp_of(path) for path in chunks if not is_litter(path.name)}
+    return there != written
 
 
 def _well_samples(plate: Plate, well: str, label_set: str) -> list[Sample]:
