@@ -1,5 +1,9 @@
 """Trains the model that `train` of the configuration describes."""
 
-from plateflow.cli.train import run_rule
+from pathlib import Path
 
-run_rule(snakemake)
+from plateflow.cli import run_typed
+from plateflow.stages.script import logged
+
+with logged(Path(snakemake.log[0]), "train"):
+    run_typed(["train", *snakemake.params.options])

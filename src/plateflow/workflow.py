@@ -74,8 +74,9 @@ class Workflow:
         return str(path)
 
     def training(self, kind: str) -> str:
-        """The path of the model that `snakemake train` makes, of its log or benchmark: kind is safetensors, log, tsv."""
-        return str(MODELS / f"{self.config.trained or 'NAME'}.{kind}")
+        """A file of the model that `snakemake train` makes: `safetensors`, or its `log` or benchmark, `tsv`."""
+        name = self.config.trained or "NAME"
+        return str(MODELS / f"{name}.{kind}" if kind == "safetensors" else Path("training", name, f"train.{kind}"))
 
     def training_options(self) -> list[str]:
         """What `plateflow train` is given.

@@ -66,6 +66,11 @@ for command in (
 _typer.add_typer(weights.weights, name="weights")
 
 
+def run_typed(words: list[str]) -> None:
+    """Run a command as it is typed; what goes wrong is raised."""
+    _typer(words, standalone_mode=False)
+
+
 def app() -> None:
     """The entry point of the `plateflow` command; an error that a user can fix ends with 1 and no traceback.
 
