@@ -19,6 +19,7 @@ from scipy import ndimage as ndi
 from skimage.measure import label as connected
 
 from plateflow.model.registry import IN_CHANNELS
+from plateflow.segment.tiles import FRAME
 from plateflow.train.data import Sample
 from plateflow.train.warp import blur, cut, enlarge, flow_target, shrink
 
@@ -33,6 +34,7 @@ class Augmentation:
     Attributes:
         diameters: px, range over which the median diameter of an image is spread, evenly on a logarithmic scale.
         zoom: an image isn't shrunk or enlarged further than this.
+        border: an axis of the crop ends as an image's border does in a tile: black, then mirrored.
         empty: crops that needn't show an object, though their image has some.
         dim_objects: some objects of the crop are made dim (fluorescence).
         gamma: intensities bent.
@@ -51,8 +53,9 @@ class Augmentation:
         grey: colours averaged.
     """
 
-    diameters: tuple[float, float] = (8.0, 120.0)
-    zoom: tuple[float, float] = (0.3, 3.5)
+    diameters: tuple[float, float] = (7.0, 130.0)
+    zoom: tuple[float, float] = (0.25, 4.0)
+    border: float = 0.3
     empty: float = 0.1
     dim_objects: float = 0.25
     gamma: float = 0.35
@@ -93,6 +96,9 @@ def random_crop(rng: Rng, sample: Sample, size: int, how: Augmentation | None = 
     if sample.light == "fluorescence" and rng.random() < how.alone:
         pixels, limits = pixels[:1], limits[:1]
     channels, labels = cut(pixels, limits, sample.labels, matrix, offset, size)
+    seen = [border(rng, size) if rng.random() < how.border else np.arange(size) for _ in range(2)]
+    black = (seen[0] < 0)[:, None] | (seen[1] < 0)
+    labels = np.where(black, 0, labels[np.ix_(*seen)])
     # an object at the image's border and its mirror image may be two pieces of one number
     labels = connected(labels, background=0, connectivity=1).astype(np.int32)
     target = flow_target(labels, diameter)
@@ -110,7 +116,30 @@ def random_crop(rng: Rng, sample: Sample, size: int, how: Augmentation | None = 
     for number, channel in enumerate(channels):
         own = np.random.default_rng(seed if alike else (seed, number))
         image[number] = disturb(own, channel, how, diameter=diameter, light=light)
+    image = np.where(black, np.float32(0), image[:, seen[0][:, None], seen[1]])
     return Crop(np.clip(image, -60, 60), target)
+
+
+def border(rng: Rng, size: int) -> NDArray[np.int64]:
+    """Which rows (or columns) of a crop are seen where, -1 for black, when its image ends: as `tile_layout` pads it.
+
+    A large image ends with a black frame at the tile's edge; one smaller than a tile lies in its middle, in a frame
+    that the mirror image of all this surrounds.
+    """
+    width = FRAME if rng.random() < 0.7 else int(rng.integers(1, FRAME + 1))
+    seen = np.arange(size)
+    if rng.random() < 0.5:
+        ends = rng.integers(0, 3)  # the first, the last, both
+        if ends != 1:
+            seen[:width] = -1
+        if ends != 0:
+            seen[-width:] = -1
+        return seen
+    length = int(np.exp(rng.uniform(np.log(size / 4), np.log(size - 2 * width))))
+    lacking = size - length - 2 * width
+    start = int(rng.integers(0, size - length + 1))
+    framed = np.pad(seen[start : start + length], width, constant_values=-1)
+    return np.pad(framed, (lacking // 2, lacking - lacking // 2), mode="symmetric")
 
 
 def _zoom(rng: Rng, diameter: float, how: Augmentation) -> float:
