@@ -137,6 +137,9 @@ def save_model(
     colours: bool = False,
     diameter: float | None = None,
     diameters: tuple[float, float] | None = None,
+    parent: str = "",
+    data: str = "",
+    recipe: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a model as safetensors with its configuration, by rename.
@@ -148,6 +151,9 @@ def save_model(
         colours: whether it reads red, green and blue of stained tissue, too.
         diameter: object diameter (px) to which images are resampled; None if the model takes any.
         diameters: least and greatest median diameter, px, of the images that it was trained on.
+        parent: name and hash of the model whose training it went on from.
+        data: digest of the images and labels that it was trained on.
+        recipe: of its training.
         dtype: of the tensors on disk.
     """
     metadata = {
@@ -161,6 +167,7 @@ def save_model(
         "diameter": diameter,
         "diameters": diameters,
     }
+    metadata |= {name: told for name, told in (("parent", parent), ("data", data), ("recipe", recipe)) if told}
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     # a single entry: safetensors writes several in arbitrary order, and equal models should give equal files
     entry = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
@@ -221,6 +228,25 @@ def to_cellpose(model: FlowViT) -> dict[str, Tensor]:
     return out
 
 
+def load_start(name_or_path: str | Path) -> FlowViT:
+    """Load weights to train on: those of a model, or SAM's encoder with heads yet to be trained.
+
+    Raises:
+        ModelError: as `load_model` and `import_sam` do.
+    """
+    path = right_weights(name_or_path)
+    return import_sam(path) if is_sam(path) else load_model(path)
+
+
+def start_config(path: Path) -> FlowViTConfig:
+    """The shape of what `load_start` makes of a file; no weights are read.
+
+    Raises:
+        ModelError: as `load_start`.
+    """
+    return _sam_encoder(path)[1] if is_sam(path) else _prepare(path)[0].config
+
+
 def is_sam(path: Path) -> bool:
     """Whether a file is SAM's checkpoint (of any size).
 
@@ -238,13 +264,8 @@ def import_sam(path: Path) -> FlowViT:
     Raises:
         ModelError: the checkpoint can't be read or isn't SAM's ViT-L.
     """
-    _, names, read = _open(path)
-    encoder = {f"encoder.{name.removeprefix(_SAM)}": name for name in names if name.startswith(_SAM)}
-    for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
-        if needed not in encoder:
-            raise unusable(path, f"it isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}")
+    encoder, config, read = _sam_encoder(path)
     with _shape_errors(path):
-        config = _published_config({name: read(file).shape for name, file in encoder.items()})
         state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), config))
         state["stem.proj.weight"] = state["stem.proj.weight"][:, :, ::2, ::2].contiguous()
         state["pos_embed"] = state["pos_embed"][:, ::2, ::2].contiguous()
@@ -257,6 +278,17 @@ def import_sam(path: Path) -> FlowViT:
     _check(path, model, state)
     model.load_state_dict(state, assign=True)
     return model
+
+
+def _sam_encoder(path: Path) -> tuple[dict[str, str], FlowViTConfig, Callable[[str], Tensor]]:
+    """SAM's encoder in a file: its tensors by Cellpose's names, the network's shape, and a function that reads one."""
+    _, names, read = _open(path)
+    encoder = {f"encoder.{name.removeprefix(_SAM)}": name for name in names if name.startswith(_SAM)}
+    for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
+        if needed not in encoder:
+            raise unusable(path, f"it isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}")
+    with _shape_errors(path):
+        return encoder, _published_config({name: read(file).shape for name, file in encoder.items()}), read
 
 
 def resample_table(table: Tensor, rows: int) -> Tensor:
@@ -288,7 +320,7 @@ def _published_config(shapes: Mapping[str, torch.Size]) -> FlowViTConfig:
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.blocks.")}
     width = shapes.get("encoder.patch_embed.proj.weight", (VIT_L.width,))[0]
     dim = shapes.get("encoder.blocks.0.attn.rel_pos_h", (0, VIT_L.width // VIT_L.heads))[1]
-    neck_width = shapes.get("out.weight", (0, VIT_L.neck_width))[1]
+    neck_width = shapes.get("encoder.neck.0.weight", (VIT_L.neck_width,))[0]
     return replace(VIT_L, depth=len(blocks), width=width, heads=width // dim, neck_width=neck_width)
 
 
