@@ -13,7 +13,7 @@ from plateflow.cli import _typer
 from plateflow.metrics import average_precision
 from plateflow.segment import segment_image
 from plateflow.train.data import Sample, make_sample, plate_sample
-from plateflow.train.evaluate import ALL, by_source, compare, difference, evaluate, find, interval, resized, scored
+from plateflow.train.evaluate import ALL, by_source, compare, differences, evaluate, find, interval, resized, scored
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 
@@ -30,20 +30,24 @@ def test_a_score_sums_over_images(samples: list[Sample]) -> None:
     assert score.objects == sum(len(np.unique(s.labels)) - 1 for s in samples) == tp + fn
     assert score.ap == pytest.approx(np.mean([c[0] for c in counts], axis=0))
     assert score.f1 == pytest.approx(2 * tp / (2 * tp + fp + fn))
-    assert score.error_rate == pytest.approx((fp + fn) / (tp + fn))
+    errors = [(c[2][0] + c[3][0]) / (c[1][0] + c[3][0]) for c in counts]
+    assert score.error_rate == pytest.approx(np.mean(errors))  # as the paper: of each image, then the mean
+    assert score.error_rate != pytest.approx((fp + fn) / (tp + fn))
+    assert score.error_interval[0] <= score.error_rate <= score.error_interval[1]
+    assert score.f1_interval[0] <= score.f1 <= score.f1_interval[1]
     assert score.false_per_mpx == pytest.approx(fp / (3 * 160 * 160 / 1e6))
     assert 0.3 < score.f1 < 1
 
 
 def test_a_diameter_is_the_one_of_segment_image(samples: list[Sample]) -> None:
-    (found,) = find(samples[:1], TINY, diameter=12.0)
+    (found,) = find(iter(samples[:1]), TINY, diameter=12.0)
     assert np.array_equal(found.labels, segment_image(samples[0].image, model=TINY, diameter=12.0))
 
 
 def test_what_the_network_finds_is_its_own_truth(samples: list[Sample]) -> None:
     found = [replace(s, labels=segment_image(s.image, model=TINY).astype(np.int32)) for s in samples]
     score = evaluate(found, TINY)
-    assert (score.ap, score.interval) == ((1, 1, 1), (1, 1))
+    assert (score.ap, score.ap_interval, score.f1_interval, score.error_interval) == ((1, 1, 1), (1, 1), (1, 1), (0, 0))
     assert (score.error_rate, score.f1, score.merged, score.split) == (0, 1, 0, 0)
 
 
@@ -53,7 +57,7 @@ def test_sources_are_told_apart_and_pooled(samples: list[Sample]) -> None:
     scores = by_source(found)
     assert [(s.source, s.images) for s in scores] == [("plate_nuclei", 2), ("other", 1), (ALL, 3)]
     assert scores[2].objects == scores[0].objects + scores[1].objects
-    assert np.isnan(scores[1].interval).all()  # one image tells nothing of others
+    assert np.isnan(scores[1].ap_interval).all()  # one image tells nothing of others
     assert len(by_source(found[:2])) == 1
 
 
@@ -68,8 +72,14 @@ def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
 def test_two_models_are_compared_image_by_image(samples: list[Sample]) -> None:
     truth = [compare(s, s.labels.astype(np.uint32)) for s in samples]
     none = [compare(s, np.zeros(s.labels.shape, np.uint32)) for s in samples]
-    assert difference(truth, none) == (1, (1, 1))
-    assert difference(truth, truth) == (0, (0, 0))
+    assert differences(truth, none) == [("plate_nuclei", 1, (1, 1))]
+    assert differences(truth, truth) == [("plate_nuclei", 0, (0, 0))]
+    other = replace(truth[2], sample=replace(samples[2], source="other"))
+    assert [row[:2] for row in differences([*truth[:2], other], [*none[:2], other])] == [
+        ("plate_nuclei", 1),
+        ("other", 0),
+        (ALL, pytest.approx(2 / 3)),
+    ]
 
 
 def test_an_image_without_objects_counts_what_is_invented() -> None:
@@ -102,7 +112,8 @@ def test_the_command_prints_writes_and_shows(samples: list[Sample], tmp_path: Pa
     arguments = ["--data", str(tmp_path / "data"), "--model", str(TINY), "--model", str(other), "--sizes", "0.5,1"]
     result = CliRunner().invoke(_typer, ["evaluate", *arguments, "--device", "cpu", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "+0.000 (95 % +0.000 to +0.000); these images don't tell them apart" in result.output
+    same = "image by image, all: +0.000 (95 % +0.000 to +0.000); these images don't tell them apart"
+    assert same in result.output
     with (tmp_path / "out" / "sources.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["source"] for row in rows] == ["source0", "source1", "all"] * 2

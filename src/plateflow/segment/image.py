@@ -64,13 +64,8 @@ def segment_image(
     spec = model_spec(model)
     samples, colour = _as_cyx(image, merge=channels is None), _is_yxs(image)
     stained = len(samples) == IN_CHANNELS and bright_background(samples)
-    if stained and not spec.colours:
-        raise ArgumentError(
-            "a colour image with a bright background (stained tissue, bright field) can't be segmented",
-            why=f"the model {spec.name!r} reads fluorescence: objects brighter than what is around them",
-            remedy="take the model `default`; of a fluorescence image, give the channel that shows the objects as a "
-            "grey image",
-        )
+    if stained:
+        refuse_colours(model)
     numbers = _numbers(samples, channels)
     whole = stained and channels is None
     if whole:
@@ -100,6 +95,23 @@ def segment_image(
     for _ in engine.run([job]):
         pass
     return labels_from_flows(flows[0][:2], flows[0][2], n_steps=grid.n_steps)
+
+
+def refuse_colours(model: str | Path, where: str = "") -> None:
+    """Refuse to show stained tissue in colours to a model that wasn't trained on any.
+
+    Raises:
+        ArgumentError: the model is one.
+    """
+    spec = model_spec(model)
+    if not spec.colours:
+        raise ArgumentError(
+            "a colour image with a bright background (stained tissue, bright field) can't be segmented",
+            where=where,
+            why=f"the model {spec.name!r} reads fluorescence: objects brighter than what is around them",
+            remedy="take the model `default`; of a fluorescence image, give the channel that shows the objects as a "
+            "grey image",
+        )
 
 
 def fitting_batch(tiles: int, *, largest: int) -> int:

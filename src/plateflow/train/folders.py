@@ -1,9 +1,9 @@
 """Annotated images as people have them: pairs of an image and its labels in folders, Cellpose's files among them.
 
 A folder of data holds pairs, or folders of pairs, which are its sources. Pairs lie in `images/` and `labels/` (or
-`masks/`) under equal names, or side by side, the labels with a suffix: `B03.tif` and `B03_masks.tif`. Cellpose's
-`B03_seg.npy`, which its window writes, is such a file, too; it is a pickle, so of its classes only those that make up
-an array are loaded.
+`masks/`) under equal names, or side by side, the labels with a suffix: `B03.tif` and `B03_masks.tif`, or as in
+Cellpose's own data `000_img.png` and `000_masks.png`. Cellpose's `B03_seg.npy`, which its window writes, is such a
+file, too; it is a pickle, so of its classes only those that make up an array are loaded.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ from plateflow.train.data import CODEX_CHANNELS, TRANSMITTED_SOURCES, Light, Sam
 
 IMAGES = (".tif", ".tiff", ".png")
 LABELS = re.compile(r"(?i)(?P<name>.+?)_(?:cp_)?(?:masks?|labels?|seg)")
+IMAGE_SUFFIX = "_img"
 log = logging.getLogger(__name__)
 
 
-def read_sources(folder: Path) -> dict[str, list[Sample]]:
+def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]]:
     """Read a folder of data, source by source; of a folder that holds pairs itself, its name is the source's.
+
+    Args:
+        folder: the data.
+        mixed: whether images of one source may differ in their channels.
 
     Raises:
         RawDataError: there are no pairs, a pair can't be read or its parts don't fit each other, an image or its labels
@@ -41,11 +46,11 @@ def read_sources(folder: Path) -> dict[str, list[Sample]]:
         raise RawDataError("there is no such folder of images", where=str(folder))
     sources = [each for each in sorted(folder.iterdir()) if each.is_dir() and any(_pairs(each))]
     of_folder = [] if any(_pairs(folder)) else sources
-    return {each.name: read_source(each) for each in of_folder or [folder]}
+    return {each.name: read_source(each, mixed=mixed) for each in of_folder or [folder]}
 
 
-def read_source(folder: Path) -> list[Sample]:
-    """Read the pairs of one folder, in order of names; errors as for `read_sources`."""
+def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
+    """Read the pairs of one folder, in order of names; arguments and errors as for `read_sources`."""
     samples: list[Sample] = []
     shown: dict[tuple[int, str], Path] = {}
     for image, labels in _pairs(folder):
@@ -61,7 +66,7 @@ def read_source(folder: Path) -> list[Sample]:
             "put images into images/ and their labels, under the same names, into labels/; or label them X_masks.tif"
         )
         raise RawDataError("the folder holds no image with labels", where=str(folder), remedy=remedy)
-    if len(shown) > 1:
+    if len(shown) > 1 and not mixed:
         listed = "; ".join(f"{path.name} has {n} ({light})" for (n, light), path in shown.items())
         remedy = "keep each kind in a folder of its own"
         raise RawDataError("images differ in their channels", where=str(folder), why=listed, remedy=remedy)
@@ -90,6 +95,9 @@ def _pairs(folder: Path) -> Iterator[tuple[Path | None, Path | None]]:
     for path in objects:
         match = LABELS.fullmatch(path.stem)
         labels.setdefault(match["name"] if match and path.stem not in images else path.stem.removesuffix(".ome"), path)
+    for name in [name for name in images if name.endswith(IMAGE_SUFFIX) and name not in labels]:
+        if (bare := name.removesuffix(IMAGE_SUFFIX)) in labels and bare not in images:
+            images[bare] = images.pop(name)
     if labels:
         for name in sorted(images | labels):
             yield images.get(name), labels.get(name)
