@@ -1,17 +1,22 @@
 """Evaluation counts what it says it counts, and shows it."""
 
 import csv
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import png_encode
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
-from plateflow.metrics import average_precision
+from plateflow.metrics import average_precision, error_rate
 from plateflow.segment import segment_image
+from plateflow.train import evaluate as evaluation
 from plateflow.train.data import Sample, make_sample, plate_sample
 from plateflow.train.evaluate import ALL, by_source, compare, differences, evaluate, find, interval, resized, scored
 
@@ -42,6 +47,28 @@ def test_a_score_sums_over_images(samples: list[Sample]) -> None:
 def test_a_diameter_is_the_one_of_segment_image(samples: list[Sample]) -> None:
     (found,) = find(iter(samples[:1]), TINY, diameter=12.0)
     assert np.array_equal(found.labels, segment_image(samples[0].image, model=TINY, diameter=12.0))
+
+
+def test_few_flow_fields_wait_however_many_images_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where following is slower than the network, the network waits."""
+    waiting = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *args: Any, **keywords: Any) -> Future[Any]:
+            waiting.append(self._work_queue.qsize())
+            return super().submit(*args, **keywords)
+
+    def slow(*args: Any, **keywords: Any) -> np.ndarray:
+        time.sleep(0.02)
+        return np.zeros((16, 16), np.uint32)
+
+    monkeypatch.setattr(evaluation, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(evaluation, "labels_from_flows", slow)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    labels = np.zeros((16, 16), np.int32)
+    drawn = (make_sample("x", str(n), [np.arange(256).reshape(16, 16)], labels) for n in range(60))
+    assert [found.sample.name for found in find(drawn, TINY)] == [str(n) for n in range(60)]
+    assert len(waiting) == 60 and max(waiting) <= 4
 
 
 def test_what_the_network_finds_is_its_own_truth(samples: list[Sample]) -> None:
@@ -124,6 +151,38 @@ def test_the_command_prints_writes_and_shows(samples: list[Sample], tmp_path: Pa
     assert curve[1]["ap_50"] == rows[2]["ap_50"]
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert page.count("<img") == 6 and "&lt;b&gt;" in page and "<b>0: AP" not in page and "nan" not in page
+
+
+def test_the_test_images_of_cellpose_are_read_as_they_are(samples: list[Sample], tmp_path: Path) -> None:
+    """`000_img.png`, in red and green or in grey, beside `000_masks.png`; the error rate is the mean over images."""
+    errors = []
+    for number, sample in enumerate(samples):
+        grey = (np.clip(sample.image[0], 0, 1) * 255).astype(np.uint8)
+        colours = [grey.T, grey, 0 * grey] if number else [grey] * 3
+        picture = np.stack(colours, axis=-1)
+        (tmp_path / f"{number:03}_img.png").write_bytes(png_encode(picture))
+        (tmp_path / f"{number:03}_masks.png").write_bytes(png_encode(sample.labels.astype(np.uint16)))
+        errors.append(float(error_rate(sample.labels, segment_image(picture, model=TINY))))
+    arguments = ["--model", str(TINY), "--data", str(tmp_path), "--device", "cpu", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(_typer, ["evaluate", *arguments])
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "out" / "sources.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["images"] == "3"
+    assert float(row["error_rate"]) == pytest.approx(np.mean(errors), abs=1e-4)
+    with (tmp_path / "out" / "images.csv").open() as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["000_img", "001_img", "002_img"]
+
+
+def test_images_that_the_model_cannot_read_are_refused(samples: list[Sample], tmp_path: Path) -> None:
+    labels = samples[0].labels.astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a_masks.tif", labels)
+    three = np.random.default_rng(0).integers(0, 99, (3, *labels.shape)).astype(np.uint16)
+    bright = (250 - 100 * (labels > 0)[None] - np.arange(3)[:, None, None]).astype(np.uint8)
+    for image, message in ((three, "3 channels (0, 1, 2) are too many"), (bright, "bright background")):
+        tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack")
+        result = CliRunner().invoke(_typer, ["evaluate", "--data", str(tmp_path), "--model", str(TINY)])
+        assert result.exit_code != 0 and message in str(result.exception) and ": a" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,16 @@ def test_labels_lie_beside_their_images_or_in_a_folder_of_their_own(tmp_path: Pa
     }
 
 
+def test_images_may_have_a_suffix_and_differ_where_that_is_allowed(tmp_path: Path) -> None:
+    for name, image in (("000", LABELS), ("001", np.stack([LABELS, LABELS.T]))):
+        tifffile.imwrite(tmp_path / f"{name}_img.tif", image, photometric="minisblack")
+        tifffile.imwrite(tmp_path / f"{name}_masks.tif", LABELS)
+    with pytest.raises(RawDataError, match="differ in their channels"):
+        read_source(tmp_path)
+    (samples,) = read_sources(tmp_path, mixed=True).values()
+    assert [(sample.name, len(sample.pixels)) for sample in samples] == [("000_img", 1), ("001_img", 2)]
+
+
 def test_floating_point_images_keep_their_values(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(size=(20, 20)).astype(np.float32)
     write(tmp_path, "a", image, LABELS.astype(np.float32))

@@ -39,7 +39,7 @@ SEED = 77
 """Of simulated fields that no model was trained on."""
 GOOD = 0.8
 """AP@0.5 at which a size counts as one that needs no diameter."""
-SHEET: list[Look] = ["cells"] * 10 + ["nuclei"] * 6 + ["transmitted"] * 4 + ["tissue"] * 3 + ["empty"]
+SHEET: tuple[Look, ...] = (*("cells",) * 10, *("nuclei",) * 6, *("transmitted",) * 4, *("tissue",) * 3, "empty")
 """Looks of the 24 fields that the documentation shows: the first that are drawn, none was chosen."""
 LICENCES = {"dsb2018": "CC0 1.0 (BBBC038v1)", "usiigaci": "MIT (Usiigaci)", "codex": "MIT (CellSegmentationEvaluator)"}
 RANGE = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.DOTALL)
