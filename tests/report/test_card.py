@@ -83,7 +83,7 @@ def test_a_card_is_written_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch
         "simulated.png",
         *(f"fails-{n}.png" for n in (1, 2, 3)),
     }
-    assert imread(docs / "images" / "simulated.png").shape == (160, 320, 3)
+    assert imread(docs / "images" / "simulated.png").shape == (140, 280, 3)
     good = [float(row["diameter"]) for row in rows[1:3] if float(row["ap_50"]) >= card.GOOD]
     span = f"{min(good):.0f} to {max(good):.0f} px" if good else "none"
     assert (docs / "models.md").read_text() == f"from <!-- measured -->{span}<!-- /measured --> on"

@@ -170,7 +170,7 @@ def worst(data: Path, table: Sequence[dict[str, Any]], model: str, file: Path, i
     return found
 
 
-def sheet(tile: int = 160, columns: int = 6) -> NDArray[np.uint8]:
+def sheet(tile: int = 140, columns: int = 6) -> NDArray[np.uint8]:
     """The 24 simulated fields in a grid, YXS: of each its middle, 256 px wide, from dark to bright by its percentiles.
 
     A helper channel of DNA is added in blue.
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = f"images/fails-{number}.png"
         save_png(args.docs / name, drawn(each, 256))
         pictures.append({"file": name, "found": each, "counts": each.counts[:, 0].tolist()})
-    save_png(args.docs / "images/simulated.png", sheet())
+    save_png(args.docs / "images/simulated.png", sheet(), levels=20)
     simulated = {f"simulated {what}, {draw.__name__}": share for (draw, what), (share, _) in SIMULATED.items()}
     measured = {name: size_range(parts["size"], name) for name in models}
     page = render(
