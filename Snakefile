@@ -55,6 +55,7 @@ include: "rules/stitch.smk"
 include: "rules/features.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"
+include: "rules/train.smk"
 
 
 onstart:

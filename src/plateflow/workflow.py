@@ -6,6 +6,7 @@ as long as the Snakefile is parsed; it imports nothing heavier than pydantic.
 
 import atexit
 import os
+import shlex
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,9 +20,9 @@ from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, run
 from plateflow.chain import STAGES
 from plateflow.errors import ConfigError, LeaseError, number_of
 from plateflow.estimate import Estimate, estimates_of, screen_needs
-from plateflow.model.registry import find_weights, licence_notice
+from plateflow.model.registry import MODELS, find_weights, licence_notice
 from plateflow.paths import PlatePaths
-from plateflow.project import Project, check_label_sets
+from plateflow.project import SCREEN, Project, check_label_sets
 from plateflow.state import slurm
 from plateflow.state.journal import wells_and_fields
 from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver, read_owner
@@ -37,6 +38,7 @@ UNSIZED = {
     "features": (4000, 60),
     "aggregate": (4000, 60),
     "report": (2000, 30),
+    "train": (16000, 240),
 }
 """Memory (MB) and time (minutes) of a stage's jobs for plates whose sizes the plate sheet does not give."""
 
@@ -70,6 +72,24 @@ class Workflow:
         """The path of the receipt, log or benchmark of the page over all plates."""
         path: Path = getattr(self.project.screen, kind)("report", "screen", digest)
         return str(path)
+
+    def training(self, kind: str) -> str:
+        """A file of the model that `snakemake train` makes: `safetensors`, or its `log` or benchmark, `tsv`."""
+        return str(MODELS / f"{self.config.trained or 'NAME'}.{kind}")
+
+    def training_options(self) -> list[str]:
+        """What `plateflow train` is given.
+
+        Raises:
+            ConfigError: the configuration doesn't say it.
+        """
+        if self.config.train is None:
+            raise ConfigError(
+                "the configuration doesn't say what to train",
+                remedy="write the options of `plateflow train` there, such as train: "
+                '"--name mine --plate results/PLATE --wells B03,C05 --label-set cells"',
+            )
+        return shlex.split(self.config.train)
 
     def targets(self) -> list[str]:
         """Every receipt: a missing one is made again even while those of later jobs stand."""
@@ -178,9 +198,9 @@ class Workflow:
     @cache  # noqa: B019
     def first_resources(self, stage: str, plate: str | None) -> dict[str, int]:
         """What a job of a stage asks for at its first attempt: mem_mb, and runtime in minutes."""
-        if plate is None:
+        if stage == SCREEN:
             return screen_needs(self.project)[1]
-        estimate = self._estimates.get(plate)
+        estimate = plate and self._estimates.get(plate)
         return estimate.resources(stage) if estimate else dict(zip(("mem_mb", "runtime"), UNSIZED[stage], strict=True))
 
     @cached_property

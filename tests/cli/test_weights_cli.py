@@ -167,8 +167,8 @@ def test_what_is_no_model_is_not_added(folder: Path, tmp_path: Path) -> None:
     for file, name, words in (
         (tmp_path / "bad.pth", "bad", "can't be read as weights"),
         (tmp_path / "none.pth", "none", "no such file"),
-        (TINY, "default", "cannot be the name"),
-        (TINY, "../up", "cannot be the name"),
+        (TINY, "default", "the name of another model"),
+        (TINY, "../up", "can't be the name"),
         (TINY, "cpsam_v2", "isn't the published 'cpsam_v2'"),
     ):
         with pytest.raises(PlateflowError, match=words):
@@ -178,6 +178,19 @@ def test_what_is_no_model_is_not_added(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PlateflowError, match="a model of this name exists already"):
         weights("add", TINY, "--name", "mine")
     assert {path.name for path in folder.iterdir()} == {"mine.safetensors"}
+
+
+def test_a_fine_tuned_model_tells_its_parent_and_is_found_in_its_project(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = init_weights(FlowViT(FlowViTConfig(width=32, depth=1, heads=1, neck_width=16)), 0)
+    save_model(model, tmp_path / "models" / "tuned.safetensors", name="tuned", licence="CC-BY-NC", parent="cpsam")
+    assert weights("list").endswith(
+        "tuned: models/tuned.safetensors (0 MB)\n  licence: CC-BY-NC\n  fine-tuned from: cpsam\n"
+    )
+    weights("add", TINY, "--name", "other")
+    assert (folder / "other.safetensors").exists(), "models/ holds what was trained here"
 
 
 def test_a_published_file_that_was_brought_is_added(folder: Path, server: Path) -> None:

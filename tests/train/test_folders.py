@@ -20,6 +20,7 @@ def write(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> Non
 
 
 LABELS = np.pad(np.ones((10, 10), np.uint16), 5)
+MASK = np.tile(np.pad(np.full((5, 5), 255, np.uint8), (0, 5)), (2, 2))
 
 
 def test_grey_images_give_one_channel(tmp_path: Path) -> None:
@@ -81,14 +82,27 @@ def test_labels_lie_beside_their_images_or_in_a_folder_of_their_own(tmp_path: Pa
     }
 
 
-def test_images_may_have_a_suffix_and_differ_where_that_is_allowed(tmp_path: Path) -> None:
+def test_cellposes_own_data_are_read(tmp_path: Path) -> None:
+    """000_img.png and 000_masks.png; an image may be called so, too, and its window saves labels twice."""
+    for name, kind in (("000_img", 200), ("000_masks", 1), ("a_img", 200), ("a_img_masks", 2)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", LABELS * kind)
+    np.save(tmp_path / "a_img_seg.npy", {"masks": LABELS})
+    samples = read_source(tmp_path)
+    assert [(sample.name, sample.labels.max()) for sample in samples] == [("000_img", 1), ("a_img", 2)]
+
+
+def test_images_may_differ_in_their_channels_where_that_is_allowed(tmp_path: Path) -> None:
     for name, image in (("000", LABELS), ("001", np.stack([LABELS, LABELS.T]))):
-        tifffile.imwrite(tmp_path / f"{name}_img.tif", image, photometric="minisblack")
-        tifffile.imwrite(tmp_path / f"{name}_masks.tif", LABELS)
-    with pytest.raises(RawDataError, match="differ in their channels"):
-        read_source(tmp_path)
+        write(tmp_path, name, image, LABELS)
     (samples,) = read_sources(tmp_path, mixed=True).values()
-    assert [(sample.name, len(sample.pixels)) for sample in samples] == [("000_img", 1), ("001_img", 2)]
+    assert [len(sample.pixels) for sample in samples] == [1, 2]
+
+
+def test_images_without_objects_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, factor in (("full", 1), ("empty", 0)):
+        write(tmp_path, name, LABELS, LABELS * factor)
+    assert len(read_source(tmp_path)) == 2
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: 1 of 2 images have no object: empty"]
 
 
 def test_floating_point_images_keep_their_values(tmp_path: Path) -> None:
@@ -130,6 +144,8 @@ def test_damaged_pickles_are_told(tmp_path: Path) -> None:
         (LABELS, LABELS.astype(np.int32) - 2, r"-2 to -1"),
         (LABELS, np.stack([LABELS, LABELS]), r"one plane, YX[\s\S]*\(2, 20, 20\)"),
         (LABELS, 0 * LABELS, "no image has an object"),
+        (LABELS, MASK, r"doesn't hold labels[\s\S]*all 4 objects have the number 255"),
+        (LABELS * np.float32(np.nan), LABELS, r"NaN or infinite\n.*a.tif"),
         (np.stack([LABELS] * 5), LABELS, r"too many channels[\s\S]*has 5"),
     ],
 )
@@ -153,3 +169,12 @@ def test_folders_that_do_not_fit_are_told(tmp_path: Path) -> None:
         (tmp_path / part / "b.tif").unlink()
         with pytest.raises(RawDataError, match=rf"has no {lacking}\n.*b.tif"):
             read_source(tmp_path)
+    write(tmp_path, "b", LABELS, LABELS)
+    tifffile.imwrite(tmp_path / "labels" / "b_masks.tif", LABELS)
+    with pytest.raises(RawDataError, match=r"two files have one name\n.*b.tif and .*b_masks.tif"):
+        read_source(tmp_path)
+    for folder in ("set/one/images", "set/one/labels", "set/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / folder / "a.tif", LABELS)
+    with pytest.raises(RawDataError, match=r"images and no labels\n.*set/two"):
+        read_sources(tmp_path / "set")

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from plateflow.access import explain
-from plateflow.cli import accept, check, clean, demo, evaluate, init, plan, retry, run, segment, status, verify, weights
+from plateflow.cli import (
+    accept,
+    check,
+    clean,
+    demo,
+    evaluate,
+    init,
+    plan,
+    retry,
+    run,
+    segment,
+    status,
+    train,
+    verify,
+    weights,
+)
 from plateflow.cli.common import Status
 from plateflow.errors import PlateflowError
 
@@ -45,10 +60,15 @@ def _options(
 
 for command in (
     *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
-    *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, demo.demo),
+    *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)
 _typer.add_typer(weights.weights, name="weights")
+
+
+def run_typed(words: list[str]) -> None:
+    """Run a command as it is typed; what goes wrong is raised."""
+    _typer(words, standalone_mode=False)
 
 
 def app() -> None:

@@ -29,6 +29,7 @@ from plateflow.state.slurm import ENDED, squeue
 
 WAIT_S = 300.0
 ROOM_BYTES = 10**9
+GPU_RULES = {"infer", "train"}
 EDIT = "fix it, or edit the first block of the profile"
 ASK_LESS = "under set-resources of the profile give it another slurm_partition, or less; more `parts` make jobs shorter"
 
@@ -73,9 +74,9 @@ def check_cluster(project: Project, configfile: Path, profile: Path) -> list[Pro
             stages = dict.fromkeys(trial.job.name for trial in trials)
             where = f"{place or 'the default partition'} ({', '.join(stages)})"
             # The one with the GPU, or with the most memory: what the others may have too little for, it can try.
-            chosen = max(trials, key=lambda trial: (trial.job.name == "infer", trial.job.memory_mb))
+            chosen = max(trials, key=lambda trial: (trial.job.name in GPU_RULES, trial.job.memory_mb))
             command = [sys.executable, "-m", "plateflow.cli.cluster", configfile.resolve(), out]
-            script = shlex.join([*map(str, command), "gpu" if "infer" in stages else "cpu"])
+            script = shlex.join([*map(str, command), "gpu" if GPU_RULES & stages.keys() else "cpu"])
             done = _sbatch(f"{chosen.small} --output={shlex.quote(str(out.with_suffix('.log')))}", script)
             if done.returncode:
                 problems.append(_problem(where, f"SLURM refuses the job: {_words(done.stderr)}"))

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from plateflow.cli.common import WeightsOption
-from plateflow.config import SAFE_NAME
 from plateflow.errors import ModelError, PlateflowError
 from plateflow.files import atomic_file
 from plateflow.model.registry import (
@@ -15,6 +14,7 @@ from plateflow.model.registry import (
     PUBLISHED,
     check_published,
     find_weights,
+    folder_for_others,
     hash_of,
     licence_notice,
     right_weights,
@@ -23,8 +23,9 @@ from plateflow.model.registry import (
 )
 
 weights = typer.Typer(
-    help="List, fetch, verify and add the weights of models. They are searched in --weights-dir, $PLATEFLOW_WEIGHTS, "
-    "$CELLPOSE_LOCAL_MODELS_PATH and ~/.cellpose/models, in this order; new ones are put into the first of these.",
+    help="List, fetch, verify and add the weights of models. They are searched in --weights-dir, models/ of this "
+    "folder, $PLATEFLOW_WEIGHTS, $CELLPOSE_LOCAL_MODELS_PATH and ~/.cellpose/models, in this order; new ones are put "
+    "into the first of these but models/, which holds what `plateflow train` made.",
     no_args_is_help=True,
 )
 
@@ -50,7 +51,7 @@ def fetch(
 
     from plateflow.model.fetch import fetch as download
 
-    folder = search_path(weights_dir)[0]
+    folder = folder_for_others(weights_dir)
     for name in names:
         if name not in PUBLISHED:
             raise PlateflowError(
@@ -105,10 +106,9 @@ def add(
     import torch
 
     from plateflow.model.weights import check_model, import_sam, is_sam, save_model
+    from plateflow.train.provenance import place
 
-    folder = search_path(weights_dir)[0]
-    if not SAFE_NAME.fullmatch(name) or name in PACKAGED:
-        raise PlateflowError(f"{name!r} cannot be the name of a model", remedy="use letters, digits and . _ + -")
+    folder = folder_for_others(weights_dir)
     if not file.is_file():
         raise PlateflowError("there is no such file", where=str(file))
     model, suffix = None, ".safetensors" if file.suffix == ".safetensors" else ""
@@ -118,9 +118,7 @@ def add(
         model, suffix = import_sam(file), ".safetensors"
     else:
         check_model(file)
-    target = folder / (PUBLISHED[name].file if name in PUBLISHED else name.removesuffix(suffix) + suffix)
-    if target.exists():
-        raise PlateflowError("a model of this name exists already", where=str(target), remedy="give another --name")
+    target = place(name, folder, suffix, brought=name in PUBLISHED)
     if model is None:
         with file.open("rb") as source, atomic_file(target) as copy:
             shutil.copyfileobj(source, copy)
@@ -132,8 +130,11 @@ def add(
 
 
 def _describe(name: str, path: Path) -> None:
-    licence = PUBLISHED[name].licence if name in PUBLISHED else spec_of(path).licence
-    typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:,.0f} MB)\n  licence: {licence}")
+    spec = None if name in PUBLISHED else spec_of(path)  # which would hash a gigabyte
+    typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:,.0f} MB)")
+    typer.echo(f"  licence: {spec.licence if spec else PUBLISHED[name].licence}")
+    if spec and spec.parent:
+        typer.echo(f"  fine-tuned from: {spec.parent}")
 
 
 def _models(weights_dir: Path | None) -> dict[str, Path | None]:

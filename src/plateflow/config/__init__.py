@@ -4,8 +4,18 @@ Imports pydantic alone: the Snakefile and `plateflow --help` load this package a
 """
 
 from plateflow.config.load import config_yaml, load_config
-from plateflow.config.plate_sheet import PLATE_SIZES, SAFE_NAME, PlateSpec, load_plates
-from plateflow.config.sections import FAMILIES, FAMILY_PRESETS, Config, LabelSet, Normalise, Parts, Quality, Stats
+from plateflow.config.plate_sheet import PLATE_SIZES, PlateSpec, load_plates
+from plateflow.config.sections import (
+    FAMILIES,
+    FAMILY_PRESETS,
+    SAFE_NAME,
+    Config,
+    LabelSet,
+    Normalise,
+    Parts,
+    Quality,
+    Stats,
+)
 
 __all__ = [
     "FAMILIES",

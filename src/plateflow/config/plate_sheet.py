@@ -8,11 +8,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from plateflow.config.load import explain
-from plateflow.config.sections import Section, nearest
+from plateflow.config.sections import SAFE_NAME, Section, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode, table
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _NAMED = re.compile(r"(.+?)=([^=,]+)(?:,|$)")
 """A channel's name and the one that it is given; a comma or = may be in the former, not in the latter."""
 RESERVED_PLATES = {"screen"}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED_LABEL_SETS = {"children", "count", "image", "match", "metadata", "parent"}
 """Other columns of the tables begin with these."""
 FAMILIES = (
@@ -222,6 +224,17 @@ class Config(Section):
     features: Features = Features()
     quality: Quality = Quality()
     stats: Stats = Stats()
+    train: str | None = Field(
+        None,
+        description="what `snakemake train` does: the options of `plateflow train` as typed, with --name",
+    )
+
+    @field_validator("train")
+    @classmethod
+    def _names_a_model(cls, value: str | None) -> str | None:
+        if value is not None and not SAFE_NAME.fullmatch(_option(value, "--name")):
+            raise ValueError(f"train: {value!r} must hold --name and a name of letters, digits and . _ + -")
+        return value
 
     @field_validator("z")
     @classmethod
@@ -268,8 +281,19 @@ class Config(Section):
         return self
 
     @property
+    def trained(self) -> str | None:
+        """The name of the model that `snakemake train` makes."""
+        return None if self.train is None else _option(self.train, "--name")
+
+    @property
     def row_label_set(self) -> str:
         """The label set that makes the rows of the cell table."""
         if self.features.rows is not None:
             return self.features.rows
         return "cells" if "cells" in self.segmentation else next(iter(self.segmentation))
+
+
+def _option(options: str, name: str) -> str:
+    """The value of an option on a command line, which may follow it or a `=`; empty: it isn't there."""
+    words = shlex.split(options.replace(f"{name}=", f"{name} "))
+    return words[words.index(name) + 1] if name in words[:-1] else ""

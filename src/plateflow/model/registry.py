@@ -33,6 +33,7 @@ class ModelSpec:
         colours: whether it reads red, green and blue of stained tissue, too: dark objects on a bright background.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
         diameters: least and greatest median diameter, px, of the images that it was trained on.
+        parent: the model that it was fine-tuned from, if any.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ModelSpec:
     colours: bool
     diameter: float | None
     diameters: tuple[float, float]
+    parent: str = ""
 
     @property
     def sha256(self) -> str:
@@ -104,6 +106,8 @@ PUBLISHED = {
 
 PACKAGED = {name: Path(__file__).parent / "weights" / f"{name}.safetensors" for name in ("default", "fast")}
 """The models that ship, on the same data: the accurate one, and one that takes half its time."""
+MODELS = Path("models")
+"""Where the models of a project lie, in the folder in which `snakemake` runs: whoever works there finds them."""
 TRAINED_CHANNELS = ("the one that shows the objects", "one that helps, as DNA does for whole cells")
 """Channels of models trained here that don't say: of the default model (docs/model-card.md)."""
 CELLPOSE_CHANNELS = ("the one that shows the objects", "another", "another")
@@ -123,8 +127,13 @@ def search_path(first: Path | None = None) -> list[Path]:
     own = []
     with suppress(RuntimeError):  # nobody's home, as of a number without a name in a job without HOME
         own = [Path.home() / ".cellpose" / "models"]
-    folders = [first, *(Path(folder) for folder in named if folder), *own]
+    folders = [first, MODELS, *(Path(folder) for folder in named if folder), *own]
     return [folder for folder in folders if folder]
+
+
+def folder_for_others(first: Path | None = None) -> Path:
+    """Where weights that weren't trained in the project go: the first folder that isn't its own."""
+    return next(folder for folder in search_path(first) if folder is not MODELS)
 
 
 def find_weights(name_or_path: str | Path, weights_dir: Path | None = None) -> Path:
@@ -225,6 +234,7 @@ def spec_of(path: Path) -> ModelSpec:
         colours=metadata.get("colours", not metadata),
         diameter=float(diameter),
         diameters=(float(diameters[0]), float(diameters[1])),
+        parent=metadata.get("parent") or "",
     )
 
 

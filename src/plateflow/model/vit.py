@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from plateflow.model.registry import IN_CHANNELS
 
@@ -241,15 +242,20 @@ class FlowViT(nn.Module):
         self.neck = SamNeck(config) if config.neck == "sam" else FuseNeck(config)
         self.flow_head = nn.Conv2d(self.neck.width, 2 * self.neck.stride**2, 1)
         self.cell_head = nn.Conv2d(self.neck.width, self.neck.stride**2, 1)
+        self.recompute = False  # of the blocks, keep their inputs alone for the backward pass, and run them again in it
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), the object's channel first, unused channels 0 -> (B, 3, H, W) = [dy, dx, cell logit]."""
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W), the object's channel first, unused channels 0 -> (B, 3, H, W) = [dy, dx, cell logit].
+
+        `kept` (B, depth), 0 or 1, for training: an image passes by a block where it is 0 (layer drop).
+        """
         tokens, finer = self.stem(x)  # (B, width, h, w)
         x = tokens.permute(0, 2, 3, 1)  # (B, h, w, width)
         if self.pos_embed is not None:
             x = x + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks):
+            out = checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
+            x = out if kept is None else torch.where(kept[:, number, None, None, None] > 0, out, x)
         features = self.neck(x.permute(0, 3, 1, 2), finer)  # (B, neck width, H / stride, W / stride)
         out = torch.cat([self.flow_head(features), self.cell_head(features)], dim=1)  # (B, 3 * stride^2, ...)
         return F.pixel_shuffle(out, self.neck.stride)  # (B, 3, H, W)

@@ -137,6 +137,9 @@ def save_model(
     colours: bool = False,
     diameter: float | None = None,
     diameters: tuple[float, float] | None = None,
+    parent: str = "",
+    data: str = "",
+    recipe: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a model as safetensors with its configuration, by rename.
@@ -148,6 +151,9 @@ def save_model(
         colours: whether it reads red, green and blue of stained tissue, too.
         diameter: object diameter (px) to which images are resampled; None if the model takes any.
         diameters: least and greatest median diameter, px, of the images that it was trained on.
+        parent: name and hash of the model whose training it went on from.
+        data: digest of the images and labels that it was trained on.
+        recipe: of its training.
         dtype: of the tensors on disk.
     """
     metadata = {
@@ -161,6 +167,7 @@ def save_model(
         "diameter": diameter,
         "diameters": diameters,
     }
+    metadata |= {name: told for name, told in (("parent", parent), ("data", data), ("recipe", recipe)) if told}
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     # a single entry: safetensors writes several in arbitrary order, and equal models should give equal files
     write_atomic(path, save(tensors, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
@@ -218,6 +225,27 @@ def to_cellpose(model: FlowViT) -> dict[str, Tensor]:
         else:
             out[_cellpose_name(name)] = value
     return out
+
+
+def load_start(name_or_path: str | Path) -> FlowViT:
+    """Load weights to train on: those of a model, or SAM's encoder with heads yet to be trained.
+
+    Raises:
+        ModelError: as `load_model` and `import_sam` do.
+    """
+    path = right_weights(name_or_path)
+    return import_sam(path) if is_sam(path) else load_model(path)
+
+
+def start_config(path: Path) -> FlowViTConfig:
+    """The shape of what `load_start` makes of a file; no weights are read.
+
+    Raises:
+        ModelError: as `load_start`.
+    """
+    if not is_sam(path):
+        return _prepare(path)[0].config
+    return import_sam(path).config
 
 
 def is_sam(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Batches of crops, made by many processes: crop number i is a function of the seed, the sources and i alone."""
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from plateflow.train.augment import Crop, random_crop
 from plateflow.train.data import Sample
+from plateflow.train.ranks import Ranks
 from plateflow.train.recipe import Recipe
 
 ENDLESS = 2**40
@@ -23,11 +25,16 @@ class Source:
     samples: Sequence[Sample]
 
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Images and targets of step i, float16 (batch, 3, crop, crop)."""
+def balanced(sources: Mapping[str, Sequence[Sample]]) -> list[Source]:
+    """Sources that all get the same share of crops, however many images they have."""
+    return [Source(1.0, samples) for samples in sources.values()]
 
-    def __init__(self, recipe: Recipe, sources: Sequence[Source]) -> None:
-        self.recipe, self.sources = recipe, sources
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Images and targets of step i, float16 (batch / world, 3, crop, crop): of several processes, each has its part."""
+
+    def __init__(self, recipe: Recipe, sources: Sequence[Source], ranks: Ranks | None = None) -> None:
+        self.recipe, self.sources, self.ranks = recipe, sources, ranks or Ranks()
         shares = np.array([source.share for source in sources])
         self.shares = shares / shares.sum()
 
@@ -40,16 +47,23 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and targets of step `step`."""
-        size = (self.recipe.batch, 3, self.recipe.crop, self.recipe.crop)
+        own = self.recipe.batch // self.ranks.world
+        size = (own, 3, self.recipe.crop, self.recipe.crop)
         images, targets = np.empty(size, np.float16), np.empty(size, np.float16)
-        for place in range(self.recipe.batch):
-            crop = self.crop(step * self.recipe.batch + place)
+        for place in range(own):
+            crop = self.crop(step * self.recipe.batch + self.ranks.rank * own + place)
             images[place], targets[place] = crop.image, crop.target
         return torch.from_numpy(images), torch.from_numpy(targets)
 
 
 def stream(
-    recipe: Recipe, sources: Sequence[Source], *, first: int = 0, workers: int = 1, pin: bool = False
+    recipe: Recipe,
+    sources: Sequence[Source],
+    *,
+    first: int = 0,
+    workers: int = 1,
+    pin: bool = False,
+    ranks: Ranks | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Give batch `first`, `first + 1`, ... without end, in order, made by forked processes that share the samples.
 
@@ -59,22 +73,24 @@ def stream(
         first: step to begin with.
         workers: processes; 0 makes the batches in this one.
         pin: whether the batches go into memory from which a GPU fetches them.
+        ranks: which part of each batch is this process's.
     """
     for source in sources:  # compiled once, before the fork
         for seed in range(3):
             random_crop(np.random.default_rng(seed), source.samples[0], recipe.crop, recipe.augmentation)
     loader = DataLoader(
-        Batches(recipe, sources),
+        Batches(recipe, sources, ranks),
         batch_size=None,
         sampler=range(first, ENDLESS),
         num_workers=workers,
         prefetch_factor=3 if workers else None,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         pin_memory=pin,
     )
     return iter(loader)
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; it is for the training to end in order
     torch.set_num_threads(1)

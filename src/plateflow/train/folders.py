@@ -1,9 +1,9 @@
 """Annotated images as people have them: pairs of an image and its labels in folders, Cellpose's files among them.
 
 A folder of data holds pairs, or folders of pairs, which are its sources. Pairs lie in `images/` and `labels/` (or
-`masks/`) under equal names, or side by side, the labels with a suffix: `B03.tif` and `B03_masks.tif`, or as in
-Cellpose's own data `000_img.png` and `000_masks.png`. Cellpose's `B03_seg.npy`, which its window writes, is such a
-file, too; it is a pickle, so of its classes only those that make up an array are loaded.
+`masks/`) under equal names, or side by side, the labels with a suffix: `B03.tif` (or `B03_img.tif`) and
+`B03_masks.tif`. Cellpose's `B03_seg.npy`, which its window writes, is such a file, too; it is a pickle, so of its
+classes only those that make up an array are loaded. Where labels were also saved as an image, that is read.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.measure import label as connected
 
 from plateflow.errors import PlateflowError, RawDataError
 from plateflow.files import is_litter
@@ -27,7 +28,9 @@ from plateflow.train.data import CODEX_CHANNELS, TRANSMITTED_SOURCES, Light, Sam
 
 IMAGES = (".tif", ".tiff", ".png")
 LABELS = re.compile(r"(?i)(?P<name>.+?)_(?:cp_)?(?:masks?|labels?|seg)")
-IMAGE_SUFFIX = "_img"
+NAMED_IMAGES = re.compile(r"(?i)(?P<name>.+?)_(?:img|image)")
+MASK_PIECES = 2
+"""An object in more pieces than this, alone in its image, isn't one."""
 log = logging.getLogger(__name__)
 
 
@@ -44,9 +47,13 @@ def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]
     """
     if not folder.is_dir():
         raise RawDataError("there is no such folder of images", where=str(folder))
-    sources = [each for each in sorted(folder.iterdir()) if each.is_dir() and any(_pairs(each))]
-    of_folder = [] if any(_pairs(folder)) else sources
-    return {each.name: read_source(each, mixed=mixed) for each in of_folder or [folder]}
+    sources = [] if any(_pairs(folder)) else [each for each in sorted(folder.iterdir()) if each.is_dir()]
+    labelled = [each for each in sources if any(_pairs(each))]
+    alone = [each for each in sources if each not in labelled and any(path.suffix in IMAGES for path in _files(each))]
+    if labelled and alone:
+        remedy = "label them, or take the folder away"
+        raise RawDataError("a folder beside others has images and no labels", where=str(alone[0]), remedy=remedy)
+    return {each.name: read_source(each, mixed=mixed) for each in labelled or [folder]}
 
 
 def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
@@ -74,7 +81,8 @@ def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
     if len(empty) == len(samples):
         raise RawDataError("no image has an object in its labels", where=str(folder))
     if empty:
-        log.info("%s: %d of %d images have no object: %s", folder, len(empty), len(samples), ", ".join(empty[:5]))
+        listed = ", ".join(empty[:5]) + ", ..." * (len(empty) > 5)
+        log.warning("%s: %d of %d images have no object: %s", folder, len(empty), len(samples), listed)
     return samples
 
 
@@ -87,20 +95,27 @@ def _pairs(folder: Path) -> Iterator[tuple[Path | None, Path | None]]:
         files = _files(folder)
         objects = [path for path in files if LABELS.fullmatch(path.stem)]
         pictures = [path for path in files if path not in objects and path.suffix.lower() in IMAGES]
-    images, labels = dict[str, Path](), dict[str, Path]()
-    for path in pictures:
-        first = images.setdefault(path.stem.removesuffix(".ome"), path)
-        if first != path:
-            raise RawDataError("two images have one name", where=f"{first} and {path}")
-    for path in objects:
-        match = LABELS.fullmatch(path.stem)
-        labels.setdefault(match["name"] if match and path.stem not in images else path.stem.removesuffix(".ome"), path)
-    for name in [name for name in images if name.endswith(IMAGE_SUFFIX) and name not in labels]:
-        if (bare := name.removesuffix(IMAGE_SUFFIX)) in labels and bare not in images:
-            images[bare] = images.pop(name)
+    labels = _named(objects, LABELS, but={path.stem for path in pictures})
+    images = _named(pictures, NAMED_IMAGES, only=labels)
     if labels:
         for name in sorted(images | labels):
             yield images.get(name), labels.get(name)
+
+
+def _named(
+    paths: list[Path], suffixed: re.Pattern[str], *, but: Collection[str] = (), only: Collection[str] | None = None
+) -> dict[str, Path]:
+    """Files by name without a suffix, which is kept where a name in `but` has it, or `only` doesn't have the rest."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = path.stem.removesuffix(".ome")
+        match = suffixed.fullmatch(name)
+        if match and path.stem not in but and (only is None or (name not in only and match["name"] in only)):
+            name = match["name"]
+        first = found.setdefault(name, path)
+        if first != path and path.suffix != ".npy":
+            raise RawDataError("two files have one name", where=f"{first} and {path}", remedy="take one of them away")
+    return found
 
 
 def _files(folder: Path) -> list[Path]:
@@ -119,6 +134,8 @@ def _samples(source: str, image: Path, labels: Path) -> list[Sample]:
     if pixels.shape[1:] != objects.shape:
         why = f"the image is {_by(pixels.shape[1:])} px, its labels are {_by(objects.shape)}"
         raise RawDataError("an image and its labels differ in size", where=f"{image} and {labels}", why=why)
+    if not np.isfinite(pixels).all():
+        raise RawDataError("an image has values that are NaN or infinite", where=str(image), remedy="fix them")
     if len(pixels) > IN_CHANNELS:
         why = f"it has {len(pixels)}, the network takes 1 to {IN_CHANNELS}"
         raise RawDataError("an image has too many channels", where=str(image), why=why, remedy="keep those that matter")
@@ -155,11 +172,20 @@ def read_labels(path: Path) -> NDArray[np.int32]:
         why = f"labels are whole numbers; these are {labels.dtype}"
     elif labels.size and (labels.min() < 0 or labels.max() >= 2**31):
         why = f"labels are 0 to 2^31 - 1; these are {labels.min()} to {labels.max()}"
+    elif labels.size and (labels == 0).any() and (n := _pieces(labels)) > MASK_PIECES:
+        why = f"all {n} objects have the number {labels.max():g}: this is a mask, which doesn't tell cells that touch"
     if why:
         raise RawDataError(
             "a file doesn't hold labels", where=str(path), why=why, remedy="save the objects as a label image"
         )
     return labels.astype(np.int32)
+
+
+def _pieces(labels: NDArray[Any]) -> int:
+    """In how many pieces the one object lies; 0 where there are several, or none."""
+    objects = labels > 0
+    alone = objects.any() and (labels[objects] == labels.max()).all()
+    return int(connected(objects, connectivity=2).max()) if alone else 0
 
 
 def _seg(path: Path) -> NDArray[Any]:

@@ -1,0 +1,111 @@
+"""Wells of a plate store as training data: what the network sees of them, and their labels as they are now.
+
+A user corrects labels at level 0 of the store, with any viewer that writes it; so they are read as they are, whatever
+the journals say of them. Pixels are read as `infer` reads them, through the plate's window and illumination profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plateflow.config.sections import nearest
+from plateflow.errors import PlateflowError, RawDataError, ResultsError
+from plateflow.images.canvas import Canvas
+from plateflow.images.well import WellImage
+from plateflow.paths import parse_well, well_name
+from plateflow.project import Plate, Project
+from plateflow.train.data import Sample, median_diameter
+
+CONFIG = Path("config/config.yaml")
+
+
+def plate_samples(
+    folder: Path, wells: Sequence[str] | None, label_set: str, project: Project | None = None
+) -> list[Sample]:
+    """Read wells of a plate: a sample for each canvas, or for each field where fields leave some of it empty.
+
+    Args:
+        folder: results of the plate, RESULTS/PLATE.
+        wells: their names; all that the label set was segmented in, where none are named.
+        label_set: whose labels are learnt, from its channels.
+        project: that the plate belongs to; by default the one of this folder.
+
+    Returns:
+        Samples whose pixels are float32, 0 and 1 at the limits of the window.
+
+    Raises:
+        PlateflowError: the plate, a well or the label set isn't there.
+        ResultsError: a well has no labels of the label set, or its image isn't there.
+        RawDataError: labels don't fit the image or aren't whole numbers.
+    """
+    plate = _plate_at(folder, project or Project.load(CONFIG))
+    known = plate.config.segmentation
+    if label_set not in known:
+        remedy = nearest(label_set, list(known), "the label sets are")
+        raise PlateflowError(f"there is no label set {label_set!r}", where=plate.name, remedy=remedy)
+    plate.channels_of(label_set)  # says what lacks
+    chosen = _wells(plate, wells, label_set)
+    return [sample for well in chosen for sample in _well_samples(plate, well, label_set)]
+
+
+def _plate_at(folder: Path, project: Project) -> Plate:
+    for plate in project.plates.values():
+        if plate.paths.root.resolve() == folder.resolve():
+            return plate
+    known = ", ".join(str(plate.paths.root) for plate in list(project.plates.values())[:20])
+    why = f"the plates of the configuration have theirs in {known}"
+    remedy = "name one of these; the configuration says how its channels are read"
+    raise PlateflowError("these are no results of a plate of this project", where=str(folder), why=why, remedy=remedy)
+
+
+def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[str]:
+    if wells is None:
+        return [well for well in plate.wells if label_set in plate.label_sets(well)]
+    chosen = []
+    for text in wells:
+        try:
+            chosen.append(well_name(*parse_well(text)))
+        except ValueError as error:
+            raise PlateflowError(str(error), where=plate.name) from None
+        plate.check_well(chosen[-1])
+    return list(dict.fromkeys(chosen))
+
+
+def _well_samples(plate: Plate, well: str, label_set: str) -> list[Sample]:
+    where = f"{plate.name}/{well}, label set {label_set}"
+    if label_set not in plate.label_sets(well):
+        raise ResultsError("the well lacks a channel of the label set", where=where, remedy="leave the well out")
+    image = WellImage.open(plate.paths, well)
+    array = image.array(f"labels/{label_set}/0")
+    if array.dtype.kind not in "iu" or array.shape != image.layout.label_shape(plate.config.z):
+        why = f"they are {array.dtype} of the shape {array.shape}, t z y x; those of the image have the shape "
+        why += f"{image.layout.label_shape(plate.config.z)}"
+        raise RawDataError("labels don't fit their image", where=where, why=why, remedy="save whole numbers at level 0")
+    canvases = [plane for canvas in plate.canvases(well, label_set) for plane in canvas.planes()]
+    samples = [sample for canvas in canvases for sample in _samples(plate, image, canvas, label_set)]
+    if not any(sample.diameter for sample in samples):
+        remedy = "run `snakemake`, and correct what it found; or leave the well out"
+        raise ResultsError("the well has no labels", where=where, why="no pixel of it lies in an object", remedy=remedy)
+    return samples
+
+
+def _samples(plate: Plate, image: WellImage, canvas: Canvas, label_set: str) -> Iterator[Sample]:
+    channels = plate.channels_of(label_set)
+    pixels = image.apply_window(image.read(canvas, channels, plate.config.z), canvas, channels)
+    labels, owner = image.labels(label_set, canvas).astype(np.int32), canvas.owner()
+    labels[owner < 0] = 0  # objects of another canvas in this one's box
+    regions = canvas.regions() if (owner < 0).any() else [(slice(None), slice(None))]
+    for number, region in enumerate(regions):
+        place = f"t{canvas.t} z{canvas.z} canvas {canvas.index} part {number}"
+        seen = np.ascontiguousarray(labels[region])
+        yield Sample(
+            source=plate.name,
+            name=f"{image.well} {place}",
+            pixels=np.ascontiguousarray(pixels[:, *region]),
+            limits=np.array([[0.0, 1.0]] * len(channels)),
+            labels=seen,
+            diameter=median_diameter(seen),
+        )
