@@ -87,12 +87,12 @@ def test_a_card_is_written_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch
     good = [float(row["diameter"]) for row in rows[1:3] if float(row["ap_50"]) >= card.GOOD]
     span = f"{min(good):.0f} to {max(good):.0f} px" if good else "none"
     assert (docs / "models.md").read_text() == f"from <!-- measured -->{span}<!-- /measured --> on"
-    monkeypatch.setattr(card, "find", None)  # measured once
+    monkeypatch.setattr(card, "kinds", None)  # measured once
     card.main([*arguments, "--measure"])
 
 
 def test_figures_are_of_the_weights_that_are_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(card, "kinds", lambda *_: iter([("empty", "empty", [card.look_sample("empty", 1, 1)])]))
+    monkeypatch.setattr(card, "kinds", lambda *_, **__: iter([("empty", "empty", [card.look_sample("empty", 1, 1)])]))
     data = run.parent / "data"
     card.measure(run, data, 1, "cpu")
     (run / "fast.safetensors").unlink()

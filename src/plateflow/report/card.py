@@ -10,7 +10,8 @@ import argparse
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from plateflow.files import write_atomic
 from plateflow.model.registry import hash_of, read_metadata, spec_of
 from plateflow.simulate.looks import Look, random_field
 from plateflow.simulate.stains import WHOLE_CELL
-from plateflow.train.data import Sample, look_sample, make_sample
+from plateflow.train.data import Sample, look_sample, make_sample, plate_sample
 from plateflow.train.default import REAL, SIMULATED
 from plateflow.train.evaluate import DATA, Found, find, resized, scored
 from plateflow.train.folders import read_source
@@ -34,7 +35,7 @@ SIZES = (8, 14, 28, 56, 110)
 """Median diameters, px, to which its images are resized."""
 LARGEST = 768
 """Px: what is resized is cut to this before."""
-STAIN_FIELDS, EMPTY_FIELDS = 4, 20
+STAIN_FIELDS, EMPTY_FIELDS = 3, 12
 SEED = 77
 """Of simulated fields that no model was trained on."""
 GOOD = 0.8
@@ -46,17 +47,23 @@ RANGE = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.DOTALL)
 """In docs/models.md, what this program writes."""
 
 
-def kinds(data: Path, images: int) -> Iterator[tuple[str, str, list[Sample]]]:
-    """What is measured: part of the card, name in it, and samples; of a source of `val` at most so many images."""
+def kinds(data: Path, images: int, only: Container[str] | None = None) -> Iterator[tuple[str, str, list[Sample]]]:
+    """What is measured: part of the card, name in it, and samples; of a source of `val` at most so many images.
+
+    `only` are sources and stains, where not all are wanted.
+    """
     for folder in sorted(path for path in (data / "val").iterdir() if path.is_dir()):
-        samples = spread(read_source(folder), images)
-        yield "val", folder.name, samples
-        if folder.name == SIZED:
-            for size in SIZES:
-                yield "size", str(size), [at_size(sample, size) for sample in samples]
+        if only is None or folder.name in only:
+            samples = spread(read_source(folder), images)
+            yield "val", folder.name, samples
+            if folder.name == SIZED and only is None:
+                for size in SIZES:
+                    yield "size", str(size), [at_size(sample, size) for sample in samples]
     for stain in WHOLE_CELL:
-        yield "stain", stain, [stained(stain, number) for number in range(STAIN_FIELDS)]
-    yield "empty", "empty", [look_sample("empty", SEED, number) for number in range(EMPTY_FIELDS)]
+        if only is None or stain in only:
+            yield "stain", stain, [stained(stain, number) for number in range(STAIN_FIELDS)]
+    if only is None:
+        yield "empty", "empty", [look_sample("empty", SEED, number) for number in range(EMPTY_FIELDS)]
 
 
 def spread(samples: Sequence[Sample], most: int) -> list[Sample]:
@@ -91,8 +98,10 @@ def measure(run: Path, data: Path, images: int, device: str) -> list[dict[str, s
     made = list(kinds(data, images))
     for name, file in models.items():
         for part, kind, samples in track(made, f"measuring {name}"):
-            score = scored(find(samples, file, device=device), kind)
-            text.append({"model": name, "sha256": hashes[name], "part": part, **score.as_row()})
+            found = sorted(find(samples, file, device=device), key=lambda each: float(each.ap[0]))
+            middle = found[len(found) // 2].sample.name
+            known = {"model": name, "sha256": hashes[name], "part": part, "middle": middle}
+            text.append({**known, **scored(found, kind).as_row()})
     with path.open("w", newline="") as out:
         writer = csv.DictWriter(out, list(text[0]))
         writer.writeheader()
@@ -158,16 +167,17 @@ def size_range(curve: Sequence[dict[str, Any]], model: str) -> str:
     return f"{sizes[min(good)]['diameter']:.0f} to {sizes[max(good)]['diameter']:.0f} px" if good else "none"
 
 
-def worst(data: Path, table: Sequence[dict[str, Any]], model: str, file: Path, images: int, device: str) -> list[Found]:
+def worst(data: Path, table: Sequence[dict[str, Any]], model: str, file: Path, device: str) -> list[Found]:
     """Of the three kinds of images with the lowest AP of a model, the one image whose AP is in the middle."""
     lowest = sorted(table, key=lambda row: row["models"][model]["ap_50"])[:3]
-    wanted = [row["source"] for row in lowest]
-    samples = {kind: samples for part, kind, samples in kinds(data, images) if part in ("val", "stain")}
-    found = []
-    for kind in track(wanted, "pictures of what fails"):
-        of_kind = sorted(find(samples[kind], file, device=device), key=lambda each: float(each.ap[0]))
-        found.append(of_kind[len(of_kind) // 2])
-    return found
+    wanted = {row["source"]: row["models"][model]["middle"] for row in lowest}
+    samples = {
+        kind: sample
+        for part, kind, of_kind in kinds(data, sys.maxsize, only=set(wanted))
+        for sample in of_kind
+        if sample.name == wanted[kind]
+    }
+    return list(find([samples[kind] for kind in wanted], file, device=device))
 
 
 def sheet(tile: int = 140, columns: int = 6) -> NDArray[np.uint8]:
@@ -211,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, default=Path("build/train-default"), help="folder of the training run")
     parser.add_argument("--data", type=Path, default=DATA / "cells2d", help="folder with train/ and val/")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the card and images/ are written")
-    parser.add_argument("--images", type=int, default=6, help="most images of a source of val; all take a GPU")
+    parser.add_argument("--images", type=int, default=2, help="most images of a source of val; all take a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--on", default="", help="what the training ran on, such as 'one H100, 16 cores'")
     parser.add_argument("--measure", action="store_true", help="measure only, and write no card")
@@ -226,14 +236,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = weights(args.run)
     parts = {part: figures([row for row in rows if row["part"] == part]) for part in ("val", "size", "stain", "empty")}
     first = next(iter(models))
-    found = worst(args.data, [*parts["val"], *parts["stain"]], first, models[first], args.images, args.device)
+    found = worst(args.data, [*parts["val"], *parts["stain"]], first, models[first], args.device)
     pictures = []
     for number, each in enumerate(found, 1):
         name = f"images/fails-{number}.png"
-        save_png(args.docs / name, drawn(each, 256))
+        save_png(args.docs / name, drawn(each, 192).repeat(2, axis=0).repeat(2, axis=1))  # thin lines can be seen
         pictures.append({"file": name, "found": each, "counts": each.counts[:, 0].tolist()})
     save_png(args.docs / "images/simulated.png", sheet(), levels=20)
-    simulated = {f"simulated {what}, {draw.__name__}": share for (draw, what), (share, _) in SIMULATED.items()}
+    where = {look_sample: "anew each", plate_sample: "as on plates"}
+    simulated = {f"simulated {what}, {where[draw]}": share for (draw, what), (share, _) in SIMULATED.items()}
     measured = {name: size_range(parts["size"], name) for name in models}
     page = render(
         "model_card.md.j2",

@@ -71,10 +71,12 @@ def drawn(found: Found, edge: int = EDGE) -> NDArray[np.uint8]:
 
 
 def _corner(wrong: NDArray[np.bool_], edge: int) -> tuple[int, int]:
-    """Top and left of the part of `edge` px that holds the most pixels which differ."""
+    """Top and left of the part of `edge` px, within the image where it fits, that holds the most pixels that differ."""
     best, at = -1, (0, 0)
-    for top in range(0, max(1, wrong.shape[0] - edge // 2), edge // 2):
-        for left in range(0, max(1, wrong.shape[1] - edge // 2), edge // 2):
+    lasts = [max(0, side - edge) for side in wrong.shape]
+    tops, lefts = ([*range(0, last, max(1, edge // 2)), last] for last in lasts)
+    for top in tops:
+        for left in lefts:
             count = int(wrong[top : top + edge, left : left + edge].sum())
             if count > best:
                 best, at = count, (top, left)

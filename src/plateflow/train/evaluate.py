@@ -225,7 +225,8 @@ def interval(values: NDArray[Any], figure: Callable[[NDArray[np.float64]], NDArr
     if len(rows) < 2:
         return float("nan"), float("nan")
     times = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    low, high = np.nanpercentile(figure(times @ rows / len(rows)), (2.5, 97.5))
+    drawn = figure(times @ rows / len(rows))
+    low, high = np.percentile(drawn[np.isfinite(drawn)], (2.5, 97.5)) if np.isfinite(drawn).any() else (np.nan, np.nan)
     return float(low), float(high)
 
 
