@@ -140,7 +140,8 @@ def test_the_command_prints_writes_and_shows(samples: list[Sample], tmp_path: Pa
     result = CliRunner().invoke(_typer, ["evaluate", *arguments, "--device", "cpu", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     same = "image by image, all: +0.000 (95 % +0.000 to +0.000); these images don't tell them apart"
-    assert same in result.output
+    assert f"AP@0.5 of tiny less other, {same}" in result.output
+    assert "…" not in result.output and max(map(len, result.output.split("AP@0.5 of")[0].splitlines())) <= 80
     with (tmp_path / "out" / "sources.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["source"] for row in rows] == ["source0", "source1", "all"] * 2

@@ -44,12 +44,14 @@ def evaluate(
     from plateflow.train import evaluate as ev
     from plateflow.train.folders import read_sources
 
-    names = model or ["default"]
+    models = model or ["default"]
+    stems = [Path(name).stem for name in models]
+    names = stems if len(set(stems)) == len(stems) else models
     if len(names) > 2 or len(set(names)) < len(names):
         raise typer.BadParameter("give one model, or two different ones", param_hint="--model")
     factors = _factors(sizes)
     choose_device(device)
-    paths = {name: str(check_model(name, weights_dir)) for name in names}
+    paths = {name: str(check_model(each, weights_dir)) for name, each in zip(names, models, strict=True)}
     samples = [sample for source in read_sources(data, mixed=True).values() for sample in source]
     for path in paths.values():
         _check_readable(samples, path)

@@ -250,16 +250,19 @@ def resized(sample: Sample, factor: float) -> Sample:
 
 
 def table(scores: Sequence[Score], title: str) -> Table:
-    """Lay scores out, one row per source; intervals of 95 % lie below what they are of."""
-    result = Table("source", "images", "objects", "diameter px", *(f"AP@{t}" for t in THRESHOLDS), title=title)
-    for name in ("error rate", "F1", "merged", "split", "false per Mpx"):
-        result.add_column(name)
+    """Lay scores out in 80 columns, two lines per source: intervals of 95 % lie below what they are of."""
+    result = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    result.add_column("source", width=15, overflow="fold")
+    ap, *others = (f"AP@{threshold}" for threshold in THRESHOLDS)
+    rest = "error\nrate", "F1", "merged\nsplit", "false\nper Mpx"
+    for name in ("images\nobjects", "px", ap, "\n".join(others), *rest):
+        result.add_column(name, no_wrap=True, justify="right")
     for s in scores:
-        aps = [number(ap) for ap in s.ap]
-        aps[0] = number(s.ap[0], s.ap_interval)
+        aps = number(s.ap[0], s.ap_interval), "\n".join(map(number, s.ap[1:]))
         rates = number(s.error_rate, s.error_interval), number(s.f1, s.f1_interval)
-        counts = str(s.merged), str(s.split), f"{s.false_per_mpx:.1f}"
-        result.add_row(s.source, str(s.images), str(s.objects), number(s.diameter, digits=0), *aps, *rates, *counts)
+        counts = f"{s.merged}\n{s.split}", f"{s.false_per_mpx:.1f}"
+        size = f"{s.images}\n{s.objects}", number(s.diameter, digits=0)
+        result.add_row(s.source, *size, *aps, *rates, *counts)
     return result
 
 
@@ -267,4 +270,4 @@ def number(value: float, interval: Interval = (float("nan"), float("nan")), *, d
     """A figure, and in a line below its interval; a dash where there is none."""
     text = f"{value:.{digits}f}" if np.isfinite(value) else "–"
     low, high = interval
-    return f"{text}\n{low:.{digits}f}–{high:.{digits}f}" if np.isfinite(low) else text
+    return f"{text}\n{low:.2f}–{high:.2f}" if np.isfinite(low) else text
