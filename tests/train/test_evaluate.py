@@ -151,6 +151,7 @@ def test_the_command_prints_writes_and_shows(samples: list[Sample], tmp_path: Pa
     assert [row["factor"] for row in curve] == ["0.5", "1.0"] * 2
     assert curve[1]["ap_50"] == rows[2]["ap_50"]
     page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert page.count("color: #ffb000") == page.count("color: #3fd0ff") == 2
     assert page.count("<img") == 6 and "&lt;b&gt;" in page and "<b>0: AP" not in page and "nan" not in page
 
 

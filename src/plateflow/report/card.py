@@ -43,6 +43,8 @@ GOOD = 0.8
 SHEET: tuple[Look, ...] = (*("cells",) * 10, *("nuclei",) * 6, *("transmitted",) * 4, *("tissue",) * 3, "empty")
 """Looks of the 24 fields that the documentation shows: the first that are drawn, none was chosen."""
 LICENCES = {"dsb2018": "CC0 1.0 (BBBC038v1)", "usiigaci": "MIT (Usiigaci)", "codex": "MIT (CellSegmentationEvaluator)"}
+TEXT = ("model", "sha256", "part", "middle", "source")
+"""Columns of what was measured that aren't numbers."""
 RANGE = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.DOTALL)
 """In docs/models.md, what this program writes."""
 
@@ -143,21 +145,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
             yield prefix + name, " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def figures(rows: Sequence[dict[str, str]], key: str = "source") -> list[dict[str, Any]]:
-    """Rows of a table of the card: what is alike for all models, and by model the row with numbers."""
+def figures(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Rows of a table of the card, by source: what is alike for all models, and by model its row, numbers as such."""
     table: dict[str, dict[str, Any]] = {}
     for row in rows:
-        values: dict[str, Any] = {name: _number(value) for name, value in row.items()}
-        entry = table.setdefault(row[key], {**values, "models": {}})
-        entry["models"][row["model"]] = values
+        values = {name: text if name in TEXT else float(text) for name, text in row.items()}
+        table.setdefault(row["source"], {**values, "models": {}})["models"][row["model"]] = values
     return list(table.values())
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def size_range(curve: Sequence[dict[str, Any]], model: str) -> str:

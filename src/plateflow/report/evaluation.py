@@ -40,7 +40,7 @@ def evaluation_page(
         name: [_picture(each) for each in sorted(of_model, key=_by_ap)[:WORST]] for name, of_model in found.items()
     }
     values = {"data": data, "scores": scores, "curve": curve, "differences": differences, "worst": worst}
-    return str(render("evaluation.html.j2", **values, number=number, true=TRUE, seen=SEEN))
+    return str(render("evaluation.html.j2", **values, number=number, colours=(TRUE, SEEN)))
 
 
 def _by_ap(found: Found) -> tuple[float, str]:
