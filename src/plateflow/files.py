@@ -47,14 +47,14 @@ def listed(folder: Path) -> list[Path]:
 class Sink:
     """A file that is being written: what goes into it is counted and checksummed."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._size, self._crc = file, 0, 0
+    def __init__(self, file: BinaryIO, *, stamped: bool = True) -> None:
+        self._file, self._size, self._crc, self._stamped = file, 0, 0, stamped
 
     def write(self, data: Any) -> int:
         """Write bytes, or any contiguous buffer; returns their number."""
         view = memoryview(data)
         self._file.write(view)
-        self._size, self._crc = self._size + view.nbytes, _crc(view, self._crc)
+        self._size, self._crc = self._size + view.nbytes, _crc(view, self._crc) if self._stamped else 0
         return view.nbytes
 
     @property
@@ -89,11 +89,12 @@ class _Unsettled:
         self.folders: set[Path] = set()
         self.stamps: dict[Path, Stamp] = {}
 
-    def wrote(self, path: Path, stamp: Stamp) -> None:
+    def wrote(self, path: Path, stamp: Stamp | None) -> None:
         with self.lock:
             self.files.add(path)
             self.folders.add(path.parent)
-            self.stamps[path] = stamp
+            if stamp:
+                self.stamps[path] = stamp
 
     def moved(self, folder: Path, new: Path, names: Iterable[str]) -> None:
         """The files of one folder are now in another one."""
@@ -122,17 +123,17 @@ _append = threading.Lock()
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Sink]:
+def atomic_file(path: Path, *, stamped: bool = True) -> Iterator[Sink]:
     """Open a file for writing that appears at `path`, whole, when the block ends without an error.
 
     Readers see the old file or the new one, never a part; after an error nothing is left behind. It survives a power
-    cut only after `settle`.
+    cut only after `settle`. No journal can list a file that isn't `stamped`.
     """
     make_folder(path.parent)
     partial = partial_path(path)
     try:
         with open(partial, "wb") as file:  # noqa: PTH123 - what tests of faults replace stands in this module alone
-            sink = Sink(file)
+            sink = Sink(file, stamped=stamped)
             yield sink
             file.flush()
         os.replace(partial, path)  # noqa: PTH105
@@ -140,7 +141,7 @@ def atomic_file(path: Path) -> Iterator[Sink]:
         with suppress(OSError):
             os.unlink(partial)  # noqa: PTH108
         raise
-    _unsettled.wrote(path, sink.stamp)
+    _unsettled.wrote(path, sink.stamp if stamped else None)
 
 
 def partial_path(path: Path) -> Path:
@@ -159,9 +160,9 @@ def make_folder(folder: Path) -> None:
         _unsettled.folders.add(folder.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, stamped: bool = True) -> None:
     """Write a whole file by rename; see `atomic_file`."""
-    with atomic_file(path) as file:
+    with atomic_file(path, stamped=stamped) as file:
         file.write(data)
 
 

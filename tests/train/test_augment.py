@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from scipy import ndimage as ndi
 from skimage.measure import label as connected
 
@@ -156,19 +157,71 @@ def test_shrinking_takes_means_and_enlarging_gives_the_shape_back() -> None:
     assert np.allclose(np.diff(ramp[:, 2:30], axis=1), 0.25)
 
 
-def test_each_disturbance_does_what_its_name_says() -> None:
+def how(**values: float) -> Augmentation:
+    """Each range narrowed to one value."""
+    return replace(Augmentation(), **{name: (value, value) for name, value in values.items()})
+
+
+def test_each_disturbance_of_light_and_lens_does_what_its_name_says() -> None:
     rng = np.random.default_rng(0)
     x = ndi.gaussian_filter(rng.random((128, 128), dtype=np.float32), 2)
     x = (x - x.min()) / np.ptp(x)
-    assert augment.glow(rng, x).mean() > 1.15 * x.mean()
-    assert np.abs(np.diff(augment.coarse(rng, x))).mean() < np.abs(np.diff(x)).mean()
-    flat = augment.few_photons(rng, np.full((200, 200), 0.5, np.float32))
-    assert flat.mean() == pytest.approx(0.5, abs=0.02) and 0.04 < flat.std() < 0.3
-    light = augment.uneven_light(rng, 64)
-    assert light.max() == pytest.approx(1) and 0.3 < light.min() < 1
+    assert np.allclose(augment.bend(rng, x - 0.5, how(gamma_power=2)), np.sign(x - 0.5) * (x - 0.5) ** 2)
+    wide = how(glow_sigma=10, glow_level=0.7)
+    assert np.allclose(augment.glow(rng, x, wide), x + 0.7 * blur(x, 10, 10), atol=1e-5)
+    assert np.allclose(augment.soften(rng, x, how(soft_sigma=1.5)), blur(x, 1.5, 1.5))
+    assert np.allclose(augment.defocus(rng, x, how(defocus_sigma=0.1), 30.0), blur(x, 3, 3), atol=1e-6)
+    assert np.allclose(augment.defocus(rng, x, how(defocus_sigma=0.1), 5.0), blur(x, 1.2, 1.2), atol=1e-6)
+    point = np.zeros((41, 41), np.float32)
+    point[20, 20] = 1
+    streak = augment.streak(rng, point, replace(Augmentation(), streak_sigma=(4.0, 0.0)))
+    assert np.count_nonzero(streak[20]) == 1 and np.count_nonzero(streak[:, 20]) > 3
+
+
+def test_each_disturbance_of_the_camera_does_what_its_name_says() -> None:
+    rng = np.random.default_rng(0)
+    x, flat = rng.random((128, 128), dtype=np.float32), np.full((200, 200), 0.5, np.float32)
+    assert np.array_equal(augment.coarse(rng, x, how(coarse_factor=2)), enlarge(shrink(x, 2), 2, x.shape))
+    shot = augment.few_photons(rng, flat, how(photon_count=50))
+    assert shot.mean() == pytest.approx(0.5, abs=0.005)
+    assert shot.std() == pytest.approx(np.sqrt(0.5 / 50), rel=0.03)
+    assert augment.saturate(rng, x, how(saturate_at=0.6)).max() == np.float32(0.6)
+    noise = augment.camera_noise(rng, flat, replace(how(noise_sigma=0.1), grainy=0.0), 0.5) - flat
+    assert noise.mean() == pytest.approx(0, abs=0.002) and noise.std() == pytest.approx(0.05, rel=0.03)
+
+
+def test_uneven_light_and_dim_objects_leave_what_their_ranges_say() -> None:
+    rng = np.random.default_rng(0)
+    light = augment.uneven_light(rng, 64, how(uneven_loss=0.4))
+    assert light.max() == pytest.approx(1) and light.min() == pytest.approx(0.6)
     labels = np.repeat(np.arange(1, 5, dtype=np.int32), 256).reshape(32, 32)
-    factors = augment.dim_objects(rng, labels)
-    assert factors.min() < 0.7 and factors.max() == pytest.approx(1, abs=1e-3)
+    assert np.allclose(augment.dim_objects(rng, labels, how(dim_share=1, dim_level=0.3)), 0.3, atol=1e-3)
+    assert np.allclose(augment.dim_objects(rng, labels, how(dim_share=0, dim_level=0.3)), 1, atol=1e-3)
+
+
+def test_crops_are_turned_by_any_angle_mirrored_and_resized() -> None:
+    """Two ramps tell for each pixel of a crop from which row and column of its image it is."""
+    y, x = np.mgrid[:240, :240].astype(np.uint16)
+    labels = np.zeros((240, 240), np.int32)
+    labels[110:130, 110:130] = 1
+    sample = make_sample("ramps", "ramps", [y, x], labels)
+    span = np.ptp(sample.limits, axis=1)[0]
+    size = replace(NOTHING, diameters=(2 * sample.diameter, 2 * sample.diameter))
+    angles, signs, scales = [], [], []
+    for seed in range(60):
+        crop = random_crop(np.random.default_rng(seed), sample, 33, size).image[:2] * span
+        matrix = np.stack([crop[:, 17, 16] - crop[:, 15, 16], crop[:, 16, 17] - crop[:, 16, 15]], -1) / 2
+        angles.append(np.arctan2(matrix[0, 1], matrix[1, 1]) % (2 * np.pi))
+        signs.append(np.sign(np.linalg.det(matrix)))
+        scales.append(np.sqrt(abs(np.linalg.det(matrix))))
+    assert np.histogram(angles, 4, (0, 2 * np.pi))[0].min() > 5
+    assert 15 < np.sum(np.array(signs) > 0) < 45
+    assert np.median(scales) == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_name_that_is_no_augmentation_is_refused() -> None:
+    with pytest.raises(ValidationError, match="gama"):
+        TypeAdapter(Augmentation).validate_python({"gama": 0.5})
 
 
 def test_without_disturbances_a_channel_is_changed_by_no_more_than_its_exposure() -> None:
@@ -181,10 +234,13 @@ def test_without_disturbances_a_channel_is_changed_by_no_more_than_its_exposure(
 
 def test_pictures_come_in_any_order_of_colours_inverted_or_grey() -> None:
     sample = picture()
+    assert {
+        len(augment.shown(np.random.default_rng(s), sample.image, replace(NOTHING, drop=1.0))) for s in range(9)
+    } == {1, 2}
     colours, inverted, grey = set(), 0, 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        out = augment.shown(rng, sample.image, Augmentation())
+        out = augment.shown(rng, sample.image, replace(Augmentation(), drop=0.0))
         if len(out) == 1:
             grey += 1
             continue

@@ -170,7 +170,8 @@ def save_model(
     metadata |= {name: told for name, told in (("parent", parent), ("data", data), ("recipe", recipe)) if told}
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     # a single entry: safetensors writes several in arbitrary order, and equal models should give equal files
-    write_atomic(path, save(tensors, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+    entry = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    write_atomic(path, save(tensors, entry), stamped=False)
 
 
 def from_cellpose(

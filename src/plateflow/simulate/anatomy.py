@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from plateflow.simulate.bodies import Labels, border_distance, noise
+from plateflow.simulate.bodies import Labels, border_distance, noise, tidy
 from plateflow.simulate.cells import Float
 
 
@@ -125,6 +125,35 @@ def anatomy(
         pole=centre + off,
         axis=axis,
     )
+
+
+def divide(rng: np.random.Generator, nuclei: Labels, share: float) -> tuple[Labels, NDArray[np.bool_]]:
+    """Put some nuclei into mitosis: the plate of metaphase, or the two plates of anaphase, which are two objects.
+
+    Args:
+        rng: source of every random number.
+        nuclei: labels YX, 1..n.
+        share: of the nuclei that divide.
+
+    Returns:
+        Labels of the nuclei anew, and by label (0: background) whether it is of a dividing nucleus.
+    """
+    n = int(nuclei.max())
+    stage = np.where(rng.random(n + 1) < share, rng.choice([1, 2], n + 1, p=[0.65, 0.35]), 0)
+    stage[0] = 0
+    middle, angle = _moments(nuclei, n)[0], rng.uniform(0, np.pi, n + 1)
+    radius = np.sqrt(np.maximum(np.bincount(nuclei.ravel(), minlength=n + 1), 1) / np.pi)
+    y, x = (grid - middle[nuclei, i] for i, grid in enumerate(np.indices(nuclei.shape)))
+    across = (y * np.cos(angle)[nuclei] - x * np.sin(angle)[nuclei]) / radius[nuclei]
+    along = (y * np.sin(angle)[nuclei] + x * np.cos(angle)[nuclei]) / radius[nuclei]
+    plate = stage[nuclei]
+    off = np.where(plate == 2, (np.abs(across) - 0.55) / 0.26, across / 0.38)
+    kept = (plate == 0) | (np.hypot(off, along / 0.95) < 1)
+    labels = tidy(np.where(kept, nuclei + np.uint32(n) * ((plate == 2) & (across > 0)), 0).astype(np.uint32))
+    dividing = np.zeros(int(labels.max()) + 1, bool)
+    dividing[labels.ravel()] = plate.ravel() > 0
+    dividing[0] = False
+    return labels, dividing
 
 
 def _ellipse(

@@ -44,7 +44,7 @@ def body_outline(rng: np.random.Generator, diameter: float, form: Form) -> NDArr
     if form == "star":
         for _ in range(rng.integers(2, 7)):
             off = np.angle(np.exp(1j * (angle - rng.uniform(0, 2 * np.pi))))
-            radius += rng.uniform(0.6, 2.8) * np.exp(-0.5 * (off / rng.uniform(0.07, 0.22)) ** 2)
+            radius += rng.uniform(0.6, 2.8) * np.exp(-0.5 * (off / rng.uniform(0.07, 0.35)) ** 2)
     stretch = {"round": 1 + rng.gamma(2, 0.08), "spindle": rng.uniform(2.5, 7.0)}.get(form, 1 + rng.gamma(2, 0.2))
     along, across = radius * np.cos(angle) * np.sqrt(stretch), radius * np.sin(angle) / np.sqrt(stretch)
     if form == "spindle":
@@ -184,6 +184,15 @@ def border_distance(labels: NDArray[np.integer]) -> Float:
         return np.where(labels > 0, np.float32(min(labels.shape)), np.float32(0))
     distance = ndi.distance_transform_edt(~borders) + 0.5
     return np.where(labels > 0, distance, 0).astype(np.float32)
+
+
+def contact_distance(labels: Labels) -> Float:
+    """Distance (px) of each pixel from where two objects touch; the size of the image where none do."""
+    low = ndi.minimum_filter(np.where(labels > 0, labels, np.uint32(2**32 - 1)), 3)
+    apart = (labels == 0) | ((ndi.maximum_filter(labels, 3) == labels) & (low == labels))
+    if apart.all():
+        return np.full(labels.shape, np.float32(max(labels.shape)))
+    return ndi.distance_transform_edt(apart).astype(np.float32)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Float:

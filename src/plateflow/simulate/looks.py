@@ -7,7 +7,7 @@ these takes a real assay for one more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Literal, get_args
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from plateflow.simulate.anatomy import Anatomy, anatomy
-from plateflow.simulate.bodies import FORMS, Form, Labels, noise, scatter, tile
+from plateflow.simulate.anatomy import Anatomy, anatomy, divide
+from plateflow.simulate.bodies import FORMS, Form, Labels, border_distance, contact_distance, noise, scatter, tidy, tile
 from plateflow.simulate.cells import Float, camera, smooth_field
 from plateflow.simulate.stains import WHOLE_CELL, nuclear
 from plateflow.simulate.transmitted import Contrast, stained_tissue, transmitted
@@ -24,9 +24,9 @@ from plateflow.simulate.transmitted import Contrast, stained_tissue, transmitted
 Look = Literal["cells", "nuclei", "transmitted", "tissue", "empty"]
 LOOKS: tuple[Look, ...] = get_args(Look)
 DIAMETERS: dict[Look, tuple[float, float]] = {
-    "cells": (12.0, 150.0),
-    "nuclei": (8.0, 90.0),
-    "transmitted": (14.0, 130.0),
+    "cells": (10.0, 150.0),
+    "nuclei": (8.0, 120.0),
+    "transmitted": (20.0, 130.0),
     "tissue": (9.0, 60.0),
     "empty": (10.0, 80.0),
 }
@@ -105,6 +105,8 @@ def _cells(rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str
         light += (rng.uniform(0.1, 0.7) if number else 1.0) * a.per_cell(own) * WHOLE_CELL[name](rng, a)
     body = rng.uniform(0.05, 0.2)  # some of every stain is everywhere in a cell
     light = _lit(light, labels) + body * a.per_cell(levels) * (0.4 + 0.6 * a.thickness)
+    if chosen[0] not in ("membrane", "actin"):  # those have rims; others are thin where cells meet
+        light *= 1 - rng.uniform(0.2, 0.7) * np.exp(-((contact_distance(labels) / max(1.0, 0.02 * d)) ** 2))
     light = _surroundings(rng, light, d, haze=rng.uniform(0.0, 0.15), glare=rng.uniform(0.0, 0.2))
     channels = [light]
     if rng.random() < 0.75:
@@ -139,20 +141,24 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
             shape,
             diameter=d,
             spread=rng.uniform(0.05, 0.35),
-            coverage=rng.uniform(0.35, 0.75) if dense else sparse,
-            forms=forms if rng.random() < 0.8 else forms[:-1],
+            coverage=rng.uniform(0.35, 0.75) if dense else max(sparse, 5 * d * d / (shape[0] * shape[1])),
+            forms=forms if d > 14 and rng.random() < 0.8 else forms[:-1],
             clumping=rng.uniform(0.1, 0.9),
             overlap=rng.uniform(0.0, 0.3),
         )
+    labels, dividing = divide(rng, labels, rng.choice([0.0, rng.uniform(0, 0.15)]) if d > 14 else 0.0)
     a = bare_nuclei(rng, labels, d)
+    a = replace(a, nucleoli=a.nucleoli * ~dividing[labels])
     area = np.bincount(labels.ravel(), minlength=a.count + 1)[1:]
     condensed = (np.median(area) / area) ** rng.uniform(0, 0.7) if a.count else area
-    light = a.per_cell(_levels(rng, a.count, rng.uniform(0.05, 0.7)) * np.clip(condensed, 0.6, 2.5)) * nuclear(rng, a)
+    levels = _levels(rng, a.count, rng.uniform(0.05, 0.7)) * np.clip(condensed, 0.6, 2.5)
+    levels = np.where(dividing[1:], rng.uniform(1.2, 2.4, a.count), levels)  # chromosomes are dense
+    light = a.per_cell(levels) * nuclear(rng, a)
     light = _lit(light, labels)
     if rng.random() < (0.7 if dense else 0.15):  # nuclei of other layers, out of focus and so not labelled
         light += rng.uniform(0.15, 0.6) * _out_of_focus(rng, shape, d, rng.uniform(0.1, 0.5))
     if rng.random() < 0.3:  # micronuclei and the fragments of dead cells
-        _specks(rng, light, d, count=rng.poisson(6), size=(0.04, 0.14), level=(0.3, 2.0))
+        _specks(rng, light, d, count=rng.poisson(6), size=(0.02, 0.08), level=(0.3, 1.6))
     haze, glare = rng.uniform(0, 0.2), rng.uniform(0, 0.35 if dense else 0.2)
     return "DNA", _surroundings(rng, light, d, haze=haze, glare=glare)[None], labels
 
@@ -160,14 +166,17 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
 def _transmitted(
     rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str | None
 ) -> tuple[str, Float, Labels]:
-    labels = _layout(rng, shape, d)
-    a = anatomy(rng, labels, d, nucleus=rng.uniform(0.3, 0.6), nucleoli=rng.uniform(0.3, 1.6))
     contrasts: tuple[Contrast, ...] = get_args(Contrast)
-    contrast = (
-        contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=[0.55, 0.25, 0.15, 0.05])
-    )
+    shares = [0.55, 0.25, 0.15, 0.05] if d > 35 else [0.6, 0.3, 0.1, 0]  # small cells are less than their grains
+    contrast = contrasts[contrasts.index(kind)] if kind in contrasts else rng.choice(contrasts, p=shares)
+    alone = contrast in ("relief", "texture")  # where such cells meet there is nothing to be seen
+    labels = _layout(rng, shape, d, seam=d if alone else max(2.5, rng.uniform(0.02, 0.06) * d))
+    if alone:
+        apart = border_distance(labels) > 1.5 + (0.05 if contrast == "texture" else 0.02) * d
+        labels = tidy(np.where(apart, labels, 0).astype(np.uint32))
+    a = anatomy(rng, labels, d, nucleus=rng.uniform(0.3, 0.6), nucleoli=rng.uniform(0.3, 1.6))
     light = transmitted(rng, a, contrast)
-    _specks(rng, light, d, count=rng.poisson(rng.choice([1, 12])), size=(0.02, 0.08), level=(-0.3, 0.4))
+    _specks(rng, light, min(d, 70.0), count=rng.poisson(rng.choice([1, 12, 40])), size=(0.02, 0.08), level=(-0.3, 0.4))
     return str(contrast), light[None], labels
 
 
@@ -202,18 +211,20 @@ def _empty(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple[
     return "dark empty", light[None], nothing
 
 
-def _layout(rng: np.random.Generator, shape: tuple[int, int], d: float) -> Labels:
-    """Whole cells: a sheet, colonies, or bodies one by one, sparse to crowded."""
+def _layout(rng: np.random.Generator, shape: tuple[int, int], d: float, seam: float = 0.0) -> Labels:
+    """Whole cells: a sheet, colonies, or bodies one by one, sparse to crowded; `seam` px at least between a sheet's."""
     how = rng.choice(["sheet", "colonies", "scattered"], p=[0.25, 0.2, 0.55])
+    if seam > 0.1 * d:  # too small for seams: sheets of them would show no cells
+        how = "scattered"
     if how != "scattered":
         return tile(
             rng,
             shape,
             diameter=d,
             jitter=rng.uniform(0.1, 0.4),
-            stretch=rng.choice([1.0, rng.uniform(1, 1.6), rng.uniform(1.6, 3.5)]),
+            stretch=rng.choice([1.0, rng.uniform(1, 1.6), rng.uniform(1.6, 3.5 if d > 20 else 1.8)]),
             waviness=rng.uniform(0.01, 0.1),
-            gap_px=rng.choice([0.0, rng.uniform(0.5, 3.0), rng.uniform(0.02, 0.15) * d]),
+            gap_px=max(seam, rng.choice([0.0, rng.uniform(0.5, 3.0), rng.uniform(0.02, 0.1) * d])),
             rounding=rng.choice([0.0, rng.uniform(0, 0.2)]),
             present=1.0 if how == "sheet" else rng.uniform(0.15, 0.8),
         )
@@ -264,7 +275,7 @@ def _out_of_focus(rng: np.random.Generator, shape: tuple[int, int], d: float, co
     """Round bodies of other layers, blurred, about 0 to 1."""
     labels = scatter(rng, shape, diameter=d, spread=0.2, coverage=coverage, forms=("round",), overlap=0.5)
     levels = np.concatenate([[0], _levels(rng, int(labels.max()), 0.4)]).astype(np.float32)
-    return ndi.gaussian_filter(levels[labels], rng.uniform(0.2, 0.6) * d, truncate=3.0)
+    return ndi.gaussian_filter(levels[labels], max(2.5, rng.uniform(0.25, 0.6) * d), truncate=3.0)
 
 
 def _surroundings(rng: np.random.Generator, light: Float, d: float, *, haze: float, glare: float) -> Float:
@@ -273,7 +284,7 @@ def _surroundings(rng: np.random.Generator, light: Float, d: float, *, haze: flo
         light = light + np.float32(glare) * ndi.gaussian_filter(light, rng.uniform(0.3, 1.2) * d, truncate=2.5)
     light = light + np.float32(haze) * smooth_field(rng, light.shape)
     if rng.random() < 0.5:
-        _specks(rng, light, d, count=rng.poisson(rng.choice([2, 15])), size=(0.02, 0.07), level=(0.1, 2.0))
+        _specks(rng, light, min(d, 70.0), count=rng.poisson(rng.choice([2, 15])), size=(0.02, 0.07), level=(0.1, 2.0))
     if rng.random() < 0.2:
         _specks(rng, light, d, count=rng.poisson(2), size=(0.4, 1.2), level=(0.05, 0.3))
     return light.astype(np.float32)
@@ -302,11 +313,11 @@ def _specks(
 
 def _record(rng: np.random.Generator, scene: Float, d: float, *, bright: bool) -> NDArray[np.uint16]:
     """What a camera makes of a scene: a sharp or a soft lens, few photons or many."""
-    photons = rng.uniform(np.log(800), np.log(6000)) if bright else rng.uniform(np.log(30), np.log(2000))
+    photons = rng.uniform(np.log(800), np.log(6000)) if bright else rng.uniform(np.log(50), np.log(2000))
     return camera(
         rng,
         {str(number): np.clip(channel, 0, None) for number, channel in enumerate(scene)},
-        blur_px=min(rng.uniform(0.4, 2.2), 0.12 * d),
+        blur_px=min(rng.uniform(0.4, 1.6 if bright else 2.2), 0.12 * d),
         defocus_px=rng.uniform(0.02, 0.06) * d if rng.random() < 0.15 else 0.0,
         illumination=rng.uniform(0.0, 0.15 if bright else 0.5),
         photons=float(np.exp(photons)),

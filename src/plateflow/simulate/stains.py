@@ -74,7 +74,7 @@ def golgi(rng: np.random.Generator, a: Anatomy) -> Float:
     y, x = _from_pole(a)
     size = rng.uniform(0.07, 0.16) * a.diameter
     cap = np.exp(-0.5 * (y * y + x * x) / size**2) * np.clip(1 + fine_noise(rng, a, 0.03), 0.1, None)
-    body = rng.uniform(0.12, 0.4) * (0.3 + a.thickness) * _grain(rng, a, 0.03, 0.3)
+    body = rng.uniform(0.2, 0.5) * (0.3 + a.thickness) * _grain(rng, a, 0.03, 0.3)
     return _inside(a, np.where(a.nuclei > 0, 0.55, 1) * (body + rng.uniform(0.8, 2.0) * cap))
 
 
@@ -112,6 +112,7 @@ def nuclear(rng: np.random.Generator, a: Anatomy) -> Float:
     dome = a.nucleus_depth ** rng.uniform(0.1, 0.5)
     chromatin = _grain(rng, a, 0.05 * rng.uniform(0.5, 1.5), rng.uniform(0.05, 0.45))
     chromatin = chromatin - rng.uniform(0, 0.5) * a.nucleoli
+    chromatin = chromatin + rng.uniform(0, 0.25) * noise(rng, a.cells.shape, max(1.0, 0.07 * a.diameter))
     if rng.random() < 0.25:
         chromatin = chromatin + rng.uniform(0.4, 1.2) * np.clip(fine_noise(rng, a, 0.03) - 1.2, 0, 1.5)
     return np.where(a.nuclei > 0, dome * np.clip(chromatin, 0.15, None), 0).astype(np.float32)

@@ -23,14 +23,16 @@ EOSIN = np.array([0.07, 0.99, 0.11])
 """Absorption in red, green, blue (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23, 291, 2001)."""
 
 
-def optical_thickness(rng: np.random.Generator, a: Anatomy) -> Float:
+def optical_thickness(rng: np.random.Generator, a: Anatomy, *, flat: bool = False) -> Float:
     """Optical thickness of cells, about 0 to 2: dome or flat lamella, nucleus, nucleoli, granules, ruffled edge."""
-    height = a.per_cell(np.clip(rng.lognormal(0, rng.uniform(0.1, 0.6), a.count), 0.4, 3.0))
-    dome = a.thickness ** rng.uniform(0.25, 1.1)
+    area = np.bincount(a.cells.ravel(), minlength=a.count + 1)[1:]
+    tall = (np.median(area) / area) ** rng.uniform(0, 0.7) if a.count else area  # cells that round up rise
+    height = a.per_cell(np.clip(rng.lognormal(0, rng.uniform(0.1, 0.6), a.count) * tall, 0.4, 3.0))
+    dome = a.thickness ** (rng.uniform(0.06, 0.3) if flat else rng.uniform(0.25, 1.1))
     grains = fine_noise(rng, a, rng.uniform(0.015, 0.04))
     swell = noise(rng, a.cells.shape, max(1.5, 0.12 * a.diameter))
     near = np.exp(-a.to_nucleus / (rng.uniform(0.15, 0.6) * a.diameter))
-    granules = rng.uniform(0.05, 0.5) * np.clip(grains, -0.5, 2.5) * (0.25 + near) * (a.nuclei == 0)
+    granules = rng.uniform(0.03, 0.35) * np.clip(grains, -0.5, 2.5) * (0.25 + near) * (a.nuclei == 0)
     nucleus = rng.uniform(-0.15, 0.35) * a.nucleus_depth**0.5 + rng.uniform(0.1, 0.6) * a.nucleoli
     edge = rng.uniform(0.05, 0.35) * np.exp(-((a.depth / max(1.0, 0.03 * a.diameter)) ** 2))
     body = height * (0.12 + dome * (1 + rng.uniform(0, 0.3) * swell)) + granules + nucleus + edge
@@ -47,9 +49,11 @@ def transmitted(rng: np.random.Generator, a: Anatomy, contrast: Contrast) -> Flo
             as bright as its surroundings.
     """
     shape = a.cells.shape
-    phase = ndi.gaussian_filter(optical_thickness(rng, a), rng.uniform(0.4, 1.2))
+    flat = contrast == "phase" and rng.random() < 0.5  # spread cells: grey bodies, narrow bright halos
+    phase = ndi.gaussian_filter(optical_thickness(rng, a, flat=flat), rng.uniform(0.4, 1.2))
     if contrast == "phase":
-        around = ndi.gaussian_filter(phase, rng.uniform(0.05, 0.3) * a.diameter, truncate=3.0)
+        reach = rng.uniform(0.03, 0.09) if flat else rng.uniform(0.05, 0.3)
+        around = ndi.gaussian_filter(phase, max(1.2, reach * a.diameter), truncate=3.0)
         light = -np.sin(rng.uniform(0.6, 2.2) * (phase - rng.uniform(0.7, 1.4) * around))
     elif contrast == "brightfield":
         out = max(0.8, rng.uniform(0.01, 0.05) * a.diameter)

@@ -7,11 +7,12 @@ says of objects that its border cuts is outweighed by the neighbour that sees th
 The pipeline normalises a whole plate with one window, so a network must read images that are much dimmer than their own
 percentiles would make them: the range of gains here is wide on purpose.
 
-Each disturbance is a function of a generator and one channel (float32 YX, about 0 to 1); how often each happens is in
-`Augmentation`.
+Each disturbance is a function of a generator and one channel (float32 YX, about 0 to 1); how often each happens, and
+how strongly, is in `Augmentation`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from scipy import ndimage as ndi
 from skimage.measure import label as connected
 
 from plateflow.model.registry import IN_CHANNELS
+from plateflow.segment.tiles import FRAME
 from plateflow.train.data import Sample
 from plateflow.train.warp import blur, cut, enlarge, flow_target, shrink
 
@@ -28,47 +30,76 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How far crops are varied, and the probability of each disturbance.
+    """How crops are varied: the probability of each disturbance, and the range (pair) from which its size is drawn.
 
     Attributes:
         diameters: px, range over which the median diameter of an image is spread, evenly on a logarithmic scale.
         zoom: an image isn't shrunk or enlarged further than this.
+        empty_zoom: the same for images without objects.
+        stretch: along one direction, and back across it.
+        border: an axis of the crop ends as an image's border does in a tile: black, then mirrored.
         empty: crops that needn't show an object, though their image has some.
-        dim_objects: some objects of the crop are made dim (fluorescence).
-        gamma: intensities bent.
-        soft: a little blur.
-        defocus: blur in proportion to the objects.
-        uneven: uneven illumination.
-        saturate: intensities cut off.
-        gain: gain far from 1, as one window for a whole plate gives it.
-        noise: camera noise.
-        glow: light from out of focus.
-        coarse: sampled by two or three times larger pixels.
-        photons: shot noise of few photons.
-        streak: blur along one direction.
+        dim_objects: some objects of the crop are made dim (fluorescence): `dim_share` of them, to `dim_level`.
+        gamma: intensities bent by a power.
+        glow: light from out of focus: its sigma in px, and how much of it is added.
+        soft: a little blur; sigma in px.
+        defocus: blur in proportion to the objects; sigma over their diameter.
+        streak: blur along one direction; the greatest sigma in px along it and across.
+        coarse: sampled by pixels so many times larger.
+        uneven: uneven illumination; the darkest place lacks so much of the light.
+        photons: shot noise of so many photons at level 1.
+        saturate: intensities cut off above.
+        gain: gain far from 1, as one window for a whole plate gives it; otherwise ln(gain) deviates by `usual_gain`.
+        noise: camera noise; standard deviation at gain 1; a part `grainy` of it with a grain of several px.
+        offset: shift of all intensities; otherwise one that deviates by `usual_offset`.
         alone: helper channels left out.
         invert: bright and dark exchanged (transmitted light and colours).
         grey: colours averaged.
+        drop: one or two of the colours left out.
     """
 
-    diameters: tuple[float, float] = (8.0, 120.0)
-    zoom: tuple[float, float] = (0.3, 3.5)
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    diameters: tuple[float, float] = (7.0, 130.0)
+    zoom: tuple[float, float] = (0.25, 4.0)
+    empty_zoom: tuple[float, float] = (0.5, 2.0)
+    stretch: tuple[float, float] = (0.9, 1.1)
+    border: float = 0.3
     empty: float = 0.1
     dim_objects: float = 0.25
+    dim_share: tuple[float, float] = (0.1, 0.6)
+    dim_level: tuple[float, float] = (0.15, 0.6)
     gamma: float = 0.35
-    soft: float = 0.2
-    defocus: float = 0.1
-    uneven: float = 0.35
-    saturate: float = 0.1
-    gain: float = 0.55
-    noise: float = 0.6
+    gamma_power: tuple[float, float] = (0.6, 1.6)
     glow: float = 0.2
-    coarse: float = 0.1
-    photons: float = 0.12
+    glow_sigma: tuple[float, float] = (4.0, 25.0)
+    glow_level: tuple[float, float] = (0.2, 1.5)
+    soft: float = 0.2
+    soft_sigma: tuple[float, float] = (0.3, 2.0)
+    defocus: float = 0.1
+    defocus_sigma: tuple[float, float] = (0.04, 0.14)
     streak: float = 0.1
+    streak_sigma: tuple[float, float] = (2.5, 0.8)
+    coarse: float = 0.1
+    coarse_factor: tuple[int, int] = (2, 3)
+    uneven: float = 0.35
+    uneven_loss: tuple[float, float] = (0.0, 0.65)
+    photons: float = 0.12
+    photon_count: tuple[float, float] = (6.0, 200.0)
+    saturate: float = 0.1
+    saturate_at: tuple[float, float] = (0.5, 1.0)
+    gain: float = 0.55
+    gain_factor: tuple[float, float] = (0.15, 2.0)
+    usual_gain: float = 0.2
+    noise: float = 0.6
+    noise_sigma: tuple[float, float] = (0.004, 0.12)
+    grainy: float = 0.2
+    offset: float = 0.4
+    offset_by: tuple[float, float] = (-0.1, 0.15)
+    usual_offset: float = 0.02
     alone: float = 0.15
     invert: float = 0.4
     grey: float = 0.35
+    drop: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,13 +117,16 @@ def random_crop(rng: Rng, sample: Sample, size: int, how: Augmentation | None = 
     diameter = sample.diameter * zoom
     may_be_empty = rng.random() < how.empty or not sample.diameter
     for _ in range(6):
-        matrix, offset = _geometry(rng, sample.labels.shape, size, zoom)
+        matrix, offset = _geometry(rng, sample.labels.shape, size, zoom, how)
         if may_be_empty or _sees_object(sample.labels, matrix, offset, size):
             break
     pixels, limits = sample.pixels, sample.limits
     if sample.light == "fluorescence" and rng.random() < how.alone:
         pixels, limits = pixels[:1], limits[:1]
     channels, labels = cut(pixels, limits, sample.labels, matrix, offset, size)
+    seen = [border(rng, size) if rng.random() < how.border else np.arange(size) for _ in range(2)]
+    black = (seen[0] < 0)[:, None] | (seen[1] < 0)
+    labels = np.where(black, 0, labels[np.ix_(*seen)])
     # an object at the image's border and its mirror image may be two pieces of one number
     labels = connected(labels, background=0, connectivity=1).astype(np.int32)
     target = flow_target(labels, diameter)
@@ -100,33 +134,59 @@ def random_crop(rng: Rng, sample: Sample, size: int, how: Augmentation | None = 
     if sample.light != "fluorescence":
         channels = shown(rng, channels, how)
     elif rng.random() < how.dim_objects:
-        factors = dim_objects(rng, labels)
+        factors = dim_objects(rng, labels, how)
         low = np.percentile(channels[:, ::4, ::4], 5, axis=(1, 2)).astype(np.float32)[:, None, None]
         channels = low + (channels - low) * factors
-    light = uneven_light(rng, size) if rng.random() < how.uneven else None
+    light = uneven_light(rng, size, how) if rng.random() < how.uneven else None
     image = np.zeros((IN_CHANNELS, size, size), np.float32)
-    alike = len(channels) == IN_CHANNELS and sample.light == "colour"  # the colours of one picture: one lens, one lamp
+    alike = sample.light == "colour"  # the colours of one picture: one lens, one lamp
     seed = int(rng.integers(2**32))
     for number, channel in enumerate(channels):
         own = np.random.default_rng(seed if alike else (seed, number))
         image[number] = disturb(own, channel, how, diameter=diameter, light=light)
+    image = np.where(black, np.float32(0), image[:, seen[0][:, None], seen[1]])
     return Crop(np.clip(image, -60, 60), target)
+
+
+def border(rng: Rng, size: int) -> NDArray[np.int64]:
+    """Which rows (or columns) of a crop are seen where, -1 for black, when its image ends: as `tile_layout` pads it.
+
+    A large image ends with a black frame at the tile's edge; one smaller than a tile lies in its middle, in a frame
+    that the mirror image of all this surrounds.
+    """
+    width = FRAME if rng.random() < 0.7 else int(rng.integers(1, FRAME + 1))
+    seen = np.arange(size)
+    if rng.random() < 0.5:
+        ends = rng.integers(0, 3)  # the first, the last, both
+        if ends != 1:
+            seen[:width] = -1
+        if ends != 0:
+            seen[-width:] = -1
+        return seen
+    length = int(np.exp(rng.uniform(np.log(size / 4), np.log(size - 2 * width))))
+    lacking = size - length - 2 * width
+    start = int(rng.integers(0, size - length + 1))
+    framed = np.pad(seen[start : start + length], width, constant_values=-1)
+    return np.pad(framed, (lacking // 2, lacking - lacking // 2), mode="symmetric")
 
 
 def _zoom(rng: Rng, diameter: float, how: Augmentation) -> float:
     """How much an image is enlarged, so that its objects have a random size."""
     if not diameter:
-        return float(np.exp(rng.uniform(np.log(0.5), np.log(2.0))))
-    wanted = np.exp(rng.uniform(*np.log(how.diameters)))
-    return float(np.clip(wanted / diameter, *how.zoom))
+        return _evenly_by_log(rng, how.empty_zoom)
+    return float(np.clip(_evenly_by_log(rng, how.diameters) / diameter, *how.zoom))
+
+
+def _evenly_by_log(rng: Rng, between: tuple[float, float]) -> float:
+    return float(np.exp(rng.uniform(*np.log(between))))
 
 
 def _geometry(
-    rng: Rng, shape: tuple[int, ...], size: int, zoom: float
+    rng: Rng, shape: tuple[int, ...], size: int, zoom: float, how: Augmentation
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Matrix and offset from crop to image coordinates: any angle, mirrored or not, a little stretched, somewhere."""
     angle = rng.uniform(0, 2 * np.pi)
-    stretch = rng.uniform(0.9, 1.1)
+    stretch = rng.uniform(*how.stretch)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag([rng.choice([-1, 1]) * stretch, 1 / stretch]) / zoom
     reach = size / 2 / zoom
@@ -145,51 +205,89 @@ def _sees_object(
     return bool(labels[at[0, within], at[1, within]].any())
 
 
-def dim_objects(rng: Rng, labels: NDArray[np.int32]) -> Float:
+def dim_objects(rng: Rng, labels: NDArray[np.int32], how: Augmentation) -> Float:
     """Factors that make some objects of the crop dim, with soft borders; YX."""
     factors = np.ones(int(labels.max()) + 1, np.float32)
-    chosen = rng.random(factors.size) < rng.uniform(0.1, 0.6)
-    factors[chosen] = rng.uniform(0.15, 0.6, int(chosen.sum()))
+    chosen = rng.random(factors.size) < rng.uniform(*how.dim_share)
+    factors[chosen] = rng.uniform(*how.dim_level, int(chosen.sum()))
     factors[0] = 1
     spread = ndi.minimum_filter(factors[labels], 3)  # the halo of an object dims with it
     return blur(spread, 0.7, 0.7)
 
 
-def uneven_light(rng: Rng, size: int) -> Float:
-    """Uneven illumination, YX: 1 at its brightest, 0.35 to 1 at its darkest."""
+def uneven_light(rng: Rng, size: int, how: Augmentation) -> Float:
+    """Uneven illumination, YX: 1 at its brightest."""
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     y, x = axis[:, None], axis[None]
     a, b, c, d = rng.normal(0, 1, 4).astype(np.float32)
     field = a * y + b * x + 0.5 * (c * y * y + d * x * x)
     field = (field - field.min()) / max(float(np.ptp(field)), 1e-6)
-    return (1 - np.float32(rng.uniform(0.0, 0.65)) * field).astype(np.float32)
+    return (1 - np.float32(rng.uniform(*how.uneven_loss)) * field).astype(np.float32)
 
 
 def shown(rng: Rng, channels: Float, how: Augmentation) -> Float:
-    """The ways in which one picture of transmitted light may be given: inverted, grey, its colours in any order."""
+    """How one picture of transmitted light may be given: inverted, grey, its colours in any order, or some of them."""
     if len(channels) == IN_CHANNELS:
         channels = channels.mean(0, keepdims=True) if rng.random() < how.grey else channels[rng.permutation(3)]
+        if rng.random() < how.drop:
+            channels = channels[: rng.integers(1, 3)]
     return 1 - channels if rng.random() < how.invert else channels
 
 
-def glow(rng: Rng, x: Float) -> Float:
+def bend(rng: Rng, x: Float, how: Augmentation) -> Float:
+    """Raise intensities to a power."""
+    return (np.sign(x) * np.abs(x) ** np.float32(rng.uniform(*how.gamma_power))).astype(np.float32)
+
+
+def glow(rng: Rng, x: Float, how: Augmentation) -> Float:
     """Add light from out of focus."""
-    sigma = float(np.exp(rng.uniform(np.log(4), np.log(25))))
-    return x + np.float32(rng.uniform(0.2, 1.5)) * blur(x, sigma, sigma)
+    sigma = _evenly_by_log(rng, how.glow_sigma)
+    return x + np.float32(rng.uniform(*how.glow_level)) * blur(x, sigma, sigma)
 
 
-def coarse(rng: Rng, x: Float) -> Float:
-    """Sample with pixels that are two or three times larger, and enlarge again."""
-    factor = int(rng.integers(2, 4))
+def soften(rng: Rng, x: Float, how: Augmentation) -> Float:
+    """Blur alike in all directions."""
+    sigma = rng.uniform(*how.soft_sigma)
+    return blur(x, sigma, sigma)
+
+
+def defocus(rng: Rng, x: Float, how: Augmentation, diameter: float) -> Float:
+    """Blur in proportion to the objects, as far as these are of 12 px and more."""
+    sigma = rng.uniform(*how.defocus_sigma) * max(diameter, 12.0)
+    return blur(x, sigma, sigma)
+
+
+def streak(rng: Rng, x: Float, how: Augmentation) -> Float:
+    """Blur along the first axis; crops are turned in any direction before."""
+    along, across = how.streak_sigma
+    return blur(x, rng.uniform(0, along), rng.uniform(0, across))
+
+
+def coarse(rng: Rng, x: Float, how: Augmentation) -> Float:
+    """Sample with larger pixels, and enlarge again."""
+    factor = int(rng.integers(*how.coarse_factor, endpoint=True))
     return enlarge(shrink(x, factor), factor, x.shape)
 
 
-def few_photons(rng: Rng, x: Float) -> Float:
-    """Shot noise of 6 to 200 photons at level 1."""
-    photons = np.exp(rng.uniform(np.log(6), np.log(200)))
+def few_photons(rng: Rng, x: Float, how: Augmentation) -> Float:
+    """Shot noise."""
+    photons = _evenly_by_log(rng, how.photon_count)
     # normal noise of the variance that Poisson's has: a tenth of the time
     spread = np.sqrt(np.clip(x, 0.02, 8) / np.float32(photons))
     return x + spread * rng.standard_normal(x.shape, dtype=np.float32)
+
+
+def saturate(rng: Rng, x: Float, how: Augmentation) -> Float:
+    """Cut intensities off above."""
+    return np.minimum(x, np.float32(rng.uniform(*how.saturate_at)))
+
+
+def camera_noise(rng: Rng, x: Float, how: Augmentation, gain: float) -> Float:
+    """Noise that doesn't depend on the light; a camera of higher gain has more."""
+    noise = rng.standard_normal(x.shape, dtype=np.float32)
+    if rng.random() < how.grainy:
+        noise = blur(noise, 0.8, 0.8) * np.float32(2.5)
+    return x + noise * np.float32(_evenly_by_log(rng, how.noise_sigma) * max(gain, 0.2))
 
 
 def disturb(rng: Rng, x: Float, how: Augmentation, *, diameter: float, light: Float | None) -> Float:
@@ -198,36 +296,27 @@ def disturb(rng: Rng, x: Float, how: Augmentation, *, diameter: float, light: Fl
     Args:
         rng: source of every random number.
         x: the channel.
-        how: probabilities.
+        how: probabilities and ranges.
         diameter: median of the objects in px, for the width of defocus.
         light: illumination, YX; None where it is even.
     """
-    if rng.random() < how.gamma:
-        x = np.sign(x) * np.abs(x) ** np.float32(rng.uniform(0.6, 1.6))
-    if rng.random() < how.glow:
-        x = glow(rng, x)
-    if rng.random() < how.soft:
-        sigma = rng.uniform(0.3, 2.0)
-        x = blur(x, sigma, sigma)
+    for chance, change in ((how.gamma, bend), (how.glow, glow), (how.soft, soften)):
+        if rng.random() < chance:
+            x = change(rng, x, how)
     if rng.random() < how.defocus:
-        sigma = rng.uniform(0.04, 0.14) * max(diameter, 12.0)
-        x = blur(x, sigma, sigma)
-    if rng.random() < how.streak:
-        x = blur(x, rng.uniform(0, 2.5), rng.uniform(0, 0.8))
-    if rng.random() < how.coarse:
-        x = coarse(rng, x)
+        x = defocus(rng, x, how, diameter)
+    for chance, change in ((how.streak, streak), (how.coarse, coarse)):
+        if rng.random() < chance:
+            x = change(rng, x, how)
     if light is not None:
         x = x * light
-    if rng.random() < how.photons:
-        x = few_photons(rng, x)
-    if rng.random() < how.saturate:
-        x = np.minimum(x, np.float32(rng.uniform(0.5, 1.0)))
-    gain = np.exp(rng.uniform(np.log(0.15), np.log(2.0)) if rng.random() < how.gain else rng.normal(0, 0.2))
+    for chance, change in ((how.photons, few_photons), (how.saturate, saturate)):
+        if rng.random() < chance:
+            x = change(rng, x, how)
+    far = rng.random() < how.gain
+    gain = _evenly_by_log(rng, how.gain_factor) if far else float(np.exp(rng.normal(0, how.usual_gain)))
     x = x * np.float32(gain)
     if rng.random() < how.noise:
-        noise = rng.standard_normal(x.shape, dtype=np.float32)
-        if rng.random() < 0.2:
-            noise = blur(noise, 0.8, 0.8) * np.float32(2.5)
-        x = x + noise * np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.12))) * max(gain, 0.2))
-    offset = rng.uniform(-0.1, 0.15) if rng.random() < 0.4 else rng.normal(0, 0.02)
+        x = camera_noise(rng, x, how, gain)
+    offset = rng.uniform(*how.offset_by) if rng.random() < how.offset else rng.normal(0, how.usual_offset)
     return (x + np.float32(offset)).astype(np.float32)

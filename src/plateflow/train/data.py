@@ -94,10 +94,11 @@ def plate_sample(target: Literal["nuclei", "cells"], seed: int, number: int, siz
     """
     rng = np.random.default_rng((seed, number))
     sparse, odd, rough = rng.random(3) < (0.25, 0.3, 0.2)
+    density = 0.0 if number % 20 == 19 else rng.uniform(0.005, 0.04) if sparse else rng.uniform(0.03, 0.4)
     scene = simulate_field(
         rng,
         (size, size),
-        density=0.0 if number % 20 == 19 else rng.uniform(0.005, 0.04) if sparse else rng.uniform(0.03, 0.4),
+        density=density,
         diameter_px=float(np.exp(rng.uniform(np.log(10), np.log(46)))),
         size_spread=rng.uniform(0.05, 0.3),
         elongation=rng.uniform(1.5, 2.6) if odd else rng.uniform(1.1, 1.5),
@@ -109,7 +110,7 @@ def plate_sample(target: Literal["nuclei", "cells"], seed: int, number: int, siz
         dim_fraction=rng.uniform(0.0, 0.4),
         mitotic_fraction=rng.uniform(0.0, 0.1),
         chromatin=rng.uniform(0.05, 0.45),
-        cell_scale=rng.uniform(1.5, 4.2),
+        cell_scale=min(rng.uniform(1.5, 4.2), np.sqrt(2.5 / max(density, 0.01))),  # as far as there is room
         debris=rng.uniform(0.0, 2.5),
         haze=rng.uniform(0.0, 0.12),
     )
@@ -125,4 +126,8 @@ def plate_sample(target: Literal["nuclei", "cells"], seed: int, number: int, siz
     if target == "nuclei":
         return make_sample("plate_nuclei", f"{seed}-{number}", [dna], scene.nuclei)
     body = agp if rng.random() < 0.7 else marker
-    return make_sample("plate_cells", f"{seed}-{number}", [body, dna] if rng.random() < 0.8 else [body], scene.cells)
+    if crowded := (scene.cells > 0).mean() > 0.6:  # there only nuclei and rims, if these are sharp, tell cells apart
+        photons = float(np.exp(rng.uniform(np.log(200), np.log(2000))))
+        body = camera(rng, {"AGP": scene.channels["AGP"]}, blur_px=rng.uniform(0.5, 1.1), photons=photons)[0]
+    channels = [body, dna] if rng.random() < 0.8 or crowded else [body]
+    return make_sample("plate_cells", f"{seed}-{number}", channels, scene.cells)

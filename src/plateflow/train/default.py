@@ -24,8 +24,9 @@ from plateflow.train.recipe import Recipe
 REAL = {
     "dsb2018_fluo_256A": 0.10,
     "dsb2018_fluo_256B": 0.07,
-    "dsb2018_fluo_360": 0.09,
-    "dsb2018_histology_purple": 0.12,
+    "dsb2018_fluo_360": 0.08,
+    "dsb2018_fluo_520_large": 0.04,
+    "dsb2018_histology_purple": 0.10,
     "usiigaci_phc_t98g": 0.09,
     "codex_wholecell": 0.06,
 }
@@ -40,9 +41,9 @@ SIMULATED: dict[tuple[Callable[..., Sample], str], tuple[float, float]] = {
     (plate_sample, "cells"): (0.06, 0.05),
 }
 """What draws a simulated source, and of what: its share of the crops, and its part of all fields drawn."""
-HELD_OUT_SOURCES = ("dsb2018_fluo_520_large", "cfos_lab_wue1")
+HELD_OUT_SOURCES = ("cfos_lab_wue1",)
 HELD_OUT_EVERY = 8
-"""Of each source, every so manyth image isn't trained on."""
+"""Of each source, every so manyth image isn't trained on; of the images of large nuclei, every second."""
 HELD_OUT_FIELDS = 10
 TERMS = Terms(
     colours=True,
@@ -82,10 +83,11 @@ def sources_of(data: Path, fields: int, workers: int) -> tuple[list[Source], dic
     for name, share in REAL.items():
         samples = read_source(data / "train" / name)
         few = len(samples) < 2 * HELD_OUT_EVERY  # two images alone: nothing to spare
-        kept = [s for i, s in enumerate(samples) if few or i % HELD_OUT_EVERY != 3]
+        every = 2 if name == "dsb2018_fluo_520_large" else HELD_OUT_EVERY
+        kept = [s for i, s in enumerate(samples) if few or i % every != 3 % every]
         sources.append(Source(share, kept))
         if not few:
-            held_out[name] = samples[3::HELD_OUT_EVERY]
+            held_out[name] = samples[3 % every :: every]
     shares = (share for share, _ in SIMULATED.values())
     sources += map(Source, shares, simulated(fields, seed=1, workers=workers))
     for samples in simulated(HELD_OUT_FIELDS * len(SIMULATED), seed=2, workers=workers):
