@@ -1,15 +1,16 @@
-"""What a fine-tune on a few corrected images gains on the others of their source.
+"""What `plateflow train` on a few corrected images gains on the others of their source.
 
-    python bench/fine_tune.py FOLDER --start WEIGHTS [--images 5] [--seed 0] [--steps 150] [--batch 4] [--rate 3e-4]
+    python bench/fine_tune.py FOLDER --from MODEL [--images 5] [--seed 0] [--threads 2] [OPTION OF plateflow train ...]
 
-FOLDER holds the images of one source and their labels; a few of them, drawn by the seed, are learnt from. The start and
-what became of it segment all others, in this process: a JSON line gives AP@0.5 of both and its gain, each with the
-interval of 95 %, minutes on the clock and of processor, and the images that were learnt from.
+FOLDER holds the images of one source, in images/ and labels/; a few of them, drawn by the seed, are learnt from by the
+command as it is. The start and what became of it segment all others, in this process: a JSON line gives AP@0.5 of both
+and the gain, each with its interval of 95 %, minutes on the clock and of processor, and what was learnt from.
 """
 
 import argparse
 import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,19 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from plateflow.model import load_model
-from plateflow.train.augment import Augmentation
-from plateflow.train.batches import Source
+from plateflow.cli import run_typed
 from plateflow.train.evaluate import Found, difference, find, scored
 from plateflow.train.folders import read_source
-from plateflow.train.loop import train
-from plateflow.train.recipe import Recipe
 
 
 def minutes() -> tuple[float, float]:
     """On the clock; of processor, processes that have ended included."""
-    times = os.times()
-    return time.perf_counter() / 60, sum(times[:4]) / 60
+    return time.perf_counter() / 60, sum(os.times()[:4]) / 60
 
 
 def ap(found: list[Found]) -> list[float]:
@@ -40,44 +36,42 @@ def ap(found: list[Found]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--start", type=Path, required=True)
+    parser.add_argument("--from", dest="start", required=True)
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     torch.set_num_threads(args.threads)
     samples = read_source(args.folder)
-    chosen = set(np.random.default_rng(args.seed).choice(len(samples), args.images, replace=False).tolist())
-    shown, others = ([s for n, s in enumerate(samples) if (n in chosen) == seen] for seen in (True, False))
-    sizes = [sample.diameter for sample in shown if sample.diameter]
-    recipe = Recipe(
-        networks={"tuned": load_model(args.start).config},
-        steps=args.steps,
-        batch=args.batch,
-        learning_rate=args.rate,
-        warm_up=10,
-        seed=args.seed,
-        augmentation=Augmentation(diameters=(min(sizes) / 1.25, max(sizes) * 1.25)),
-    )
+    numbers = np.random.default_rng(args.seed).choice(len(samples), args.images, replace=False)
+    shown = {samples[number].name for number in numbers}
+    others = [sample for sample in samples if sample.name not in shown]
     before = find(others, args.start)
+    source, here = args.folder.absolute(), Path.cwd()
+    start = str(Path(args.start).absolute()) if Path(args.start).exists() else args.start
     with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for kind in ("images", "labels"):
+            Path(source.name, kind).mkdir(parents=True)
+            for path in (path for path in (source / kind).iterdir() if path.stem in shown):
+                shutil.copy(path, Path(source.name, kind))
         clock, processor = minutes()
-        train(recipe, [Source(1.0, shown)], Path(folder), starts={"tuned": args.start}, workers=1)
+        run_typed(["train", "--name", "tuned", "--from", start, "--data", source.name, "--device", "cpu", *options])
         clock, processor = (end - begun for end, begun in zip(minutes(), (clock, processor), strict=True))
-        after = find(others, Path(folder) / "tuned.safetensors")
+        after = find(others, "tuned")
+        recipe = json.loads(Path("training/tuned/recipe.json").read_text())
+        steps = Path("training/tuned/log.csv").read_text().splitlines()[-1].partition(",")[0]
+        os.chdir(here)
     gain, (low, high) = difference(after, before)
     line = {
-        "source": args.folder.name,
-        "learnt_from": [sample.name for sample in shown],
+        "source": source.name,
+        "learnt_from": sorted(shown),
         "images": len(others),
         "before": ap(before),
         "after": ap(after),
         "gain": [round(value, 3) for value in (gain, low, high)],
-        "steps": args.steps,
-        "crops": args.steps * args.batch,
+        "last_step": int(steps),
+        "batch": recipe["batch"],
         "minutes": round(clock, 1),
         "cpu_minutes": round(processor, 1),
     }

@@ -56,6 +56,10 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
         ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
         ({"segmentation": {"count": {"channels": ["DNA"]}}}, "begins other columns"),
+        ({"train": "--plate results/p --wells B03"}, "must hold --name"),
+        ({"train": "--plate results/p --name"}, "must hold --name"),
+        ({"train": "--name=../up"}, "letters, digits"),
+        ({"train": "--name 'mine"}, "train: No closing quotation"),
     ],
 )
 def test_a_wrong_key_or_value_names_the_right_one(given, hint):

@@ -75,7 +75,8 @@ class Workflow:
 
     def training(self, kind: str) -> str:
         """A file of the model that `snakemake train` makes: `safetensors`, or its `log` or benchmark, `tsv`."""
-        return str(MODELS / f"{self.config.trained or 'NAME'}.{kind}")
+        name = self.config.trained or "NAME"
+        return str(MODELS / f"{name}.{kind}" if kind == "safetensors" else Path("training", name, f"train.{kind}"))
 
     def training_options(self) -> list[str]:
         """What `plateflow train` is given.

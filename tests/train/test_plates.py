@@ -8,12 +8,14 @@ import zarr
 
 from plateflow.config import Config, PlateSpec
 from plateflow.errors import PlateflowError, RawDataError, ResultsError
+from plateflow.files import stamp_of
 from plateflow.images.well import WellImage
 from plateflow.project import Project
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import run_stage
 from plateflow.stages.infer import _read
 from plateflow.stages.job import Job, WorkItem
+from plateflow.state.journal import Entry, append_outcome
 from plateflow.train.plates import plate_samples
 
 SETS = {"cells": {"channels": ["AGP", "DNA"]}, "nuclei": {"channels": ["DNA"]}}
@@ -93,3 +95,19 @@ def test_labels_that_do_not_fit_their_image_are_told(project: Project) -> None:
     zarr.create_array(folder, shape=(1, 1, 20, 30), dtype="uint16", overwrite=True)
     with pytest.raises(RawDataError, match=r"don't fit their image\n  where: p/B03[\s\S]*\(1, 1, 20, 30\)"):
         plate_samples(project.plate("p").paths.root, ["B03"], "cells", project)
+
+
+def test_without_names_the_wells_that_were_corrected_are_learnt_from(project: Project) -> None:
+    plate = project.plate("p")
+    with pytest.raises(ResultsError, match=r"no well has corrected labels\n  where: p, label set nuclei"):
+        plate_samples(plate.paths.root, None, "nuclei", project)
+    for well in ("B02", "B03"):
+        array = zarr.open_array(plate.paths.image(well) / "labels/nuclei/0", mode="r+")
+        array[..., 5:15, 5:15] = 1
+        files = [path for path in (plate.paths.image(well) / "labels/nuclei/0/c").rglob("*") if path.is_file()]
+        stamps = {plate.paths.key_of(path): stamp_of(path) for path in files}
+        append_outcome(plate.paths.journal("stitch", "0"), Entry(well=well, label_set="nuclei", files=stamps))
+    with pytest.raises(ResultsError, match="no well has corrected labels"):
+        plate_samples(plate.paths.root, None, "nuclei", project)
+    array[..., 20:30, 5:15] = 2
+    assert {sample.name[:3] for sample in plate_samples(plate.paths.root, None, "nuclei", project)} == {"B03"}

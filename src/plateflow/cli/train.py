@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plateflow.cli.common import WeightsOption
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, WeightsOption
 from plateflow.errors import ConfigError, ModelError, PlateflowError, number_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def train(
         list[Path] | None, typer.Option(help="folder of pairs of image and labels, or of such ones")
     ] = None,
     plate: Annotated[Path | None, typer.Option(help="results of a plate, RESULTS/PLATE, with corrected labels")] = None,
-    wells: Annotated[str, typer.Option(help="of the plate, such as B03,C05; default: all")] = "",
+    wells: Annotated[
+        str, typer.Option(help="of the plate, such as B03,C05; default: those whose labels were corrected")
+    ] = "",
     label_set: Annotated[str, typer.Option(help="of the plate")] = "cells",
     start: Annotated[
         str,
@@ -45,6 +47,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     workers: Annotated[int | None, typer.Option(help="processes that make crops; default: one a core")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="only draw what the network would see")] = False,
+    configfile: ConfigOption = DEFAULT_CONFIG,
     weights_dir: WeightsOption = None,
 ) -> None:
     """Train a model on annotated images, from a model that is there or from scratch.
@@ -69,7 +72,7 @@ def train(
     on = choose_device(device)
     path = None if start == SCRATCH else _start(start, weights_dir)
     how = _recipe(name, path, recipe, steps, seconds)
-    sources = _sources(data or [], plate, wells, label_set)
+    sources = _sources(data or [], plate, wells, label_set, configfile)
     samples = [sample for each in sources.values() for sample in each]
     batches = Batches(how, balanced(sources))
     if preview:
@@ -147,8 +150,12 @@ def _recipe(name: str, start: Path | None, file: Path | None, steps: int | None,
     return make_recipe(values, where=str(file) if file else "--steps, --seconds")
 
 
-def _sources(data: list[Path], plate: Path | None, wells: str, label_set: str) -> dict[str, list[Sample]]:
+def _sources(
+    data: list[Path], plate: Path | None, wells: str, label_set: str, configfile: Path
+) -> dict[str, list[Sample]]:
     """Samples by source."""
+    from plateflow.asked import Asked
+    from plateflow.project import Project
     from plateflow.train.folders import read_sources
     from plateflow.train.plates import plate_samples
 
@@ -160,8 +167,10 @@ def _sources(data: list[Path], plate: Path | None, wells: str, label_set: str) -
         for source, samples in read_sources(folder).items():
             sources[source if source not in sources else str(folder / source)] = samples
     if plate is not None:
+        asked = Asked.given()  # a job's configuration is that of its run
+        project = asked.project if asked else Project.load(configfile)
         chosen = [well.strip() for well in wells.split(",")] if wells else None
-        sources[f"{plate.name}, {label_set}"] = plate_samples(plate, chosen, label_set)
+        sources[f"{plate.name}, {label_set}"] = plate_samples(plate, chosen, label_set, project)
     return sources
 
 

@@ -233,7 +233,7 @@ class Config(Section):
     @classmethod
     def _names_a_model(cls, value: str | None) -> str | None:
         if value is not None and not SAFE_NAME.fullmatch(_option(value, "--name")):
-            raise ValueError(f"train: {value!r} must hold --name and a name of letters, digits and . _ + -")
+            raise ValueError(f"{value!r} must hold --name and a name of letters, digits and . _ + -")
         return value
 
     @field_validator("z")
@@ -283,7 +283,7 @@ class Config(Section):
     @property
     def trained(self) -> str | None:
         """The name of the model that `snakemake train` makes."""
-        return None if self.train is None else _option(self.train, "--name")
+        return self.train and _option(self.train, "--name").removesuffix(".safetensors")
 
     @property
     def row_label_set(self) -> str:

@@ -244,9 +244,7 @@ def start_config(path: Path) -> FlowViTConfig:
     Raises:
         ModelError: as `load_start`.
     """
-    if not is_sam(path):
-        return _prepare(path)[0].config
-    return import_sam(path).config
+    return _sam_encoder(path)[1] if is_sam(path) else _prepare(path)[0].config
 
 
 def is_sam(path: Path) -> bool:
@@ -266,13 +264,8 @@ def import_sam(path: Path) -> FlowViT:
     Raises:
         ModelError: the checkpoint can't be read or isn't SAM's ViT-L.
     """
-    _, names, read = _open(path)
-    encoder = {f"encoder.{name.removeprefix(_SAM)}": name for name in names if name.startswith(_SAM)}
-    for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
-        if needed not in encoder:
-            raise unusable(path, f"it isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}")
+    encoder, config, read = _sam_encoder(path)
     with _shape_errors(path):
-        config = _published_config({name: read(file).shape for name, file in encoder.items()})
         state = dict(from_cellpose(list(encoder), lambda name: read(encoder[name]).float(), config))
         state["stem.proj.weight"] = state["stem.proj.weight"][:, :, ::2, ::2].contiguous()
         state["pos_embed"] = state["pos_embed"][:, ::2, ::2].contiguous()
@@ -285,6 +278,17 @@ def import_sam(path: Path) -> FlowViT:
     _check(path, model, state)
     model.load_state_dict(state, assign=True)
     return model
+
+
+def _sam_encoder(path: Path) -> tuple[dict[str, str], FlowViTConfig, Callable[[str], Tensor]]:
+    """SAM's encoder in a file: its tensors by Cellpose's names, the network's shape, and a function that reads one."""
+    _, names, read = _open(path)
+    encoder = {f"encoder.{name.removeprefix(_SAM)}": name for name in names if name.startswith(_SAM)}
+    for needed in ("encoder.pos_embed", "encoder.patch_embed.proj.weight"):
+        if needed not in encoder:
+            raise unusable(path, f"it isn't SAM's checkpoint: it lacks {_SAM}{needed.removeprefix('encoder.')}")
+    with _shape_errors(path):
+        return encoder, _published_config({name: read(file).shape for name, file in encoder.items()}), read
 
 
 def resample_table(table: Tensor, rows: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from plateflow.flows import labels_from_flows
@@ -62,23 +63,22 @@ def training_page(folder: Path, name: str, batches: Batches, terms: Terms, *, de
         url = data_url((_outlined(crop, *both) * 255).astype(np.uint8))
         pictures.append({"url": url, "true": counts[0], "found": counts[1]})
     values: dict[str, Any] = {"name": name, "terms": terms, "last": rows[-1] if rows else None, "pictures": pictures}
-    values |= {"recipe": batches.recipe, "chart": _chart(rows, name), "true": TRUE, "seen": SEEN}
+    values |= {"recipe": batches.recipe, "chart": _chart(rows, name), "labelled": TRUE, "seen": SEEN}
     values["fields"] = {key: value for key, value in batches.recipe.as_dict().items() if key != "networks"}
     return str(render("training.html.j2", **values))
 
 
-def _chart(rows: list[dict[str, str]], name: str) -> str:
+def _chart(rows: list[dict[str, str]], name: str) -> Markup:
     """Loss and learning rate over the steps, as SVG."""
     import altair as alt
     import vl_convert
 
-    data = alt.Data(values=[{"step": int(row["step"]), **{k: float(row[k]) for k in ("rate", name)}} for row in rows])
-    line = alt.Chart(data).mark_line(color="#4263eb", strokeWidth=1.5)
+    points = [{"step": int(row["step"]), "rate": float(row["rate"]), "loss": float(row[name])} for row in rows]
+    line = alt.Chart(alt.Data(values=points)).mark_line(color="#4263eb", strokeWidth=1.5)
     x = alt.X("step:Q", title="step")
-    field = name.replace(".", "\\.").replace("[", "\\[")  # which Vega would parse
-    loss = line.encode(x=x, y=alt.Y(f"{field}:Q", title="loss", scale=alt.Scale(zero=False))).properties(width=560)
+    loss = line.encode(x=x, y=alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False))).properties(width=560)
     rate = line.encode(x=x, y=alt.Y("rate:Q", title="learning rate", axis=alt.Axis(format=".0e"))).properties(width=260)
-    return str(vl_convert.vegalite_to_svg(vega(alt.hconcat(loss, rate))))
+    return Markup(vl_convert.vegalite_to_svg(vega(alt.hconcat(loss, rate))))
 
 
 def _labels(target: NDArray[np.float32]) -> NDArray[np.uint32]:
@@ -88,8 +88,14 @@ def _labels(target: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def _outlined(crop: Crop, *drawn: tuple[NDArray[np.uint32], str]) -> NDArray[np.float32]:
-    """A crop as red, green and blue from 0 to 1, with outlines; a helper channel is laid over it in blue."""
-    first, second, third = np.clip(crop.image, 0, 1)
+    """A crop as red, green and blue from 0 to 1, with outlines; a helper channel is laid over it in blue.
+
+    Black is 0, or less where much of the crop is; white is 1, or more. So what is dim to the network is dim here.
+    """
+    low, high = np.percentile(crop.image[0], (1, 99.5))
+    low, high = min(low, 0.0), max(high, 1.0)
+    used = crop.image.any(axis=(1, 2), keepdims=True)
+    first, second, third = np.clip((crop.image - low) / (high - low), 0, 1) * used
     grey = not third.any()
     picture = np.stack([first, first, np.maximum(first, second)] if grey else [first, second, third], axis=-1)
     for labels, tint in drawn:

@@ -264,6 +264,8 @@ def train(
                 last_saved = time.monotonic()
         progress.update(task, completed=part)
     if writes:
+        if log.count:
+            log.write(step - 1, seconds, waited, rate)
         save(step)
     ranks.leave()
     if stopped and part < 1:

@@ -13,25 +13,23 @@ import numpy as np
 
 from plateflow.config.sections import nearest
 from plateflow.errors import PlateflowError, RawDataError, ResultsError
+from plateflow.files import is_litter, stamp_of
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.paths import parse_well, well_name
-from plateflow.project import Plate, Project
+from plateflow.project import Outcomes, Plate, Project
+from plateflow.state.journal import item_key
 from plateflow.train.data import Sample, median_diameter
 
-CONFIG = Path("config/config.yaml")
 
-
-def plate_samples(
-    folder: Path, wells: Sequence[str] | None, label_set: str, project: Project | None = None
-) -> list[Sample]:
+def plate_samples(folder: Path, wells: Sequence[str] | None, label_set: str, project: Project) -> list[Sample]:
     """Read wells of a plate: a sample for each canvas, or for each field where fields leave some of it empty.
 
     Args:
         folder: results of the plate, RESULTS/PLATE.
-        wells: their names; all that the label set was segmented in, where none are named.
+        wells: their names; where none are named, those whose labels aren't as `stitch` wrote them.
         label_set: whose labels are learnt, from its channels.
-        project: that the plate belongs to; by default the one of this folder.
+        project: that the plate belongs to: it says how the plate is read.
 
     Returns:
         Samples whose pixels are float32, 0 and 1 at the limits of the window.
@@ -41,7 +39,7 @@ def plate_samples(
         ResultsError: a well has no labels of the label set, or its image isn't there.
         RawDataError: labels don't fit the image or aren't whole numbers.
     """
-    plate = _plate_at(folder, project or Project.load(CONFIG))
+    plate = _plate_at(folder, project)
     known = plate.config.segmentation
     if label_set not in known:
         remedy = nearest(label_set, list(known), "the label sets are")
@@ -63,7 +61,12 @@ def _plate_at(folder: Path, project: Project) -> Plate:
 
 def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[str]:
     if wells is None:
-        return [well for well in plate.wells if label_set in plate.label_sets(well)]
+        stitched = plate.outcomes("stitch")
+        corrected = [well for well in plate.wells if _corrected(plate, well, label_set, stitched)]
+        if not corrected:
+            where, remedy = f"{plate.name}, label set {label_set}", "correct some, or name wells whose labels are right"
+            raise ResultsError("no well has corrected labels", where=where, remedy=remedy)
+        return corrected
     chosen = []
     for text in wells:
         try:
@@ -72,6 +75,17 @@ def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[st
             raise PlateflowError(str(error), where=plate.name) from None
         plate.check_well(chosen[-1])
     return list(dict.fromkeys(chosen))
+
+
+def _corrected(plate: Plate, well: str, label_set: str, stitched: Outcomes) -> bool:
+    """Whether the files of a well's labels aren't those that stitch wrote."""
+    folder = plate.paths.image(well) / "labels" / label_set / "0"
+    chunks = {path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
+    entry = stitched.get(item_key(well, label_set))
+    listed = {plate.paths.path_of(name): tuple(stamp) for name, stamp in (entry.files if entry else {}).items()}
+    written = {path: stamp for path, stamp in listed.items() if folder in path.parents}
+    there = {path: stamp_of(path) for path in chunks if not is_litter(path.name)}
+    return there != written
 
 
 def _well_samples(plate: Plate, well: str, label_set: str) -> list[Sample]:
