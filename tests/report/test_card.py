@@ -56,7 +56,8 @@ def test_a_card_is_written_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch
     docs = run.parent / "docs"
     docs.mkdir()
     (docs / "models.md").write_text("from <!-- measured -->nothing<!-- /measured --> on")
-    arguments = ["--run", str(run), "--data", str(run.parent / "data"), "--docs", str(docs), "--images", "2"]
+    arguments = [f"--{name}={path}" for name, path in (("run", run), ("weights", run), ("docs", docs))]
+    arguments += [f"--data={run.parent / 'data'}", "--images=2"]
     card.main([*arguments, "--on", "one GPU"])
     with (run / "measured.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -93,7 +94,10 @@ def test_a_card_is_written_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_figures_are_of_the_weights_that_are_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card, "kinds", lambda *_, **__: iter([("empty", "empty", [card.look_sample("empty", 1, 1)])]))
-    data = run.parent / "data"
-    card.measure(run, data, 1, "cpu")
+    data, path, models = run.parent / "data", run / "measured.csv", card.weights(run, run)
+    assert {row["model"] for row in card.measure(models, path, data, 1, "cpu")} == {"default", "fast"}
+    del models["fast"]
+    assert {row["model"] for row in card.measure(models, path, data, 1, "cpu")} == {"default"}
     (run / "fast.safetensors").unlink()
-    assert {row["model"] for row in card.measure(run, data, 1, "cpu")} == {"default"}
+    with pytest.raises(SystemExit, match=r"no such weights: .*fast"):
+        card.weights(run, run)

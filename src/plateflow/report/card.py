@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from plateflow.files import write_atomic
-from plateflow.model.registry import hash_of, read_metadata, spec_of
+from plateflow.model.registry import PACKAGED, hash_of, read_metadata, spec_of
 from plateflow.simulate.looks import Look, random_field
 from plateflow.simulate.stains import WHOLE_CELL
 from plateflow.train.data import Sample, look_sample, make_sample, plate_sample
-from plateflow.train.default import REAL, SIMULATED
+from plateflow.train.default import HELD_OUT_EVERY, HELD_OUT_SOURCES, REAL, SIMULATED
 from plateflow.train.evaluate import DATA, Found, find, resized, scored
 from plateflow.train.folders import read_source
 
@@ -88,9 +88,8 @@ def stained(stain: str, number: int) -> Sample:
     return make_sample(stain, f"{stain} {number}", field.image[:2], field.labels)
 
 
-def measure(run: Path, data: Path, images: int, device: str) -> list[dict[str, str]]:
-    """Measure the models of a run, or read what was measured of the same files; a row per model and kind."""
-    models, path = weights(run), run / "measured.csv"
+def measure(models: dict[str, Path], path: Path, data: Path, images: int, device: str) -> list[dict[str, str]]:
+    """Measure models, or read from `path` what was measured of the same files; a row per model and kind."""
     hashes = {name: hash_of(file) for name, file in models.items()}
     if path.exists():
         rows = read_rows(path)
@@ -111,12 +110,13 @@ def measure(run: Path, data: Path, images: int, device: str) -> list[dict[str, s
     return read_rows(path)
 
 
-def weights(run: Path) -> dict[str, Path]:
-    """The models of a run by name, `default` first."""
-    files = sorted(run.glob("*.safetensors"), key=lambda path: (path.stem != "default", path.stem))
-    if not files:
-        raise SystemExit(f"{run} holds no weights (*.safetensors): give --run the folder of a training")
-    return {file.stem: file for file in files}
+def weights(run: Path, folder: Path) -> dict[str, Path]:
+    """The models of a run by name, `default` first, and their files in `folder`."""
+    names = json.loads((run / "recipe.json").read_text())["networks"]
+    files = {name: folder / f"{name}.safetensors" for name in sorted(names, key=lambda name: (name != "default", name))}
+    if absent := [str(file) for file in files.values() if not file.is_file()]:
+        raise SystemExit(f"no such weights: {', '.join(absent)}; name their folder with --weights")
+    return files
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -213,6 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write the card, its pictures and the range of diameters."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("build/train-default"), help="folder of the training run")
+    shipped = PACKAGED["default"].parent
+    parser.add_argument("--weights", type=Path, default=shipped, help="folder of their files, if not those that ship")
     parser.add_argument("--data", type=Path, default=DATA / "cells2d", help="folder with train/ and val/")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the card and images/ are written")
     parser.add_argument("--images", type=int, default=2, help="most images of a source of val; all take a GPU")
@@ -220,14 +222,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--on", default="", help="what the training ran on, such as 'one H100, 16 cores'")
     parser.add_argument("--measure", action="store_true", help="measure only, and write no card")
     args = parser.parse_args(argv)
-    rows = measure(args.run, args.data, args.images, args.device)
+    models = weights(args.run, args.weights)
+    rows = measure(models, args.run / "measured.csv", args.data, args.images, args.device)
     if args.measure:
         return
 
     from plateflow.report.evaluation import drawn
     from plateflow.report.page import render
 
-    models = weights(args.run)
     parts = {part: figures([row for row in rows if row["part"] == part]) for part in ("val", "size", "stain", "empty")}
     first = next(iter(models))
     found = worst(args.data, [*parts["val"], *parts["stain"]], first, models[first], args.device)
@@ -243,7 +245,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = render(
         "model_card.md.j2",
         specs={name: spec_of(file) for name, file in models.items()},
-        configs={name: read_metadata(file)["config"] for name, file in models.items()},
+        metadata={name: read_metadata(file) for name, file in models.items()},
+        whole=HELD_OUT_SOURCES,
+        every=HELD_OUT_EVERY,
         files=models,
         counts={name: _weights(file) for name, file in models.items()},
         run=trained(args.run),
