@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from plateflow.cli import _typer
 from plateflow.cli.segment import _numbers
 from plateflow.errors import PlateflowError
+from plateflow.model import load_model, save_model
 from plateflow.segment.pictures import read_image
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -243,3 +244,18 @@ def test_remedies_can_be_followed_and_the_channels_used_are_told(tmp_path: Path)
     assert "; used: blue\n" in segment(tmp_path / "rgb.tif", "-o", tmp_path, "--channels", "blue")
     with pytest.raises(PlateflowError, match="leave out --time"):
         segment(path, "-o", tmp_path, "--time", "1")
+
+
+def test_stained_tissue_is_segmented_as_it_is(tmp_path: Path) -> None:
+    """As a PNG, and as an image of three channels whose metadata don't call them colours."""
+    model, out = tmp_path / "colours.safetensors", tmp_path / "out"
+    save_model(load_model(TINY), model, name="colours", colours=True)
+    tissue = np.array([200, 170, 210]) + np.random.default_rng(0).integers(0, 9, (64, 64, 3))
+    tissue[10:30, 10:30] = (90, 60, 140)
+    (tmp_path / "slide.png").write_bytes(png_encode(tissue.astype(np.uint8)))
+    channels = write(tmp_path, "ome.tif", "CYX", np.moveaxis(tissue, -1, 0).astype(np.uint8))
+    images = [str(tmp_path / "slide.png"), str(channels)]
+    result = CliRunner().invoke(_typer, ["segment", *images, "-o", str(out), "--model", str(model), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    slide, image = (tifffile.imread(out / f"{name}_labels.tif") for name in ("slide", "image"))
+    assert np.array_equal(slide, image)

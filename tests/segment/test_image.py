@@ -13,6 +13,7 @@ from plateflow.segment import segment_image
 from plateflow.segment.image import fitting_batch, scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
 
+TAKEN = "the image is taken for red, green and blue of stained tissue: its background is bright"
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
 
 
@@ -124,7 +125,7 @@ def test_colours_on_a_bright_background_are_refused_by_models_that_read_fluoresc
             segment_image(stained, model=TINY, **options)  # type: ignore[arg-type]
     assert segment_image(255 - stained, model=TINY, channels=[0]).shape == (64, 64)
     colours = tmp_path / "colours.safetensors"
-    save_model(load_model(TINY), colours, name="colours", channels=("red", "green", "blue"))
+    save_model(load_model(TINY), colours, name="colours", colours=True)
     assert segment_image(stained, model=colours).shape == (64, 64)
 
 
@@ -142,13 +143,41 @@ def test_dense_cells_in_colours_are_no_bright_background(weights: tuple[float, .
 
 
 def test_real_stained_tissue_is_refused(test_data: Path) -> None:
-    """But for two images that are dark tissue all over, whose three channels are too many."""
-    reasons = []
-    for path in sorted((test_data / "cells2d").glob("*/*histology*/images/*.tif")):
-        with pytest.raises(PlateflowError) as error:
+    """Two images among them are dark tissue all over."""
+    paths = sorted((test_data / "cells2d").glob("*/*histology*/images/*.tif"))
+    for path in paths:
+        with pytest.raises(PlateflowError, match="bright background"):
             segment_image(imread(path), model=TINY)
-        reasons.append("bright background" in str(error.value))
-    assert (sum(reasons), len(reasons)) == (67, 69)
+    assert len(paths) == 69
+
+
+def test_stained_tissue_is_the_same_in_every_layout(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In another order, colours are taken for colours, too, grey ones for one channel; other three are refused."""
+    model = tmp_path / "colours.safetensors"
+    save_model(load_model(TINY), model, name="colours", colours=True)
+    rng = np.random.default_rng(3)
+    y, x = np.indices((96, 96)) % 24 - 12
+    stained = np.where((np.hypot(y, x) < 8)[..., None], (90, 60, 140), (225, 190, 220))
+    image = (stained + rng.normal(0, 4, stained.shape)).astype(np.uint8)
+    caplog.set_level("INFO", "plateflow")
+    expected = segment_image(image, model=model)
+    opaque = np.full((96, 96, 1), 255, np.uint8)
+    same = [
+        np.concatenate([image, opaque], axis=-1),
+        np.moveaxis(image, -1, 0),
+        image.astype(np.uint16) * 257,
+        image / 255,
+    ]
+    for other in same:
+        assert np.array_equal(segment_image(other, model=model), expected)
+    assert segment_image(image[..., [2, 0, 1]], model=model).shape == (96, 96)
+    assert [record.message for record in caplog.records].count(TAKEN) == 6
+    grey = np.stack([image[..., 1]] * 3, axis=-1)
+    assert np.array_equal(segment_image(grey, model=model), segment_image(image[..., 1], model=model))
+    assert len(caplog.records) == 6
+    for unclear in (np.moveaxis(grey, -1, 0), np.moveaxis(same[0], -1, 0), 255 - image):
+        with pytest.raises(PlateflowError, match="too many"):
+            segment_image(unclear, model=model)
 
 
 def test_channels_are_normalised_by_their_own_percentiles() -> None:

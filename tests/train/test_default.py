@@ -106,7 +106,7 @@ def test_the_program_writes_two_models_and_their_figures(data: Path, small: None
 def test_the_program_needs_little_installed(data: Path) -> None:
     """It runs where a GPU is lent: torch, numpy and their like, nothing of the pipeline."""
     code = [f"import sys; [sys.modules.__setitem__(name, None) for name in {NOT_NEEDED}]"]
-    code += ["from pathlib import Path", "import plateflow.train.default as default"]
+    code += ["from pathlib import Path", "import plateflow.train.default as default, plateflow.report.card"]
     code += [f"default.sources_of(Path({str(data)!r}), 7, 1)", "print(*{name.split('.')[0] for name in sys.modules})"]
     done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) >= NEEDED

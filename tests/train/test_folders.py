@@ -91,6 +91,13 @@ def test_cellposes_own_data_are_read(tmp_path: Path) -> None:
     assert [(sample.name, sample.labels.max()) for sample in samples] == [("000_img", 1), ("a_img", 2)]
 
 
+def test_images_may_differ_in_their_channels_where_that_is_allowed(tmp_path: Path) -> None:
+    for name, image in (("000", LABELS), ("001", np.stack([LABELS, LABELS.T]))):
+        write(tmp_path, name, image, LABELS)
+    (samples,) = read_sources(tmp_path, mixed=True).values()
+    assert [len(sample.pixels) for sample in samples] == [1, 2]
+
+
 def test_images_without_objects_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, factor in (("full", 1), ("empty", 0)):
         write(tmp_path, name, LABELS, LABELS * factor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from plateflow.cli.common import WeightsOption
 from plateflow.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from plateflow.train.data import Sample
     from plateflow.train.evaluate import Found, Score
 
 
@@ -27,8 +30,9 @@ def evaluate(
 ) -> None:
     """Segment annotated images and compare the result with their labels, source by source.
 
-    Prints average precision, error rate and F1 with intervals of 95 %, and the difference of two models on the same
-    images; writes them as tables, and a page that shows the images with the worst results.
+    Prints average precision, error rate (as the Cellpose-SAM paper has it) and F1 with intervals of 95 %, and the
+    difference of two models on the same images; writes them as tables (sources.csv, images.csv, sizes.csv), and a page
+    that shows the images with the worst results. docs/models.md has the command that reproduces the paper's figure.
     """
     from rich.console import Console
     from rich.progress import track
@@ -40,33 +44,39 @@ def evaluate(
     from plateflow.train import evaluate as ev
     from plateflow.train.folders import read_sources
 
-    names = model or ["default"]
+    models = model or ["default"]
+    stems = [Path(name).stem for name in models]
+    names = stems if len(set(stems)) == len(stems) else models
     if len(names) > 2 or len(set(names)) < len(names):
         raise typer.BadParameter("give one model, or two different ones", param_hint="--model")
     factors = _factors(sizes)
     choose_device(device)
-    paths = {name: str(check_model(name, weights_dir)) for name in names}
-    sources, console = read_sources(data), Console()
-    samples = [sample for source in sources.values() for sample in source]
-    found: dict[str, list[Found]] = {name: [] for name in names}
+    paths = {name: str(check_model(each, weights_dir)) for name, each in zip(names, models, strict=True)}
+    samples = [sample for source in read_sources(data, mixed=True).values() for sample in source]
+    for path in paths.values():
+        _check_readable(samples, path)
+    console = Console()
+    found: dict[str, list[Found]] = {}
     for name, path in paths.items():
-        for source in track(list(sources.values()), description=f"{name}: sources", console=console):
-            found[name] += ev.find(source, path, device=device, diameter=diameter)
+        one_by_one = ev.find(samples, path, device=device, diameter=diameter)
+        found[name] = list(track(one_by_one, total=len(samples), description=name, console=console))
     scores = {name: ev.by_source(of_model) for name, of_model in found.items()}
     for name in names:
         console.print(ev.table(scores[name], name))
-    gain = ev.difference(*found.values()) if len(names) == 2 else None
-    if gain:
-        typer.echo(f"AP@0.5 of {names[0]} less {names[1]}, image by image: {words(*gain)}")
+    gains = ev.differences(*found.values()) if len(names) == 2 else []
+    told = [(source, words(mean, interval)) for source, mean, interval in gains]
+    for source, difference in told:
+        typer.echo(f"AP@0.5 of {names[0]} less {names[1]}, image by image, {source}: {difference}")
     curve: list[tuple[str, float, Score]] = []
     for name, path in paths.items():
-        for factor in track(factors, description=f"{name}: sizes", console=console) if factors else ():
-            resized = [ev.resized(sample, factor) for sample in samples]
-            score = ev.scored(ev.find(resized, path, device=device, diameter=diameter and diameter * factor), ev.ALL)
+        for factor in factors:
+            resized = (ev.resized(sample, factor) for sample in samples)
+            each: Iterable[Found] = ev.find(resized, path, device=device, diameter=diameter and diameter * factor)
+            each = track(each, f"{name}, {factor:g} x", len(samples), console=console)
+            score = ev.scored(each, ev.ALL)
             curve.append((name, factor, score))
-    for name, factor, score in curve:
-        low, high = score.interval
-        typer.echo(f"{name}, {factor:g} x, {score.diameter:.0f} px: AP@0.5 {score.ap[0]:.3f} ({low:.3f} to {high:.3f})")
+            at = f"{name}, {factor:g} x, {ev.number(score.diameter, digits=0)} px"
+            typer.echo(f"{at}: AP@0.5 {' '.join(ev.number(score.ap[0], score.ap_interval).split())}")
     output.mkdir(parents=True, exist_ok=True)
     rows = [{"model": name, **score.as_row()} for name, of_model in scores.items() for score in of_model]
     write_atomic(output / "sources.csv", _csv(rows))
@@ -74,7 +84,7 @@ def evaluate(
     if curve:
         rows = [{"model": name, "factor": factor, **score.as_row()} for name, factor, score in curve]
         write_atomic(output / "sizes.csv", _csv(rows))
-    page = evaluation_page(str(data), scores, found, curve, gain and words(*gain))
+    page = evaluation_page(str(data), scores, found, curve, told)
     write_atomic(output / "evaluation.html", page.encode())
     typer.echo(f"{output / 'evaluation.html'}: the figures, and the images with the worst results")
 
@@ -82,8 +92,29 @@ def evaluate(
 def words(mean: float, interval: tuple[float, float]) -> str:
     """A mean and its interval, and whether that tells the two apart."""
     low, high = interval
+    if math.isnan(low):
+        return f"{mean:+.3f}"
     told = "" if low > 0 or high < 0 else "; these images don't tell them apart"
     return f"{mean:+.3f} (95 % {low:+.3f} to {high:+.3f}){told}"
+
+
+def _check_readable(samples: list[Sample], model: str) -> None:
+    """Refuse images that the model can't read, as `segment_image` does, before any is segmented.
+
+    Raises:
+        ChannelError: an image has more channels than the model takes.
+        ArgumentError: an image has a bright background in colours, which the model doesn't read.
+    """
+    from plateflow.model.registry import check_channels
+    from plateflow.segment.image import refuse_colours
+
+    for sample in samples:
+        where = f"{sample.source}: {sample.name}"
+        if sample.light == "colour":
+            refuse_colours(model, where=where)
+        else:
+            seen = [number for number, (low, high) in enumerate(sample.limits) if high > low]
+            check_channels(model, seen, where=where, remedy="keep those that matter, the one of the objects first")
 
 
 def _factors(text: str) -> list[float]:
@@ -99,11 +130,11 @@ def _factors(text: str) -> list[float]:
 def _image(model: str, found: Found) -> dict[str, Any]:
     from plateflow.train.evaluate import AP_COLUMNS
 
-    tp, fp, fn = (int(count) for count in found.counts[:, 0])
+    tp, fp, fn = found.counts[:, 0].tolist()
     counts = {"found": tp, "false": fp, "missed": fn, "merged": found.merged, "split": found.split}
     ap = dict(zip(AP_COLUMNS, found.ap.tolist(), strict=True))
     own = {"source": found.sample.source, "image": found.sample.name, "diameter": found.sample.diameter}
-    return {"model": model, **own, **ap, **counts}
+    return {"model": model, **own, **ap, "error_rate": found.error_rate, **counts}
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

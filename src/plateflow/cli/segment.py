@@ -119,11 +119,13 @@ def _numbers(text: str | None, picture: Picture, model: str) -> list[int] | None
     Raises:
         PlateflowError: no channel has such a name, or none is asked for and there are more than the model takes.
     """
+    from plateflow.segment.image import bright_background
     from plateflow.segment.pictures import COLOURS
 
     names = picture.names
     if text is None:
-        if names != COLOURS:  # of which those without contrast don't count
+        stained = len(names) == len(COLOURS) and names != COLOURS and bright_background(picture.pixels)
+        if names != COLOURS and not stained:  # of colours, those without contrast don't count
             remedy = "choose them with --channels, first the one that shows the objects"
             check_channels(model, names, where=picture.taken, remedy=remedy)
         return None

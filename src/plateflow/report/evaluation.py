@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from plateflow.report.page import render
 from plateflow.report.thumbnails import colour, data_url, outlines
-from plateflow.train.evaluate import Found, Score
+from plateflow.train.evaluate import Found, Score, number
 
 WORST = 12
 """Images that are shown of each model."""
@@ -24,7 +25,7 @@ def evaluation_page(
     scores: Mapping[str, Sequence[Score]],
     found: Mapping[str, Sequence[Found]],
     curve: Sequence[tuple[str, float, Score]],
-    difference: str | None,
+    differences: Sequence[tuple[str, str]],
 ) -> str:
     """One HTML file.
 
@@ -33,38 +34,50 @@ def evaluation_page(
         scores: by model, of each source.
         found: by model, what was found in each image.
         curve: model, factor by which images were resized, and the score of all.
-        difference: of two models, in words.
+        differences: of two models, by source, in words.
     """
     worst = {
-        name: [_picture(each) for each in sorted(of_model, key=lambda each: (each.ap[0], each.sample.name))[:WORST]]
-        for name, of_model in found.items()
+        name: [_picture(each) for each in sorted(of_model, key=_by_ap)[:WORST]] for name, of_model in found.items()
     }
-    values = {"data": data, "scores": scores, "curve": curve, "difference": difference, "worst": worst}
-    return str(render("evaluation.html.j2", **values, true=TRUE, seen=SEEN))
+    values = {"data": data, "scores": scores, "curve": curve, "differences": differences, "worst": worst}
+    return str(render("evaluation.html.j2", **values, number=number, colours=(TRUE, SEEN)))
+
+
+def _by_ap(found: Found) -> tuple[float, str]:
+    ap = float(found.ap[0])
+    return (2.0 if math.isnan(ap) else ap), found.sample.name  # nothing to find, and nothing found: last
 
 
 def _picture(found: Found) -> dict[str, Any]:
     """An image with both outlines, as a data URL, and its figures."""
+    tp, fp, fn = found.counts[:, 0].tolist()
+    figures = {"ap": found.ap[0], "found": tp, "false": fp, "missed": fn, "merged": found.merged, "split": found.split}
+    return {"name": f"{found.sample.source}: {found.sample.name}", "url": data_url(drawn(found)), **figures}
+
+
+def drawn(found: Found, edge: int = EDGE) -> NDArray[np.uint8]:
+    """The part of an image that went worst, YXS, at most `edge` px wide, with outlines of labels and of what was found.
+
+    Of two channels the first, of the objects, is shown in grey.
+    """
     sample = found.sample
-    labels = sample.labels.astype(np.uint32), found.labels
-    top, left = _corner((labels[0] > 0) != (labels[1] > 0))
-    part = np.s_[top : top + EDGE, left : left + EDGE]
+    top, left = _corner((sample.labels > 0) != (found.labels > 0), edge)
+    part = np.s_[top : top + edge, left : left + edge]
     pixels = np.clip(sample.image[:, *part], 0, 1)
     picture = np.moveaxis(pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0), 0, -1).copy()
-    for of_object, tint in zip(labels, (TRUE, SEEN), strict=True):
+    for of_object, tint in ((sample.labels, TRUE), (found.labels, SEEN)):
         picture[outlines(of_object[part])] = colour(tint)
-    tp, fp, fn = (int(count) for count in found.counts[:, 0])
-    name = f"{sample.source}: {sample.name}"
-    url = data_url((picture * 255).astype(np.uint8))
-    return {"name": name, "url": url, "ap": found.ap[0], "found": tp, "false": fp, "missed": fn}
+    return (picture * 255).astype(np.uint8)
 
 
-def _corner(wrong: NDArray[np.bool_]) -> tuple[int, int]:
-    """Top and left of the part of `EDGE` px that holds the most pixels which differ."""
+def _corner(wrong: NDArray[np.bool_], edge: int) -> tuple[int, int]:
+    """Top and left of the part of `edge` px, within the image where it fits, that holds the most pixels that differ."""
     best, at = -1, (0, 0)
-    for top in range(0, max(1, wrong.shape[0] - EDGE // 2), EDGE // 2):
-        for left in range(0, max(1, wrong.shape[1] - EDGE // 2), EDGE // 2):
-            count = int(wrong[top : top + EDGE, left : left + EDGE].sum())
+    lasts = [max(0, side - edge) for side in wrong.shape]
+    tops, lefts = ([*range(0, last, max(1, edge // 2)), last] for last in lasts)
+    for top in tops:
+        for left in lefts:
+            count = int(wrong[top : top + edge, left : left + edge].sum())
             if count > best:
                 best, at = count, (top, left)
     return at

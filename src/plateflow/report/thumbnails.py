@@ -87,7 +87,7 @@ def hex_colour(tint: tuple[float, float, float]) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in tint)
 
 
-def outlines(labels: NDArray[np.uint32]) -> NDArray[np.bool_]:
+def outlines(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Where a label differs from the one below or to the right: lines of one pixel, between touching objects too."""
     lines = np.zeros(labels.shape, bool)
     lines[:-1] = labels[:-1] != labels[1:]

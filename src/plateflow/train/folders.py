@@ -34,8 +34,12 @@ MASK_PIECES = 2
 log = logging.getLogger(__name__)
 
 
-def read_sources(folder: Path) -> dict[str, list[Sample]]:
+def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]]:
     """Read a folder of data, source by source; of a folder that holds pairs itself, its name is the source's.
+
+    Args:
+        folder: the data.
+        mixed: whether images of one source may differ in their channels.
 
     Raises:
         RawDataError: there are no pairs, a pair can't be read or its parts don't fit each other, an image or its labels
@@ -49,11 +53,11 @@ def read_sources(folder: Path) -> dict[str, list[Sample]]:
     if labelled and alone:
         remedy = "label them, or take the folder away"
         raise RawDataError("a folder beside others has images and no labels", where=str(alone[0]), remedy=remedy)
-    return {each.name: read_source(each) for each in labelled or [folder]}
+    return {each.name: read_source(each, mixed=mixed) for each in labelled or [folder]}
 
 
-def read_source(folder: Path) -> list[Sample]:
-    """Read the pairs of one folder, in order of names; errors as for `read_sources`."""
+def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
+    """Read the pairs of one folder, in order of names; arguments and errors as for `read_sources`."""
     samples: list[Sample] = []
     shown: dict[tuple[int, str], Path] = {}
     for image, labels in _pairs(folder):
@@ -69,7 +73,7 @@ def read_source(folder: Path) -> list[Sample]:
             "put images into images/ and their labels, under the same names, into labels/; or label them X_masks.tif"
         )
         raise RawDataError("the folder holds no image with labels", where=str(folder), remedy=remedy)
-    if len(shown) > 1:
+    if len(shown) > 1 and not mixed:
         listed = "; ".join(f"{path.name} has {n} ({light})" for (n, light), path in shown.items())
         remedy = "keep each kind in a folder of its own"
         raise RawDataError("images differ in their channels", where=str(folder), why=listed, remedy=remedy)
