@@ -162,7 +162,7 @@ def test_folders_that_do_not_fit_are_told(tmp_path: Path) -> None:
         read_sources(tmp_path / "none")
     write(tmp_path, "a", LABELS, LABELS)
     write(tmp_path, "b", np.stack([LABELS, LABELS]), LABELS)
-    with pytest.raises(RawDataError, match=r"differ in their channels[\s\S]*a.tif has 1 \(fluorescence\); b.tif has 2"):
+    with pytest.raises(RawDataError, match=r"differ in their channels[\s\S]*a.tif has 1; b.tif has 2"):
         read_source(tmp_path)
     for part, lacking in (("labels", "labels"), ("images", "image")):
         write(tmp_path, "b", LABELS, LABELS)

@@ -12,6 +12,7 @@ import logging
 import pickle
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,14 +60,14 @@ def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]
 def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
     """Read the pairs of one folder, in order of names; arguments and errors as for `read_sources`."""
     samples: list[Sample] = []
-    shown: dict[tuple[int, str], Path] = {}
+    shown: dict[int, Path] = {}
     for image, labels in _pairs(folder):
         if image is None or labels is None:
             there, lacking = (labels, "image") if image is None else (image, "labels")
             remedy = "give both the same name, or take this one away"
             raise RawDataError(f"a file has no {lacking}", where=str(there), remedy=remedy)
         of_image = _samples(folder.name, image, labels)
-        shown.setdefault((len(of_image[0].pixels), of_image[0].light), image)
+        shown.setdefault(len(of_image[0].pixels), image)
         samples += of_image
     if not samples:
         remedy = (
@@ -74,9 +75,12 @@ def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
         )
         raise RawDataError("the folder holds no image with labels", where=str(folder), remedy=remedy)
     if len(shown) > 1 and not mixed:
-        listed = "; ".join(f"{path.name} has {n} ({light})" for (n, light), path in shown.items())
+        listed = "; ".join(f"{path.name} has {n}" for n, path in shown.items())
         remedy = "keep each kind in a folder of its own"
         raise RawDataError("images differ in their channels", where=str(folder), why=listed, remedy=remedy)
+    # tissue may fill a picture, which then has no bright background: the others of its folder tell
+    if 2 * sum(sample.light == "colour" for sample in samples) >= len(samples):
+        samples = [replace(sample, light="colour") for sample in samples]
     empty = [sample.name for sample in samples if not sample.diameter]
     if len(empty) == len(samples):
         raise RawDataError("no image has an object in its labels", where=str(folder))
