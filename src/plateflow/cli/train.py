@@ -184,9 +184,5 @@ def _channels(samples: list[Sample], known: tuple[str, ...]) -> tuple[str, ...]:
     from plateflow.model.registry import TRAINED_CHANNELS
 
     known = known or TRAINED_CHANNELS
-    more = (
-        max(len(sample.pixels) for sample in samples if sample.light != "colour")
-        if any(sample.light != "colour" for sample in samples)
-        else 0
-    )
-    return known + ("another",) * (more - len(known))
+    most = max((len(sample.pixels) for sample in samples if sample.light != "colour"), default=0)
+    return known + ("another",) * (most - len(known))
