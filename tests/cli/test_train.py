@@ -58,6 +58,7 @@ def test_a_trained_model_is_found_by_its_name_and_says_what_made_it(folder: Path
         read_metadata(folder / "models/mine.safetensors"),
     )
     assert (spec.name, spec.licence, spec.channels) == ("mine", "CC-BY-NC-4.0", ("one",))
+    assert spec.diameters == pytest.approx((19.67 / 1.25, 19.67 * 1.25), rel=1e-3), "about the objects' own size"
     assert metadata["parent"] == f"small, sha256 {hash_of(folder / 'small.safetensors')}"
     assert len(metadata["data"]) == 64
     assert (metadata["recipe"]["batch"], metadata["recipe"]["steps"], metadata["recipe"]["warm_up"]) == (2, 2, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,9 @@ def train(
     from plateflow.model.registry import MODELS, hash_of, spec_of
     from plateflow.report.training import preview_picture, training_page
     from plateflow.segment.engine import choose_device
+    from plateflow.train.augment import Augmentation
     from plateflow.train.batches import Batches, balanced
+    from plateflow.train.data import sizes_about
     from plateflow.train.loop import Terms
     from plateflow.train.loop import train as run
     from plateflow.train.memory import memory_words
@@ -74,6 +77,8 @@ def train(
     how = _recipe(name, path, recipe, steps, seconds)
     sources = _sources(data or [], plate, wells, label_set, configfile)
     samples = [sample for each in sources.values() for sample in each]
+    if path and how.augmentation.diameters == Augmentation().diameters:  # nothing else is said
+        how = replace(how, augmentation=replace(how.augmentation, diameters=sizes_about(samples)))
     batches = Batches(how, balanced(sources))
     if preview:
         write_atomic(folder / "preview.png", preview_picture(batches))

@@ -136,7 +136,7 @@ def defaults_for(config: FlowViTConfig, *, trained: bool) -> dict[str, Any]:
         values |= {"schedule": "stepwise", "warm_up": 50, "recompute": True, "crop": (config.grid or 32) * PATCH}
         return values | {"averaging": 0.99}
     if trained:
-        return {"learning_rate": 3e-4, "warm_up": 10, "batch": 8, "averaging": 0.98}
+        return {"learning_rate": 5e-4, "warm_up": 10, "batch": 4, "averaging": 0.98}
     return {}
 
 
