@@ -6,13 +6,13 @@ rule train:
         WORKFLOW.training("log"),
     benchmark:
         WORKFLOW.training("tsv")
-    params:
-        options=lambda wc: WORKFLOW.training_options(),
+    localrule: WORKFLOW.config.train is None
     threads: WORKFLOW.config.threads
     resources:
         **WORKFLOW.resources("train"),
         gpu=1,
-    localrule: WORKFLOW.config.train is None
+    params:
+        options=lambda wc: WORKFLOW.training_options(),
     message:
         "train {output}: {params.options}"
     script:

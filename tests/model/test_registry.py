@@ -45,7 +45,7 @@ def test_the_models_that_ship_fit_and_are_free_for_any_use(name: str) -> None:
     assert spec.path == PACKAGED[name] and spec.name == name
     assert spec.path.stat().st_size <= 16 * 2**20
     assert "free for any use" in spec.licence
-    assert (spec.diameter, len(spec.channels), spec.colours) == (31.0, 2, True)
+    assert (spec.diameter, spec.diameters, len(spec.channels), spec.colours) == (30.2, (7.0, 130.0), 2, True)
 
 
 @pytest.fixture

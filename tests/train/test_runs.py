@@ -160,5 +160,5 @@ def test_what_a_model_was_trained_with_is_in_its_file(whole: Path) -> None:
     from plateflow.model.registry import read_metadata
 
     metadata = read_metadata(whole / "a.safetensors")
-    assert metadata["recipe"]["layer_drop"] == 0.5 and metadata["recipe"]["augmentation"]["gamma"] == 0.35
+    assert metadata["recipe"]["layer_drop"] == 0.5 and metadata["recipe"]["augmentation"]["gamma"] == RECIPE.augmentation.gamma
     assert load_model(whole / "a.safetensors").config == CONFIG

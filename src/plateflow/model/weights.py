@@ -320,7 +320,7 @@ def _published_config(shapes: Mapping[str, torch.Size]) -> FlowViTConfig:
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.blocks.")}
     width = shapes.get("encoder.patch_embed.proj.weight", (VIT_L.width,))[0]
     dim = shapes.get("encoder.blocks.0.attn.rel_pos_h", (0, VIT_L.width // VIT_L.heads))[1]
-    neck_width = shapes.get("out.weight", (0, VIT_L.neck_width))[1]
+    neck_width = shapes.get("encoder.neck.0.weight", (VIT_L.neck_width,))[0]
     return replace(VIT_L, depth=len(blocks), width=width, heads=width // dim, neck_width=neck_width)
 
 

@@ -21,9 +21,12 @@ from plateflow.project import Outcomes, Plate, Project
 from plateflow.state.journal import item_key
 from plateflow.train.data import Sample, median_diameter
 
+FILL = 0.05
+"""Part of a canvas that may be fill, as where a stage jitters: what is cut at the border of a field is worse."""
+
 
 def plate_samples(folder: Path, wells: Sequence[str] | None, label_set: str, project: Project) -> list[Sample]:
-    """Read wells of a plate: a sample for each canvas, or for each field where fields leave some of it empty.
+    """Read wells of a plate: a sample for each canvas, or for each field where they leave more than `FILL` of it empty.
 
     Args:
         folder: results of the plate, RESULTS/PLATE.
@@ -111,7 +114,7 @@ def _samples(plate: Plate, image: WellImage, canvas: Canvas, label_set: str) -> 
     pixels = image.apply_window(image.read(canvas, channels, plate.config.z), canvas, channels)
     labels, owner = image.labels(label_set, canvas).astype(np.int32), canvas.owner()
     labels[owner < 0] = 0  # objects of another canvas in this one's box
-    regions = canvas.regions() if (owner < 0).any() else [(slice(None), slice(None))]
+    regions = canvas.regions() if (owner < 0).mean() > FILL else [(slice(None), slice(None))]
     for number, region in enumerate(regions):
         place = f"t{canvas.t} z{canvas.z} canvas {canvas.index} part {number}"
         seen = np.ascontiguousarray(labels[region])
