@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_png(args.docs / name, drawn(each, 192).repeat(2, axis=0).repeat(2, axis=1))  # thin lines can be seen
         pictures.append({"file": name, "found": each, "counts": each.counts[:, 0].tolist()})
     save_png(args.docs / "images/simulated.png", sheet(), levels=20)
-    where = {look_sample: "anew each", plate_sample: "as on plates"}
+    where = {look_sample: "of any look", plate_sample: "as on plates"}
     simulated = {f"simulated {what}, {where[draw]}": share for (draw, what), (share, _) in SIMULATED.items()}
     measured = {name: size_range(parts["size"], name) for name in models}
     page = render(
