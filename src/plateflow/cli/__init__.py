@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from plateflow.access import explain
-from plateflow.cli import accept, check, clean, demo, evaluate, init, plan, retry, run, segment, status, verify, weights
+from plateflow.cli import (
+    accept,
+    check,
+    clean,
+    demo,
+    evaluate,
+    init,
+    pilot,
+    plan,
+    retry,
+    run,
+    segment,
+    status,
+    verify,
+    weights,
+)
 from plateflow.cli.common import Status
 from plateflow.errors import PlateflowError
 
@@ -44,7 +59,7 @@ def _options(
 
 
 for command in (
-    *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
+    *(init.init, check.check, pilot.pilot, plan.plan, status.status, retry.retry, run.run),
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, demo.demo),
 ):
     _typer.command()(command)
