@@ -2,14 +2,15 @@
 
     python bench/diameter.py [DATA ...] [--simulated N] [--each N] [--model NAME]
 
-DATA are folders of annotated images, as of `plateflow evaluate`; of each source every image, or `--each` of them, evenly
-spread. N fields of each kind of simulated plate and look are drawn besides. Prints a line of JSON by source, and pooled:
-for the estimate, and for the median of what is found in the image as it is (`native`).
+DATA are folders of annotated images, as of `plateflow evaluate`; of each source every image, or `--each` of them,
+evenly spread. N fields of each kind of simulated plate and look are drawn besides. Prints a line of JSON by source, and
+pooled: for the estimate, and for the median of what is found in the image as it is (`native`).
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -37,18 +38,20 @@ def main() -> None:
     arguments = parser.parse_args()
     spec = model_spec(arguments.model)
     engine = loaded_engine(arguments.model, spec.sha256, "auto")
-    ratios: dict[str, list[tuple[float, float, float]]] = {}
+    ratios: dict[str, list[tuple[float, float]]] = {}
     for sample in track(list(samples(arguments.data, arguments.each, arguments.simulated))):
         flow = flow_field(sample.image, engine)
         native = median_diameter(labels_from_flows(flow[:2], flow[2]))
-        found = estimate([sample.image], engine, spec)
-        first = max(found.trials, key=lambda trial: trial.agreement).diameter
-        row = tuple(value / sample.diameter for value in (found.diameter or 0, native, first))
+        found = estimate([sample.image], engine).diameter or 0
+        row = (found / sample.diameter, native / sample.diameter)
         ratios.setdefault(sample.source, []).append(row)
-        print(json.dumps({"source": sample.source, "image": sample.name, "true": sample.diameter, "ratios": row}))
-    for source, rows in [*ratios.items(), ("pooled", sum(ratios.values(), []))]:
+        print(
+            json.dumps({"source": sample.source, "image": sample.name, "true": sample.diameter, "ratios": row}),
+            flush=True,
+        )
+    for source, rows in [*ratios.items(), ("pooled", list(chain(*ratios.values())))]:
         shares = np.mean(np.abs(np.array(rows) - 1) <= 0.25, axis=0).round(3)
-        figures = dict(zip(("estimate", "native", "first_scale"), shares.tolist(), strict=True))
+        figures = dict(zip(("estimate", "native"), shares.tolist(), strict=True))
         print(json.dumps({"source": source, "images": len(rows), "within_25_percent": figures}))
 
 

@@ -56,7 +56,8 @@ def pilot(
     typer.echo(f"label sets {'as configured' if project else 'as guessed from the names of the channels'}")
     fields, notes = _read(raw, choose_wells(raw, wells), config.z)
     limits = _limits(raw, fields, config)
-    sets, lacking = list[PilotSet](), list[ChannelError]()
+    sets: list[PilotSet] = []
+    lacking: list[ChannelError] = []
     for name, settings in config.segmentation.items():
         try:
             sets.append(_try(name, settings, raw, config, fields, limits, models, diameters))
@@ -132,7 +133,8 @@ def _read(raw: RawPlate, wells: Sequence[str], z_mode: str) -> tuple[list[PilotF
     from plateflow.images.pilot import read_field
     from plateflow.plates import PlaneError
 
-    fields, notes = list[PilotField](), list[str]()
+    fields: list[PilotField] = []
+    notes: list[str] = []
     for well in _track(wells, "read fields"):
         try:
             fields.append(read_field(raw, well, z_mode=z_mode, edge=EDGE))

@@ -19,9 +19,6 @@ from plateflow.plates.raw import RawFolder
 if TYPE_CHECKING:
     from plateflow.plates import RawPlate
 
-_STEPS = (0.7548776662466927, 0.5698402909980532)
-"""Of the R2 sequence (Roberts 2018), whose every beginning covers a square evenly: 1 / g and 1 / g^2, g^3 = g + 1."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PilotField:
@@ -68,12 +65,16 @@ def choose_wells(plate: RawPlate, asked: str) -> list[str]:
 
 
 def _spread(wells: Sequence[str], number: int) -> list[str]:
-    """So many wells, or all of fewer, in the plate's order: those nearest to points that cover the plate evenly."""
-    places = np.array([parse_well(well) for well in wells], float)
+    """So many wells, or all of fewer, in the plate's order: those nearest to the points of a Hammersley set.
+
+    Its points cover a square evenly: the one beside (i + 0.5) / n has the mirrored binary digits of i.
+    """
+    places, number = np.array([parse_well(well) for well in wells], float), min(number, len(wells))
     first, sides = places.min(axis=0), np.ptp(places, axis=0)
     chosen: list[int] = []
-    for i in range(min(number, len(wells))):
-        point = first + (0.5 + i * np.array(_STEPS)) % 1 * sides
+    for i in range(number):
+        mirrored = int(f"{i:b}"[::-1], 2) / 2 ** i.bit_length()
+        point = first + np.array([mirrored + 0.5 / number, (i + 0.5) / number]) * sides
         distance = ((places - point) ** 2).sum(axis=1)
         distance[chosen] = np.inf
         chosen.append(int(distance.argmin()))

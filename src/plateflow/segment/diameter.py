@@ -9,8 +9,8 @@ error, and 0.4 the error from which on Cellpose drops an object. One that the bo
 is found, background is often taken for one large object, and its flow may agree. The score of a scale is the sum over
 the pixels of how far their object agrees, divided by the same sum where each pixel has the best of all scales:
 agreement times the share that is covered. (At high scales a part of the image is looked at; where it holds less than
-the mean of the image, that is what is divided by, so that a few specks on background win nothing.) The median diameter
-at the best scale gives the scale at which objects have the model's diameter; the median there is the estimate.
+the mean of the image, that is what is divided by, so that a few specks on background win nothing.) The estimate is the
+median over all objects that pass the check of the flow at the best scale, and at those within 0.1 of its score.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.model.registry import ModelSpec, model_spec
-from plateflow.segment.grid import N_STEPS, SCALE_RANGE
+from plateflow.model.registry import model_spec
+from plateflow.segment.grid import N_STEPS
 from plateflow.segment.image import flow_field, loaded_engine, network_input
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ SCALES = (0.25, 0.5, 1.0, 2.0)
 GRID_PX = 470
 """Of images that are larger on the network's grid their middle is looked at: two by two tiles."""
 FLOW_ERROR = 0.4
+NEAR = 0.1
+"""Scales that score so much less than the best one count, too."""
 MIN_PX = 15
 """Objects with fewer pixels are dropped, as in `labels_from_flows`."""
 
@@ -61,7 +63,7 @@ class DiameterEstimate:
 
     Attributes:
         diameter: px; None where no objects were found.
-        objects: of which it is the median.
+        objects: of which it is the median; one that was found at several scales counts at each.
         trials: the scales that were compared.
     """
 
@@ -95,7 +97,7 @@ def estimate_diameter(
     """
     spec = model_spec(model)
     pixels = network_input(image, model, channels)
-    return estimate([pixels], loaded_engine(str(model), spec.sha256, device), spec).diameter
+    return estimate([pixels], loaded_engine(str(model), spec.sha256, device)).diameter
 
 
 def object_diameters(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -111,21 +113,18 @@ def median_diameter(labels: NDArray[Any] | Sequence[NDArray[Any]]) -> float:
     return float(np.median(found)) if found.size else 0.0
 
 
-def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine, spec: ModelSpec) -> DiameterEstimate:
+def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine) -> DiameterEstimate:
     """Estimate the typical diameter of the objects of several images together.
 
     Args:
         images: CYX, as `network_input` or `scale_intensities` returns them; taken one after another.
         engine: of the model.
-        spec: of the model.
     """
     agreed, best = np.zeros(len(SCALES)), np.zeros(len(SCALES))
     found: list[list[NDArray[np.float64]]] = [[] for _ in SCALES]
-    seen = list[NDArray[np.float32]]()
     for pixels in images:
         if not pixels.any():
             continue
-        seen.append(pixels)
         looks = [_look(pixels, scale, engine) for scale in SCALES]
         envelope = np.zeros(pixels.shape[1:], np.float32)
         for look in looks:
@@ -140,13 +139,10 @@ def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine, spec: Mo
         ScaleTrial(scale=scale, objects=len(sizes), diameter=_median(sizes), agreement=float(score))
         for scale, sizes, score in zip(SCALES, map(_joined, found), scores, strict=True)
     )
-    chosen = max(trials, key=lambda trial: trial.agreement)
-    if not chosen.agreement:
-        return DiameterEstimate(diameter=None, objects=0, trials=trials)
-    scale = float(np.clip((spec.diameter or chosen.diameter) / chosen.diameter, *SCALE_RANGE))
-    again = _joined([_look(image, scale, engine).diameters for image in seen])
-    sizes = again if again.size else _joined(found[SCALES.index(chosen.scale)])
-    return DiameterEstimate(diameter=_median(sizes), objects=len(sizes), trials=trials)
+    top = max(scores)
+    near = [sizes for trial, sizes in zip(trials, found, strict=True) if top and trial.agreement >= top - NEAR]
+    sizes = _joined([each for of_scale in near for each in of_scale])
+    return DiameterEstimate(diameter=_median(sizes) or None, objects=len(sizes), trials=trials)
 
 
 @dataclass(frozen=True, kw_only=True)

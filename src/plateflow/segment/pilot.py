@@ -110,7 +110,7 @@ def try_label_set(
     engines = {model: FlowEngine.load(model, device=device) for model in models}
     estimates = dict[str, DiameterEstimate]()
     for model, engine in engines.items():
-        estimates[model] = estimate(track(inputs, f"{name}: {model}"), engine, model_spec(model))
+        estimates[model] = estimate(track(inputs, f"{name}: {model}"), engine)
     found = [(each.diameter, "estimated") for each in estimates.values()]
     largest = max(px or 0 for px, _ in (*found, *diameters))
     parts = [middle(each, max(_LEAST_PART, round(_PART * largest))) for each in inputs] if largest else inputs
