@@ -181,7 +181,7 @@ def _try(
     if not any(set(channels) <= field.planes.keys() for field in fields):
         why, remedy = "each lacks one or more of them", "name other wells with --wells"
         raise ChannelError(f"no field here has all of {', '.join(channels)}", where=where, why=why, remedy=remedy)
-    diameters: list[tuple[float | None, str]] = [] if diameters_um else [(None, "not resized")]
+    diameters: list[tuple[float | None, str]] = [] if diameters_um else [(None, "")]
     given = [(LabelSet(channels=channels, diameter_um=um), "given") for um in diameters_um]
     for each, why in [*given, (settings, "configured")]:
         if (px := diameter_px(each, raw.metadata, where=where)) is not None:
@@ -229,8 +229,8 @@ def _lines(tried: PilotSet, pixel_um: float | None) -> Iterator[str]:
             yield f"{tried.name}, {model}: no object whose flow agrees with it, so no estimate of the diameter"
             continue
         um = f" ({estimate.diameter * pixel_um:.3g} µm)" if pixel_um else ""
-        of = number_of(estimate.objects, "object[s]")
-        yield f"{tried.name}, {model}: diameter about {estimate.diameter:.3g} px{um}, the median of {of}"
+        of = f"{number_of(estimate.objects, 'object[s]')} at the scale that agrees best"
+        yield f"{tried.name}, {model}: diameter about {estimate.diameter:.3g} px{um}; {of}"
 
 
 def _write(path: Path, config: Config, sets: Sequence[PilotSet], pixel_um: float | None) -> None:

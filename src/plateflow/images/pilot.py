@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,13 +125,8 @@ def read_field(plate: RawPlate, well: str, *, z_mode: str, edge: int) -> PilotFi
         saturated[channel], shape = float(counts[level:].sum() / counts.sum()), raw[0].shape
         out = np.zeros(shape, np.float32)
         project(raw, z_mode, out)
-        planes[channel] = middle(out, edge)
+        top, left = (max(0, (side - edge) // 2) for side in shape)
+        planes[channel] = out[top : top + edge, left : left + edge].copy()
     note = [f"time point {t} of {layout.shape[0]} (counted from 0)"] * (layout.shape[0] > 1)
     note += [f"z plane {central} (counted from 0)"] * (z_mode == "keep" and layout.shape[2] > 1)
     return PilotField(well=well, name=str(name), planes=planes, saturated=saturated, shape=shape, taken=", ".join(note))
-
-
-def middle(pixels: NDArray[Any], edge: int) -> NDArray[Any]:
-    """The square of `edge` px in the middle of pixels (..., Y, X); all of what is smaller."""
-    top, left = (max(0, (side - edge) // 2) for side in pixels.shape[-2:])
-    return np.ascontiguousarray(pixels[..., top : top + edge, left : left + edge])

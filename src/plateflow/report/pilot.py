@@ -96,7 +96,10 @@ def _outlined(part: NDArray[np.float32], labels: NDArray[np.uint32]) -> str:
     times = max(1, -(-OUTLINED_PX // max(part.shape)))
     grey = _shown(part, (0.0, 1.0))
     picture = np.repeat(_enlarged(grey, times)[..., None], 3, axis=2)
-    picture[outlines(_enlarged(labels, times))] = colour(OUTLINES[0])
+    lines = outlines(_enlarged(labels, times))
+    lines[1:] |= lines[:-1].copy()  # twice as wide: seen on bright cells, too
+    lines[:, 1:] |= lines[:, :-1].copy()
+    picture[lines] = colour(OUTLINES[0])
     return data_url((picture * 255).astype(np.uint8))
 
 

@@ -10,7 +10,8 @@ is found, background is often taken for one large object, and its flow may agree
 the pixels of how far their object agrees, divided by the same sum where each pixel has the best of all scales:
 agreement times the share that is covered. (At high scales a part of the image is looked at; where it holds less than
 the mean of the image, that is what is divided by, so that a few specks on background win nothing.) The estimate is the
-median over all objects that pass the check of the flow at the best scale, and at those within 0.1 of its score.
+median over the objects of all scales that pass the check of the flow; those of a scale weigh its score to the 8th
+together, so that scales which agree about as well as the best one count with it, and no others.
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
 
 SCALES = (0.25, 0.5, 1.0, 2.0)
 GRID_PX = 470
-"""Of images that are larger on the network's grid their middle is looked at: two by two tiles."""
+"""Of images that are larger on the network's grid the brightest square is looked at: two by two tiles."""
 FLOW_ERROR = 0.4
-NEAR = 0.1
-"""Scales that score so much less than the best one count, too."""
+POWER = 8
 MIN_PX = 15
 """Objects with fewer pixels are dropped, as in `labels_from_flows`."""
 
@@ -63,7 +63,7 @@ class DiameterEstimate:
 
     Attributes:
         diameter: px; None where no objects were found.
-        objects: of which it is the median; one that was found at several scales counts at each.
+        objects: that were found at the best scale.
         trials: the scales that were compared.
     """
 
@@ -139,15 +139,19 @@ def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine) -> Diame
         ScaleTrial(scale=scale, objects=len(sizes), diameter=_median(sizes), agreement=float(score))
         for scale, sizes, score in zip(SCALES, map(_joined, found), scores, strict=True)
     )
-    top = max(scores)
-    near = [sizes for trial, sizes in zip(trials, found, strict=True) if top and trial.agreement >= top - NEAR]
-    sizes = _joined([each for of_scale in near for each in of_scale])
-    return DiameterEstimate(diameter=_median(sizes) or None, objects=len(sizes), trials=trials)
+    sizes = [_joined(of_scale) for of_scale in found]
+    weights = [np.full(len(of), score**POWER / max(len(of), 1)) for of, score in zip(sizes, scores, strict=True)]
+    if not scores.any():
+        return DiameterEstimate(diameter=None, objects=0, trials=trials)
+    best_one = max(trials, key=lambda trial: trial.agreement)
+    return DiameterEstimate(
+        diameter=_weighted_median(_joined(sizes), _joined(weights)), objects=best_one.objects, trials=trials
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What was found at one scale in the middle of an image.
+    """What was found at one scale in a part of an image.
 
     Attributes:
         region: rows and columns of the image that were looked at.
@@ -160,12 +164,24 @@ class _Look:
     diameters: NDArray[np.float64]
 
 
+def brightest(pixels: NDArray[np.float32], edge: int) -> tuple[slice, slice]:
+    """Rows and columns of the brightest square of `edge` px, where objects are rather than background.
+
+    Args:
+        pixels: YX, from 0 to 1; what is outside counts as 0 or 1.
+        edge: px; a side that is shorter is taken whole.
+    """
+    sums = np.pad(np.clip(pixels, 0, 1), ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    height, width = (min(edge, side) for side in pixels.shape)
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    return slice(int(y), int(y) + height), slice(int(x), int(x) + width)
+
+
 def _look(pixels: NDArray[np.float32], scale: float, engine: FlowEngine) -> _Look:
     from plateflow.flows import flow_error, labels_from_flows
 
-    side = round(GRID_PX / scale)
-    y, x = (max(0, (length - side) // 2) for length in pixels.shape[1:])
-    region = slice(y, y + min(side, pixels.shape[1])), slice(x, x + min(side, pixels.shape[2]))
+    region = brightest(pixels[0], round(GRID_PX / scale))
     flow = flow_field(np.ascontiguousarray(pixels[:, *region]), engine, scale)
     steps = max(1, round(N_STEPS / scale))
     labels = labels_from_flows(flow[:2], flow[2], n_steps=steps, flow_threshold=0, min_size=MIN_PX)
@@ -179,6 +195,12 @@ def _look(pixels: NDArray[np.float32], scale: float, engine: FlowEngine) -> _Loo
 
 def _joined(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.concatenate([np.empty(0), *arrays])
+
+
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
 def _median(sizes: NDArray[np.float64]) -> float:
