@@ -54,6 +54,8 @@ def pilot(
     raw = open_plate(spec := _spec(plate, project, configfile))
     config = project.config if project else _guessed(raw)
     typer.echo(f"label sets {'as configured' if project else 'as guessed from the names of the channels'}")
+    if not config.segmentation:
+        typer.echo("note: no channel's name says what it shows, so none is segmented: name channels in a configuration")
     fields, notes = _read(raw, choose_wells(raw, wells), config.z)
     limits = _limits(raw, fields, config)
     sets: list[PilotSet] = []
