@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from plateflow.segment.diameter import median_diameter
 from plateflow.segment.image import scale_intensities
-from plateflow.train.data import look_sample, make_sample, median_diameter, plate_sample
+from plateflow.train.data import look_sample, make_sample, plate_sample
 
 
 @pytest.mark.parametrize(

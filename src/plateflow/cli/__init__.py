@@ -16,6 +16,7 @@ from plateflow.cli import (
     demo,
     evaluate,
     init,
+    pilot,
     plan,
     retry,
     run,
@@ -59,7 +60,7 @@ def _options(
 
 
 for command in (
-    *(init.init, check.check, plan.plan, status.status, retry.retry, run.run),
+    *(init.init, check.check, pilot.pilot, plan.plan, status.status, retry.retry, run.run),
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)

@@ -82,14 +82,19 @@ def init(
     given |= {"channel_names": channel_names, "follow_links": str(follow_links.resolve()) if follow_links else None}
     given = {column: value for column, value in given.items() if value is not None}
     failed: list[Path] = []
+    added: list[str] = []
     for folder in raw:
         try:
-            _add(directory, folder, make_spec(folder, **of_sheet(directory, folder, plate) | given))
+            spec = make_spec(folder, **of_sheet(directory, folder, plate) | given)
+            _add(directory, folder, spec)
+            added.append(spec.plate)
         except (PlateflowError, OSError) as error:
             if len(raw) == 1:
                 raise
             typer.echo(f"plateflow: {explain(error)}", err=True)
             failed.append(folder)
+    if added:
+        typer.echo(f"To choose channels, diameter and model by eye before the run: `plateflow pilot {added[0]}`.")
     if failed:
         raise PlateflowError(
             f"{len(failed)} of {len(raw)} folders could not be added; the others were",

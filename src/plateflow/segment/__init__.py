@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plateflow.segment.diameter import estimate_diameter
     from plateflow.segment.image import segment_image
 
-__all__ = ["segment_image"]
+__all__ = ["estimate_diameter", "segment_image"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "estimate_diameter":
+        from plateflow.segment.diameter import estimate_diameter
+
+        return estimate_diameter
     if name == "segment_image":
         from plateflow.segment.image import segment_image
 

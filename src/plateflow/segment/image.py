@@ -66,9 +66,22 @@ def segment_image(
             is chosen, the background is bright, or the diameter isn't above 0.
         PlateflowError: there is no such device.
     """
-    image = np.asarray(arguments.pixels("image", image))
     diameter = None if diameter is None else arguments.finite("diameter", diameter, least=0, above=True)
     spec = model_spec(model)
+    pixels = network_input(image, model, channels)
+    grid = grid_of(spec, diameter, where="diameter")
+    if not pixels.any():
+        return np.zeros(pixels.shape[1:], np.uint32)
+
+    from plateflow.flows import labels_from_flows
+
+    flow = flow_field(pixels, loaded_engine(str(model), spec.sha256, device), grid.scale)
+    return labels_from_flows(flow[:2], flow[2], n_steps=grid.n_steps)
+
+
+def network_input(image: NDArray[Any], model: str | Path, channels: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """What the network takes of an image, CYX, as `segment_image` arranges it; arguments and errors are its own."""
+    image = np.asarray(arguments.pixels("image", image))
     samples, colour = _as_cyx(image, merge=channels is None), _is_yxs(image)
     stained = len(samples) == IN_CHANNELS and bright_background(samples)
     if stained:
@@ -86,22 +99,20 @@ def segment_image(
     pixels = scale_intensities(samples[numbers])
     if channels is None:
         pixels = pixels[pixels.any(axis=(1, 2))]
-    grid = grid_of(spec, diameter, where="diameter")
-    if not pixels.any():
-        return np.zeros(samples.shape[1:], np.uint32)
+    return pixels
 
-    from plateflow.flows import labels_from_flows
+
+def flow_field(pixels: NDArray[np.float32], engine: FlowEngine, scale: float = 1.0) -> NDArray[np.float16]:
+    """The flow field (3, Y, X) of what `network_input` returns; `scale` as of `Grid`."""
     from plateflow.segment.engine import CanvasJob, FlowEngine
 
     flows: list[NDArray[np.float16]] = []
-    loaded = _engine(str(model), spec.sha256, device)
-    tiles = len(tile_layout(network_shape((pixels.shape[1], pixels.shape[2]), grid.scale)))
-    size = fitting_batch(tiles, largest=2 * loaded.batch_size)
-    engine = FlowEngine(loaded.network, device=loaded.device, dtype=loaded.dtype, batch_size=size)
-    job = CanvasJob(read=lambda: pixels, write=flows.append, scale=grid.scale, key="the image")
-    for _ in engine.run([job]):
+    tiles = len(tile_layout(network_shape((pixels.shape[1], pixels.shape[2]), scale)))
+    size = fitting_batch(tiles, largest=2 * engine.batch_size)
+    fitted = FlowEngine(engine.network, device=engine.device, dtype=engine.dtype, batch_size=size)
+    for _ in fitted.run([CanvasJob(read=lambda: pixels, write=flows.append, scale=scale, key="the image")]):
         pass
-    return labels_from_flows(flows[0][:2], flows[0][2], n_steps=grid.n_steps)
+    return flows[0]
 
 
 def refuse_colours(model: str | Path, where: str = "") -> None:
@@ -127,7 +138,7 @@ def fitting_batch(tiles: int, *, largest: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _engine(model: str, sha256: str, device: str) -> FlowEngine:
+def loaded_engine(model: str, sha256: str, device: str) -> FlowEngine:
     """The engine of the last model used; the hash is an argument so that a changed file is loaded again."""
     from plateflow.segment.engine import FlowEngine
 
@@ -214,8 +225,8 @@ def scale_intensities(image: NDArray[Any], limits: NDArray[np.float64] | None = 
     return scaled
 
 
-def intensity_limits(channel: NDArray[Any]) -> tuple[float, float]:
-    """The 1st and 99th percentile of a channel; where they are equal (a few bright objects), its least and greatest."""
+def intensity_limits(channel: NDArray[Any], percentiles: tuple[float, float] = PERCENTILES) -> tuple[float, float]:
+    """Percentiles of a channel; where they are equal (a few bright objects), its least and greatest value."""
     values = channel.astype(np.float64)
-    low, high = np.percentile(values, PERCENTILES)
+    low, high = np.percentile(values, percentiles)
     return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.segment.diameter import median_diameter
 from plateflow.segment.image import intensity_limits, scale_intensities
 from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.looks import Look, random_field
@@ -48,13 +49,6 @@ class Sample:
     def image(self) -> NDArray[np.float32]:
         """The normalised image, CYX; not clipped, a channel without contrast is 0."""
         return scale_intensities(self.pixels, self.limits)
-
-
-def median_diameter(labels: NDArray[np.integer]) -> float:
-    """Median over objects of the diameter (px) of a circle of the object's area; 0 without objects."""
-    areas = np.bincount(labels.ravel())[1:]
-    areas = areas[areas > 0]
-    return float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else 0.0
 
 
 def sizes_about(samples: Iterable[Sample]) -> tuple[float, float]:

@@ -18,8 +18,9 @@ from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.paths import parse_well, well_name
 from plateflow.project import Outcomes, Plate, Project
+from plateflow.segment.diameter import median_diameter
 from plateflow.state.journal import item_key
-from plateflow.train.data import Sample, median_diameter
+from plateflow.train.data import Sample
 
 FILL = 0.05
 """Part of a canvas that may be fill, as where a stage jitters: what is cut at the border of a field is worse."""
