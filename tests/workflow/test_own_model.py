@@ -28,7 +28,7 @@ def test_a_model_is_trained_on_corrected_labels_named_and_used(project, monkeypa
     said = read_metadata(model)
     monkeypatch.chdir(project.folder)
     samples = plate_samples(Path("results/micro"), ["B02"], "cells", Project.load(Path("config/config.yaml")))
-    assert samples and not any(sample.labels[:40].any() for sample in samples)
+    assert samples and not any(sample.labels[:, :40].any() for sample in samples)
     assert said["data"] == data_digest(samples), "the well that was corrected, and no other"
     assert said["parent"] == f"tiny, sha256 {hash_of(TINY)}"
     assert (said["licence"], said["recipe"]["steps"]) == ("CC-BY-NC-4.0", 3)
