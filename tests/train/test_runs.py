@@ -102,8 +102,8 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path, monkeypatch: pyte
     pair_of, alone, fresh = (
         torch.cat([tensor.flatten() for tensor in each])
         for each in (
-            weights(tmp_path),
-            weights(whole),
+            weights(tmp_path / "two"),
+            weights(tmp_path / "one"),
             2 * list(init_weights(FlowViT(CONFIG), 0).state_dict().values()),
         )
     )
