@@ -63,7 +63,7 @@ def test_a_trained_model_is_found_by_its_name_and_says_what_made_it(folder: Path
     assert len(metadata["data"]) == 64
     assert (metadata["recipe"]["batch"], metadata["recipe"]["steps"], metadata["recipe"]["warm_up"]) == (2, 2, 0)
     page = (folder / "training/mine/training.html").read_text()
-    assert "<svg" in page and page.count("data:image/webp") == 6 and "Step 1 of 2" in page
+    assert "<svg" in page and page.count("data:image/webp") == 6 and "2 of 2 steps" in page
     assert not (folder / "training/mine/checkpoint.pt").exists()
     assert "a model of this name exists already" in train(*options, status=1)
 

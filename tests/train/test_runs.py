@@ -1,5 +1,6 @@
 """Runs as they happen: killed, interrupted, begun with another recipe, shared by several processes."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,13 +26,15 @@ RECIPE = Recipe(
     **{"layer_rate": 0.8, "layer_drop": 0.5, "accumulate": 2, "recompute": True},
 )
 RUN = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
 from train.test_runs import RECIPE, sources
 from plateflow.train.loop import train
 torch.set_num_threads(1)
+if "RANK" in os.environ:
+    torch.autocast = lambda *_: contextlib.nullcontext()
 saves = []
 def saved():
     saves.append(1)
@@ -88,20 +91,23 @@ def test_killed_and_interrupted_it_ends_with_the_same_bits(tmp_path: Path, whole
     assert steps == ["step", "0", "3", "5"]  # the lines of the killed part that its checkpoint knows; the end of each
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path: Path, whole: Path) -> None:
+def test_two_processes_give_the_weights_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: in bfloat16, AdamW makes much of the rounding of gradients that are nearly 0."""
+    monkeypatch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())
+    run(tmp_path / "one")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 20_000), "WORLD_SIZE": "2"}
-    pair = [start(tmp_path, RANK=str(rank), LOCAL_RANK=str(rank), **address) for rank in range(2)]
+    pair = [start(tmp_path / "two", RANK=str(rank), LOCAL_RANK=str(rank), **address) for rank in range(2)]
     for each in pair:
         assert each.wait() == 0, each.communicate()
     pair_of, alone, fresh = (
         torch.cat([tensor.flatten() for tensor in each])
         for each in (
-            weights(tmp_path),
-            weights(whole),
+            weights(tmp_path / "two"),
+            weights(tmp_path / "one"),
             2 * list(init_weights(FlowViT(CONFIG), 0).state_dict().values()),
         )
     )
-    assert (pair_of - alone).norm() < 0.02 * (alone - fresh).norm()
+    assert (pair_of - alone).norm() < 0.01 * (alone - fresh).norm()
 
 
 def test_a_step_in_parts_is_a_step() -> None:

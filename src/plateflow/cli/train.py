@@ -58,7 +58,7 @@ def train(
     torchrun, or with srun in a SLURM job.
     """
     from plateflow.files import write_atomic
-    from plateflow.model.registry import MODELS, hash_of, spec_of
+    from plateflow.model.registry import MODELS, UNKNOWN, hash_of, spec_of
     from plateflow.report.training import preview_picture, training_page
     from plateflow.segment.engine import choose_device
     from plateflow.train.augment import Augmentation
@@ -86,7 +86,7 @@ def train(
         return
     spec = spec_of(path) if path else None
     terms = Terms(
-        licence=stricter_licence(spec.licence, licence) if spec else licence,
+        licence=stricter_licence(spec.licence, licence) if spec else licence or UNKNOWN,
         citation=spec.citation if spec else "",
         channels=_channels(samples, spec.channels if spec else ()),
         colours=bool(spec and spec.colours) or any(sample.light == "colour" for sample in samples),
