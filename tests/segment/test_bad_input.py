@@ -69,7 +69,7 @@ def weights(tmp_path: Path) -> dict[str, tuple[str, str]]:
         "cut in its header": (str(tmp_path / "head.safetensors"), "truncated"),
         "empty": (str(tmp_path / "empty.pth"), "truncated"),
         "a folder": (str(tmp_path), "there is no such model"),
-        "unknown": ("cyto9", "neither one of default, cpsam, cpsam_v2"),
+        "unknown": ("cyto9", "neither one of default, fast, cpsam, cpsam_v2"),
         "not on this machine": ("cpsam", "there are three ways to get them"),
     }
 

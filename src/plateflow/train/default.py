@@ -22,7 +22,7 @@ from plateflow.train.loop import Terms, train
 from plateflow.train.recipe import Recipe
 
 REAL = {
-    "dsb2018_fluo_256A": 0.10,
+    "dsb2018_fluo_256A": 0.09,
     "dsb2018_fluo_256B": 0.07,
     "dsb2018_fluo_360": 0.08,
     "dsb2018_fluo_520_large": 0.04,
