@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from plateflow.cli import run_typed
-from plateflow.train.evaluate import Found, difference, find, scored
+from plateflow.train.evaluate import Found, differences, find, scored
 from plateflow.train.folders import read_source
 
 
@@ -30,7 +30,7 @@ def minutes() -> tuple[float, float]:
 
 def ap(found: list[Found]) -> list[float]:
     score = scored(found)
-    return [round(value, 3) for value in (score.ap[0], *score.interval)]
+    return [round(value, 3) for value in (score.ap[0], *score.ap_interval)]
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     numbers = np.random.default_rng(args.seed).choice(len(samples), args.images, replace=False)
     shown = {samples[number].name for number in numbers}
     others = [sample for sample in samples if sample.name not in shown]
-    before = find(others, args.start)
+    before = list(find(others, args.start))
     source, here = args.folder.absolute(), Path.cwd()
     start = str(Path(args.start).absolute()) if Path(args.start).exists() else args.start
     with tempfile.TemporaryDirectory() as folder:
@@ -58,11 +58,11 @@ def main() -> None:
         clock, processor = minutes()
         run_typed(["train", "--name", "tuned", "--from", start, "--data", source.name, "--device", "cpu", *options])
         clock, processor = (end - begun for end, begun in zip(minutes(), (clock, processor), strict=True))
-        after = find(others, "tuned")
+        after = list(find(others, "tuned"))
         recipe = json.loads(Path("training/tuned/recipe.json").read_text())
         steps = Path("training/tuned/log.csv").read_text().splitlines()[-1].partition(",")[0]
         os.chdir(here)
-    gain, (low, high) = difference(after, before)
+    _, gain, (low, high) = differences(after, before)[-1]
     line = {
         "source": source.name,
         "learnt_from": sorted(shown),
