@@ -7,20 +7,19 @@ then, of a training with so many processes, steps and crops a second, and the pa
 """
 
 import argparse
-import csv
 import json
 import os
 import tempfile
 import time
 from pathlib import Path
 
+from plateflow.simulate.looks import LOOKS
+from plateflow.tables import read_rows
 from plateflow.train.batches import Batches, Source, balanced
 from plateflow.train.data import Sample, look_sample
 from plateflow.train.folders import read_sources
 from plateflow.train.loop import train
 from plateflow.train.recipe import NETWORKS, Recipe
-
-LOOKS = ("cells", "nuclei", "transmitted", "tissue", "empty")
 
 
 def crops_a_second(recipe: Recipe, samples: list[Sample], seconds: float = 1.5) -> float:
@@ -52,7 +51,7 @@ def main() -> None:
         print(json.dumps({"source": name, "crops_s_core": round(crops_a_second(recipe, samples), 1)}), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         train(recipe, balanced(sources), Path(folder), device=options.device, workers=options.workers)
-        last = list(csv.DictReader((Path(folder) / "log.csv").open()))[-1]
+        last = read_rows(Path(folder) / "log.csv")[-1]
     steps, seconds = int(last["step"]) + 1, float(last["seconds"])
     line = {"device": options.device, "workers": options.workers, "steps": steps, "seconds": seconds}
     line |= {"crops_s": round(steps * options.batch / seconds, 1), "waited": round(float(last["waited"]) / seconds, 3)}

@@ -5,7 +5,9 @@ pandas and pyarrow are imported on use, so that importing this module stays chea
 
 from __future__ import annotations
 
+import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +34,23 @@ TEXT = (
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table by rename, as CSV (numbers with 7 digits) or as parquet, depending on the suffix of the file."""
-    csv = path.suffix == ".csv"
-    data = table.to_csv(index=False, float_format="%.7g").encode() if csv else parquet_bytes(table)
-    write_atomic(path, data)
+    text = path.suffix == ".csv"
+    write_atomic(path, table.to_csv(index=False, float_format="%.7g").encode() if text else parquet_bytes(table))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same columns as CSV by rename, fractions with 4 places; pandas isn't needed."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    write_atomic(path, text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def read_table(path: Path) -> pd.DataFrame:

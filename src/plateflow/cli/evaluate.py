@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,6 +39,7 @@ def evaluate(
     from plateflow.model import check_model
     from plateflow.report.evaluation import evaluation_page
     from plateflow.segment.engine import choose_device
+    from plateflow.tables import write_rows
     from plateflow.train import evaluate as ev
     from plateflow.train.folders import read_sources
 
@@ -77,13 +76,12 @@ def evaluate(
             curve.append((name, factor, score))
             at = f"{name}, {factor:g} x, {ev.number(score.diameter, digits=0)} px"
             typer.echo(f"{at}: AP@0.5 {' '.join(ev.number(score.ap[0], score.ap_interval).split())}")
-    output.mkdir(parents=True, exist_ok=True)
     rows = [{"model": name, **score.as_row()} for name, of_model in scores.items() for score in of_model]
-    write_atomic(output / "sources.csv", _csv(rows))
-    write_atomic(output / "images.csv", _csv([_image(name, each) for name in names for each in found[name]]))
+    write_rows(output / "sources.csv", rows)
+    write_rows(output / "images.csv", [{"model": name, **each.as_row()} for name in names for each in found[name]])
     if curve:
         rows = [{"model": name, "factor": factor, **score.as_row()} for name, factor, score in curve]
-        write_atomic(output / "sizes.csv", _csv(rows))
+        write_rows(output / "sizes.csv", rows)
     page = evaluation_page(str(data), scores, found, curve, told)
     write_atomic(output / "evaluation.html", page.encode())
     typer.echo(f"{output / 'evaluation.html'}: the figures, and the images with the worst results")
@@ -125,22 +123,3 @@ def _factors(text: str) -> list[float]:
     except ValueError:
         raise ArgumentError("sizes must be numbers from 0.05 to 20, such as 0.5,1,2", where=f"--sizes {text}") from None
     return factors
-
-
-def _image(model: str, found: Found) -> dict[str, Any]:
-    from plateflow.train.evaluate import AP_COLUMNS
-
-    tp, fp, fn = found.counts[:, 0].tolist()
-    counts = {"found": tp, "false": fp, "missed": fn, "merged": found.merged, "split": found.split}
-    ap = dict(zip(AP_COLUMNS, found.ap.tolist(), strict=True))
-    own = {"source": found.sample.source, "image": found.sample.name, "diameter": found.sample.diameter}
-    return {"model": model, **own, **ap, "error_rate": found.error_rate, **counts}
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
-    return text.getvalue().encode()

@@ -231,7 +231,7 @@ def _lines(tried: PilotSet, pixel_um: float | None) -> Iterator[str]:
             yield f"{tried.name}, {model}: no object whose flow agrees with it, so no estimate of the diameter"
             continue
         um = f" ({estimate.diameter * pixel_um:.3g} µm)" if pixel_um else ""
-        of = f"{number_of(estimate.objects, 'object[s]')} at the scale that agrees best"
+        of = f"{number_of(estimate.best.objects, 'object[s]')} at the scale that agrees best"
         yield f"{tried.name}, {model}: diameter about {estimate.diameter:.3g} px{um}; {of}"
 
 

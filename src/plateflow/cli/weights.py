@@ -1,6 +1,5 @@
 """`plateflow weights`: the models on this machine, and how to get others."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,6 @@ import typer
 
 from plateflow.cli.common import WeightsOption
 from plateflow.errors import ModelError, PlateflowError
-from plateflow.files import atomic_file
 from plateflow.model.registry import (
     PACKAGED,
     PUBLISHED,
@@ -106,7 +104,7 @@ def add(
     import torch
 
     from plateflow.model.weights import check_model, import_sam, is_sam, save_model
-    from plateflow.train.provenance import place
+    from plateflow.train.provenance import place, register
 
     folder = folder_for_others(weights_dir)
     if not file.is_file():
@@ -115,14 +113,13 @@ def add(
     if name in PUBLISHED:
         check_published(name, file)
     elif is_sam(file):
-        model, suffix = import_sam(file), ".safetensors"
+        model = import_sam(file)
     else:
         check_model(file)
-    target = place(name, folder, suffix, brought=name in PUBLISHED)
     if model is None:
-        with file.open("rb") as source, atomic_file(target) as copy:
-            shutil.copyfileobj(source, copy)
+        target = register(file, name, folder, suffix, brought=name in PUBLISHED)
     else:
+        target = place(name, folder)
         card = PUBLISHED["sam_vit_l"]
         licence = f"{card.licence} (encoder of SAM; untrained heads)"
         save_model(model, target, name=name, licence=licence, citation=card.citation, dtype=torch.float32)

@@ -23,8 +23,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # where single images are read, nothing of plates and their tables is needed
-        home = (
-            "pixels" if name in ("PlaneError", "read_plane") else "reader" if name in ("Index", "Reader") else "plate"
-        )
-        return getattr(import_module(f"plateflow.plates.{home}"), name)
+        homes = {"PlaneError": "pixels", "read_plane": "pixels", "Index": "reader", "Reader": "reader"}
+        return getattr(import_module(f"plateflow.plates.{homes.get(name, 'plate')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

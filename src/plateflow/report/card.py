@@ -7,7 +7,6 @@ run, `measured.csv`, is taken as it is where it is of the same weights. The goal
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
@@ -24,6 +23,7 @@ from plateflow.files import write_atomic
 from plateflow.model.registry import PACKAGED, hash_of, read_metadata, spec_of
 from plateflow.simulate.looks import Look, random_field
 from plateflow.simulate.stains import WHOLE_CELL
+from plateflow.tables import read_rows, write_rows
 from plateflow.train.data import Sample, look_sample, make_sample, plate_sample
 from plateflow.train.default import HELD_OUT_EVERY, HELD_OUT_SOURCES, REAL, SIMULATED
 from plateflow.train.evaluate import DATA, Found, find, resized, scored
@@ -103,10 +103,7 @@ def measure(models: dict[str, Path], path: Path, data: Path, images: int, device
             middle = found[len(found) // 2].sample.name
             known = {"model": name, "sha256": hashes[name], "part": part, "middle": middle}
             text.append({**known, **scored(found, kind).as_row()})
-    with path.open("w", newline="") as out:
-        writer = csv.DictWriter(out, list(text[0]))
-        writer.writeheader()
-        writer.writerows(text)
+    write_rows(path, text)
     return read_rows(path)
 
 
@@ -117,12 +114,6 @@ def weights(run: Path, folder: Path) -> dict[str, Path]:
     if absent := [str(file) for file in files.values() if not file.is_file()]:
         raise SystemExit(f"no such weights: {', '.join(absent)}; name their folder with --weights")
     return files
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def trained(run: Path) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.report.page import render
-from plateflow.report.thumbnails import colour, data_url, outlines
+from plateflow.report.thumbnails import SEEN, TRUE, colour, data_url, outlines
 from plateflow.train.evaluate import Found, Score, number
 
 WORST = 12
 """Images that are shown of each model."""
 EDGE = 480
 """Px: of larger images, the part with the most objects that were missed or invented is shown."""
-TRUE, SEEN = "#ffb000", "#3fd0ff"
 
 
 def evaluation_page(
@@ -50,9 +49,7 @@ def _by_ap(found: Found) -> tuple[float, str]:
 
 def _picture(found: Found) -> dict[str, Any]:
     """An image with both outlines, as a data URL, and its figures."""
-    tp, fp, fn = found.counts[:, 0].tolist()
-    figures = {"ap": found.ap[0], "found": tp, "false": fp, "missed": fn, "merged": found.merged, "split": found.split}
-    return {"name": f"{found.sample.source}: {found.sample.name}", "url": data_url(drawn(found)), **figures}
+    return {"url": data_url(drawn(found)), **found.as_row()}
 
 
 def drawn(found: Found, edge: int = EDGE) -> NDArray[np.uint8]:

@@ -94,14 +94,9 @@ def _rows(tried: PilotSet) -> list[dict[str, Any]]:
 
 def _outlined(part: NDArray[np.float32], labels: NDArray[np.uint32]) -> str:
     times = max(1, -(-OUTLINED_PX // max(part.shape)))
-    grey = _shown(part, (0.0, 1.0))
-    picture = np.repeat(_enlarged(grey, times)[..., None], 3, axis=2)
-    lines = outlines(_enlarged(labels, times))
+    grey = _shown(part, (0.0, 1.0)).repeat(times, 0).repeat(times, 1)
+    picture, lines = np.repeat(grey[..., None], 3, axis=2), outlines(labels.repeat(times, 0).repeat(times, 1))
     lines[1:] |= lines[:-1].copy()  # twice as wide: seen on bright cells, too
     lines[:, 1:] |= lines[:, :-1].copy()
     picture[lines] = colour(OUTLINES[0])
     return data_url((picture * 255).astype(np.uint8))
-
-
-def _enlarged(pixels: NDArray[Any], times: int) -> NDArray[Any]:
-    return np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)

@@ -14,6 +14,8 @@ from plateflow.project import Plate
 
 OUTLINES = ("#ffb000", "#ffffff", "#f15bb5")
 """Of the label set that makes the rows, then of the others."""
+TRUE, SEEN = OUTLINES[0], "#3fd0ff"
+"""Of labels that are known, and of what a model found."""
 CLEAR_PX = 6
 """Objects at least this wide in the picture get full outlines; those of smaller ones are fainter."""
 NUCLEI_TINT = (0.1, 0.3, 1.0)

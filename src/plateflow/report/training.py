@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from plateflow.flows import labels_from_flows
 from plateflow.model import load_model
 from plateflow.report.charts import vega
 from plateflow.report.page import render
-from plateflow.report.thumbnails import colour, data_url, outlines
+from plateflow.report.thumbnails import SEEN, TRUE, colour, data_url, outlines
+from plateflow.tables import read_rows
 from plateflow.train.augment import Crop
 from plateflow.train.batches import ENDLESS, Batches
 from plateflow.train.loop import FLOW_SCALE, Terms
 
-TRUE, SEEN = "#ffb000", "#3fd0ff"
 ROWS, COLUMNS = 4, 3
 """Of the preview."""
 EXAMPLES = 6
@@ -50,7 +49,7 @@ def training_page(folder: Path, name: str, batches: Batches, terms: Terms, *, de
         terms: what is said of the model.
         device: on which the examples are computed.
     """
-    rows = list(csv.DictReader((folder / "log.csv").open(newline="")))
+    rows = read_rows(folder / "log.csv")
     crops = [batches.crop(ENDLESS + number) for number in range(EXAMPLES)]
     images = torch.from_numpy(np.stack([crop.image for crop in crops])).to(device)
     model = load_model(folder / f"{name}.safetensors", device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,12 +13,6 @@ __all__ = ["estimate_diameter", "segment_image"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "estimate_diameter":
-        from plateflow.segment.diameter import estimate_diameter
-
-        return estimate_diameter
-    if name == "segment_image":
-        from plateflow.segment.image import segment_image
-
-        return segment_image
+    if name in __all__:
+        return getattr(import_module(f"plateflow.segment.{name.split('_')[1]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

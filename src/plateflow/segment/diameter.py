@@ -63,18 +63,16 @@ class DiameterEstimate:
 
     Attributes:
         diameter: px; None where no objects were found.
-        objects: that were found at the best scale.
         trials: the scales that were compared.
     """
 
     diameter: float | None
-    objects: int
     trials: tuple[ScaleTrial, ...]
 
     @property
-    def scale(self) -> float:
-        """Of the trial that agreed best."""
-        return max(self.trials, key=lambda trial: trial.agreement).scale
+    def best(self) -> ScaleTrial:
+        """The scale that agreed best."""
+        return max(self.trials, key=lambda trial: trial.agreement)
 
 
 def estimate_diameter(
@@ -109,8 +107,7 @@ def object_diameters(labels: NDArray[Any]) -> NDArray[np.float64]:
 def median_diameter(labels: NDArray[Any] | Sequence[NDArray[Any]]) -> float:
     """The median over the objects of one label image, or of several, px; 0 without objects."""
     each = [labels] if isinstance(labels, np.ndarray) else labels
-    found = np.concatenate([object_diameters(of_image) for of_image in each])
-    return float(np.median(found)) if found.size else 0.0
+    return _median(_joined([object_diameters(of_image) for of_image in each]))
 
 
 def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine) -> DiameterEstimate:
@@ -135,18 +132,14 @@ def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine) -> Diame
             best[k] += max(here.sum(), envelope.mean() * here.size)
             found[k].append(look.diameters)
     scores = agreed / np.maximum(best, 1e-9)
-    trials = tuple(
-        ScaleTrial(scale=scale, objects=len(sizes), diameter=_median(sizes), agreement=float(score))
-        for scale, sizes, score in zip(SCALES, map(_joined, found), scores, strict=True)
-    )
     sizes = [_joined(of_scale) for of_scale in found]
-    weights = [np.full(len(of), score**POWER / max(len(of), 1)) for of, score in zip(sizes, scores, strict=True)]
-    if not scores.any():
-        return DiameterEstimate(diameter=None, objects=0, trials=trials)
-    best_one = max(trials, key=lambda trial: trial.agreement)
-    return DiameterEstimate(
-        diameter=_weighted_median(_joined(sizes), _joined(weights)), objects=best_one.objects, trials=trials
+    trials = tuple(
+        ScaleTrial(scale=scale, objects=len(of), diameter=_median(of), agreement=float(score))
+        for scale, of, score in zip(SCALES, sizes, scores, strict=True)
     )
+    weights = [np.full(len(of), score**POWER / max(len(of), 1)) for of, score in zip(sizes, scores, strict=True)]
+    diameter = _weighted_median(_joined(sizes), _joined(weights)) if scores.any() else None
+    return DiameterEstimate(diameter=diameter, trials=trials)
 
 
 @dataclass(frozen=True, kw_only=True)

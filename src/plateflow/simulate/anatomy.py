@@ -45,6 +45,11 @@ class Anatomy:
         """Number of cells."""
         return len(self.axis) - 1
 
+    def smallness(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Of each cell the median area over its own, to a random power."""
+        area = np.bincount(self.cells.ravel(), minlength=self.count + 1)[1:]
+        return (np.median(area) / area) ** rng.uniform(0, 0.7) if self.count else area.astype(float)
+
     def per_cell(self, values: NDArray[np.floating], outside: float = 0.0) -> Float:
         """Spread a table of n values over the field."""
         return np.concatenate([[outside], values]).astype(np.float32)[self.cells]

@@ -67,16 +67,11 @@ def random_field(
     d = diameter or float(np.exp(rng.uniform(*np.log(DIAMETERS[look]))))
     side = int(np.clip(32 * round(6.5 * d / 32), 256, 512))
     shape = (side, side)
-    if look == "cells":
-        kind, scene, labels = _cells(rng, shape, d, kind)
-    elif look == "nuclei":
-        kind, scene, labels = _nuclei(rng, shape, d)
-    elif look == "transmitted":
-        kind, scene, labels = _transmitted(rng, shape, d, kind)
-    elif look == "tissue":
-        kind, scene, labels = _tissue(rng, shape, d)
+    if look in ("cells", "transmitted"):
+        kind, scene, labels = (_cells if look == "cells" else _transmitted)(rng, shape, d, kind)
     else:
-        kind, scene, labels = _empty(rng, shape, d)
+        draw = {"nuclei": _nuclei, "tissue": _tissue, "empty": _empty}[look]
+        kind, scene, labels = draw(rng, shape, d)
     bright = look in ("transmitted", "tissue") or kind == "bright empty"
     image = _record(rng, scene, d, bright=bright)
     return RandomField(look=look, kind=kind, image=image, scene=scene, labels=labels, diameter=d)
@@ -149,9 +144,8 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
     labels, dividing = divide(rng, labels, rng.choice([0.0, rng.uniform(0, 0.15)]) if d > 14 else 0.0)
     a = bare_nuclei(rng, labels, d)
     a = replace(a, nucleoli=a.nucleoli * ~dividing[labels])
-    area = np.bincount(labels.ravel(), minlength=a.count + 1)[1:]
-    condensed = (np.median(area) / area) ** rng.uniform(0, 0.7) if a.count else area
-    levels = _levels(rng, a.count, rng.uniform(0.05, 0.7)) * np.clip(condensed, 0.6, 2.5)
+    condensed = np.clip(a.smallness(rng), 0.6, 2.5)
+    levels = condensed * _levels(rng, a.count, rng.uniform(0.05, 0.7))
     levels = np.where(dividing[1:], rng.uniform(1.2, 2.4, a.count), levels)  # chromosomes are dense
     light = a.per_cell(levels) * nuclear(rng, a)
     light = _lit(light, labels)
@@ -246,17 +240,13 @@ def bare_nuclei(rng: np.random.Generator, labels: Labels, d: float) -> Anatomy:
     """The anatomy of nuclei of `d` px whose cells aren't seen: the objects are nuclei throughout."""
     inside = anatomy(rng, labels, d, anucleate=1.0)
     grain = noise(rng, labels.shape, max(0.8, 0.09 * d)) - np.float32(rng.uniform(1.1, 2.2))
-    return Anatomy(
-        cells=labels,
+    return replace(
+        inside,
         nuclei=labels,
         diameter=2 * d,
-        depth=inside.depth,
-        thickness=inside.thickness,
         nucleus_depth=inside.thickness,
         to_nucleus=np.zeros(labels.shape, np.float32),
         nucleoli=np.clip(2 * grain, 0, 1) * (inside.thickness > 0.2),
-        pole=inside.pole,
-        axis=inside.axis,
     )
 
 

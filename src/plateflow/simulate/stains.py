@@ -142,7 +142,7 @@ def fine_noise(rng: np.random.Generator, a: Anatomy, part: float) -> Float:
 
 
 def _grain(rng: np.random.Generator, a: Anatomy, part: float, contrast: float) -> Float:
-    """A factor about 1 that varies with the grain of `_fine`."""
+    """A factor about 1 that varies with the grain of `fine_noise`."""
     return np.clip(1 + np.float32(contrast) * fine_noise(rng, a, part), 0.1, None)
 
 

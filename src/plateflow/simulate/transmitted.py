@@ -25,8 +25,7 @@ EOSIN = np.array([0.07, 0.99, 0.11])
 
 def optical_thickness(rng: np.random.Generator, a: Anatomy, *, flat: bool = False) -> Float:
     """Optical thickness of cells, about 0 to 2: dome or flat lamella, nucleus, nucleoli, granules, ruffled edge."""
-    area = np.bincount(a.cells.ravel(), minlength=a.count + 1)[1:]
-    tall = (np.median(area) / area) ** rng.uniform(0, 0.7) if a.count else area  # cells that round up rise
+    tall = a.smallness(rng)  # cells that round up rise
     height = a.per_cell(np.clip(rng.lognormal(0, rng.uniform(0.1, 0.6), a.count) * tall, 0.4, 3.0))
     dome = a.thickness ** (rng.uniform(0.06, 0.3) if flat else rng.uniform(0.25, 1.1))
     grains = fine_noise(rng, a, rng.uniform(0.015, 0.04))

@@ -5,7 +5,6 @@ the package (`plateflow/model/weights`) is left to whoever decides that they are
 """
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from plateflow.tables import write_rows
 from plateflow.train.batches import Source
 from plateflow.train.data import Sample, look_sample, plate_sample
 from plateflow.train.evaluate import DATA, Score, evaluate, table
@@ -97,11 +97,7 @@ def sources_of(data: Path, fields: int, workers: int) -> tuple[list[Source], dic
 
 def write_scores(path: Path, scores: Sequence[tuple[str, Score]]) -> None:
     """Write scores as CSV, one row per model and source."""
-    with path.open("w", newline="") as file:
-        rows = [{"model": name, **score.as_row()} for name, score in scores]
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, [{"model": name, **score.as_row()} for name, score in scores])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -59,6 +59,14 @@ class Found:
         tp, fp, fn = self.counts[:, 0].tolist()
         return (fp + fn) / (tp + fn) if tp + fn else float("nan")
 
+    def as_row(self) -> dict[str, Any]:
+        """The figures of the image as a row of a table."""
+        of = self.sample
+        row: dict[str, Any] = {"source": of.source, "image": of.name, "diameter": of.diameter}
+        row |= dict(zip(AP_COLUMNS, self.ap.tolist(), strict=True)) | {"error_rate": self.error_rate}
+        row |= zip(("found", "false", "missed"), self.counts[:, 0].tolist(), strict=True)
+        return row | {"merged": self.merged, "split": self.split}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:

@@ -73,13 +73,9 @@ def place(name: str, folder: Path, suffix: str = ".safetensors", *, brought: boo
     return target
 
 
-def register(weights: Path, name: str, folder: Path) -> Path:
-    """Copy the weights of a run to where `model: NAME` finds them, by rename; return the file.
-
-    Raises:
-        ModelError: as in `place`.
-    """
-    target = place(name, folder)
+def register(weights: Path, name: str, folder: Path, suffix: str = ".safetensors", *, brought: bool = False) -> Path:
+    """Copy weights to where `model: NAME` finds them, by rename; return the file. Errors as in `place`."""
+    target = place(name, folder, suffix, brought=brought)
     with weights.open("rb") as source, atomic_file(target) as copy:
         shutil.copyfileobj(source, copy)
     return target
