@@ -23,6 +23,11 @@ def well_name(row: int, column: int) -> str:
     return f"{row_name(row)}{column + 1:02d}"
 
 
+def wells_named(names: Iterable[str]) -> list[str]:
+    """Wells in any spelling that `parse_well` knows, each once, by the names that are used here; errors as its own."""
+    return list(dict.fromkeys(well_name(*parse_well(name)) for name in names))
+
+
 def row_name(row: int) -> str:
     """The letters of a row counted from 0: A to Z, then AA to AF."""
     return chr(65 + row) if row < 26 else "A" + chr(65 + row - 26)

@@ -1,5 +1,6 @@
 """What several commands share: exit statuses, and the options that name the configuration and the folder of weights."""
 
+import math
 import os
 from enum import IntEnum
 from pathlib import Path
@@ -43,6 +44,17 @@ def known_stage(name: str | None) -> str | None:
     if name is None or name in STAGES:
         return name
     raise typer.BadParameter(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+
+
+def numbers(text: str, option: str, *, least: float, most: float) -> list[float]:
+    """The numbers of an option, such as 8,12,18; anything else is a wrong use of the command."""
+    try:
+        found = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = [math.nan]
+    if not all(least <= number <= most for number in found):
+        raise typer.BadParameter(f"{text!r} isn't numbers from {least:g} to {most:g}, such as 8,12", param_hint=option)
+    return found
 
 
 class Status(IntEnum):

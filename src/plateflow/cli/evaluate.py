@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plateflow.cli.common import WeightsOption
-from plateflow.errors import ArgumentError
+from plateflow.cli.common import WeightsOption, numbers
 
 if TYPE_CHECKING:
     from plateflow.train.data import Sample
@@ -48,7 +47,7 @@ def evaluate(
     names = stems if len(set(stems)) == len(stems) else models
     if len(names) > 2 or len(set(names)) < len(names):
         raise typer.BadParameter("give one model, or two different ones", param_hint="--model")
-    factors = _factors(sizes)
+    factors = numbers(sizes, "--sizes", least=0.05, most=20)
     choose_device(device)
     paths = {name: str(check_model(each, weights_dir)) for name, each in zip(names, models, strict=True)}
     samples = [sample for source in read_sources(data, mixed=True).values() for sample in source]
@@ -113,13 +112,3 @@ def _check_readable(samples: list[Sample], model: str) -> None:
         else:
             seen = [number for number, (low, high) in enumerate(sample.limits) if high > low]
             check_channels(model, seen, where=where, remedy="keep those that matter, the one of the objects first")
-
-
-def _factors(text: str) -> list[float]:
-    try:
-        factors = [float(part) for part in text.split(",")] if text else []
-        if not all(0.05 <= factor <= 20 for factor in factors):
-            raise ValueError(text)
-    except ValueError:
-        raise ArgumentError("sizes must be numbers from 0.05 to 20, such as 0.5,1,2", where=f"--sizes {text}") from None
-    return factors

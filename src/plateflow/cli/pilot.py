@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status, numbers
 from plateflow.cli.init import guess_label_sets, make_spec, of_sheet
 from plateflow.config import Config, LabelSet, PlateSpec
 from plateflow.errors import ChannelError, ConfigError, PlateflowError, RawDataError, number_of
@@ -43,8 +43,10 @@ def pilot(
     from plateflow.images.pilot import choose_wells
     from plateflow.plates import open_plate
     from plateflow.report.pilot import pilot_page
+    from plateflow.segment.grid import pixel_um
 
-    diameters, models = _numbers(diameter_um), list(dict.fromkeys(filter(None, model.split(","))))
+    diameters = numbers(diameter_um, "--diameter-um", least=0.01, most=1e4)
+    models = list(dict.fromkeys(filter(None, model.split(","))))
     project = Project.load(configfile) if configfile.is_file() else None
     if write and (diameters or len(models) > 1):
         raise typer.BadParameter("it writes what one model estimates: leave out --diameter-um, and further models")
@@ -57,7 +59,7 @@ def pilot(
     if not config.segmentation:
         typer.echo("note: no channel's name says what it shows, so none is segmented: name channels in a configuration")
     fields, notes = _read(raw, choose_wells(raw, wells), config.z)
-    limits = _limits(raw, fields, config)
+    limits, um = _limits(raw, fields, config), pixel_um(raw.metadata)
     sets: list[PilotSet] = []
     lacking: list[ChannelError] = []
     for name, settings in config.segmentation.items():
@@ -68,38 +70,26 @@ def pilot(
     page = Path(f"pilot-{spec.plate}.html").absolute()
     text = pilot_page(
         spec.plate,
-        facts=_facts(raw, fields),
+        facts=_facts(raw, fields, um),
         notes=[*notes, *(f"{each.where}: {each.what}; {each.why}" for each in lacking)],
         fields=fields,
         limits=limits,
         percentiles=config.normalise.percentiles,
         sets=sets,
-        pixel_um=_pixel_um(raw),
+        pixel_um=um,
     )
     write_atomic(page, text.encode())
-    for line in (line for tried in sets for line in _lines(tried, _pixel_um(raw))):
+    for line in (line for tried in sets for line in _lines(tried, um)):
         typer.echo(line)
     typer.echo(f"{page}: channels, outlines, counts and sizes side by side")
     for each in lacking:
         typer.echo(f"plateflow: {each}", err=True)
     if write and not lacking:
-        _write(configfile, config, sets, _pixel_um(raw))
+        _write(configfile, config, sets, um)
     if lacking:
         raise typer.Exit(Status.ERROR)
     if notes:
         raise typer.Exit(Status.LEFT_OUT)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")] if text else []
-        if not all(0 < number < float("inf") for number in numbers):
-            raise ValueError(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} isn't numbers above 0, such as 8,12,18", param_hint="--diameter-um"
-        ) from None
-    return numbers
 
 
 def _spec(plate: str, project: Project | None, configfile: Path) -> PlateSpec:
@@ -208,16 +198,11 @@ def _track(items: Sequence[Any], description: str) -> Iterable[Any]:
     return track(items, description=description, console=Console(stderr=True), transient=True)
 
 
-def _pixel_um(raw: RawPlate) -> float | None:
-    size = raw.metadata["pixel_size_um"]
-    return sum(size) / 2 if size and sum(size) > 0 else None
-
-
-def _facts(raw: RawPlate, fields: Sequence[PilotField]) -> list[str]:
+def _facts(raw: RawPlate, fields: Sequence[PilotField], um: float | None) -> list[str]:
     """What is shown, for the head of the page."""
-    size, first = _pixel_um(raw), fields[0]
+    first = fields[0]
     facts = [f"{math.prod(raw.metadata['format'])}-well plate, read as {raw.metadata['layout']}"]
-    facts.append(f"{size:.4g} µm per pixel" if size else "the size of a pixel isn't known")
+    facts.append(f"{um:.4g} µm per pixel" if um else "the size of a pixel isn't known")
     facts.append(f"one field each of {', '.join(field.well for field in fields)}")
     if max(first.shape) > EDGE:
         facts.append(f"the middle {EDGE} px of fields of {first.shape[1]} x {first.shape[0]} px")

@@ -174,7 +174,7 @@ def _sources(
     if plate is not None:
         asked = Asked.given()  # a job's configuration is that of its run
         project = asked.project if asked else Project.load(configfile)
-        chosen = [well.strip() for well in wells.split(",")] if wells else None
+        chosen = wells.split(",") if wells else None
         sources[f"{plate.name}, {label_set}"] = plate_samples(plate, chosen, label_set, project)
     return sources
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from plateflow.errors import PlateflowError, RawDataError
 from plateflow.images.depth import planes_read, project
 from plateflow.images.layout import well_layout
-from plateflow.paths import parse_well, well_name
+from plateflow.paths import parse_well, wells_named
 from plateflow.plates.pixels import PlaneError, camera_tops, saturation_level
 from plateflow.plates.raw import RawFolder
 
@@ -54,7 +54,7 @@ def choose_wells(plate: RawPlate, asked: str) -> list[str]:
     if asked.isdecimal() and int(asked):
         return _spread(wells, int(asked))
     try:
-        named = list(dict.fromkeys(well_name(*parse_well(name)) for name in asked.split(",")))
+        named = wells_named(asked.split(","))
     except ValueError as error:
         remedy = "give a number above 0, or names of wells such as B03,C05"
         raise PlateflowError(str(error), where=where, remedy=remedy) from None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from plateflow.report.page import render
 from plateflow.report.thumbnails import SEEN, TRUE, colour, data_url, outlines
+from plateflow.segment.diameter import brightest
 from plateflow.train.evaluate import Found, Score, number
 
 WORST = 12
@@ -58,23 +59,9 @@ def drawn(found: Found, edge: int = EDGE) -> NDArray[np.uint8]:
     Of two channels the first, of the objects, is shown in grey.
     """
     sample = found.sample
-    top, left = _corner((sample.labels > 0) != (found.labels > 0), edge)
-    part = np.s_[top : top + edge, left : left + edge]
+    part = brightest(((sample.labels > 0) != (found.labels > 0)).astype(np.float32), edge)
     pixels = np.clip(sample.image[:, *part], 0, 1)
     picture = np.moveaxis(pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0), 0, -1).copy()
     for of_object, tint in ((sample.labels, TRUE), (found.labels, SEEN)):
         picture[outlines(of_object[part])] = colour(tint)
     return (picture * 255).astype(np.uint8)
-
-
-def _corner(wrong: NDArray[np.bool_], edge: int) -> tuple[int, int]:
-    """Top and left of the part of `edge` px, within the image where it fits, that holds the most pixels that differ."""
-    best, at = -1, (0, 0)
-    lasts = [max(0, side - edge) for side in wrong.shape]
-    tops, lefts = ([*range(0, last, max(1, edge // 2)), last] for last in lasts)
-    for top in tops:
-        for left in lefts:
-            count = int(wrong[top : top + edge, left : left + edge].sum())
-            if count > best:
-                best, at = count, (top, left)
-    return at

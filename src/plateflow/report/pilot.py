@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from plateflow.images.pilot import PilotField
 from plateflow.report.page import render
-from plateflow.report.thumbnails import GAMMA, OUTLINES, colour, data_url, outlines
+from plateflow.report.thumbnails import GAMMA, OUTLINES, colour, data_url, outlines, shrunk
 from plateflow.segment.pilot import Limits, PilotSet
 
 CHANNEL_PX = 384
@@ -63,13 +63,8 @@ def pilot_page(
 
 def _channel(field: PilotField, channel: str, limits: tuple[float, float]) -> dict[str, Any]:
     """A picture of a channel as it is, and which part of the whole field is saturated."""
-    from skimage.transform import resize
-
-    pixels = _shown(field.planes[channel], limits)
-    shrink = max(max(pixels.shape) / CHANNEL_PX, 1.0)
-    size = [max(round(side / shrink), 1) for side in pixels.shape]
-    picture = np.clip(resize(pixels, size, order=1, anti_aliasing=shrink > 1), 0, 1)
-    url = data_url((np.repeat(picture[..., None], 3, axis=2) * 255).astype(np.uint8))
+    picture = shrunk(_shown(field.planes[channel], limits)[..., None], CHANNEL_PX)
+    url = data_url((np.repeat(picture, 3, axis=2) * 255).astype(np.uint8))
     return {"well": field.well, "field": field.name, "url": url, "saturated": field.saturated[channel]}
 
 

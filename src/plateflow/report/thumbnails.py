@@ -43,8 +43,6 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
         well: its name.
         edge: height or width of the picture in px, whichever is larger; a smaller image is not enlarged.
     """
-    from skimage.transform import resize
-
     config, image = plate.config, WellImage.open(plate.paths, well)
     level = image.preview_level(edge)
     first, *canvases = plate.canvases(well, config.row_label_set)
@@ -58,10 +56,8 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
         low, high = image.window.limits(channel)
         picture += np.clip((plane - low) / (high - low), 0, 1)[..., None] ** GAMMA * np.array(tint, np.float32)
     picture[np.isnan(pixels[0])] = NO_FIELD
-    shrink = max(max(pixels.shape[1:]) / edge, 1.0)
-    size = [max(round(side / shrink), 1) for side in pixels.shape[1:]]
-    picture = np.clip(resize(picture, (*size, 3), order=1, anti_aliasing=shrink > 1), 0, 1)
-    sides = zip(size, pixels.shape[1:], strict=True)
+    picture = shrunk(picture, edge)
+    sides = zip(picture.shape[:2], pixels.shape[1:], strict=True)
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
     label_sets = list(dict.fromkeys((config.row_label_set, *config.segmentation)))
     for number, label_set in reversed(list(enumerate(label_sets))):
@@ -71,6 +67,16 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
         lines, opacity = outlines(labels), _opacity(labels)
         picture[lines] += opacity * (colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
     return data_url((picture * 255).astype(np.uint8))
+
+
+def shrunk(picture: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+    """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is."""
+    from skimage.transform import resize
+
+    shrink = max(max(picture.shape[:2]) / edge, 1.0)
+    size = [max(round(side / shrink), 1) for side in picture.shape[:2]]
+    smaller = resize(picture, (*size, picture.shape[2]), order=1, anti_aliasing=shrink > 1)
+    return np.clip(smaller, 0, 1).astype(np.float32)
 
 
 def channel_tints(config: Config) -> dict[str, tuple[float, float, float]]:

@@ -52,14 +52,19 @@ def diameter_px(settings: LabelSet, metadata: Mapping[str, Any], *, where: str) 
     """
     if settings.diameter_um is None:
         return settings.diameter_px
-    sizes = metadata.get("pixel_size_um")
-    if not sizes or not sum(sizes) > 0:
+    if (um := pixel_um(metadata)) is None:
         raise ConfigError(
             "the diameter is given in micrometres, but the pixel size of the plate is not known",
             where=where,
             remedy="give pixel_size_um in the plate sheet, or diameter_px instead of diameter_um",
         )
-    return settings.diameter_um / (sum(sizes) / len(sizes))
+    return settings.diameter_um / um
+
+
+def pixel_um(metadata: Mapping[str, Any]) -> float | None:
+    """The mean size of a plate's pixels; None where it isn't known."""
+    sizes = metadata.get("pixel_size_um")
+    return sum(sizes) / len(sizes) if sizes and sum(sizes) > 0 else None
 
 
 def grid_for(config: Config, label_set: str, metadata: Mapping[str, Any], *, plate: str) -> Grid:

@@ -12,6 +12,7 @@ how strongly, is in `Augmentation`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -300,19 +301,13 @@ def disturb(rng: Rng, x: Float, how: Augmentation, *, diameter: float, light: Fl
         diameter: median of the objects in px, for the width of defocus.
         light: illumination, YX; None where it is even.
     """
-    for chance, change in ((how.gamma, bend), (how.glow, glow), (how.soft, soften)):
-        if rng.random() < chance:
-            x = change(rng, x, how)
-    if rng.random() < how.defocus:
-        x = defocus(rng, x, how, diameter)
-    for chance, change in ((how.streak, streak), (how.coarse, coarse)):
-        if rng.random() < chance:
-            x = change(rng, x, how)
+    focus = (how.gamma, bend), (how.glow, glow), (how.soft, soften), (how.defocus, partial(defocus, diameter=diameter))
+    for chance, change in (*focus, (how.streak, streak), (how.coarse, coarse)):
+        x = change(rng, x, how) if rng.random() < chance else x
     if light is not None:
         x = x * light
     for chance, change in ((how.photons, few_photons), (how.saturate, saturate)):
-        if rng.random() < chance:
-            x = change(rng, x, how)
+        x = change(rng, x, how) if rng.random() < chance else x
     far = rng.random() < how.gain
     gain = _evenly_by_log(rng, how.gain_factor) if far else float(np.exp(rng.normal(0, how.usual_gain)))
     x = x * np.float32(gain)

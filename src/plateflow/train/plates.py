@@ -16,7 +16,7 @@ from plateflow.errors import PlateflowError, RawDataError, ResultsError
 from plateflow.files import is_litter, stamp_of
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
-from plateflow.paths import parse_well, well_name
+from plateflow.paths import wells_named
 from plateflow.project import Outcomes, Plate, Project
 from plateflow.segment.diameter import median_diameter
 from plateflow.state.journal import item_key
@@ -71,14 +71,13 @@ def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[st
             where, remedy = f"{plate.name}, label set {label_set}", "correct some, or name wells whose labels are right"
             raise ResultsError("no well has corrected labels", where=where, remedy=remedy)
         return corrected
-    chosen = []
-    for text in wells:
-        try:
-            chosen.append(well_name(*parse_well(text)))
-        except ValueError as error:
-            raise PlateflowError(str(error), where=plate.name) from None
-        plate.check_well(chosen[-1])
-    return list(dict.fromkeys(chosen))
+    try:
+        chosen = wells_named(wells)
+    except ValueError as error:
+        raise PlateflowError(str(error), where=plate.name) from None
+    for well in chosen:
+        plate.check_well(well)
+    return chosen
 
 
 def _corrected(plate: Plate, well: str, label_set: str, stitched: Outcomes) -> bool:
