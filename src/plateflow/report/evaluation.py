@@ -27,15 +27,7 @@ def evaluation_page(
     curve: Sequence[tuple[str, float, Score]],
     differences: Sequence[tuple[str, str]],
 ) -> str:
-    """One HTML file.
-
-    Args:
-        data: where the images are from.
-        scores: by model, of each source.
-        found: by model, what was found in each image.
-        curve: model, factor by which images were resized, and the score of all.
-        differences: of two models, by source, in words.
-    """
+    """One HTML file: scores of sources by model, the curve of model, factor and score, differences by source."""
     worst = {
         name: [_picture(each) for each in sorted(of_model, key=_by_ap)[:WORST]] for name, of_model in found.items()
     }

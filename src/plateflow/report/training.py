@@ -42,12 +42,7 @@ def preview_picture(batches: Batches) -> bytes:
 def training_page(folder: Path, name: str, batches: Batches, terms: Terms, *, device: str) -> str:
     """The page of a run, from its log and the weights of its last checkpoint.
 
-    Args:
-        folder: of the run.
-        name: of its network.
-        batches: of the run; examples are crops that it doesn't train on.
-        terms: what is said of the model.
-        device: on which the examples are computed.
+    Examples are crops that it doesn't train on, computed on the device.
     """
     rows = read_rows(folder / "log.csv")
     crops = [batches.crop(ENDLESS + number) for number in range(EXAMPLES)]

@@ -133,15 +133,9 @@ def anatomy(
 
 
 def divide(rng: np.random.Generator, nuclei: Labels, share: float) -> tuple[Labels, NDArray[np.bool_]]:
-    """Put some nuclei into mitosis: the plate of metaphase, or the two plates of anaphase, which are two objects.
+    """Put a share of nuclei into mitosis: the plate of metaphase, or the two plates of anaphase, which are two objects.
 
-    Args:
-        rng: source of every random number.
-        nuclei: labels YX, 1..n.
-        share: of the nuclei that divide.
-
-    Returns:
-        Labels of the nuclei anew, and by label (0: background) whether it is of a dividing nucleus.
+    Returns labels of the nuclei anew, and by label (0: background) whether it is of a dividing nucleus.
     """
     n = int(nuclei.max())
     stage = np.where(rng.random(n + 1) < share, rng.choice([1, 2], n + 1, p=[0.65, 0.35]), 0)

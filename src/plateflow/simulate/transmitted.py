@@ -77,10 +77,7 @@ def transmitted(rng: np.random.Generator, a: Anatomy, contrast: Contrast) -> Flo
 def stained_tissue(rng: np.random.Generator, a: Anatomy, beneath: Float) -> Float:
     """Section stained with hematoxylin and eosin or dyes like them, (3, Y, X) = R, G, B, 0 to 1.
 
-    Args:
-        rng: source of every random number.
-        a: the nuclei, as an anatomy whose cells are nuclei.
-        beneath: nuclei out of focus, YX, 0 to 1.
+    The cells of `a` are nuclei; `beneath` are others, out of focus, YX, 0 to 1.
     """
     shape, d = a.cells.shape, a.diameter
     chromatin = nuclear(rng, a)

@@ -294,12 +294,7 @@ def camera_noise(rng: Rng, x: Float, how: Augmentation, gain: float) -> Float:
 def disturb(rng: Rng, x: Float, how: Augmentation, *, diameter: float, light: Float | None) -> Float:
     """Change one channel (YX, about 0..1) as stain, focus, light, exposure and camera would.
 
-    Args:
-        rng: source of every random number.
-        x: the channel.
-        how: probabilities and ranges.
-        diameter: median of the objects in px, for the width of defocus.
-        light: illumination, YX; None where it is even.
+    `diameter` is the median of the objects in px, for the width of defocus; `light` is None where it is even.
     """
     focus = (how.gamma, bend), (how.glow, glow), (how.soft, soften), (how.defocus, partial(defocus, diameter=diameter))
     for chance, change in (*focus, (how.streak, streak), (how.coarse, coarse)):

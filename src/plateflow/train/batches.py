@@ -67,13 +67,7 @@ def stream(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Give batch `first`, `first + 1`, ... without end, in order, made by forked processes that share the samples.
 
-    Args:
-        recipe: seed, sizes, augmentation.
-        sources: the samples; read by all processes where they lie in this one's memory.
-        first: step to begin with.
-        workers: processes; 0 makes the batches in this one.
-        pin: whether the batches go into memory from which a GPU fetches them.
-        ranks: which part of each batch is this process's.
+    Without `workers` this process makes them; with `pin` they go into memory from which a GPU fetches them.
     """
     for source in sources:  # compiled once, before the fork
         for seed in range(3):
