@@ -10,7 +10,7 @@ from skimage.transform import resize
 
 from plateflow.errors import ArgumentError
 from plateflow.segment import estimate_diameter
-from plateflow.segment.diameter import median_diameter
+from plateflow.segment.diameter import brightest, median_diameter
 from plateflow.simulate.cells import camera, simulate_field
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.safetensors"
@@ -31,3 +31,10 @@ def test_of_nothing_there_is_no_estimate() -> None:
     assert estimate_diameter(np.full((40, 60), 7, np.uint8), model=TINY) is None
     with pytest.raises(ArgumentError, match="can't be segmented"):
         estimate_diameter(np.zeros((2, 2, 40, 60)), model=TINY)
+
+
+def test_the_brightest_square_holds_the_most() -> None:
+    pixels = np.zeros((30, 40), np.float32)
+    pixels[11:16, 23:28] = 1
+    assert brightest(pixels, 5) == (slice(11, 16), slice(23, 28))
+    assert brightest(pixels, 35) == (slice(0, 30), slice(0, 35))
