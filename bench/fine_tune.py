@@ -62,7 +62,7 @@ def main() -> None:
         recipe = json.loads(Path("training/tuned/recipe.json").read_text())
         steps = Path("training/tuned/log.csv").read_text().splitlines()[-1].partition(",")[0]
         os.chdir(here)
-    _, gain, (low, high) = differences(after, before)[-1]
+    gain, (low, high) = differences(after, before)[-1][1:3]
     line = {
         "source": source.name,
         "learnt_from": sorted(shown),

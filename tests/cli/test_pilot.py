@@ -97,6 +97,8 @@ def test_what_is_not_there_is_named(plate: Path, project: Path) -> None:
     assert "did you mean 'AGP'?" in said
     assert (project / "config/config.yaml").read_text().count("diameter_um: 30") == 1, "nothing is written"
     assert 'alt="AGP in B02, field 1"' in (project / "pilot-p1.html").read_text(), "it shows what there is"
+    said = plateflow("pilot", raw(plate), "--wells", "B02", "--diameter-um", "0.1", **away)
+    assert "where: --diameter-um 0.1" in said
     assert "leave out --diameter-um" in plateflow("pilot", "p1", "--write", "--diameter-um", "9", cwd=project, status=2)
 
 
@@ -142,3 +144,5 @@ def test_a_diameter_goes_into_yaml_of_any_shape_or_is_refused(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="can't be put into the configuration"):
         write_diameters(path, {"nuclei": ("diameter_um", 9.5)})
     assert path.read_text() == shared
+    write_diameters(path, dict.fromkeys(("nuclei", "cells"), ("diameter_um", 9.5)))
+    assert path.read_text().count("diameter_um: 9.5") == 1, "both take it from one line"

@@ -175,6 +175,7 @@ def test_stained_tissue_is_the_same_in_every_layout(tmp_path: Path, caplog: pyte
     grey = np.stack([image[..., 1]] * 3, axis=-1)
     assert np.array_equal(segment_image(grey, model=model), segment_image(image[..., 1], model=model))
     assert len(caplog.records) == 6
+    assert np.array_equal(segment_image(image, model=model, channels=[0, 1, 2]), expected), "all of them, named"
     for unclear in (np.moveaxis(grey, -1, 0), np.moveaxis(same[0], -1, 0), 255 - image):
         with pytest.raises(PlateflowError, match="too many"):
             segment_image(unclear, model=model)

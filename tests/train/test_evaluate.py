@@ -14,6 +14,7 @@ from imagecodecs import png_encode
 from typer.testing import CliRunner
 
 from plateflow.cli import _typer
+from plateflow.cli.evaluate import words
 from plateflow.metrics import average_precision, error_rate
 from plateflow.segment import segment_image
 from plateflow.train import evaluate as evaluation
@@ -99,14 +100,48 @@ def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
 def test_two_models_are_compared_image_by_image(samples: list[Sample]) -> None:
     truth = [compare(s, s.labels.astype(np.uint32)) for s in samples]
     none = [compare(s, np.zeros(s.labels.shape, np.uint32)) for s in samples]
-    assert differences(truth, none) == [("plate_nuclei", 1, (1, 1))]
-    assert differences(truth, truth) == [("plate_nuclei", 0, (0, 0))]
+    assert differences(truth, none) == [("plate_nuclei", 1, (1, 1), 3)]
+    assert differences(truth, truth) == [("plate_nuclei", 0, (0, 0), 3)]
     other = replace(truth[2], sample=replace(samples[2], source="other"))
     assert [row[:2] for row in differences([*truth[:2], other], [*none[:2], other])] == [
         ("plate_nuclei", 1),
         ("other", 0),
         (ALL, pytest.approx(2 / 3)),
     ]
+
+
+def test_few_images_never_tell_two_models_apart() -> None:
+    nan = float("nan")
+    assert words(0.2, (0.1, 0.3), 10) == "+0.200 (95 % +0.100 to +0.300)"
+    assert words(0.2, (-0.1, 0.3), 10).endswith("; these images don't tell them apart")
+    assert words(0.2, (0.1, 0.3), 2) == "+0.200 (95 % +0.100 to +0.300); 2 images: too few to tell them apart"
+    assert words(0.2, (nan, nan), 1) == "+0.200; 1 image: too few to tell them apart"
+    assert words(nan, (nan, nan), 0) == "–"
+
+
+def test_what_cannot_be_done_is_said_before_any_image_is_segmented(samples: list[Sample], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", samples[0].pixels[0])
+    tifffile.imwrite(tmp_path / "a_masks.tif", samples[0].labels.astype(np.uint16))
+    (tmp_path / "file").touch()
+    for options, message in (
+        (["-o", str(tmp_path / "file")], "there is a file where the tables should go"),
+        (["--diameter", "12", "--sizes", "1,0.05", "-o", str(tmp_path / "out")], "--sizes 0.05"),
+    ):
+        result = CliRunner().invoke(_typer, ["evaluate", "--data", str(tmp_path), "--model", str(TINY), *options])
+        assert result.exit_code != 0 and message in str(result.exception)
+        assert "tiny" not in result.output and not (tmp_path / "out").exists()
+
+
+def test_empty_images_alone_can_be_evaluated(tmp_path: Path) -> None:
+    empty = np.zeros((64, 64), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", empty)
+    tifffile.imwrite(tmp_path / "a_masks.tif", empty)
+    out = str(tmp_path / "out")
+    result = CliRunner().invoke(_typer, ["evaluate", "--data", str(tmp_path), "--model", str(TINY), "-o", out])
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "out" / "sources.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["objects"], row["false_per_mpx"], row["ap_50"]) == ("0", "0.0", "nan")
 
 
 def test_an_image_without_objects_counts_what_is_invented() -> None:
@@ -139,8 +174,9 @@ def test_the_command_prints_writes_and_shows(samples: list[Sample], tmp_path: Pa
     arguments = ["--data", str(tmp_path / "data"), "--model", str(TINY), "--model", str(other), "--sizes", "0.5,1"]
     result = CliRunner().invoke(_typer, ["evaluate", *arguments, "--device", "cpu", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    same = "image by image, all: +0.000 (95 % +0.000 to +0.000); these images don't tell them apart"
+    same = "image by image, all: +0.000 (95 % +0.000 to +0.000); 3 images: too few to tell them apart"
     assert f"AP@0.5 of tiny less other, {same}" in result.output
+    assert "an interval of fewer than 10 images is too narrow" in result.output
     assert "…" not in result.output and max(map(len, result.output.split("AP@0.5 of")[0].splitlines())) <= 80
     with (tmp_path / "out" / "sources.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -91,6 +91,14 @@ def test_cellposes_own_data_are_read(tmp_path: Path) -> None:
     assert [(sample.name, sample.labels.max()) for sample in samples] == [("000_img", 1), ("a_img", 2)]
 
 
+def test_a_grey_image_beside_colour_pictures_is_not_one(tmp_path: Path) -> None:
+    bright = np.full((*LABELS.shape, 3), (240, 235, 220), np.uint8)
+    bright[LABELS > 0] = (90, 60, 140)
+    for name, image in (("000", bright), ("001", LABELS)):
+        write(tmp_path, name, image, LABELS)
+    assert [sample.light for sample in read_source(tmp_path, mixed=True)] == ["colour", "fluorescence"]
+
+
 def test_images_may_differ_in_their_channels_where_that_is_allowed(tmp_path: Path) -> None:
     for name, image in (("000", LABELS), ("001", np.stack([LABELS, LABELS.T]))):
         write(tmp_path, name, image, LABELS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plateflow.cli.common import WeightsOption, numbers
+from plateflow.errors import ArgumentError, number_of
 
 if TYPE_CHECKING:
     from plateflow.train.data import Sample
@@ -36,8 +36,10 @@ def evaluate(
 
     from plateflow.files import write_atomic
     from plateflow.model import check_model
+    from plateflow.model.registry import model_spec
     from plateflow.report.evaluation import evaluation_page
     from plateflow.segment.engine import choose_device
+    from plateflow.segment.grid import grid_of
     from plateflow.tables import write_rows
     from plateflow.train import evaluate as ev
     from plateflow.train.folders import read_sources
@@ -49,10 +51,16 @@ def evaluate(
         raise typer.BadParameter("give one model, or two different ones", param_hint="--model")
     factors = numbers(sizes, "--sizes", least=0.05, most=20)
     choose_device(device)
+    if output.exists() and not output.is_dir():
+        raise ArgumentError("there is a file where the tables should go", where=str(output), remedy="name a folder")
     paths = {name: str(check_model(each, weights_dir)) for name, each in zip(names, models, strict=True)}
     samples = [sample for source in read_sources(data, mixed=True).values() for sample in source]
     for path in paths.values():
         _check_readable(samples, path)
+        for factor in (1.0, *factors):
+            where = f"--diameter {diameter}" + f", --sizes {factor:g}" * bool(sizes)
+            grid_of(model_spec(path), diameter and diameter * factor, where=where)
+    output.mkdir(parents=True, exist_ok=True)
     console = Console()
     found: dict[str, list[Found]] = {}
     for name, path in paths.items():
@@ -61,8 +69,10 @@ def evaluate(
     scores = {name: ev.by_source(of_model) for name, of_model in found.items()}
     for name in names:
         console.print(ev.table(scores[name], name))
+    if any(1 < score.images < ev.FEW for score in scores[names[0]]):
+        typer.echo(f"note: an interval of fewer than {ev.FEW} images is too narrow")
     gains = ev.differences(*found.values()) if len(names) == 2 else []
-    told = [(source, words(mean, interval)) for source, mean, interval in gains]
+    told = [(source, words(mean, interval, images)) for source, mean, interval, images in gains]
     for source, difference in told:
         typer.echo(f"AP@0.5 of {names[0]} less {names[1]}, image by image, {source}: {difference}")
     curve: list[tuple[str, float, Score]] = []
@@ -86,13 +96,17 @@ def evaluate(
     typer.echo(f"{output / 'evaluation.html'}: the figures, and the images with the worst results")
 
 
-def words(mean: float, interval: tuple[float, float]) -> str:
+def words(mean: float, interval: tuple[float, float], images: int) -> str:
     """A mean and its interval, and whether that tells the two apart."""
+    from plateflow.train.evaluate import FEW
+
     low, high = interval
-    if math.isnan(low):
-        return f"{mean:+.3f}"
+    if not images:
+        return "–"
     told = "" if low > 0 or high < 0 else "; these images don't tell them apart"
-    return f"{mean:+.3f} (95 % {low:+.3f} to {high:+.3f}){told}"
+    if images < FEW:
+        told = f"; {number_of(images, 'image[s]')}: too few to tell them apart"
+    return f"{mean:+.3f}" + (f" (95 % {low:+.3f} to {high:+.3f})" if images > 1 else "") + told
 
 
 def _check_readable(samples: list[Sample], model: str) -> None:

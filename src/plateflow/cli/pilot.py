@@ -164,8 +164,9 @@ def _try(
     diameters_um: Sequence[float],
 ) -> PilotSet:
     """Look for the objects of a label set; errors as of `try_label_set`, and where no field here has its channels."""
+    from plateflow.model.registry import model_spec
     from plateflow.plates.check import check_channels
-    from plateflow.segment.grid import diameter_px
+    from plateflow.segment.grid import diameter_px, grid_of
     from plateflow.segment.pilot import try_label_set
 
     channels, where = settings.channels, f"{raw.metadata['plate']}, segmentation.{name}.channels"
@@ -174,9 +175,11 @@ def _try(
         why, remedy = "each lacks one or more of them", "name other wells with --wells"
         raise ChannelError(f"no field here has all of {', '.join(channels)}", where=where, why=why, remedy=remedy)
     diameters: list[tuple[float | None, str]] = [] if diameters_um else [(None, "")]
-    given = [(LabelSet(channels=channels, diameter_um=um), "given") for um in diameters_um]
-    for each, why in [*given, (settings, "configured")]:
-        if (px := diameter_px(each, raw.metadata, where=where)) is not None:
+    given = [(LabelSet(channels=channels, diameter_um=um), "given", f"--diameter-um {um:g}") for um in diameters_um]
+    for each, why, of in [*given, (settings, "configured", where)]:
+        if (px := diameter_px(each, raw.metadata, where=of)) is not None:
+            for model in models or [settings.model]:
+                grid_of(model_spec(model), px, where=of)
             diameters.append((px, why))
     return try_label_set(
         name,

@@ -31,7 +31,7 @@ def write_diameters(path: Path, diameters: Mapping[str, tuple[str, float]]) -> l
     from plateflow.files import write_atomic
 
     text, before = decode(path.read_bytes(), windows=False), load_config(path)
-    lines, edits = [], list[tuple[int, int, str]]()
+    lines, edits = [], set[tuple[int, int, str]]()  # a set: two label sets may share their lines
     segmentation = _values(yaml.compose(text)).get("segmentation")
     for name, (key, value) in diameters.items():
         old = getattr(before.segmentation[name], key)
@@ -43,11 +43,11 @@ def write_diameters(path: Path, diameters: Mapping[str, tuple[str, float]]) -> l
         node = _values(mapping).get(key)
         if node is not None:
             start, end = node.start_mark.index, node.end_mark.index
-            edits.append((start, end, " " * (text[start - 1] == ":") + f"{value:g}"))
+            edits.add((start, end, " " * (text[start - 1] == ":") + f"{value:g}"))
         else:
             first = mapping.value[0][0].start_mark
             after = ", " if mapping.flow_style else "\n" + " " * first.column
-            edits.append((first.index, first.index, f"{key}: {value:g}{after}"))
+            edits.add((first.index, first.index, f"{key}: {value:g}{after}"))
         lines.append(f"segmentation.{name}.{key}: {value:g}" + (f" (was {old:g})" if old is not None else ""))
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]

@@ -128,12 +128,13 @@ def trained(run: Path) -> dict[str, Any]:
     return {**last, "steps": steps, "crops": crops, "rate": rate, "recipe": flat, "losses": losses}
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            yield prefix + name, " to ".join(map(str, value)) if isinstance(value, list) else str(value)
+            values = value if isinstance(value, list) else [value]
+            yield prefix + name, " to ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)
 
 
 def figures(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

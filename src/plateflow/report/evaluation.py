@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from plateflow.report.page import render
 from plateflow.report.thumbnails import SEEN, TRUE, colour, data_url, outlines
 from plateflow.segment.diameter import brightest
-from plateflow.train.evaluate import Found, Score, number
+from plateflow.train.evaluate import FEW, Found, Score, number
 
 WORST = 12
 """Images that are shown of each model."""
@@ -32,7 +32,7 @@ def evaluation_page(
         name: [_picture(each) for each in sorted(of_model, key=_by_ap)[:WORST]] for name, of_model in found.items()
     }
     values = {"data": data, "scores": scores, "curve": curve, "differences": differences, "worst": worst}
-    return str(render("evaluation.html.j2", **values, number=number, colours=(TRUE, SEEN)))
+    return str(render("evaluation.html.j2", **values, number=number, few=FEW, colours=(TRUE, SEEN)))
 
 
 def _by_ap(found: Found) -> tuple[float, str]:

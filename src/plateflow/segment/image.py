@@ -43,8 +43,8 @@ def segment_image(
       (for whole cells DNA). A channel without contrast is skipped (blue nuclei are in the third channel of a colour
       image), unless `channels` names it: then it keeps its place, as 0. More channels than the model takes are refused.
     - Grey images of transmitted light (phase contrast, bright field): one channel, of either polarity.
-    - Stained tissue: three channels on a bright background are taken for its red, green and blue, in any order and
-      layout (the log says so); models that don't read colours refuse them.
+    - Stained tissue: three channels on a bright background, all of them, are taken for its red, green and blue, in any
+      order and layout (the log says so); models that don't read colours refuse them.
 
     An image YXS of 3 equal samples is one channel, unless `channels` selects among them; a fourth sample is
     transparency and is ignored. An image in which no channel has contrast gives no objects.
@@ -87,7 +87,7 @@ def network_input(image: NDArray[Any], model: str | Path, channels: Sequence[int
     if stained:
         refuse_colours(model)
     numbers = _numbers(samples, channels)
-    whole = stained and channels is None
+    whole = stained and sorted(numbers) == list(range(IN_CHANNELS))
     if whole:
         log.info("the image is taken for red, green and blue of stained tissue: its background is bright")
     elif colour and channels is None:

@@ -29,6 +29,8 @@ THRESHOLDS = (0.5, 0.75, 0.9)
 AP_COLUMNS = ("ap_50", "ap_75", "ap_90")
 RESAMPLES = 2000
 """Draws of images, with replacement, from which an interval of 95 % is taken."""
+FEW = 10
+"""Images: of fewer an interval is too narrow, and tells no models apart."""
 ALL = "all"
 Interval = tuple[float, float]
 
@@ -205,17 +207,18 @@ def by_source(found: Sequence[Found]) -> list[Score]:
     return [*scores, scored(found, ALL)] if len(scores) > 1 else scores
 
 
-def differences(one: Sequence[Found], other: Sequence[Found]) -> list[tuple[str, float, Interval]]:
+def differences(one: Sequence[Found], other: Sequence[Found]) -> list[tuple[str, float, Interval, int]]:
     """By source, and of all: mean AP at the first threshold of one model less that of another on the same images.
 
     Returns:
-        Source, difference, and its interval of 95 %: pairs are drawn anew, so what the models share cancels out.
+        Source, difference, its interval of 95 % (pairs are drawn anew, so what the models share cancels out), and the
+        number of images: those where both models found objects, or should have.
     """
     each = np.array([a.ap[0] - b.ap[0] for a, b in zip(one, other, strict=True)])
     of_source = np.array([found.sample.source for found in one])
     sources = dict.fromkeys(of_source.tolist())
     rows = [(str(source), each[of_source == source]) for source in sources] + [(ALL, each)] * (len(sources) > 1)
-    return [(source, _mean(values), interval(values)) for source, values in rows]
+    return [(source, _mean(values), interval(values), int(np.isfinite(values).sum())) for source, values in rows]
 
 
 def interval(values: NDArray[Any], figure: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.ravel) -> Interval:

@@ -40,7 +40,7 @@ def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]
 
     Args:
         folder: the data.
-        mixed: whether images of one source may differ in their channels.
+        mixed: for an evaluation, where images of one source may differ in their channels, and all may be empty.
 
     Raises:
         RawDataError: there are no pairs, a pair can't be read or its parts don't fit each other, an image or its labels
@@ -50,7 +50,9 @@ def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]
         raise RawDataError("there is no such folder of images", where=str(folder))
     sources = [] if any(_pairs(folder)) else [each for each in sorted(folder.iterdir()) if each.is_dir()]
     labelled = [each for each in sources if any(_pairs(each))]
-    alone = [each for each in sources if each not in labelled and any(path.suffix in IMAGES for path in _files(each))]
+    alone = [
+        each for each in sources if each not in labelled and any(path.suffix.lower() in IMAGES for path in _files(each))
+    ]
     if labelled and alone:
         remedy = "label them, or take the folder away"
         raise RawDataError("a folder beside others has images and no labels", where=str(alone[0]), remedy=remedy)
@@ -80,9 +82,9 @@ def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
         raise RawDataError("images differ in their channels", where=str(folder), why=listed, remedy=remedy)
     # tissue may fill a picture, which then has no bright background: the others of its folder tell
     if 2 * sum(sample.light == "colour" for sample in samples) >= len(samples):
-        samples = [replace(sample, light="colour") for sample in samples]
+        samples = [replace(each, light="colour") if len(each.pixels) == IN_CHANNELS else each for each in samples]
     empty = [sample.name for sample in samples if not sample.diameter]
-    if len(empty) == len(samples):
+    if len(empty) == len(samples) and not mixed:
         raise RawDataError("no image has an object in its labels", where=str(folder))
     if empty:
         listed = ", ".join(empty[:5]) + ", ..." * (len(empty) > 5)
