@@ -134,11 +134,12 @@ def test_what_cannot_be_done_is_said_before_any_image_is_segmented(samples: list
 
 def test_empty_images_alone_can_be_evaluated(tmp_path: Path) -> None:
     empty = np.zeros((64, 64), np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", empty)
-    tifffile.imwrite(tmp_path / "a_masks.tif", empty)
+    (data := tmp_path / "a[red]").mkdir()
+    tifffile.imwrite(data / "a.tif", empty)
+    tifffile.imwrite(data / "a_masks.tif", empty)
     out = str(tmp_path / "out")
-    result = CliRunner().invoke(_typer, ["evaluate", "--data", str(tmp_path), "--model", str(TINY), "-o", out])
-    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(_typer, ["evaluate", "--data", str(data), "--model", str(TINY), "-o", out])
+    assert result.exit_code == 0 and "\na[red] " in result.output, result.output
     with (tmp_path / "out" / "sources.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["objects"], row["false_per_mpx"], row["ap_50"]) == ("0", "0.0", "nan")

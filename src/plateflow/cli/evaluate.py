@@ -32,6 +32,7 @@ def evaluate(
     that shows the images with the worst results. docs/models.md has the command that reproduces the paper's figure.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     from plateflow.files import write_atomic
@@ -65,7 +66,7 @@ def evaluate(
     found: dict[str, list[Found]] = {}
     for name, path in paths.items():
         one_by_one = ev.find(samples, path, device=device, diameter=diameter)
-        found[name] = list(track(one_by_one, total=len(samples), description=name, console=console))
+        found[name] = list(track(one_by_one, escape(name), len(samples), console=console))
     scores = {name: ev.by_source(of_model) for name, of_model in found.items()}
     for name in names:
         console.print(ev.table(scores[name], name))
@@ -80,7 +81,7 @@ def evaluate(
         for factor in factors:
             resized = (ev.resized(sample, factor) for sample in samples)
             each: Iterable[Found] = ev.find(resized, path, device=device, diameter=diameter and diameter * factor)
-            each = track(each, f"{name}, {factor:g} x", len(samples), console=console)
+            each = track(each, f"{escape(name)}, {factor:g} x", len(samples), console=console)
             score = ev.scored(each, ev.ALL)
             curve.append((name, factor, score))
             at = f"{name}, {factor:g} x, {ev.number(score.diameter, digits=0)} px"

@@ -196,9 +196,10 @@ def _try(
 
 def _track(items: Sequence[Any], description: str) -> Iterable[Any]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
-    return track(items, description=description, console=Console(stderr=True), transient=True)
+    return track(items, description=escape(description), console=Console(stderr=True), transient=True)
 
 
 def _facts(raw: RawPlate, fields: Sequence[PilotField], um: float | None) -> list[str]:

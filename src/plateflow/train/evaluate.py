@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from plateflow.flows import labels_from_flows
@@ -262,7 +263,7 @@ def resized(sample: Sample, factor: float) -> Sample:
 
 def table(scores: Sequence[Score], title: str) -> Table:
     """Lay scores out in 80 columns, two lines per source: intervals of 95 % lie below what they are of."""
-    result = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    result = Table(title=escape(title), box=None, padding=(0, 1, 0, 0))
     result.add_column("source", width=15, overflow="fold")
     ap, *others = (f"AP@{threshold}" for threshold in THRESHOLDS)
     rest = "error\nrate", "F1", "merged\nsplit", "false\nper Mpx"
@@ -273,7 +274,7 @@ def table(scores: Sequence[Score], title: str) -> Table:
         rates = number(s.error_rate, s.error_interval), number(s.f1, s.f1_interval)
         counts = f"{s.merged}\n{s.split}", f"{s.false_per_mpx:.1f}"
         size = f"{s.images}\n{s.objects}", number(s.diameter, digits=0)
-        result.add_row(s.source, *size, *aps, *rates, *counts)
+        result.add_row(escape(s.source), *size, *aps, *rates, *counts)
     return result
 
 
