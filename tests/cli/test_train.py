@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
             tifffile.imwrite(tmp_path / "data" / source / f"{number}.tif", image)
             tifffile.imwrite(tmp_path / "data" / source / f"{number}_masks.tif", labels)
     (tmp_path / "little.yaml").write_text("batch: 2\nwarm_up: 0\nlearning_rate: 0.01")
+    (tmp_path / "wide.yaml").write_text("batch: 2\naugmentation: {diameters: [7, 130]}")
     model = init_weights(FlowViT(SMALL), 3)
     save_model(model, tmp_path / "small.safetensors", name="small", licence="MIT", channels=["one"])
     return tmp_path
@@ -52,7 +53,10 @@ def train(folder: Path) -> Callable[..., str]:
 def test_a_trained_model_is_found_by_its_name_and_says_what_made_it(folder: Path, train: Callable[..., str]) -> None:
     options = ("--data", "data", "--recipe", "little.yaml", "--steps", "2")
     said = train(*options, "--licence", "CC-BY-NC-4.0")
-    assert "4 images of 2 sources, 8 objects" in said and "models/mine.safetensors" in said
+    assert (
+        "4 images of 2 sources, 8 objects\n  taken for fluorescence: few, many\n" in said
+        and "models/mine.safetensors" in said
+    )
     spec, metadata = (
         model_spec(folder / "models" / "mine.safetensors"),
         read_metadata(folder / "models/mine.safetensors"),
@@ -66,6 +70,19 @@ def test_a_trained_model_is_found_by_its_name_and_says_what_made_it(folder: Path
     assert "<svg" in page and page.count("data:image/webp") == 6 and "2 of 2 steps" in page
     assert not (folder / "training/mine/checkpoint.pt").exists()
     assert "a model of this name exists already" in train(*options, status=1)
+
+
+def test_sizes_that_a_recipe_names_are_taken_even_where_they_are_the_usual_ones(
+    folder: Path, train: Callable[..., str]
+) -> None:
+    train("--data", "data", "--recipe", "wide.yaml", "--steps", "1")
+    assert model_spec(folder / "models" / "mine.safetensors").diameters == (7, 130)
+
+
+def test_a_run_without_time_for_a_step_makes_no_model(folder: Path, train: Callable[..., str]) -> None:
+    said = train("--data", "data", "--recipe", "little.yaml", "--seconds", "0.001", status=1)
+    assert "nothing was trained" in said and "all of the 0.001 s" in said
+    assert not (folder / "models").exists()
 
 
 def test_the_preview_is_drawn_before_any_step(folder: Path, train: Callable[..., str]) -> None:
@@ -115,10 +132,10 @@ def test_sams_encoder_is_a_start(folder: Path, train: Callable[..., str]) -> Non
 def test_from_scratch_by_the_clock_in_a_shape_of_ones_own(folder: Path, train: Callable[..., str]) -> None:
     shape = "networks: {any: {width: 24, depth: 1, heads: 1, neck_width: 8}}\ncrop: 64\nbatch: 2\nseed: 4\n"
     (folder / "shape.yaml").write_text(shape)
-    train("--data", "data/few", "--recipe", "shape.yaml", "--seconds", "0.5", start="scratch")
+    train("--data", "data/few", "--recipe", "shape.yaml", "--seconds", "3", start="scratch")
     metadata = read_metadata(folder / "models/mine.safetensors")
     assert metadata["config"]["width"] == 24 and "parent" not in metadata
-    assert (metadata["recipe"]["seconds"], metadata["recipe"]["steps"]) == (0.5, None)
+    assert (metadata["recipe"]["seconds"], metadata["recipe"]["steps"]) == (3, None)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +151,7 @@ def test_from_scratch_by_the_clock_in_a_shape_of_ones_own(folder: Path, train: C
         (["--data", "data", "--name", "default"], "name of another model"),
         (["--data", "data", "--recipe", "shape.yaml"], "networks are those of the weights to start from"),
         (["--data", "data", "--device", "gpu"], "no device 'gpu'"),
+        (["--data", "data", "--wells", "B03"], r"wells are those of a plate\n  where: --wells B03"),
         (["--data", "data", "--steps", "0"], "steps must be at least 1"),
         (["--data", "data", "--plate", "results/p"], "config.yaml"),
     ],

@@ -115,6 +115,9 @@ def test_a_restricted_licence_is_told_once(folders: list[Path], published: bytes
     assert "CC-BY-NC" in (folders[1] / "cpsam.licence.txt").read_text()
     assert licence_notice(path) is None
     assert licence_notice(PACKAGED["default"]) is None
+    tuned = folders[1] / "tuned.safetensors"
+    save_model(FlowViT(FlowViTConfig(width=16, depth=1, heads=1)), tuned, name="tuned", licence="CC BY NC 4.0")
+    assert "Model tuned: licence CC BY NC 4.0" in str(licence_notice(tuned))
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:

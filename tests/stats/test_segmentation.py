@@ -138,6 +138,11 @@ def test_the_median_diameter_is_compared_with_the_model_or_with_the_one_that_is_
     given = {"nuclei": Expected.of("DNA", scale=24 / 40, diameter=24, diameters=(11, 50))}
     assert flagged(found, given) == {"10": ["size"], "12": ["size"]}  # beyond half of 40 px
     assert flagged({"B02": well(diameter_px=81.0)}, given) == {"B02": ["size"]}
+    tuned = {"nuclei": Expected.of("DNA", scale=1, diameter=30, diameters=(24, 37.5))}  # on one image
+    assert flagged({f"{px}": well(diameter_px=float(px)) for px in (14, 16, 59, 61)}, tuned) == {
+        "14": ["size"],
+        "61": ["size"],
+    }
     assert flagged({"B02": well(diameter_px=6.0, objects=LEAST_OBJECTS - 1)}) == {}
     assert flagged({"B02": well(diameter_px=6.0)}, {"nuclei": Expected(channel="DNA")}) == {}  # of an unknown model
 

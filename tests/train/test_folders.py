@@ -32,10 +32,15 @@ def test_grey_images_give_one_channel(tmp_path: Path) -> None:
     assert sample.light == "fluorescence"
 
 
-def test_phase_contrast_is_known_by_its_source(tmp_path: Path) -> None:
-    folder = tmp_path / "usiigaci_phc_x"
-    write(folder, "a", LABELS.astype(np.uint8), LABELS)
-    assert read_source(folder)[0].light == "transmitted"
+def test_transmitted_light_is_known_by_the_grey_around_the_objects(tmp_path: Path) -> None:
+    dark_rim = np.where(LABELS, 120, 100).astype(np.uint8)
+    dark_rim[5, 5:15] = 0
+    write(tmp_path, "a", dark_rim, LABELS)
+    assert read_source(tmp_path)[0].light == "transmitted"
+    write(tmp_path, "b", LABELS.astype(np.uint8), np.ones_like(LABELS))  # no background to tell by
+    assert [sample.light for sample in read_source(tmp_path)] == ["transmitted"] * 2
+    write(tmp_path, "c", LABELS.astype(np.uint8), LABELS)
+    assert [sample.light for sample in read_source(tmp_path)] == ["transmitted", "fluorescence", "fluorescence"]
 
 
 def test_whole_cells_see_their_channel_first_and_the_nucleus_second(tmp_path: Path) -> None:

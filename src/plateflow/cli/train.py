@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 SCRATCH, SAM = "scratch", "sam"
 SECONDS = 480.0
 """Of a training for which nothing says how long it is."""
+LIGHTS = {"fluorescence": "fluorescence", "transmitted": "transmitted light", "colour": "stained tissue in colours"}
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
         typer.Option("-o", "--output", help="for weights, log, page and checkpoint; default: training/NAME"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="processes that make crops; default: one a core")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes that make crops; default: one a core")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="only draw what the network would see")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
     weights_dir: WeightsOption = None,
@@ -61,9 +61,7 @@ def train(
     from plateflow.model.registry import MODELS, UNKNOWN, hash_of, spec_of
     from plateflow.report.training import preview_picture, training_page
     from plateflow.segment.engine import choose_device
-    from plateflow.train.augment import Augmentation
     from plateflow.train.batches import Batches, balanced
-    from plateflow.train.data import sizes_about
     from plateflow.train.loop import Terms
     from plateflow.train.loop import train as run
     from plateflow.train.memory import memory_words
@@ -74,11 +72,9 @@ def train(
     folder, first = output or Path("training") / name, Ranks.of_environment().rank == 0
     on = choose_device(device)
     path = None if start == SCRATCH else _start(start, weights_dir)
-    how = _recipe(name, path, recipe, steps, seconds)
     sources = _sources(data or [], plate, wells, label_set, configfile)
     samples = [sample for each in sources.values() for sample in each]
-    if path and how.augmentation.diameters == Augmentation().diameters:  # nothing else is said
-        how = replace(how, augmentation=replace(how.augmentation, diameters=sizes_about(samples)))
+    how = _recipe(name, path, recipe, steps, seconds, samples)
     batches = Batches(how, balanced(sources))
     if preview:
         write_atomic(folder / "preview.png", preview_picture(batches))
@@ -96,6 +92,9 @@ def train(
     if first:
         objects = number_of(sum(len(set(each.labels.ravel().tolist()) - {0}) for each in samples), "object[s]")
         typer.echo(f"{number_of(len(samples), 'image[s]')} of {number_of(len(sources), 'source[s]')}, {objects}")
+        for light, several in LIGHTS.items():
+            if like := [source for source, each in sources.items() if any(sample.light == light for sample in each)]:
+                typer.echo(f"  taken for {several}: {', '.join(like)}")
         if on.type == "cuda":
             typer.echo(memory_words(how))
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -132,9 +131,12 @@ def _start(start: str, weights_dir: Path | None) -> Path:
         ) from error
 
 
-def _recipe(name: str, start: Path | None, file: Path | None, steps: int | None, seconds: float | None) -> Recipe:
-    """The recipe: defaults for the network, then what the file says, then the options."""
+def _recipe(
+    name: str, start: Path | None, file: Path | None, steps: int | None, seconds: float | None, samples: list[Sample]
+) -> Recipe:
+    """The recipe: defaults for the network and the samples, then what the file says, then the options."""
     from plateflow.model.weights import start_config
+    from plateflow.train.data import sizes_about
     from plateflow.train.recipe import NETWORKS, defaults_for, make_recipe, read_recipe
 
     if steps is not None and seconds is not None:
@@ -147,6 +149,9 @@ def _recipe(name: str, start: Path | None, file: Path | None, steps: int | None,
         raise ConfigError("the recipe doesn't fit", where=str(file), why=why, remedy=remedy)
     config = start_config(start) if start else NETWORKS["default"]
     values: dict[str, Any] = {**defaults_for(config, trained=start is not None), **said}
+    varied = said.get("augmentation") or {}
+    if start and isinstance(varied, dict):
+        values["augmentation"] = {"diameters": sizes_about(samples), **varied}
     if steps is not None or seconds is not None:
         values |= {"steps": steps, "seconds": seconds}
     elif values.get("steps") is None and values.get("seconds") is None:
@@ -167,6 +172,10 @@ def _sources(
     if not data and plate is None:
         remedy = "give --data FOLDER with images and labels, or --plate RESULTS/PLATE with corrected wells"
         raise PlateflowError("there is nothing to train on", remedy=remedy)
+    if wells and plate is None:
+        raise PlateflowError(
+            "wells are those of a plate", where=f"--wells {wells}", remedy="give --plate RESULTS/PLATE"
+        )
     sources: dict[str, list[Sample]] = {}
     for folder in data:
         for source, samples in read_sources(folder).items():

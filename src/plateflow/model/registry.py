@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from plateflow.errors import ChannelError, ModelError
 IN_CHANNELS = 3
 """Channels of a network's input: the object's first, unused ones 0."""
 UNKNOWN = "unknown: the file doesn't say"
+NON_COMMERCIAL = re.compile(r"(?<![a-z])NC(?![a-z])|non.?commercial|not for commercial", re.IGNORECASE)
+"""What a licence says that forbids commercial use."""
 NORMALISATION = "1st and 99th percentile of a channel to 0 and 1, not clipped"
 METADATA_KEY = "plateflow"
 """Key in a safetensors header under which a model's file describes itself, as JSON."""
@@ -220,7 +223,7 @@ def spec_of(path: Path) -> ModelSpec:
             diameter = CELLPOSE_DIAMETER if card.segments else None
             terms = {"licence": card.licence, "citation": card.citation}
             known: dict[str, Any] = {"channels": CELLPOSE_CHANNELS, "diameters": CELLPOSE_DIAMETERS, **terms}
-            return ModelSpec(name=name, path=path, colours=True, diameter=diameter, **known)
+            return ModelSpec(name=name, path=path, colours=card.segments, diameter=diameter, **known)
     metadata = _metadata(path)
     diameter = metadata.get("diameter") or (TRAINED_DIAMETER if metadata else CELLPOSE_DIAMETER)
     diameters = metadata.get("diameters") or (TRAINED_DIAMETERS if metadata else CELLPOSE_DIAMETERS)
@@ -278,7 +281,7 @@ def licence_notice(path: Path) -> str | None:
         if record.exists():
             return None
     spec = spec_of(path)
-    if "-NC" not in spec.licence:
+    if not NON_COMMERCIAL.search(spec.licence):
         return None
     notice = f"Model {spec.name}: licence {spec.licence}. Cite: {spec.citation}."
     try:

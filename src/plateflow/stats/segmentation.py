@@ -7,6 +7,7 @@ where there is enough to judge: a blank well, a dead control and a sparse one ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -112,7 +113,9 @@ class Expected:
             given = diameter / scale
             return cls(channel=channel, diameters_px=(given / FAR, given * FAR), why=f"{given:.3g} px is given")
         why = "its model was trained on {:.3g} to {:.3g} px".format(*diameters)
-        return cls(channel=channel, diameters_px=diameters, why=why)
+        middle = math.sqrt(diameters[0] * diameters[1])  # a fine-tune on a few images knows one size
+        right = min(diameters[0], middle / FAR), max(diameters[1], middle * FAR)
+        return cls(channel=channel, diameters_px=right, why=why)
 
 
 def bright_from(counts: Counts) -> int | None:

@@ -25,6 +25,8 @@ from plateflow.segment.tiles import FRAME
 from plateflow.train.data import Sample
 from plateflow.train.warp import blur, cut, enlarge, flow_target, shrink
 
+BY_LOG = ("diameters", "zoom", "empty_zoom", "stretch", "glow_sigma", "photon_count", "gain_factor", "noise_sigma")
+"""Ranges that can't reach 0, as what is drawn lies evenly on a logarithmic scale or is divided by."""
 Float = NDArray[np.float32]
 Rng = np.random.Generator
 
@@ -101,6 +103,16 @@ class Augmentation:
     invert: float = 0.4
     grey: float = 0.35
     drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name == "streak_sigma":  # greatest along and across, no range
+                continue
+            if isinstance(value, tuple) and not (value[0] <= value[1] and (value[0] > 0 or name not in BY_LOG)):
+                least = " above 0" if name in BY_LOG else ""
+                raise ValueError(f"{name} must be a range{least}, the lesser value first, not {value}")
+            if isinstance(value, float) and not (0 <= value <= 1):
+                raise ValueError(f"{name} must be from 0 to 1, not {value}")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from plateflow.simulate.cells import camera, simulate_field
 from plateflow.simulate.looks import Look, random_field
 
 CODEX_CHANNELS = {"membrane": 0, "cytoplasm": 1, "nucleus": 2}
-TRANSMITTED_SOURCES = ("usiigaci_phc",)
-"""Beginnings of the names of sources whose grey images are of transmitted light."""
+GREY, LEAST_BACKGROUND = 0.25, 0.1
+"""The level that all but 5 % of the background exceed in transmitted light (phase contrast 0.31 and more, fluorescence
+at most 0.18), and the share of an image that must be background to tell."""
 
 Light = Literal["fluorescence", "transmitted", "colour"]
 """`transmitted`: the background is grey, objects are darker or brighter; `colour`: red, green, blue of such light."""
@@ -49,6 +50,13 @@ class Sample:
     def image(self) -> NDArray[np.float32]:
         """The normalised image, CYX; not clipped, a channel without contrast is 0."""
         return scale_intensities(self.pixels, self.limits)
+
+
+def light_of(image: NDArray[np.float32], labels: NDArray[np.integer]) -> Light:
+    """What light shows the objects of a normalised image CYX: where all is grey around them, it is transmitted."""
+    around = image[0][labels == 0]
+    grey = len(image) == 1 and around.size > LEAST_BACKGROUND * labels.size and np.percentile(around, 5) > GREY
+    return "transmitted" if grey else "fluorescence"
 
 
 def sizes_about(samples: Iterable[Sample]) -> tuple[float, float]:

@@ -23,9 +23,9 @@ from skimage.measure import label as connected
 from plateflow.errors import PlateflowError, RawDataError
 from plateflow.files import is_litter
 from plateflow.model.registry import IN_CHANNELS
-from plateflow.segment.image import bright_background
+from plateflow.segment.image import bright_background, scale_intensities
 from plateflow.segment.pictures import COLOURS, read_image
-from plateflow.train.data import CODEX_CHANNELS, TRANSMITTED_SOURCES, Light, Sample, make_sample
+from plateflow.train.data import CODEX_CHANNELS, Light, Sample, light_of, make_sample
 
 IMAGES = (".tif", ".tiff", ".png")
 LABELS = re.compile(r"(?i)(?P<name>.+?)_(?:cp_)?(?:masks?|labels?|seg)")
@@ -80,9 +80,12 @@ def read_source(folder: Path, *, mixed: bool = False) -> list[Sample]:
         listed = "; ".join(f"{path.name} has {n}" for n, path in shown.items())
         remedy = "keep each kind in a folder of its own"
         raise RawDataError("images differ in their channels", where=str(folder), why=listed, remedy=remedy)
-    # tissue may fill a picture, which then has no bright background: the others of its folder tell
-    if 2 * sum(sample.light == "colour" for sample in samples) >= len(samples):
-        samples = [replace(each, light="colour") if len(each.pixels) == IN_CHANNELS else each for each in samples]
+    # tissue or cells may fill a picture, whose background then doesn't tell: the others of its folder do
+    kinds: tuple[tuple[Light, int], ...] = ("colour", IN_CHANNELS), ("transmitted", 1)
+    for light, channels in kinds:
+        if 2 * sum(sample.light == light for sample in samples) >= len(samples):
+            samples = [replace(each, light=light) if len(each.pixels) == channels else each for each in samples]
+            break
     empty = [sample.name for sample in samples if not sample.diameter]
     if len(empty) == len(samples) and not mixed:
         raise RawDataError("no image has an object in its labels", where=str(folder))
@@ -147,9 +150,8 @@ def _samples(source: str, image: Path, labels: Path) -> list[Sample]:
         raise RawDataError("an image has too many channels", where=str(image), why=why, remedy="keep those that matter")
     if channels_last and (pixels == pixels[:1]).all():
         pixels = pixels[:1]
-    light: Light = "colour" if len(pixels) == IN_CHANNELS and bright_background(pixels) else "fluorescence"
-    if len(pixels) == 1 and source.startswith(TRANSMITTED_SOURCES):
-        light = "transmitted"
+    bright = len(pixels) == IN_CHANNELS and bright_background(pixels)
+    light: Light = "colour" if bright else light_of(scale_intensities(pixels), objects)
     if source.startswith("codex") and len(pixels) == IN_CHANNELS:  # whole cells, by either of two stains
         nucleus = pixels[CODEX_CHANNELS["nucleus"]]
         seen = {name: [pixels[CODEX_CHANNELS[name]], nucleus] for name in ("cytoplasm", "membrane")}

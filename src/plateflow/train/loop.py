@@ -170,7 +170,7 @@ def train(
     Raises:
         ConfigError: the checkpoint in `folder` is of another recipe, data or start.
         ModelError: a start can't be loaded.
-        PlateflowError: Ctrl-C or SIGTERM stopped it; the checkpoint is written.
+        PlateflowError: Ctrl-C or SIGTERM stopped it; the checkpoint is written. Or there was no time for a step.
     """
     ranks, terms = Ranks.of_environment(), terms or Terms()
     if recipe.batch % (ranks.world * recipe.accumulate):
@@ -268,6 +268,9 @@ def train(
             log.write(step - 1, seconds, waited, rate)
         save(step)
     ranks.leave()
+    if not step and not stopped:
+        why = f"to get ready took all of the {recipe.seconds:g} s"
+        raise PlateflowError("nothing was trained", where=str(folder), why=why, remedy="give more seconds")
     if stopped and part < 1:
         raise PlateflowError(
             "training was stopped",

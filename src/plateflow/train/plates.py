@@ -20,7 +20,7 @@ from plateflow.paths import wells_named
 from plateflow.project import Outcomes, Plate, Project
 from plateflow.segment.diameter import median_diameter
 from plateflow.state.journal import item_key
-from plateflow.train.data import Sample
+from plateflow.train.data import Sample, light_of
 
 FILL = 0.05
 """Part of a canvas that may be fill, as where a stage jitters: what is cut at the border of a field is worse."""
@@ -125,4 +125,5 @@ def _samples(plate: Plate, image: WellImage, canvas: Canvas, label_set: str) -> 
             limits=np.array([[0.0, 1.0]] * len(channels)),
             labels=seen,
             diameter=median_diameter(seen),
+            light=light_of(pixels[:, *region], np.where(owner[region] < 0, 1, seen)),
         )

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 
 from plateflow.config import SAFE_NAME
 from plateflow.files import atomic_file
-from plateflow.model.registry import PACKAGED, PUBLISHED, UNKNOWN, unusable
+from plateflow.model.registry import NON_COMMERCIAL, PACKAGED, PUBLISHED, UNKNOWN, unusable
 
 if TYPE_CHECKING:
     from plateflow.train.data import Sample
 
-_KINDS = (
-    r"\bND\b|no.?derivatives|all rights reserved",
-    r"\bNC\b|non.?commercial|not for commercial",
-    r"\bSA\b|share.?alike|GPL",
-    r"\bMIT\b|\bBSD\b|\bApache\b|\bCC.BY\b",
-    r"\bCC0\b|public domain",
+_CONDITIONS = (
+    re.compile(r"(?<![a-z])ND(?![a-z])|no.?derivatives", re.IGNORECASE),
+    NON_COMMERCIAL,
+    re.compile(r"(?<![a-z])SA(?![a-z])|share.?alike|GPL", re.IGNORECASE),
 )
-"""What a licence says, the strictest kind first; a licence is of the first kind whose words it has."""
+"""What licences ask for beside the name of whoever made it; one that reserves all rights asks for all of this."""
+_ALL = re.compile(r"all rights reserved", re.IGNORECASE)
+_NAMED = re.compile(r"\b(MIT|BSD|Apache)\b|(?<![a-z])CC.BY(?![a-z])", re.IGNORECASE)
+_FREE = re.compile(r"(?<![a-z])CC.?0|public domain", re.IGNORECASE)
 
 
 def data_digest(samples: Iterable[Sample]) -> str:
@@ -38,7 +39,8 @@ def data_digest(samples: Iterable[Sample]) -> str:
 
 
 def stricter_licence(parent: str, user: str) -> str:
-    """The licence of a fine-tuned model: the stricter one of its parent's and of the user's; both where none is.
+    """The licence of a fine-tuned model: of its parent's and the user's the one that has all conditions of the other
+    and more; both where none has.
 
     Args:
         parent: of the weights that it starts from; empty: they don't say.
@@ -47,14 +49,20 @@ def stricter_licence(parent: str, user: str) -> str:
     parent, user = parent.strip() or UNKNOWN, user.strip()
     if not user or user == parent:
         return parent
-    of_parent, of_user = _kind(parent), _kind(user)
-    if None in (of_parent, of_user) or of_parent == of_user:
+    of_parent, of_user = _conditions(parent), _conditions(user)
+    if of_parent is None or of_user is None or not (of_parent < of_user or of_user < of_parent):
         return f"{parent}; and of the training data: {user}"
-    return parent if of_parent < of_user else user  # type: ignore[operator]
+    return user if of_parent < of_user else parent
 
 
-def _kind(licence: str) -> int | None:
-    return next((n for n, words in enumerate(_KINDS) if re.search(words, licence, re.IGNORECASE)), None)
+def _conditions(licence: str) -> frozenset[int] | None:
+    """What a licence asks for; None: its words aren't known."""
+    if _ALL.search(licence):
+        return frozenset(range(len(_CONDITIONS) + 1))
+    asked = {number for number, words in enumerate(_CONDITIONS) if words.search(licence)}
+    if asked or _NAMED.search(licence):
+        return frozenset(asked | {len(_CONDITIONS)})
+    return frozenset() if _FREE.search(licence) else None
 
 
 def place(name: str, folder: Path, suffix: str = ".safetensors", *, brought: bool = False) -> Path:

@@ -76,7 +76,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
             raise ValueError("a recipe says either how many steps or how many seconds to train")
-        least = {"steps": 1, "seconds": 0, "seed": 0, "batch": 1, "accumulate": 1, "warm_up": 0, "learning_rate": 0}
+        least = dict.fromkeys(("steps", "batch", "accumulate"), 1)
+        least |= dict.fromkeys(("seconds", "seed", "warm_up", "learning_rate", "clip"), 0)
         for name, bound in least.items():
             if (value := getattr(self, name)) is not None and value < bound:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
