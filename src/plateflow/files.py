@@ -166,9 +166,9 @@ def write_atomic(path: Path, data: bytes, *, stamped: bool = True) -> None:
         file.write(data)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file by rename: indented by 1, unescaped, with a newline at its end."""
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+def write_json(path: Path, content: Any, *, stamped: bool = True) -> None:
+    """Write a JSON file by rename: indented by 1, unescaped, a newline at its end; `stamped` as of `atomic_file`."""
+    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n", stamped=stamped)
 
 
 def write_changed(path: Path, data: bytes) -> None:

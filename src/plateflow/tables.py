@@ -39,12 +39,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the same columns as CSV by rename, fractions with 4 places; pandas isn't needed."""
+    """Write rows with the same columns as CSV by rename, fractions with 4 places; needs no pandas. No journal lists it."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode(), stamped=False)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

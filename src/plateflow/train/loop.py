@@ -204,7 +204,7 @@ def train(
             learner.load_state(state["learners"][name])
     writes = ranks.rank == 0
     if writes:
-        write_json(folder / "recipe.json", recipe.as_dict())
+        write_json(folder / "recipe.json", recipe.as_dict(), stamped=False)
         log = _Log(folder / "log.csv", list(learners), first)
 
     def save(step: int) -> None:
