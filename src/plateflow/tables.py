@@ -39,7 +39,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the same columns as CSV by rename, fractions with 4 places; without pandas. No journal lists it."""
+    """Write rows with the same columns as CSV by rename, fractions with 4 places; without pandas, and in no journal."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
