@@ -164,12 +164,14 @@ def test_mitosis_is_bright_in_fields_of_nuclei(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(looks, "divide", often)
     bright = []
-    for seed in range(6):
-        f = random_field(np.random.default_rng(seed), "nuclei", diameter=24.0)
+    for seed in range(10):
+        f = random_field(np.random.default_rng(seed), "nuclei", diameter=44.0)  # so large are never heaped
         assert np.array_equal(f.labels, seen["labels"])
+        if len({*seen["dividing"][1:]}) < 2:
+            continue  # a field of few nuclei: none divides, or all do
         mean = ndi.mean(f.scene[0], f.labels, np.arange(f.labels.max() + 1))
         bright.append(np.median(mean[seen["dividing"]]) / np.median(mean[1:][~seen["dividing"][1:]]))
-    assert np.median(bright) > 1.3
+    assert len(bright) > 5 and np.median(bright) > 1.3
 
 
 def test_dense_nuclei_lie_before_layers_out_of_focus_that_arent_labelled() -> None:
@@ -195,12 +197,52 @@ def test_micronuclei_debris_and_dust_are_lit_but_arent_labelled() -> None:
     assert any(outside)
 
 
+def test_bright_dirt_is_smaller_than_the_smallest_nuclei_however_large_the_objects_are() -> None:
+    light = np.zeros((400, 400), np.float32)
+    looks._specks(np.random.default_rng(1), light, 120.0, count=12, size=(0.02, 0.08), level=(1.0, 1.0))
+    spots = [p.equivalent_diameter_area for p in regionprops(connected(light > 0.5))]
+    assert len(spots) > 8 and np.median(spots) < 7  # px at half of their height; nuclei have 8 and more
+
+
+def test_heaped_nuclei_are_brighter_than_one_and_have_no_labels() -> None:
+    rng = np.random.default_rng(2)
+    labels = scatter(rng, (256, 256), diameter=12, spread=0.1, coverage=0.5, forms=("round",), clumping=0.5, overlap=0)
+    light = 0.5 * (labels > 0).astype(np.float32)
+    after, left = looks._heaped(rng, light, labels, 12.0)
+    heap = after > light + 0.3
+    assert 0.005 < heap.mean() < 0.6 and not left[heap].any()
+    assert after[heap].mean() > 1.5 * light[labels > 0].mean()
+    assert 0 < left.max() < labels.max()
+    assert np.all((left > 0) <= (labels > 0))
+
+
+def test_holes_are_darker_than_the_film_about_them_and_no_darker_than_nothing() -> None:
+    nothing = np.zeros((300, 300), np.float32)
+    fields = [looks._surroundings(np.random.default_rng(s), nothing, 20.0, haze=0.2, glare=0.0) for s in range(12)]
+    assert all(f.min() >= 0 for f in fields)
+    pitted = [f for f in fields if (f < 0.3 * ndi.gaussian_filter(f, 20.0)).sum() > 20]
+    assert 1 <= len(pitted) <= 9
+
+
+def test_some_fields_of_nuclei_are_so_soft_that_each_is_a_spot() -> None:
+    """How steep the steepest edges are that lone nuclei have, over their height: an erf's is 0.4 / sigma."""
+    steepest = []
+    for seed in range(20):
+        f = random_field(np.random.default_rng(seed), "nuclei", diameter=16.0)
+        edge = (f.labels > 0) & ~ndi.binary_erosion(f.labels > 0, iterations=2)
+        smooth = ndi.gaussian_filter(f.image[0].astype(np.float64), 1.0)
+        slope = np.hypot(*np.gradient(smooth))[edge]
+        steepest.append(np.percentile(slope, 90) / (np.percentile(smooth, 99) - np.percentile(smooth, 1)))
+    assert min(steepest) < 0.5 * np.median(steepest)
+
+
 @pytest.mark.parametrize("kind", ["dark empty", "bright empty"])
 def test_empty_fields_hold_dirt_and_no_object(kind: str) -> None:
     found = [f for s in range(30) if (f := random_field(np.random.default_rng(s), "empty")).kind == kind]
     assert len(found) > 3
     assert not any(f.labels.any() for f in found)
     assert any(np.ptp(f.scene) > 0.2 for f in found)
+    assert {len(f.image) for f in found} == ({1, 2} if kind == "dark empty" else {1})
 
 
 def test_phase_has_a_halo_bright_field_a_rim_and_texture_no_other_sign() -> None:

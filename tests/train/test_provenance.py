@@ -18,9 +18,9 @@ FREE = "BSD-3-Clause; trained on CC0, MIT and simulated images: free for any use
     ("parent", "user", "result"),
     [
         (NC, "MIT", NC),
-        (NC, "", NC),
+        (NC, "", f"{NC}; and of the training data: not stated"),
         (NC, "CC0", NC),
-        (FREE, "", FREE),
+        (FREE, "", f"{FREE}; and of the training data: not stated"),
         (FREE, "CC-BY-NC-4.0", "CC-BY-NC-4.0"),
         ("Apache-2.0", "GPL-3.0", "GPL-3.0"),
         (FREE, "CC0-1.0", FREE),
@@ -32,7 +32,7 @@ FREE = "BSD-3-Clause; trained on CC0, MIT and simulated images: free for any use
         ("MIT", "CC-BY-4.0", "MIT; and of the training data: CC-BY-4.0"),
         (NC, "ours alone", f"{NC}; and of the training data: ours alone"),
         ("", "MIT", f"{UNKNOWN}; and of the training data: MIT"),
-        (UNKNOWN, "", UNKNOWN),
+        (UNKNOWN, "", f"{UNKNOWN}; and of the training data: not stated"),
     ],
 )
 def test_the_stricter_licence_holds(parent: str, user: str, result: str) -> None:

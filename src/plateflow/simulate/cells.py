@@ -346,7 +346,7 @@ def _add_debris(rng: np.random.Generator, channels: dict[str, Float], diameter: 
     y = x = 0.0
     for kind, (count, sizes, levels) in enumerate(kinds):
         for number in range(count):
-            sigma = rng.uniform(*sizes) * (diameter if kind else max(1.0, diameter / 22))
+            sigma = rng.uniform(*sizes) * (diameter if kind else max(1.0, min(diameter, 30.0) / 22))
             if number and rng.random() < (0.0 if kind else 0.4):  # fragments of one dead cell lie together
                 y, x = y + rng.normal(0, 0.4 * diameter), x + rng.normal(0, 0.4 * diameter)
             else:

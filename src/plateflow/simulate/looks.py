@@ -33,6 +33,13 @@ DIAMETERS: dict[Look, tuple[float, float]] = {
 """Range of the typical diameter (px) of the objects of a look, spread evenly on a logarithmic scale."""
 FAINTEST = 0.22
 """The dimmest object of a field, relative to its median."""
+LARGEST_SPECK = 2.0
+"""Greatest standard deviation (px) of dirt that isn't labelled: more, and bright, is a small nucleus to any eye."""
+SOFT: dict[Look, tuple[float, float]] = {"nuclei": (0.5, 0.35)}
+"""How often a field is out of focus, and its greatest blur over the objects' diameter, where that isn't 0.15 and 0.06.
+Nuclei are spots then, which are still told apart."""
+MOST_BLUR = 6.0
+"""The greatest blur in px: large nuclei without any edge would be told apart by nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,9 @@ def random_field(
         draw = {"nuclei": _nuclei, "tissue": _tissue, "empty": _empty}[look]
         kind, scene, labels = draw(rng, shape, d)
     bright = look in ("transmitted", "tissue") or kind == "bright empty"
-    image = _record(rng, scene, d, bright=bright)
+    share, softest = SOFT.get(look, (0.15, 0.06))
+    defocus = min(MOST_BLUR, rng.uniform(0.02, softest) * d) if rng.random() < share else 0.0
+    image = _record(rng, scene, d, bright=bright, defocus=defocus)
     return RandomField(look=look, kind=kind, image=image, scene=scene, labels=labels, diameter=d)
 
 
@@ -115,7 +124,7 @@ def _cells(rng: np.random.Generator, shape: tuple[int, int], d: float, kind: str
 
 def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple[str, Float, Labels]:
     dense = rng.random() < 0.35
-    sparse = rng.choice([rng.uniform(0.01, 0.08), rng.uniform(0.08, 0.4)])
+    sparse = rng.choice([rng.uniform(0.002, 0.05), rng.uniform(0.05, 0.4)])
     if dense and rng.random() < 0.6:
         labels = tile(
             rng,
@@ -136,7 +145,7 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
             shape,
             diameter=d,
             spread=rng.uniform(0.05, 0.35),
-            coverage=rng.uniform(0.35, 0.75) if dense else max(sparse, 5 * d * d / (shape[0] * shape[1])),
+            coverage=rng.uniform(0.35, 0.75) if dense else max(sparse, 1.5 * d * d / (shape[0] * shape[1])),
             forms=forms if d > 14 and rng.random() < 0.8 else forms[:-1],
             clumping=rng.uniform(0.1, 0.9),
             overlap=rng.uniform(0.0, 0.3),
@@ -151,6 +160,8 @@ def _nuclei(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple
     light = _lit(light, labels)
     if rng.random() < (0.7 if dense else 0.15):  # nuclei of other layers, out of focus and so not labelled
         light += rng.uniform(0.15, 0.6) * _out_of_focus(rng, shape, d, rng.uniform(0.1, 0.5))
+    if d < 40 and rng.random() < 0.25:
+        light, labels = _heaped(rng, light, labels, d)
     if rng.random() < 0.3:  # micronuclei and the fragments of dead cells
         _specks(rng, light, d, count=rng.poisson(6), size=(0.02, 0.08), level=(0.3, 1.6))
     haze, glare = rng.uniform(0, 0.2), rng.uniform(0, 0.35 if dense else 0.2)
@@ -170,7 +181,7 @@ def _transmitted(
         labels = tidy(np.where(apart, labels, 0).astype(np.uint32))
     a = anatomy(rng, labels, d, nucleus=rng.uniform(0.3, 0.6), nucleoli=rng.uniform(0.3, 1.6))
     light = transmitted(rng, a, contrast)
-    _specks(rng, light, min(d, 70.0), count=rng.poisson(rng.choice([1, 12, 40])), size=(0.02, 0.08), level=(-0.3, 0.4))
+    _specks(rng, light, d, count=rng.poisson(rng.choice([1, 12, 40])), size=(0.02, 0.08), level=(-0.3, 0.4))
     return str(contrast), light[None], labels
 
 
@@ -199,10 +210,11 @@ def _empty(rng: np.random.Generator, shape: tuple[int, int], d: float) -> tuple[
         return "bright empty", np.clip(light, 0.02, None)[None], nothing
     light = np.full(shape, rng.choice([0.0, rng.uniform(0, 0.1)]), np.float32)
     if rng.random() < 0.4:
-        far = ndi.gaussian_filter(_out_of_focus(rng, shape, d, 0.2), rng.uniform(0.5, 1.0) * d)
+        far = ndi.gaussian_filter(_out_of_focus(rng, shape, d, 0.2), max(20.0, rng.uniform(0.5, 1.0) * d))
         light += rng.uniform(0.05, 0.6) * far
-    light = _surroundings(rng, light, d, haze=rng.uniform(0, 0.3), glare=0.0)
-    return "dark empty", light[None], nothing
+    light = _surroundings(rng, light, d, haze=rng.uniform(0, 0.3), glare=0.0, blobs=0.0)
+    helper = np.full(shape, rng.uniform(0, 0.1), np.float32)  # a second channel in which there is nothing, too
+    return "dark empty", np.stack([light, helper][: rng.integers(1, 3)]), nothing
 
 
 def _layout(rng: np.random.Generator, shape: tuple[int, int], d: float, seam: float = 0.0) -> Labels:
@@ -268,16 +280,45 @@ def _out_of_focus(rng: np.random.Generator, shape: tuple[int, int], d: float, co
     return ndi.gaussian_filter(levels[labels], max(2.5, rng.uniform(0.25, 0.6) * d), truncate=3.0)
 
 
-def _surroundings(rng: np.random.Generator, light: Float, d: float, *, haze: float, glare: float) -> Float:
-    """Add what isn't the stain of a cell: scattered light, medium, dirt."""
+def _surroundings(
+    rng: np.random.Generator, light: Float, d: float, *, haze: float, glare: float, blobs: float = 0.2
+) -> Float:
+    """Add what isn't the stain of a cell: scattered light, medium, dirt.
+
+    `blobs` far out of focus are told from nuclei by how dim they are, so that they can't be where there are no others.
+    """
     if glare > 0.01:
         light = light + np.float32(glare) * ndi.gaussian_filter(light, rng.uniform(0.3, 1.2) * d, truncate=2.5)
-    light = light + np.float32(haze) * smooth_field(rng, light.shape)
+    film = np.float32(haze) * smooth_field(rng, light.shape)
+    if rng.random() < 0.3:  # what is coated, or on the glass, has holes, darker than the haze about them
+        holes = np.zeros(light.shape, np.float32)
+        _specks(rng, holes, 40.0, count=rng.poisson(rng.choice([5, 60])), size=(0.02, 0.15), level=(0.3, 2.0), most=4.0)
+        film *= 1 - np.minimum(holes, 1)
+    light = light + film
     if rng.random() < 0.5:
-        _specks(rng, light, min(d, 70.0), count=rng.poisson(rng.choice([2, 15])), size=(0.02, 0.07), level=(0.1, 2.0))
-    if rng.random() < 0.2:
-        _specks(rng, light, d, count=rng.poisson(2), size=(0.4, 1.2), level=(0.05, 0.3))
+        _specks(rng, light, d, count=rng.poisson(rng.choice([2, 15])), size=(0.02, 0.07), level=(0.1, 2.0))
+    if rng.random() < blobs:
+        _specks(rng, light, d, count=rng.poisson(2), size=(0.7, 1.5), level=(0.02, 0.15), most=np.inf)
     return light.astype(np.float32)
+
+
+def _heaped(rng: np.random.Generator, light: Float, labels: Labels, d: float) -> tuple[Float, Labels]:
+    """Heap nuclei on one another over a part of the field: much brighter than one alone, and none told apart."""
+    bodies = rng.uniform(3, 9) * d
+    heap = scatter(
+        rng,
+        light.shape,
+        diameter=bodies,
+        spread=0.3,
+        coverage=0.01,
+        forms=FORMS,
+        clumping=rng.uniform(0, 1),
+        overlap=0.5,
+    )
+    inside = ndi.gaussian_filter((heap > 0).astype(np.float32), 0.3 * d, truncate=3.0)
+    grain = 1 + rng.uniform(0, 0.3) * noise(rng, light.shape, 0.3 * d)
+    light = light + rng.uniform(0.7, 6.0) * inside * grain
+    return light, tidy(np.where(inside > 0.05, 0, labels).astype(np.uint32))
 
 
 def _specks(
@@ -288,11 +329,12 @@ def _specks(
     count: int,
     size: tuple[float, float],
     level: tuple[float, float],
+    most: float = LARGEST_SPECK,
 ) -> None:
-    """Add Gaussian spots in place; `size` is their standard deviation over the objects' diameter."""
+    """Add Gaussian spots in place; `size` is their standard deviation over the objects' diameter, `most` px at most."""
     height, width = light.shape
     for _ in range(count):
-        sigma = max(0.6, rng.uniform(*size) * d)
+        sigma = max(0.6, min(most, rng.uniform(*size) * d))
         y, x = rng.uniform(0, height), rng.uniform(0, width)
         top, left = max(0, int(y - 3 * sigma)), max(0, int(x - 3 * sigma))
         rows = np.arange(top, min(height, int(y + 3 * sigma) + 2))[:, None]
@@ -301,14 +343,14 @@ def _specks(
         light[top : top + spot.shape[0], left : left + spot.shape[1]] += rng.uniform(*level) * spot
 
 
-def _record(rng: np.random.Generator, scene: Float, d: float, *, bright: bool) -> NDArray[np.uint16]:
+def _record(rng: np.random.Generator, scene: Float, d: float, *, bright: bool, defocus: float) -> NDArray[np.uint16]:
     """What a camera makes of a scene: a sharp or a soft lens, few photons or many."""
     photons = rng.uniform(np.log(800), np.log(6000)) if bright else rng.uniform(np.log(50), np.log(2000))
     return camera(
         rng,
         {str(number): np.clip(channel, 0, None) for number, channel in enumerate(scene)},
         blur_px=min(rng.uniform(0.4, 1.6 if bright else 2.2), 0.12 * d),
-        defocus_px=rng.uniform(0.02, 0.06) * d if rng.random() < 0.15 else 0.0,
+        defocus_px=defocus,
         illumination=rng.uniform(0.0, 0.15 if bright else 0.5),
         photons=float(np.exp(photons)),
     )

@@ -122,7 +122,7 @@ def plate_sample(target: Literal["nuclei", "cells"], seed: int, number: int, siz
         mitotic_fraction=rng.uniform(0.0, 0.1),
         chromatin=rng.uniform(0.05, 0.45),
         cell_scale=min(rng.uniform(1.5, 4.2), np.sqrt(2.5 / max(density, 0.01))),  # as far as there is room
-        debris=rng.uniform(0.0, 2.5),
+        debris=rng.uniform(0.0, 2.5) if density else 0.0,  # alone, what is out of focus would look like nuclei
         haze=rng.uniform(0.0, 0.12),
     )
     image = camera(

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from plateflow.errors import ConfigError, PlateflowError
 from plateflow.files import write_json
-from plateflow.model.registry import TRAINED_CHANNELS
+from plateflow.model.registry import TRAINED_CHANNELS, hash_of
 from plateflow.model.vit import FlowViT, FlowViTConfig, channels_last, init_weights
 from plateflow.model.weights import load_start, save_model
 from plateflow.train.batches import Source, stream
@@ -39,7 +39,7 @@ class Terms:
         licence, citation: terms of use.
         channels: what each channel of an image is.
         colours: whether pictures of stained tissue were among the samples.
-        parent: name and hash of the model that the run started from.
+        parent: name and hash of the model that the run started from; empty: each network's start is told by its own.
         data: digest of the samples.
     """
 
@@ -181,7 +181,8 @@ def train(
     started = time.monotonic()
     checkpoint, first = folder / "checkpoint.pt", 0
     state: dict[str, Any] = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {}
-    said = {"recipe": recipe.as_dict(), "parent": terms.parent, "data": terms.data}
+    parents = {name: terms.parent or f"{name}, sha256 {hash_of(path)}" for name, path in (starts or {}).items()}
+    said = {"recipe": recipe.as_dict(), "parent": parents, "data": terms.data}
     if state:
         if others := differences(said, state.get("said", {})):
             remedy = "give another folder, or take the checkpoint away to begin anew"
@@ -221,6 +222,7 @@ def train(
             sizes = recipe.augmentation.diameters
             middle = round(float(np.sqrt(sizes[0] * sizes[1])), 1)
             known = {"diameter": middle, "diameters": sizes, "recipe": recipe.as_dict(), **asdict(terms)}
+            known["parent"] = parents.get(name, "")
             save_model(learner.averaged(), path, name=name, **known)
         if saved:
             saved()

@@ -44,10 +44,10 @@ def stricter_licence(parent: str, user: str) -> str:
 
     Args:
         parent: of the weights that it starts from; empty: they don't say.
-        user: of the images and labels, or what the user wishes; empty: the parent's holds alone.
+        user: of the images and labels, or what the user wishes; empty: they aren't stated, and the result says so.
     """
-    parent, user = parent.strip() or UNKNOWN, user.strip()
-    if not user or user == parent:
+    parent, user = parent.strip() or UNKNOWN, user.strip() or "not stated"
+    if user == parent:
         return parent
     of_parent, of_user = _conditions(parent), _conditions(user)
     if of_parent is None or of_user is None or not (of_parent < of_user or of_user < of_parent):
