@@ -2,8 +2,8 @@
 
     python bench/crops.py --data DIR [--device cuda] [--workers 15] [--seconds 30] [--batch 64] [--network default]
 
-Prints JSON lines: of each source of DIR, and of each kind of simulated field, the crops a second that one core makes;
-then, of a training with so many processes, steps and crops a second, and the part of the time that the device waited.
+Prints JSON lines: of each source of DIR, and of each kind of simulated field, the crops per second that one core makes;
+then, of a training with so many processes, steps and crops per second, and the part of the time that the device waited.
 """
 
 import argparse

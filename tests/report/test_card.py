@@ -76,7 +76,7 @@ def test_a_card_is_written_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch
     sources = [plate_sample("nuclei", 11, number, size=160) for number in (0, 2)]
     ap = evaluate(sources, TINY).ap[0]
     assert "| other | 2 | " in page and f"| {ap:.3f} (" in page
-    assert "On one GPU: 100 steps in 40 s, 1,600 crops, 40 a second; the device waited 8 s" in page
+    assert "On one GPU: 100 steps in 40 s, 1,600 crops, 40 per second; the device waited 8 s" in page
     least, most = Recipe(seconds=40.0).augmentation.diameters
     assert "default 0.31, fast 0.35" in page and f"`augmentation.diameters` {least:g} to {most:g};" in page
     assert "free & simulated." in page and "Chen & Murphy." in page and "nan" not in page
