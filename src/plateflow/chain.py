@@ -4,7 +4,7 @@ Loaded while the Snakefile is parsed, so it imports the configuration alone.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
@@ -71,6 +71,33 @@ STAGES = {
     for name, scope, version, why, reads in _CHAIN
 }
 """The stages of a plate, in order."""
+
+
+def labels_stage(config: Config) -> str:
+    """The stage that writes labels and tables of objects: `infer` itself where flow fields aren't kept."""
+    return "stitch" if config.keep_flows else "infer"
+
+
+def stages_of(config: Config) -> dict[str, Stage]:
+    """The stages that a configuration has, in order.
+
+    Without flow fields that are kept, `infer` makes labels; with one slice, `stitch` follows the flow itself.
+    """
+    labels = labels_stage(config)
+    without = set[str]()
+    if not config.keep_flows:
+        without = {"follow", "stitch"}
+    elif config.follow_slices == 1:
+        without = {"follow"}
+
+    def read(name: str) -> str:
+        return labels if name == "stitch" else name
+
+    return {
+        name: replace(stage, reads=tuple(dict.fromkeys(read(each) for each in stage.reads if read(each) not in without)))
+        for name, stage in STAGES.items()
+        if name not in without
+    }
 
 
 def part_of(job: str) -> int:
