@@ -23,13 +23,17 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(call step,set-up 3/3: Plateflow and what it needs,$(BIN)/pip install -c constraints.txt -e .)
 	@touch $@
 
+# CUDA builds of torch bring the Triton that fits them, so it has no line in constraints.txt; of CPU builds, which have
+# none, tests need its interpreter and compiler. There are builds for Linux alone.
+TRITON := triton==3.6.0
 # Cellpose asks for other versions of torch than ours, so it comes without its dependencies (the extra `peers` has the few
 # that it lacks), and torchvision, built for another torch, is left its pure Python part: the peer needs no more.
 TORCHVISION := $(shell sed -n 's/^torchvision==//p' constraints.txt)
 $(VENV)/.dev: $(VENV)/.core
-	$(call step,set-up for tests 1/2: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers]')
-	$(call step,set-up for tests 2/2: Cellpose,$(BIN)/pip install -c constraints.txt --no-deps cellpose segment-anything torchvision)
+	$(call step,set-up for tests 1/3: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers]')
+	$(call step,set-up for tests 2/3: Cellpose,$(BIN)/pip install -c constraints.txt --no-deps cellpose segment-anything torchvision)
 	@echo "__version__ = '$(TORCHVISION)'" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/torchvision/__init__.py"
+	$(call step,set-up for tests 3/3: Triton,[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install '$(TRITON)')
 	@touch $@
 
 comma := ,

@@ -317,3 +317,13 @@ def test_something_else_than_sam_is_refused(tmp_path: Path) -> None:
     torch.save({"image_encoder.neck.0.weight": torch.zeros(1)}, tmp_path / "sam.pth")
     with pytest.raises(ModelError, match=r"lacks image_encoder\.pos_embed"):
         import_sam(tmp_path / "sam.pth")
+
+
+def test_float32_is_loaded_without_tf32(small: Path) -> None:
+    """On CUDA torch's default has it in convolutions; the flags can be set, and are, without a device."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    load_model(small, dtype=torch.bfloat16)
+    assert torch.backends.cudnn.allow_tf32
+    load_model(small)
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32

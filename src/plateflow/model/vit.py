@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from plateflow.model.fast import fused
 from plateflow.model.registry import IN_CHANNELS
 
 PATCH = 8
@@ -149,8 +150,9 @@ class FuseNeck(nn.Module):
 class Attention(nn.Module):
     """Global attention; with relative-position tables, the decomposed bias of ViTDet.
 
-    The bias q_i . (R_h[row_i - row_j] + R_w[col_i - col_j]) is the dot product of [q R_h, q R_w] with the one-hot
-    [row_j, col_j]. It is therefore added as h + w further dimensions of q and k, and plain attention does the rest.
+    The bias is q_i . (R_h[row_i - row_j] + R_w[col_i - col_j]). On CUDA a kernel adds it to the scores. Elsewhere, and
+    in training, it is the dot product of [q R_h, q R_w] with the one-hot [row_j, col_j], so it is added as h + w
+    further dimensions of q and k, and plain attention does the rest.
     """
 
     def __init__(self, config: FlowViTConfig) -> None:
@@ -167,8 +169,19 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, width) -> the same."""
         b, h, w, c = x.shape
-        dim = c // self.heads
-        q, k, v = self.qkv(x).view(b, h * w, 3, self.heads, dim).permute(2, 0, 3, 1, 4)  # each (B, heads, N, dim)
+        qkv = self.qkv(x).flatten(1, 2)  # (B, N, 3 * width)
+        kind = qkv.dtype
+        tables = (self.rel_pos_h.to(kind), self.rel_pos_w.to(kind)) if self.reach else None
+        mixed = fused("attention", qkv, self.heads, (h, w), tables)
+        if mixed is None:
+            mixed = self._plain(qkv, h, w)
+        return self.proj(mixed.view(b, h, w, c))
+
+    def _plain(self, qkv: Tensor, h: int, w: int) -> Tensor:
+        """(B, N, 3 * width) = q, k and v of each token, of all heads each -> (B, N, width)."""
+        b, _, width = qkv.shape
+        dim = width // 3 // self.heads
+        q, k, v = qkv.view(b, h * w, 3, self.heads, dim).permute(2, 0, 3, 1, 4)  # each (B, heads, N, dim)
         scale = dim**-0.5
         if self.reach:
             grid = q.reshape(b, self.heads, h, w, dim)
@@ -177,8 +190,7 @@ class Attention(nn.Module):
             q = torch.cat([q * scale, to_row, to_col], dim=-1)  # (B, heads, N, dim + h + w)
             k = torch.cat([k, self._one_hot(h, w, k)], dim=-1)
             scale = 1.0
-        x = _attend(q, k, v, scale)
-        return self.proj(x.transpose(1, 2).reshape(b, h, w, c))
+        return _attend(q, k, v, scale).transpose(1, 2).reshape(b, h * w, width // 3)
 
     def _table(self, table: Tensor, n: int) -> Tensor:
         """(2 reach - 1, dim) -> (n, n, dim), entry [i, j] for the distance i - j."""
@@ -226,8 +238,15 @@ class Block(nn.Module):
         """(B, h, w, width) -> the same."""
         if self.local is not None:
             x = x + self.local(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.attn(self.norm1(x))
-        return x + self.lin2(F.gelu(self.lin1(self.norm2(x))))
+        update = self.attn(self.norm1(x))
+        summed = fused("add_norm", x, update, self.norm2, self.lin2.bias)
+        if summed is None:
+            x = x + update
+            return x + self.lin2(F.gelu(self.lin1(self.norm2(x))))
+        x, normed = summed  # x has the bias of lin2 already, so that the product is added to it as it is made
+        hidden = F.gelu(self.lin1(normed)).flatten(0, 2)
+        x.flatten(0, 2).addmm_(hidden, self.lin2.weight.t())
+        return x
 
 
 class FlowViT(nn.Module):

@@ -53,6 +53,8 @@ def load_model(
 ) -> FlowViT:
     """Load a model for inference.
 
+    float32 is float32 on CUDA, too: what the process computes in it from then on is, without TF32.
+
     Args:
         name_or_path: `default`, `cpsam`, `cpsam_v2`, or the path of a safetensors or torch file.
         dtype: to which they are converted.
@@ -64,6 +66,8 @@ def load_model(
         ModelError: there is no such file, it can't be read, or tensors are missing, additional or of another shape; the
             message names them.
     """
+    if dtype == torch.float32:  # torch allows TF32 in convolutions by default: 8e-3 from float32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     path = right_weights(name_or_path)
     model, tensors = _prepare(path, stays=dtype if torch.device(device).type == "cpu" else None)
     state = {name: tensor.to(device, dtype).contiguous() for name, tensor in tensors}
