@@ -7,13 +7,17 @@ one canvas being cut, one being blended, and the waiting tiles.
 
 Tiles of all canvases are pooled into batches of one fixed shape, so a tile's output has the same bits whatever other
 tiles are in its batch. A canvas is blended on the device in float32, in ascending order of its tiles.
+
+On CUDA each thread has a stream of its own, and what it hands over has an event. In one stream whoever waited for a
+canvas to be blended waited for all batches queued behind it, too, and the device then had nothing to do.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -30,6 +34,8 @@ from plateflow.segment.grid import TILE
 from plateflow.segment.tiles import TileLayout, network_shape, tile_layout
 
 LOGIT_LIMIT = 30.0
+FLOAT16_EXPONENT = 0x7C00
+"""Its bits in a number: all ones where that isn't finite. `isfinite` takes ten times as long."""
 AHEAD = 48
 """Tiles that may wait to be run, and as many to be blended: about two fields of 1080 px, 40 MB each."""
 
@@ -122,13 +128,19 @@ class FlowEngine:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the bits of a result depend on besides input and weights."""
-        return {
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+        """What the bits of a result depend on besides input and weights; on CUDA the most memory so far, MB, too."""
+        from plateflow.model import fast
+
+        info = {
+            "device": "cpu",
             "dtype": str(self.dtype).removeprefix("torch."),
             "batch": self.batch_size,
             "threads": torch.get_num_threads(),
         }
+        if self.device.type == "cuda":
+            info |= {"device": torch.cuda.get_device_name(), "kernels": "triton" if fast.in_use() else "none"}
+            info["gpu_mb"] = math.ceil(torch.cuda.max_memory_reserved() / 1e6)
+        return info
 
     def layout(self, shape: tuple[int, int]) -> TileLayout:
         """The tiles of a canvas of `shape` px on the network's grid; overridden where another tiling is compared."""
@@ -152,31 +164,58 @@ class FlowEngine:
         """Read canvases and cut them into batches of `size` tiles."""
         shape, batch = (size, TILE, TILE, IN_CHANNELS), _Batch()  # channels last
         pinned = self.device.type == "cuda"  # memory that the device can copy from directly
-        for job in jobs:
-            canvas, pixels = self._read(job)
-            for index, (y, x) in enumerate(canvas.layout.corners):
-                tile = pixels[:, y : y + TILE, x : x + TILE]
-                if not tile.any():
-                    canvas.blank.append(index)
-                    continue
+        with self._stream():
+            for job in jobs:
+                canvas, pixels = self._read(job)
+                blank = _blank(pixels, canvas.layout)
+                for index, (y, x) in enumerate(canvas.layout.corners):
+                    if blank[index]:
+                        canvas.blank.append(index)
+                        continue
+                    if not batch.filled:
+                        batch.tiles = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
+                    tile, flips = pixels[y : y + TILE, x : x + TILE], canvas.layout.flips(index)
+                    batch.tiles[batch.filled] = tile.flip([axis + 2 for axis in flips]) if flips else tile
+                    batch.filled += 1
+                    batch.parts.append((canvas, index))
+                    if batch.filled == size:
+                        yield self._uploaded(batch)
+                        batch = _Batch()
+                batch.parts.append((canvas, None))
                 if not batch.filled:
-                    batch.tiles = torch.empty(shape, dtype=self.dtype, pin_memory=pinned).permute(0, 3, 1, 2)
-                batch.tiles[batch.filled] = tile.flip(canvas.layout.flips(index))
-                batch.filled += 1
-                batch.parts.append((canvas, index))
-                if batch.filled == size:
                     yield batch
                     batch = _Batch()
-            batch.parts.append((canvas, None))
-            if not batch.filled:
-                yield batch
-                batch = _Batch()
-        if batch.filled:
-            batch.tiles[batch.filled :] = 0
-            yield batch
+            if batch.filled:
+                batch.tiles[batch.filled :] = 0
+                yield self._uploaded(batch)
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        """A CUDA stream for the calling thread."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+
+    def _uploaded(self, batch: _Batch) -> _Batch:
+        """Start the copy of a batch's tiles to the device; there (size, 3, TILE, TILE)."""
+        batch.tiles = batch.tiles.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return self._handed_over(batch)
+
+    def _handed_over(self, batch: _Batch) -> _Batch:
+        """Note how far this thread's stream must get before another's uses what the batch holds."""
+        if self.device.type == "cuda":
+            batch.made = torch.cuda.current_stream().record_event()
+        return batch
+
+    def _taken_over(self, batch: _Batch) -> _Batch:
+        """Let this thread's stream wait for what the batch holds, and its memory be kept until the stream is done."""
+        if batch.made is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(batch.made)
+            for tensor in (batch.tiles, *batch.outputs):
+                if tensor.is_cuda:
+                    tensor.record_stream(stream)
+        return batch
 
     def _read(self, job: CanvasJob) -> tuple[_Canvas, Tensor]:
-        """A canvas, and its pixels on the network's grid, padded for the tiles, (3, Y, X)."""
+        """A canvas, and its pixels on the network's grid, padded for the tiles, (Y, X, 3) in the network's type."""
         pixels = torch.from_numpy(np.ascontiguousarray(job.read(), dtype=np.float32))
         channels, height, width = pixels.shape
         if channels > IN_CHANNELS:
@@ -186,13 +225,13 @@ class FlowEngine:
             shrinks = job.scale < 1
             pixels = F.interpolate(pixels[None], size=grid, mode="bilinear", align_corners=False, antialias=shrinks)[0]
         layout = self.layout(grid)
-        return _Canvas(job=job, shape=(height, width), grid=grid, layout=layout), _padded(pixels, layout)
+        return _Canvas(job=job, shape=(height, width), grid=grid, layout=layout), _padded(pixels, layout, self.dtype)
 
     @torch.inference_mode()
     def _forward(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Add the network's outputs to each batch, (3, TILE, TILE) float32 on the device."""
         torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this number per thread
-        for batch in batches:
+        for batch in map(self._taken_over, batches):
             while len(batch.outputs) < batch.filled:
                 try:
                     batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
@@ -205,34 +244,36 @@ class FlowEngine:
                 print(f"the device is out of memory; continuing with batches of {self.batch_size}", flush=True)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-            yield batch
+            batch.tiles = torch.empty(0)
+            yield self._handed_over(batch)
 
     def _call(self, tiles: Tensor, start: int) -> Tensor:
         """Call the network once, for the tiles from `start` on: always with a full batch."""
-        part = tiles[start : start + self.batch_size]
-        x = part.to(self.device, non_blocking=True)
-        if len(part) < self.batch_size:  # the halved size needn't divide the original one
-            x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(part)))
-        return self.network(x.contiguous(memory_format=torch.channels_last)).float()[: len(part)]
+        x = tiles[start : start + self.batch_size]
+        if (lacking := self.batch_size - len(x)) > 0:  # the halved size needn't divide the original one
+            x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, lacking))
+        outputs = self.network(x.contiguous(memory_format=torch.channels_last)).float()
+        return outputs[: self.batch_size - lacking]
 
     @torch.inference_mode()
     def _blend(self, batches: Iterator[_Batch]) -> Iterator[Result]:
         """Add outputs to the sum of their canvas, in order; after its last tile, write the canvas."""
         total: Tensor | None = None
-        for batch in batches:
-            outputs = iter(batch.outputs)
-            for canvas, index in batch.parts:
-                if total is None:
-                    total = torch.zeros(3, *canvas.layout.shape, device=self.device)
-                if index is not None:
-                    self._add(total, canvas.layout, index, next(outputs))
-                    continue
-                flow = self._finish(total, canvas).to(torch.float16)  # the only rounding
-                total = None
-                if not bool(torch.isfinite(flow).all()):
-                    raise RuntimeError(f"the network's output for {canvas.job.key} isn't finite")
-                canvas.job.write(flow.cpu().numpy())
-                yield Result(key=canvas.job.key, tiles=len(canvas.layout), skipped=len(canvas.blank))
+        with self._stream():
+            for batch in map(self._taken_over, batches):
+                outputs = iter(batch.outputs)
+                for canvas, index in batch.parts:
+                    if total is None:
+                        total = torch.zeros(3, *canvas.layout.shape, device=self.device)
+                    if index is not None:
+                        self._add(total, canvas.layout, index, next(outputs))
+                        continue
+                    flow = self._finish(total, canvas).to(torch.float16).cpu()  # the only rounding
+                    total = None
+                    if int((flow.view(torch.int16) & FLOAT16_EXPONENT).amax()) == FLOAT16_EXPONENT:
+                        raise RuntimeError(f"the network's output for {canvas.job.key} isn't finite")
+                    canvas.job.write(flow.numpy())
+                    yield Result(key=canvas.job.key, tiles=len(canvas.layout), skipped=len(canvas.blank))
 
     def _add(self, total: Tensor, layout: TileLayout, index: int, output: Tensor) -> None:
         """Add a tile's output, mirrored back, to the sum of its canvas (3, Y, X)."""
@@ -279,27 +320,42 @@ class _Canvas:
 class _Batch:
     """Tiles that are run in one call, (size, 3, TILE, TILE), of which `filled` are in use; later with their outputs.
 
-    `parts` are canvas and index of each tile, in order; (canvas, None) marks the end of a canvas.
+    `parts` are canvas and index of each tile, in order; (canvas, None) marks the end of a canvas. `made` is when the
+    device has made what it holds last.
     """
 
     tiles: Tensor = field(default_factory=lambda: torch.empty(0))
     filled: int = 0
     parts: list[tuple[_Canvas, int | None]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    made: torch.cuda.Event | None = None
 
 
-def _padded(pixels: Tensor, layout: TileLayout) -> Tensor:
-    """Pixels (C, Y, X) as the network sees them, (3, Y, X) in the shape of the layout."""
-    (top, bottom), (left, right) = layout.y.zeros, layout.x.zeros
-    pixels = F.pad(pixels, (left, right, top, bottom, 0, IN_CHANNELS - len(pixels)))
-    for axis, frame in ((1, (top, bottom)), (2, (left, right))):
-        for width, edge in zip(frame, (0, -1), strict=True):
-            if not width:  # no space for a frame: the outermost pixels are blackened instead
-                pixels.select(axis, edge).zero_()
-    mirrored = [(0, 0), layout.y.mirrored, layout.x.mirrored]
-    if np.any(mirrored):
-        pixels = torch.from_numpy(np.pad(pixels.numpy(), mirrored, mode="symmetric"))
-    return pixels
+def _padded(pixels: Tensor, layout: TileLayout, dtype: torch.dtype) -> Tensor:
+    """Pixels (C, Y, X) as the network sees them, (Y, X, 3) in the shape of the layout."""
+    (top, bottom), (left, right), (height, width) = layout.y.zeros, layout.x.zeros, pixels.shape[1:]
+    padded = torch.zeros(top + height + bottom, left + width + right, IN_CHANNELS, dtype=dtype)
+    for channel, values in enumerate(pixels):
+        padded[top : top + height, left : left + width, channel] = values
+    for axis, frame in ((0, (top, bottom)), (1, (left, right))):
+        for zeros, edge in zip(frame, (0, -1), strict=True):
+            if not zeros:  # no space for a frame: the outermost pixels are blackened instead
+                padded.select(axis, edge).zero_()
+    for axis, mirrored in ((0, layout.y.mirrored), (1, layout.x.mirrored)):
+        if any(mirrored):
+            order = np.pad(np.arange(padded.shape[axis]), mirrored, mode="symmetric")
+            padded = padded.index_select(axis, torch.from_numpy(order))
+    return padded
+
+
+def _blank(pixels: Tensor, layout: TileLayout) -> list[bool]:
+    """Whether each tile of a canvas (Y, X, 3) is all zero, from the bits of its numbers: a tenth of `any`'s time."""
+    signed = torch.int32 if pixels.dtype == torch.float32 else torch.int16
+    bits, blank = pixels.view(signed).numpy(), []
+    for y in layout.y.starts:
+        seen = np.bitwise_or.reduce(bits[y : y + TILE], axis=0) & np.iinfo(bits.dtype).max  # -0 is zero, too
+        blank += [not seen[x : x + TILE].any() for x in layout.x.starts]
+    return blank
 
 
 def in_thread(items: Iterator[T], depth: int, closed: threading.Event | None = None) -> Generator[T]:
