@@ -27,7 +27,7 @@ from plateflow.flows.blocks import (
     with_z,
 )
 from plateflow.flows.finish import as_labels, each, fill_holes, find_boxes_by_band, renumber
-from plateflow.flows.flow_error import mean_probability, measure_errors
+from plateflow.flows.flow_error import mean_errors, mean_probabilities, sum_errors, sum_probabilities
 from plateflow.flows.follow import follow_block
 from plateflow.flows.targets import Boxes, Floats, Labels
 
@@ -228,7 +228,7 @@ def labels_from_endpoints(
     kept = area > 0
     if max_size is not None:
         kept &= area <= max_size
-    errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), flow_threshold > 0, workers)
+    errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), area, flow_threshold > 0, workers)
     failed = errors > flow_threshold
     dropped = area[failed & (area >= max(min_size, 1))]
     kept &= ~failed
@@ -279,6 +279,7 @@ def _measure(
     out: NDArray[np.uint32],
     boxes: Boxes,
     objects: NDArray[np.int64],
+    area: NDArray[np.int64],
     check: bool,
     workers: int,
 ) -> tuple[Floats, Floats]:
@@ -298,15 +299,15 @@ def _measure(
         local = boxes[group] - np.repeat(low, 2)
         if check:
             bits = field.read(region)
-            values = np.empty(group.size)
-            measure_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], values)
-            errors[group] = values
+            sums, pixels = np.empty((group.size, 2), np.int64), np.empty(group.size, np.int64)
+            sum_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], sums, pixels)
+            errors[group] = mean_errors(sums, pixels)
             logit = bits[-1]
         else:
             logit = field.read_logit(region)
-        values = np.empty(group.size)
-        mean_probability(labels[region], local, group + 1, logit, probability_table(), values)
-        probability[group] = values
+        total = np.empty(group.size, np.int64)
+        sum_probabilities(labels[region], local, group + 1, logit, probability_table(), total)
+        probability[group] = mean_probabilities(total, area[group])
         release_pages(out)
 
     list(each(measure, groups, workers))
