@@ -61,7 +61,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
-    ("stitch", "cpu", 3, "levels of labels hold the most frequent of 2 x 2 px", ("ingest", "infer", "follow")),
+    ("stitch", "cpu", 4, "flow errors and probabilities are summed as integers", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 6, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
     ("report", "plate", 5, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.flows.scalar import PROBABILITY_ONE
+
 Region = tuple[slice, ...]
 Bits = NDArray[np.uint16]
 Points = NDArray[np.int32]
@@ -85,11 +87,17 @@ class FlowField:
         self._logit: Any = _round_to_half(cell_logit) if type(cell_logit) is np.ndarray else cell_logit
 
     def read(self, region: Region) -> Bits:
-        """Read a region with all its channels."""
+        """Read a region with all its channels, ``(D + 1, Z, Y, X)``."""
         space = region[3 - self.ndim :]
         flow = _bits(self._flow[(slice(None), *space)])
         if self._logit is not None:
             flow = np.concatenate([flow, _bits(self._logit[space])[None]])
+        release_pages(self._flow)
+        return flow if self.ndim == 3 else flow[:, None]
+
+    def read_flow(self, region: Region) -> Bits:
+        """Read a region without the logit, ``(D, Z, Y, X)``."""
+        flow = _bits(self._flow[(slice(0, self.ndim), *region[3 - self.ndim :])])
         release_pages(self._flow)
         return flow if self.ndim == 3 else flow[:, None]
 
@@ -160,7 +168,8 @@ def cell_table(threshold: float) -> NDArray[np.uint8]:
 
 
 @cache
-def probability_table() -> NDArray[np.float64]:
-    """The logistic function of every float16, by its bits."""
+def probability_table() -> NDArray[np.int32]:
+    """The logistic function of every float16, by its bits, in units of 2**-30."""
     with np.errstate(all="ignore"):
-        return 1 / (1 + np.exp(-half_values().astype(np.float64)))
+        probability = 1 / (1 + np.exp(-np.nan_to_num(half_values()).astype(np.float64)))
+    return np.rint(probability * PROBABILITY_ONE).astype(np.int32)

@@ -9,6 +9,7 @@ from plateflow.arguments import pixels
 from plateflow.compiled import compiled
 from plateflow.errors import ArgumentError
 from plateflow.flows.blocks import Bits
+from plateflow.flows.scalar import ERROR_ONE, PROBABILITY_ONE, squared_error
 from plateflow.flows.targets import Boxes, Floats, Labels, as_volume, compact_labels, diffuse, scratch_buffer, slope
 
 
@@ -35,11 +36,12 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     if flow.dtype == np.float16:
         flow = flow.astype(np.float32)
     volume = as_volume(compact)
-    errors = np.full(len(boxes), np.nan)
-    numbers = np.arange(1, len(boxes) + 1)
-    measure_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), errors)
-    if not np.isfinite(errors[boxes[:, 1] > 0]).all():
+    if not (np.isfinite(flow).all() or np.isfinite(flow[:, compact > 0]).all()):
         raise ArgumentError("flow is NaN or infinite in an object")
+    sums, area = np.zeros((len(boxes), 2), np.int64), np.zeros(len(boxes), np.int64)
+    numbers = np.arange(1, len(boxes) + 1)
+    sum_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), sums, area)
+    errors = mean_errors(sums, area)
     if top == len(errors):
         return errors
     spread = np.full(top, np.nan)  # the labels were renumbered
@@ -47,45 +49,72 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     return spread
 
 
+def mean_errors(sums: NDArray[np.int64], area: NDArray[np.int64]) -> Floats:
+    """Flow errors of objects, by the sums of their pixels' errors (`sum_errors`); NaN where there is no pixel."""
+    with np.errstate(invalid="ignore"):
+        return (sums[:, 0] + sums[:, 1] / ERROR_ONE) / area
+
+
+def mean_probabilities(sums: NDArray[np.int64], area: NDArray[np.int64]) -> Floats:
+    """Cell probabilities of objects, by the sums of their pixels' (`sum_probabilities`); NaN where there is none."""
+    with np.errstate(invalid="ignore"):
+        return sums / PROBABILITY_ONE / area
+
+
 @compiled
-def measure_errors(
-    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, errors: Floats
+def sum_errors(
+    labels: Labels,
+    boxes: Boxes,
+    numbers: NDArray[np.int64],
+    ndim: int,
+    flow: Any,
+    sums: NDArray[np.int64],
+    area: NDArray[np.int64],
 ) -> None:
-    """Fill the flow errors of the objects with these numbers and boxes, all in the coordinates of ``labels``."""
+    """Sum the squared errors of the objects with these numbers and boxes, all in the coordinates of ``labels``.
+
+    Of each pixel's, in units of 2**-32, the sum's first column gets the whole part, the second the rest.
+    """
     buffer = scratch_buffer(boxes, ndim)
     for i in range(len(boxes)):
         z0, z1, y0, y1, x0, x1 = boxes[i]
         if z1 == 0:
             continue
         heat, weight, first, row, plane = diffuse(labels, numbers[i], boxes[i], ndim, buffer)
-        total, area = 0.0, 0
+        whole, part, n = 0, 0, 0
         for z in range(z0, z1):
             for y in range(y0, y1):
                 base = first + (z - z0) * plane + (y - y0) * row - x0
                 for x in range(x0, x1):
                     if weight[base + x] > 0.0:
                         dz, dy, dx = slope(heat, base + x, row, plane, ndim)
-                        dy -= np.float64(flow[ndim - 2, z, y, x]) / 5.0
-                        dx -= np.float64(flow[ndim - 1, z, y, x]) / 5.0
-                        if ndim == 3:
-                            dz -= np.float64(flow[0, z, y, x]) / 5.0
-                        total += dz * dz + dy * dy + dx * dx
-                        area += 1
-        errors[i] = total / area
+                        error = squared_error(
+                            dz - np.float64(flow[0, z, y, x]) / 5.0 if ndim == 3 else 0.0,
+                            dy - np.float64(flow[ndim - 2, z, y, x]) / 5.0,
+                            dx - np.float64(flow[ndim - 1, z, y, x]) / 5.0,
+                        )
+                        whole += error >> 32
+                        part += error & (ERROR_ONE - 1)
+                        n += 1
+        sums[i, 0], sums[i, 1], area[i] = whole, part, n
 
 
 @compiled
-def mean_probability(
-    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], logit: Bits, table: Floats, means: Floats
+def sum_probabilities(
+    labels: Labels,
+    boxes: Boxes,
+    numbers: NDArray[np.int64],
+    logit: Bits,
+    table: NDArray[np.int32],
+    sums: NDArray[np.int64],
 ) -> None:
-    """Fill the mean over each object of the logistic function (``table``, by the bits of the float16 logit)."""
+    """Sum over each object the logistic function (``table``, by the bits of the float16 logit)."""
     for i in range(len(boxes)):
         z0, z1, y0, y1, x0, x1 = boxes[i]
-        total, area = 0.0, 0
+        total = 0
         for z in range(z0, z1):
             for y in range(y0, y1):
                 for x in range(x0, x1):
                     if labels[z, y, x] == numbers[i]:
                         total += table[logit[z, y, x]]
-                        area += 1
-        means[i] = total / max(area, 1)
+        sums[i] = total

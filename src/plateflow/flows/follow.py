@@ -27,6 +27,7 @@ from plateflow.flows.blocks import (
     step_table,
     with_z,
 )
+from plateflow.flows.scalar import mix, mix4, moved, nearest_pixel
 
 CHANNELS = ("dz", "dy", "dx", "cell logit")
 # Pixels that are read beyond a core at first, by dimensions.
@@ -117,13 +118,19 @@ def _quantise_region(bits: Bits, region: Region, threshold: float) -> tuple[NDAr
     steps = np.zeros((depth + 1, height + 1, width + 1, ndim), np.int16)
     cells = np.empty((depth, height, width), np.uint8)
     if not _quantise(bits, step_table(), cell_table(float(threshold)), steps, cells):
-        channel, *pixel = np.argwhere(~np.isfinite(bits.view(np.float16)))[0]
-        place = [f"{axis} = {p + r.start}" for axis, p, r in zip("zyx", pixel, region, strict=True)]
-        raise ValueError(
-            f"the flow field isn't finite: {CHANNELS[3 - ndim + channel]} is NaN or infinite at "
-            f"{', '.join(place[3 - ndim :])}. Labels made from it would be wrong; run the network again on this image."
-        )
+        raise not_finite(bits, region)
     return steps, cells
+
+
+def not_finite(bits: Bits, region: Region) -> ArgumentError:
+    """What is said of the bits ``(D + 1, Z, Y, X)`` of a region in which a value is NaN or infinite."""
+    ndim = bits.shape[0] - 1
+    channel, *pixel = np.argwhere(~np.isfinite(bits.view(np.float16)))[0]
+    place = [f"{axis} = {p + r.start}" for axis, p, r in zip("zyx", pixel, region, strict=True)]
+    return ArgumentError(
+        f"the flow field isn't finite: {CHANNELS[3 - ndim + channel]} is NaN or infinite at "
+        f"{', '.join(place[3 - ndim :])}. Labels made from it would be wrong; run the network again on this image."
+    )
 
 
 @compiled
@@ -161,16 +168,73 @@ def _list_cells(cells: NDArray[np.uint8]) -> Points:
 
 
 @compiled(inline="always")
-def _mix(a: Any, b: Any, f: Any) -> Any:
-    return a + (((b - a) * f + 2048) >> 12)
+def _mixed(steps: NDArray[np.int16], at: Any, right: Any, below: Any, fy: Any, fx: Any) -> Any:
+    """Mix one component between four pixels of a plane."""
+    return mix4(
+        np.int64(steps[at]),
+        np.int64(steps[at + right]),
+        np.int64(steps[at + below]),
+        np.int64(steps[at + below + right]),
+        fy,
+        fx,
+    )
 
 
 @compiled(inline="always")
-def _mix4(steps: NDArray[np.int16], at: Any, right: Any, below: Any, fy: Any, fx: Any) -> Any:
-    """Mix one component between four pixels of a plane."""
-    top = _mix(np.int64(steps[at]), np.int64(steps[at + right]), fx)
-    bottom = _mix(np.int64(steps[at + below]), np.int64(steps[at + below + right]), fx)
-    return _mix(top, bottom, fy)
+def follow_path(
+    steps: NDArray[np.int16], row: Any, plane: Any, ndim: int, n_steps: int, start: Any, axes: Any
+) -> tuple[Any, Any, Any, bool]:
+    """Follow the path from a pixel within a region; return its end, z, y, x in 1/4096 pixel, and whether it leaves.
+
+    A state seen before means a cycle: then only the remainder of the steps modulo its period is walked, which is exact.
+    States are remembered at growing intervals, so that a cycle is found whatever its period.
+
+    Args:
+        steps: of the region, flat; ``row`` and ``plane`` are the distances in it between rows and planes.
+        ndim: dimensions of the canvas, and how many integers each pixel has.
+        n_steps: steps of the path.
+        start: pixel z, y, x.
+        axes: for z, y, x the bounds of positions: the canvas's first and last, and the region's last.
+    """
+    # Unsigned indices avoid the check for negative ones, which would take a fifth of the time.
+    right, below, behind = np.uint64(ndim), np.uint64(row), np.uint64(plane)
+    one = np.uint64(1)
+    (z_low, z_high, z_last), (y_low, y_high, y_last), (x_low, x_high, x_last) = axes
+    z_first, y_first, x_first = max(z_low, 0), max(y_low, 0), max(x_low, 0)
+    z, y, x = np.int64(start[0]) << 12, np.int64(start[1]) << 12, np.int64(start[2]) << 12
+    old_z, old_y, old_x = z, y, x
+    left, done, remembered, remember = n_steps, 0, 0, 8
+    gone = False
+    while left > 0:
+        fy, fx = y & 4095, x & 4095
+        if ndim == 2:
+            at = np.uint64((y >> 12) * row + (x >> 12) * 2)
+            step_y = _mixed(steps, at, right, below, fy, fx)
+            step_x = _mixed(steps, at + one, right, below, fy, fx)
+        else:
+            fz = z & 4095
+            at = np.uint64((z >> 12) * plane + (y >> 12) * row + (x >> 12) * 3)
+            far = at + behind
+            step_z = mix(_mixed(steps, at, right, below, fy, fx), _mixed(steps, far, right, below, fy, fx), fz)
+            at, far = at + one, far + one
+            step_y = mix(_mixed(steps, at, right, below, fy, fx), _mixed(steps, far, right, below, fy, fx), fz)
+            at, far = at + one, far + one
+            step_x = mix(_mixed(steps, at, right, below, fy, fx), _mixed(steps, far, right, below, fy, fx), fz)
+            z = moved(z, step_z, z_low, z_high)
+        y = moved(y, step_y, y_low, y_high)
+        x = moved(x, step_x, x_low, x_high)
+        gone = y < y_first or y > y_last or x < x_first or x > x_last or z < z_first or z > z_last
+        if gone:
+            break
+        left -= 1
+        done += 1
+        if y == old_y and x == old_x and z == old_z:
+            left %= done - remembered
+        elif done == remember:
+            old_z, old_y, old_x = z, y, x
+            remembered = done
+            remember += max(8, done >> 2)
+    return z, y, x, gone
 
 
 @compiled
@@ -184,52 +248,14 @@ def _follow(
     endpoints: Points,
     escaped: NDArray[np.bool_],
 ) -> None:
-    """Follow every start ``(3, n)`` within a region (all in its coordinates); mark those that leave it.
-
-    A state seen before means a cycle: then only the remainder of the steps modulo its period is walked, which is exact.
-    States are remembered at growing intervals, so that a cycle is found whatever its period.
-    """
-    # Unsigned indices avoid the check for negative ones, which would take a fifth of the time.
+    """Follow every start ``(3, n)`` within a region (all in its coordinates); mark those that leave it."""
     row, plane = shape[2] * ndim, shape[1] * shape[2] * ndim
-    right, below, behind = np.uint64(ndim), np.uint64(row), np.uint64(plane)
-    one = np.uint64(1)
-    z_low, z_high, z_last = bounds[0]
-    y_low, y_high, y_last = bounds[1]
-    x_low, x_high, x_last = bounds[2]
-    z_first, y_first, x_first = max(z_low, 0), max(y_low, 0), max(x_low, 0)
+    axes = (
+        (bounds[0, 0], bounds[0, 1], bounds[0, 2]),
+        (bounds[1, 0], bounds[1, 1], bounds[1, 2]),
+        (bounds[2, 0], bounds[2, 1], bounds[2, 2]),
+    )
     for i in range(starts.shape[1]):
-        z, y, x = np.int64(starts[0, i]) << 12, np.int64(starts[1, i]) << 12, np.int64(starts[2, i]) << 12
-        old_z, old_y, old_x = z, y, x
-        left, done, remembered, remember = n_steps, 0, 0, 8
-        gone = False
-        while left > 0:
-            fy, fx = y & 4095, x & 4095
-            if ndim == 2:
-                at = np.uint64((y >> 12) * row + (x >> 12) * 2)
-                step_y = _mix4(steps, at, right, below, fy, fx)
-                step_x = _mix4(steps, at + one, right, below, fy, fx)
-            else:
-                fz = z & 4095
-                at = np.uint64((z >> 12) * plane + (y >> 12) * row + (x >> 12) * 3)
-                far = at + behind
-                step_z = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
-                at, far = at + one, far + one
-                step_y = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
-                at, far = at + one, far + one
-                step_x = _mix(_mix4(steps, at, right, below, fy, fx), _mix4(steps, far, right, below, fy, fx), fz)
-                z = min(max(z + step_z, z_low), z_high)
-            y = min(max(y + step_y, y_low), y_high)
-            x = min(max(x + step_x, x_low), x_high)
-            gone = y < y_first or y > y_last or x < x_first or x > x_last or z < z_first or z > z_last
-            if gone:
-                break
-            left -= 1
-            done += 1
-            if y == old_y and x == old_x and z == old_z:
-                left %= done - remembered
-            elif done == remember:
-                old_z, old_y, old_x = z, y, x
-                remembered = done
-                remember += max(8, done >> 2)
+        z, y, x, gone = follow_path(steps, row, plane, ndim, n_steps, (starts[0, i], starts[1, i], starts[2, i]), axes)
         escaped[i] = gone
-        endpoints[0, i], endpoints[1, i], endpoints[2, i] = (z + 2048) >> 12, (y + 2048) >> 12, (x + 2048) >> 12
+        endpoints[0, i], endpoints[1, i], endpoints[2, i] = nearest_pixel(z), nearest_pixel(y), nearest_pixel(x)

@@ -27,7 +27,7 @@ from plateflow.flows.blocks import (
     with_z,
 )
 from plateflow.flows.finish import as_labels, each, fill_holes, find_boxes_by_band, renumber
-from plateflow.flows.flow_error import mean_probability, measure_errors
+from plateflow.flows.flow_error import mean_errors, mean_probabilities, sum_errors, sum_probabilities
 from plateflow.flows.follow import follow_block
 from plateflow.flows.targets import Boxes, Floats, Labels
 
@@ -103,8 +103,56 @@ def labels_from_flows(
     flow_threshold = finite("flow_threshold", flow_threshold, least=0)
     block = block or _OWN_BLOCK[field.ndim]
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    labels, _ = segment_flow(
+        field,
+        block=block,
+        n_steps=n_steps,
+        cell_threshold=cell_threshold,
+        flow_threshold=flow_threshold,
+        min_size=min_size,
+        max_size=max_size,
+        workers=workers,
+    )
+    return labels
+
+
+def segment_flow(
+    flow: Any,
+    *,
+    block: int,
+    n_steps: int,
+    cell_threshold: float,
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    first: int = 1,
+    out: NDArray[np.uint32] | None = None,
+) -> tuple[NDArray[np.uint32], Objects]:
+    """Make labels and objects of a canvas whose flow field is at hand, in one go.
+
+    The result is that of `follow_block` and `labels_from_endpoints`. Beside flow field and labels, memory holds the end
+    pixels (4 D bytes per cell pixel) and, for each worker, a block with its halo.
+
+    Args:
+        flow: the canvas's flow field ``(D + 1, *shape)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr.
+        block: edge of the blocks that are followed, in pixels. It changes no pixel of the result.
+        n_steps: as in `labels_from_flows`, and so are the next six.
+        first: label of the first object.
+        out: where to make the labels, uint32, of the canvas's shape, filled with 0.
+
+    Returns:
+        The labels, uint32, and their objects.
+
+    Raises:
+        ValueError: shapes don't fit, or the flow field isn't finite (the message gives the place).
+    """
+    if device != "cpu":
+        raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
+    field = as_field(flow)
     follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
-    labels, _ = labels_from_endpoints(
+    return labels_from_endpoints(
         list(each(follow, cut_blocks(field.shape, block), workers)),
         field,
         block=block,
@@ -113,8 +161,9 @@ def labels_from_flows(
         min_size=min_size,
         max_size=max_size,
         workers=workers,
+        first=first,
+        out=out,
     )
-    return labels
 
 
 def labels_from_endpoints(
@@ -179,7 +228,7 @@ def labels_from_endpoints(
     kept = area > 0
     if max_size is not None:
         kept &= area <= max_size
-    errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), flow_threshold > 0, workers)
+    errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), area, flow_threshold > 0, workers)
     failed = errors > flow_threshold
     dropped = area[failed & (area >= max(min_size, 1))]
     kept &= ~failed
@@ -230,6 +279,7 @@ def _measure(
     out: NDArray[np.uint32],
     boxes: Boxes,
     objects: NDArray[np.int64],
+    area: NDArray[np.int64],
     check: bool,
     workers: int,
 ) -> tuple[Floats, Floats]:
@@ -249,15 +299,15 @@ def _measure(
         local = boxes[group] - np.repeat(low, 2)
         if check:
             bits = field.read(region)
-            values = np.empty(group.size)
-            measure_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], values)
-            errors[group] = values
+            sums, pixels = np.empty((group.size, 2), np.int64), np.empty(group.size, np.int64)
+            sum_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], sums, pixels)
+            errors[group] = mean_errors(sums, pixels)
             logit = bits[-1]
         else:
             logit = field.read_logit(region)
-        values = np.empty(group.size)
-        mean_probability(labels[region], local, group + 1, logit, probability_table(), values)
-        probability[group] = values
+        total = np.empty(group.size, np.int64)
+        sum_probabilities(labels[region], local, group + 1, logit, probability_table(), total)
+        probability[group] = mean_probabilities(total, area[group])
         release_pages(out)
 
     list(each(measure, groups, workers))

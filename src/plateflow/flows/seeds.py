@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from plateflow.compiled import compiled
 from plateflow.flows.blocks import Points
+from plateflow.flows.scalar import is_greater
 
 Flat = NDArray[np.int64]
 Owner = NDArray[np.int32]
@@ -160,7 +161,7 @@ def _are_greatest(pixels: Flat, counts: Flat, rows: Flat, shape: Flat) -> NDArra
                 for k in range(_first(pixels, rows[row], rows[row + 1], base + x - 2), rows[row + 1]):
                     if pixels[k] > base + x + 2:
                         break
-                    if counts[k] > count or (counts[k] == count and pixels[k] < pixel):
+                    if is_greater(counts[k], pixels[k], count, pixel):
                         greatest[i] = False
     return greatest
 

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from plateflow.arguments import pixels
 from plateflow.compiled import compiled
+from plateflow.flows.scalar import diffusion_steps, direction, product, rounded_mean, sum3, sum7
 
 Labels = NDArray[np.int32]
 Boxes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+# What a pixel keeps of the heat of itself and its 8 neighbours, 6 in three dimensions.
+SHARE_2D, SHARE_3D = 1.0 / 9.0, 1.0 / 7.0
 # What one pass of the diffusion keeps in the first-level cache: rows are updated in strips of about this many pixels.
 _STRIP = 1024
 
@@ -114,7 +117,7 @@ def diffuse(
     size = plane * (z1 - z0 + 2 * border)
     heat, other, weight = buffer[0, :size], buffer[1, :size], buffer[2, :size]
     buffer[:, :size] = 0.0
-    share = 1.0 / 7.0 if ndim == 3 else 1.0 / 9.0
+    share = SHARE_3D if ndim == 3 else SHARE_2D
     area, sum_z, sum_y, sum_x = 0, 0, 0, 0
     for z in range(z0, z1):
         for y in range(y0, y1):
@@ -127,9 +130,7 @@ def diffuse(
                     sum_y += y - y0
                     sum_x += x - x0
     # The pixel of the object that is nearest to its rounded centre of mass: the first in raster order.
-    centre_z = (2 * sum_z + area) // (2 * area)
-    centre_y = (2 * sum_y + area) // (2 * area)
-    centre_x = (2 * sum_x + area) // (2 * area)
+    centre_z, centre_y, centre_x = rounded_mean(sum_z, area), rounded_mean(sum_y, area), rounded_mean(sum_x, area)
     nearest, source = -1, 0
     for z in range(z1 - z0):
         for y in range(y1 - y0):
@@ -139,13 +140,13 @@ def diffuse(
                     d = (z - centre_z) ** 2 + (y - centre_y) ** 2 + (x - centre_x) ** 2
                     if nearest < 0 or d < nearest:
                         nearest, source = d, base + x
-    extent = (y1 - y0) + (x1 - x0) + 2
+    steps = diffusion_steps(z1 - z0, y1 - y0, x1 - x0, ndim)
     if ndim == 3:
-        for _ in range(3 * (extent + z1 - z0 + 1)):
+        for _ in range(steps // 2):
             _diffuse_cross(heat, other, weight, row, plane, source)
             _diffuse_cross(other, heat, weight, row, plane, source)
     else:
-        _diffuse_square(heat, other, weight, row, source, 2 * extent)
+        _diffuse_square(heat, other, weight, row, source, steps)
     return heat, weight, border * plane + row + 1, row, plane
 
 
@@ -155,10 +156,7 @@ def slope(heat: Floats, p: int, row: int, plane: int, ndim: int) -> tuple[float,
     dy = heat[p + row] - heat[p - row]
     dx = heat[p + 1] - heat[p - 1]
     dz = heat[p + plane] - heat[p - plane] if ndim == 3 else 0.0
-    length = np.sqrt(dz * dz + dy * dy + dx * dx)
-    if length > 0.0:
-        return dz / length, dy / length, dx / length
-    return 0.0, 0.0, 0.0
+    return direction(dz, dy, dx)
 
 
 @compiled
@@ -195,13 +193,13 @@ def _diffuse_square(heat: Floats, sums: Floats, weight: Floats, row: int, source
 @compiled(inline="always")
 def _sum3(a: Floats, b: Floats, c: Floats, out: Floats) -> None:
     for i in range(min(out.size, c.size)):
-        out[i] = a[i] + b[i] + c[i]
+        out[i] = sum3(a[i], b[i], c[i])
 
 
 @compiled(inline="always")
 def _weigh3(a: Floats, b: Floats, c: Floats, weight: Floats, out: Floats) -> None:
     for i in range(out.size):
-        out[i] = (a[i] + b[i] + c[i]) * weight[i]
+        out[i] = product(sum3(a[i], b[i], c[i]), weight[i])
 
 
 @compiled
@@ -214,7 +212,7 @@ def _diffuse_cross(old: Floats, new: Floats, weight: Floats, row: int, plane: in
     above, below = old[:n], old[2 * plane : 2 * plane + n]
     share, out = weight[plane : plane + n], new[plane : plane + n]
     for i in range(n):
-        out[i] = (centre[i] + left[i] + right[i] + up[i] + down[i] + above[i] + below[i]) * share[i]
+        out[i] = product(sum7(centre[i], left[i], right[i], up[i], down[i], above[i], below[i]), share[i])
 
 
 @compiled
