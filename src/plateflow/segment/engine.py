@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from plateflow.errors import PlateflowError
-from plateflow.model.registry import IN_CHANNELS
+from plateflow.model.registry import IN_CHANNELS, LOGIT_LIMIT
 from plateflow.segment.grid import TILE
 from plateflow.segment.tiles import TileLayout, network_shape, tile_layout
 
-LOGIT_LIMIT = 30.0
 AHEAD = 48
 """Tiles that may wait to be run, and as many to be blended: about two fields of 1080 px, 40 MB each."""
 
