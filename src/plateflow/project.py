@@ -254,22 +254,42 @@ def check_label_sets(config: Config) -> None:
     """Refuse label sets that don't fit their models; infer says which models can't be used at all.
 
     Raises:
-        ChannelError: one has more channels than its model takes.
-        ConfigError: flow fields wouldn't be stored where `cell_threshold` needs them.
+        ChannelError, ConfigError: as the next two.
+    """
+    check_channels(config)
+    check_thresholds(config)
+
+
+def check_channels(config: Config) -> None:
+    """Refuse label sets with more channels than their models take.
+
+    Raises:
+        ChannelError: one has too many.
     """
     for name, label_set in config.segmentation.items():
-        where, least = f"segmentation.{name}", label_set.cell_threshold
         remedy = "name the channel that shows the objects first, and fewer others"
         with suppress(ModelError):
-            registry.check_channels(label_set.model, label_set.channels, where=f"{where}.channels", remedy=remedy)
-            if least < (bound := least_logit(label_set)):
-                whose = "least_logit" if label_set.least_logit is not None else f"of model {label_set.model!r}"
+            where = f"segmentation.{name}.channels"
+            registry.check_channels(label_set.model, label_set.channels, where=where, remedy=remedy)
+
+
+def check_thresholds(config: Config) -> None:
+    """Refuse thresholds that need flows where none are stored.
+
+    Raises:
+        ConfigError: a `cell_threshold` is below the bound.
+    """
+    for name, label_set in config.segmentation.items():
+        with suppress(ModelError):
+            least, bound = label_set.cell_threshold, least_logit(label_set)
+            if least < bound:
+                whose = f"of model {label_set.model!r}" if label_set.least_logit is None else "least_logit"
                 raise ConfigError(
                     f"cell_threshold is {least:g}, below the bound of stored flow fields, {bound:g} ({whose})",
-                    where=f"{where}.cell_threshold",
-                    why="where the logit is at or below it nothing is stored, so that cells would be cut there",
-                    remedy=f"set {where}.least_logit to {least:g} (infer runs the network again, and stores more), "
-                    f"or cell_threshold to {bound:g} or more",
+                    where=f"segmentation.{name}.cell_threshold",
+                    why="where the logit is at or below the bound nothing is stored: cells would be cut there",
+                    remedy=f"set segmentation.{name}.least_logit to {least:g}, which runs the network again and stores "
+                    f"more, or cell_threshold to {bound:g} or more",
                 )
 
 

@@ -244,7 +244,7 @@ def spec_of(path: Path) -> ModelSpec:
         colours=metadata.get("colours", not metadata),
         diameter=float(diameter),
         diameters=(float(diameters[0]), float(diameters[1])),
-        least_logit=_least_logit(metadata),
+        least_logit=_least_logit(metadata, path),
         parent=metadata.get("parent") or "",
     )
 
@@ -258,17 +258,20 @@ def _channels(metadata: dict[str, Any]) -> tuple[str, ...]:
     return tuple(metadata.get("channels") or (TRAINED_CHANNELS if metadata else CELLPOSE_CHANNELS))
 
 
-def _least_logit(metadata: dict[str, Any]) -> float:
-    return float(metadata.get("least_logit", LEAST_LOGIT))
-
-
 def least_logit(model: str | Path) -> float:
     """The bound of a model, `ModelSpec.least_logit`. No weights are hashed.
 
     Raises:
         ModelError: there is no such model, or its header can't be read.
     """
-    return _least_logit(_header(model))
+    return _least_logit(_header(model), model)
+
+
+def _least_logit(metadata: dict[str, Any], model: str | Path) -> float:
+    value = metadata.get("least_logit", LEAST_LOGIT)
+    if not isinstance(value, int | float) or not abs(value) <= LOGIT_LIMIT:  # as NaN isn't, either
+        raise unusable(model, f"its least_logit is {value!r}, no number within {LOGIT_LIMIT:g} of 0")
+    return float(value)
 
 
 def _header(model: str | Path) -> dict[str, Any]:
