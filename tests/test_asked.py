@@ -88,7 +88,7 @@ def test_a_request_and_a_lost_file_rename_the_jobs_of_their_well_alone(plate):
     assert renamed(plate, before) == followers
     before = digests(plate)
     loss = {"stage": "follow", "key": ["A03", "nuclei", 0], "sequence": 1, "n_columns": 12}
-    append_line(plate.paths.watch("features", "2"), {"path": "scratch:ends/nuclei/A03/0-0.npy", "lost": loss})
+    append_line(plate.paths.watch("features", "2"), {"path": "scratch:ends/nuclei/A03/0-0.ends", "lost": loss})
     assert renamed(plate, before) == {
         ("follow", "2-0"), ("stitch", "2"), ("features", "2"), ("aggregate", "plate"), ("report", "plate"),
     }  # fmt: skip

@@ -142,7 +142,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
             # not the model's name: its hash is in the fingerprint beside these
             keys = ("channels", "dimensions")
-            return {name: {**_sized(value, *keys), **common} for name, value in sets.items()}
+            return {name: {**_sized(value, *keys), **_bound(value), **common} for name, value in sets.items()}
         case "follow":
             block = config.follow_block_px
             return {name: {**_sized(value, "cell_threshold"), "block": block} for name, value in sets.items()}
@@ -166,6 +166,11 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
 def _aliases(spec: PlateSpec) -> dict[str, Any]:
     """The names that a plate's channels are given, if any; without them fingerprints stay equal."""
     return {"channel_names": spec.names_of_channels} if spec.channel_names else {}
+
+
+def _bound(label_set: LabelSet) -> dict[str, Any]:
+    """The bound of stored flows, if given: the model's own goes with its hash; without one fingerprints stay equal."""
+    return {} if label_set.least_logit is None else {"least_logit": label_set.least_logit}
 
 
 def _sized(label_set: LabelSet, *keys: str) -> dict[str, Any]:

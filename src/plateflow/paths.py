@@ -174,12 +174,12 @@ class PlatePaths:
         return self.root / "histograms" / f"{well}.npz"
 
     def flows(self, label_set: str, well: str, canvas: int) -> Path:
-        """The flow field of a canvas, float16 (D+1, *space)."""
-        return self.scratch / "flows" / label_set / well / f"{canvas}.npy"
+        """The flow field of a canvas (`segment.scratch`)."""
+        return self.scratch / "flows" / label_set / well / f"{canvas}.flows"
 
     def endpoints(self, label_set: str, well: str, canvas: int, block: int) -> Path:
-        """The endpoints of a block's paths, int32 (D, n)."""
-        return self.scratch / "ends" / label_set / well / f"{canvas}-{block}.npy"
+        """The endpoints of a block's paths (`segment.scratch`)."""
+        return self.scratch / "ends" / label_set / well / f"{canvas}-{block}.ends"
 
     def objects(self, label_set: str, well: str) -> Path:
         """The table of a well's objects, before features."""

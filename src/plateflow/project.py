@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES, parameters, part_of, part_of_well
-from plateflow.config import Config, PlateSpec, load_config, load_plates
-from plateflow.errors import ChannelError, ModelError, PlateflowError, ResultsError
-from plateflow.model.registry import check_channels
+from plateflow.config import Config, LabelSet, PlateSpec, load_config, load_plates
+from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
+from plateflow.model import registry
 from plateflow.paths import PlatePaths, parse_well, well_name
 from plateflow.state.journal import PLATE_KEY, Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 from plateflow.state.requests import request_number
@@ -241,8 +241,27 @@ def _read_json(path: Path, _size: int, _mtime_ns: int) -> dict[str, Any]:
     return content
 
 
+def least_logit(label_set: LabelSet) -> float:
+    """The bound of a label set's flow fields: nothing is stored where the logit is at or below it.
+
+    Raises:
+        ModelError: the bound is the model's, and there is no such model, or its header can't be read.
+    """
+    return registry.least_logit(label_set.model) if label_set.least_logit is None else label_set.least_logit
+
+
 def check_label_sets(config: Config) -> None:
-    """Refuse label sets with more channels than their models take; infer says which models can't be used at all.
+    """Refuse label sets that don't fit their models; infer says which models can't be used at all.
+
+    Raises:
+        ChannelError, ConfigError: as the next two.
+    """
+    check_channels(config)
+    check_thresholds(config)
+
+
+def check_channels(config: Config) -> None:
+    """Refuse label sets with more channels than their models take.
 
     Raises:
         ChannelError: one has too many.
@@ -250,7 +269,28 @@ def check_label_sets(config: Config) -> None:
     for name, label_set in config.segmentation.items():
         remedy = "name the channel that shows the objects first, and fewer others"
         with suppress(ModelError):
-            check_channels(label_set.model, label_set.channels, where=f"segmentation.{name}.channels", remedy=remedy)
+            where = f"segmentation.{name}.channels"
+            registry.check_channels(label_set.model, label_set.channels, where=where, remedy=remedy)
+
+
+def check_thresholds(config: Config) -> None:
+    """Refuse thresholds that need flows where none are stored.
+
+    Raises:
+        ConfigError: a `cell_threshold` is below the bound.
+    """
+    for name, label_set in config.segmentation.items():
+        with suppress(ModelError):
+            least, bound = label_set.cell_threshold, least_logit(label_set)
+            if least < bound:
+                whose = f"of model {label_set.model!r}" if label_set.least_logit is None else "least_logit"
+                raise ConfigError(
+                    f"cell_threshold is {least:g}, below the bound of stored flow fields, {bound:g} ({whose})",
+                    where=f"segmentation.{name}.cell_threshold",
+                    why="where the logit is at or below the bound nothing is stored: cells would be cut there",
+                    remedy=f"set segmentation.{name}.least_logit to {least:g}, which runs the network again and stores "
+                    f"more, or cell_threshold to {bound:g} or more",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ def test_a_diameter_that_no_image_can_be_resized_for(raw: Path, tmp_path: Path) 
 
 
 def test_models_and_features_that_infer_and_features_would_refuse(tmp_path: Path) -> None:
+    """Also a threshold for which no flows would be stored, unless the bound is lowered; at the bound it is fine."""
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no weights")
     label_set = {"channels": ["DNA"], "dimensions": 3}
@@ -70,14 +71,21 @@ def test_models_and_features_that_infer_and_features_would_refuse(tmp_path: Path
         "nuclei": {**label_set, "model": str(broken)},
         "cells": {**label_set, "model": "cpsma"},
         "spots": {**label_set, "channels": ["a", "b", "c"]},
+        "dim": {**label_set, "cell_threshold": -2.01},
+        "low": {**label_set, "cell_threshold": -2.0},
+        "lower": {**label_set, "cell_threshold": -5.0, "least_logit": -5.0},
+        "bound": {**label_set, "least_logit": 0.5},
     }
     config = Config(z="keep", segmentation=sets, features={"families": ["zernike"]})
     found = {problem.plate: problem.what for problem in refused_of_config(config)}
     keys = {f"segmentation.{key}" for key in ("nuclei.model", "cells.model", "spots.channels")}
+    keys |= {f"segmentation.{name}.cell_threshold" for name in ("dim", "bound")}
     assert found.keys() == {*keys, "features.families"}
     assert "can't be read as weights: it is truncated" in found["segmentation.nuclei.model"]
     assert "there is no such model" in found["segmentation.cells.model"]
     assert "takes 2" in found["segmentation.spots.channels"]
+    assert "is -2.01, below the bound of stored flow fields, -2 (of" in found["segmentation.dim.cell_threshold"]
+    assert "is 0, below the bound of stored flow fields, 0.5 (least" in found["segmentation.bound.cell_threshold"]
     assert "only measured in 2D" in found["features.families"]
     with pytest.raises(ModelError, match="truncated"):
         check_models(config)

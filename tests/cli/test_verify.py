@@ -105,7 +105,7 @@ def test_flows_that_nothing_needs_may_be_gone(done):
 def test_flows_that_something_needs_are_made_again_too(done):
     results = done.results()
     shutil.rmtree(done.path().scratch / "flows" / "cells" / "B02")
-    flip(next((done.path().scratch / "ends" / "cells" / "B02").glob("*.npy")))
+    flip(next((done.path().scratch / "ends" / "cells" / "B02").glob("*.ends")))
     done.path().objects("cells", "B02").unlink()
     output = done.plateflow("verify", status=4)
     assert "B02 infer cells" in output

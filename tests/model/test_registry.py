@@ -1,6 +1,7 @@
 """The registry: what a file says of itself, where published models are looked for, and all of it without torch."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 
 from plateflow.errors import ModelError
 from plateflow.model import model_spec, save_model
-from plateflow.model.registry import PACKAGED, PUBLISHED, find_weights, licence_notice
+from plateflow.model.registry import PACKAGED, PUBLISHED, find_weights, least_logit, licence_notice
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 
 
@@ -46,6 +47,7 @@ def test_the_models_that_ship_fit_and_are_free_for_any_use(name: str) -> None:
     assert spec.path.stat().st_size <= 16 * 2**20
     assert "free for any use" in spec.licence
     assert (spec.diameter, spec.diameters, len(spec.channels), spec.colours) == (30.2, (7.0, 130.0), 2, True)
+    assert spec.least_logit == least_logit(name) == -2.0
 
 
 @pytest.fixture
@@ -85,6 +87,23 @@ def test_files_in_the_folders_are_found_by_their_names(folders: list[Path]) -> N
     (folders[3] / "CP_20260101").touch()
     assert find_weights("mine") == folders[2] / "mine.safetensors"
     assert find_weights("CP_20260101") == folders[3] / "CP_20260101"
+
+
+def test_the_bound_is_the_files_own_where_it_says_one(tmp_path: Path, published: bytes, folders: list[Path]) -> None:
+    header = json.dumps({"__metadata__": {"plateflow": json.dumps({"name": "deep", "least_logit": -4.5})}}).encode()
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert model_spec(path).least_logit == least_logit(path) == -4.5
+    for wrong in ("NaN", "-31", '"low"', "null"):
+        bad = header.replace(b"-4.5", wrong.replace('"', '\\"').encode())
+        path.write_bytes(len(bad).to_bytes(8, "little") + bad)
+        for ask in (model_spec, least_logit):
+            with pytest.raises(ModelError, match="its least_logit is"):
+                ask(path)
+    (folders[1] / "cpsam").write_bytes(published)
+    assert model_spec("cpsam").least_logit == least_logit("cpsam") == -2.0
+    (tmp_path / "tuned").write_bytes(b"of Cellpose")
+    assert model_spec(tmp_path / "tuned").least_logit == least_logit(tmp_path / "tuned") == -2.0
 
 
 def test_a_published_file_is_known_by_its_hash_wherever_it_lies(

@@ -26,6 +26,7 @@ from plateflow.paths import PlatePaths
 from plateflow.plates import open_plate
 from plateflow.project import Plate, Project, check_label_sets
 from plateflow.segment import segment_image
+from plateflow.segment.scratch import open_flows
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, ingest, normalise, tile
 from plateflow.stages.job import Job
@@ -294,5 +295,5 @@ def test_a_well_without_contrast_has_no_objects(tmp_path: Path) -> None:
     config = config_of(tmp_path / "results", segmentation={"nuclei": {"channels": ["1"], "model": str(TINY)}})
     for stage, module in (("ingest", ingest), ("tile", tile), ("normalise", normalise), ("infer", infer)):
         module.run(Job.of(Plate(config=config, spec=entry), stage, job(stage)))
-    flow = np.load(PlatePaths.of("f", results=config.results).flows("nuclei", "B02", 0))
+    flow = open_flows(PlatePaths.of("f", results=config.results).flows("nuclei", "B02", 0), 0)[:]
     assert (flow[2] < 0).all()

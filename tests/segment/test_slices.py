@@ -44,9 +44,9 @@ def test_slices_change_no_byte_of_the_store(tmp_path: Path, monkeypatch: pytest.
         shutil.copytree(inferred.root.parent, tmp_path / name)
         paths = run(config_of(tmp_path / name, **{**keys, **changed}), entry, "follow", "stitch")
         assert volume_of(paths, "B02", "nuclei").max() >= 6
-        blocks.append(len(list(paths.scratch.glob("ends/nuclei/B02/*.npy"))))
+        blocks.append(len(list(paths.scratch.glob("ends/nuclei/B02/*.ends"))))
         assert len(list(paths.root.glob("receipts/follow/*.json"))) == changed.get("follow_slices", 1)
-        assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".npy"}
+        assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".flows", ".ends"}
         stores.append(files_of(paths.root))
 
     follow_and_stitch("one")

@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from segment_project import MODEL, SETS, config_of, labels_of, run
 from vendors import PatternLayout
 
 from plateflow.config import PlateSpec
 from plateflow.errors import ConfigError, PlateflowError
-from plateflow.files import append_line, read_lines
+from plateflow.files import append_line, atomic_file, read_lines
 from plateflow.flows import labels_from_flows
 from plateflow.metrics import f1
 from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
+from plateflow.segment.scratch import open_flows
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import follow, infer, stitch
 from plateflow.stages.job import Job
+from plateflow.state.requests import request
 
 
 def journal(paths: PlatePaths, stage: str) -> list[dict[str, Any]]:
@@ -64,7 +67,7 @@ def test_the_labels_are_the_simulated_nuclei(whole: PlatePaths, plate: tuple[Pla
 
 
 def test_the_labels_are_those_of_the_flows_in_one_piece(whole: PlatePaths) -> None:
-    flow = np.load(whole.flows("nuclei", "B02", 0))
+    flow = open_flows(whole.flows("nuclei", "B02", 0), 0)[:]
     assert flow.dtype == np.float16
     assert flow.shape == (3, 192, 384)
     assert np.array_equal(labels_from_flows(flow[:2], flow[2]), labels_of(whole, "B02", "nuclei"))
@@ -146,7 +149,7 @@ def test_keys_of_inference_change_its_results(
     """What decides where and how fast asks for no well again, the dtype too: the journal keeps it."""
     config = config_of(copied[1], segmentation={"nuclei": SETS["nuclei"]}, **key)
     paths = run(config, copied[0], "infer")
-    flow, expected = (np.load(p.flows("nuclei", "B02", 0)).astype(np.float32) for p in (paths, whole))
+    flow, expected = (open_flows(p.flows("nuclei", "B02", 0), 0)[:].astype(np.float32) for p in (paths, whole))
     assert 0 < np.linalg.norm(flow - expected) < (0.5 if redone else 0.05) * np.linalg.norm(expected)
     run(config_of(copied[1], segmentation={"nuclei": SETS["nuclei"]}), copied[0], "infer")
     entries = journal(paths, "infer")
@@ -179,6 +182,72 @@ def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
         assert abs(ys.mean() - row.seed_y) < 15
         assert abs(xs.mean() - row.seed_x) < 15
     assert not labels[:, 160:192].any()
+
+
+def test_what_an_earlier_version_stored_is_of_use_and_goes_in_time(
+    whole: PlatePaths, copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flows and end points were npy files of all pixels: nothing is done again but what another setting asks for."""
+    entry, folder = copied
+
+    def save(path: Path, array: NDArray[Any], _: Any) -> None:
+        with atomic_file(path) as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+    with monkeypatch.context() as earlier:
+        for kind in ("flows", "endpoints"):
+            now = getattr(PlatePaths, kind)
+            earlier.setattr(PlatePaths, kind, lambda *key, now=now: now(*key).with_suffix(".npy"))
+        for module in (infer, follow, stitch):
+            for name, instead in {
+                "write_flows": save, "write_endpoints": save,
+                "open_flows": lambda path, _: np.load(path), "read_endpoints": lambda path, _: np.load(path),
+            }.items():  # fmt: skip
+                earlier.setattr(module, name, instead, raising=False)
+        run(config_of(folder), entry, "infer", "follow", "stitch")
+    paths = PlatePaths.of("p", results=folder)
+
+    def redone() -> dict[str, int]:
+        return {stage: len(journal(paths, stage)) for stage in ("infer", "follow", "stitch")}
+
+    assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".npy"}
+    run(config_of(folder), entry, "infer", "follow", "stitch")
+    assert redone() == {"infer": 4, "follow": 4, "stitch": 4}
+    sets = {"nuclei": SETS["nuclei"] | {"min_size_px": 40}, "cells": SETS["cells"] | {"cell_threshold": 1.0}}
+    run(config_of(folder, segmentation=sets), entry, "infer", "follow", "stitch")
+    assert redone() == {"infer": 4, "follow": 6, "stitch": 8}
+    assert [path.suffix for path in sorted((paths.scratch / "ends" / "cells").rglob("*.*"))] == [".ends", ".ends"]
+    assert labels_of(paths, "B02", "nuclei").any()
+    run(config_of(folder), entry, "infer", "follow", "stitch")
+    for well in ("B02", "B03"):
+        for label_set in SETS:
+            assert np.array_equal(labels_of(paths, well, label_set), labels_of(whole, well, label_set))
+    request(paths, kind="retry", stage="infer")
+    run(config_of(folder), entry, "infer", "follow", "stitch")
+    assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".flows", ".ends"}
+
+
+def test_another_bound_runs_the_network_again_and_changes_no_label(
+    whole: PlatePaths, copied: tuple[PlateSpec, Path]
+) -> None:
+    entry, folder = copied
+    run(config_of(folder), entry, "infer", "follow", "stitch")
+    sets: dict[str, dict[str, Any]] = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": -3.0}}
+    with pytest.raises(ConfigError, match=r"-3, below the bound(.|\n)*-2 \(of model(.|\n)*least_logit to -3"):
+        run(config_of(folder, segmentation=sets), entry, "infer")
+    sets["nuclei"] |= {"least_logit": -3.0}
+    paths = run(config_of(folder, segmentation=sets), entry, "infer", "follow", "stitch")
+    done = [line["label_set"] for line in journal(paths, "infer")]
+    assert (done.count("cells"), done.count("nuclei")) == (2, 4)
+    full = open_flows(paths.flows("nuclei", "B02", 0), -3.0)[:]
+    expected = labels_from_flows(full[:2], full[2], cell_threshold=-3)
+    assert np.array_equal(expected, labels_of(paths, "B02", "nuclei"))
+    sets["nuclei"] |= {"cell_threshold": 0.0, "least_logit": 0.0}
+    run(config_of(folder, segmentation=sets), entry, "infer", "follow", "stitch")
+    assert np.array_equal(labels_of(paths, "B02", "nuclei"), labels_of(whole, "B02", "nuclei"))
+    flow = open_flows(paths.flows("nuclei", "B02", 0), 0.0)[:]
+    assert (flow[2] == -30).mean() == (full[2] <= 0).mean() > 0.2
+    assert paths.objects("nuclei", "B02").read_bytes() == whole.objects("nuclei", "B02").read_bytes()
 
 
 def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateSpec, Path]) -> None:
@@ -229,7 +298,7 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     assert paths.flows("nuclei", "B02", 0).exists()
     stitch.run(contexts[1])
     assert not paths.flows("nuclei", "B02", 0).exists()
-    assert not list(paths.scratch.rglob("*.npy"))
+    assert not list(paths.scratch.rglob("*.*"))
     labels = labels_of(paths, "B02", "nuclei")
 
     run(config, entry, "infer", "follow", "stitch")  # nothing to do: nobody misses the scratch
@@ -239,7 +308,7 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     with pytest.raises(PlateflowError, match=r"it is gone(.|\n)*run `snakemake` again: infer makes it anew"):
         run(changed, entry, "infer", "follow")
     run(changed, entry, "infer", "follow", "stitch")
-    assert not list(paths.scratch.rglob("*.npy"))
+    assert not list(paths.scratch.rglob("*.*"))
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
 
 
@@ -266,6 +335,7 @@ from plateflow.config import Config, PlateSpec
 from plateflow.project import Plate
 from plateflow.stages import follow, infer, stitch
 from plateflow.stages.job import Job
+from plateflow.state.requests import request
 config, entry = Config.model_validate_json(sys.argv[1]), PlateSpec.model_validate_json(sys.argv[2])
 for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
     stage.run(Job.of(Plate(config=config, spec=entry), name, job))

@@ -26,7 +26,7 @@ from plateflow.plates.plate import index_plate
 from plateflow.project import Plate
 from plateflow.segment import volume
 from plateflow.segment.grid import anisotropy
-from plateflow.segment.scratch import save_array
+from plateflow.segment.scratch import open_flows, write_flows
 from plateflow.segment.volume import Volume, in_voxels, n_planes
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
@@ -166,7 +166,7 @@ def infer_gives(flow: Array) -> Callable[..., Iterator[tuple[WorkItem, Outcome]]
     def work(context: Job, units: list[WorkItem], start: Callable[[WorkItem], None], _: Any) -> Any:
         for unit in units:
             start(unit)
-            save_array(context.paths.flows(unit.label_set, unit.well, 0), flow)
+            write_flows(context.paths.flows(unit.label_set, unit.well, 0), flow, -2)
             yield unit, Outcome()
 
     return work
@@ -190,7 +190,7 @@ def test_real_stacks_come_back_from_their_true_flows(
     monkeypatch.setattr(infer, "_work", infer_gives(flow))
     config = config_of(tmp_path / "results", **deep(), follow_block_px=100, follow_slices=2)
     paths = run(config, entry, "ingest", "tile", "normalise", "infer", "follow", "stitch")
-    assert len(list(paths.scratch.glob("ends/nuclei/B02/0-*.npy"))) > 6
+    assert len(list(paths.scratch.glob("ends/nuclei/B02/0-*.ends"))) > 6
     labels = volume_of(paths, "B02", "nuclei")
     assert average_precision(truth, labels, 0.5)[0] >= least
     assert np.array_equal(labels, labels_from_flows(flow[:3], flow[3]))
@@ -210,7 +210,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateSpec, Path, Ar
 def test_a_simulated_stack_through_the_network(stack: tuple[PlateSpec, Path, Array]) -> None:
     entry, results, truth = stack
     paths = run(config_of(results, **deep()), entry, "infer", "follow", "stitch")
-    flow = np.load(paths.flows("nuclei", "B02", 0))
+    flow = open_flows(paths.flows("nuclei", "B02", 0), 0)[:]
     assert (flow.shape, flow.dtype) == ((4, *truth.shape), np.float16)
     assert np.sqrt((flow[:3].astype(np.float32) ** 2).sum(0)).max() < 5.01
     array = zarr.open_group(paths.image("B02") / "labels/nuclei", mode="r")["0"]

@@ -13,6 +13,7 @@ import pytest
 from vendors import PatternLayout
 from workflow_project import MICRO, REPOSITORY
 
+from plateflow.segment.scratch import open_flows
 from plateflow.simulate.plate import simulate_plate
 
 
@@ -82,7 +83,7 @@ def test_no_cell_is_cut_where_two_fields_meet(project):
 
 
 def test_flows_are_float16_in_the_documented_layout(project):
-    flows = np.load(project.path().flows("cells", "B02", 0), mmap_mode="r")
+    flows = open_flows(project.path().flows("cells", "B02", 0), 0)
     assert flows.dtype == np.float16
     assert flows.shape == (3, 128, 320)
 

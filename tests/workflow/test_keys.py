@@ -28,9 +28,9 @@ def test_keys_that_change_where_and_how_change_no_label(project):
     project.configure(change)
     project.snakemake()
     (project.folder / "results").symlink_to("elsewhere")
-    assert list((project.folder / "scratch").rglob("*.npy"))
+    assert list((project.folder / "scratch").rglob("*.*"))
     assert not project.path().scratch.exists()
-    assert len(list((project.folder / "scratch").rglob("ends/nuclei/B02/*.npy"))) == 10, "5 x 2 blocks"
+    assert len(list((project.folder / "scratch").rglob("ends/nuclei/B02/*.ends"))) == 10, "5 x 2 blocks"
     assert {k: v for k, v in project.results().items() if not k.startswith("manifest")} == before
 
 

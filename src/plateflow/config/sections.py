@@ -88,6 +88,13 @@ class LabelSet(Section):
     )
     model: str = Field("default", description="name of a registered model, or a path to a weights file")
     cell_threshold: float = Field(0.0, ge=-15, le=15, description="logit above which a pixel belongs to an object")
+    least_logit: float | None = Field(
+        None,
+        ge=-15,
+        le=15,
+        description="flow fields are stored where the logit is above this alone, so cell_threshold can't be lower; "
+        "empty: as the model says, -2 if it doesn't; to lower it runs the network again",
+    )
     flow_threshold: float = Field(
         0.4, ge=0, description="objects with a greater mean squared flow error are dropped; 0 keeps all"
     )

@@ -1,14 +1,16 @@
 """Flow fields to labels and back: exact, in two and three dimensions, on arrays; independent of plates and jobs."""
 
-from plateflow.flows.blocks import Block, cut_blocks, release_pages
+from plateflow.flows.blocks import Block, FlowField, cut_blocks, release_pages
 from plateflow.flows.flow_error import flow_error
-from plateflow.flows.follow import follow_block, follow_flows
+from plateflow.flows.follow import block_starts, follow_block, follow_flows
 from plateflow.flows.labels import Objects, labels_from_endpoints, labels_from_flows, segment_flow
 from plateflow.flows.targets import flows_from_labels
 
 __all__ = [
     "Block",
+    "FlowField",
     "Objects",
+    "block_starts",
     "cut_blocks",
     "flow_error",
     "flows_from_labels",

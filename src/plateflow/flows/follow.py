@@ -107,6 +107,15 @@ def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float
     return endpoints[3 - field.ndim :]
 
 
+def block_starts(flow: Any, block: Block, *, cell_threshold: float) -> Points:
+    """Where the paths of a block start, int32 ``(D, n)``, canvas coordinates: its cell pixels, as `follow_block` lists
+    them. Of the flow field only the logits of the core are read."""
+    field, core = as_field(flow), with_z(block.core)
+    cells = cell_table(float(cell_threshold))[field.read_logit(core)] == 1
+    first = np.array([[axis.start] for axis in core], np.int32)
+    return (_list_cells(cells.view(np.uint8)) + first)[3 - field.ndim :]
+
+
 def _slices(start: NDArray[np.int64], stop: NDArray[np.int64]) -> Region:
     return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
 

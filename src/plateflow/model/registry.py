@@ -15,6 +15,11 @@ from plateflow.errors import ChannelError, ModelError
 
 IN_CHANNELS = 3
 """Channels of a network's input: the object's first, unused ones 0."""
+LOGIT_LIMIT = 30.0
+"""The logits of a flow field lie between this and its negative."""
+LEAST_LOGIT = -2.0
+"""Bound of models that don't say: of images of cells, a third of the bytes is left (docs/performance.md). What it is by
+default stands in no fingerprint: another one needs another version of `infer`."""
 UNKNOWN = "unknown: the file doesn't say"
 NON_COMMERCIAL = re.compile(r"(?<![a-z])NC(?![a-z])|non.?commercial|not for commercial", re.IGNORECASE)
 """What a licence says that forbids commercial use."""
@@ -36,6 +41,7 @@ class ModelSpec:
         colours: whether it reads red, green and blue of stained tissue, too: dark objects on a bright background.
         diameter: px to which objects are resampled when a diameter is given; None for an encoder.
         diameters: least and greatest median diameter, px, of the images that it was trained on.
+        least_logit: bound below which its cell logits mean nothing: flow fields aren't stored there.
         parent: the model that it was fine-tuned from, if any.
     """
 
@@ -48,6 +54,7 @@ class ModelSpec:
     colours: bool
     diameter: float | None
     diameters: tuple[float, float]
+    least_logit: float = LEAST_LOGIT
     parent: str = ""
 
     @property
@@ -237,6 +244,7 @@ def spec_of(path: Path) -> ModelSpec:
         colours=metadata.get("colours", not metadata),
         diameter=float(diameter),
         diameters=(float(diameters[0]), float(diameters[1])),
+        least_logit=_least_logit(metadata, path),
         parent=metadata.get("parent") or "",
     )
 
@@ -250,6 +258,27 @@ def _channels(metadata: dict[str, Any]) -> tuple[str, ...]:
     return tuple(metadata.get("channels") or (TRAINED_CHANNELS if metadata else CELLPOSE_CHANNELS))
 
 
+def least_logit(model: str | Path) -> float:
+    """The bound of a model, `ModelSpec.least_logit`. No weights are hashed.
+
+    Raises:
+        ModelError: there is no such model, or its header can't be read.
+    """
+    return _least_logit(_header(model), model)
+
+
+def _least_logit(metadata: dict[str, Any], model: str | Path) -> float:
+    value = metadata.get("least_logit", LEAST_LOGIT)
+    if not isinstance(value, int | float) or not abs(value) <= LOGIT_LIMIT:  # as NaN isn't, either
+        raise unusable(model, f"its least_logit is {value!r}, no number within {LOGIT_LIMIT:g} of 0")
+    return float(value)
+
+
+def _header(model: str | Path) -> dict[str, Any]:
+    """What the file of a model says about itself, by the model's name; nothing of published ones."""
+    return {} if str(model) in PUBLISHED else _metadata(find_weights(model))
+
+
 def check_channels(model: str | Path, channels: Sequence[str | int], *, where: str, remedy: str) -> None:
     """Refuse more channels than a model takes: it would find little, and say nothing. No weights are hashed.
 
@@ -257,7 +286,7 @@ def check_channels(model: str | Path, channels: Sequence[str | int], *, where: s
         ChannelError: there are too many.
         ModelError: there is no such model, or its header can't be read.
     """
-    metadata = {} if str(model) in PUBLISHED else _metadata(find_weights(model))
+    metadata = _header(model)
     takes = _channels(metadata)
     if len(channels) > len(takes):
         listed = ", ".join(map(str, channels[:8])) + ", ..." * (len(channels) > 8)

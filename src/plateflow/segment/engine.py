@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from plateflow.errors import PlateflowError
-from plateflow.model.registry import IN_CHANNELS
+from plateflow.model.registry import IN_CHANNELS, LOGIT_LIMIT
 from plateflow.segment.grid import TILE
 from plateflow.segment.tiles import TileLayout, network_shape, tile_layout
 
-LOGIT_LIMIT = 30.0
 FLOAT16_EXPONENT = 0x7C00
 """Its bits in a number: all ones where that isn't finite. `isfinite` takes ten times as long."""
 AHEAD = 48

@@ -1,7 +1,7 @@
 """The stage `follow`: where the paths of a block's pixels end.
 
 Reads: the flow fields of `infer`.
-Writes: <scratch>/<plate>/ends/<label set>/<well>/<canvas>-<block>.npy.
+Writes: <scratch>/<plate>/ends/<label set>/<well>/<canvas>-<block>.ends.
 Work item: a block of a label set of a well.
 
 Slice j of k takes the blocks whose index is congruent to j, counted on over the wells, label sets and canvases of the
@@ -12,11 +12,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from plateflow.images.canvas import Canvas
 from plateflow.project import Plate
-from plateflow.segment.scratch import save_array
+from plateflow.segment.scratch import former, open_flows, write_endpoints
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 
@@ -37,7 +35,10 @@ def run(job: Job) -> None:
     """
 
     def owned(item: WorkItem[CanvasBlock]) -> list[Path]:
-        return [] if item.upstream else [_endpoints(job, item)]
+        if item.upstream:
+            return []
+        path = _endpoints(job, item)
+        return [path, former(path)]
 
     run_job(job, lambda: work_items(job), one_by_one(lambda item: _follow(job, item)), owned=owned)
 
@@ -95,15 +96,11 @@ def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
 
 
 def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:
-    from plateflow.flows import cut_blocks, follow_block
+    from plateflow.flows import FlowField, block_starts, cut_blocks, follow_block
 
-    canvas, settings = item.data.canvas, job.config.segmentation[item.label_set]
-    flow = np.load(job.paths.flows(item.label_set, item.well, canvas.index), mmap_mode="r")
-    endpoints = follow_block(
-        flow,
-        cut_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number],
-        n_steps=job.plate.grid(item.label_set).n_steps,
-        cell_threshold=settings.cell_threshold,
-    )
-    save_array(_endpoints(job, item), endpoints)
+    canvas, threshold = item.data.canvas, job.config.segmentation[item.label_set].cell_threshold
+    flow = FlowField(open_flows(job.paths.flows(item.label_set, item.well, canvas.index), threshold))
+    block = cut_blocks(canvas.shape, block_edge(canvas.shape, job.config.follow_block_px))[item.data.number]
+    endpoints = follow_block(flow, block, n_steps=job.plate.grid(item.label_set).n_steps, cell_threshold=threshold)
+    write_endpoints(_endpoints(job, item), endpoints, block_starts(flow, block, cell_threshold=threshold))
     return Outcome(info={"pixels": int(endpoints.shape[1])})

@@ -1,7 +1,7 @@
 """The stage `infer`: flow fields of all label sets of a part.
 
 Reads: level 0 of plate.zarr (or the raw plate, where it is read in place), manifest/window.json, illumination.npz.
-Writes: <scratch>/<plate>/flows/<label set>/<well>/<canvas>.npy.
+Writes: <scratch>/<plate>/flows/<label set>/<well>/<canvas>.flows.
 Work item: a label set of a well. Weights are loaded once per job and model; tiles of all wells are pooled.
 """
 
@@ -19,10 +19,10 @@ from plateflow.config import Config
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
-from plateflow.model.registry import ModelSpec, model_spec
-from plateflow.project import check_label_sets
+from plateflow.model.registry import LOGIT_LIMIT, ModelSpec, model_spec
+from plateflow.project import check_label_sets, least_logit
 from plateflow.segment.grid import anisotropy
-from plateflow.segment.scratch import save_array
+from plateflow.segment.scratch import write_flows
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import run_job
 from plateflow.state.journal import Key
@@ -182,9 +182,8 @@ def _read(job: Job, item: Item, canvas: Canvas, image: WellImage) -> NDArray[np.
 
 
 def _write(job: Job, item: Item, canvas: Canvas, flow: NDArray[np.float16]) -> None:
-    from plateflow.segment.engine import LOGIT_LIMIT
-
     outside = canvas.owner() < 0  # no object is looked for where no field lies
     np.copyto(flow[:-1], 0, where=outside)
     np.copyto(flow[-1], -LOGIT_LIMIT, where=outside)
-    save_array(job.paths.flows(item.label_set, item.well, canvas.index), flow)
+    bound = least_logit(job.config.segmentation[item.label_set])
+    write_flows(job.paths.flows(item.label_set, item.well, canvas.index), flow, bound)

@@ -19,17 +19,18 @@ from plateflow.features.columns import cell_families
 from plateflow.images.window import load_window
 from plateflow.plates.check_index import Problem
 from plateflow.plates.reader import Index, examples
-from plateflow.project import Plate, check_label_sets
+from plateflow.project import Plate, check_channels, check_thresholds
 from plateflow.segment.grid import grid_for
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
-    """What is wrong with the configuration, whatever the plate: models, their channels, features, folders."""
+    """What is wrong with the configuration, whatever the plate: models, channels, thresholds, features, folders."""
     for name, settings in config.segmentation.items():
         alone = config.model_copy(update={"segmentation": {name: settings}})
-        for key, step in {"channels": check_label_sets, "model": check_models}.items():
+        steps = {"channels": check_channels, "cell_threshold": check_thresholds, "model": check_models}
+        for key, step in steps.items():
             yield from _tried(f"segmentation.{name}.{key}", partial(step, alone))
     yield from _tried("features.families", partial(cell_families, config))
     for key, folder in {"results": config.results, "scratch": config.scratch}.items():

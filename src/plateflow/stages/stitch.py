@@ -26,7 +26,7 @@ from plateflow.files import remove_tree, write_atomic
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.project import Plate
-from plateflow.segment.scratch import scratch_array
+from plateflow.segment.scratch import open_flows, read_endpoints, scratch_array
 from plateflow.stages import stage_module
 from plateflow.stages.follow import CanvasBlock, block_edge, follow_items
 from plateflow.stages.job import Job, Outcome, WorkItem, changes, left_out_upstream
@@ -131,13 +131,21 @@ class _Plane:
 
 def _label(job: Job, item: Item, canvas: Canvas, blocks: list[int], out: NDArray[np.uint32], first: int) -> Objects:
     """Make the labels of a canvas in `out`."""
-    from plateflow.flows import labels_from_endpoints
+    from plateflow.flows import FlowField, block_starts, cut_blocks, labels_from_endpoints
 
     paths, settings = job.paths, job.config.segmentation[item.label_set]
+    flow = FlowField(open_flows(paths.flows(item.label_set, item.well, canvas.index), settings.cell_threshold))
+    edge = block_edge(canvas.shape, job.config.follow_block_px)
+    cut = cut_blocks(canvas.shape, edge)
+
+    def endpoints(index: int) -> NDArray[np.int32]:
+        starts = block_starts(flow, cut[index], cell_threshold=settings.cell_threshold)
+        return read_endpoints(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index]), starts)
+
     _, objects = labels_from_endpoints(
-        lambda index: np.load(paths.endpoints(item.label_set, item.well, canvas.index, blocks[index]), mmap_mode="r"),
-        np.load(paths.flows(item.label_set, item.well, canvas.index), mmap_mode="r"),
-        block=block_edge(canvas.shape, job.config.follow_block_px),
+        endpoints,
+        flow,
+        block=edge,
         cell_threshold=settings.cell_threshold,
         flow_threshold=settings.flow_threshold,
         min_size=settings.min_size_px,
