@@ -179,6 +179,11 @@ def block(sizes: Sizes) -> None:
     flat, wide = x.flatten(1, 2), torch.randn(sizes.batch, 1024, 4 * width, device=sizes.device).bfloat16()
     qkv, tables = part.attn.qkv(flat), (part.attn.rel_pos_h, part.attn.rel_pos_w)
 
+    tokens = flat.flatten(0, 1)
+
+    def ends_with_gelu(x: Tensor) -> Tensor:
+        return torch._addmm_activation(part.lin1.bias, x, part.lin1.weight.t(), use_gelu=True)
+
     def mlp(pieces: int) -> None:
         for piece in flat.chunk(pieces):
             part.lin2(nn.functional.gelu(part.lin1(piece)))
@@ -190,6 +195,7 @@ def block(sizes: Sizes) -> None:
         "lin1": lambda: part.lin1(flat),
         "gelu": lambda: nn.functional.gelu(wide),
         "lin2": lambda: part.lin2(wide),
+        "lin1 with torch's gelu at its end": lambda: ends_with_gelu(tokens),
         "lin2 onto the sum": lambda: flat.flatten(0, 1).addmm_(wide.flatten(0, 1), part.lin2.weight.t()),
         "norm": lambda: part.norm1(x),
     }
@@ -206,6 +212,10 @@ def block(sizes: Sizes) -> None:
     with without_kernels():
         line["block without kernels"] = us(lambda: part(x))
     emit("block", us=line | {"batch": sizes.batch})
+    some = part.lin1(tokens[:4096]).float()
+    for kind in ("none", "tanh"):
+        exact = nn.functional.gelu(some, approximate=kind)
+        emit("block", gelu_at_the_end_of_lin1_from=kind, distance=distance(ends_with_gelu(tokens[:4096]), exact))
     if sizes.device.type != "cuda":
         emit("block", left_out="shapes of attention's blocks: no CUDA")
         return
