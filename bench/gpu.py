@@ -182,7 +182,8 @@ def block(sizes: Sizes) -> None:
     tokens = flat.flatten(0, 1)
 
     def ends_with_gelu(x: Tensor) -> Tensor:
-        return torch._addmm_activation(part.lin1.bias, x, part.lin1.weight.t(), use_gelu=True)
+        bias, weight = part.lin1.bias.to(x.dtype), part.lin1.weight.to(x.dtype)
+        return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
 
     def mlp(pieces: int) -> None:
         for piece in flat.chunk(pieces):
@@ -212,10 +213,11 @@ def block(sizes: Sizes) -> None:
     with without_kernels():
         line["block without kernels"] = us(lambda: part(x))
     emit("block", us=line | {"batch": sizes.batch})
-    some = part.lin1(tokens[:4096]).float()
+    some = tokens[:4096].float()
     for kind in ("none", "tanh"):
-        exact = nn.functional.gelu(some, approximate=kind)
-        emit("block", gelu_at_the_end_of_lin1_from=kind, distance=distance(ends_with_gelu(tokens[:4096]), exact))
+        linear = nn.functional.linear(some, part.lin1.weight.float(), part.lin1.bias.float())
+        exact = nn.functional.gelu(linear, approximate=kind)
+        emit("block", gelu_at_the_end_of_lin1_from=kind, distance=distance(ends_with_gelu(some), exact))
     if sizes.device.type != "cuda":
         emit("block", left_out="shapes of attention's blocks: no CUDA")
         return
