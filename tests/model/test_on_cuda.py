@@ -1,7 +1,9 @@
-"""The network on a GPU: Triton's kernels beside the plain path, and float32 that is. Run by `bench/cuda.py`, too."""
+"""The network on a GPU: Triton's kernels beside the plain path, and float32 that is. Run by `bench/gpu.py`, too."""
 
 import copy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from plateflow.model import fast
 from plateflow.model.vit import VIT_L, FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import load_model, save_model
+from plateflow.segment.engine import CanvasJob, FlowEngine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 SHALLOW = FlowViTConfig(**{**vars(VIT_L), "depth": 3})
@@ -66,6 +69,22 @@ def test_a_tile_has_the_same_bits_at_any_place_with_any_companions(config: FlowV
             found.append(model(x)[place])
     assert all(torch.equal(found[0], each) for each in found)
     assert fast.in_use(), fast._failures
+
+
+def test_canvases_go_through_the_threads_of_the_engine_as_on_the_cpu() -> None:
+    """Each thread has its stream: what one hands over before it is made would show here."""
+    random = np.random.default_rng(0)
+    images = [random.random((2, 300 + 10 * n, 700), np.float32) for n in range(40)]
+    found = {}
+    for device in ("cpu", "cuda"):
+        flows: list[Any] = []
+        engine = FlowEngine(lambda x: x * 2 - 1, device=torch.device(device), dtype=torch.float32, batch_size=8)
+        for _ in engine.run([CanvasJob(read=lambda i=i: i, write=flows.append, scale=0.9) for i in images]):
+            pass
+        found[device] = flows
+    assert engine.info["gpu_mb"] > 0
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), atol=2e-3)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from plateflow.errors import PlateflowError
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
-from plateflow.segment.engine import AHEAD, CanvasJob, FlowEngine, choose_device
+from plateflow.segment.engine import AHEAD, CanvasJob, FlowEngine, _blank, _padded, choose_device
 from plateflow.segment.tiles import FRAME, TILE, tile_layout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
@@ -188,6 +188,31 @@ def test_blank_tiles_are_skipped_and_counted() -> None:
     blank = run(engine_of(network), [np.zeros((1, 64, 64), np.float32), picture(8, 1, 64, 64)])
     assert (blank[0][2] == -30).all()
     assert (blank[1][2] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tile_is_blank_where_all_of_it_is_zero_of_either_sign(dtype: torch.dtype) -> None:
+    random = np.random.default_rng(13)
+    for _ in range(20):
+        pixels = np.zeros((2, *random.integers(1, 900, 2)), np.float32)
+        pixels[random.random(pixels.shape) < 0.5] = -0.0
+        for _ in range(random.integers(3)):
+            pixels[(random.integers(2), *random.integers(pixels.shape[1:]))] = random.normal() * 1e-30
+        layout = tile_layout(pixels.shape[1:])
+        padded = _padded(torch.from_numpy(pixels), layout, dtype)
+        expected = [not bool(padded[y : y + TILE, x : x + TILE].any()) for y, x in layout.corners]
+        assert _blank(padded, layout) == expected
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e5])
+def test_one_number_that_is_not_finite_in_float16_is_refused(value: float) -> None:
+    def network(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[0, 1, 100, 100] = value
+        return x
+
+    with pytest.raises(RuntimeError, match="isn't finite"):
+        run(engine_of(network), [picture(14, 1, 256, 256)])
 
 
 @pytest.mark.parametrize(("first", "fits"), [(8, 2), (7, 3)])

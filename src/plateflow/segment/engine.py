@@ -9,7 +9,8 @@ Tiles of all canvases are pooled into batches of one fixed shape, so a tile's ou
 tiles are in its batch. A canvas is blended on the device in float32, in ascending order of its tiles.
 
 On CUDA each thread has a stream of its own, and what it hands over has an event. In one stream whoever waited for a
-canvas to be blended waited for all batches queued behind it, too, and the device then had nothing to do.
+canvas to be blended waited for all batches queued behind it, too, and the device then had nothing to do. The default
+stream is left to the caller, who may make labels on the device meanwhile.
 """
 
 from __future__ import annotations
@@ -17,28 +18,26 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from plateflow.errors import PlateflowError
 from plateflow.model.registry import IN_CHANNELS, LOGIT_LIMIT
 from plateflow.segment.grid import TILE
+from plateflow.segment.threads import in_thread, stoppable
 from plateflow.segment.tiles import TileLayout, network_shape, tile_layout
 
 FLOAT16_EXPONENT = 0x7C00
 """Its bits in a number: all ones where that isn't finite. `isfinite` takes ten times as long."""
 AHEAD = 48
 """Tiles that may wait to be run, and as many to be blended: about two fields of 1080 px, 40 MB each."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +144,7 @@ class FlowEngine:
         """The tiles of a canvas of `shape` px on the network's grid; overridden where another tiling is compared."""
         return tile_layout(shape, augment=self.augment)
 
-    def run(self, jobs: Iterable[CanvasJob]) -> Iterator[Result]:
+    def run(self, jobs: Iterable[CanvasJob]) -> Generator[Result]:
         """Run canvases, which are taken ahead in a thread; each result is yielded in order, once its flow is written.
 
         Raises:
@@ -156,7 +155,7 @@ class FlowEngine:
         batches = in_thread(self._cut(jobs, self.batch_size), depth)
         outputs = in_thread(self._forward(batches), depth)
         results = in_thread(self._blend(outputs), depth, stopped)
-        with _stoppable(self.network, stopped), closing(batches), closing(outputs), closing(results):
+        with stoppable(self.network, stopped), closing(batches), closing(outputs), closing(results):
             yield from results
 
     def _cut(self, jobs: Iterable[CanvasJob], size: int) -> Iterator[_Batch]:
@@ -188,9 +187,13 @@ class FlowEngine:
                 batch.tiles[batch.filled :] = 0
                 yield self._uploaded(batch)
 
-    def _stream(self) -> AbstractContextManager[Any]:
-        """A CUDA stream for the calling thread."""
-        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+    def _stream(self, priority: int = -1) -> AbstractContextManager[Any]:
+        """A CUDA stream for the calling thread: that of the network comes after all others, which others wait for."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        stream = torch.cuda.Stream(self.device, priority=priority)
+        stream.wait_stream(torch.cuda.current_stream())  # where the weights were loaded
+        return torch.cuda.stream(stream)
 
     def _uploaded(self, batch: _Batch) -> _Batch:
         """Start the copy of a batch's tiles to the device; there (size, 3, TILE, TILE)."""
@@ -230,21 +233,22 @@ class FlowEngine:
     def _forward(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Add the network's outputs to each batch, (3, TILE, TILE) float32 on the device."""
         torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this number per thread
-        for batch in map(self._taken_over, batches):
-            while len(batch.outputs) < batch.filled:
-                try:
-                    batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
-                    continue
-                except (RuntimeError, MemoryError) as error:
-                    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-                    if self.batch_size == 1 or not (full or "can't allocate memory" in str(error)):
-                        raise
-                self.batch_size //= 2
-                print(f"the device is out of memory; continuing with batches of {self.batch_size}", flush=True)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-            batch.tiles = torch.empty(0)
-            yield self._handed_over(batch)
+        with self._stream(priority=0):
+            for batch in map(self._taken_over, batches):
+                while len(batch.outputs) < batch.filled:
+                    try:
+                        batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
+                        continue
+                    except (RuntimeError, MemoryError) as error:
+                        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+                        if self.batch_size == 1 or not (full or "can't allocate memory" in str(error)):
+                            raise
+                    self.batch_size //= 2
+                    print(f"the device is out of memory; continuing with batches of {self.batch_size}", flush=True)
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                batch.tiles = torch.empty(0)
+                yield self._handed_over(batch)
 
     def _call(self, tiles: Tensor, start: int) -> Tensor:
         """Call the network once, for the tiles from `start` on: always with a full batch."""
@@ -355,59 +359,6 @@ def _blank(pixels: Tensor, layout: TileLayout) -> list[bool]:
         seen = np.bitwise_or.reduce(bits[y : y + TILE], axis=0) & np.iinfo(bits.dtype).max  # -0 is zero, too
         blank += [not seen[x : x + TILE].any() for x in layout.x.starts]
     return blank
-
-
-def in_thread(items: Iterator[T], depth: int, closed: threading.Event | None = None) -> Generator[T]:
-    """Iterate in a thread of its own, up to `depth` items ahead; exceptions are raised in the consumer.
-
-    `closed` is set when this generator is closed early.
-    """
-    closed = closed or threading.Event()
-    ready: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    free = threading.Semaphore(depth)
-
-    def work() -> None:
-        try:
-            for item in items:
-                free.acquire()
-                if closed.is_set():
-                    return
-                ready.put(("item", item))
-            ready.put(("end", None))
-        except BaseException as error:
-            ready.put(("error", error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while (taken := ready.get())[0] == "item":
-            free.release()
-            yield taken[1]
-        if taken[0] == "error":
-            raise taken[1]
-    except BaseException:
-        closed.set()
-        raise
-    finally:
-        free.release()
-        thread.join()
-
-
-@contextmanager
-def _stoppable(network: Callable[[Tensor], Tensor], stopped: threading.Event) -> Iterator[None]:
-    """Let the network stop between two layers: a batch may take longer than a scheduler's grace period."""
-
-    def check(*_: object) -> None:
-        if stopped.is_set():
-            raise RuntimeError("the network was stopped")
-
-    modules = network.modules() if isinstance(network, nn.Module) else ()
-    hooks = [module.register_forward_pre_hook(check) for module in modules]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def choose_device(device: str) -> torch.device:
