@@ -140,7 +140,7 @@ def segment_flow(
 
     The result is that of `follow_block` and `labels_from_endpoints`. Beside flow field and labels, memory holds the end
     pixels (4 D bytes per cell pixel) and, for each worker, a block with its halo. On CUDA the whole canvas is on the
-    device, with up to 34 bytes per pixel; one that doesn't fit is done by the CPU.
+    device, with up to 30 bytes per pixel; one that doesn't fit is done by the CPU.
 
     Args:
         flow: the canvas's flow field ``(D + 1, *shape)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap, zarr, or a
