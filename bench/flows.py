@@ -1,11 +1,12 @@
 """Flows and labels side by side with Cellpose 4.2.1.1: one process, the same arrays, the same threads.
 
-    python bench/flows.py [--cases NAME ...] [--sizes 1024:500 ...] [--threads 2] [--repeat 3]
+    python bench/flows.py [--cases NAME ...] [--sizes 1024:500 ...] [--threads 2] [--repeat 3] [--device cuda]
 
 Prints one JSON line per measurement: seconds of both sides (median and all runs; wall, and processor time of all
 threads, which says more on a shared machine) and their ratio; a first line about the machine. A run of more than 20 s
 isn't repeated. The case `peak` measures memory: one call of each side in a process of its own, beyond what the arrays
-take. Without Cellpose only this project's side runs.
+take. Without Cellpose only this project's side runs. With `--device cuda` labels are made there (`cuda_rows`); the
+other cases are left out.
 """
 
 import argparse
@@ -15,11 +16,12 @@ import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from plateflow.flows import (
     follow_flows,
     labels_from_endpoints,
     labels_from_flows,
+    segment_flow,
 )
 
 PEER = importlib.util.find_spec("cellpose") is not None
@@ -45,6 +48,7 @@ SIZES = {
     "1024:500": (1024, 500, 0.49),
     "1024:5000": (1024, 5000, 0.49),
     "2048:500": (2048, 500, 0.34),
+    "1080:500": (1080, 500, 0.49),
     "2048:5000": (2048, 5000, 0.49),
     "4096:5000": (4096, 5000, 0.49),
 }
@@ -214,6 +218,104 @@ def zarr_canvas(args: argparse.Namespace) -> None:
              objects=len(objects.label), foreground=float((made[::7] > 0).mean()), peak_mb=rss())  # fmt: skip
 
 
+FIRST_CALL = """
+import time
+import numpy as np
+from plateflow.flows import segment_flow
+field = np.ones((3, 64, 64), np.float16)
+start = time.perf_counter()
+segment_flow(field, block=64, n_steps=9, cell_threshold=0.0, flow_threshold=0.4, min_size=5, device="cuda")
+print(time.perf_counter() - start)
+"""
+
+
+def cuda_rows(*, sizes: tuple[str, ...] = ("1080:500", "2048:5000"), repeat: int = 7) -> Iterator[dict[str, Any]]:
+    """Labels on CUDA: the whole way from flows in the host's memory and in the device's, and each kernel by itself.
+
+    Times are medians in milliseconds. A first row tells what a process waits for the kernels: compiled, and kept by an
+    earlier one. Labels and objects must equal the CPU's.
+    """
+    import torch
+
+    field = torch.from_numpy(np.ones((3, 64, 64), np.float16)).cuda()
+    options: dict[str, Any] = {"n_steps": 200, "cell_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}
+    options |= {"block": 512, "workers": len(os.sched_getaffinity(0))}
+    start = time.perf_counter()
+    segment_flow(field, device="cuda", **options)
+    first = time.perf_counter() - start
+    again = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=True).stdout
+    yield {"case": "CUDA, first call", "this_process_s": first, "next_process_s": float(again)}
+    for size in sizes:
+        yield from rows_of_size(size, options, repeat)
+
+
+def rows_of_size(size: str, options: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
+    import torch
+
+    from plateflow.flows import kernels
+
+    def milliseconds(work: Callable[[], Any], repeat: int = repeat) -> float:
+        work()
+        return 1000 * statistics.median(seconds(work, repeat)[0])
+
+    _, flow, logit = scene(size)
+    half = np.concatenate([flow, logit[None]]).astype(np.float16)
+    tensor = torch.from_numpy(half).cuda()
+    line: dict[str, Any] = {"case": "CUDA, labels", "size": size, "gpu": torch.cuda.get_device_name()}
+    expected, objects = segment_flow(half, **options)
+    for name, source in (("host", half), ("device", tensor)):
+        made, same = segment_flow(source, device="cuda", **options)
+        line[f"equal_from_{name}"] = bool((made == expected).all()) and all(
+            np.array_equal(vars(same)[key], vars(objects)[key]) for key in vars(objects)
+        )
+        line[f"from_{name}_ms"] = milliseconds(lambda source=source: segment_flow(source, device="cuda", **options))
+    line["cpu_ms"] = milliseconds(lambda: segment_flow(half, **options), 3)
+    if PEER:
+        from cellpose import dynamics
+
+        device, inside = torch.device("cuda"), np.nonzero(logit > 0)
+
+        def peer_follow() -> None:
+            dynamics.follow_flows(flow * (logit > 0) / 5, inside, device=device)
+            torch.cuda.synchronize()
+
+        line["peer_ms"] = milliseconds(
+            lambda: dynamics.resize_and_compute_masks(flow.copy(), logit.copy(), device=device), 3
+        )
+        line |= {"ratio": line["peer_ms"] / line["from_host_ms"], "peer_follow_ms": milliseconds(peer_follow, 3)}
+    yield line
+    names = ("quantise", "follow", "find_seeds", "claim", "paint", "measure")
+    timed = {name: TimedKernel(getattr(kernels, name)) for name in names}
+    try:
+        for name in names:
+            setattr(kernels, name, timed[name])
+        for _ in range(repeat):
+            segment_flow(tensor, device="cuda", **options)
+    finally:
+        for name in names:
+            setattr(kernels, name, timed[name].kernel)
+    yield {"case": "CUDA, kernels", "size": size} | {f"{k}_ms": statistics.median(t.ms) for k, t in timed.items()}
+
+
+class TimedKernel:
+    """A kernel that waits for its end, and remembers how long it took."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel, self.ms = kernel, list[float]()
+
+    def __getitem__(self, threads: Any) -> Callable[..., None]:
+        from numba import cuda
+
+        def launch(*arguments: Any) -> None:
+            cuda.synchronize()
+            start = time.perf_counter()
+            self.kernel[threads](*arguments)
+            cuda.synchronize()
+            self.ms.append(1000 * (time.perf_counter() - start))
+
+        return launch
+
+
 def rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -275,7 +377,12 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="for the cases targets and labels")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
+    if args.device == "cuda":
+        for row in cuda_rows():
+            emit(**row)
+        return
     start = time.perf_counter()
     labels_from_flows(*draw_flow(np.ones((9, 9), np.int32), flows_from_labels(np.ones((9, 9), np.int32))))
     emit(case="machine", threads=args.threads, load=os.getloadavg()[0], peer=PEER,

@@ -34,14 +34,18 @@ def compiled(function: Callable[..., Any] | None = None, *, inline: str = "never
     """
     if function is None:
         return lambda function: compiled(function, inline=inline)
-    options: dict[str, Any] = {"nogil": True, "inline": inline}
+    return kept(numba.njit, function, nogil=True, inline=inline)
+
+
+def kept(jit: Callable[..., Any], function: Callable[..., Any], **options: Any) -> Any:
+    """A function compiled by one of numba's decorators with these options, its machine code kept where that goes."""
     try:
-        return numba.njit(cache=True, **options)(function)
+        return jit(cache=True, **options)(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
         _say_uncached()
-        return numba.njit(**options)(function)
+        return jit(**options)(function)
 
 
 @cache

@@ -294,11 +294,6 @@ def test_endpoints_of_something_else_are_refused():
         labels_from_endpoints(endpoints, field, out=np.zeros((60, 61), np.uint32), **options)
 
 
-def test_other_devices_are_refused():
-    with pytest.raises(ValueError, match="device must be \"cpu\", got 'cuda'"):
-        labels_from_flows(np.zeros((2, 9, 9)), np.ones((9, 9)), device="cuda")
-
-
 @pytest.mark.parametrize("shape", [(400, 400), (32, 100, 100)])
 def test_realistic_labels_come_back(shape):
     labels = draw_cells(shape, 0)

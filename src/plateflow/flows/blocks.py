@@ -50,7 +50,7 @@ def cut_blocks(shape: Sequence[int], block: int) -> list[Block]:
 
 
 class FlowField:
-    """A flow field that is read region by region, from numpy, memmap or zarr.
+    """A flow field that is read region by region, from numpy, memmap, zarr or a tensor of torch.
 
     Regions have three axes, and come as the bits of float16, ``(D + 1, Z, Y, X)`` with Z = 1 in two dimensions. Other
     float types are rounded to float16 on the way: exactness starts from there.
@@ -71,10 +71,12 @@ class FlowField:
         self.shape: tuple[int, ...] = tuple(flow.shape[1:])
         self.ndim = len(self.shape)
         channels = self.ndim + (cell_logit is None)
-        if self.ndim not in (2, 3) or flow.shape[0] != channels or np.dtype(flow.dtype).kind != "f":
+        flow, cell_logit = (part if in_device_memory(part) else to_host(part) for part in (flow, cell_logit))
+        kind = np.dtype(np.float16 if in_device_memory(flow) else flow.dtype)
+        if self.ndim not in (2, 3) or flow.shape[0] != channels or kind.kind != "f":
             raise ValueError(
                 f"flow must hold floats of shape ({channels}, [Z,] Y, X), order [dz,] dy, dx"
-                f"{', cell logit' if cell_logit is None else ''}; got {flow.dtype} of shape {tuple(flow.shape)}"
+                f"{', cell logit' if cell_logit is None else ''}; got {kind} of shape {tuple(flow.shape)}"
             )
         if 0 in self.shape:
             raise ValueError(f"the canvas has no pixel: its shape is {self.shape}")
@@ -85,6 +87,15 @@ class FlowField:
         # Arrays in memory are rounded once, others region by region.
         self._flow: Any = _round_to_half(flow) if type(flow) is np.ndarray else flow
         self._logit: Any = _round_to_half(cell_logit) if type(cell_logit) is np.ndarray else cell_logit
+
+    @property
+    def in_device_memory(self) -> tuple[Any, Any] | None:
+        """The flow, ``(D, *shape)``, and the logit, if both lie in the memory of a CUDA device, as float16."""
+        if not in_device_memory(self._flow):
+            return None
+        if self._logit is None:
+            return self._flow[: self.ndim], self._flow[self.ndim]
+        return (self._flow, self._logit) if in_device_memory(self._logit) else None
 
     def read(self, region: Region) -> Bits:
         """Read a region with all its channels, ``(D + 1, Z, Y, X)``."""
@@ -119,6 +130,17 @@ def with_z(region: Region) -> Region:
     return (slice(0, 1),) * (3 - len(region)) + region
 
 
+def in_device_memory(array: Any) -> bool:
+    """Whether an array lies in the memory of a CUDA device, in the form that kernels read: contiguous float16."""
+    about = getattr(array, "__cuda_array_interface__", None)
+    return about is not None and about["typestr"] == "<f2" and about.get("strides") is None
+
+
+def to_host(array: Any) -> Any:
+    """A tensor of torch, wherever it is, as numpy; any other array as it is."""
+    return array.detach().cpu().numpy() if hasattr(array, "detach") else array
+
+
 def release_pages(array: Any) -> None:
     """Remove the pages of a mapped file (or a view of one) from this process's memory; the file keeps what was written.
 
@@ -130,7 +152,7 @@ def release_pages(array: Any) -> None:
 
 
 def _bits(values: Any) -> Bits:
-    return np.ascontiguousarray(_round_to_half(np.asarray(values))).view(np.uint16)
+    return np.ascontiguousarray(_round_to_half(np.asarray(to_host(values)))).view(np.uint16)
 
 
 def _round_to_half(values: NDArray[Any]) -> NDArray[np.float16]:

@@ -5,6 +5,7 @@ Labels may lie in a file: bands of rows and boxes of objects are worked on, and 
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
@@ -22,6 +23,25 @@ _GROUP = 512
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painted:
+    """What is known of the objects of a canvas when its labels are painted: 1..n by the raster order of their seeds.
+
+    Attributes:
+        seed: flat pixels, ascending.
+        area: pixels; 0 if another seed got them all.
+        boxes: `targets.find_boxes`.
+        sums: of errors and probabilities, ``(n, 3)`` (`flow_error`); 0 for objects that aren't measured.
+        holed: whether an object has holes; ``None`` if nobody has looked.
+    """
+
+    seed: NDArray[np.int64]
+    area: NDArray[np.int64]
+    boxes: Boxes
+    sums: NDArray[np.int64]
+    holed: NDArray[np.bool_] | None
 
 
 def as_labels(out: NDArray[np.uint32]) -> Labels:
@@ -49,7 +69,12 @@ def find_boxes_by_band(out: NDArray[np.uint32], n: int) -> Boxes:
 
 
 def fill_holes(
-    out: NDArray[np.uint32], boxes: Boxes, kept: NDArray[np.bool_], area: NDArray[np.int64], workers: int
+    out: NDArray[np.uint32],
+    boxes: Boxes,
+    kept: NDArray[np.bool_],
+    area: NDArray[np.int64],
+    workers: int,
+    holed: NDArray[np.bool_] | None = None,
 ) -> None:
     """Fill the holes of the kept objects; their areas are updated.
 
@@ -63,9 +88,12 @@ def fill_holes(
         release_pages(out)
         return result
 
-    groups = np.array_split(objects, max(1, -(-objects.size // _GROUP)))
-    holed = np.concatenate([*each(with_holes, groups, workers)])
-    for i in holed[np.lexsort((-holed, -area[holed]))]:
+    if holed is None:
+        groups = np.array_split(objects, max(1, -(-objects.size // _GROUP)))
+        objects = np.concatenate([*each(with_holes, groups, workers)])
+    else:  # whoever painted has looked
+        objects = objects[holed[objects]]
+    for i in objects[np.lexsort((-objects, -area[objects]))]:
         _fill_holes(labels, boxes[i], i, out.ndim, kept, area)
         release_pages(out)
 

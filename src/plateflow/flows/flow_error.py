@@ -38,10 +38,9 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
     volume = as_volume(compact)
     if not (np.isfinite(flow).all() or np.isfinite(flow[:, compact > 0]).all()):
         raise ArgumentError("flow is NaN or infinite in an object")
-    sums, area = np.zeros((len(boxes), 2), np.int64), np.zeros(len(boxes), np.int64)
-    numbers = np.arange(1, len(boxes) + 1)
-    sum_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), sums, area)
-    errors = mean_errors(sums, area)
+    sums, numbers = np.zeros((len(boxes), 3), np.int64), np.arange(1, len(boxes) + 1)
+    sum_errors(volume, boxes, numbers, compact.ndim, flow.reshape(len(flow), *volume.shape), sums)
+    errors = mean_errors(sums, np.bincount(compact[compact > 0], minlength=len(boxes) + 1)[1:])
     if top == len(errors):
         return errors
     spread = np.full(top, np.nan)  # the labels were renumbered
@@ -50,15 +49,15 @@ def flow_error(labels: NDArray[Any], flow: NDArray[Any]) -> Floats:
 
 
 def mean_errors(sums: NDArray[np.int64], area: NDArray[np.int64]) -> Floats:
-    """Flow errors of objects, by the sums of their pixels' errors (`sum_errors`); NaN where there is no pixel."""
+    """Flow errors of objects, by their sums ``(n, 3)`` (`sum_errors`) and pixels; NaN where there are none."""
     with np.errstate(invalid="ignore"):
         return (sums[:, 0] + sums[:, 1] / ERROR_ONE) / area
 
 
 def mean_probabilities(sums: NDArray[np.int64], area: NDArray[np.int64]) -> Floats:
-    """Cell probabilities of objects, by the sums of their pixels' (`sum_probabilities`); NaN where there is none."""
+    """Cell probabilities of objects, by their sums ``(n, 3)`` and pixels; NaN where there are none."""
     with np.errstate(invalid="ignore"):
-        return sums / PROBABILITY_ONE / area
+        return sums[:, 2] / PROBABILITY_ONE / area
 
 
 @compiled
@@ -69,11 +68,10 @@ def sum_errors(
     ndim: int,
     flow: Any,
     sums: NDArray[np.int64],
-    area: NDArray[np.int64],
 ) -> None:
     """Sum the squared errors of the objects with these numbers and boxes, all in the coordinates of ``labels``.
 
-    Of each pixel's, in units of 2**-32, the sum's first column gets the whole part, the second the rest.
+    Of each pixel's the first column of ``sums`` gets the whole part, the second the rest, in units of 2**-32.
     """
     buffer = scratch_buffer(boxes, ndim)
     for i in range(len(boxes)):
@@ -81,7 +79,7 @@ def sum_errors(
         if z1 == 0:
             continue
         heat, weight, first, row, plane = diffuse(labels, numbers[i], boxes[i], ndim, buffer)
-        whole, part, n = 0, 0, 0
+        whole, part = 0, 0
         for z in range(z0, z1):
             for y in range(y0, y1):
                 base = first + (z - z0) * plane + (y - y0) * row - x0
@@ -95,8 +93,7 @@ def sum_errors(
                         )
                         whole += error >> 32
                         part += error & (ERROR_ONE - 1)
-                        n += 1
-        sums[i, 0], sums[i, 1], area[i] = whole, part, n
+        sums[i, 0], sums[i, 1] = whole, part
 
 
 @compiled
@@ -108,7 +105,7 @@ def sum_probabilities(
     table: NDArray[np.int32],
     sums: NDArray[np.int64],
 ) -> None:
-    """Sum over each object the logistic function (``table``, by the bits of the float16 logit)."""
+    """Sum the logistic function (``table``, by the bits of the float16 logit) over objects: the sums' third column."""
     for i in range(len(boxes)):
         z0, z1, y0, y1, x0, x1 = boxes[i]
         total = 0
@@ -117,4 +114,4 @@ def sum_probabilities(
                 for x in range(x0, x1):
                     if labels[z, y, x] == numbers[i]:
                         total += table[logit[z, y, x]]
-        sums[i] = total
+        sums[i, 2] = total

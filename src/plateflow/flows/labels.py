@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from plateflow.arguments import finite, pixels, whole
 from plateflow.compiled import compiled
-from plateflow.errors import ResultsError
+from plateflow.errors import ArgumentError, ResultsError
 from plateflow.flows import seeds
 from plateflow.flows.blocks import (
     Bits,
@@ -22,11 +22,13 @@ from plateflow.flows.blocks import (
     cell_table,
     cut_blocks,
     half_values,
+    in_device_memory,
     probability_table,
     release_pages,
+    to_host,
     with_z,
 )
-from plateflow.flows.finish import as_labels, each, fill_holes, find_boxes_by_band, renumber
+from plateflow.flows.finish import Painted, as_labels, each, fill_holes, find_boxes_by_band, renumber
 from plateflow.flows.flow_error import mean_errors, mean_probabilities, sum_errors, sum_probabilities
 from plateflow.flows.follow import follow_block
 from plateflow.flows.targets import Boxes, Floats, Labels
@@ -62,7 +64,7 @@ def labels_from_flows(
     *,
     block: int | None = None,
     workers: int | None = None,
-    device: Any = "cpu",
+    device: str = "cpu",
     n_steps: int = 200,
     cell_threshold: float = 0.0,
     flow_threshold: float = 0.4,
@@ -72,12 +74,13 @@ def labels_from_flows(
     """Turn a flow field into labels.
 
     Args:
-        flow: flow field in network units (5 x pixels per step), ``(D, *space)``, order ``[dz,] dy, dx``; numpy, memmap
-            or zarr. Rounded to float16 first.
+        flow: flow field in network units (5 x pixels per step), ``(D, *space)``, order ``[dz,] dy, dx``; numpy, memmap,
+            zarr, or a tensor of torch. Rounded to float16 first. For CUDA, contiguous float16 stays on the device.
         cell_logit: ``(*space)``, like the flow.
         block: edge of the blocks in pixels. It changes no pixel of the result.
         workers: threads (default: one per processor). They change no pixel of the result.
-        device: ``"cpu"``, the only one so far.
+        device: ``"cpu"`` or ``"cuda"``. It changes no pixel of the result. Where there is no such device, or too little
+            memory on it, the CPU does it, which is said once.
         n_steps: steps of each path.
         cell_threshold: pixels with a logit above this belong to objects.
         flow_threshold: objects with a flow error above this are dropped; 0 switches the check off.
@@ -89,11 +92,13 @@ def labels_from_flows(
 
     Raises:
         ValueError: shapes don't fit, a value is NaN or infinite (the message gives the place), an array has a mask, a
-            number is out of range, or the device isn't the CPU.
+            number is out of range, or there is no such device.
     """
-    if str(device) != "cpu":
-        raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
-    field = FlowField(pixels("flow", flow), pixels("cell_logit", cell_logit))
+    flow, cell_logit = (
+        part if in_device_memory(part) else pixels(name, to_host(part))
+        for name, part in (("flow", flow), ("cell_logit", cell_logit))
+    )
+    field = FlowField(flow, cell_logit)
     n_steps, min_size = whole("n_steps", n_steps, least=1), whole("min_size", min_size, least=0)
     block, workers, max_size = (
         value if value is None else whole(name, value, least=1)
@@ -112,6 +117,7 @@ def labels_from_flows(
         min_size=min_size,
         max_size=max_size,
         workers=workers,
+        device=device,
     )
     return labels
 
@@ -133,12 +139,14 @@ def segment_flow(
     """Make labels and objects of a canvas whose flow field is at hand, in one go.
 
     The result is that of `follow_block` and `labels_from_endpoints`. Beside flow field and labels, memory holds the end
-    pixels (4 D bytes per cell pixel) and, for each worker, a block with its halo.
+    pixels (4 D bytes per cell pixel) and, for each worker, a block with its halo. On CUDA the whole canvas is on the
+    device, with up to 30 bytes per pixel; one that doesn't fit is done by the CPU.
 
     Args:
-        flow: the canvas's flow field ``(D + 1, *shape)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr.
+        flow: the canvas's flow field ``(D + 1, *shape)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap, zarr, or a
+            tensor of torch.
         block: edge of the blocks that are followed, in pixels. It changes no pixel of the result.
-        n_steps: as in `labels_from_flows`, and so are the next six.
+        n_steps: as in `labels_from_flows`, and so are the next six, ``device`` among them.
         first: label of the first object.
         out: where to make the labels, uint32, of the canvas's shape, filled with 0.
 
@@ -148,9 +156,23 @@ def segment_flow(
     Raises:
         ValueError: shapes don't fit, or the flow field isn't finite (the message gives the place).
     """
-    if device != "cpu":
-        raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
+    if device not in ("cpu", "cuda"):
+        raise ArgumentError(f'device must be "cpu" or "cuda"; got {device!r}')
     field = as_field(flow)
+    if device == "cuda":
+        from plateflow.flows import device as on_cuda
+
+        out = _out(field, out)
+        painted = on_cuda.paint(
+            field,
+            out,
+            n_steps=n_steps,
+            cell_threshold=cell_threshold,
+            check=flow_threshold > 0,
+            max_size=max_size,
+        )
+        if painted is not None:
+            return _finish(out, painted, flow_threshold, min_size, max_size, first, workers)
     follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
     return labels_from_endpoints(
         list(each(follow, cut_blocks(field.shape, block), workers)),
@@ -201,9 +223,7 @@ def labels_from_endpoints(
         ResultsError: the endpoints aren't those of this flow field and these blocks.
     """
     field = as_field(flow)
-    out = np.zeros(field.shape, np.uint32) if out is None else out
-    if out.shape != field.shape:
-        raise ValueError(f"the labels have the shape {out.shape} and the flow field {field.shape}: they must be equal")
+    out = _out(field, out)
     blocks = cut_blocks(field.shape, block)
 
     def read(one: Block) -> Points:
@@ -225,19 +245,49 @@ def labels_from_endpoints(
     look_up = partial(seeds.look_up, counts=counts, owner=owner)
     area = _paint(field, blocks, lambda one: look_up(read(one)), cell_threshold, out, seed.size, workers)
     boxes = find_boxes_by_band(out, seed.size)
-    kept = area > 0
-    if max_size is not None:
-        kept &= area <= max_size
-    errors, probability = _measure(field, block, out, boxes, np.flatnonzero(kept), area, flow_threshold > 0, workers)
+    measured = np.flatnonzero(_is_measured(area, max_size))
+    sums = _measure(field, block, out, boxes, measured, flow_threshold > 0, workers)
+    painted = Painted(seed=seed, area=area, boxes=boxes, sums=sums, holed=None)
+    return _finish(out, painted, flow_threshold, min_size, max_size, first, workers)
+
+
+def _out(field: FlowField, out: NDArray[np.uint32] | None) -> NDArray[np.uint32]:
+    """Where to make the labels."""
+    out = np.zeros(field.shape, np.uint32) if out is None else out
+    if out.shape != field.shape:
+        raise ValueError(f"the labels have the shape {out.shape} and the flow field {field.shape}: they must be equal")
+    return out
+
+
+def _is_measured(area: NDArray[np.int64], max_size: int | None) -> NDArray[np.bool_]:
+    """Which objects are large enough to be one, and no larger than allowed."""
+    return (area > 0) & (area <= (np.iinfo(np.int64).max if max_size is None else max_size))
+
+
+def _finish(
+    out: NDArray[np.uint32],
+    painted: Painted,
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None,
+    first: int,
+    workers: int,
+) -> tuple[NDArray[np.uint32], Objects]:
+    """Drop, fill and number painted objects, in place."""
+    area, kept = painted.area, _is_measured(painted.area, max_size)
+    errors, probability = np.full((2, area.size), np.nan)
+    if flow_threshold > 0:
+        errors[kept] = mean_errors(painted.sums[kept], area[kept])
+    probability[kept] = mean_probabilities(painted.sums[kept], area[kept])
     failed = errors > flow_threshold
     dropped = area[failed & (area >= max(min_size, 1))]
     kept &= ~failed
-    fill_holes(out, boxes, kept, area, workers)
+    fill_holes(out, painted.boxes, kept, area, workers, painted.holed)
     kept &= area >= max(min_size, 1)
     renumber(out, kept, first, workers)
     return out, Objects(
         label=np.arange(first, first + kept.sum(), dtype=np.uint32),
-        seed=np.stack(np.unravel_index(seed[kept], field.shape), -1),
+        seed=np.stack(np.unravel_index(painted.seed[kept], out.shape), -1),
         area=area[kept],
         flow_error=errors[kept],
         cell_probability=probability[kept],
@@ -279,15 +329,14 @@ def _measure(
     out: NDArray[np.uint32],
     boxes: Boxes,
     objects: NDArray[np.int64],
-    area: NDArray[np.int64],
     check: bool,
     workers: int,
-) -> tuple[Floats, Floats]:
-    """Measure flow error (with ``check``) and cell probability of these objects; NaN for the others.
+) -> NDArray[np.int64]:
+    """Sum the errors (with ``check``) and probabilities of these objects (`flow_error`).
 
     Objects are taken with the block that holds the first corner of their box, so that each region is read once.
     """
-    errors, probability = np.full((2, len(boxes)), np.nan)
+    sums = np.zeros((len(boxes), 3), np.int64)
     labels = as_labels(out)
     home = np.ravel_multi_index(tuple(boxes[objects, ::2].T // block), field.volume)
     order = np.argsort(home, kind="stable")
@@ -297,21 +346,19 @@ def _measure(
         low, high = boxes[group, ::2].min(0), boxes[group, 1::2].max(0)
         region = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         local = boxes[group] - np.repeat(low, 2)
+        values = np.zeros((group.size, 3), np.int64)
         if check:
             bits = field.read(region)
-            sums, pixels = np.empty((group.size, 2), np.int64), np.empty(group.size, np.int64)
-            sum_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], sums, pixels)
-            errors[group] = mean_errors(sums, pixels)
+            sum_errors(labels[region], local, group + 1, field.ndim, half_values()[bits[:-1]], values)
             logit = bits[-1]
         else:
             logit = field.read_logit(region)
-        total = np.empty(group.size, np.int64)
-        sum_probabilities(labels[region], local, group + 1, logit, probability_table(), total)
-        probability[group] = mean_probabilities(total, area[group])
+        sum_probabilities(labels[region], local, group + 1, logit, probability_table(), values)
+        sums[group] = values
         release_pages(out)
 
     list(each(measure, groups, workers))
-    return errors, probability
+    return sums
 
 
 def _foreign_endpoints(block: Block, why: str) -> ResultsError:
