@@ -121,7 +121,7 @@ def test_without_kept_flows_the_message_names_the_remedy(project):
 
     project.configure(drop)
     project.snakemake()
-    assert not project.path().scratch.exists() or not any(project.path().scratch.rglob("*.npy"))
+    assert not project.path().scratch.exists() or not any(project.path().scratch.rglob("*.*"))
     project.configure(lambda config: config["segmentation"]["cells"].update({"cell_threshold": 1.0}))
     output = project.snakemake("--retries", "0", status=1)
     assert "a file that infer made can't be used any more" in output
