@@ -12,6 +12,7 @@ from plateflow.flows import (
     follow_flows,
     labels_from_endpoints,
     labels_from_flows,
+    segment_flow,
 )
 
 
@@ -69,6 +70,11 @@ def test_labels_in_a_file_are_the_same(tmp_path, shape, monkeypatch):
     np.testing.assert_array_equal(again.label, objects.label + 1000)
     for name in ("seed", "area", "flow_error", "cell_probability"):
         np.testing.assert_array_equal(getattr(again, name), getattr(objects, name))
+    at_once = np.memmap(tmp_path / "at once", np.uint32, "w+", shape=shape)
+    _, same = segment_flow(stored, n_steps=200, out=at_once, first=1001, **options)
+    np.testing.assert_array_equal(at_once, out)
+    for name in ("label", "seed", "area", "flow_error", "cell_probability", "dropped"):
+        np.testing.assert_array_equal(getattr(same, name), getattr(again, name))
 
 
 def test_an_object_larger_than_its_blocks():

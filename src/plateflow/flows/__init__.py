@@ -3,7 +3,7 @@
 from plateflow.flows.blocks import Block, cut_blocks, release_pages
 from plateflow.flows.flow_error import flow_error
 from plateflow.flows.follow import follow_block, follow_flows
-from plateflow.flows.labels import Objects, labels_from_endpoints, labels_from_flows
+from plateflow.flows.labels import Objects, labels_from_endpoints, labels_from_flows, segment_flow
 from plateflow.flows.targets import flows_from_labels
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "labels_from_endpoints",
     "labels_from_flows",
     "release_pages",
+    "segment_flow",
 ]

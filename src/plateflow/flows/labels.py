@@ -103,8 +103,56 @@ def labels_from_flows(
     flow_threshold = finite("flow_threshold", flow_threshold, least=0)
     block = block or _OWN_BLOCK[field.ndim]
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    labels, _ = segment_flow(
+        field,
+        block=block,
+        n_steps=n_steps,
+        cell_threshold=cell_threshold,
+        flow_threshold=flow_threshold,
+        min_size=min_size,
+        max_size=max_size,
+        workers=workers,
+    )
+    return labels
+
+
+def segment_flow(
+    flow: Any,
+    *,
+    block: int,
+    n_steps: int,
+    cell_threshold: float,
+    flow_threshold: float,
+    min_size: int,
+    max_size: int | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    first: int = 1,
+    out: NDArray[np.uint32] | None = None,
+) -> tuple[NDArray[np.uint32], Objects]:
+    """Make labels and objects of a canvas whose flow field is at hand, in one go.
+
+    The result is that of `follow_block` and `labels_from_endpoints`. Beside flow field and labels, memory holds the end
+    pixels (4 D bytes per cell pixel) and, for each worker, a block with its halo.
+
+    Args:
+        flow: the canvas's flow field ``(D + 1, *shape)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr.
+        block: edge of the blocks that are followed, in pixels. It changes no pixel of the result.
+        n_steps: as in `labels_from_flows`, and so are the next six.
+        first: label of the first object.
+        out: where to make the labels, uint32, of the canvas's shape, filled with 0.
+
+    Returns:
+        The labels, uint32, and their objects.
+
+    Raises:
+        ValueError: shapes don't fit, or the flow field isn't finite (the message gives the place).
+    """
+    if device != "cpu":
+        raise ValueError(f'labels are made on the CPU only so far; device must be "cpu", got {device!r}')
+    field = as_field(flow)
     follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
-    labels, _ = labels_from_endpoints(
+    return labels_from_endpoints(
         list(each(follow, cut_blocks(field.shape, block), workers)),
         field,
         block=block,
@@ -113,8 +161,9 @@ def labels_from_flows(
         min_size=min_size,
         max_size=max_size,
         workers=workers,
+        first=first,
+        out=out,
     )
-    return labels
 
 
 def labels_from_endpoints(
