@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacles
 from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, runs
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stages_of
 from plateflow.errors import ConfigError, LeaseError, number_of
 from plateflow.estimate import Estimate, estimates_of, screen_needs
 from plateflow.model.registry import MODELS, find_weights, licence_notice
@@ -97,14 +97,19 @@ class Workflow:
         receipts = [
             plate.receipt(name, job)
             for plate in self.asked.plates.values()
-            for name, stage in STAGES.items()
+            for name, stage in stages_of(self.config).items()
             for job in stage.jobs(self.config)
         ]
         return [*receipts, self.screen("receipt", self.asked.screen)]
 
     def journals(self) -> list[Path]:
         """The journals of all plates."""
-        return [path for plate in self.plates.values() for stage in STAGES for path in plate.paths.journals(stage)]
+        stages = stages_of(self.config)
+        return [path for plate in self.plates.values() for stage in stages for path in plate.paths.journals(stage)]
+
+    def has(self, stage: str) -> bool:
+        """Whether the configuration has a stage, and so the Snakefile its rule."""
+        return stage in stages_of(self.config)
 
     def inputs(self, stage: str, wildcards: Any) -> list[Any]:
         """The receipts that a job waits for.

@@ -15,7 +15,7 @@ from plateflow.stages.reading import LostFileError
 from plateflow.state.journal import outcomes
 from plateflow.state.requests import request
 
-CHAIN = ("ingest", "tile", "normalise", "infer", "follow", "stitch", "features")
+CHAIN = ("ingest", "tile", "normalise", "infer", "stitch", "features")
 
 
 class Small:

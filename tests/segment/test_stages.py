@@ -53,7 +53,7 @@ def whole(plate: tuple[PlateSpec, Path, Path], tmp_path_factory: pytest.TempPath
     """The plate segmented in one part, one slice and one block a canvas: what every other way is compared with."""
     folder = tmp_path_factory.mktemp("whole") / "results"
     shutil.copytree(plate[1], folder)
-    return run(config_of(folder), plate[0], "infer", "follow", "stitch")
+    return run(config_of(folder), plate[0], "infer", "stitch")
 
 
 def test_the_labels_are_the_simulated_nuclei(whole: PlatePaths, plate: tuple[PlateSpec, Path, Path]) -> None:
@@ -163,7 +163,7 @@ def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
     entry = PlateSpec(plate="apart", path=str(made.raw), layout="pattern", pattern=pattern)
     sets = {"nuclei": {"channels": ["1"], "model": str(MODEL)}}
     config = config_of(tmp_path / "results", segmentation=sets)
-    paths = run(config, entry, "ingest", "tile", "normalise", "infer", "follow", "stitch")
+    paths = run(config, entry, "ingest", "tile", "normalise", "infer", "stitch")
     table = pq.read_table(paths.objects("nuclei", "B02")).to_pandas()
     labels = labels_of(paths, "B02", "nuclei")
     assert sorted(set(table["canvas"])) == [0, 1]
@@ -184,14 +184,14 @@ def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
 def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateSpec, Path]) -> None:
     entry, folder = copied
     config = config_of(folder)
-    paths = run(config, entry, "infer", "follow", "stitch")
+    paths = run(config, entry, "infer", "stitch")
     assert labels_of(paths, "B03", "nuclei").any()
     other = labels_of(paths, "B02", "nuclei")
     lines = read_lines(paths.journal("tile", "0"))
     last = [line for line in lines if line["event"] == "done" and line["well"] == "B03"][-1]
     last |= {"state": "quarantined", "reason": "truncated", "fingerprint": "other", "sequence": 9}
     append_line(paths.journal("tile", "0"), last)
-    run(config, entry, "infer", "follow", "stitch")
+    run(config, entry, "infer", "stitch")
     assert not labels_of(paths, "B03", "nuclei").any()
     assert not paths.objects("nuclei", "B03").exists()
     assert not paths.flows("nuclei", "B03", 0).exists()
@@ -204,14 +204,14 @@ def test_a_changed_threshold_redoes_one_label_set_without_the_network(
     copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, folder = copied
-    run(config_of(folder), entry, "infer", "follow", "stitch")
+    run(config_of(folder), entry, "infer", "stitch")
 
     def no_network(*_: object, **__: object) -> None:
         raise AssertionError("the network was loaded")
 
     monkeypatch.setattr("plateflow.segment.engine.FlowEngine.load", no_network)
     changed = config_of(folder, segmentation={**SETS, "cells": {**SETS["cells"], "cell_threshold": 1.0}})
-    paths = run(changed, entry, "infer", "follow", "stitch")
+    paths = run(changed, entry, "infer", "stitch")
     done = [line["label_set"] for line in journal(paths, "stitch")]
     assert (done.count("cells"), done.count("nuclei")) == (4, 2)
     done = [line["label_set"] for line in journal(paths, "infer")]
@@ -232,13 +232,13 @@ def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
     assert not list(paths.scratch.rglob("*.npy"))
     labels = labels_of(paths, "B02", "nuclei")
 
-    run(config, entry, "infer", "follow", "stitch")  # nothing to do: nobody misses the scratch
+    run(config, entry, "infer", "stitch")  # nothing to do: nobody misses the scratch
     changed = config_of(
         folder, keep_flows=False, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}}
     )
     with pytest.raises(PlateflowError, match=r"it is gone(.|\n)*run `snakemake` again: infer makes it anew"):
         run(changed, entry, "infer", "follow")
-    run(changed, entry, "infer", "follow", "stitch")
+    run(changed, entry, "infer", "stitch")
     assert not list(paths.scratch.rglob("*.npy"))
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
 
@@ -247,7 +247,7 @@ def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateS
     """The other part's receipt is there, but of the parameters before."""
     entry, folder = copied
     kept = config_of(folder, parts={"cpu": 2, "gpu": 1})
-    run(kept, entry, "infer", "follow", "stitch")
+    run(kept, entry, "infer", "stitch")
     for cell_threshold, min_size in ((1.0, 15), (0.0, 40)):
         sets = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": cell_threshold, "min_size_px": min_size}}
         config = config_of(folder, parts={"cpu": 2, "gpu": 1}, keep_flows=False, segmentation=sets)

@@ -9,7 +9,7 @@ import typer
 
 from plateflow.access import user_name
 from plateflow.asked import PlateAsked, is_over, runs, withdraw
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError, number_of
 from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
@@ -143,13 +143,14 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
 
 
 def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
-    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed.
+    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed, or of
+    stages that the configuration lacks now.
 
     Where a job has done what is asked of it now, also those of what was asked before.
     """
-    asked = PlateAsked(plate)
-    for name, stage in STAGES.items():
-        digests = {job: asked.digest(name, job) for job in stage.jobs(plate.config)}
+    asked = PlateAsked(plate).digests()
+    for name in STAGES:
+        digests = asked.get(name, {})
         done = {job for job, digest in digests.items() if plate.paths.receipt(name, job, digest).exists()}
         for kind in ("receipts", "logs", "benchmarks"):
             for path in _below(plate.paths.root / kind / name):
@@ -208,7 +209,7 @@ def _summary(plate: Plate, waste: list[Waste], *, flows: bool, results: bool) ->
     total = [size for of_files in sizes.values() for size in of_files]
     yield f"{plate.name}: frees {sum(total) / 1e6:,.1f} MB in {number_of(len(total), 'file[s]')}"
     seconds: dict[str, float] = {}
-    for stage in STAGES if results else ["infer"] if flows else []:
+    for stage in stages_of(plate.config) if results else ["infer"] if flows else []:
         for entry in plate.outcomes(stage).values():
             on_gpu = entry.info.get("device", "cpu") != "cpu"
             seconds["GPU" if on_gpu else "CPU"] = seconds.get("GPU" if on_gpu else "CPU", 0.0) + entry.seconds

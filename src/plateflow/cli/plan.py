@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
@@ -87,7 +87,7 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     stages: dict[str, dict[str, float]] = {}
     storage: dict[str, float] = {}
     for estimate in estimates.values():
-        for name in STAGES:
+        for name in stages_of(project.config):
             stage = stages.setdefault(name, {"jobs": 0, "hours": 0.0, "longest_min": 0.0, "mem_mb": 0})
             seconds, number = estimate.seconds(name), estimate.jobs(name)
             stage["jobs"] += number
@@ -105,7 +105,7 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     gpu = stages["infer"]["hours"]
     all_jobs = int(sum(stage["jobs"] for stage in stages.values()))
     start_h = limit["start_s"] / 3600
-    path = (sum(largest.seconds(name) for name in STAGES) + seconds) / 3600 + len(stages) * start_h
+    path = (sum(largest.seconds(name) for name in stages_of(project.config)) + seconds) / 3600 + len(stages) * start_h
     wall = path + max(
         (gpu + stages["infer"]["jobs"] * start_h) / limit["gpus"], (cpu + gpu + all_jobs * start_h) / limit["jobs"]
     )

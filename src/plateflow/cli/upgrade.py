@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from plateflow.chain import STAGES
+from plateflow.chain import stage_of, stages_of
 from plateflow.cli.accept import refusal
 from plateflow.errors import PlateflowError, number_of
 from plateflow.estimate import Estimate
@@ -50,7 +50,7 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
     unread: dict[str, str] = {}
     for plate in plates.values():
         try:
-            journals = [path for stage in STAGES for path in plate.paths.journals(stage)]
+            journals = [path for stage in stages_of(plate.config) for path in plate.paths.journals(stage)]
             if any(is_of_earlier_release(path) and not Journal.read(path).latest for path in journals):
                 old.append(plate.name)  # nothing is known of some of its jobs
             of_plate = _of_plate(plate)
@@ -58,7 +58,7 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
             unread[plate.name] = str(error)
             continue
         for name, (own, after, all_entries) in of_plate.items():
-            stage = STAGES[name]
+            stage = stage_of(plate.config, name)
             redone = stages.setdefault(name, Redone(version=stage.version, why=stage.why))
             redone.plates.append(plate.name)
             if own and (redone.refused or not redone.items):  # of the first plate that it takes, no other is asked
@@ -82,7 +82,7 @@ def _is_current(plate: Plate) -> bool:
 
     To read the journals of 100 plates takes 20 s.
     """
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(plate.config).items():
         version = f'"version":"{digest(stage.version)}"'.encode()
         for path in plate.paths.journals(name):
             data = path.read_bytes()
@@ -104,7 +104,7 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
         wells = {"", *plate.wells}
     except PlateflowError:
         return {}  # nothing is there but history
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(plate.config).items():
         entries = [
             entry
             for entry in plate.outcomes(name).values()

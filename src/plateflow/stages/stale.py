@@ -7,7 +7,7 @@ from itertools import chain
 
 from plateflow.access import explain
 from plateflow.asked import LAST, PlateAsked, Stamps
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import read_lines
 from plateflow.project import Plate
@@ -60,7 +60,7 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
     All stages are asked; one whose upstream has never run can't list its work items.
     """
     found, asked = ToDo(), PlateAsked(plate)
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(plate.config).items():
         entries = None
         try:
             entries, lost = plate.outcomes(name), lost_sequences(plate.paths, name)
@@ -178,7 +178,8 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
         causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
         told = [(job.stage, job.exceptions) for job in jobs]
         exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
-        exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
+        stages = [*stages_of(plate.config)]
+        exceptions.sort(key=lambda each: (stages.index(each[0]), each[1].key))
         by_journals = any(of_job is None for _, of_job in told)
         left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
         last = asked.digest(*LAST)
@@ -226,7 +227,7 @@ def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
     Empty where it had nothing to do: its part has no well.
     """
     name, paths = progress.stage, plate.paths
-    job, path = Job(plate=plate, stage=STAGES[name], name=progress.job), paths.journal(name, progress.job)
+    job, path = Job.of(plate, name, progress.job), paths.journal(name, progress.job)
     if not (entries := last_entries(path, plate.config.segmentation)):
         return ()
     lost = lost_sequences(paths, name)
