@@ -22,7 +22,7 @@ from plateflow.model.registry import model_spec
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
-from plateflow.stages import follow, infer, stitch
+from plateflow.stages import infer
 from plateflow.stages.job import Job
 
 
@@ -116,7 +116,7 @@ def test_parts_slices_and_blocks_change_no_byte(
 def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
     whole: PlatePaths, copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, written, write = config_of(copied[1]), [], infer._write
+    config, written, write = config_of(copied[1]), [], infer._save
 
     def breaks_off(*arguments: Any) -> None:
         if len(written) == 2:
@@ -125,7 +125,7 @@ def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
         write(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(infer, "_write", breaks_off)
+        patched.setattr(infer, "_save", breaks_off)
         with pytest.raises(OSError, match="went away"):
             run(config, copied[0], "infer")
     paths = run(config, copied[0], "infer")
@@ -218,44 +218,19 @@ def test_a_changed_threshold_redoes_one_label_set_without_the_network(
     assert (done.count("cells"), done.count("nuclei")) == (2, 2)
 
 
-def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
-    copied: tuple[PlateSpec, Path],
-) -> None:
+def test_flows_that_are_gone_are_missed_by_nobody_until_they_are_needed(copied: tuple[PlateSpec, Path]) -> None:
     entry, folder = copied
-    config = config_of(folder, keep_flows=False, parts={"cpu": 2, "gpu": 1})
-    paths = run(config, entry, "infer", "follow")
-    contexts = [Job.of(Plate(config=config, spec=entry), "stitch", job) for job in "01"]
-    stitch.run(contexts[0])
-    assert paths.flows("nuclei", "B02", 0).exists()
-    stitch.run(contexts[1])
-    assert not paths.flows("nuclei", "B02", 0).exists()
-    assert not list(paths.scratch.rglob("*.npy"))
+    config = config_of(folder)
+    paths = run(config, entry, "infer", "stitch")
     labels = labels_of(paths, "B02", "nuclei")
-
-    run(config, entry, "infer", "stitch")  # nothing to do: nobody misses the scratch
-    changed = config_of(
-        folder, keep_flows=False, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}}
-    )
+    shutil.rmtree(paths.scratch)
+    run(config, entry, "infer", "stitch")
+    changed = config_of(folder, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}})
+    run(changed, entry, "infer")
     with pytest.raises(PlateflowError, match=r"it is gone(.|\n)*run `snakemake` again: infer makes it anew"):
-        run(changed, entry, "infer", "follow")
+        run(changed, entry, "stitch")
     run(changed, entry, "infer", "stitch")
-    assert not list(paths.scratch.rglob("*.npy"))
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
-
-
-def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateSpec, Path]) -> None:
-    """The other part's receipt is there, but of the parameters before."""
-    entry, folder = copied
-    kept = config_of(folder, parts={"cpu": 2, "gpu": 1})
-    run(kept, entry, "infer", "stitch")
-    for cell_threshold, min_size in ((1.0, 15), (0.0, 40)):
-        sets = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": cell_threshold, "min_size_px": min_size}}
-        config = config_of(folder, parts={"cpu": 2, "gpu": 1}, keep_flows=False, segmentation=sets)
-        follow.run(Job.of(Plate(config=config, spec=entry), "follow", "0-0"))
-        context = Job.of(Plate(config=config, spec=entry), "stitch", "0")
-        stitch.run(context)
-        assert not stitch.plate_is_stitched(context.plate)
-        assert PlatePaths.of("p", results=folder).flows("nuclei", "B03", 0).exists()
 
 
 def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tuple[PlateSpec, Path, Path]) -> None:
@@ -267,15 +242,17 @@ from plateflow.project import Plate
 from plateflow.stages import follow, infer, stitch
 from plateflow.stages.job import Job
 config, entry = Config.model_validate_json(sys.argv[1]), PlateSpec.model_validate_json(sys.argv[2])
-for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
-    stage.run(Job.of(Plate(config=config, spec=entry), name, job))
+sliced = config.model_copy(update={"follow_slices": 2})
+jobs = (config, "infer", infer, "0"), (sliced, "follow", follow, "0-1"), (config, "stitch", stitch, "0")
+for asked, name, stage, job in jobs:
+    stage.run(Job.of(Plate(config=asked, spec=entry), name, job))
 print([name for name in ("torch", "zarr") if name in sys.modules])
 """
     arguments = [config.model_dump_json(), plate[0].model_dump_json()]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "infer 0: 0 done, 4 already done",
-        "follow 0-0: 0 done, 4 already done",
+        "follow 0-1: 0 done, 0 already done",
         "stitch 0: 0 done, 4 already done",
         "[]",
     ]

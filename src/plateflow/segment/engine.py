@@ -134,7 +134,7 @@ class FlowEngine:
         """The tiles of a canvas of `shape` px on the network's grid; overridden where another tiling is compared."""
         return tile_layout(shape, augment=self.augment)
 
-    def run(self, jobs: Iterable[CanvasJob]) -> Iterator[Result]:
+    def run(self, jobs: Iterable[CanvasJob]) -> Generator[Result]:
         """Run canvases, which are taken ahead in a thread; each result is yielded in order, once its flow is written.
 
         Raises:
