@@ -186,10 +186,21 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     return {}
 
 
+LABEL_KEYS = ("cell_threshold", "flow_threshold", "min_size_px", "levels")
+"""The keys that decide which labels a flow field gives."""
+
+
 def label_parameters(config: Config, label_set: str) -> dict[str, Any]:
-    """The parameters that decide which labels a flow field gives, by the names of their keys."""
+    """What decides which labels a flow field gives, by `LABEL_KEYS`."""
     settings = config.segmentation[label_set]
-    return settings.model_dump(include={"cell_threshold", "flow_threshold", "min_size_px"}) | {"levels": config.levels}
+    return {key: getattr(config if key == "levels" else settings, key) for key in LABEL_KEYS}
+
+
+def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, Any]:
+    """Of a stage that makes labels in another one's place, on what else a label set depends, by name."""
+    if stage != "infer" or config.keep_flows:
+        return {}
+    return {KEEP_FLOWS: False, **label_parameters(config, label_set)}
 
 
 def _aliases(spec: PlateSpec) -> dict[str, Any]:

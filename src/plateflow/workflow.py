@@ -107,6 +107,11 @@ class Workflow:
         stages = stages_of(self.config)
         return [path for plate in self.plates.values() for stage in stages for path in plate.paths.journals(stage)]
 
+    @property
+    def inferred(self) -> str:
+        """What `infer` makes, for its message."""
+        return "flow fields" if self.config.keep_flows else "labels"
+
     def has(self, stage: str) -> bool:
         """Whether the configuration has a stage, and so the Snakefile its rule."""
         return stage in stages_of(self.config)
@@ -218,7 +223,13 @@ class Workflow:
         from plateflow.stages.stale import why_it_runs
 
         path = Path(receipt)
-        return why_it_runs(self.asked.plates[path.parents[2].name], path.parent.name, path.name.partition(".")[0])
+        plate, stage = path.parents[2].name, path.parent.name
+        why = why_it_runs(self.asked.plates[plate], stage, path.name.partition(".")[0])
+        estimate = self._estimates.get(plate)
+        if stage != "infer" or self.config.keep_flows or estimate is None:
+            return why
+        device = "GPU" if estimate.device == "cuda" else "CPU"
+        return f"{why}; about {estimate.seconds(stage) / 3600:.1g} {device} hours"
 
     def licence_notices(self) -> list[str]:
         """What to say, once, about the models whose licence is restricted."""

@@ -17,6 +17,7 @@ from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, labels
+from plateflow.stages.reading import LostFileError
 from plateflow.stages.stale import to_do
 
 READ = ("ingest", "tile", "normalise")
@@ -215,3 +216,20 @@ def test_no_more_flow_fields_wait_than_are_allowed(
     monkeypatch.setattr(infer.WellLabels, "add", slow)
     run(config_of(folder, keep_flows=False), entry, "infer")
     assert max(most) == infer.WAITING
+
+
+def test_labels_that_are_lost_are_made_again_by_the_stage_that_made_them(copied: tuple[PlateSpec, Path]) -> None:
+    entry, folder = copied
+    config = config_of(folder, keep_flows=False, features={"families": "minimal"})
+    paths = run(config, entry, "infer", "features")
+    before = results_of(paths)
+    (shard,) = (paths.image("B03") / "labels/nuclei/0").rglob("c/0/0/0/0")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert stale(config, entry)["infer"] == {"files"}
+    paths.cells("B03").unlink()
+    with pytest.raises(LostFileError, match="run `snakemake` again: infer makes it anew"):
+        run(config, entry, "features")
+    run(config, entry, "infer", "features")
+    assert results_of(paths) == before
+    done = {key[:2]: each.sequence for key, each in Plate(config=config, spec=entry).outcomes("infer").items()}
+    assert done == {("B02", "nuclei"): 1, ("B02", "cells"): 1, ("B03", "nuclei"): 2, ("B03", "cells"): 1}

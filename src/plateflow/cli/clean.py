@@ -112,6 +112,13 @@ def _flows(plate: Plate) -> Iterator[Waste]:
             yield Waste(what="flows and endpoints", path=folder)
 
 
+def _unused_endpoints(plate: Plate) -> Iterator[Waste]:
+    """Endpoints that `follow` made when there were several slices, or an earlier release did: nobody reads them."""
+    folder = plate.paths.scratch / "ends"
+    if "follow" not in stages_of(plate.config) and folder.is_dir():
+        yield Waste(what="endpoints that nothing reads any more", path=folder)
+
+
 def _all_results(plate: Plate) -> Iterator[Waste]:
     """What was made; nothing that a user has put beside it."""
     listed = {name for stage in STAGES for entry in plate.outcomes(stage).values() for name in entry.files}
@@ -126,12 +133,12 @@ def _all_results(plate: Plate) -> Iterator[Waste]:
 
 def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     paths = plate.paths
-    kinds = [each.path for each in _flows(plate)]
-    yield from _flows(plate) if flows else ()
+    gone = [*(_flows(plate) if flows else _unused_endpoints(plate))]
+    yield from gone
     for folder in [paths.root] if paths.scratch.is_relative_to(paths.root) else [paths.root, paths.scratch]:
         for pattern in LEFTOVERS:
             for path in sorted(folder.rglob(pattern)):
-                if not (flows and any(kind in path.parents for kind in kinds)):
+                if not any(each.path in path.parents for each in gone):
                     yield Waste(what="leftovers of jobs that were killed", path=path)
     yield from _of_former_jobs(plate)
     try:
@@ -139,7 +146,7 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     except ResultsError as error:
         typer.echo(f"{plate.name}: {error.what}: what former wells have left isn't looked for")
         return
-    yield from _of_former_wells(plate, wells, flows=flows)
+    yield from _of_former_wells(plate, wells, {each.path for each in gone})
 
 
 def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
@@ -159,15 +166,17 @@ def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
                     yield Waste(what=f"{kind} of former jobs", path=path)
 
 
-def _of_former_wells(plate: Plate, wells: set[str], *, flows: bool) -> Iterator[Waste]:
-    """Tables, labels, flows of wells and label sets that the plate no longer has, and images of such wells."""
+def _of_former_wells(plate: Plate, wells: set[str], gone: set[Path]) -> Iterator[Waste]:
+    """Tables, labels, flows of wells and label sets that the plate no longer has, and images of such wells; but what
+    lies in folders that go as a whole.
+    """
     paths, sets = plate.paths, plate.config.segmentation
     for folder in (paths.cells("A01").parent, paths.histogram("A01").parent):
         for path in _below(folder):
             if path.suffix in (".parquet", ".npz") and path.stem not in wells:
                 yield Waste(what="tables of former wells", path=path)
-    folders = [paths.root / "objects"] + ([] if flows else [paths.scratch / "flows", paths.scratch / "ends"])
-    for folder in folders:
+    folders = {paths.root / "objects", paths.scratch / "flows", paths.scratch / "ends"}
+    for folder in sorted(folders - gone):
         for of_set in _below(folder):
             if of_set.name not in sets:
                 yield Waste(what="objects and flows of former label sets", path=of_set)

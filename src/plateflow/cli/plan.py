@@ -11,6 +11,8 @@ import typer
 
 from plateflow.chain import stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.network import lines as lines_of_network
+from plateflow.cli.network import network_again
 from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
 from plateflow.errors import PlateflowError, number_of
@@ -33,7 +35,8 @@ def plan(
 ) -> None:
     """Print jobs, GPU and CPU hours, wall time, memory, storage and files of all plates, as if nothing were done.
 
-    Before that, what this release does again of what an earlier one has made, why, and what it costs.
+    Before that, what this release does again of what an earlier one has made, why, and what it costs; and, where flow
+    fields aren't kept, for which changes the network runs again.
 
     Estimates start from the sizes that `plateflow init` wrote into the plate sheet and from rates that were measured
     once; the ledger of what has already run refines them, here and for the memory and time that the rules ask for.
@@ -45,10 +48,11 @@ def plan(
     rows = [row for paths in newest for row in attempts(paths)]
     with suppress(PermissionError):  # another user's results: the rates stay as they are
         refine(project, rows)
-    redone = upgrade(project.plates, estimates_of(project))
-    for line in [] if as_json else lines(redone):
+    estimates = estimates_of(project)
+    redone, again = upgrade(project.plates, estimates), network_again(project.plates, estimates)
+    for line in [] if as_json else [*lines(redone), *lines_of_network(again, project.plates)]:
         typer.echo(line)
-    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus)) | {"upgrade": redone}
+    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus)) | {"upgrade": redone, "network": again}
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.chain import KEEP_FLOWS, label_parameters
+from plateflow.chain import labels_depend_on
 from plateflow.config import Config
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
@@ -89,8 +89,7 @@ def work_items(job: Job) -> list[Item]:
             "parameters": plate.parameters("infer", label_set),
             "model": model_spec(settings.model).sha256,
         }
-        if not plate.config.keep_flows:
-            depends[label_set] |= {KEEP_FLOWS: False, **label_parameters(plate.config, label_set)}
+        depends[label_set] |= labels_depend_on(plate.config, "infer", label_set)
     items = []
     for well in job.wells:
         entry = tiled.required(well)

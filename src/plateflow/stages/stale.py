@@ -7,7 +7,8 @@ from itertools import chain
 
 from plateflow.access import explain
 from plateflow.asked import LAST, PlateAsked, Stamps
-from plateflow.chain import stages_of
+from plateflow.chain import KEEP_FLOWS, LABEL_KEYS, labels_depend_on, stages_of
+from plateflow.config import Config
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import read_lines
 from plateflow.project import Plate
@@ -37,7 +38,7 @@ class StaleItem:
     seen: bool
 
     def __str__(self) -> str:
-        return _in_words(self.why, seen=self.seen)
+        return _in_words(self.job.config, self.job.stage.name, self.why, seen=self.seen)
 
 
 @dataclass
@@ -86,25 +87,32 @@ def why_it_runs(asked: PlateAsked, stage: str, job: str) -> str:
     """Why a run does a job, as `status` would say: from the ends of its own journal and receipts alone."""
     if asked.stands(stage, job):
         return "forced"
+    config = asked.plate.config
     try:
-        progress = Progress(asked.plate.config).of_job(asked.plate.paths, stage, job, asked.stands)
+        progress = Progress(config).of_job(asked.plate.paths, stage, job, asked.stands)
         if progress.state == "failed":
             return "its last attempt failed or was killed"
         if progress.state == "stale":
-            return _in_words(_what_changed(asked.plate, progress) or NEVER)
+            return _in_words(config, stage, _what_changed(asked.plate, progress) or NEVER)
     except (OSError, PlateflowError):  # the job says what is wrong
         pass
-    return _in_words(NEVER)
+    return _in_words(config, stage, NEVER)
 
 
-def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
+def _in_words(config: Config, stage: str, why: tuple[str, ...], *, seen: bool = False) -> str:
     if why == NEVER:
         return "never done, though a receipt is there" if seen else "never done"
     if why == ("files",):
         return "stale: files are gone or damaged"
     if why == ("request",):
         return "requested again"
-    return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
+    if why[0] == "left in the middle":
+        return why[0]
+    more = ""
+    if stage == "infer" and {KEEP_FLOWS, *LABEL_KEYS} & {*why}:
+        kept = "flow fields weren't kept before" if config.keep_flows else "flow fields aren't kept (keep_flows: false)"
+        more = f"; {kept}, so the network runs again"
+    return f"stale: {', '.join(why)} changed{more}"
 
 
 def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
@@ -203,7 +211,7 @@ def _causes(
         if job.state == "done" and job.items and f"{job.stage}-{job.job}" not in journals:
             if ingested and job.stage in written and _of_part(plate, job) == PARTS:
                 continue  # done by jobs of other parts, when there were others
-            yield job.stage, _in_words(NEVER, seen=True), _remedy(plate, NEVER, seen=True)
+            yield job.stage, _in_words(plate.config, job.stage, NEVER, seen=True), _remedy(plate, NEVER, seen=True)
         elif job.state in ("stale", "waits") and all(asked.stands(*other) for other in upstream):
             why = NEVER
             if job.state == "stale":
@@ -211,7 +219,7 @@ def _causes(
             elif job.stage in written and ingested:
                 why = _of_part(plate, job)
             if why:
-                yield job.stage, _in_words(why), "`snakemake`"
+                yield job.stage, _in_words(plate.config, job.stage, why), "`snakemake`"
 
 
 def _of_part(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
@@ -247,8 +255,9 @@ def _own_changes(job: Job, entries: Iterable[Entry], lost: Mapping[Key, int]) ->
     for entry in entries:
         if entry.label_set in ("", *job.config.segmentation):
             depends = {"parameters": job.parameters(entry.label_set or None)} if "parameters" in entry.depends else {}
+            depends |= labels_depend_on(job.config, job.stage.name, entry.label_set)
             item = WorkItem[None](well=entry.well, label_set=entry.label_set, block=entry.block, depends=depends)
-            own = {*depends, "version", "request"}
+            own = {*depends, "version", "request", KEEP_FLOWS}
             why |= dict.fromkeys(each for each in changes(job, item, entry) if each in own)
             if lost.get(entry.key, 0) >= entry.sequence:
                 why["files"] = None

@@ -105,7 +105,8 @@ def _stitch(job: Job, item: Item) -> Outcome:
             labels.add(followed.canvas, _from_endpoints(job, item, followed, flow))
         else:
             labels.add(followed.canvas, follow_and_label(job.plate, item.label_set, followed.canvas, flow))
-    return Outcome(info=labels.finish())
+    read = sum(number is not None for followed in item.data for number in followed.blocks)
+    return Outcome(info=labels.finish() | ({"endpoints of blocks": read} if read else {}))
 
 
 def _from_endpoints(job: Job, item: Item, followed: Followed, flow: Any) -> Make:
