@@ -106,6 +106,7 @@ def test_the_shipped_profile_has_two_places():
 
 
 OPTIONS = [
+    ({}, "-p cpu"),
     ({"qos": "long"}, "--qos=long"),
     ({"constraint": "'a100|h100'"}, "-C 'a100|h100'"),
     ({"clusters": "second"}, "--clusters second"),
@@ -122,7 +123,6 @@ OPTIONS = [
     ({"slurm_partition": "2026"}, "-p 2026"),
     ({"slurm_partition": 2026}, "-p 2026"),
     ({"slurm_account": "LAB"}, "-A LAB"),
-    ({}, "-p cpu"),
 ]
 
 
@@ -202,7 +202,7 @@ REFUSED = {
     "ingest": ({"slurm_extra": "'--qos=long'"}, "not allowed in the 'slurm_extra'"),
     "tile": ({"gres": "'gpu:1,ssd:1'"}, "Invalid GRES format: gpu:1,ssd:1"),
     "infer": ({"gpu_model": "'a100:1'"}, "Invalid GPU model format"),
-    "follow": ({"nodes": 0}, "'nodes' must be an integer"),
+    "normalise": ({"nodes": 0}, "'nodes' must be an integer"),
     "stitch": ({"slurm_account": "nobody"}, "account nobody appears to be invalid"),
     "features": ({"gres": 1}, "type 'int'"),
 }
