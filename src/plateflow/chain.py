@@ -55,6 +55,7 @@ _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "the segmentation is compared with the images: sizes, what it leaves uncovered or unmatched, what was dropped"
 _PAGE = "the verdict says where to look at the segmentation; it fits narrow screens"
+# Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),

@@ -104,7 +104,8 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
         wells = {"", *plate.wells}
     except PlateflowError:
         return {}  # nothing is there but history
-    for name, stage in stages_of(plate.config).items():
+    stages = stages_of(plate.config)
+    for name, stage in stages.items():
         entries = [
             entry
             for entry in plate.outcomes(name).values()
@@ -115,9 +116,10 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
         own = [entry for entry in counted if not entry.is_of_version(stage.version)]
         after = []
         for entry in entries:
-            builds_on = {
-                redone_well for each in entry.depends for redone_well in redone.get(each.partition(" ")[0], ())
-            }
+            names = {each.partition(" ")[0] for each in entry.depends}
+            if "follow" in names and "follow" not in stages:  # `stitch` follows the flow itself
+                names.add("infer")
+            builds_on = {redone_well for each in names for redone_well in redone.get(each, ())}
             if entry.is_of_version(stage.version) and (builds_on & {entry.well, ""} or (builds_on and not entry.well)):
                 after.append(entry)
         if own or after:

@@ -99,26 +99,59 @@ def follow_and_label(
         flow: its flow field, float16 (D + 1, *space).
         workers: threads; they change no label, nor does the device.
     """
-    from plateflow.flows import segment_flow
+    from plateflow.flows import labels_from_endpoints, segment_flow
 
     settings = plate.config.segmentation[label_set]
+    edge, n_steps = block_edge(canvas.shape, plate.config.follow_block_px), plate.grid(label_set).n_steps
+    keys: dict[str, Any] = {
+        "cell_threshold": settings.cell_threshold,
+        "flow_threshold": settings.flow_threshold,
+        "min_size": settings.min_size_px,
+        "workers": workers,
+    }
 
     def make(out: NDArray[np.uint32], first: int) -> Objects:
-        _, objects = segment_flow(
-            flow,
-            block=block_edge(canvas.shape, plate.config.follow_block_px),
-            n_steps=plate.grid(label_set).n_steps,
-            cell_threshold=settings.cell_threshold,
-            flow_threshold=settings.flow_threshold,
-            min_size=settings.min_size_px,
-            workers=workers,
-            device=device,
-            first=first,
-            out=out,
-        )
-        return objects
+        if isinstance(out, np.memmap) and device == "cpu":
+            endpoints = _held_in(out, flow, edge, n_steps, settings.cell_threshold)
+            return labels_from_endpoints(endpoints, flow, block=edge, first=first, out=out, **keys)[1]
+        return segment_flow(flow, block=edge, n_steps=n_steps, device=device, first=first, out=out, **keys)[1]
 
     return make
+
+
+def _held_in(
+    out: NDArray[np.uint32], flow: Any, edge: int, n_steps: int, cell_threshold: float
+) -> Callable[[int], NDArray[np.int32]]:
+    """The endpoints of a canvas's blocks, which are followed once, and held where the labels are to be: in the file.
+
+    Until a block is painted, each of its cell pixels holds the number of the pixel where its path ends, counted from 1.
+    So nothing stays in memory, and no path is followed twice.
+
+    Raises:
+        ValueError: the canvas has more pixels than there are numbers.
+    """
+    from plateflow.flows import cut_blocks, follow_block, release_pages
+
+    if out.size >= 2**32:
+        raise ValueError(f"a canvas of {out.shape} px has more pixels than uint32 counts")
+    blocks, followed = cut_blocks(out.shape, edge), set[int]()
+
+    def endpoints(index: int) -> NDArray[np.int32]:
+        block = blocks[index]
+        held = out[block.core]
+        if index not in followed:
+            points = follow_block(flow, block, n_steps=n_steps, cell_threshold=cell_threshold)
+            # as float32: beside a float16 the threshold would be rounded
+            cells = np.asarray(flow[(out.ndim, *block.core)]).astype(np.float32) > np.float64(cell_threshold)
+            held[cells] = np.ravel_multi_index(tuple(points), out.shape) + 1
+            followed.add(index)
+        else:
+            numbers = held[held > 0].astype(np.int64) - 1
+            points = np.stack(np.unravel_index(numbers, out.shape)).astype(np.int32)
+        release_pages(out)
+        return points
+
+    return endpoints
 
 
 @dataclass(frozen=True)

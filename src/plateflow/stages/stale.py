@@ -112,7 +112,9 @@ def _in_words(config: Config, stage: str, why: tuple[str, ...], *, seen: bool = 
     if stage == "infer" and {KEEP_FLOWS, *LABEL_KEYS} & {*why}:
         kept = "flow fields weren't kept before" if config.keep_flows else "flow fields aren't kept (keep_flows: false)"
         more = f"; {kept}, so the network runs again"
-    return f"stale: {', '.join(why)} changed{more}"
+    lacks = "follow" not in stages_of(config)  # by its name `stitch` depends on what it follows
+    names = ["flow fields or cell_threshold" if each == "follow" and lacks else each for each in why]
+    return f"stale: {', '.join(names)} changed{more}"
 
 
 def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
