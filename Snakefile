@@ -50,8 +50,18 @@ include: "rules/ingest.smk"
 include: "rules/tile.smk"
 include: "rules/normalise.smk"
 include: "rules/infer.smk"
-include: "rules/follow.smk"
-include: "rules/stitch.smk"
+
+
+if WORKFLOW.has("follow"):
+
+    include: "rules/follow.smk"
+
+
+if WORKFLOW.has("stitch"):
+
+    include: "rules/stitch.smk"
+
+
 include: "rules/features.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"

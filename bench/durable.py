@@ -38,7 +38,7 @@ def main() -> None:
         sets = {"nuclei": LabelSet(channels=["DNA"], model=str(TINY))}
         keys = {"parts": {"cpu": 1, "gpu": 1}, "threads": os.cpu_count(), "segmentation": sets}
         plate = Plate(config=Config(results=str(folder / "results"), **keys), spec=PlateSpec(plate="p", path=str(raw)))
-        for stage in ("ingest", "tile", "normalise", "infer", "follow", "stitch"):  # compiles, and makes the inputs
+        for stage in ("ingest", "tile", "normalise", "infer", "stitch"):  # compiles, and makes the inputs
             run_stage(plate, stage)
         disk = os.popen(f"df --output=source,fstype {folder} | tail -1").read().split()
         for stage in ("tile", "stitch"):

@@ -22,7 +22,7 @@ from typing import Any
 from status_cases import KINDS, make_screen
 
 from plateflow.asked import Stamps
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.project import Project
 from plateflow.stages.stale import glance, to_do
 from plateflow.state.progress import Progress
@@ -48,7 +48,7 @@ def command(**line: Any) -> None:
 
 def both(project: Project) -> None:
     """The full look at a few plates and the glance at the same, in turn."""
-    stage_names = [*STAGES]
+    stage_names = [*stages_of(project.config)]
     to_do(next(iter(project.plates.values())), files=False)  # imports what it needs
     begin = time.perf_counter()
     for plate in project.plates.values():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from plateflow.asked import Asked, PlateAsked, write_receipt
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.config import Config, LabelSet, Parts, PlateSpec, config_yaml
 from plateflow.files import digest, json_line
 from plateflow.paths import parse_well, row_name
@@ -125,7 +125,7 @@ def books_of(plate: Plate, *, bad: Collection[str] = (), flagged: Collection[str
     books: Books = {}
     path = plate.paths.journal("ingest", "plate")
     books["ingest", "plate"] = list(plate.outcomes("ingest").values()), _lines(path.read_bytes())
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(plate.config).items():
         for number in stage.jobs(plate.config) if name != "ingest" else ():
             job = Job(plate=plate, stage=stage, name=number)
             entries = [_outcome(job, item, bad=bad, flagged=flagged) for item in stage_module(name).work_items(job)]
@@ -237,7 +237,7 @@ def _lines(data: bytes) -> list[dict[str, Any]]:
 
 def _forget(plate: Plate) -> None:
     """Remove the journals of a plate but that of ingest."""
-    for stage in STAGES:
+    for stage in stages_of(plate.config):
         for path in plate.paths.journals(stage) if stage != "ingest" else ():
             path.unlink()
     plate.paths.window.unlink()
@@ -245,7 +245,7 @@ def _forget(plate: Plate) -> None:
 
 def _write_plate(project: Project, name: str, model: Plate, kind: str, books: Books, *, link: bool) -> None:
     plate = project.plates[name]
-    paths, order, config = plate.paths, [*STAGES], project.config
+    paths, order, config = plate.paths, [*stages_of(project.config)], project.config
     reached = {"waiting": "normalise", "running": "normalise", "failed": "ingest"}.get(kind, order[-1])
     if kind == "new":
         return
@@ -272,7 +272,7 @@ def _write_plate(project: Project, name: str, model: Plate, kind: str, books: Bo
                 write_journal(common, written)
             journal.unlink(missing_ok=True)
             journal.hardlink_to(common)
-            content = receipt(Job(plate=plate, stage=STAGES[stage], name=job), entries)
+            content = receipt(Job.of(plate, stage, job), entries)
             path = Path(asked.receipt(stage, job))
             if kind == "other":
                 path = path.with_name(f"{job}.0123456789abcdef0123.json")
@@ -284,7 +284,7 @@ def _write_plate(project: Project, name: str, model: Plate, kind: str, books: Bo
         owner.parent.mkdir(parents=True)
         owner.write_text(json.dumps({"host": "node17", "pid": 1, "started": 1, "slurm_job": "", "driver": ""}))
     elif kind == "failed":
-        for job in STAGES["tile"].jobs(config):
+        for job in stages_of(config)["tile"].jobs(config):
             lines = books["tile", job][1]
             half = [*lines[: len(lines) // 2], {"event": "failed", "error": "can't write: disk quota exceeded", **USED}]
             write_journal(paths.journal("tile", job), half)

@@ -1,4 +1,4 @@
-# Makes flow fields, in the scratch.
+# Makes flow fields, in the scratch; where they aren't kept, labels in plate.zarr.
 rule infer:
     input:
         lambda wc: WORKFLOW.inputs("infer", wc),
@@ -13,6 +13,6 @@ rule infer:
         **WORKFLOW.resources("infer"),
         gpu=1,
     message:
-        "{wildcards.plate}: infer part {wildcards.part}: flow fields of all label sets ({WORKFLOW:{output}})"
+        "{wildcards.plate}: infer part {wildcards.part}: {WORKFLOW.inferred} of all label sets ({WORKFLOW:{output}})"
     script:
         "../scripts/infer.py"

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 
 from plateflow.asked import VARIABLE, Asked, PlateAsked, age, upstream, withdraw, write_receipt
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stage_of, stages_of
 from plateflow.config import Config, LabelSet, Parts, PlateSpec
+from plateflow.errors import PlateflowError
 from plateflow.files import append_line, stat_of, write_json
 from plateflow.project import Plate, Project
 from plateflow.state.requests import record_set_aside, request, request_digest
 
-JOBS = [(name, job) for name, stage in STAGES.items() for job in stage.jobs(Config(parts=Parts(cpu=4, gpu=2)))]
+SLICED = Config(parts=Parts(cpu=4, gpu=2), follow_slices=2)
+JOBS = [(name, job) for name, stage in STAGES.items() for job in stage.jobs(SLICED)]
 
 
 @pytest.fixture
 def plate(tmp_path: Path) -> Plate:
-    config = Config(results=str(tmp_path / "results"), parts=Parts(cpu=4, gpu=2))
+    config = SLICED.model_copy(update={"results": str(tmp_path / "results")})
     return Plate(config=config, spec=PlateSpec(plate="p", path="/raw"))
 
 
@@ -90,7 +92,8 @@ def test_a_request_and_a_lost_file_rename_the_jobs_of_their_well_alone(plate):
     loss = {"stage": "follow", "key": ["A03", "nuclei", 0], "sequence": 1, "n_columns": 12}
     append_line(plate.paths.watch("features", "2"), {"path": "scratch:ends/nuclei/A03/0-0.ends", "lost": loss})
     assert renamed(plate, before) == {
-        ("follow", "2-0"), ("stitch", "2"), ("features", "2"), ("aggregate", "plate"), ("report", "plate"),
+        ("follow", "2-0"), ("follow", "2-1"), ("stitch", "2"), ("features", "2"),
+        ("aggregate", "plate"), ("report", "plate"),
     }  # fmt: skip
     before = digests(plate)
     append_line(plate.paths.watch("features", "2"), {"path": "scratch:...", "lost": {**loss, "sequence": 2}})
@@ -151,7 +154,8 @@ def test_a_job_that_changes_results_takes_the_receipts_of_all_that_builds_on_the
     assert done(plate) == {*JOBS}
     withdraw(plate, "tile", "1")
     affected = {
-        ("tile", "1"), ("infer", "1"), ("follow", "1-0"), ("follow", "3-0"), ("stitch", "1"), ("stitch", "3"),
+        ("tile", "1"), ("infer", "1"), ("stitch", "1"), ("stitch", "3"),
+        *(("follow", f"{part}-{index}") for part in (1, 3) for index in (0, 1)),
         ("features", "1"), ("features", "3"), ("aggregate", "plate"), ("report", "plate"),
     }  # fmt: skip
     assert {*JOBS} - done(plate) == affected
@@ -213,11 +217,57 @@ def test_receipts_that_a_job_reads_are_old(tmp_path):
     assert receipt.stat().st_mtime < 1e9
 
 
-def test_every_job_but_the_first_waits_for_one():
-    config = Config(parts=Parts(cpu=4, gpu=2), follow_slices=3)
-    everything = [(name, job) for name, stage in STAGES.items() for job in stage.jobs(config)]
+@pytest.mark.parametrize(
+    ("keys", "lacking"),
+    [
+        ({"follow_slices": 3}, set()),
+        ({}, {"follow"}),
+        ({"keep_flows": False, "follow_slices": 3}, {"follow", "stitch"}),
+    ],
+)
+def test_every_job_but_the_first_waits_for_one(keys, lacking):
+    config = Config(parts=Parts(cpu=4, gpu=2), **keys)
+    everything = [(name, job) for name, stage in stages_of(config).items() for job in stage.jobs(config)]
+    assert {*STAGES} - {name for name, _ in everything} == lacking
     for key in everything:
         waits = upstream(config, *key)
         assert set(waits) <= {*everything}
         assert bool(waits) == (key[0] != "ingest")
-    assert upstream(config, "stitch", "2") == [("follow", "2-0"), ("follow", "2-1"), ("follow", "2-2")]
+    if not lacking:
+        assert upstream(config, "stitch", "2") == [("follow", "2-0"), ("follow", "2-1"), ("follow", "2-2")]
+    elif lacking == {"follow"}:
+        assert upstream(config, "stitch", "3") == [("infer", "1")]
+    else:
+        assert upstream(config, "features", "3") == [("infer", "1")]
+        assert upstream(config, "aggregate", "plate") == [("features", str(part)) for part in range(4)]
+
+
+@pytest.mark.parametrize("keys", [{"follow_slices": 1}, {"follow_slices": 3}, {"keep_flows": False}])
+def test_whichever_stage_makes_labels_is_asked_again_by_what_decides_them(plate, keys):
+    """What is asked of a stage that a configuration lacks is asked of the one that does its work."""
+    config = plate.config.model_copy(update=keys)
+    stages = stages_of(config)
+
+    def names(config: Config, spec: PlateSpec = plate.spec) -> dict[tuple[str, str], str]:
+        asked = PlateAsked(Plate(config=config, spec=spec)).digests()
+        return {(stage, job): digest for stage, jobs in asked.items() for job, digest in jobs.items()}
+
+    before = names(config)
+    for key, value in (("cell_threshold", 0.5), ("flow_threshold", 0.3), ("min_size_px", 99)):
+        label_set = LabelSet(channels=["DNA"], **{key: value})
+        after = names(config.model_copy(update={"segmentation": {"nuclei": label_set}}))
+        first = "follow" if key == "cell_threshold" else "stitch"
+        first = first if first in stages else "stitch" if "stitch" in stages else "infer"
+        others = [*stages][[*stages].index(first) :]
+        assert {stage for (stage, job), name in after.items() if before[stage, job] != name} == {*others}
+
+
+def test_of_a_stage_that_the_configuration_lacks_the_error_says_why(plate):
+    kept = plate.config.model_copy(update={"follow_slices": 1})
+    with pytest.raises(PlateflowError, match=r"no stage follow(.|\n)*follow_slices: 1(.|\n)*name stitch instead"):
+        stage_of(kept, "follow")
+    for name in ("follow", "stitch"):
+        with pytest.raises(PlateflowError, match=rf"no stage {name}(.|\n)*keep_flows: false(.|\n)*name infer instead"):
+            stage_of(plate.config.model_copy(update={"keep_flows": False}), name)
+    with pytest.raises(PlateflowError, match="there is no stage 'stich'"):
+        stage_of(kept, "stich")

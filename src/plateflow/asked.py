@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from plateflow.chain import STAGES, part_of
+from plateflow.chain import STAGES, label_parameters, part_of, stages_of
 from plateflow.config import Config, PlateSpec
 from plateflow.files import digest, listed, remove, settle, stat_of, write_atomic, write_json
 from plateflow.model.registry import find_weights, model_spec
@@ -45,7 +45,19 @@ INGEST: JobKey = ("ingest", "plate")
 
 
 def upstream(config: Config, stage: str, job: str) -> list[JobKey]:
-    """The jobs of the same plate whose results a job reads itself; see `PlateAsked.waits_for`."""
+    """The jobs of the same plate that a job builds on directly; see `PlateAsked.waits_for`.
+
+    Where the configuration lacks the stage whose results it would read, those jobs on which that would build.
+    """
+    stages = stages_of(config)
+    found: list[JobKey] = []
+    for key in _in_full(config, stage, job):
+        found += [key] if key[0] in stages else upstream(config, *key)
+    return list(dict.fromkeys(found))
+
+
+def _in_full(config: Config, stage: str, job: str) -> list[JobKey]:
+    """The same in the chain of all stages."""
     parts = config.parts
     match stage:
         case "tile":
@@ -127,7 +139,7 @@ class PlateAsked:
         frozen: bool | None = None,
     ) -> None:
         self.plate = plate
-        self._stamps = stamps or Stamps()
+        self._stamps, self._stages = stamps or Stamps(), stages_of(plate.config)
         self._digests = {(stage, job): name for stage, jobs in (given or {}).items() for job, name in jobs.items()}
         self._frozen = frozen
         self._settings: dict[str, str] = {}
@@ -149,7 +161,11 @@ class PlateAsked:
         return [INGEST] if stage == "normalise" and self.frozen else upstream(self.plate.config, stage, job)
 
     def digest(self, stage: str, job: str) -> str:
-        """The digest of all that is asked of a job."""
+        """The digest of all that is asked of a job.
+
+        It is that of the chain of all stages: what is asked of one that the configuration lacks is asked of the stage
+        that does its work.
+        """
         key = stage, job
         if key not in self._digests:
             parts = STAGES[stage].parts(self.plate.config)
@@ -159,14 +175,15 @@ class PlateAsked:
                 own = digest(own, self.digest(*INGEST))
                 self._digests[key] = f"{own}-{self._base(own)}"
             else:
-                self._digests[key] = digest(own, [self.digest(*other) for other in self.waits_for(stage, job)])
+                others = _in_full(self.plate.config, stage, job)
+                self._digests[key] = digest(own, [self.digest(*other) for other in others])
         return self._digests[key]
 
     def digests(self) -> dict[str, dict[str, str]]:
         """The digests of all jobs, by stage and job."""
         return {
             name: {job: self.digest(name, job) for job in stage.jobs(self.plate.config)}
-            for name, stage in STAGES.items()
+            for name, stage in stages_of(self.plate.config).items()
         }
 
     def receipt(self, stage: str, job: str) -> str:
@@ -197,12 +214,14 @@ class PlateAsked:
     def _stage_settings(self, stage: str) -> str:
         """What is asked of all jobs of a stage: its parameters, version, and how wells are dealt to them."""
         if stage not in self._settings:
-            plate, step = self.plate, STAGES[stage]
+            plate, step = self.plate, self._stages.get(stage, STAGES[stage])
             more: list[Any] = [plate.config.follow_slices] if step.scope == "slice" else []
             if stage == "ingest":  # which label sets a well has, and (tile) which fields can do without a channel
                 more = [[name, label_set.channels] for name, label_set in plate.config.segmentation.items()]
             elif stage == "infer":
                 more = [self._stamps.model(label_set.model) for label_set in plate.config.segmentation.values()]
+                if not plate.config.keep_flows:  # it makes labels
+                    more.append({name: label_parameters(plate.config, name) for name in plate.config.segmentation})
             elif stage == "aggregate" and plate.spec.plate_map:
                 more = self._stamps.plate_map(plate.spec.plate_map)
             values = plate.parameters(stage), step.version, step.parts(plate.config), more
@@ -301,13 +320,14 @@ def withdraw(plate: Plate, stage: str, job: str) -> None:
 
     Whatever becomes of the job then, nothing that it may have changed is called done. The receipts of later jobs are
     of results that are about to go: the outcome may be another one though the same was asked, as when a raw file broke.
+    So do those of stages that the configuration lacks now, which may come back.
     """
     config, paths = plate.config, plate.paths
     frozen = PlateAsked(plate).frozen
     affected = {(stage, job)}
     for later in STAGES:
         if later != "normalise" or not frozen:
-            affected |= {key for key in _jobs(config, later) if affected.intersection(upstream(config, *key))}
+            affected |= {key for key in _jobs(config, later) if affected.intersection(_in_full(config, *key))}
     receipts = [path for key in sorted(affected) for path in paths.receipts(*key)]
     for receipt in [*receipts, *Project.of(config, {}).screen.receipts("report", "screen")]:
         remove(receipt)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
+from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
 Scope = Literal["plate", "cpu", "gpu", "slice"]
@@ -22,6 +23,9 @@ class Stage:
         version: raised by hand when the stage's results change; part of every fingerprint.
             tests/state/test_versions.py compares a hash of the code with a lock file.
         why: what the last raise of the version changed, for `plateflow plan`; CHANGELOG.md has them all.
+        reads: the stages whose files it reads.
+        intermediate: whether its files lie in the scratch: they may be gone as long as nothing that is wanted needs
+            them.
     """
 
     name: str
@@ -29,11 +33,7 @@ class Stage:
     version: int
     why: str
     reads: tuple[str, ...]
-
-    @property
-    def intermediate(self) -> bool:
-        """Whether its files lie in the scratch: they may be gone as long as nothing that is wanted needs them."""
-        return self.name in ("infer", "follow")
+    intermediate: bool = False
 
     def jobs(self, config: Config) -> Iterator[str]:
         """The names of the stage's jobs per plate."""
@@ -55,6 +55,7 @@ _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "the segmentation is compared with the images: sizes, what it leaves uncovered or unmatched, what was dropped"
 _PAGE = "the verdict says where to look at the segmentation; it fits narrow screens"
+# Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
@@ -67,10 +68,12 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("report", "plate", 5, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
-    name: Stage(name=name, scope=scope, version=version, why=why, reads=reads)
+    name: Stage(name=name, scope=scope, version=version, why=why, reads=reads, intermediate=name in ("infer", "follow"))
     for name, scope, version, why, reads in _CHAIN
 }
-"""The stages of a plate, in order."""
+"""All stages of a plate, in order. A configuration may lack some: see `stages_of`."""
+KEEP_FLOWS = "keep_flows"
+"""By this name, what `infer` makes depends on the key of the configuration: where they aren't kept, it makes labels."""
 
 
 def labels_stage(config: Config) -> str:
@@ -81,25 +84,44 @@ def labels_stage(config: Config) -> str:
 def stages_of(config: Config) -> dict[str, Stage]:
     """The stages that a configuration has, in order.
 
-    Without flow fields that are kept, `infer` makes labels; with one slice, `stitch` follows the flow itself.
+    Without flow fields that are kept, `infer` makes labels; its version is the sum of those of the three stages whose
+    work it does, so that each raise of one raises it. With one slice, `stitch` follows the flow itself.
     """
-    labels = labels_stage(config)
-    without = set[str]()
+    labels, stages = labels_stage(config), dict(STAGES)
     if not config.keep_flows:
-        without = {"follow", "stitch"}
-    elif config.follow_slices == 1:
-        without = {"follow"}
-
-    def read(name: str) -> str:
-        return labels if name == "stitch" else name
-
-    return {
-        name: replace(
-            stage, reads=tuple(dict.fromkeys(read(each) for each in stage.reads if read(each) not in without))
+        done = [stages[name] for name in ("infer", "follow", "stitch")]
+        stages["infer"] = replace(
+            stages["infer"],
+            version=sum(stage.version for stage in done),
+            why="; ".join(stage.why for stage in done if stage.why),
+            intermediate=False,
         )
-        for name, stage in STAGES.items()
-        if name not in without
-    }
+        del stages["follow"], stages["stitch"]
+    elif config.follow_slices == 1:
+        del stages["follow"]
+
+    def reads(stage: Stage) -> tuple[str, ...]:
+        names = [labels if name == "stitch" else name for name in stage.reads]
+        return tuple(dict.fromkeys(name for name in names if name in stages))
+
+    return {name: replace(stage, reads=reads(stage)) for name, stage in stages.items()}
+
+
+def stage_of(config: Config, name: str) -> Stage:
+    """A stage of a configuration by its name.
+
+    Raises:
+        PlateflowError: there is no such stage, or this configuration lacks it.
+    """
+    stages = stages_of(config)
+    if name in stages:
+        return stages[name]
+    if name not in STAGES:
+        raise PlateflowError(f"there is no stage {name!r}", remedy=f"the stages are {', '.join(stages)}")
+    by, where, why = "infer", "keep_flows: false", "flow fields aren't kept, so `infer` makes labels itself"
+    if config.keep_flows:
+        by, where, why = "stitch", "follow_slices: 1", "with one slice `stitch` follows the flow itself"
+    raise PlateflowError(f"this configuration has no stage {name}", where=where, why=why, remedy=f"name {by} instead")
 
 
 def part_of(job: str) -> int:
@@ -163,6 +185,23 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
                 "rows": config.row_label_set,
             }
     return {}
+
+
+LABEL_KEYS = ("cell_threshold", "flow_threshold", "min_size_px", "levels")
+"""The keys that decide which labels a flow field gives."""
+
+
+def label_parameters(config: Config, label_set: str) -> dict[str, Any]:
+    """What decides which labels a flow field gives, by `LABEL_KEYS`."""
+    settings = config.segmentation[label_set]
+    return {key: getattr(config if key == "levels" else settings, key) for key in LABEL_KEYS}
+
+
+def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, Any]:
+    """Of a stage that makes labels in another one's place, on what else a label set depends, by name."""
+    if stage != "infer" or config.keep_flows:
+        return {}
+    return {KEEP_FLOWS: False, **label_parameters(config, label_set)}
 
 
 def _aliases(spec: PlateSpec) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.chain import STAGES, parameters, part_of, part_of_well
+from plateflow.chain import KEEP_FLOWS, STAGES, parameters, part_of, part_of_well, stages_of
 from plateflow.config import Config, LabelSet, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
 from plateflow.model import registry
@@ -154,8 +154,16 @@ class Plate:
         return parameters(self.config, stage, self.spec, label_set)
 
     def outcomes(self, stage: str) -> Outcomes:
-        """The latest outcome of each work item of a stage."""
-        return Outcomes(self.name, stage, outcomes(self.paths.journals(stage)))
+        """The latest outcome of each work item of a stage.
+
+        Of `stitch`, those whose labels `infer` has replaced since, as flow fields weren't kept, vouch for nothing.
+        """
+        entries = outcomes(self.paths.journals(stage))
+        if stage == "stitch":
+            over = {key for key, entry in outcomes(self.paths.journals("infer")).items() if KEEP_FLOWS in entry.depends}
+            void: dict[str, Any] = {"fingerprint": "", "depends": {KEEP_FLOWS: ""}, "files": {}}
+            entries |= {key: replace(entries[key], **void) for key in over & entries.keys()}
+        return Outcomes(self.name, stage, entries)
 
     def grid(self, label_set: str) -> Grid:
         """The network's grid for a label set.
@@ -202,7 +210,8 @@ class Plate:
 
     def left_out(self) -> list[LeftOut]:
         """What was left out of the plate, by its journals; nothing as long as it isn't ingested."""
-        return self.left_out_of((stage, entry) for stage in STAGES for entry in exceptions(self.paths.journals(stage)))
+        stages = stages_of(self.config)
+        return self.left_out_of((stage, entry) for stage in stages for entry in exceptions(self.paths.journals(stage)))
 
     def left_out_of(self, entries: Iterable[tuple[str, Entry]]) -> list[LeftOut]:
         """The same by some outcomes, each with its stage; those of former wells and label sets are history."""
@@ -274,12 +283,12 @@ def check_channels(config: Config) -> None:
 
 
 def check_thresholds(config: Config) -> None:
-    """Refuse thresholds that need flows where none are stored.
+    """Refuse thresholds that need flows where none are stored; flow fields that aren't kept are whole.
 
     Raises:
         ConfigError: a `cell_threshold` is below the bound.
     """
-    for name, label_set in config.segmentation.items():
+    for name, label_set in config.segmentation.items() if config.keep_flows else ():
         with suppress(ModelError):
             least, bound = label_set.cell_threshold, least_logit(label_set)
             if least < bound:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacles
 from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, runs
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stages_of
 from plateflow.errors import ConfigError, LeaseError, number_of
 from plateflow.estimate import Estimate, estimates_of, screen_needs
 from plateflow.model.registry import MODELS, find_weights, licence_notice
@@ -97,14 +97,24 @@ class Workflow:
         receipts = [
             plate.receipt(name, job)
             for plate in self.asked.plates.values()
-            for name, stage in STAGES.items()
+            for name, stage in stages_of(self.config).items()
             for job in stage.jobs(self.config)
         ]
         return [*receipts, self.screen("receipt", self.asked.screen)]
 
     def journals(self) -> list[Path]:
         """The journals of all plates."""
-        return [path for plate in self.plates.values() for stage in STAGES for path in plate.paths.journals(stage)]
+        stages = stages_of(self.config)
+        return [path for plate in self.plates.values() for stage in stages for path in plate.paths.journals(stage)]
+
+    @property
+    def inferred(self) -> str:
+        """What `infer` makes, for its message."""
+        return "flow fields" if self.config.keep_flows else "labels"
+
+    def has(self, stage: str) -> bool:
+        """Whether the configuration has a stage, and so the Snakefile its rule."""
+        return stage in stages_of(self.config)
 
     def inputs(self, stage: str, wildcards: Any) -> list[Any]:
         """The receipts that a job waits for.
@@ -213,7 +223,13 @@ class Workflow:
         from plateflow.stages.stale import why_it_runs
 
         path = Path(receipt)
-        return why_it_runs(self.asked.plates[path.parents[2].name], path.parent.name, path.name.partition(".")[0])
+        plate, stage = path.parents[2].name, path.parent.name
+        why = why_it_runs(self.asked.plates[plate], stage, path.name.partition(".")[0])
+        estimate = self._estimates.get(plate)
+        if stage != "infer" or self.config.keep_flows or estimate is None:
+            return why
+        device = "GPU" if estimate.device == "cuda" else "CPU"
+        return f"{why}; about {estimate.seconds(stage) / 3600:.1g} {device} hours"
 
     def licence_notices(self) -> list[str]:
         """What to say, once, about the models whose licence is restricted."""

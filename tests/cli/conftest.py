@@ -17,7 +17,7 @@ from workflow_project import Project, make_project
 
 import plateflow.project
 from plateflow.asked import Asked
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.stages import run_stage, stage_module
 
 
@@ -38,7 +38,7 @@ class DoneProject(Project):
         asked, ran = Asked.of(self.loaded), set()
         plate = asked.plates["micro"]
         digests = plate.digests()
-        for name, stage in STAGES.items():
+        for name, stage in stages_of(plate.plate.config).items():
             for job in stage.jobs(plate.plate.config):
                 if not Path(plate.receipt(name, job)).exists():
                     run_stage(plate.plate, name, job, digest=digests[name][job])

@@ -54,6 +54,34 @@ def test_plan_says_what_a_release_redoes_why_and_at_what_cost(done, release):
     assert found["infer"]["cpu_hours"] == 0
 
 
+def test_with_one_slice_what_stitch_has_made_builds_on_infer(done, release):
+    release("infer")
+    found = json.loads(done.plateflow("plan", "--json"))["upgrade"]["stages"]
+    assert list(found) == ["infer", "stitch", "features", "aggregate", "report"]
+    assert (found["infer"]["items"], found["stitch"]["after"]) == (4, 4)
+
+
+def test_where_infer_makes_labels_a_new_version_of_stitch_is_one_of_infer(done, release):
+    done.configure(lambda config: config.update(keep_flows=False))
+    found = json.loads(done.plateflow("plan", "--json"))
+    assert found["upgrade"]["stages"] == {}, "another way to labels is no matter of the release"
+    assert [(each["label_set"], each["keys"], each["items"]) for each in found["network"]] == [
+        ("nuclei", ["keep_flows"], 2), ("cells", ["keep_flows"], 2),
+    ]  # fmt: skip
+    done.run()
+    assert json.loads(done.plateflow("plan", "--json"))["network"] == []
+    before = done.sequences()
+    version = STAGES["infer"].version + STAGES["follow"].version + release("stitch")
+    found = json.loads(done.plateflow("plan", "--json"))["upgrade"]["stages"]
+    assert (found["infer"]["version"], found["infer"]["items"]) == (version, 4)
+    assert "cells are rounder" in found["infer"]["why"]
+    output = done.plateflow("accept", "--stage", "infer")
+    assert f"4 results of infer, made by version {version - 1}, stand as version {version}" in output
+    done.run()
+    assert {key for key in done.redone(before) if key[0] in ("infer", "features")} == set()
+    done.plateflow("status", "micro")
+
+
 def test_what_was_accepted_stands_and_is_told(done, release):
     results, before = done.results(), done.sequences()
     spent = sum(row["units"] for row in attempts(done.path()))

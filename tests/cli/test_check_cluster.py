@@ -15,7 +15,7 @@ import yaml
 from command_line import plateflow
 from test_plan import SIZE
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.cli.submission import Submission, read_submission, slurm_profile
 from plateflow.config import Config, PlateSpec, config_yaml
 from plateflow.errors import PlateflowError
@@ -25,6 +25,8 @@ pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -c co
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = Path("config/config.yaml")
+HERE = [*stages_of(Config())]
+"""The stages of the configuration."""
 PLATES = ["large", "small"]
 CPU = {"executor": "slurm", "jobs": 10, "default-resources": {"slurm_partition": "cpu"}}
 STUBS = {
@@ -100,10 +102,11 @@ def test_the_shipped_profile_has_two_places():
     places = {trial.job.name: trial.place for trial in found.trials}
     assert places.pop("infer") == "-A lab -p gpu --no-requeue --gres=gpu:1"
     assert set(places.values()) == {"-A lab -p cpu --no-requeue"}
-    assert places.keys() == {*STAGES, "screen"} - {"infer"}
+    assert places.keys() == {*HERE, "screen"} - {"infer"}
 
 
 OPTIONS = [
+    ({}, "-p cpu"),
     ({"qos": "long"}, "--qos=long"),
     ({"constraint": "'a100|h100'"}, "-C 'a100|h100'"),
     ({"clusters": "second"}, "--clusters second"),
@@ -120,14 +123,13 @@ OPTIONS = [
     ({"slurm_partition": "2026"}, "-p 2026"),
     ({"slurm_partition": 2026}, "-p 2026"),
     ({"slurm_account": "LAB"}, "-A LAB"),
-    ({}, "-p cpu"),
 ]
 
 
 def test_the_options_are_those_of_the_run():
     """A stage for each, as many profiles as that takes."""
-    for first in range(0, len(OPTIONS), len(STAGES)):
-        given = dict(zip(STAGES, OPTIONS[first:], strict=False))
+    for first in range(0, len(OPTIONS), len(HERE)):
+        given = dict(zip(HERE, OPTIONS[first:], strict=False))
         found = calls(CPU | {"set-resources": {stage: resources for stage, (resources, _) in given.items()}})
         for stage, (_, option) in given.items():
             assert f" {option} " in f"{found[stage]} "
@@ -135,7 +137,7 @@ def test_the_options_are_those_of_the_run():
 
 def test_the_gpu_of_the_one_stage_is_asked_for():
     found = calls(CPU)
-    assert [stage for stage in STAGES if "--gpus=1" in found[stage]] == ["infer"]
+    assert [stage for stage in HERE if "--gpus=1" in found[stage]] == ["infer"]
 
 
 def test_lists_say_the_same_as_mappings():
@@ -200,7 +202,7 @@ REFUSED = {
     "ingest": ({"slurm_extra": "'--qos=long'"}, "not allowed in the 'slurm_extra'"),
     "tile": ({"gres": "'gpu:1,ssd:1'"}, "Invalid GRES format: gpu:1,ssd:1"),
     "infer": ({"gpu_model": "'a100:1'"}, "Invalid GPU model format"),
-    "follow": ({"nodes": 0}, "'nodes' must be an integer"),
+    "normalise": ({"nodes": 0}, "'nodes' must be an integer"),
     "stitch": ({"slurm_account": "nobody"}, "account nobody appears to be invalid"),
     "features": ({"gres": 1}, "type 'int'"),
 }

@@ -59,13 +59,13 @@ def test_leftovers_of_killed_jobs_and_of_what_there_is_no_more_go(done):
 def test_flows_go_nothing_is_stale_and_a_change_that_needs_them_has_them_made_again(done):
     scratch = size(done.path().scratch)
     output = done.plateflow("clean", "micro", "--flows", "--yes")
-    assert f"flows and endpoints: 8 files, {scratch / 1e6:.1f} MB" in output
+    assert f"flows and endpoints: 4 files, {scratch / 1e6:.1f} MB" in output
     assert "making the flows took" in output
     assert size(done.path().scratch) == 0
     done.plateflow("status", "micro")
     assert done.run() == set()
     done.configure(lambda config: config["segmentation"]["cells"].update({"cell_threshold": 0.5}))
-    done.configure(lambda config: config.update({"parts": {"cpu": 1, "gpu": 1}}))  # both wells in one job of `follow`
+    done.configure(lambda config: config.update({"parts": {"cpu": 1, "gpu": 1}}))  # both wells in one job of `stitch`
     before = done.sequences()
     with pytest.raises(LostFileError, match="run `snakemake` again: infer makes it anew"):
         done.run()

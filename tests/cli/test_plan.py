@@ -45,7 +45,7 @@ def test_all_figures_as_json(project: Path) -> None:
     found = json.loads(run("--json", "--jobs", "100", "--gpus", "4"))
     assert found["plates"] == 3
     assert found["plates_without_sizes"] == ["old"]
-    assert found["jobs"] == 3 * (4 + 2 + 4 * 8) + 1
+    assert found["jobs"] == 3 * (4 + 2 + 3 * 8) + 1
     sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
     alone = Estimate(Size(**SIZE), Config(segmentation=sets))
     assert found["gpu_hours"] == pytest.approx(3 * 2 * alone.seconds("infer") / 3600)

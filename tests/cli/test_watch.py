@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stages_of
 from plateflow.cli.watch import picture, watch
 from plateflow.config import Config
 from plateflow.paths import PlatePaths
@@ -73,7 +73,7 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths, config = PlatePaths.of("p1", results=tmp_path), Config()
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(config).items():
         for each in stage.jobs(config):
             receipt = paths.receipt(name, each, "ab12")
             receipt.parent.mkdir(parents=True, exist_ok=True)
@@ -87,4 +87,4 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_watch(
     assert str(unreadable) in "".join(then.split())
     assert then.count("can't be read") == 0
     (row,) = [line for line in then.splitlines() if line.startswith("│ p1")]
-    assert row.count("done") == len(STAGES)
+    assert row.count("done") == len(stages_of(config))

@@ -19,7 +19,7 @@ from plateflow.plates.check import changed_files, check_plate
 from plateflow.plates.plate import index_plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
 
-CHAIN = ("ingest", "tile", "normalise", "infer", "follow", "stitch", "features")
+CHAIN = ("ingest", "tile", "normalise", "infer", "stitch", "features")
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ class Small:
         self.paths = PlatePaths.of("p", results=results)
 
     def run(self, *stages: str) -> None:
-        config = config_of(self.results, segmentation={"nuclei": SETS["nuclei"]}, features={"families": "minimal"})
-        run(config, self.entry, *stages)
+        sets, features = {"nuclei": SETS["nuclei"]}, {"families": "minimal"}
+        run(config_of(self.results, segmentation=sets, features=features, follow_slices=2), self.entry, *stages)
 
     def content(self) -> dict[str, bytes]:
         """All but the books."""

@@ -20,7 +20,7 @@ from plateflow.project import Plate
 from plateflow.report.thumbnails import thumbnail
 from plateflow.simulate.plate import Fault, SimulatedPlate, WellPlan, simulate_plate
 
-STAGES = ("ingest", "tile", "normalise", "infer", "follow", "stitch", "features")
+STAGES = ("ingest", "tile", "normalise", "infer", "stitch", "features")
 WELLS = [WellPlan(well="B03", role="negative"), WellPlan(well="B04", role="negative")]
 
 

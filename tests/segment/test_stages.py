@@ -56,7 +56,7 @@ def whole(plate: tuple[PlateSpec, Path, Path], tmp_path_factory: pytest.TempPath
     """The plate segmented in one part, one slice and one block a canvas: what every other way is compared with."""
     folder = tmp_path_factory.mktemp("whole") / "results"
     shutil.copytree(plate[1], folder)
-    return run(config_of(folder), plate[0], "infer", "follow", "stitch")
+    return run(config_of(folder), plate[0], "infer", "stitch")
 
 
 def test_the_labels_are_the_simulated_nuclei(whole: PlatePaths, plate: tuple[PlateSpec, Path, Path]) -> None:
@@ -119,7 +119,7 @@ def test_parts_slices_and_blocks_change_no_byte(
 def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
     whole: PlatePaths, copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, written, write = config_of(copied[1]), [], infer._write
+    config, written, write = config_of(copied[1]), [], infer._save
 
     def breaks_off(*arguments: Any) -> None:
         if len(written) == 2:
@@ -128,7 +128,7 @@ def test_a_part_that_broke_off_and_goes_on_gives_the_same_flows(
         write(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(infer, "_write", breaks_off)
+        patched.setattr(infer, "_save", breaks_off)
         with pytest.raises(OSError, match="went away"):
             run(config, copied[0], "infer")
     paths = run(config, copied[0], "infer")
@@ -166,7 +166,7 @@ def test_fields_apart_are_canvases_and_numbers_run_on(tmp_path: Path) -> None:
     entry = PlateSpec(plate="apart", path=str(made.raw), layout="pattern", pattern=pattern)
     sets = {"nuclei": {"channels": ["1"], "model": str(MODEL)}}
     config = config_of(tmp_path / "results", segmentation=sets)
-    paths = run(config, entry, "ingest", "tile", "normalise", "infer", "follow", "stitch")
+    paths = run(config, entry, "ingest", "tile", "normalise", "infer", "stitch")
     table = pq.read_table(paths.objects("nuclei", "B02")).to_pandas()
     labels = labels_of(paths, "B02", "nuclei")
     assert sorted(set(table["canvas"])) == [0, 1]
@@ -204,26 +204,26 @@ def test_what_an_earlier_version_stored_is_of_use_and_goes_in_time(
                 "open_flows": lambda path, _: np.load(path), "read_endpoints": lambda path, _: np.load(path),
             }.items():  # fmt: skip
                 earlier.setattr(module, name, instead, raising=False)
-        run(config_of(folder), entry, "infer", "follow", "stitch")
+        run(config_of(folder, follow_slices=2), entry, "infer", "follow", "stitch")
     paths = PlatePaths.of("p", results=folder)
 
     def redone() -> dict[str, int]:
         return {stage: len(journal(paths, stage)) for stage in ("infer", "follow", "stitch")}
 
     assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".npy"}
-    run(config_of(folder), entry, "infer", "follow", "stitch")
+    run(config_of(folder, follow_slices=2), entry, "infer", "follow", "stitch")
     assert redone() == {"infer": 4, "follow": 4, "stitch": 4}
     sets = {"nuclei": SETS["nuclei"] | {"min_size_px": 40}, "cells": SETS["cells"] | {"cell_threshold": 1.0}}
-    run(config_of(folder, segmentation=sets), entry, "infer", "follow", "stitch")
+    run(config_of(folder, follow_slices=2, segmentation=sets), entry, "infer", "follow", "stitch")
     assert redone() == {"infer": 4, "follow": 6, "stitch": 8}
     assert [path.suffix for path in sorted((paths.scratch / "ends" / "cells").rglob("*.*"))] == [".ends", ".ends"]
     assert labels_of(paths, "B02", "nuclei").any()
-    run(config_of(folder), entry, "infer", "follow", "stitch")
+    run(config_of(folder, follow_slices=2), entry, "infer", "follow", "stitch")
     for well in ("B02", "B03"):
         for label_set in SETS:
             assert np.array_equal(labels_of(paths, well, label_set), labels_of(whole, well, label_set))
     request(paths, kind="retry", stage="infer")
-    run(config_of(folder), entry, "infer", "follow", "stitch")
+    run(config_of(folder, follow_slices=2), entry, "infer", "follow", "stitch")
     assert {path.suffix for path in paths.scratch.rglob("*") if path.is_file()} == {".flows", ".ends"}
 
 
@@ -231,19 +231,19 @@ def test_another_bound_runs_the_network_again_and_changes_no_label(
     whole: PlatePaths, copied: tuple[PlateSpec, Path]
 ) -> None:
     entry, folder = copied
-    run(config_of(folder), entry, "infer", "follow", "stitch")
+    run(config_of(folder), entry, "infer", "stitch")
     sets: dict[str, dict[str, Any]] = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": -3.0}}
     with pytest.raises(ConfigError, match=r"-3, below the bound(.|\n)*-2 \(of model(.|\n)*least_logit to -3"):
         run(config_of(folder, segmentation=sets), entry, "infer")
     sets["nuclei"] |= {"least_logit": -3.0}
-    paths = run(config_of(folder, segmentation=sets), entry, "infer", "follow", "stitch")
+    paths = run(config_of(folder, segmentation=sets), entry, "infer", "stitch")
     done = [line["label_set"] for line in journal(paths, "infer")]
     assert (done.count("cells"), done.count("nuclei")) == (2, 4)
     full = open_flows(paths.flows("nuclei", "B02", 0), -3.0)[:]
     expected = labels_from_flows(full[:2], full[2], cell_threshold=-3)
     assert np.array_equal(expected, labels_of(paths, "B02", "nuclei"))
     sets["nuclei"] |= {"cell_threshold": 0.0, "least_logit": 0.0}
-    run(config_of(folder, segmentation=sets), entry, "infer", "follow", "stitch")
+    run(config_of(folder, segmentation=sets), entry, "infer", "stitch")
     assert np.array_equal(labels_of(paths, "B02", "nuclei"), labels_of(whole, "B02", "nuclei"))
     flow = open_flows(paths.flows("nuclei", "B02", 0), 0.0)[:]
     assert (flow[2] == -30).mean() == (full[2] <= 0).mean() > 0.2
@@ -253,14 +253,14 @@ def test_another_bound_runs_the_network_again_and_changes_no_label(
 def test_a_well_that_was_left_out_loses_labels_and_objects(copied: tuple[PlateSpec, Path]) -> None:
     entry, folder = copied
     config = config_of(folder)
-    paths = run(config, entry, "infer", "follow", "stitch")
+    paths = run(config, entry, "infer", "stitch")
     assert labels_of(paths, "B03", "nuclei").any()
     other = labels_of(paths, "B02", "nuclei")
     lines = read_lines(paths.journal("tile", "0"))
     last = [line for line in lines if line["event"] == "done" and line["well"] == "B03"][-1]
     last |= {"state": "quarantined", "reason": "truncated", "fingerprint": "other", "sequence": 9}
     append_line(paths.journal("tile", "0"), last)
-    run(config, entry, "infer", "follow", "stitch")
+    run(config, entry, "infer", "stitch")
     assert not labels_of(paths, "B03", "nuclei").any()
     assert not paths.objects("nuclei", "B03").exists()
     assert not paths.flows("nuclei", "B03", 0).exists()
@@ -273,58 +273,33 @@ def test_a_changed_threshold_redoes_one_label_set_without_the_network(
     copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, folder = copied
-    run(config_of(folder), entry, "infer", "follow", "stitch")
+    run(config_of(folder), entry, "infer", "stitch")
 
     def no_network(*_: object, **__: object) -> None:
         raise AssertionError("the network was loaded")
 
     monkeypatch.setattr("plateflow.segment.engine.FlowEngine.load", no_network)
     changed = config_of(folder, segmentation={**SETS, "cells": {**SETS["cells"], "cell_threshold": 1.0}})
-    paths = run(changed, entry, "infer", "follow", "stitch")
+    paths = run(changed, entry, "infer", "stitch")
     done = [line["label_set"] for line in journal(paths, "stitch")]
     assert (done.count("cells"), done.count("nuclei")) == (4, 2)
     done = [line["label_set"] for line in journal(paths, "infer")]
     assert (done.count("cells"), done.count("nuclei")) == (2, 2)
 
 
-def test_scratch_goes_after_the_last_stitch_and_the_error_names_the_way_back(
-    copied: tuple[PlateSpec, Path],
-) -> None:
+def test_flows_that_are_gone_are_missed_by_nobody_until_they_are_needed(copied: tuple[PlateSpec, Path]) -> None:
     entry, folder = copied
-    config = config_of(folder, keep_flows=False, parts={"cpu": 2, "gpu": 1})
-    paths = run(config, entry, "infer", "follow")
-    contexts = [Job.of(Plate(config=config, spec=entry), "stitch", job) for job in "01"]
-    stitch.run(contexts[0])
-    assert paths.flows("nuclei", "B02", 0).exists()
-    stitch.run(contexts[1])
-    assert not paths.flows("nuclei", "B02", 0).exists()
-    assert not list(paths.scratch.rglob("*.*"))
+    config = config_of(folder)
+    paths = run(config, entry, "infer", "stitch")
     labels = labels_of(paths, "B02", "nuclei")
-
-    run(config, entry, "infer", "follow", "stitch")  # nothing to do: nobody misses the scratch
-    changed = config_of(
-        folder, keep_flows=False, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}}
-    )
+    shutil.rmtree(paths.scratch)
+    run(config, entry, "infer", "stitch")
+    changed = config_of(folder, segmentation={**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": 1.0}})
+    run(changed, entry, "infer")
     with pytest.raises(PlateflowError, match=r"it is gone(.|\n)*run `snakemake` again: infer makes it anew"):
-        run(changed, entry, "infer", "follow")
-    run(changed, entry, "infer", "follow", "stitch")
-    assert not list(paths.scratch.rglob("*.*"))
+        run(changed, entry, "stitch")
+    run(changed, entry, "infer", "stitch")
     assert labels_of(paths, "B02", "nuclei").astype(bool).sum() < labels.astype(bool).sum()
-
-
-def test_scratch_stays_while_another_part_is_not_up_to_date(copied: tuple[PlateSpec, Path]) -> None:
-    """The other part's receipt is there, but of the parameters before."""
-    entry, folder = copied
-    kept = config_of(folder, parts={"cpu": 2, "gpu": 1})
-    run(kept, entry, "infer", "follow", "stitch")
-    for cell_threshold, min_size in ((1.0, 15), (0.0, 40)):
-        sets = {**SETS, "nuclei": {**SETS["nuclei"], "cell_threshold": cell_threshold, "min_size_px": min_size}}
-        config = config_of(folder, parts={"cpu": 2, "gpu": 1}, keep_flows=False, segmentation=sets)
-        follow.run(Job.of(Plate(config=config, spec=entry), "follow", "0-0"))
-        context = Job.of(Plate(config=config, spec=entry), "stitch", "0")
-        stitch.run(context)
-        assert not stitch.plate_is_stitched(context.plate)
-        assert PlatePaths.of("p", results=folder).flows("nuclei", "B03", 0).exists()
 
 
 def test_a_job_with_nothing_to_do_imports_no_torch(whole: PlatePaths, plate: tuple[PlateSpec, Path, Path]) -> None:
@@ -337,15 +312,17 @@ from plateflow.stages import follow, infer, stitch
 from plateflow.stages.job import Job
 from plateflow.state.requests import request
 config, entry = Config.model_validate_json(sys.argv[1]), PlateSpec.model_validate_json(sys.argv[2])
-for name, stage, job in (("infer", infer, "0"), ("follow", follow, "0-0"), ("stitch", stitch, "0")):
-    stage.run(Job.of(Plate(config=config, spec=entry), name, job))
+sliced = config.model_copy(update={"follow_slices": 2})
+jobs = (config, "infer", infer, "0"), (sliced, "follow", follow, "0-1"), (config, "stitch", stitch, "0")
+for asked, name, stage, job in jobs:
+    stage.run(Job.of(Plate(config=asked, spec=entry), name, job))
 print([name for name in ("torch", "zarr") if name in sys.modules])
 """
     arguments = [config.model_dump_json(), plate[0].model_dump_json()]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "infer 0: 0 done, 4 already done",
-        "follow 0-0: 0 done, 4 already done",
+        "follow 0-1: 0 done, 0 already done",
         "stitch 0: 0 done, 4 already done",
         "[]",
     ]

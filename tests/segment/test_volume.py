@@ -31,8 +31,8 @@ from plateflow.segment.volume import Volume, in_voxels, n_planes
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import PlateDescription, Record
 from plateflow.stages import infer
-from plateflow.stages.follow import block_edge
 from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.labels import block_edge
 
 Array = NDArray[Any]
 
@@ -209,7 +209,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlateSpec, Path, Ar
 
 def test_a_simulated_stack_through_the_network(stack: tuple[PlateSpec, Path, Array]) -> None:
     entry, results, truth = stack
-    paths = run(config_of(results, **deep()), entry, "infer", "follow", "stitch")
+    paths = run(config_of(results, **deep()), entry, "infer", "stitch")
     flow = open_flows(paths.flows("nuclei", "B02", 0), 0)[:]
     assert (flow.shape, flow.dtype) == ((4, *truth.shape), np.float16)
     assert np.sqrt((flow[:3].astype(np.float32) ** 2).sum(0)).max() < 5.01
@@ -228,7 +228,7 @@ def test_a_simulated_stack_through_the_network(stack: tuple[PlateSpec, Path, Arr
 def test_a_stack_goes_through_to_tables_and_report(stack: tuple[PlateSpec, Path, Array]) -> None:
     entry, results, truth = stack
     config = config_of(results, **deep(), features={"families": "minimal"})
-    paths = run(config, entry, "infer", "follow", "stitch", "features", "aggregate", "report")
+    paths = run(config, entry, "infer", "stitch", "features", "aggregate", "report")
     objects = pd.read_parquet(paths.objects("nuclei", "B02"))
     cells = pd.read_parquet(paths.cells("B02"))
     assert cells["ObjectNumber"].tolist() == objects["label"].tolist(), "a row an object, not one a plane"
@@ -245,7 +245,7 @@ def test_planes_by_themselves_are_canvases_of_their_own(stack: tuple[PlateSpec, 
     """The key changed: two dimensions give each plane its own objects, and numbers run on over z."""
     entry, results, truth = stack
     config = config_of(results, **deep(dimensions=2))
-    paths = run(config, entry, "infer", "follow", "stitch")
+    paths = run(config, entry, "infer", "stitch")
     labels = volume_of(paths, "B02", "nuclei")
     numbers = [np.unique(plane[plane > 0]) for plane in labels]
     assert sum(map(len, numbers)) == labels.max() > 2 * truth.max()

@@ -71,7 +71,7 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site") / "project"
     (folder / "tmp").mkdir(parents=True)
     project = make_project(folder, plate="site")
-    project.configure(lambda keys: keys.update(parts={"cpu": 1, "gpu": 1}, device="cpu"))
+    project.configure(lambda keys: keys.update(parts={"cpu": 1, "gpu": 1}, device="cpu", follow_slices=2))
     edited(folder / "site-profile")
     driver = DriverOfCron(project, cluster, "--until", "infer")
     owner = driver.held("tile", "0", "site")

@@ -24,7 +24,8 @@ from drivers import CLI, PATIENCE, SITE, Driver, DriverInAJob, squeue
 from slurm_cluster import Cluster
 from workflow_project import REPOSITORY, Project, make_project
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
+from plateflow.config import Config
 from plateflow.state.journal import outcomes
 from plateflow.state.lease import read_owner
 
@@ -49,6 +50,8 @@ class Screen:
 
 
 PLATES = ("whole", "dies", "slow", "broken")
+HERE = [*stages_of(Config())]
+"""The stages of the configuration."""
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +172,7 @@ def test_gpu_stages_get_their_gpu_and_cpu_stages_none(screen: Screen, cluster: C
     rows = [r for r in cluster.accounting("Partition", "ReqTRES", "Comment") if "_wildcards_" in r["Comment"]]
     named = [(*row["Comment"].removeprefix("rule_").split("_wildcards_"), row) for row in rows]
     mine = [(rule, row) for rule, wildcards, row in named if wildcards.startswith(PLATES)]
-    assert {*STAGES} <= {rule for rule, _ in mine}
+    assert {*HERE} <= {rule for rule, _ in mine}
     for rule, row in mine:
         assert row["Partition"] == ("gpu" if rule == "infer" else "cpu")
         assert ("gres/gpu=1" in row["ReqTRES"]) == (rule == "infer")
@@ -382,7 +385,7 @@ def test_work_that_goes_on_after_slurm_has_ended_its_job(screen: Screen, mended:
     asked = {"whole": "features", "dies": "infer", "slow": "report"}
     for plate in PLATES:
         assert project.results(plate) == results[plate]
-        again = [*STAGES][[*STAGES].index(asked[plate]) :] if plate in asked else []
+        again = HERE[HERE.index(asked[plate]) :] if plate in asked else []
         expected = {key: number + (key[0] in again) for key, number in sequences[plate].items()}
         assert project.sequences(plate) == expected
         assert not list((project.path(plate).root / "leases").glob("[!.]*"))

@@ -28,6 +28,7 @@ def make(folder: Path) -> None:
 
     def small(config: dict) -> None:
         config["parts"] = {"cpu": 1, "gpu": 1}
+        config["follow_slices"] = 2  # so that there are endpoints
         config["features"]["families"] = "minimal"
 
     project.configure(small)

@@ -30,7 +30,7 @@ def test_a_changed_raw_file_redoes_its_well_alone(project):
     project.snakemake()
     redone = project.redone(before)
     assert {well for _, well, _ in redone} == {"", "B03"}
-    assert all_of("B03", "tile", "infer", "follow", "stitch", "features") <= redone
+    assert all_of("B03", "tile", "infer", "stitch", "features") <= redone
     assert ("normalise", "", "") not in redone, "the window is frozen"
     assert NOTHING in project.snakemake()
 
@@ -82,16 +82,15 @@ def test_a_new_plate_adds_only_itself(project):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "first"),
-    [("cell_threshold", 0.5, "follow"), ("flow_threshold", 0.3, "stitch"), ("min_size_px", 40, "stitch")],
+    ("key", "value"),
+    [("cell_threshold", 0.5), ("flow_threshold", 0.3), ("min_size_px", 40)],
 )
-def test_a_segmentation_parameter_redoes_its_label_set_from_its_stage(project, key, value, first):
+def test_a_segmentation_parameter_redoes_its_label_set_from_its_stage(project, key, value):
     before = project.sequences()
     project.configure(lambda config: config["segmentation"]["cells"].update({key: value}))
     project.snakemake()
     redone = project.redone(before)
-    stages = ["follow", "stitch"][["follow", "stitch"].index(first) :]
-    expected = {(stage, well, "cells") for stage in stages for well in ("B02", "B03")}
+    expected = {("stitch", well, "cells") for well in ("B02", "B03")}
     expected |= all_of("B02", "features") | all_of("B03", "features") | {("aggregate", "", ""), ("report", "", "")}
     assert redone == expected
 
@@ -103,7 +102,6 @@ def test_an_inference_parameter_redoes_inference_of_its_label_set(project):
     redone = project.redone(before)
     assert {(stage, label_set) for stage, _, label_set in redone} == {
         ("infer", "nuclei"),
-        ("follow", "nuclei"),
         ("stitch", "nuclei"),
         ("features", ""),
         ("aggregate", ""),
@@ -111,28 +109,58 @@ def test_an_inference_parameter_redoes_inference_of_its_label_set(project):
     }
 
 
-def test_without_kept_flows_the_message_names_the_remedy(project):
-    """`keep_flows: false` removes the scratch after the last stitch; a change then needs the GPU stage again: what is
-    missed is told, and the next run makes it."""
-
-    def drop(config):
-        config["keep_flows"] = False
-        config["segmentation"]["nuclei"]["min_size_px"] = 20
-
-    project.configure(drop)
+def test_with_several_slices_a_threshold_redoes_its_label_set_from_follow_on(project):
+    """Over 20 s: 18 jobs, twice. What one slice has made stands; `follow` has nothing to do for it."""
+    before, results = project.sequences(), project.results()
+    project.configure(lambda config: config.update(follow_slices=2))
     project.snakemake()
-    assert not project.path().scratch.exists() or not any(project.path().scratch.rglob("*.*"))
-    project.configure(lambda config: config["segmentation"]["cells"].update({"cell_threshold": 1.0}))
-    output = project.snakemake("--retries", "0", status=1)
-    assert "a file that infer made can't be used any more" in output
-    assert "run `snakemake` again: infer makes it anew" in output
+    assert "follow 0-1: 0 done, 0 already done" in project.path().latest_log("follow", "0-1").read_text()
+    assert project.redone(before) == set()
+    assert project.results() == results
+    project.configure(lambda config: config["segmentation"]["cells"].update(cell_threshold=0.5))
+    project.snakemake()
+    redone = {key for key in project.redone(before) if key[0] in ("infer", "follow", "stitch")}
+    assert redone == {(stage, well, "cells") for stage in ("follow", "stitch") for well in ("B02", "B03")}
+    project.plateflow("status", status=0)
+
+
+def test_without_kept_flows_infer_makes_labels_and_says_what_a_change_costs(project):
+    """Over 20 s: three runs. Of flow fields nothing is left; labels are those that stitch had made."""
+    before, results = project.sequences(), project.results()
+    project.configure(lambda config: config.update(keep_flows=False))
+    output = project.plateflow("plan")
+    assert "Flow fields aren't kept (keep_flows: false), so the network runs again" in output
+    assert "nuclei: keep_flows changed: 2 results, in micro" in output
+    assert "with `keep_flows: true`, as before, these results stand" in output
+    output = project.snakemake("--dry-run")
+    assert "rule follow" not in output
+    assert "rule stitch" not in output
+    output = project.snakemake()
+    assert "labels of all label sets (stale: keep_flows changed; flow fields aren't kept" in output
+    redone = project.redone(before)
+    assert {stage for stage, _, _ in redone} == {"infer", "features", "aggregate", "report"}
+    assert project.results() == results
+    assert not [path for path in project.path().scratch.rglob("*") if path.is_file()]
+    project.plateflow("status", status=0)
+    project.plateflow("verify")
+    assert NOTHING in project.snakemake()
+    assert "no stage stitch" in project.plateflow("retry", "micro", "--stage", "stitch", status=1)
+
+    project.configure(lambda config: config["segmentation"]["cells"].update(flow_threshold=0.3))
+    output = project.plateflow("plan")
+    assert "cells: flow_threshold changed: 2 results, in micro" in output
+    assert "nuclei" not in output.partition("as if nothing")[0]
+    said = "stale: flow_threshold changed; flow fields aren't kept (keep_flows: false), so the network runs again"
+    assert f"({said}; about " in project.snakemake("--dry-run")
+    assert said in project.plateflow("status", status=4)
     before = project.sequences()
     project.snakemake()
-    assert all_of("B02", "infer", "follow") & project.redone(before) == {
-        ("infer", "B02", "cells"), ("follow", "B02", "cells"),
-    }  # fmt: skip
+    assert {key for key in project.redone(before) if key[0] == "infer"} == {
+        ("infer", well, "cells") for well in ("B02", "B03")
+    }
+    project.plateflow("clean", "micro", "--yes")
+    assert not list(project.path().root.glob("receipts/stitch/*"))
     project.plateflow("status", status=0)
-    assert NOTHING in project.snakemake()
 
 
 def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):

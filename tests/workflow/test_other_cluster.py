@@ -13,8 +13,12 @@ from pathlib import Path
 import pandas as pd
 from workflow_project import REPOSITORY, Project, make_project
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
+from plateflow.config import Config
 from plateflow.workflow import Workflow
+
+HERE = [*stages_of(Config())]
+"""The stages of the configuration."""
 
 QSUB = """#!/bin/sh
 # Grid Engine's qsub, as far as profiles/generic uses it: notes its arguments, runs the script, prints a number.
@@ -47,9 +51,9 @@ def test_another_profile_is_enough(tmp_path: Path) -> None:
     (tmp_path / "saved").rename(config)
     assert "Nothing to be done" in project.snakemake()
     lines = log.read_text().splitlines()
-    assert len(lines) == len(STAGES) + 1  # what goes over all plates doesn't run beside the driver either
+    assert len(lines) == len(HERE) + 1  # what goes over all plates doesn't run beside the driver either
     assert sum("-l gpu=1" in line for line in lines) == 1
-    assert sum("-l gpu=0" in line for line in lines) == len(STAGES)
+    assert sum("-l gpu=0" in line for line in lines) == len(HERE)
     check_requests(project, lines, tmp_path)
     check_ledger(project)
 
@@ -62,18 +66,18 @@ def check_requests(project: Project, lines: list[str], folder: Path) -> None:
     config["plates"] = str(folder / config["plates"])
     config["results"] = str(folder / "results2")  # where nothing was learnt yet
     plan = Workflow(config)
-    asked = {stage: plan.first_resources(stage, "micro") for stage in STAGES}
+    asked = {stage: plan.first_resources(stage, "micro") for stage in HERE}
     requests = [*asked.values(), plan.first_resources("screen", None)]
     wanted = sorted(f"h_vmem={request['mem_mb']}M" for request in requests)
     assert sorted(word for line in lines for word in line.split() if word.startswith("h_vmem")) == wanted
     used = pd.read_parquet(project.path("screen").table("ledger.parquet")).groupby("stage")["peak_mb"].max()
-    assert all(used[stage] < 0.9 * asked[stage]["mem_mb"] for stage in STAGES), used
+    assert all(used[stage] < 0.9 * asked[stage]["mem_mb"] for stage in HERE), used
 
 
 def check_ledger(project: Project) -> None:
     """One good attempt a job, with what it used; cells and tiles are counted where they are made."""
     ledger = pd.read_parquet(project.path("screen").table("ledger.parquet")).set_index("stage")
-    assert sorted(ledger.index) == sorted(STAGES)
+    assert sorted(ledger.index) == sorted(HERE)
     assert set(ledger["state"]) == {"ok"}
     assert (ledger["share"] == 1).all()
     assert (ledger["cpu_s"] > 0.1).all()
@@ -82,4 +86,4 @@ def check_ledger(project: Project) -> None:
     assert ledger.loc["infer", "tiles"] == 4
     assert ledger.loc["tile", "written_mb"] > 0.1
     assert "Resource use" in project.path().table("report.html").read_text()
-    assert len(pd.read_parquet(project.path().table("ledger.parquet"))) == len(STAGES) - 1
+    assert len(pd.read_parquet(project.path().table("ledger.parquet"))) == len(HERE) - 1

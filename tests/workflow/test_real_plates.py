@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from workflow_project import Project
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.cli.init import make_spec, write_project
 from plateflow.config import Config, load_config
 from plateflow.paths import PlatePaths
@@ -30,7 +30,7 @@ def chain(folder: Path, raw: Path, segmentation: dict[str, Any] | None = None, *
     settings |= {"results": str(folder / "results"), "device": "cpu", "threads": 2, "parts": {"cpu": 1, "gpu": 1}}
     config = Config.model_validate(settings | ({"segmentation": segmentation} if segmentation else {}))
     assert not [problem for problem in check_plate(entry, config) if problem.severity == "error"]
-    for stage in STAGES:
+    for stage in stages_of(config):
         run_stage(Plate(config=config, spec=entry), stage)
     paths = PlatePaths.of(entry.plate, results=config.results)
     assert paths.table("report.html").stat().st_size > 10_000

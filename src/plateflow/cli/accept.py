@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from plateflow.access import explain, user_name
-from plateflow.chain import STAGES
+from plateflow.chain import stage_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status, known_stage
 from plateflow.errors import PlateflowError, number_of
 from plateflow.project import Plate, Project
@@ -32,6 +32,7 @@ def accept(
     a new release would redo. Exit status: 4 where results can't be accepted, as something else has changed, too.
     """
     project = Project.load(configfile)
+    stage_of(project.config, stage)  # the configuration may lack it
     some, refused, failed = False, False, False
     for plate in [project.plate(name) for name in plates or project.plates]:
         try:
@@ -43,7 +44,7 @@ def accept(
         for version, n in sorted(accepted.items()):
             typer.echo(
                 f"{plate.name}: {number_of(n, 'result[s]')} of {stage}, made by {version}, "
-                f"{'stands' if n == 1 else 'stand'} as version {STAGES[stage].version}"
+                f"{'stands' if n == 1 else 'stand'} as version {stage_of(project.config, stage).version}"
             )
         for why, n in sorted(others.items()):
             typer.echo(f"{plate.name}: {number_of(n, 'result[s]')} of {stage} can't be accepted: {why} changed, too")
@@ -61,7 +62,7 @@ def accept_plate(plate: Plate, name: str) -> tuple[Counter[str], Counter[str]]:
     Raises:
         LeaseError: a job of the stage is at work.
     """
-    stage = STAGES[name]
+    stage = stage_of(plate.config, name)
     stand, others = Counter[str](), Counter[str]()
     mark = {"version": stage.version, "by": user_name(), "at": now()}
     for number in stage.jobs(plate.config):
@@ -101,8 +102,8 @@ def refusal(plate: Plate, name: str) -> str:
     why: dict[str, None] = {}
     try:
         entries = plate.outcomes(name)
-        for number in STAGES[name].jobs(plate.config):
-            for _, other in of_other_versions(Job(plate=plate, stage=STAGES[name], name=number), entries):
+        for number in stage_of(plate.config, name).jobs(plate.config):
+            for _, other in of_other_versions(Job.of(plate, name, number), entries):
                 if not other:
                     return ""
                 why[f"{other} changed, too"] = None

@@ -9,7 +9,7 @@ import typer
 
 from plateflow.access import user_name
 from plateflow.asked import PlateAsked, is_over, runs, withdraw
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError, number_of
 from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
@@ -112,6 +112,13 @@ def _flows(plate: Plate) -> Iterator[Waste]:
             yield Waste(what="flows and endpoints", path=folder)
 
 
+def _unused_endpoints(plate: Plate) -> Iterator[Waste]:
+    """Endpoints that `follow` made when there were several slices, or an earlier release did: nobody reads them."""
+    folder = plate.paths.scratch / "ends"
+    if "follow" not in stages_of(plate.config) and folder.is_dir():
+        yield Waste(what="endpoints that nothing reads any more", path=folder)
+
+
 def _all_results(plate: Plate) -> Iterator[Waste]:
     """What was made; nothing that a user has put beside it."""
     listed = {name for stage in STAGES for entry in plate.outcomes(stage).values() for name in entry.files}
@@ -126,12 +133,12 @@ def _all_results(plate: Plate) -> Iterator[Waste]:
 
 def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     paths = plate.paths
-    kinds = [each.path for each in _flows(plate)]
-    yield from _flows(plate) if flows else ()
+    gone = [*(_flows(plate) if flows else _unused_endpoints(plate))]
+    yield from gone
     for folder in [paths.root] if paths.scratch.is_relative_to(paths.root) else [paths.root, paths.scratch]:
         for pattern in LEFTOVERS:
             for path in sorted(folder.rglob(pattern)):
-                if not (flows and any(kind in path.parents for kind in kinds)):
+                if not any(each.path in path.parents for each in gone):
                     yield Waste(what="leftovers of jobs that were killed", path=path)
     yield from _of_former_jobs(plate)
     try:
@@ -139,17 +146,18 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
     except ResultsError as error:
         typer.echo(f"{plate.name}: {error.what}: what former wells have left isn't looked for")
         return
-    yield from _of_former_wells(plate, wells, flows=flows)
+    yield from _of_former_wells(plate, wells, {each.path for each in gone})
 
 
 def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
-    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed.
+    """Receipts, logs and benchmarks of jobs that there are no more, as after the number of parts was changed, or of
+    stages that the configuration lacks now.
 
     Where a job has done what is asked of it now, also those of what was asked before.
     """
-    asked = PlateAsked(plate)
-    for name, stage in STAGES.items():
-        digests = {job: asked.digest(name, job) for job in stage.jobs(plate.config)}
+    asked = PlateAsked(plate).digests()
+    for name in STAGES:
+        digests = asked.get(name, {})
         done = {job for job, digest in digests.items() if plate.paths.receipt(name, job, digest).exists()}
         for kind in ("receipts", "logs", "benchmarks"):
             for path in _below(plate.paths.root / kind / name):
@@ -158,15 +166,17 @@ def _of_former_jobs(plate: Plate) -> Iterator[Waste]:
                     yield Waste(what=f"{kind} of former jobs", path=path)
 
 
-def _of_former_wells(plate: Plate, wells: set[str], *, flows: bool) -> Iterator[Waste]:
-    """Tables, labels, flows of wells and label sets that the plate no longer has, and images of such wells."""
+def _of_former_wells(plate: Plate, wells: set[str], gone: set[Path]) -> Iterator[Waste]:
+    """Tables, labels, flows of wells and label sets that the plate no longer has, and images of such wells; but what
+    lies in folders that go as a whole.
+    """
     paths, sets = plate.paths, plate.config.segmentation
     for folder in (paths.cells("A01").parent, paths.histogram("A01").parent):
         for path in _below(folder):
             if path.suffix in (".parquet", ".npz") and path.stem not in wells:
                 yield Waste(what="tables of former wells", path=path)
-    folders = [paths.root / "objects"] + ([] if flows else [paths.scratch / "flows", paths.scratch / "ends"])
-    for folder in folders:
+    folders = {paths.root / "objects", paths.scratch / "flows", paths.scratch / "ends"}
+    for folder in sorted(folders - gone):
         for of_set in _below(folder):
             if of_set.name not in sets:
                 yield Waste(what="objects and flows of former label sets", path=of_set)
@@ -208,7 +218,7 @@ def _summary(plate: Plate, waste: list[Waste], *, flows: bool, results: bool) ->
     total = [size for of_files in sizes.values() for size in of_files]
     yield f"{plate.name}: frees {sum(total) / 1e6:,.1f} MB in {number_of(len(total), 'file[s]')}"
     seconds: dict[str, float] = {}
-    for stage in STAGES if results else ["infer"] if flows else []:
+    for stage in stages_of(plate.config) if results else ["infer"] if flows else []:
         for entry in plate.outcomes(stage).values():
             on_gpu = entry.info.get("device", "cpu") != "cpu"
             seconds["GPU" if on_gpu else "CPU"] = seconds.get("GPU" if on_gpu else "CPU", 0.0) + entry.seconds

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.cli.network import lines as lines_of_network
+from plateflow.cli.network import network_again
 from plateflow.cli.profile import profile_file, read_profile
 from plateflow.cli.upgrade import lines, upgrade
 from plateflow.errors import PlateflowError, number_of
@@ -33,7 +35,8 @@ def plan(
 ) -> None:
     """Print jobs, GPU and CPU hours, wall time, memory, storage and files of all plates, as if nothing were done.
 
-    Before that, what this release does again of what an earlier one has made, why, and what it costs.
+    Before that, what this release does again of what an earlier one has made, why, and what it costs; and, where flow
+    fields aren't kept, for which changes the network runs again.
 
     Estimates start from the sizes that `plateflow init` wrote into the plate sheet and from rates that were measured
     once; the ledger of what has already run refines them, here and for the memory and time that the rules ask for.
@@ -45,10 +48,11 @@ def plan(
     rows = [row for paths in newest for row in attempts(paths)]
     with suppress(PermissionError):  # another user's results: the rates stay as they are
         refine(project, rows)
-    redone = upgrade(project.plates, estimates_of(project))
-    for line in [] if as_json else lines(redone):
+    estimates = estimates_of(project)
+    redone, again = upgrade(project.plates, estimates), network_again(project.plates, estimates)
+    for line in [] if as_json else [*lines(redone), *lines_of_network(again, project.plates)]:
         typer.echo(line)
-    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus)) | {"upgrade": redone}
+    figures = plan_figures(project, limits(profile, jobs=jobs, gpus=gpus)) | {"upgrade": redone, "network": again}
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return
@@ -87,7 +91,7 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     stages: dict[str, dict[str, float]] = {}
     storage: dict[str, float] = {}
     for estimate in estimates.values():
-        for name in STAGES:
+        for name in stages_of(project.config):
             stage = stages.setdefault(name, {"jobs": 0, "hours": 0.0, "longest_min": 0.0, "mem_mb": 0})
             seconds, number = estimate.seconds(name), estimate.jobs(name)
             stage["jobs"] += number
@@ -105,7 +109,7 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     gpu = stages["infer"]["hours"]
     all_jobs = int(sum(stage["jobs"] for stage in stages.values()))
     start_h = limit["start_s"] / 3600
-    path = (sum(largest.seconds(name) for name in STAGES) + seconds) / 3600 + len(stages) * start_h
+    path = (sum(largest.seconds(name) for name in stages_of(project.config)) + seconds) / 3600 + len(stages) * start_h
     wall = path + max(
         (gpu + stages["infer"]["jobs"] * start_h) / limit["gpus"], (cpu + gpu + all_jobs * start_h) / limit["jobs"]
     )

@@ -9,7 +9,7 @@ import typer
 
 from plateflow.access import user_name
 from plateflow.asked import LOCAL, forget_runs, runs
-from plateflow.chain import STAGES
+from plateflow.chain import stage_of, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, known_stage
 from plateflow.errors import LeaseError, PlateflowError, number_of
 from plateflow.project import SCREEN, Plate, Project
@@ -196,6 +196,7 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
     if well:
         plate.check_well(well)
     if stage is not None:
+        stage_of(plate.config, stage)  # the configuration may lack it
         begins = {well: stage}
     else:
         first_of, unclear = _first_to_do(plate)
@@ -207,7 +208,7 @@ def _request_again(project: Project, target: str, stage: str | None) -> None:
         if not begins:
             typer.echo(f"{target}: every stage is ok and up to date; name one with --stage to do it again.")
     for name, first in begins.items():
-        whole_plate = STAGES[first].scope == "plate"
+        whole_plate = stage_of(plate.config, first).scope == "plate"
         request(plate.paths, kind="retry", stage=first, well="" if whole_plate else name, n_columns=plate.n_columns)
         typer.echo(f"{plate.name}/{name or '*'}: requested again from {first} on.")
 
@@ -216,7 +217,7 @@ def _first_to_do(plate: Plate) -> tuple[dict[str, str], str]:
     """The first stage in which a well (or "", the plate) isn't ok, or is stale, by well; why not all of it is told."""
     found = to_do(plate, files=True)
     first: dict[str, str] = {}
-    for stage in STAGES:
+    for stage in stages_of(plate.config):
         for well in [key[0] for name, key in found.items if name == stage]:
             first.setdefault(well, stage)
         for entry in plate.outcomes(stage).values():

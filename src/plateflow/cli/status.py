@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from plateflow.asked import Stamps, screen_digest
-from plateflow.chain import STAGES, part_of
+from plateflow.chain import part_of, stage_of, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.cli.watch import HAPPENS, ROWS, failures, lay_out, table, widen
 from plateflow.cli.watch import watch as follow
@@ -164,8 +164,9 @@ def overview(plate: Plate, found: ToDo) -> None:
     """Print a plate's work items by stage: ok, flagged, left out, stale or to do, and the time that they took."""
     from rich.console import Console
 
-    cells = {plate.name: [_cell(plate, name, found) for name in STAGES]}
-    widen(Console()).print(lay_out(cells, "work items by state; seconds are those of the jobs' work"))
+    stages = stages_of(plate.config)
+    cells = {plate.name: [_cell(plate, name, found) for name in stages]}
+    widen(Console()).print(lay_out(cells, stages, "work items by state; seconds are those of the jobs' work"))
     try:
         failed = failures({plate.name: Progress(plate.config).of(plate.paths)}, {})
     except (OSError, PlateflowError):  # the notes say so
@@ -233,7 +234,9 @@ def explain(plate: Plate, well: str) -> Status:
     """
     known, found = _is_known(plate, well), to_do(plate, files=True)
     typer.echo(f"{plate.name}/{well}")
-    for name, stage in STAGES.items() if known else [("ingest", STAGES["ingest"])]:
+    for name, stage in stages_of(plate.config).items():
+        if not known and name != "ingest":
+            continue
         latest = plate.outcomes(name)
         for path in plate.paths.journals(name):
             job = path.stem.removeprefix(f"{name}-")
@@ -279,14 +282,14 @@ def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None
 def _failures(plate: Plate, stage: str, well: str) -> list[JobProgress]:
     """Of the jobs of a stage that a well waits for, its part's or the plate's, those whose last attempt failed."""
     failed = [job for job in Progress(plate.config).of(plate.paths) if job.stage == stage and job.state == "failed"]
-    whole = STAGES[stage].scope == "plate"
+    whole = stage_of(plate.config, stage).scope == "plate"
     return [job for job in failed if whole or part_of(job.job) == plate.part_of_well(stage, well)]
 
 
 def _print_log(plate: Plate, well: str) -> Status:
     """Print the log of the job that worked on a well last, whether it ended well or not, or failed before it could."""
     logs: list[tuple[int, Path]] = []
-    for stage in STAGES if _is_known(plate, well) else ("ingest",):
+    for stage in stages_of(plate.config) if _is_known(plate, well) else ("ingest",):
         for path in plate.paths.journals(stage):
             journal = Journal.read(path)
             if any(key[0] == well for key in (*journal.latest, *journal.started)):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from plateflow.chain import STAGES
+from plateflow.chain import KEEP_FLOWS, stage_of, stages_of
 from plateflow.cli.accept import refusal
 from plateflow.errors import PlateflowError, number_of
 from plateflow.estimate import Estimate
@@ -50,7 +50,7 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
     unread: dict[str, str] = {}
     for plate in plates.values():
         try:
-            journals = [path for stage in STAGES for path in plate.paths.journals(stage)]
+            journals = [path for stage in stages_of(plate.config) for path in plate.paths.journals(stage)]
             if any(is_of_earlier_release(path) and not Journal.read(path).latest for path in journals):
                 old.append(plate.name)  # nothing is known of some of its jobs
             of_plate = _of_plate(plate)
@@ -58,14 +58,14 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
             unread[plate.name] = str(error)
             continue
         for name, (own, after, all_entries) in of_plate.items():
-            stage = STAGES[name]
+            stage = stage_of(plate.config, name)
             redone = stages.setdefault(name, Redone(version=stage.version, why=stage.why))
             redone.plates.append(plate.name)
             if own and (redone.refused or not redone.items):  # of the first plate that it takes, no other is asked
                 redone.refused = refusal(plate, name)
             redone.items += len(own)
             redone.after += len(after)
-            hours, on_gpu = _hours(name, [*own, *after], all_entries, estimates.get(plate.name))
+            hours, on_gpu = hours_of(name, [*own, *after], all_entries, estimates.get(plate.name))
             if on_gpu:
                 redone.gpu_hours += hours
             else:
@@ -82,7 +82,7 @@ def _is_current(plate: Plate) -> bool:
 
     To read the journals of 100 plates takes 20 s.
     """
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(plate.config).items():
         version = f'"version":"{digest(stage.version)}"'.encode()
         for path in plate.paths.journals(name):
             data = path.read_bytes()
@@ -104,18 +104,22 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
         wells = {"", *plate.wells}
     except PlateflowError:
         return {}  # nothing is there but history
-    for name, stage in STAGES.items():
+    stages = stages_of(plate.config)
+    for name, stage in stages.items():
         entries = [
             entry
             for entry in plate.outcomes(name).values()
             if entry.well in wells and entry.label_set in ("", *plate.config.segmentation) and entry.fingerprint
         ]
-        own = [entry for entry in entries if not entry.is_of_version(stage.version)]
+        # `infer` counts its versions in two ways; a change between them is no matter of the release (`network`)
+        counted = [entry for entry in entries if name != "infer" or _is_same_way(plate, entry)]
+        own = [entry for entry in counted if not entry.is_of_version(stage.version)]
         after = []
         for entry in entries:
-            builds_on = {
-                redone_well for each in entry.depends for redone_well in redone.get(each.partition(" ")[0], ())
-            }
+            names = {each.partition(" ")[0] for each in entry.depends}
+            if "follow" in names and "follow" not in stages:  # `stitch` follows the flow itself
+                names.add("infer")
+            builds_on = {redone_well for each in names for redone_well in redone.get(each, ())}
             if entry.is_of_version(stage.version) and (builds_on & {entry.well, ""} or (builds_on and not entry.well)):
                 after.append(entry)
         if own or after:
@@ -124,7 +128,11 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
     return found
 
 
-def _hours(name: str, entries: list[Entry], n_all: int, estimate: Estimate | None) -> tuple[float, bool]:
+def _is_same_way(plate: Plate, entry: Entry) -> bool:
+    return (KEEP_FLOWS in entry.depends) != plate.config.keep_flows
+
+
+def hours_of(name: str, entries: list[Entry], n_all: int, estimate: Estimate | None) -> tuple[float, bool]:
     """Hours that a part of a stage takes in a plate, and whether of a GPU."""
     if estimate is None:
         on_gpu = any(entry.info.get("device", "cpu") != "cpu" for entry in entries)
@@ -147,7 +155,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             what = f"version {redone['version']}{why}: {number_of(redone['items'], 'result[s]')}{more}"
         else:
             what = number_of(redone["after"], "result[s], as [they build|it builds] on those")
-        yield f"  {name}: {what}, in {_named(redone['plates'])}: {cost}"
+        yield f"  {name}: {what}, in {named(redone['plates'])}: {cost}"
     if stages:
         cpu, gpu = (sum(redone[f"{kind}_hours"] for redone in stages.values()) for kind in ("cpu", "gpu"))
         yield f"  in all {cpu:,.2f} CPU hours and {gpu:,.2f} GPU hours"
@@ -159,12 +167,13 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"  `{command}`, then `snakemake`: results stand, and what builds on them"
         yield ""
     if found["not_taken_over"]:
-        named = _named(found["not_taken_over"])
-        yield f"made by an earlier release, can't be taken over, so done again as a whole: {named}"
+        listed = named(found["not_taken_over"])
+        yield f"made by an earlier release, can't be taken over, so done again as a whole: {listed}"
     for plate, why in found["unread"].items():
         yield f"{plate}: can't tell whether this release does it again: {why}"
 
 
-def _named(plates: list[str]) -> str:
+def named(plates: list[str]) -> str:
+    """Some plates by name, and how many there are."""
     shown = ", ".join(plates[:5])
     return shown if len(plates) <= 5 else f"{len(plates)} plates ({shown}, ...)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plateflow.chain import STAGES, part_of
+from plateflow.chain import part_of, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
 from plateflow.errors import ResultsError, number_of
 from plateflow.files import remove, settle
@@ -108,14 +108,16 @@ def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
         plate.wells  # noqa: B018
     except ResultsError as error:
         found.notes.append(f"{error.what}: what is made of single wells is not looked at; verify it again afterwards")
+    stages = stages_of(plate.config)
     _compare(
         plate,
-        [each for name, stage in STAGES.items() if not stage.intermediate for each in _listed(plate, name)],
+        [each for name, stage in stages.items() if not stage.intermediate for each in _listed(plate, name)],
         found,
     )
-    for stage in ("follow", "infer"):  # only what is needed, also by what was found to be lost before
+    # the later one first: only what is needed, also by what was found to be lost before
+    for stage in [name for name in reversed(stages) if stages[name].intermediate]:
         todo = to_do(plate, files=True).items
-        readers = {name for name, other in STAGES.items() if stage in other.reads}
+        readers = {name for name, other in stages.items() if stage in other.reads}
         read = {key[:2] for name, key in todo if name in readers}
         needed = {key for key in plate.outcomes(stage) if key[:2] in read and (stage, key) not in todo}
         listed = _listed(plate, stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from plateflow.chain import STAGES
@@ -60,7 +61,7 @@ def watch(config: Config, plates: list[Plate]) -> None:
 
 
 def widen(console: Console) -> Console:
-    """The console, wide enough for all stages."""
+    """The console, wide enough for all stages that a configuration can have."""
     console.width = max(console.width, 24 + 11 * len(STAGES))
     return console
 
@@ -88,18 +89,20 @@ def picture(jobs: dict[str, list[JobProgress]], unseen: dict[str, str]) -> Group
 
 def table(rows: dict[str, list[JobProgress]], title: str) -> Table:
     """Plates x stages."""
-    return lay_out(
-        {plate: [_cell([job for job in jobs if job.stage == name]) for name in STAGES] for plate, jobs in rows.items()},
-        title,
-    )
+    here = {job.stage for jobs in rows.values() for job in jobs}
+    stages = [name for name in STAGES if name in here]
+    cells = {
+        plate: [_cell([job for job in jobs if job.stage == name]) for name in stages] for plate, jobs in rows.items()
+    }
+    return lay_out(cells, stages, title)
 
 
-def lay_out(rows: dict[str, list[str]], title: str) -> Table:
+def lay_out(rows: dict[str, list[str]], stages: Iterable[str], title: str) -> Table:
     """A table of plates, each with a cell per stage."""
     from rich.table import Table
 
     shown = Table("plate", title=title, title_justify="left")
-    for name in STAGES:
+    for name in stages:
         shown.add_column(name, justify="right")
     for plate, cells in rows.items():
         shown.add_row(plate, *cells)

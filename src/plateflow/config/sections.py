@@ -208,9 +208,14 @@ class Config(Section):
         None, description="folder for flow fields and endpoints, visible to all nodes; empty: scratch/ in each plate"
     )
     parts: Parts = Parts()
-    follow_slices: int = Field(1, ge=1, le=64, description="jobs that share the flow following of one part")
+    follow_slices: int = Field(
+        1, ge=1, le=64, description="jobs that share the flow following of one part; with 1, `stitch` follows it itself"
+    )
     follow_block_px: int = Field(2048, ge=64, description="edge of the blocks in which paths are followed, in pixels")
-    keep_flows: bool = Field(True, description="keep flow fields, so that changes of the segmentation need no GPU")
+    keep_flows: bool = Field(
+        True,
+        description="keep flow fields, so that changes of the segmentation need no GPU; else `infer` makes labels",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the network; an equal number gives equal bits")
     batch_size: int = Field(4, ge=1, le=512, description="tiles per call of the network")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, label_parameters, stages_of
 from plateflow.plates.plate import vendor_flat_field
 from plateflow.report import charts, thumbnails
 from plateflow.report.view import View, accepted_results
@@ -159,7 +159,14 @@ def methods(view: View) -> dict[str, Any]:
     for entry in view.plate.outcomes("infer").values():
         if entry.label_set in view.plate.config.segmentation and entry.info.get("model"):
             models[entry.label_set] = {key: entry.info.get(key, "") for key in ("model", "licence", "sha256", "device")}
-    settings = {stage: view.plate.parameters(stage) for stage in STAGES}
+    config = view.plate.config  # what decides labels is told, whichever stage makes them
+    settings = {
+        stage: view.plate.parameters(stage) for stage in STAGES if config.keep_flows or stage in stages_of(config)
+    }
+    if not config.keep_flows:
+        settings["infer"] = {
+            name: {**values, **label_parameters(config, name)} for name, values in settings["infer"].items()
+        }
     return {
         "models": sorted(models.items()),
         "accepted": accepted_results(view.plate),

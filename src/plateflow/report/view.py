@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.features.measure import compartment
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, LeftOut
@@ -131,7 +131,7 @@ def accepted_results(plate: Plate) -> list[dict[str, Any]]:
         `at`, and `n`, how many there are.
     """
     found: Counter[tuple[Any, ...]] = Counter()
-    for stage in [name for name in STAGES if name != "report"]:
+    for stage in [name for name in stages_of(plate.config) if name != "report"]:
         for entry in plate.outcomes(stage).values():
             wanted = entry.label_set in ("", *plate.config.segmentation) and entry.well in ("", *plate.wells)
             if entry.accepted and wanted:

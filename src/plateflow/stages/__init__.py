@@ -8,7 +8,7 @@ below (plates, images, segment, ...) are libraries that know nothing of jobs.
 from importlib import import_module
 from types import ModuleType
 
-from plateflow.chain import STAGES
+from plateflow.chain import stage_of
 from plateflow.project import Plate
 
 
@@ -25,13 +25,14 @@ def run_stage(plate: Plate, stage: str, job: str | None = None, *, digest: str =
         digest: of what is asked of that one job; without it as the project is now.
 
     Raises:
-        PlateflowError: there is no such stage or job, another process has its lease, or what the stage itself raises.
+        PlateflowError: there is no such stage or job, the configuration lacks it, another process has its lease, or
+            what the stage itself raises.
     """
     from plateflow.stages.job import Job
     from plateflow.stages.runner import explain
 
-    all_jobs = STAGES[stage].jobs(plate.config) if stage in STAGES else [""]
-    for each in [Job.of(plate, stage, name, digest) for name in (all_jobs if job is None else [job])]:
+    names = stage_of(plate.config, stage).jobs(plate.config) if job is None else [job]
+    for each in [Job.of(plate, stage, name, digest) for name in names]:
         try:
             stage_module(stage).run(each)
         except OSError as error:  # from taking the lease: what comes later is explained already

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.chain import labels_stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns, with_pixels
@@ -156,7 +157,7 @@ def _found(plate: Plate, well: str, measured: Entry) -> dict[str, Found]:
     """What there is to judge of each label set of a well."""
     import pandas as pd
 
-    stitched, found = plate.outcomes("stitch"), {}
+    labelled, found = plate.outcomes(labels_stage(plate.config)), {}
     unmatched = unmatched_of(plate.paths.cells(well), plate.config, measured.info.get("without a row", {}))
     for name in plate.label_sets(well):
         settings = plate.config.segmentation[name]
@@ -166,7 +167,7 @@ def _found(plate: Plate, well: str, measured: Entry) -> dict[str, Found]:
         found[name] = Found(
             objects=len(areas),
             area_px=int(areas.sum()),
-            dropped=stitched.required(well, name).info.get("dropped"),
+            dropped=labelled.required(well, name).info.get("dropped"),
             diameter_px=float(np.sqrt(4 / np.pi * areas.median())) if flat else np.nan,
             unmatched=unmatched.get(compartment(name)),
             bright=np.array(counts) if counts else None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.chain import labels_stage
 from plateflow.features.brightness import add_counts, brightness
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
@@ -34,15 +35,16 @@ if TYPE_CHECKING:
 def work_items(job: Job) -> list[WorkItem[None]]:
     """The wells of a part, each with the outcomes that its table is made of."""
     plate = job.plate
-    tiled, stitched = plate.outcomes("tile"), plate.outcomes("stitch")
+    stage = labels_stage(plate.config)
+    tiled, labelled = plate.outcomes("tile"), plate.outcomes(stage)
     window = load_window(plate.paths).fingerprint(plate.channels)
     items = []
     for well in job.wells:
         tile = tiled.required(well)
-        labels = {name: stitched.required(well, name) for name in plate.label_sets(well)}
+        labels = {name: labelled.required(well, name) for name in plate.label_sets(well)}
         depends = {
             "tile": tile.fingerprint,
-            **{f"stitch {name}": entry.fingerprint for name, entry in labels.items()},
+            **{f"{stage} {name}": entry.fingerprint for name, entry in labels.items()},
             "window": window,
             "parameters": job.parameters(),
         }

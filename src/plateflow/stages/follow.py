@@ -5,18 +5,22 @@ Writes: <scratch>/<plate>/ends/<label set>/<well>/<canvas>-<block>.ends.
 Work item: a block of a label set of a well.
 
 Slice j of k takes the blocks whose index is congruent to j, counted on over the wells, label sets and canvases of the
-part: the blocks of one canvas are followed by many jobs, and the result does not depend on how.
+part: the blocks of one canvas are followed by many jobs, and the result does not depend on how. With one slice there
+are no such jobs: `stitch` follows the flow itself.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from plateflow.chain import part_of
 from plateflow.images.canvas import Canvas
 from plateflow.project import Plate
 from plateflow.segment.scratch import former, open_flows, write_endpoints
-from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages import stage_module
+from plateflow.stages.job import Job, Outcome, WorkItem, changes
+from plateflow.stages.labels import block_edge
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.state.requests import lost_sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +52,26 @@ def _endpoints(job: Job, item: WorkItem[CanvasBlock]) -> Path:
 
 
 def work_items(job: Job) -> list[WorkItem[CanvasBlock]]:
-    """The blocks of a slice of a part: every k-th of the part's."""
+    """The blocks of a slice of a part: every k-th of the part's, but those that nobody needs any more.
+
+    As of labels that `stitch` made when it followed the flow itself: they stand.
+    """
     number = int(job.name.partition("-")[2])
-    return follow_items(job.plate, job.wells)[number :: job.config.follow_slices]
+    items = follow_items(job.plate, job.wells)[number :: job.config.follow_slices]
+    entries = job.plate.outcomes("follow")
+    to_do = {item.key for item in items if changes(job, item, entries.get(item.key))}
+    labelled = _labelled(job) if to_do else set()
+    return [item for item in items if item.key not in to_do or (item.well, item.label_set) not in labelled]
+
+
+def _labelled(job: Job) -> set[tuple[str, str]]:
+    """The label sets of wells of a part, of which `stitch` has nothing to do."""
+    stitch = Job.of(job.plate, "stitch", str(part_of(job.name)))
+    entries, lost = job.plate.outcomes("stitch"), lost_sequences(job.paths, "stitch")
+    items = stage_module("stitch").work_items(stitch)
+    return {
+        (item.well, item.label_set) for item in items if not changes(stitch, item, entries.get(item.key), lost=lost)
+    }
 
 
 def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
@@ -83,16 +104,6 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
                 for index, block in enumerate(blocks)
             ]
     return items
-
-
-def block_edge(shape: tuple[int, ...], follow_block_px: int) -> int:
-    """Edge, in px along every axis, of the blocks in which a canvas of this shape is followed.
-
-    A block of a volume has as many voxels as one of a plane has pixels: all planes of a shallow stack, else a cube.
-    """
-    if len(shape) == 2:
-        return follow_block_px
-    return round(max(follow_block_px ** (2 / 3), follow_block_px / math.sqrt(shape[0])))
 
 
 def _follow(job: Job, item: WorkItem[CanvasBlock]) -> Outcome:

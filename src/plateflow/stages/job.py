@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from plateflow.chain import STAGES, Stage
+from plateflow.chain import KEEP_FLOWS, Stage, stage_of
 from plateflow.config import Config
 from plateflow.errors import PlateflowError
 from plateflow.files import Stamp, digest, stamp_of
@@ -37,18 +37,17 @@ class Job:
         """A job by the name of its stage.
 
         Raises:
-            PlateflowError: there is no such stage, or it has no such job.
+            PlateflowError: there is no such stage, the configuration lacks it, or it has no such job.
         """
-        if stage not in STAGES:
-            raise PlateflowError(f"there is no stage {stage!r}", remedy=f"the stages are {', '.join(STAGES)}")
-        names = list(STAGES[stage].jobs(plate.config))
+        step = stage_of(plate.config, stage)
+        names = list(step.jobs(plate.config))
         if name not in names:
             raise PlateflowError(
                 f"{stage} has no job {name!r}",
                 where=plate.name,
                 remedy=f"its jobs are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
             )
-        return cls(plate=plate, stage=STAGES[stage], name=name, digest=digest)
+        return cls(plate=plate, stage=step, name=name, digest=digest)
 
     @property
     def config(self) -> Config:
@@ -153,6 +152,11 @@ def changes(job: Job, item: Item, entry: Entry | None, *, lost: Mapping[Key, int
     if entry.accepted.get("version") == job.stage.version:
         now["version"] = entry.depends.get("version", "")
     changed = [name for name in {**entry.depends, **now} if entry.depends.get(name) != now.get(name)]
+    if (
+        KEEP_FLOWS in changed
+    ):  # what only one of the two ways depends on says nothing, nor does how versions are counted
+        changed = [name for name in changed if name == KEEP_FLOWS or (name in entry.depends and name in now)]
+        changed = [name for name in changed if name != "version"]
     if changed or lost is None:
         return changed
     if lost.get(entry.key, 0) >= entry.sequence:

@@ -7,6 +7,7 @@ Work item: the plate.
 
 from typing import Any
 
+from plateflow.chain import labels_stage
 from plateflow.files import write_atomic
 from plateflow.images.window import load_window
 from plateflow.stages.job import Job, Outcome, WorkItem
@@ -18,7 +19,8 @@ def work_items(job: Job) -> list[WorkItem[None]]:
     """The plate, with the tables and label images that its page shows."""
     from plateflow.report.view import accepted_results
 
-    shown = {stage: sorted(job.plate.outcomes(stage).items()) for stage in ("tile", "stitch", "aggregate")}
+    stages = ("tile", labels_stage(job.config), "aggregate")
+    shown = {stage: sorted(job.plate.outcomes(stage).items()) for stage in stages}
     depends: dict[str, Any] = {
         stage: [[*key, entry.fingerprint, entry.state] for key, entry in items] for stage, items in shown.items()
     }

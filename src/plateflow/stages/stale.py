@@ -7,7 +7,8 @@ from itertools import chain
 
 from plateflow.access import explain
 from plateflow.asked import LAST, PlateAsked, Stamps
-from plateflow.chain import STAGES
+from plateflow.chain import KEEP_FLOWS, LABEL_KEYS, labels_depend_on, stages_of
+from plateflow.config import Config
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import read_lines
 from plateflow.project import Plate
@@ -37,7 +38,7 @@ class StaleItem:
     seen: bool
 
     def __str__(self) -> str:
-        return _in_words(self.why, seen=self.seen)
+        return _in_words(self.job.config, self.job.stage.name, self.why, seen=self.seen)
 
 
 @dataclass
@@ -60,7 +61,7 @@ def to_do(plate: Plate, *, files: bool) -> ToDo:
     All stages are asked; one whose upstream has never run can't list its work items.
     """
     found, asked = ToDo(), PlateAsked(plate)
-    for name, stage in STAGES.items():
+    for name, stage in stages_of(plate.config).items():
         entries = None
         try:
             entries, lost = plate.outcomes(name), lost_sequences(plate.paths, name)
@@ -86,25 +87,34 @@ def why_it_runs(asked: PlateAsked, stage: str, job: str) -> str:
     """Why a run does a job, as `status` would say: from the ends of its own journal and receipts alone."""
     if asked.stands(stage, job):
         return "forced"
+    config = asked.plate.config
     try:
-        progress = Progress(asked.plate.config).of_job(asked.plate.paths, stage, job, asked.stands)
+        progress = Progress(config).of_job(asked.plate.paths, stage, job, asked.stands)
         if progress.state == "failed":
             return "its last attempt failed or was killed"
         if progress.state == "stale":
-            return _in_words(_what_changed(asked.plate, progress) or NEVER)
+            return _in_words(config, stage, _what_changed(asked.plate, progress) or NEVER)
     except (OSError, PlateflowError):  # the job says what is wrong
         pass
-    return _in_words(NEVER)
+    return _in_words(config, stage, NEVER)
 
 
-def _in_words(why: tuple[str, ...], *, seen: bool = False) -> str:
+def _in_words(config: Config, stage: str, why: tuple[str, ...], *, seen: bool = False) -> str:
     if why == NEVER:
         return "never done, though a receipt is there" if seen else "never done"
     if why == ("files",):
         return "stale: files are gone or damaged"
     if why == ("request",):
         return "requested again"
-    return f"stale: {', '.join(why)} changed" if why[0] != "left in the middle" else "left in the middle"
+    if why[0] == "left in the middle":
+        return why[0]
+    more = ""
+    if stage == "infer" and {KEEP_FLOWS, *LABEL_KEYS} & {*why}:
+        kept = "flow fields weren't kept before" if config.keep_flows else "flow fields aren't kept (keep_flows: false)"
+        more = f"; {kept}, so the network runs again"
+    lacks = "follow" not in stages_of(config)  # by its name `stitch` depends on what it follows
+    names = ["flow fields or cell_threshold" if each == "follow" and lacks else each for each in why]
+    return f"stale: {', '.join(names)} changed{more}"
 
 
 def _remedy(plate: Plate, why: tuple[str, ...], *, seen: bool) -> str:
@@ -178,7 +188,8 @@ def glance(plate: Plate, progress: Progress, stamps: Stamps) -> Glance:
         causes.update(_causes(plate, asked, jobs, ingested=wells > 0))
         told = [(job.stage, job.exceptions) for job in jobs]
         exceptions = [(stage, entry) for stage, of_job in told for entry in of_job or ()]
-        exceptions.sort(key=lambda each: ([*STAGES].index(each[0]), each[1].key))
+        stages = [*stages_of(plate.config)]
+        exceptions.sort(key=lambda each: (stages.index(each[0]), each[1].key))
         by_journals = any(of_job is None for _, of_job in told)
         left_out = plate.left_out() if by_journals else plate.left_out_of(exceptions)
         last = asked.digest(*LAST)
@@ -202,7 +213,7 @@ def _causes(
         if job.state == "done" and job.items and f"{job.stage}-{job.job}" not in journals:
             if ingested and job.stage in written and _of_part(plate, job) == PARTS:
                 continue  # done by jobs of other parts, when there were others
-            yield job.stage, _in_words(NEVER, seen=True), _remedy(plate, NEVER, seen=True)
+            yield job.stage, _in_words(plate.config, job.stage, NEVER, seen=True), _remedy(plate, NEVER, seen=True)
         elif job.state in ("stale", "waits") and all(asked.stands(*other) for other in upstream):
             why = NEVER
             if job.state == "stale":
@@ -210,7 +221,7 @@ def _causes(
             elif job.stage in written and ingested:
                 why = _of_part(plate, job)
             if why:
-                yield job.stage, _in_words(why), "`snakemake`"
+                yield job.stage, _in_words(plate.config, job.stage, why), "`snakemake`"
 
 
 def _of_part(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
@@ -226,7 +237,7 @@ def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
     Empty where it had nothing to do: its part has no well.
     """
     name, paths = progress.stage, plate.paths
-    job, path = Job(plate=plate, stage=STAGES[name], name=progress.job), paths.journal(name, progress.job)
+    job, path = Job.of(plate, name, progress.job), paths.journal(name, progress.job)
     if not (entries := last_entries(path, plate.config.segmentation)):
         return ()
     lost = lost_sequences(paths, name)
@@ -246,8 +257,9 @@ def _own_changes(job: Job, entries: Iterable[Entry], lost: Mapping[Key, int]) ->
     for entry in entries:
         if entry.label_set in ("", *job.config.segmentation):
             depends = {"parameters": job.parameters(entry.label_set or None)} if "parameters" in entry.depends else {}
+            depends |= labels_depend_on(job.config, job.stage.name, entry.label_set)
             item = WorkItem[None](well=entry.well, label_set=entry.label_set, block=entry.block, depends=depends)
-            own = {*depends, "version", "request"}
+            own = {*depends, "version", "request", KEEP_FLOWS}
             why |= dict.fromkeys(each for each in changes(job, item, entry) if each in own)
             if lost.get(entry.key, 0) >= entry.sequence:
                 why["files"] = None

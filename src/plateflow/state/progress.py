@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from plateflow.access import denial, explain, obstacles
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.config import Config
 from plateflow.files import stat_of
 from plateflow.paths import PlatePaths
@@ -172,7 +172,7 @@ class Progress:
     """Looks at jobs again and again; reads again only the journals that have grown, and keeps a summary of each."""
 
     def __init__(self, config: Config) -> None:
-        self._jobs = {name: [*stage.jobs(config)] for name, stage in STAGES.items()}
+        self._jobs = {name: [*stage.jobs(config)] for name, stage in stages_of(config).items()}
         self._summaries: dict[Path, tuple[list[int] | None, _Summary]] = {}
 
     def of(self, paths: PlatePaths, stands: Callable[[str, str], bool] | None = None) -> list[JobProgress]:

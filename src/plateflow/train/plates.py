@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plateflow.chain import labels_stage
 from plateflow.config.sections import nearest
 from plateflow.errors import PlateflowError, RawDataError, ResultsError
 from plateflow.files import is_litter, stamp_of
@@ -65,8 +66,8 @@ def _plate_at(folder: Path, project: Project) -> Plate:
 
 def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[str]:
     if wells is None:
-        stitched = plate.outcomes("stitch")
-        corrected = [well for well in plate.wells if _corrected(plate, well, label_set, stitched)]
+        labelled = plate.outcomes(labels_stage(plate.config))
+        corrected = [well for well in plate.wells if _corrected(plate, well, label_set, labelled)]
         if not corrected:
             where, remedy = f"{plate.name}, label set {label_set}", "correct some, or name wells whose labels are right"
             raise ResultsError("no well has corrected labels", where=where, remedy=remedy)
@@ -80,11 +81,11 @@ def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[st
     return chosen
 
 
-def _corrected(plate: Plate, well: str, label_set: str, stitched: Outcomes) -> bool:
-    """Whether the files of a well's labels aren't those that stitch wrote."""
+def _corrected(plate: Plate, well: str, label_set: str, labelled: Outcomes) -> bool:
+    """Whether the files of a well's labels aren't those that the stage wrote which makes labels."""
     folder = plate.paths.image(well) / "labels" / label_set / "0"
     chunks = {path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
-    entry = stitched.get(item_key(well, label_set))
+    entry = labelled.get(item_key(well, label_set))
     listed = {plate.paths.path_of(name): tuple(stamp) for name, stamp in (entry.files if entry else {}).items()}
     written = {path: stamp for path, stamp in listed.items() if folder in path.parents}
     there = {path: stamp_of(path) for path in chunks if not is_litter(path.name)}
