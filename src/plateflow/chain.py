@@ -118,10 +118,15 @@ def stage_of(config: Config, name: str) -> Stage:
         return stages[name]
     if name not in STAGES:
         raise PlateflowError(f"there is no stage {name!r}", remedy=f"the stages are {', '.join(stages)}")
-    by, where, why = "infer", "keep_flows: false", "flow fields aren't kept, so `infer` makes labels itself"
-    if config.keep_flows:
-        by, where, why = "stitch", "follow_slices: 1", "with one slice `stitch` follows the flow itself"
+    where, why, by = why_lacking(config)
     raise PlateflowError(f"this configuration has no stage {name}", where=where, why=why, remedy=f"name {by} instead")
+
+
+def why_lacking(config: Config) -> tuple[str, str, str]:
+    """Why a configuration lacks a stage: by which key, what that means, and which stage does its work."""
+    if config.keep_flows:
+        return "follow_slices: 1", "with one slice `stitch` follows the flow itself", "stitch"
+    return "keep_flows: false", "flow fields aren't kept, so `infer` makes labels itself", "infer"
 
 
 def part_of(job: str) -> int:

@@ -52,6 +52,7 @@ class Switches:
     Attributes:
         receipts, journals: list every receipt that is asked for, and the journals that there are; set once both are
             known.
+        lacking: of each stage that the configuration lacks, the reason: Snakemake says only that there is no such rule.
     """
 
     def __init__(self, snakemake: Any) -> None:
@@ -60,6 +61,7 @@ class Switches:
         self._before: dict[Path, Any] | None = None
         self.receipts: Callable[[], list[str]] = list
         self.journals: Callable[[], list[Path]] = list
+        self.lacking: dict[str, str] = {}
         if snakemake.is_main_process:
             atexit.register(self._end)
 
@@ -97,6 +99,9 @@ class Switches:
         elif names := self._forcing():
             work = "jobs look at their work again, and compute only what isn't done as it is asked"
             notices.append(f"{', '.join(names)}: {work}. {AGAIN}")
+        for setting in ("forcerun", "until", "omit_from", "allowed_rules"):
+            for name in sorted(self.lacking.keys() & set(getattr(snakemake.dag_settings, setting, None) or ())):
+                notices.append(f"--{setting.replace('_', '-')} {name}: {self.lacking[name]}")
         if snakemake.config_settings.config:
             notices.append(
                 "--config: `plateflow status`, `plateflow retry` and the next plain `snakemake` read the file, so what "

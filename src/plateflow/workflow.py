@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from plateflow.access import denial, explain, plate_obstacles, snakemake_obstacles
 from plateflow.asked import LOCAL, VARIABLE, Asked, PlateAsked, forget_runs, runs
-from plateflow.chain import STAGES, stages_of
+from plateflow.chain import STAGES, stages_of, why_lacking
 from plateflow.errors import ConfigError, LeaseError, number_of
 from plateflow.estimate import Estimate, estimates_of, screen_needs
 from plateflow.model.registry import MODELS, find_weights, licence_notice
@@ -106,6 +106,12 @@ class Workflow:
         """The journals of all plates."""
         stages = stages_of(self.config)
         return [path for plate in self.plates.values() for stage in stages for path in plate.paths.journals(stage)]
+
+    def lacking(self) -> dict[str, str]:
+        """Of each stage that the configuration lacks, the reason."""
+        where, why, by = why_lacking(self.config)
+        said = f"this configuration has no rule {{}} ({where}): {why}. Name {by} instead."
+        return {name: said.format(name) for name in STAGES if not self.has(name)}
 
     @property
     def inferred(self) -> str:

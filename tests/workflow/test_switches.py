@@ -52,6 +52,7 @@ def is_closed(project: Project) -> bool:
     return not any(path for folder in ("leases", "asked") for path in (screen.root / folder).iterdir())
 
 
+LACKS = "--until follow: this configuration has no rule follow (follow_slices: 1): with one slice `stitch` follows"
 NOT_DONE = [
     (parameter, ["--touch"], 4, [*TOUCHED, "7 of 12 jobs are still to do (--touch): `snakemake` does them."]),
     (same, ["--touch"], 0, ["--touch computes nothing"]),
@@ -68,6 +69,7 @@ NOT_DONE = [
     (same, ["--delete-temp-output"], 0, ["--delete-temp-output deletes nothing"]),
     (parameter, ["--until", "tile"], 0, ["7 of 12 jobs are still to do (--until): `snakemake` does them."]),
     (parameter, ["--omit-from", "stitch"], 0, ["7 of 12 jobs are still to do (--omit-from): `snakemake` does them."]),
+    (same, ["--until", "follow"], 1, [LACKS]),
     (parameter, ["--batch", "all=5/12"], 0, ["7 of 12 jobs are still to do (--batch): `snakemake` does them."]),
     (parameter, ["--allowed-rules", "stitch"], 1, ["7 of 12 jobs are still to do (--allowed-rules): `snakemake`"]),
     (same, ["--config", "threads=2"], 0, ["--config: `plateflow status`, `plateflow retry` and"]),
