@@ -45,7 +45,6 @@ import torch
 from kernel_cases import SHAPES, all_compiled
 from torch import Tensor, nn
 
-from plateflow.flows import labels_from_flows
 from plateflow.model import fast, load_model
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, init_weights
 from plateflow.segment.engine import CanvasJob, FlowEngine
@@ -265,6 +264,8 @@ def engine_of(model: Any, sizes: Sizes) -> FlowEngine:
 
 
 def fields(sizes: Sizes) -> None:
+    from plateflow.flows import labels_from_flows
+
     random = np.random.default_rng(0)
     pixels = [random.random((1, sizes.edge, sizes.edge), np.float32) for _ in range(sizes.fields)]
     for name, model in sizes.models().items():
@@ -300,14 +301,27 @@ def fields(sizes: Sizes) -> None:
 
 
 def job(sizes: Sizes) -> None:
-    """Three networks, in turn, over one plate; the second of two runs, as the first fills caches."""
+    """Three networks, in turn, over one plate; the second of two runs, as the first fills caches.
+
+    Before that the engine alone, from memory into files, which needs none of what a plate does.
+    """
+    models: dict[str, Any] = {"nothing": lambda x: x, **sizes.models()}
+    field = np.random.default_rng(0).random((1, sizes.edge, sizes.edge), np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        write = lambda flow: np.save(Path(folder, "flow.npy"), flow)  # noqa: E731
+        for name, model in models.items():
+            engine, start = engine_of(model, sizes), time.perf_counter()
+            done = list(engine.run([CanvasJob(read=field.copy, write=write) for _ in range(sizes.job_fields)]))
+            took = time.perf_counter() - start
+            tiles = sum(each.tiles for each in done)
+            emit("job", engine_with=name, fields=len(done), seconds=took, tiles_per_s=tiles / took)
+
     from inference_cases import plate_of_fields
 
     from plateflow.project import Plate
     from plateflow.stages import infer
     from plateflow.stages.job import Job
 
-    models: dict[str, Any] = {"nothing": lambda x: x, **sizes.models()}
     with redirect_stdout(sys.stderr), plate_of_fields(sizes.job_fields, sizes.edge) as (config, entry):
         for turn in range(1 if sizes.small else 2):
             for name, model in models.items():
