@@ -8,7 +8,6 @@ module (the peer, or zarr for a job of `infer`) is left out with a line. A secti
 takes too long is stopped, and the rest goes on. Kernels that aren't cached yet are compiled in the first section that
 uses them, and their seconds told there.
 
-    compiled    registers, spills, shared memory of the kernels, compiled for compute capability 9.0; without a GPU
     network     ViT-L with random weights, and the default model: tiles per second with kernels, without, and of the
                 peer; the fraction of the ceiling of matrix products in the same run; peak memory
     block       microseconds of each part of a block of ViT-L, and of the choices: shapes of blocks, pieces of the MLP
@@ -17,6 +16,7 @@ uses them, and their seconds told there.
     job         `infer` over 96 fields: ViT-L, the default model, and a network that does nothing
     flows       bench/flows.py
     tests       the tests that need a GPU
+    compiled    registers, spills, shared memory of the kernels, compiled for compute capability 9.0; without a GPU
 """
 
 import argparse
@@ -45,13 +45,12 @@ import torch
 from kernel_cases import SHAPES, all_compiled
 from torch import Tensor, nn
 
-from plateflow.flows import labels_from_flows
 from plateflow.model import fast, load_model
 from plateflow.model.vit import PATCH, VIT_L, FlowViT, FlowViTConfig, init_weights
 from plateflow.segment.engine import CanvasJob, FlowEngine
 
 ROOT = Path(__file__).parents[1]
-SECONDS = {"compiled": 20, "network": 40, "block": 30, "float32": 20, "fields": 30, "job": 60, "flows": 45, "tests": 60}
+SECONDS = {"network": 40, "block": 30, "float32": 20, "fields": 30, "job": 60, "flows": 45, "tests": 60, "compiled": 20}
 """The most that each section may take."""
 
 
@@ -265,6 +264,8 @@ def engine_of(model: Any, sizes: Sizes) -> FlowEngine:
 
 
 def fields(sizes: Sizes) -> None:
+    from plateflow.flows import labels_from_flows
+
     random = np.random.default_rng(0)
     pixels = [random.random((1, sizes.edge, sizes.edge), np.float32) for _ in range(sizes.fields)]
     for name, model in sizes.models().items():
@@ -300,14 +301,27 @@ def fields(sizes: Sizes) -> None:
 
 
 def job(sizes: Sizes) -> None:
-    """Three networks, in turn, over one plate; the second of two runs, as the first fills caches."""
+    """Three networks, in turn, over one plate; the second of two runs, as the first fills caches.
+
+    Before that the engine alone, from memory into files, which needs none of what a plate does.
+    """
+    models: dict[str, Any] = {"nothing": lambda x: x, **sizes.models()}
+    field = np.random.default_rng(0).random((1, sizes.edge, sizes.edge), np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        write = lambda flow: np.save(Path(folder, "flow.npy"), flow)  # noqa: E731
+        for name, model in models.items():
+            engine, start = engine_of(model, sizes), time.perf_counter()
+            done = list(engine.run([CanvasJob(read=field.copy, write=write) for _ in range(sizes.job_fields)]))
+            took = time.perf_counter() - start
+            tiles = sum(each.tiles for each in done)
+            emit("job", engine_with=name, fields=len(done), seconds=took, tiles_per_s=tiles / took)
+
     from inference_cases import plate_of_fields
 
     from plateflow.project import Plate
     from plateflow.stages import infer
     from plateflow.stages.job import Job
 
-    models: dict[str, Any] = {"nothing": lambda x: x, **sizes.models()}
     with redirect_stdout(sys.stderr), plate_of_fields(sizes.job_fields, sizes.edge) as (config, entry):
         for turn in range(1 if sizes.small else 2):
             for name, model in models.items():
@@ -359,7 +373,7 @@ def script(command: list[str], section: str) -> None:
     emit(section, command=" ".join(command[1:]), status=done.returncode)
 
 
-SECTIONS = {each.__name__: each for each in (compiled, network, block, float32, fields, job, flows, tests)}
+SECTIONS = {each.__name__: each for each in (network, block, float32, fields, job, flows, tests, compiled)}
 
 
 @contextmanager

@@ -35,21 +35,22 @@ def given(b: int, heads: int, dim: int, size: tuple[int, int], reach: int, dtype
     return qkv, tuple((torch.randn(2 * reach - 1, dim) * 0.4).to(dtype) for _ in range(2))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize(
-    ("b", "heads", "dim", "size", "reach"),
+    ("dtype", "b", "heads", "dim", "size", "reach"),
     [
-        (1, 2, 64, (8, 32), 32),  # whole blocks of queries and keys, as in every tile
-        (1, 1, 64, (3, 64), 64),
-        (7, 2, 32, (5, 4), 3),  # rows padded, distances of 3 and 4 share the entry of 2
-        (32, 1, 32, (2, 3), 4),
-        (2, 1, 64, (9, 20), 8),
-        (1, 1, 32, (70, 1), 2),
+        (torch.float16, 1, 1, 64, (8, 32), 32),  # whole blocks of queries and keys, as in every tile
+        (torch.float32, 1, 2, 64, (8, 32), 32),
+        (torch.float32, 1, 1, 64, (3, 64), 64),
+        (torch.float32, 7, 2, 32, (5, 4), 3),  # rows padded, distances of 3 and 4 share the entry of 2
+        (torch.float16, 7, 1, 32, (5, 4), 3),
+        (torch.float32, 32, 1, 32, (2, 3), 4),
+        (torch.float32, 2, 1, 64, (9, 20), 8),
+        (torch.float32, 1, 1, 32, (70, 1), 2),
     ],
 )
 def test_attention(
-    dtype: torch.dtype, positions: bool, b: int, heads: int, dim: int, size: tuple[int, int], reach: int
+    positions: bool, dtype: torch.dtype, b: int, heads: int, dim: int, size: tuple[int, int], reach: int
 ) -> None:
     qkv, tables = given(b, heads, dim, size, reach, dtype)
     expected = by_formula(qkv, heads, size, tables if positions else None)

@@ -25,9 +25,9 @@ def fused(name: str, x: Tensor, *args: Any) -> Any:
         from plateflow.model import kernels
 
         return getattr(kernels, name)(x, *args)
-    except torch.OutOfMemoryError:
-        raise  # the engine halves its batches
     except Exception as error:  # compilers and drivers raise many kinds
+        if "out of memory" in str(error):  # as Triton and torch both say: the engine halves its batches
+            raise torch.OutOfMemoryError(str(error)) from error
         _failures.append(f"{type(error).__name__}: {error}".strip().splitlines()[0])
     logging.getLogger("plateflow").warning(
         "Triton's kernels can't be used here (%s); the network runs without them, slower", _failures[0]
