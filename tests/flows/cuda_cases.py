@@ -30,17 +30,26 @@ def noise(shape: tuple[int, ...], seed: int, *, scale: float = 4, **options: obj
     return field.astype(np.float16), options
 
 
-def jumps(
-    shape: tuple[int, int], groups: list[tuple[tuple[int, int], list[tuple[int, int]]]], **options: object
-) -> Case:
-    """Each pixel of a group goes to the group's target in one step."""
-    field = np.zeros((3, *shape), np.float16)
-    field[2] = -1
-    for target, members in groups:
+def jumps(shape: tuple[int, ...], groups: dict[tuple[int, ...], list[tuple[int, ...]]], **options: object) -> Case:
+    """The pixels of each group go to the group's target in one step, of up to 7 px along an axis."""
+    field = np.zeros((len(shape) + 1, *shape), np.float16)
+    field[-1] = -1
+    for target, members in groups.items():
         for pixel in members:
-            field[(slice(2), *pixel)] = 5 * (np.array(target) - pixel)
-            field[(2, *pixel)] = 1
-    return field, {"n_steps": 1, "min_size": 1, **options}
+            field[(slice(-1), *pixel)] = 5 * (np.array(target) - pixel)
+            field[(-1, *pixel)] = 1
+    return field, {"n_steps": 1, "min_size": 1, "flow_threshold": 0, **options}
+
+
+def gather(shape: tuple[int, int], counts: dict[tuple[int, int], int]) -> Case:
+    """So many paths end at each of these pixels."""
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {target: [] for target in counts}
+    free = set(np.ndindex(*shape))
+    for target, n in counts.items():
+        near = sorted(p for p in free if max(abs(p[0] - target[0]), abs(p[1] - target[1])) <= 7)
+        groups[target] = near[:n]
+        free -= set(near[:n])
+    return jumps(shape, groups)
 
 
 def holes() -> Case:
@@ -48,12 +57,14 @@ def holes() -> Case:
     square = [(y, x) for y in range(5, 17) for x in range(5, 17)]
     inner = [(y, x) for y in range(12, 16) for x in range(8, 12)]
     gaps = [(7, 7), (7, 8), (13, 6), (5, 5), *inner]
-    return jumps((20, 20), [((8, 12), [p for p in square if p not in gaps]), ((13, 10), inner[:13])], flow_threshold=0)
+    return jumps((20, 20), {(8, 12): [p for p in square if p not in gaps], (13, 10): inner[:13]})
 
 
-def ties() -> Case:
-    left = [(y, x) for y in (10, 12, 14) for x in (4, 6, 8, 10)]
-    return jumps((20, 24), [((12, 10), left), ((12, 12), [(y, x + 8) for y, x in left])], flow_threshold=0)
+def hollow() -> Case:
+    """A cube with a hole, and a tube that is open along z."""
+    cube = {p for p in np.ndindex(5, 12, 5) if p[1] < 5} - {(2, 2, 2)}
+    tube = {p for p in np.ndindex(5, 12, 5) if p[1] > 6} - {(z, 9, 2) for z in range(5)}
+    return jumps((5, 12, 5), {(2, 2, 2): sorted(cube), (2, 9, 2): sorted(tube)})
 
 
 def cells(shape: tuple[int, ...], count: int, **options: object) -> Case:
@@ -78,10 +89,20 @@ SMALL: dict[str, Callable[[], Case]] = {
     "noise, checked": lambda: noise((20, 22), 2, scale=2, min_size=2, flow_threshold=2, max_size=40),
     "steps as long as they may be": lambda: noise((20, 22), 3, scale=40, flow_threshold=0),
     "holes": holes,
-    "ties": ties,
+    "hollow": hollow,
+    # Two pixels of equal count in one neighbourhood: the first is the seed of all.
+    "ties": lambda: gather((20, 24), {(12, 10): 12, (12, 12): 12}),
+    # Two seeds of equal count claim what lies between them, and each other: the first gets all.
+    "a bridge": lambda: gather((20, 24), {(12, 8): 14, (12, 9): 3, (12, 10): 4, (12, 11): 3, (12, 12): 14}),
+    # A basin is five steps long, though the sixth pixel of this bend lies near.
+    "a bend": lambda: gather(
+        (24, 24),
+        {(10, 10): 20, (10, 11): 3, (10, 12): 3, (11, 13): 3, (12, 12): 3, (12, 11): 3, (12, 10): 3, (12, 9): 3},
+    ),
     "large": lambda: large(22),
     "numbers from 1001 on": lambda: cells((30, 30), 4, first=1001),
     "a row": lambda: noise((1, 60), 4, flow_threshold=3, min_size=1),
+    "all too large": lambda: cells((24, 24), 3, max_size=5),
     "nothing": lambda: (np.full((3, 9, 9), -1, np.float16), {}),
     "volume": lambda: noise((5, 9, 10), 5, flow_threshold=2, min_size=1),
     "volume of cells": lambda: cells((9, 16, 14), 2),
@@ -125,7 +146,7 @@ def in_the_simulator() -> None:
             # From here on memory for large objects is used, and is soon full.
             kernels.NEAR, device._SCRATCH = 150, 500
     missing = [name for name, n in found.items() if n == 0]
-    assert missing == ["nothing"], found
+    assert missing == ["all too large", "nothing"], found
     field, _ = scene((12, 14), 1)
     labels = labels_from_flows(field[:2].astype(np.float32), field[2], device="cuda")
     np.testing.assert_array_equal(labels, labels_from_flows(field[:2], field[2]))

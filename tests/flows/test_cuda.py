@@ -88,6 +88,23 @@ def test_where_cuda_fails_the_cpu_does_it_and_says_so_once(monkeypatch, error):
     assert "made on the CPU, with the same result" in str(said[0].message)
 
 
+@pytest.mark.parametrize("room", [[], [0], [5], [0, 0, 0], [3, 0, 3, 1, 12, 0, 2, 0], [10, 10, 1, 9]])
+def test_large_objects_share_memory_without_overlap(monkeypatch, room):
+    """Which the simulator wouldn't show: its blocks of threads run one after another."""
+    monkeypatch.setattr(device, "_SCRATCH", 10)
+    room = np.array(room, np.int64)
+    seen: list[int] = []
+    for part, places, total in device._batches(room):
+        mine = room[part]
+        seen += range(part.start, part.stop)
+        assert total <= 10 or mine.tolist() == [total] or (mine > 10).sum() == 1
+        taken = np.zeros(total, int)
+        for place, size in zip(places, mine, strict=True):
+            taken[place : place + size] += 1
+        assert (taken == 1).all()
+    assert seen == list(range(room.size))
+
+
 def test_other_devices_are_refused():
     with pytest.raises(ValueError, match='device must be "cpu" or "cuda"; got \'mps\''):
         labels_from_flows(np.zeros((2, 9, 9)), np.ones((9, 9)), device="mps")

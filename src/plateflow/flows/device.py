@@ -49,7 +49,11 @@ def paint(
 
 @cache
 def _say(why: str) -> None:
-    warnings.warn(f"labels are made on the CPU, with the same result: CUDA can't be used ({why})", RuntimeWarning, 3)
+    warnings.warn(
+        f"labels are made on the CPU, with the same result: numba-cuda can't make them on the GPU ({why})",
+        RuntimeWarning,
+        stacklevel=1,
+    )
 
 
 def _paint(
@@ -123,7 +127,7 @@ def _paint(
     lists = np.cumsum(areas[chosen]) - areas[chosen]
     extent = box[chosen, 1::2] - box[chosen, ::2] + 2
     size = extent[:, 1] * extent[:, 2] * (extent[:, 0] if ndim == 3 else 1)
-    if size.max() >= 1 << 31:
+    if size.max(initial=0) >= 1 << 31:
         raise MemoryError("an object's box has more than 2**31 pixels")
     for part, places, room in _batches(2 * np.where(size > kernels.NEAR, size, 0)):
         kernels.measure[part.stop - part.start, OBJECT_THREADS](

@@ -30,8 +30,9 @@ from plateflow.flows.targets import SHARE_2D, SHARE_3D, slope
 
 _settings: Any = config
 SIMULATED = bool(_settings.ENABLE_CUDASIM)
-# Kernels are kept where other compiled functions are (`compiled`).
+# Kernels are kept where other compiled functions are (`compiled`). Small canvases use little of a device: no warnings.
 cuda_config.CACHE_DIR = _settings.CACHE_DIR
+cuda_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 # Boxes of up to this many pixels, with their border, have their heat in memory that is shared by a block of threads.
 NEAR = 1600
 _WINDOW = 2 * REACH + 1

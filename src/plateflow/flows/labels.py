@@ -139,7 +139,7 @@ def segment_flow(
     """Make labels and objects of a canvas whose flow field is at hand, in one go.
 
     The result is that of `follow_block` and `labels_from_endpoints`. Beside flow field and labels, memory holds the end
-    pixels (4 D bytes per cell pixel) and, for each worker, a block with its halo. On CUDA the whole canvas is on the
+    pixels (2 D bytes per cell pixel) and, for each worker, a block with its halo. On CUDA the whole canvas is on the
     device, with up to 30 bytes per pixel; one that doesn't fit is done by the CPU.
 
     Args:
@@ -173,9 +173,15 @@ def segment_flow(
         )
         if painted is not None:
             return _finish(out, painted, flow_threshold, min_size, max_size, first, workers)
-    follow = partial(follow_block, field, n_steps=n_steps, cell_threshold=cell_threshold)
+    blocks = cut_blocks(field.shape, block)
+
+    def follow(one: Block) -> NDArray[np.signedinteger]:
+        offsets = follow_block(field, one, n_steps=n_steps, cell_threshold=cell_threshold) - _corner(one)
+        return offsets.astype(np.int16) if np.abs(offsets).max(initial=0) < 1 << 15 else offsets
+
+    offsets = list(each(follow, blocks, workers))
     return labels_from_endpoints(
-        list(each(follow, cut_blocks(field.shape, block), workers)),
+        lambda index: offsets[index] + _corner(blocks[index]),
         field,
         block=block,
         cell_threshold=cell_threshold,
@@ -186,6 +192,11 @@ def segment_flow(
         first=first,
         out=out,
     )
+
+
+def _corner(block: Block) -> Points:
+    """The first pixel of a block, ``(D, 1)``."""
+    return np.array([[axis.start] for axis in block.core], np.int32)
 
 
 def labels_from_endpoints(

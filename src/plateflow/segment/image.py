@@ -75,8 +75,9 @@ def segment_image(
 
     from plateflow.flows import labels_from_flows
 
-    flow = flow_field(pixels, loaded_engine(str(model), spec.sha256, device), grid.scale)
-    return labels_from_flows(flow[:2], flow[2], n_steps=grid.n_steps)
+    engine = loaded_engine(str(model), spec.sha256, device)
+    flow = flow_field(pixels, engine, grid.scale)
+    return labels_from_flows(flow[:2], flow[2], n_steps=grid.n_steps, device=engine.device.type)
 
 
 def network_input(image: NDArray[Any], model: str | Path, channels: Sequence[int] | None = None) -> NDArray[np.float32]:
