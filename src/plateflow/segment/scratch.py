@@ -40,7 +40,7 @@ ENDPOINTS = 2**20
 THREADS = 4
 """That compress a flow field; what they have ready waits for at most one chunk each."""
 LEVEL = -1
-"""Of Zstandard: 1 saves 1.5 % of the bytes, and takes twice as long to read (docs/performance.md)."""
+"""Of Zstandard: 1 saves 1.5 % of the bytes, and takes up to twice as long (docs/performance.md)."""
 Region = tuple[slice, ...]
 
 
