@@ -5,8 +5,7 @@ Imports neither torch nor zarr: a job that has nothing to do loads this.
 A file of flows or end points holds pieces, each compressed (Zstandard) and with its CRC32C, so that any of them is read
 by itself and no bit changes unseen: `MAGIC`, the length of the header (4 bytes), the header (JSON), the pieces, a table
 of the length and checksum of each, their number, and the checksum of header and table (little endian, 4 bytes each).
-zarr keeps such pieces in one file, too (a zip), but takes longer for a piece than compressing it does, and can't leave
-out what a pixel's logit says.
+zarr keeps chunks in one file, too (a zip), but takes longer, and can't leave out the vectors of pixels (design.md).
 """
 
 from __future__ import annotations
