@@ -18,8 +18,10 @@ IN_CHANNELS = 3
 LOGIT_LIMIT = 30.0
 """The logits of a flow field lie between this and its negative."""
 LEAST_LOGIT = -2.0
-"""Bound of models that don't say: of images of cells, a third of the bytes is left (docs/performance.md). What it is by
-default stands in no fingerprint: another one needs another version of `infer`."""
+"""Bound of models that don't say one: mostly a fifth of a flow field's bytes is left (docs/performance.md).
+
+No fingerprint has this number: another one needs another version of `infer`.
+"""
 UNKNOWN = "unknown: the file doesn't say"
 NON_COMMERCIAL = re.compile(r"(?<![a-z])NC(?![a-z])|non.?commercial|not for commercial", re.IGNORECASE)
 """What a licence says that forbids commercial use."""

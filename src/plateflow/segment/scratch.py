@@ -5,8 +5,7 @@ Imports neither torch nor zarr: a job that has nothing to do loads this.
 A file of flows or end points holds pieces, each compressed (Zstandard) and with its CRC32C, so that any of them is read
 by itself and no bit changes unseen: `MAGIC`, the length of the header (4 bytes), the header (JSON), the pieces, a table
 of the length and checksum of each, their number, and the checksum of header and table (little endian, 4 bytes each).
-zarr keeps such pieces in one file, too (a zip), but takes longer for a piece than compressing it does, and can't leave
-out what a pixel's logit says.
+zarr keeps chunks in one file, too (a zip), but takes longer, and can't leave out the vectors of pixels (design.md).
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ import math
 import os
 import struct
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ CHUNK_PX = 256
 CUBE_PX = 32
 ENDPOINTS = 2**20
 """End points of a block that make a piece."""
+THREADS = 4
+"""That compress a flow field; what they have ready waits for at most one chunk each."""
 LEVEL = -1
-"""Of Zstandard: 1 saves 1.5 % of the bytes, and takes twice as long to read (docs/performance.md)."""
+"""Of Zstandard: 1 saves 1.5 % of the bytes, and takes up to twice as long (docs/performance.md)."""
 Region = tuple[slice, ...]
 
 
@@ -66,27 +69,38 @@ def _chunk_of(space: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _packed(flow: NDArray[np.float16], chunk: tuple[int, ...], bound: float) -> Iterator[bytes]:
-    """Two pieces of each chunk: its logits, and its vectors; both empty where nothing is stored."""
+    """Two pieces of each chunk: its logits, and its vectors; both empty where nothing is stored.
+
+    A few threads make them, as one alone would keep a fast GPU waiting; each piece is the work of one.
+    """
     from plateflow.flows import release_pages
     from plateflow.flows.blocks import cell_table
     from plateflow.segment.packing import pack
 
-    stored, size = cell_table(float(bound)), math.prod(chunk)
-    logits, vectors = np.empty(2 * size, np.uint8), np.empty(2 * size * (len(flow) - 1), np.uint8)
-    compress = _codec().encode
-    for region in _regions(flow.shape[1:], chunk):
+    stored, compress, axes = cell_table(float(bound)), _codec().encode, len(flow) - 1
+
+    def pieces(region: Region) -> tuple[bytes, bytes]:
         part = np.ascontiguousarray(flow[(slice(None), *region)], np.float16).view(np.uint16)
+        pixels = part[0].size
+        logits, vectors = np.empty(2 * pixels, np.uint8), np.empty(2 * axes * pixels, np.uint8)
         count = pack(_with_z(part), stored, logits, vectors)
         if count < 0:
             raise ValueError("the flow field isn't finite: it has NaN or infinite values")
-        pixels = part[0].size
-        yield compress(logits[: pixels + count]) if count else b""
-        yield compress(vectors[: 2 * count * (len(flow) - 1)]) if count else b""
-        if region[-1].stop == flow.shape[-1]:
-            release_pages(flow)
+        return (compress(logits[: pixels + count]), compress(vectors[: 2 * axes * count])) if count else (b"", b"")
+
+    ahead: deque[tuple[Region, Future[tuple[bytes, bytes]]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for region in chain(_regions(flow.shape[1:], chunk), [None] * THREADS):
+            if region:
+                ahead.append((region, pool.submit(pieces, region)))
+            if ahead and (len(ahead) > THREADS or region is None):
+                done, made = ahead.popleft()
+                yield from made.result()
+                if done[-1].stop == flow.shape[-1]:
+                    release_pages(flow)
 
 
-def _regions(space: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+def _regions(space: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[Region]:
     axes = zip(space, chunk, strict=True)
     return product(*([slice(a, min(a + edge, size)) for a in range(0, size, edge)] for size, edge in axes))
 
