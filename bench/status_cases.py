@@ -192,7 +192,7 @@ def _info(job: Job, item: Item) -> dict[str, Any]:
         case "follow":
             return {"pixels": 1281883}
         case "stitch":
-            return {"objects": 2711, "dropped": [130, 14000], "canvases": 1}
+            return {"objects": 2711, "dropped": [130, 14000], "canvases": 1, "followed": 4}
         case "features":
             bright = {name: [[700] * 50, [90] * 50] for name in job.config.segmentation}
             return {"objects": 2711, "without a row": {"Nuclei": 31}, "brightness": bright}

@@ -109,21 +109,6 @@ def test_an_inference_parameter_redoes_inference_of_its_label_set(project):
     }
 
 
-def test_with_several_slices_a_threshold_redoes_its_label_set_from_follow_on(project):
-    """Over 20 s: 18 jobs, twice. What one slice has made stands; `follow` has nothing to do for it."""
-    before, results = project.sequences(), project.results()
-    project.configure(lambda config: config.update(follow_slices=2))
-    project.snakemake()
-    assert "follow 0-1: 0 done, 0 already done" in project.path().latest_log("follow", "0-1").read_text()
-    assert project.redone(before) == set()
-    assert project.results() == results
-    project.configure(lambda config: config["segmentation"]["cells"].update(cell_threshold=0.5))
-    project.snakemake()
-    redone = {key for key in project.redone(before) if key[0] in ("infer", "follow", "stitch")}
-    assert redone == {(stage, well, "cells") for stage in ("follow", "stitch") for well in ("B02", "B03")}
-    project.plateflow("status", status=0)
-
-
 def test_without_kept_flows_infer_makes_labels_and_says_what_a_change_costs(project):
     """Over 20 s: three runs. Of flow fields nothing is left; labels are those that stitch had made."""
     before, results = project.sequences(), project.results()
@@ -173,6 +158,7 @@ def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):
 
 
 def test_parts_and_slices_redo_no_well(project):
+    """Nor does `follow` make endpoints of labels that stand."""
     before, results = project.sequences(), project.results()
     project.configure(lambda config: config.update({"parts": {"cpu": 6, "gpu": 3}, "follow_slices": 3}))
     project.snakemake()

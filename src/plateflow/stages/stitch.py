@@ -109,8 +109,10 @@ def _stitch(job: Job, item: Item) -> Outcome:
             labels.add(followed.canvas, _from_endpoints(job, item, followed, flow))
         else:
             labels.add(followed.canvas, follow_and_label(job.plate, item.label_set, followed.canvas, flow))
-    read = sum(number is not None for followed in item.data for number in followed.blocks)
-    return Outcome(info=labels.finish() | ({"endpoints of blocks": read} if read else {}))
+    here = sum(
+        number is None for each in item.data for number in each.blocks
+    )  # of the other blocks endpoints were read
+    return Outcome(info=labels.finish() | ({"followed": here} if here else {}))
 
 
 def _from_endpoints(job: Job, item: Item, followed: Followed, flow: FlowField) -> Make:
