@@ -94,9 +94,7 @@ def stages_of(config: Config) -> dict[str, Stage]:
         return labels if name == "stitch" else name
 
     return {
-        name: replace(
-            stage, reads=tuple(dict.fromkeys(read(each) for each in stage.reads if read(each) not in without))
-        )
+        name: replace(stage, reads=tuple(dict.fromkeys(read(each) for each in stage.reads if read(each) not in without)))
         for name, stage in STAGES.items()
         if name not in without
     }
