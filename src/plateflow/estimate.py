@@ -33,7 +33,7 @@ FILE_OVER_HELD = 33
 BLOCK_MPX = 537
 """Values of an image block of 1 GiB: the most that `tile` holds of a level."""
 CELLS_PER_MPX = 470.0
-DEFAULT_MODEL_MB = 6.0
+DEFAULT_MODEL_MB = 13.4
 """Size of the default model's weights file, with which the table was measured."""
 LARGE_MODEL = 1220.0, 740 / 315
 """A ViT-L on a GPU: size of its weights file, MB, and what one of its tiles costs in tiles of the default model.

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -118,16 +117,17 @@ def test_where_the_system_counts_no_bytes_there_are_none_and_not_zero(monkeypatc
 
 
 def test_how_labels_were_made_is_told(paths: PlatePaths) -> None:
-    def mode(stage: str, number: str, depends: dict[str, str], **info) -> str:
+    def mode(stage: str, number: str, **info) -> str:
         journal = paths.journal(stage, number)
         append_line(journal, {"event": "begin", "at": at(0)})
-        append_outcome(journal, replace(done("B02", 20, "nuclei", **info), depends=depends))
+        append_outcome(journal, done("B02", 20, "nuclei", **info))
         return next(row["mode"] for row in attempts(paths) if (row["stage"], row["job"]) == (stage, number))
 
-    assert mode("infer", "0", {"tile": "a"}, tiles=9) == ""
-    assert mode("infer", "1", {"tile": "a"}, tiles=9, objects=0) == "labels"
-    assert mode("stitch", "0", {"infer": "a"}, objects=3) == ""
-    assert mode("stitch", "1", {"follow": "a"}, objects=3) == "ends"
+    assert mode("infer", "0", tiles=9) == ""
+    assert mode("infer", "1", tiles=9, objects=0) == "labels"
+    assert mode("stitch", "0", objects=3, followed=True) == ""
+    assert mode("stitch", "1", objects=3, followed=False) == "ends"
+    assert mode("stitch", "2", objects=3) == "ends"  # of an earlier release
 
 
 def test_the_benchmark_of_the_same_attempt_knows_the_whole_jobs_time(paths: PlatePaths) -> None:

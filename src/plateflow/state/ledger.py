@@ -103,12 +103,12 @@ def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) 
 
 
 def _mode(stage: str, entries: list[Entry]) -> str:
-    """Which of its ways a stage went, as `estimate` has rates of them: `infer` with "labels", `stitch` from "ends" of
-    paths that `follow` left.
+    """Which of its ways a stage went, as `estimate` has rates of them: `infer` with "labels", `stitch` from the "ends"
+    of paths that `follow` left.
     """
     if stage == "infer" and any("objects" in entry.info for entry in entries):
         return "labels"
-    return "ends" if stage == "stitch" and any("follow" in entry.depends for entry in entries) else ""
+    return "ends" if stage == "stitch" and not any(entry.info.get("followed") for entry in entries) else ""
 
 
 def _time(text: str) -> float:
