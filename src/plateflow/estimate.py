@@ -1,9 +1,9 @@
-"""What a job will need: processor time, memory, storage; from a plate's sizes and a small table of measured rates.
+"""What a job will need: processor time, memory, bytes, storage; from a plate's sizes and a table of measured rates.
 
-Every estimate is a line: so much for a job, whatever it does, and so much for a unit of its work (time) or of what it
-holds at once (memory). `work` and `held` say what a unit is. The table was measured with the default model on plates of
-0.3 to 10.5 Mpx a canvas (docs/scale.md); `learn` refines it from the ledger of real runs. Loaded while the Snakefile is
-parsed: imports nothing heavy.
+Every estimate is a line: so much for a job, whatever it does, and so much for a unit of its work (time), of what it
+holds at once (memory), or of what it reads and writes. `work`, `held` and `moved` say what a unit is. The table was
+measured with the default model (docs/scale.md); `learn` refines it from the ledger of real runs. Loaded while the
+Snakefile is parsed: imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from plateflow.chain import STAGES
+from plateflow.chain import stages_of
 from plateflow.config import PLATE_SIZES, Config, PlateSpec
 from plateflow.files import write_json
 from plateflow.model.registry import find_weights, model_spec
@@ -28,38 +28,55 @@ MARGIN = 1.5
 """Memory asked for over memory expected; the next attempt gets as much again."""
 PLATE_WELLS = 384
 """Wells of a plate whose line of the plate sheet doesn't say how many it has."""
+FILE_OVER_HELD = 33
+"""A cell's row in a file over what `aggregate` holds of it while it reads all wells, in memory."""
 BLOCK_MPX = 537
 """Values of an image block of 1 GiB: the most that `tile` holds of a level."""
 CELLS_PER_MPX = 470.0
-DEFAULT_MODEL_MB = 6.0
+DEFAULT_MODEL_MB = 13.4
 """Size of the default model's weights file, with which the table was measured."""
+LARGE_MODEL = 1220.0, 740 / 315
+"""A ViT-L on a GPU: size of its weights file, MB, and what one of its tiles costs in tiles of the default model.
+Measured on an H100 in bfloat16: infer jobs of 96 fields of 1080 px ran 740 tiles per second with the default model and
+315 with a ViT-L. What lies between is taken as a line; on a CPU a tile costs in proportion to the weights."""
 LEARN_MB = 100.0
-"""Only jobs whose memory grows by so much with what they hold say how much that is."""
+"""Only jobs whose memory grows by so much with what they hold say how much that is; so of bytes that are written."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rate:
-    """The rates of a stage: processor seconds and MB (10^6 bytes) of a job, and of a unit of its work."""
+    """The rates of a stage: processor seconds and MB (10^6 bytes) of a job, and of a unit of its work.
+
+    `read_mb` is what a job reads whatever it does: Python's modules, weights, journals.
+    """
 
     seconds: float
     per_unit: float
     memory_mb: float
     memory_per_unit: float = 0.0
+    read_mb: float = 0.0
+    read_per_unit: float = 0.0
+    written_per_unit: float = 0.0
 
 
-# Measured; see docs/scale.md. "infer cuda" is the 300 tiles a second that issue 7 takes as given, until a run tells.
+# Measured; see docs/scale.md, also for what isn't: on a GPU, a job's start, its memory, and the time of labels.
+# Bytes: `python bench/traffic.py`.
 RATES = {
-    "ingest": Rate(seconds=1.0, per_unit=0.00025, memory_mb=215, memory_per_unit=0.01),
-    "tile": Rate(seconds=1.25, per_unit=0.019, memory_mb=297, memory_per_unit=5),
-    "normalise": Rate(seconds=0.4, per_unit=0.008, memory_mb=120, memory_per_unit=0.005),
-    "infer cpu": Rate(seconds=2.0, per_unit=0.17, memory_mb=570, memory_per_unit=75),
-    "infer cuda": Rate(seconds=15.0, per_unit=1 / 300, memory_mb=2200, memory_per_unit=75),
-    "follow": Rate(seconds=1.0, per_unit=0.3, memory_mb=250, memory_per_unit=62),
-    "stitch": Rate(seconds=1.4, per_unit=0.12, memory_mb=290, memory_per_unit=22),
-    "features": Rate(seconds=2.2, per_unit=0.29, memory_mb=331, memory_per_unit=16),
-    "aggregate": Rate(seconds=2.4, per_unit=0.013, memory_mb=295, memory_per_unit=0.02),
-    "report": Rate(seconds=5.0, per_unit=0.1, memory_mb=540, memory_per_unit=0.5),
-    "screen": Rate(seconds=5.0, per_unit=0.006, memory_mb=450, memory_per_unit=0.002),
+    # seconds, a unit; memory, a unit (MB); read, a unit; written, a unit (MB)
+    "ingest": Rate(1.0, 0.00025, 215, 0.01, 28, 0, 0),
+    "tile": Rate(1.25, 0.019, 297, 5, 34, 2.02, 1.87),
+    "normalise": Rate(0.4, 0.008, 120, 0.005, 17, 0.004, 0),
+    "infer cpu": Rate(2.0, 0.17, 570, 75, 49, 1.37, 6.0),
+    "infer cpu labels": Rate(2.0, 0.19, 570, 160, 65, 1.37, 0.19),
+    "infer cuda": Rate(15.0, 1 / 740, 2200, 75, 49, 1.37, 6.0),
+    "infer cuda labels": Rate(15.0, 1 / 220, 2200, 160, 65, 1.37, 0.19),
+    "follow": Rate(1.0, 0.3, 250, 62, 34, 6.1, 3.54),
+    "stitch": Rate(1.4, 0.42, 290, 84, 49, 6.1, 0.19),
+    "stitch ends": Rate(1.4, 0.12, 290, 22, 49, 9.5, 0.19),
+    "features": Rate(2.2, 0.29, 331, 16, 50, 1.44, 0.735),
+    "aggregate": Rate(2.4, 0.013, 295, 0.02, 56, 0.74, 0.02),
+    "report": Rate(5.0, 0.1, 540, 0.5, 69, 2.4, 0.05),
+    "screen": Rate(5.0, 0.006, 450, 0.002, 0, 0, 0),
 }
 
 
@@ -139,7 +156,8 @@ class Estimate:
 
     def work(self, stage: str) -> float:
         """The work of a plate in a stage: in planes (ingest, normalise), raw Mpx (tile), tiles (infer), Mpx of labels
-        (follow, stitch), that by channel (features), thousand cells by channel (aggregate), wells (report)."""
+        (follow, stitch), that by channel (features), thousand cells by channel and label set (aggregate), wells
+        (report)."""
         size = self.size
         match stage:
             case "ingest" | "normalise":
@@ -147,16 +165,36 @@ class Estimate:
             case "tile":
                 return size.wells * size.raw_mpx
             case "infer":
-                # On a CPU a tile costs in proportion to the weights; on a GPU the rate is of the largest model.
-                cost = max(1.0, self.model_mb / DEFAULT_MODEL_MB) if self.device == "cpu" else 1.0
-                return size.wells * self.tiles * cost
+                return size.wells * self.tiles
             case "follow" | "stitch":
                 return size.wells * self.label_mpx
             case "features":
                 return size.wells * self.label_mpx * size.channels
             case "aggregate":
-                return self.cells / 1000 * size.channels * len(self.config.segmentation)
+                return self._values
         return size.wells
+
+    @cached_property
+    def _values(self) -> float:
+        """What the cell tables hold: thousand cells by channel and label set."""
+        return self.cells / 1000 * self.size.channels * len(self.config.segmentation)
+
+    def moved(self, stage: str) -> tuple[float, float]:
+        """What the bytes that a stage reads and writes of a plate grow with, where it isn't the work of both.
+
+        Images are read as Mpx over all channels, and of `infer` over those of each label set; flow fields, end points
+        and labels as Mpx of labels, tables as `_values`.
+        """
+        size, work = self.size, self.work(stage)
+        match stage:
+            case "infer":
+                channels = sum(len(label_set.channels) for label_set in self.config.segmentation.values())
+                return size.wells * size.raw_mpx * channels / size.channels, size.wells * self.label_mpx
+            case "features":
+                return size.wells * size.raw_mpx, self._values
+            case "aggregate":
+                return work, size.wells
+        return work, work
 
     def held(self, stage: str) -> float:
         """What a job holds at once: Mpx of a canvas, by channel (and label set) where it holds these; of the stages of
@@ -172,20 +210,47 @@ class Estimate:
                 return min(canvas * depth, self.config.follow_block_px**2 / 1e6)
             case "features":
                 return canvas * depth * (self.size.channels + len(self.config.segmentation))
+            case "aggregate":  # and the table of a well as it lies in its file
+                return self.work(stage) * (1 + FILE_OVER_HELD / self.size.wells)
         return self.work(stage)
 
+    def rate_name(self, stage: str) -> str:
+        """The row of the table for a stage as it is configured; `auto` is CUDA until only CPUs were seen."""
+        if stage == "infer":
+            return f"infer {self.device}" + ("" if self.config.keep_flows else " labels")
+        return "stitch ends" if stage == "stitch" and self.config.follow_slices > 1 else stage
+
     def rate(self, stage: str) -> Rate:
-        """The rates of a stage; of infer those of the device, where `auto` is CUDA until only CPUs were seen."""
-        return self.rates[f"infer {self.device}" if stage == "infer" else stage]
+        """The rates of a stage as it is configured."""
+        return self.rates[self.rate_name(stage)]
+
+    def cost(self, name: str) -> float:
+        """What a unit of a row of the table costs with this model, in units with the default one: of `infer` alone."""
+        if not name.startswith("infer"):
+            return 1.0
+        device, times = name.split()[1], self.model_mb / DEFAULT_MODEL_MB
+        if device == "cuda":
+            large_mb, large = LARGE_MODEL
+            times = 1 + (large - 1) * (self.model_mb - DEFAULT_MODEL_MB) / (large_mb - DEFAULT_MODEL_MB)
+        network = RATES[f"infer {device}"].per_unit / RATES[name].per_unit  # labels cost the same with any model
+        return 1 + network * max(0.0, times - 1)
 
     def jobs(self, stage: str) -> int:
-        """Jobs of a stage in a plate."""
-        return len(list(STAGES[stage].jobs(self.config)))
+        """Jobs of a stage in a plate; none of a stage that the configuration lacks."""
+        step = stages_of(self.config).get(stage)
+        return len(list(step.jobs(self.config))) if step else 0
+
+    def hours(self, stage: str) -> float:
+        """Hours that all jobs of a stage take: of one processor, or of the GPU."""
+        return self.seconds(stage) * self.jobs(stage) / 3600
 
     def seconds(self, stage: str) -> float:
         """Seconds that a job of a stage takes: of one processor, or of the GPU."""
-        rate = self.rate(stage)
-        return rate.seconds + rate.per_unit * self.work(stage) / self.jobs(stage)
+        rate, jobs = self.rate(stage), self.jobs(stage)
+        return rate.seconds + self._per_unit(stage) * self.work(stage) / jobs if jobs else 0.0
+
+    def _per_unit(self, stage: str) -> float:
+        return self.rate(stage).per_unit * self.cost(self.rate_name(stage))
 
     def memory_mb(self, stage: str) -> float:
         """Peak memory of a job of a stage, MB, without Snakemake's own."""
@@ -197,52 +262,56 @@ class Estimate:
         """What a job of a stage asks for the first time: mem_mb, and runtime in minutes."""
         return _resources(self.seconds(stage), self.memory_mb(stage))
 
+    def moved_gb(self, stage: str) -> tuple[float, float]:
+        """GB (10^9 bytes) that the jobs of a stage read and write of a plate."""
+        jobs = self.jobs(stage)
+        if not jobs:
+            return 0.0, 0.0
+        rate, (read, written) = self.rate(stage), self.moved(stage)
+        return (jobs * rate.read_mb + rate.read_per_unit * read) / 1000, rate.written_per_unit * written / 1000
+
+    def traffic_gb(self) -> dict[str, float]:
+        """GB that a plate's jobs read and write, by stage."""
+        return {stage: sum(self.moved_gb(stage)) for stage in stages_of(self.config)}
+
+    def change_hours(self) -> dict[str, float]:
+        """Hours of "gpu" and "cpu" until there are labels again, once a threshold of the segmentation changed."""
+        hours = sum(self.hours(name) for name in (("follow", "stitch") if self.config.keep_flows else ("infer",)))
+        on_gpu = not self.config.keep_flows and self.device == "cuda"
+        return {"gpu": hours if on_gpu else 0.0, "cpu": 0.0 if on_gpu else hours}
+
     def storage(self) -> dict[str, float]:
-        """GB (10^9 bytes) and files of a plate's results and scratch; pixels compress as noisy 12-bit images do."""
+        """GB (10^9 bytes) and files of a plate's results and scratch; raw pixels have two bytes."""
         size, sets, levels = self.size, len(self.config.segmentation), self.config.levels
-        pyramid = sum(4.0**-level for level in range(levels))
         planes = size.t * size.z
         regions = min(math.ceil(size.image_mpx * size.channels / BLOCK_MPX), 4 * size.fields)  # with a field in them
         shards = levels * (planes + sets * self._planes) * regions
-        jobs = sum(self.jobs(stage) for stage in STAGES)
+        jobs = sum(self.jobs(stage) for stage in stages_of(self.config))
         blocks = math.ceil(math.sqrt(size.canvas_mpx) * 1000 / self.config.follow_block_px) ** 2
         canvases = max(1.0, size.fields * size.field_mpx / size.canvas_mpx) * self._planes * sets
-        labels = size.wells * self.label_mpx
-        tables = self.cells * size.channels * sets * 650
+        written = {stage: self.moved_gb(stage)[1] for stage in stages_of(self.config)}
+        scratch = [stage for stage in ("infer", "follow") if stage in written and self.config.keep_flows]
         return {
-            "result_gb": (size.wells * size.raw_mpx * 1.35e6 * pyramid + labels * 0.1e6 * pyramid + tables) / 1e9,
+            "result_gb": sum(amount for stage, amount in written.items() if stage not in scratch),
             "result_files": size.wells * (6 + levels + sets * (1 + levels) + shards + 2 + sets) + 4 * jobs,
-            "scratch_gb": labels * 1e6 * (6 + 8 * 0.37) / 1e9,
-            "scratch_files": size.wells * canvases * (1 + blocks),
+            "scratch_gb": sum(written[stage] for stage in scratch),
+            "scratch_files": size.wells * canvases * (len(scratch) and 1 + blocks * (len(scratch) - 1)),
             "raw_gb": size.wells * size.raw_mpx * 2e6 / 1e9,
-        }
-
-    def traffic_gb(self) -> dict[str, float]:
-        """GB that a plate's jobs read and write, by stage; what is below 1 % isn't here. Flows are written once and
-        read twice, end points written and read once; of images `infer` reads three channels at most."""
-        sizes, labels = self.storage(), 1e-4 * self.size.wells * self.label_mpx
-        image = sizes["raw_gb"] * 0.67  # level 0 as it is stored
-        flows = self.size.wells * self.label_mpx * 6e-3
-        ends = sizes["scratch_gb"] - flows
-        tables = sizes["result_gb"] - 1.3 * (image + labels)
-        return {
-            "tile": sizes["raw_gb"] + 1.3 * image,
-            "infer": image * min(1.0, 3 / self.size.channels) + flows,
-            "follow": flows + ends,
-            "stitch": flows + ends + 1.3 * labels,
-            "features": image + labels + tables,
-            "aggregate": tables,
         }
 
     def propose(self) -> dict[str, int]:
         """`parts` with which a GPU job lasts 5 to 30 minutes, or does a whole plate where that is shorter, and no job
         of a CPU stage more than 30; those of the configuration where they do."""
         rate, parts = self.rate("infer"), self.config.parts
-        stages = ("tile", "follow", "stitch", "features")
+        stages = [stage for stage in ("tile", "follow", "stitch", "features") if self.jobs(stage)]
         enough = self.seconds("infer") >= 300 or parts.gpu == 1
         if enough and max(self.seconds(stage) for stage in ("infer", *stages)) <= 1800:
             return parts.model_dump()
-        gpu = min(max(1, math.ceil(rate.per_unit * self.work("infer") / (1800 - rate.seconds))), self.size.wells, 384)
+        gpu = min(
+            max(1, math.ceil(self._per_unit("infer") * self.work("infer") / (1800 - rate.seconds))),
+            self.size.wells,
+            384,
+        )
         longest = max(self.rate(stage).per_unit * self.work(stage) for stage in stages)
         return {"cpu": min(gpu * max(1, math.ceil(longest / 1790 / gpu)), 384 // gpu * gpu), "gpu": gpu}
 
@@ -268,31 +337,56 @@ def learn(rows: Iterable[Mapping[str, Any]], estimates: Mapping[str, Estimate]) 
         estimates: of the plates, by id; attempts at other plates say nothing.
 
     Returns:
-        the rates of the stages of which enough was seen: time for a unit is the mean over all work that was done,
-        memory for a unit the most that was seen, as too little of it kills a job.
+        the rates of the stages of which enough was seen: time and bytes for a unit are the mean over all work that was
+        done, memory for a unit the most that was seen, as too little of it kills a job.
     """
-    sums: dict[str, list[float]] = {}
-    memory: dict[str, float] = {}
+    seen: dict[str, _Seen] = {}
     for row in rows:
         stage, estimate = row["stage"], estimates.get(row["plate"])
         if estimate is None or row["state"] != "ok" or not row["share"]:
             continue
-        name = f"infer {'cuda' if row['gpus'] else 'cpu'}" if stage == "infer" else stage
-        rate, work = RATES[name], estimate.work(stage) * row["share"]
-        spent = row["seconds"] if name == "infer cuda" else row["cpu_s"]
-        total = sums.setdefault(name, [0.0, 0.0])
-        total[0] += max(0.0, spent - rate.seconds)
-        total[1] += work
+        device = ("cuda" if row["gpus"] else "cpu") if stage == "infer" else ""
+        name = " ".join(filter(None, (stage, device, row["mode"])))
+        seen.setdefault(name, _Seen(RATES[name])).add(row, estimate, name)
+    return {name: rate for name, all_seen in seen.items() if (rate := all_seen.learnt()) != RATES[name]}
+
+
+@dataclass
+class _Seen:
+    """What jobs of a row of the table used, beyond what a job needs whatever it does, and for how much work."""
+
+    rate: Rate
+    seconds: float = 0.0
+    work: float = 0.0
+    read_mb: float = 0.0
+    written_mb: float = 0.0
+    to_read: float = 0.0
+    to_write: float = 0.0
+    memory_per_unit: float = 0.0
+
+    def add(self, row: Mapping[str, Any], estimate: Estimate, name: str) -> None:
+        rate, stage = self.rate, row["stage"]
+        spent = row["seconds"] if name.startswith("infer cuda") else row["cpu_s"]
+        self.seconds += max(0.0, spent - rate.seconds)
+        self.work += estimate.work(stage) * estimate.cost(name) * row["share"]
+        if row["read_mb"] is not None and row["written_mb"] is not None:
+            to_read, to_write = (amount * row["share"] for amount in estimate.moved(stage))
+            self.read_mb += max(0.0, row["read_mb"] - rate.read_mb)
+            self.written_mb += row["written_mb"]
+            self.to_read, self.to_write = self.to_read + to_read, self.to_write + to_write
         held = estimate.held(stage)
         if row["peak_mb"] and rate.memory_per_unit * held > LEARN_MB:  # what it holds, not its start, was measured
-            memory[name] = max(memory.get(name, 0.0), (row["peak_mb"] - rate.memory_mb) / held)
-    learnt: dict[str, Rate] = {}
-    for name, (spent, work) in sums.items():
-        if spent > 5 * RATES[name].seconds:  # else it is the start of the jobs that was measured
-            learnt[name] = replace(RATES[name], per_unit=spent / work)
-    for name, per_unit in memory.items():
-        learnt[name] = replace(learnt.get(name, RATES[name]), memory_per_unit=max(0.0, per_unit))
-    return learnt
+            self.memory_per_unit = max(self.memory_per_unit, (row["peak_mb"] - rate.memory_mb) / held)
+
+    def learnt(self) -> Rate:
+        rate = self.rate
+        if self.seconds > 5 * rate.seconds:  # else it is the start of the jobs that was measured; so of bytes
+            rate = replace(rate, per_unit=self.seconds / self.work)
+        if self.read_mb > 5 * rate.read_mb:
+            rate = replace(rate, read_per_unit=self.read_mb / self.to_read)
+        if self.written_mb > LEARN_MB:
+            rate = replace(rate, written_per_unit=self.written_mb / self.to_write)
+        return replace(rate, memory_per_unit=self.memory_per_unit) if self.memory_per_unit else rate
 
 
 def estimates_of(project: Project) -> dict[str, Estimate]:
@@ -308,8 +402,8 @@ def estimates_of(project: Project) -> dict[str, Estimate]:
             continue  # infer says what is wrong with it
     try:
         values = json.loads(project.screen.rates.read_text())
-        learnt = {name: Rate(**value) for name, value in values.items()}
-    except (OSError, ValueError, TypeError):
+        learnt = {name: replace(RATES[name], **value) for name, value in values.items()}
+    except (OSError, ValueError, TypeError, KeyError):  # of another release, too
         learnt = {}
     return {
         name: Estimate(size, config, learnt, model_mb=model_mb, diameters=diameters)

@@ -120,6 +120,7 @@ class _Unsettled:
 
 _unsettled = _Unsettled()
 _append = threading.Lock()
+_mapped = {"read_mb": 0, "written_mb": 0}
 
 
 @contextmanager
@@ -261,6 +262,19 @@ def take_stamps() -> dict[Path, Stamp]:
     with _unsettled.lock:
         stamps, _unsettled.stamps = _unsettled.stamps, {}
     return stamps
+
+
+def count_mapped(*, read: int = 0, written: int = 0) -> None:
+    """Tell how many bytes of a mapped file are read or written: no call does it, so the system counts none."""
+    with _append:
+        _mapped["read_mb"] += read
+        _mapped["written_mb"] += written
+
+
+def mapped_bytes() -> dict[str, int]:
+    """What `count_mapped` was told since this process began, in bytes, by the ledger's names."""
+    with _append:
+        return dict(_mapped)
 
 
 def stamp_of(path: Path) -> Stamp:

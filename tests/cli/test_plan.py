@@ -14,6 +14,7 @@ from plateflow.cli.plan import limits
 from plateflow.config import Config, LabelSet, PlateSpec, config_yaml
 from plateflow.errors import PlateflowError
 from plateflow.estimate import Estimate, Size
+from plateflow.model.registry import find_weights
 
 SIZE = {"wells": 384, "fields": 9, "channels": 5, "z": 1, "t": 1}
 SIZE |= {"field_mpx": 1.1664, "canvas_mpx": 10.4976, "image_mpx": 10.4976}
@@ -45,9 +46,11 @@ def test_all_figures_as_json(project: Path) -> None:
     found = json.loads(run("--json", "--jobs", "100", "--gpus", "4"))
     assert found["plates"] == 3
     assert found["plates_without_sizes"] == ["old"]
-    assert found["jobs"] == 3 * (4 + 2 + 3 * 8) + 1
+    assert found["jobs"] == 3 * (4 + 2 + 3 * 8) + 1  # with one slice there are no jobs of follow
+    assert "follow" not in found["stages"]
     sets = {"nuclei": LabelSet(channels=["DNA"]), "cells": LabelSet(channels=["AGP"])}
-    alone = Estimate(Size(**SIZE), Config(segmentation=sets))
+    megabytes = find_weights("default").stat().st_size / 1e6
+    alone = Estimate(Size(**SIZE), Config(segmentation=sets), model_mb=megabytes)
     assert found["gpu_hours"] == pytest.approx(3 * 2 * alone.seconds("infer") / 3600)
     assert found["stages"]["features"]["mem_mb"] == alone.resources("features")["mem_mb"]
     assert found["storage"]["result_files"] == 3 * alone.storage()["result_files"]
@@ -56,15 +59,27 @@ def test_all_figures_as_json(project: Path) -> None:
     assert found["wall_hours"] > found["cpu_hours"] / 100
     assert found["stages"]["screen"]["jobs"] == 1
     assert found["cpu_hours"] == pytest.approx(sum(s["hours"] for n, s in found["stages"].items() if n != "infer"))
+    assert found["stages"]["tile"]["read_gb"] == pytest.approx(3 * alone.moved_gb("tile")[0])
+    moved = [found["modes"][keep]["moved_gb"] for keep in ("true", "false")]
+    assert moved[0] > moved[1]
+    assert moved[0] == pytest.approx(found["storage"]["moved_gb"])
+    assert found["modes"]["false"]["scratch_gb"] == 0 < found["modes"]["true"]["scratch_gb"]
     slow = json.loads(run("--json", "--jobs", "10", "--gpus", "1"))
     assert slow["wall_hours"] > found["wall_hours"]
 
 
 def test_the_words_say_the_same(project: Path) -> None:
     text = run("--profile", str(REPOSITORY / "profiles" / "slurm"))
-    assert "GPU hours: 0.5" in text
+    assert "GPU hours: 0.2" in text
     assert "jobs and" in text
-    assert "parts: {cpu: 8, gpu: 2} is as configured" in text
+    assert "proposed: parts: {cpu: 7, gpu: 1}" in text
+    kept, not_kept = (line for line in text.splitlines() if line.startswith("keep_flows"))
+    assert kept.startswith("keep_flows: true (as configured): scratch")
+    assert "start from the flow fields that are there" in kept
+    assert kept.endswith("CPU hours")
+    assert not_kept.startswith("keep_flows: false: scratch 0 GB")
+    assert "run infer again" in not_kept
+    assert not_kept.endswith("GPU hours")
     assert "not counted, since their sizes are unknown: old" in text
     assert "\nscreen           1 " in text
 

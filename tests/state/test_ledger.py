@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from plateflow.files import append_line
+from plateflow.files import append_line, count_mapped
 from plateflow.paths import PlatePaths
 from plateflow.report.sections import resource_use
-from plateflow.state.journal import Entry, append_outcome
-from plateflow.state.ledger import attempts, write_ledger
+from plateflow.state.journal import Entry, append_outcome, last_entries
+from plateflow.state.ledger import Meter, attempts, write_ledger
 
 USED = {"cpu_s": 30.0, "peak_mb": 900.0, "read_mb": 12.0, "written_mb": 3.0}
 
@@ -65,11 +68,66 @@ def test_every_attempt_has_its_row(paths: PlatePaths) -> None:
     assert [row["seconds"] for row in rows] == [60, 10, 20, 40]
     assert [row["units"] for row in rows] == [1, 0, 0, 2]
     assert [row["share"] for row in rows] == [0.25, 0, 0, 0.5]
-    assert rows[0]["peak_mb"] is None  # a killed one can't tell
+    assert rows[0]["peak_mb"] is None  # it was killed, and its one outcome doesn't tell
     assert rows[3]["peak_mb"] == 900
     assert rows[3]["tiles"] == 27
     assert rows[3]["gpu_s"] == 40
     assert rows[3]["start_s"] == 15  # begun at 300, first unit done at 320, of which it took 5
+
+
+def test_a_killed_attempt_counts_to_its_last_unit(paths: PlatePaths) -> None:
+    journal = paths.journal("tile", "0")
+    append_line(journal, {"event": "begin", "at": at(0)})
+    append_outcome(journal, done("B02", 20), USED | {"read_mb": 5.0})
+    append_outcome(journal, done("B03", 40), USED)
+    append_line(journal, {"event": "start", "key": ["B04", "", -1], "sequence": 1})
+    append_line(journal, {"event": "begin", "at": at(100)})
+    append_outcome(journal, done("B04", 120), USED)
+    append_line(journal, {"event": "failed", "error": "full", "at": at(130), **USED | {"read_mb": 99.0}})
+    killed, failed = attempts(paths)
+    assert {key: killed[key] for key in USED} == USED
+    assert (killed["state"], killed["units"]) == ("killed", 2)
+    assert failed["read_mb"] == 99.0
+    assert [entry.well for entry in last_entries(journal, [""])] == ["B04"]  # what was used is nobody else's matter
+
+
+def test_bytes_are_counted_whatever_way_they_go(tmp_path: Path) -> None:
+    """By this thread, another one, a child, and by mapping; not what went before."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(5_000_000))
+    meter = Meter()
+    file.read_bytes()
+    thread = threading.Thread(target=file.read_bytes)
+    thread.start()
+    thread.join()
+    subprocess.run([sys.executable, "-c", f"open({str(file)!r}, 'rb').read()"], check=True)
+    count_mapped(read=3_000_000, written=2_000_000)
+    (tmp_path / "other").write_bytes(bytes(1_000_000))
+    used = meter.used()
+    assert 18 < used["read_mb"] < 25  # Python itself is a few
+    assert used["written_mb"] == pytest.approx(3, abs=0.1)
+
+
+def test_where_the_system_counts_no_bytes_there_are_none_and_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plateflow.state.ledger._lines", lambda path: {})
+    assert set(Meter().used()) == {"cpu_s"}
+    row = {"stage": "tile", "state": "ok", "gpu_s": 0, "seconds": 1.0, "cpu_s": 1.0}
+    found = resource_use([row | dict.fromkeys(("read_mb", "written_mb", "peak_mb"))], cells=1)
+    assert found["stages"][0]["read_mb"] is None
+
+
+def test_how_labels_were_made_is_told(paths: PlatePaths) -> None:
+    def mode(stage: str, number: str, **info) -> str:
+        journal = paths.journal(stage, number)
+        append_line(journal, {"event": "begin", "at": at(0)})
+        append_outcome(journal, done("B02", 20, "nuclei", **info))
+        return next(row["mode"] for row in attempts(paths) if (row["stage"], row["job"]) == (stage, number))
+
+    assert mode("infer", "0", tiles=9) == ""
+    assert mode("infer", "1", tiles=9, objects=0) == "labels"
+    assert mode("stitch", "0", objects=3, followed=True) == ""
+    assert mode("stitch", "1", objects=3, followed=False) == "ends"
+    assert mode("stitch", "2", objects=3) == "ends"  # of an earlier release
 
 
 def test_the_benchmark_of_the_same_attempt_knows_the_whole_jobs_time(paths: PlatePaths) -> None:

@@ -95,6 +95,26 @@ def test_a_failed_job_keeps_the_wells_that_are_done_and_writes_no_receipt(job):
     assert run(job, items()) == ["A02", "A03"]
 
 
+def test_every_attempt_says_what_it_read_and_wrote_up_to_its_last_unit(job, tmp_path):
+    file = tmp_path / "raw"
+    file.write_bytes(bytes(2_000_000))
+
+    def work(item: WorkItem) -> Outcome:
+        file.read_bytes()
+        if item.well == "A03":
+            raise OSError(28, "No space left on device")
+        return Outcome()
+
+    with pytest.raises(PlateflowError, match="No space"):
+        run_job(job, items(), one_by_one(work))
+    lines = list(read_lines(job.paths.journal("tile", "0")))
+    read = [line["used"]["read_mb"] for line in lines if line["event"] == "done"]
+    assert [int(amount) for amount in read] == [2, 4]  # MB, since the job's begin, each to its own end
+    (row,) = attempts(job.paths)
+    assert (row["state"], row["units"]) == ("failed", 2)
+    assert 6 <= row["read_mb"] < 7
+
+
 def test_an_attempt_with_nothing_left_to_do_closes_the_one_that_failed(job):
     """Else `status --watch` would count the failure again whenever the job is asked for later."""
     run(job, items())

@@ -91,25 +91,29 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
     stages: dict[str, dict[str, float]] = {}
     storage: dict[str, float] = {}
     for estimate in estimates.values():
-        for name in stages_of(project.config):
-            stage = stages.setdefault(name, {"jobs": 0, "hours": 0.0, "longest_min": 0.0, "mem_mb": 0})
-            seconds, number = estimate.seconds(name), estimate.jobs(name)
-            stage["jobs"] += number
-            stage["hours"] += seconds * number / 3600
-            stage["longest_min"] = max(stage["longest_min"], seconds / 60)
+        for name in stages_of(estimate.config):
+            stage = stages.setdefault(
+                name, {"jobs": 0, "hours": 0.0, "longest_min": 0.0, "mem_mb": 0, "read_gb": 0.0, "written_gb": 0.0}
+            )
+            stage["jobs"] += estimate.jobs(name)
+            stage["hours"] += estimate.hours(name)
+            stage["longest_min"] = max(stage["longest_min"], estimate.seconds(name) / 60)
             stage["mem_mb"] = max(stage["mem_mb"], estimate.resources(name)["mem_mb"])
+            for key, amount in zip(("read_gb", "written_gb"), estimate.moved_gb(name), strict=True):
+                stage[key] += amount
         sizes = estimate.storage() | {"moved_gb": sum(estimate.traffic_gb().values())}
         for kind, amount in sizes.items():
             storage[kind] = storage.get(kind, 0.0) + amount
     seconds, asked = screen_needs(project)
     minutes, memory = seconds / 60, asked["mem_mb"]
     stages[SCREEN] = {"jobs": 1, "hours": minutes / 60, "longest_min": minutes, "mem_mb": memory}
+    stages[SCREEN] |= {"read_gb": 0.0, "written_gb": 0.0}
     largest = max(estimates.values(), key=lambda estimate: estimate.work("infer"))
     cpu = sum(stage["hours"] for name, stage in stages.items() if name != "infer")
     gpu = stages["infer"]["hours"]
     all_jobs = int(sum(stage["jobs"] for stage in stages.values()))
     start_h = limit["start_s"] / 3600
-    path = (sum(largest.seconds(name) for name in stages_of(project.config)) + seconds) / 3600 + len(stages) * start_h
+    path = (sum(map(largest.seconds, stages_of(largest.config))) + seconds) / 3600 + len(stages) * start_h
     wall = path + max(
         (gpu + stages["infer"]["jobs"] * start_h) / limit["gpus"], (cpu + gpu + all_jobs * start_h) / limit["jobs"]
     )
@@ -124,18 +128,39 @@ def plan_figures(project: Project, limit: dict[str, Any]) -> dict[str, Any]:
         "cpu_hours": cpu + (gpu if largest.device == "cpu" else 0.0),
         "wall_hours": wall,
         "storage": storage,
+        "keep_flows": str(project.config.keep_flows).lower(),
+        "modes": _modes(project),
         "parts": project.config.parts.model_dump(),
         "proposed_parts": largest.propose(),
         "learnt": sorted(largest.learnt),
     }
 
 
+def _modes(project: Project) -> dict[str, dict[str, float]]:
+    """What flow fields cost that are kept, and those that aren't, by `keep_flows`: bytes, scratch, and what a change of
+    the segmentation's thresholds and sizes costs.
+    """
+    modes = {}
+    for keep in (True, False):
+        config = project.config.model_copy(update={"keep_flows": keep})
+        estimates = estimates_of(Project.of(config, {name: plate.spec for name, plate in project.plates.items()}))
+        modes[str(keep).lower()] = {
+            "moved_gb": sum(sum(estimate.traffic_gb().values()) for estimate in estimates.values()),
+            "scratch_gb": sum(estimate.storage()["scratch_gb"] for estimate in estimates.values()),
+            "change_gpu_hours": sum(estimate.change_hours()["gpu"] for estimate in estimates.values()),
+            "change_cpu_hours": sum(estimate.change_hours()["cpu"] for estimate in estimates.values()),
+        }
+    return modes
+
+
 def _lines(figures: dict[str, Any]) -> list[str]:
     lines = [f"{number_of(figures['plates'], 'plate[s]')}, as if nothing were done yet.", ""]
-    lines.append(f"{'stage':10} {'jobs':>7} {'hours':>9} {'longest job':>12} {'memory per job':>14}")
+    columns = f"{'stage':10} {'jobs':>7} {'hours':>9} {'longest job':>12} {'memory per job':>14}"
+    lines.append(f"{columns} {'read':>10} {'written':>10}")
     for name, stage in figures["stages"].items():
         minutes, memory = f"{stage['longest_min']:.1f} min", f"{stage['mem_mb']:,.0f} MB"
-        lines.append(f"{name:10} {stage['jobs']:7,} {stage['hours']:9,.1f} {minutes:>12} {memory:>14}")
+        moved = "".join(f"{stage[key]:8,.0f} GB" for key in ("read_gb", "written_gb"))
+        lines.append(f"{name:10} {stage['jobs']:7,} {stage['hours']:9,.1f} {minutes:>12} {memory:>14}{moved}")
     limit, storage = figures["limits"], figures["storage"]
     where = "GPU" if figures["device"] == "cuda" else "CPU"
     at_once = f"{number_of(limit['jobs'], 'job[s]')} and {number_of(limit['gpus'], 'GPU[s]')}"
@@ -150,6 +175,14 @@ def _lines(figures: dict[str, Any]) -> list[str]:
         f"jobs read and write {storage['moved_gb']:,.0f} GB in all: at 1 GB/s of shared storage that alone takes "
         f"{storage['moved_gb'] / 3600:,.1f} h",
     ]
+    for keep, mode in figures["modes"].items():
+        gpu, cpu = mode["change_gpu_hours"], mode["change_cpu_hours"]
+        again = "start from the flow fields that are there" if keep == "true" else "run infer again"
+        lines.append(
+            f"keep_flows: {keep}{' (as configured)' if keep == figures['keep_flows'] else ''}: scratch "
+            f"{mode['scratch_gb']:,.0f} GB, {mode['moved_gb']:,.0f} GB read and written; changed thresholds or sizes "
+            f"of the segmentation {again}: {f'{gpu:,.1f} GPU' if gpu else f'{cpu:,.1f} CPU'} hours"
+        )
     proposed, parts = figures["proposed_parts"], figures["parts"]
     text = f"parts: {{cpu: {proposed['cpu']}, gpu: {proposed['gpu']}}}"
     lines.append(f"{text} is as configured" if proposed == parts else f"proposed: {text} (now {parts})")

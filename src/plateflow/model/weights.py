@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from plateflow.errors import ModelError
-from plateflow.files import write_atomic
+from plateflow.files import count_mapped, write_atomic
 from plateflow.model.registry import (
     METADATA_KEY,
     NORMALISATION,
@@ -339,7 +339,7 @@ def _open(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], Tensor
                 file = safe_open(path, framework="pt")
             except SafetensorError as error:
                 raise unreadable from error
-            return read_metadata(path), list(file.keys()), file.get_tensor
+            return read_metadata(path), list(file.keys()), _counted(file.get_tensor)
         try:
             state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except OSError:
@@ -348,7 +348,18 @@ def _open(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], Tensor
             raise unreadable from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise unreadable
-    return {}, list(state), state.__getitem__
+    return {}, list(state), _counted(state.__getitem__)
+
+
+def _counted(read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+    """The same, and what it reads of a mapped file is counted."""
+
+    def counted(name: str) -> Tensor:
+        tensor = read(name)
+        count_mapped(read=tensor.nbytes)
+        return tensor
+
+    return counted
 
 
 @contextmanager

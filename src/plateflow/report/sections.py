@@ -202,8 +202,8 @@ def resource_use(rows: Iterable[Mapping[str, Any]], *, cells: int) -> dict[str, 
 
     Returns:
         `stages`: each with attempts, unsuccessful ones, seconds of GPU, CPU and wall time, peak memory (MB), bytes read
-        and written (MB); `failed`: the same of all unsuccessful attempts; `cells`; `cells_gpu_h`: cells per GPU hour,
-        None without a GPU; `cells_cpu_h`: cells per CPU hour.
+        and written (MB), None where no attempt tells; `failed`: the same of all unsuccessful attempts; `cells`;
+        `cells_gpu_h`: cells per GPU hour, None without a GPU; `cells_cpu_h`: cells per CPU hour.
     """
     rows = list(rows)
     stages, total = {row["stage"] for row in rows}, _sums(rows)
@@ -217,8 +217,9 @@ def resource_use(rows: Iterable[Mapping[str, Any]], *, cells: int) -> dict[str, 
 
 
 def _sums(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "attempts": len(rows),
-        "not_ok": sum(row["state"] != "ok" for row in rows),
-        "peak_mb": max((row["peak_mb"] or 0.0 for row in rows), default=0.0),
-    } | {key: sum(row[key] or 0.0 for row in rows) for key in ("gpu_s", "cpu_s", "seconds", "read_mb", "written_mb")}
+    """Sums over attempts, and the highest memory; None of what none of them tells."""
+    sums: dict[str, Any] = {"attempts": len(rows), "not_ok": sum(row["state"] != "ok" for row in rows)}
+    for key in ("gpu_s", "cpu_s", "seconds", "read_mb", "written_mb", "peak_mb"):
+        told = [row[key] for row in rows if row[key] is not None]
+        sums[key] = (max(told) if key == "peak_mb" else sum(told)) if told else None
+    return sums

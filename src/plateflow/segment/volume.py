@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from plateflow.files import count_mapped
 from plateflow.flows import release_pages
 from plateflow.segment.engine import CanvasJob
 from plateflow.segment.scratch import scratch_array
@@ -85,6 +86,7 @@ class Volume:
                 for z in range(self.shape[0]):
                     self._pixels[:, z] = self._read_plane(z)
                     release_pages(self._pixels)
+                count_mapped(written=self._pixels.nbytes)
                 self._filled = True
             number, k = divmod(index, self._thickness(axis))
             if self._slab is None or self._slab[0] != (axis, number):
@@ -92,6 +94,7 @@ class Volume:
                 start = index - k
                 planes = self._pixels[_along(axis + 1, start, start + self._thickness(axis))]
                 self._slab = (axis, number), np.array(np.moveaxis(planes, axis + 1, 0), order="C")
+                count_mapped(read=planes.nbytes)
                 release_pages(self._pixels)
             # Of a plane resampled to square pixels: along z, more or fewer than there are planes.
             rows = self.shape[1] if axis == 0 else max(1, round(self.shape[0] * self.anisotropy))
@@ -104,7 +107,9 @@ class Volume:
         if last or len(self._waiting) == self._thickness(axis):
             slab = _along(axis, index + 1 - len(self._waiting), index + 1)
             for k, component in enumerate(components):
-                self._sums[component][slab] += np.stack([plane[k] for plane in self._waiting], axis)
+                added = np.stack([plane[k] for plane in self._waiting], axis)
+                self._sums[component][slab] += added
+                count_mapped(read=added.nbytes, written=added.nbytes)
             self._waiting.clear()
             release_pages(self._sums)
         if last and axis == PASSES[-1][0]:
@@ -120,6 +125,7 @@ class Volume:
             flow[:, z] = mean
             release_pages(self._sums)
             release_pages(flow)
+        count_mapped(read=self._sums.nbytes + flow.nbytes, written=flow.nbytes)  # `save` reads what is written here
         self._save(flow)
 
 

@@ -29,6 +29,7 @@ from plateflow.images.window import load_window
 from plateflow.model.registry import model_spec
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
+from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
@@ -207,6 +208,8 @@ def _rows(
     medians: list[str],
 ) -> tuple[list[dict[str, Any]], NDArray[np.float64], list[dict[str, Any]]]:
     """The rows of the well table, their values, and the rows of the table of fields, which are made on request."""
+    import pyarrow as pa
+
     from plateflow.stats.wells import SPREADS, read_cells
 
     paths, config = plate.paths, plate.config
@@ -219,11 +222,13 @@ def _rows(
         state = entry.state if entry.left_out else "flagged" if fields.flags else "ok"
         own = {"Metadata_State": state, "Metadata_Reason": entry.reason, **fields.metadata()}
         places = [{"Metadata_Well": well, **frame} for frame in frames[well]]
+        # Compared of wells that aren't used, too: numbers of cells by field came from it.
+        source = None if entry.left_out else pa.BufferReader(read_listed(plate, "features", entry, paths.cells(well)))
         if not fields.used:
             rows += [place | own for place in places]
             continue
         by_field = row_count if config.stats.by_field else ""
-        tables = read_cells(paths.cells(well), medians, frames[well], without=fields.excluded, count_by_field=by_field)
+        tables = read_cells(source, medians, frames[well], without=fields.excluded, count_by_field=by_field)
         has = plate.label_sets(well)
         counts = {
             name: _objects(plate, well, name, fields.excluded, len(frames[well][0])) for name in others if name in has

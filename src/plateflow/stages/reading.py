@@ -1,13 +1,16 @@
 """What a work item reads of earlier stages, and whether that still is what their journals list.
 
-Names and sizes are compared before an item is taken up, and the content of what is read whole. The chunks of images and
-labels have checksums of their own, which are compared as they are read.
+Names and sizes are compared before an item is taken up, and the content of what is small. What is large is read once:
+the chunks of images, labels, flow fields and end points have checksums of their own, which are compared as they are
+read, and a cell table is compared by `read_listed`.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from plateflow.errors import ResultsError
+from plateflow.files import checksum
 from plateflow.project import Plate
 from plateflow.stages.job import Item, Job, damage
 from plateflow.state.journal import Entry
@@ -31,6 +34,31 @@ class LostFileError(ResultsError):
             why=why,
             remedy=f"run `snakemake` again: {stage} makes it anew, and all else goes on from there",
         )
+
+
+def read_listed(plate: Plate, stage: str, entry: Entry, path: Path) -> bytes:
+    """Read a file that a stage has made, once and whole, and compare it with what its journal lists.
+
+    Raises:
+        LostFileError: it isn't as its journal lists it.
+    """
+    name = plate.paths.key_of(path)
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        data = b""
+    stamp = entry.files.get(name)
+    if stamp and (len(data), checksum(data)) != tuple(stamp):
+        why = damage(plate.paths, name, stamp, content=True) or "it was changed while it was read"
+        raise LostFileError(plate, stage, entry, name, why)
+    return data
+
+
+def _compared_later(name: str) -> bool:
+    """Whether whoever reads a file compares its content."""
+    if name.startswith("plate.zarr/"):
+        return "/c/" in name
+    return name.startswith("cells/") or name.endswith((".flows", ".ends"))
 
 
 class Reading:
@@ -57,7 +85,7 @@ class Reading:
                 self._check(stage, entry, [name for name in entry.files if name.startswith("manifest/")], content=True)
 
     def check(self, item: Item) -> None:
-        """Compare what an item reads: names and sizes, and the content but of shards.
+        """Compare what an item reads: names and sizes, and the content of what isn't compared later.
 
         Raises:
             LostFileError: a file isn't as its journal lists it.
@@ -115,9 +143,9 @@ class Reading:
                     yield stage, entry, [name for name in entry.files if name.startswith(of_well)]
 
     def _check(self, stage: str, entry: Entry, names: Iterable[str], *, content: bool | None) -> None:
-        """Compare files; with `content` None, the content of all but shards of images and labels."""
+        """Compare files; with `content` None, the content of all that isn't compared later."""
         for name in names:
-            whole = not (name.startswith("plate.zarr/") and "/c/" in name) if content is None else content
+            whole = not _compared_later(name) if content is None else content
             if (name, whole) not in self._seen:
                 why = damage(self.plate.paths, name, entry.files[name], content=whole)
                 if why:

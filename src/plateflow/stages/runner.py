@@ -31,7 +31,7 @@ from plateflow.stages.job import Data, Item, Job, Outcome, WorkItem, changes, de
 from plateflow.stages.reading import LostFileError, Reading
 from plateflow.state.journal import Entry, Journal, Key, append_outcome
 from plateflow.state.lease import Lease, Owner
-from plateflow.state.ledger import now, used_so_far
+from plateflow.state.ledger import Meter, now
 from plateflow.state.requests import lost_sequences, record_lost, record_set_aside
 
 
@@ -81,13 +81,13 @@ def run_job(
         begin = {"event": "begin", "at": now(), "host": socket.gethostname(), "slurm_job": slurm_job}
         begun = False
         path = paths.journal(stage.name, job.name)
-        run, reading = None, None
+        run, reading, meter = None, None, Meter()
         take_stamps()  # of an earlier job in this process
         try:
             asked = job.digest or PlateAsked(job.plate).digest(stage.name, job.name)
             reading = Reading(job)
             reading.check_manifest()
-            run = _Run(job, work_items(), lease, reading, owned)
+            run = _Run(job, work_items(), lease, reading, owned, meter)
             # Where an attempt failed with nothing left to do, the next one still records that the job has ended.
             if run.left_out or run.batches or run.open:
                 append_line(path, begin)
@@ -108,14 +108,14 @@ def run_job(
             settle()  # the receipt relies on what is watched
             write_receipt(paths, stage.name, job.name, asked, receipt(job, entries))
             if begun:
-                append_line(path, {"event": "end", "done": run.n_done, **used_so_far()})
+                append_line(path, {"event": "end", "at": now(), "done": run.n_done, **meter.used()})
         except (Exception, Interrupted) as error:
             explained = _explain(error, job, run, reading)
             if lease.held():
                 if isinstance(explained, LostFileError):
                     _record_lost(job, explained, run, reading)
                 refused = {"refused": attempt_of(job)} if is_users(explained) else {}
-                _record_end(path, explained, None if begun else begin, refused)
+                _record_end(path, explained, None if begun else begin, refused | {"at": now(), **meter.used()})
             if explained is error:
                 raise
             raise explained from error
@@ -159,17 +159,17 @@ def attempt_of(job: Job) -> str:
     return f"{run} {job.digest}" if run else ""
 
 
-def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None, refused: dict[str, str]) -> None:
-    """Let the journal say why an attempt ended, if the journal can still be written.
+def _record_end(path: Path, error: BaseException, begin: dict[str, Any] | None, more: dict[str, Any]) -> None:
+    """Let the journal say why an attempt ended, and `more`: what it used; if the journal can still be written.
 
-    Where only the user can change that, the run's next attempts end at once (`script`).
+    With `refused`, as only the user can change it, the run's next attempts end at once (`script`).
     """
     why = str(error) if isinstance(error, PlateflowError | Interrupted) else f"{type(error).__name__}: {error}"
     event = "interrupted" if isinstance(error, Interrupted) else "failed"
     with suppress(OSError):  # the job's own error matters, and goes to the driver
         if begin is not None and [*read_lines(path)][-1:] != [begin]:  # it may have come with that very line
             append_line(path, begin)
-        append_line(path, {"event": event, "error": why, **refused, **used_so_far()})
+        append_line(path, {"event": event, "error": why, **more})
 
 
 def explain(error: BaseException, paths: PlatePaths) -> BaseException:
@@ -216,9 +216,16 @@ class _Run:
     """The work items of one job, sorted into done, left out without work, and batches to do."""
 
     def __init__(
-        self, job: Job, items: list[Any], lease: Lease, reading: Reading, owned: Callable[[Item], Iterable[Path]]
+        self,
+        job: Job,
+        items: list[Any],
+        lease: Lease,
+        reading: Reading,
+        owned: Callable[[Item], Iterable[Path]],
+        meter: Meter,
     ) -> None:
         self.job, self.items, self.lease, self.reading, self.owned = job, items, lease, reading, owned
+        self.meter = meter
         self.path = job.paths.journal(job.stage.name, job.name)
         self.latest = job.plate.outcomes(job.stage.name)
         self.lost = lost_sequences(job.paths, job.stage.name)
@@ -328,7 +335,7 @@ class _Run:
             finished=now(),
         )
         self.wait()
-        self._recorded, self._settling = entry, self._pool.submit(self._record, entry)
+        self._recorded, self._settling = entry, self._pool.submit(self._record, entry, self.meter.used())
         self.latest[item.key] = entry
         self.n_done, self._last = self.n_done + 1, clock
         if outcome.state != "ok":
@@ -346,10 +353,10 @@ class _Run:
         sweep(stamps)
         return {self.job.paths.key_of(path): stamp for path, stamp in stamps.items()}
 
-    def _record(self, entry: Entry) -> None:
+    def _record(self, entry: Entry, used: Mapping[str, Any]) -> None:
         settle()
         self.check()
-        append_outcome(self.path, entry)
+        append_outcome(self.path, entry, used)
 
     def wait(self) -> None:
         """Wait until the last outcome is recorded.

@@ -125,7 +125,7 @@ class Attempt:
         began: when, ISO 8601.
         state: how it ended; "open" where the journal doesn't say: it runs, or was killed.
         ended: when it ended by itself, ISO 8601; else empty.
-        used: what it used, by the journal's last line: cpu_s, peak_mb, read_mb, written_mb.
+        used: what it used, by its end or, where it was killed, its last outcome: cpu_s, peak_mb, read_mb, written_mb.
         entries: what it finished.
     """
 
@@ -200,14 +200,9 @@ class Journal:
             self.attempts.append(Attempt(number=0))
         attempt = self.attempts[-1] if self.attempts else None
         if event == "begin":
-            self.attempts.append(
-                Attempt(
-                    number=attempt.number + 1 if attempt else 1,
-                    began=line.get("at", ""),
-                    host=line.get("host", ""),
-                    slurm_job=line.get("slurm_job", ""),
-                )
-            )
+            number, began = attempt.number + 1 if attempt else 1, line.get("at", "")
+            host, slurm_job = line.get("host", ""), line.get("slurm_job", "")
+            self.attempts.append(Attempt(number=number, began=began, host=host, slurm_job=slurm_job))
         elif event == "start":
             key = item_key(*line["key"])
             self.started[key] = line["sequence"]
@@ -215,12 +210,14 @@ class Journal:
             for done in line.get("behind", ()):  # only its outcome was still on its way to the disk
                 self._in_work.pop(item_key(*done), None)
         elif event == "done":
+            used = line.pop("used", None)
             entry = Entry.of(line)
             self.latest[entry.key] = entry
             self._in_work.pop(entry.key, None)
             self._alone.pop(entry.key, None)
             if attempt and attempt.state == "open" and not entry.accepted:  # to accept is no work
                 attempt.entries.append(entry)
+                attempt.used = used or attempt.used
         elif event == CLEANED:
             self.latest.clear()
             self.started.clear()
@@ -354,9 +351,9 @@ def is_of_earlier_release(path: Path) -> bool:
     return isinstance(line, dict) and "event" in line and "crc" not in line
 
 
-def append_outcome(path: Path, entry: Entry) -> None:
-    """Append the outcome of a work item."""
-    append_line(path, {"event": "done", **asdict(entry)})
+def append_outcome(path: Path, entry: Entry, used: Mapping[str, Any] | None = None) -> None:
+    """Append the outcome of a work item, and what its attempt has used so far: if it is killed, no end tells."""
+    append_line(path, {"event": "done", **asdict(entry), **({"used": used} if used else {})})
 
 
 @dataclass(frozen=True, kw_only=True)

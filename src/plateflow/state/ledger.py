@@ -1,7 +1,7 @@
 """What was spent: one row per attempt at a job, from journals, Snakemake's benchmark files and SLURM's accounting.
 
-A journal says when an attempt began, what it did, and, where it ended by itself, what it used. One that was killed says
-nothing at its end: its time then runs to its last finished work item, unless the accounting knows better.
+A journal says when an attempt began, what it did, and what it had used by each outcome and by its end. One that was
+killed says nothing at its end: all then runs to its last finished work item; the accounting may know its time better.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plateflow.chain import STAGES
-from plateflow.files import write_atomic
+from plateflow.files import mapped_bytes, write_atomic
 from plateflow.paths import PlatePaths
-from plateflow.state.journal import Attempt, Journal
+from plateflow.state.journal import Attempt, Entry, Journal
 from plateflow.state.lease import read_owner
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ def attempts(paths: PlatePaths) -> list[dict[str, Any]]:
 
     Returns:
         dicts with `plate, stage, job, attempt` (from 1), `began` (ISO 8601), `state` (ok | failed | interrupted |
-        killed), `units`: work items finished in it, `share`: of the stage's work for this plate, `objects` (stitch),
-        `tiles` (infer), `seconds`: wall time, as long as the job is known to have lasted, `start_s`: from the script's
-        start to the first finished work item, less that item's own time, `cpu_s, peak_mb, read_mb, written_mb` (None
-        where it was killed), `gpus`, `gpu_s`, `host, slurm_job`.
+        killed), `mode`: how (see `_mode`), `units`: work items finished in it, `share`: of the stage's work for this
+        plate, `objects` (where labels were made), `tiles` (infer), `seconds`: wall time, as long as the job is known
+        to have lasted, `start_s`: from the script's start to the first finished work item, less that item's own time,
+        `cpu_s, peak_mb, read_mb, written_mb` (see `Meter`; None where nothing told them), `gpus`, `gpu_s`, `gpu_mb`:
+        the most of a GPU's memory that was in use (None without one), `host, slurm_job`.
     """
     try:
         wells = max(1, len(json.loads(paths.metadata.read_text())["wells"]))
@@ -91,12 +92,23 @@ def _row(paths: PlatePaths, stage: str, job: str, attempt: Attempt, wells: int) 
         **{key: attempt.used.get(key) for key in USED},
         "units": len(entries),
         "share": (1.0 if whole_plate else len(items) / (wells * len(label_sets))) if entries else 0.0,
-        "objects": sum(entry.info.get("objects", 0) for entry in entries) if stage == "stitch" else 0,
+        "mode": _mode(stage, entries),
+        "objects": sum(entry.info.get("objects", 0) for entry in entries) if stage in ("infer", "stitch") else 0,
         "tiles": sum(entry.info.get("tiles", 0) for entry in entries),
         "seconds": round(max(*benchmarks, 0.0, _time(ended) - _time(attempt.began)), 3),
         "start_s": round(_time(first.finished) - _time(attempt.began) - first.seconds, 3) if first else None,
         "gpus": int(on_gpu),
+        "gpu_mb": max((entry.info["gpu_mb"] for entry in entries if "gpu_mb" in entry.info), default=None),
     }
+
+
+def _mode(stage: str, entries: list[Entry]) -> str:
+    """Which of its ways a stage went, as `estimate` has rates of them: `infer` with "labels", `stitch` from the "ends"
+    of paths that `follow` left.
+    """
+    if stage == "infer" and any("objects" in entry.info for entry in entries):
+        return "labels"
+    return "ends" if stage == "stitch" and not any(entry.info.get("followed") for entry in entries) else ""
 
 
 def _time(text: str) -> float:
@@ -131,25 +143,38 @@ def _ask_accounting(rows: list[dict[str, Any]]) -> None:
             row["gpus"] = int(gpus[0]) if gpus else row["gpus"]
 
 
-def used_so_far() -> dict[str, Any]:
-    """What this process and its children used since they began.
+class Meter:
+    """What this process uses, from a job's begin on: the one definition of the bytes that are read and written.
 
-    Returns:
-        `at`: ISO 8601; `cpu_s`; `peak_mb`: of the resident memory of this process, files that it maps included (10^6
-        bytes); `read_mb`, `written_mb`: through system calls, cached or not (pages of mapped files don't count).
-        The last three are left out where the system doesn't tell.
+    `read_mb` and `written_mb` (10^6 bytes) are what the system gave in calls like read() and took in calls like
+    write(), of all threads and of the children that have ended, whatever was behind: a disk, a share, the cache of
+    either, a pipe (rchar and wchar of /proc/self/io); and what was touched of mapped files, of which the system keeps
+    no count (`files.count_mapped`). So what is read twice counts twice, and what a job imports counts, too.
+    `cpu_s` and `peak_mb`, of the resident memory, are of the process since it began, so with Python's own start.
     """
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    usage: dict[str, Any] = {"at": now(), "cpu_s": round(sum(u.ru_utime + u.ru_stime for u in usages), 2)}
-    # Not ru_maxrss: after a fork that holds what the parent had.
-    peak = _lines("/proc/self/status").get("VmHWM")
-    if peak:
-        usage["peak_mb"] = round(int(peak.split()[0]) * 1024 / 1e6, 1)
-    counters = _lines("/proc/self/io")
-    for name, counter in (("read_mb", "rchar"), ("written_mb", "wchar")):
-        if counter in counters:
-            usage[name] = round(int(counters[counter]) / 1e6, 2)
-    return usage
+
+    def __init__(self) -> None:
+        self._before = _moved()
+
+    def used(self) -> dict[str, Any]:
+        """`cpu_s`, `peak_mb`, `read_mb`, `written_mb` so far; without what the system doesn't tell."""
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        used: dict[str, Any] = {"cpu_s": round(sum(u.ru_utime + u.ru_stime for u in usages), 2)}
+        # Not ru_maxrss: after a fork that holds what the parent had.
+        peak = _lines("/proc/self/status").get("VmHWM")
+        if peak:
+            used["peak_mb"] = round(int(peak.split()[0]) * 1024 / 1e6, 1)
+        now = _moved() if self._before else {}
+        return used | {name: round((amount - self._before[name]) / 1e6, 2) for name, amount in now.items()}
+
+
+def _moved() -> dict[str, int]:
+    """Bytes that this process has read and written since it began; empty where the system doesn't tell (macOS)."""
+    counters, mapped = _lines("/proc/self/io"), mapped_bytes()
+    keys = {"read_mb": "rchar", "written_mb": "wchar"}
+    if not counters.keys() >= set(keys.values()):
+        return {}
+    return {name: int(counters[key]) + mapped[name] for name, key in keys.items()}
 
 
 def now() -> str:

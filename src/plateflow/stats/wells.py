@@ -58,7 +58,7 @@ def sites_of(path: Path, clipped: str, least: float) -> tuple[dict[str, int], di
 
 
 def read_cells(
-    path: Path,
+    source: Any,
     columns: Sequence[str],
     frames: Sequence[Mapping[str, int]],
     *,
@@ -71,7 +71,7 @@ def read_cells(
     Quantiles are interpolated linearly, as numpy's are.
 
     Args:
-        path: the cell table.
+        source: the cell table: its path, or what else pyarrow reads tables from.
         columns: the measurements.
         frames: of the well, each with its columns of FRAME.
         without: fields whose cells are left out.
@@ -79,7 +79,7 @@ def read_cells(
     """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(source) as file:
         keys = file.read(["Metadata_Site", *frames[0]])
         sites = keys["Metadata_Site"].to_numpy().astype(str)
         used = ~np.isin(sites, list(without))
