@@ -65,13 +65,13 @@ RATES = {
     "ingest": Rate(1.0, 0.00025, 215, 0.01, 5, 0, 0),
     "tile": Rate(1.25, 0.019, 297, 5, 10, 2.0, 1.86),
     "normalise": Rate(0.4, 0.008, 120, 0.005, 9, 0, 0),
-    "infer cpu": Rate(2.6, 0.32, 570, 75, 112, 1.37, 2.06),
-    "infer cpu labels": Rate(3.0, 0.34, 700, 95, 122, 1.36, 0.106),
-    "infer cuda": Rate(15.0, 1 / 740, 2200, 75, 112, 1.37, 2.06),
-    "infer cuda labels": Rate(15.0, 1 / 220, 2200, 95, 122, 1.36, 0.106),
+    "infer cpu": Rate(2.6, 0.32, 570, 79, 112, 1.37, 2.06),
+    "infer cpu labels": Rate(3.0, 0.34, 700, 99, 122, 1.36, 0.106),
+    "infer cuda": Rate(15.0, 1 / 740, 2200, 79, 112, 1.37, 2.06),
+    "infer cuda labels": Rate(15.0, 1 / 220, 2200, 99, 122, 1.36, 0.106),
     "follow": Rate(1.0, 0.3, 250, 62, 25, 2.71, 0.092),
-    "stitch": Rate(1.9, 0.32, 290, 22, 38, 4.75, 0.106),
-    "stitch ends": Rate(1.4, 0.12, 290, 22, 38, 4.14, 0.106),
+    "stitch": Rate(1.9, 0.32, 290, 28, 38, 4.75, 0.106),
+    "stitch ends": Rate(1.4, 0.12, 290, 28, 38, 4.14, 0.106),
     "features": Rate(2.2, 0.29, 331, 16, 36, 1.47, 0.733),
     "aggregate": Rate(2.4, 0.013, 295, 0.02, 40, 0.762, 3.3),
     "report": Rate(5.0, 0.1, 540, 0.5, 61, 0, 0.5),
@@ -181,14 +181,14 @@ class Estimate:
     def moved(self, stage: str) -> tuple[float, float]:
         """What the bytes that a stage reads and writes of a plate grow with, where it isn't the work of both.
 
-        Images are read as Mpx over all channels, and of `infer` over those of each label set; flow fields, end points
-        and labels as Mpx of labels, tables as `_values`.
+        Images are read as Mpx over all channels, of `infer` over those of its label sets (a model reads each once, but
+        for volumes); flow fields, end points and labels as Mpx of labels, tables as `_values`.
         """
-        size, work = self.size, self.work(stage)
+        size, work, sets = self.size, self.work(stage), self.config.segmentation.items()
         match stage:
             case "infer":
-                channels = sum(len(label_set.channels) for label_set in self.config.segmentation.values())
-                return size.wells * size.raw_mpx * channels / size.channels, size.wells * self.label_mpx
+                read = {(s.model, s.dimensions == 3 and name, channel) for name, s in sets for channel in s.channels}
+                return size.wells * size.raw_mpx * len(read) / size.channels, size.wells * self.label_mpx
             case "features":
                 return size.wells * size.raw_mpx, self._values
             case "aggregate":
