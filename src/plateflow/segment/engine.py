@@ -136,7 +136,7 @@ class FlowEngine:
             "threads": torch.get_num_threads(),
         }
         if self.device.type == "cuda":
-            info |= {"device": torch.cuda.get_device_name(), "kernels": "triton" if fast.in_use() else "none"}
+            info |= {"device": torch.cuda.get_device_name(), "kernels": "triton" if fast.in_use(self.dtype) else "none"}
             info["gpu_mb"] = math.ceil(torch.cuda.max_memory_reserved() / 1e6)
         return info
 
@@ -240,8 +240,10 @@ class FlowEngine:
                         batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
                         continue
                     except (RuntimeError, MemoryError) as error:
+                        # Torch's own allocator on CUDA and on a CPU, and a driver that lacks memory for something else.
+                        said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
                         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-                        if self.batch_size == 1 or not (full or "can't allocate memory" in str(error)):
+                        if self.batch_size == 1 or not (full or any(what in str(error) for what in said)):
                             raise
                     self.batch_size //= 2
                     print(f"the device is out of memory; continuing with batches of {self.batch_size}", flush=True)
