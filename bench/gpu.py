@@ -3,10 +3,10 @@
     python bench/gpu.py [--sections NAME ...] [--seconds 240]
     python bench/gpu.py --small                                 # small shapes on the CPU: that the script itself works
 
-Prints one JSON line per measurement. Needs torch, Triton, numba-cuda, numpy, scipy, safetensors, the checkout; what lacks a
-module (the peer, or zarr for a job of `infer`) is left out with a line. A section that fails prints its error, one that
-takes too long is stopped, and the rest goes on. Kernels that aren't cached yet are compiled in the first section that
-uses them, and their seconds told there.
+Prints one JSON line per measurement. Needs torch, Triton, numba-cuda, numpy, scipy, safetensors and the checkout; what
+lacks a module (the peer, or zarr for a job of `infer`) is left out with a line. A section that fails prints its error,
+one that takes too long is stopped, and the rest goes on. Kernels that aren't cached yet are compiled in the first
+section that uses them, and their seconds told there.
 
     network     ViT-L with random weights, and the default model: tiles per second with kernels, without, and of the
                 peer; the fraction of the ceiling of matrix products in the same run; peak memory
