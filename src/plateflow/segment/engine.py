@@ -128,7 +128,7 @@ class FlowEngine:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the bits of a result depend on besides input and weights; on CUDA torch's most memory so far, MB, too."""
+        """What the bits of a result depend on besides input and weights; on CUDA torch's most memory, MB, too."""
         from plateflow.model import fast
 
         info = {
