@@ -10,6 +10,7 @@ from segment_project import MODEL, SETS, config_of, labels_of, run
 from simulated_stack import simulate_stack_plate
 from vendors import PatternLayout
 
+from plateflow.cli.network import lines, network_again
 from plateflow.config import Config, PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.files import append_line, read_lines
@@ -152,6 +153,8 @@ def test_labels_have_one_owner_when_flows_are_kept_no_more_and_again(copied: tup
     assert results_of(paths) != before
     # Back: what stitch has made isn't there any more, though its journal lists the same files.
     assert stale(kept, entry)["infer"] == stale(kept, entry)["stitch"] == {"keep_flows"}
+    plates = {"p": Plate(config=config_of(folder, follow_slices=2), spec=entry)}
+    assert "after it follow, stitch, features, aggregate, report:" in next(lines(network_again(plates, {}), plates))
     assert not Plate(config=kept, spec=entry).outcomes("stitch").required("B02", "nuclei").files
     run(kept, entry, "infer")
     assert not paths.objects("nuclei", "B02").exists(), "labels without flow fields went with the way they were made"
