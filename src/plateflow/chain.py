@@ -171,7 +171,8 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
             # not the model's name: its hash is in the fingerprint beside these
             keys = ("channels", "dimensions")
-            return {name: {**_sized(value, *keys), **_bound(value), **common} for name, value in sets.items()}
+            bounds = {name: _bound(value) if config.keep_flows else {} for name, value in sets.items()}
+            return {name: {**_sized(value, *keys), **bounds[name], **common} for name, value in sets.items()}
         case "follow":
             block = config.follow_block_px
             return {name: {**_sized(value, "cell_threshold"), "block": block} for name, value in sets.items()}

@@ -10,6 +10,7 @@ from segment_project import MODEL, SETS, config_of, labels_of, run
 from simulated_stack import simulate_stack_plate
 from vendors import PatternLayout
 
+from plateflow.cli.network import lines, network_again
 from plateflow.config import Config, PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.files import append_line, read_lines
@@ -126,6 +127,8 @@ def test_a_segmentation_parameter_then_asks_for_the_network_by_its_name(copied: 
         sets = {**SETS, "cells": {**SETS["cells"], key: value}}
         assert stale(config_of(folder, keep_flows=False, segmentation=sets), entry)["infer"] == {key}
     assert "infer" not in stale(config_of(folder, keep_flows=False, follow_block_px=64, follow_slices=2), entry)
+    sets = {**SETS, "cells": {**SETS["cells"], "least_logit": -4.0}}
+    assert "infer" not in stale(config_of(folder, keep_flows=False, segmentation=sets), entry), "nothing is stored"
     changed = config_of(folder, keep_flows=False, segmentation={**SETS, "cells": {**SETS["cells"], "min_size_px": 999}})
     before = {name: labels_of(paths, "B02", name) for name in SETS}
     run(changed, entry, "infer")
@@ -150,12 +153,42 @@ def test_labels_have_one_owner_when_flows_are_kept_no_more_and_again(copied: tup
     assert results_of(paths) != before
     # Back: what stitch has made isn't there any more, though its journal lists the same files.
     assert stale(kept, entry)["infer"] == stale(kept, entry)["stitch"] == {"keep_flows"}
+    plates = {"p": Plate(config=config_of(folder, follow_slices=2), spec=entry)}
+    assert "after it follow, stitch, features, aggregate, report:" in next(lines(network_again(plates, {}), plates))
     assert not Plate(config=kept, spec=entry).outcomes("stitch").required("B02", "nuclei").files
     run(kept, entry, "infer")
     assert not paths.objects("nuclei", "B02").exists(), "labels without flow fields went with the way they were made"
     run(kept, entry, "stitch", "features")
     assert not {"infer", "stitch", "features"} & stale(kept, entry).keys()
     assert results_of(paths) == before
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_change_of_ways_that_is_broken_off_and_taken_back(
+    copied: tuple[PlateSpec, Path], monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Labels of the other way were written, and no journal tells."""
+    entry, folder = copied
+    other_labels = {name: {**values, "min_size_px": 99} for name, values in SETS.items()}
+    config = config_of(folder, keep_flows=first, features={"families": "minimal"})
+    other = config_of(folder, keep_flows=not first, segmentation=other_labels, follow_slices=2)
+    chains = {True: ("infer", "stitch"), False: ("infer",)}
+    paths = run(config, entry, *chains[first], "features")
+    before = results_of(paths)
+
+    def breaks_off(*_: Any) -> None:
+        raise OSError("the node went away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(labels.WellLabels, "finish", breaks_off)
+        with pytest.raises(OSError, match="went away"):
+            run(other, entry, *chains[not first])
+    assert results_of(paths).keys() <= before.keys()
+    assert results_of(paths) != before
+    assert "infer" in stale(config, entry)
+    run(config, entry, *chains[first], "features")
+    assert results_of(paths) == before
+    assert not stale(config, entry).keys() - {"aggregate", "report"}
 
 
 def test_a_stage_that_the_configuration_lacks_is_refused(copied: tuple[PlateSpec, Path]) -> None:
@@ -229,7 +262,9 @@ def test_labels_that_are_lost_are_made_again_by_the_stage_that_made_them(copied:
     paths.cells("B03").unlink()
     with pytest.raises(LostFileError, match="run `snakemake` again: infer makes it anew"):
         run(config, entry, "features")
-    run(config, entry, "infer", "features")
+    run(config, entry, "infer")
+    assert stale(config, entry)["features"] == {"infer nuclei"}, "on another machine these may be other labels"
+    run(config, entry, "features")
     assert results_of(paths) == before
     done = {key[:2]: each.sequence for key, each in Plate(config=config, spec=entry).outcomes("infer").items()}
     assert done == {("B02", "nuclei"): 1, ("B02", "cells"): 1, ("B03", "nuclei"): 2, ("B03", "cells"): 1}

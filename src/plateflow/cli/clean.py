@@ -9,7 +9,7 @@ import typer
 
 from plateflow.access import user_name
 from plateflow.asked import PlateAsked, is_over, runs, withdraw
-from plateflow.chain import STAGES, stages_of
+from plateflow.chain import KEEP_FLOWS, STAGES, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
 from plateflow.errors import LeaseError, ResultsError, number_of
 from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
@@ -220,6 +220,8 @@ def _summary(plate: Plate, waste: list[Waste], *, flows: bool, results: bool) ->
     seconds: dict[str, float] = {}
     for stage in stages_of(plate.config) if results else ["infer"] if flows else []:
         for entry in plate.outcomes(stage).values():
+            if flows and KEEP_FLOWS in entry.depends:  # it has made labels
+                continue
             on_gpu = entry.info.get("device", "cpu") != "cpu"
             seconds["GPU" if on_gpu else "CPU"] = seconds.get("GPU" if on_gpu else "CPU", 0.0) + entry.seconds
     made = "all of it" if results else "the flows"

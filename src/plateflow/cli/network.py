@@ -75,8 +75,9 @@ def lines(again: list[dict[str, Any]], plates: Mapping[str, Plate]) -> Iterator[
     """In words; nothing where nothing is done again."""
     if not again:
         return
-    kept = next(iter(plates.values())).config.keep_flows
-    stages = ", ".join(list(stages_of(next(iter(plates.values())).config))[-3:])
+    config = next(iter(plates.values())).config
+    kept, names = config.keep_flows, [*stages_of(config)]
+    stages = ", ".join(names[names.index("infer") + 1 :])
     why = "Flow fields weren't kept before" if kept else "Flow fields aren't kept (keep_flows: false)"
     yield f"{why}, so the network runs again, and after it {stages}:"
     for each in again:

@@ -42,9 +42,14 @@ def work_items(job: Job) -> list[WorkItem[None]]:
     for well in job.wells:
         tile = tiled.required(well)
         labels = {name: labelled.required(well, name) for name in plate.label_sets(well)}
+        # a network's bits are those of a machine: what infer makes anew may be other labels, though all else is equal
+        made = {
+            name: [entry.fingerprint, entry.sequence] if stage == "infer" else entry.fingerprint
+            for name, entry in labels.items()
+        }
         depends = {
             "tile": tile.fingerprint,
-            **{f"{stage} {name}": entry.fingerprint for name, entry in labels.items()},
+            **{f"{stage} {name}": each for name, each in made.items()},
             "window": window,
             "parameters": job.parameters(),
         }
