@@ -1,8 +1,10 @@
 """The bench for a GPU, small and on the CPU: every section runs, and the kernels compile for a Hopper GPU."""
 
+import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,15 @@ def test_kernels_compile_for_hopper_in_time_without_spilling() -> None:
         assert line["compile_s"] < 10, line
         assert line["registers"] * 128 <= 65536 // 2, f"two programs of four warps per multiprocessor: {line}"
         assert line["shared"] <= 227 * 1024 // 2, line
+
+
+def test_a_section_out_of_time_is_no_failure_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCH.parent), *sys.path])  # to which the bench adds folders
+    bench, caught, start = importlib.import_module("gpu"), [], time.perf_counter()
+    with pytest.raises(bench.OutOfTimeError, match="stopped"), bench.at_most(0.1):
+        try:  # as `fast.fused` does around a kernel that is being compiled
+            time.sleep(20)
+        except Exception as error:
+            caught.append(error)
+    assert not caught
+    assert time.perf_counter() - start < 10
