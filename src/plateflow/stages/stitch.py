@@ -109,9 +109,8 @@ def _stitch(job: Job, item: Item) -> Outcome:
             labels.add(followed.canvas, _from_endpoints(job, item, followed, flow))
         else:
             labels.add(followed.canvas, follow_and_label(job.plate, item.label_set, followed.canvas, flow))
-    here = sum(
-        number is None for each in item.data for number in each.blocks
-    )  # of the other blocks endpoints were read
+    # of the other blocks endpoints were read
+    here = sum(number is None for each in item.data for number in each.blocks)
     return Outcome(info=labels.finish() | ({"followed": here} if here else {}))
 
 
