@@ -31,7 +31,7 @@ from plateflow.state.journal import Entry
 CHANNELS = ("DNA", "AGP", "ER", "RNA", "Mito")
 STAMP = (111304, "db378a82")
 AT = "2026-03-02T09:30:00.000+00:00"
-USED = {"at": AT, "cpu_s": 36.79, "peak_mb": 798.2, "read_mb": 58.53, "written_mb": 7.2}
+USED = {"cpu_s": 36.79, "peak_mb": 798.2, "read_mb": 58.53, "written_mb": 7.2}
 KINDS = ("complete",) * 14 + ("left out", "stale", "stale", "waiting", "running", "failed")
 """Of a mixed screen, over and over: what became of a plate."""
 BAD = "the file ends early: r02c03f01p01-ch1sk1fk1fl1.tiff, 31,771 bytes"
@@ -132,8 +132,8 @@ def books_of(plate: Plate, *, bad: Collection[str] = (), flagged: Collection[str
             lines: list[dict[str, Any]] = [{"event": "begin", "at": AT, "host": "node17", "slurm_job": "1234567"}]
             for entry in entries:
                 start = {"event": "start", "key": entry.key, "sequence": 1}
-                lines += [start, {"event": "done", **asdict(entry)}]
-            books[name, number] = entries, [*lines, {"event": "end", "done": len(entries), **USED}]
+                lines += [start, {"event": "done", **asdict(entry), "used": USED}]
+            books[name, number] = entries, [*lines, {"event": "end", "at": AT, "done": len(entries), **USED}]
             write_journal(plate.paths.journal(name, number), books[name, number][1])
             if name == "normalise":
                 normalise._write(job, **entries[0].info)

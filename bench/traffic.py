@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        for plate, wells, edge in (("large", options.wells, options.edge), ("tiny", 2, TINY_PX), ("warm", 1, TINY_PX)):
+        for plate, wells, edge in (("large", options.wells, options.edge), ("tiny", 1, TINY_PX), ("warm", 1, TINY_PX)):
             spec = make_spec(write_plate(Path("raw"), plate, wells, edge), plate=plate)
             write_project(Path(), spec, open_plate(spec))
         for mode in MODES.values():  # compiles all that is compiled once

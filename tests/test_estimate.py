@@ -50,7 +50,7 @@ def test_each_mode_has_its_own_jobs_times_bytes_and_scratch() -> None:
     assert [each.jobs("follow") for each in (slices, kept, not_kept)] == [16, 0, 0]
     assert [each.jobs("stitch") for each in (slices, kept, not_kept)] == [8, 8, 0]
     assert (kept.seconds("follow"), kept.moved_gb("follow"), not_kept.hours("stitch")) == (0.0, (0.0, 0.0), 0.0)
-    assert kept.hours("stitch") == pytest.approx(slices.hours("follow") + slices.hours("stitch"), rel=0.05)
+    assert slices.hours("stitch") < kept.hours("stitch") < slices.hours("follow") + slices.hours("stitch")
     assert list(not_kept.traffic_gb()) == ["ingest", "tile", "normalise", "infer", "features", "aggregate", "report"]
     moved = [sum(each.traffic_gb().values()) for each in (slices, kept, not_kept)]
     assert moved == sorted(moved, reverse=True)

@@ -38,14 +38,28 @@ def compiled(function: Callable[..., Any] | None = None, *, inline: str = "never
 
 
 def kept(jit: Callable[..., Any], function: Callable[..., Any], **options: Any) -> Any:
-    """A function compiled by one of numba's decorators with these options, its machine code kept where that goes."""
+    """A function compiled by one of numba's decorators with these options, its machine code kept where that goes.
+
+    What was kept counts until a module of its folder changes: numba looks at the function's own file alone, and would
+    go on with what it has made of others' functions and constants. Compiled functions use none of other folders.
+    """
     try:
-        return jit(cache=True, **options)(function)
+        made = jit(cache=True, **options)(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
         _say_uncached()
         return jit(**options)(function)
+    if hasattr(made, "_cache"):  # not so in numba's simulator, nor with NUMBA_DISABLE_JIT
+        made._cache._cache_file._source_stamp = _sources(Path(function.__code__.co_filename).parent)
+    return made
+
+
+@cache
+def _sources(folder: Path) -> str:
+    """A digest of the modules in a folder."""
+    digests = (sha256(file.read_bytes()).digest() + file.name.encode() for file in sorted(folder.glob("*.py")))
+    return sha256(b"".join(digests)).hexdigest()
 
 
 @cache

@@ -28,8 +28,7 @@ MARGIN = 1.5
 """Memory asked for over memory expected; the next attempt gets as much again."""
 PLATE_WELLS = 384
 """Wells of a plate whose line of the plate sheet doesn't say how many it has."""
-FILE_OVER_HELD = 33
-"""A cell's row in a file over what `aggregate` holds of it while it reads all wells, in memory."""
+FILE_OVER_HELD = 33  # of a cell, its row in a file over what `aggregate` holds of it
 BLOCK_MPX = 537
 """Values of an image block of 1 GiB: the most that `tile` holds of a level."""
 CELLS_PER_MPX = 470.0
@@ -63,19 +62,19 @@ class Rate:
 # Bytes: `python bench/traffic.py`.
 RATES = {
     # seconds, a unit; memory, a unit (MB); read, a unit; written, a unit (MB)
-    "ingest": Rate(1.0, 0.00025, 215, 0.01, 28, 0, 0),
-    "tile": Rate(1.25, 0.019, 297, 5, 34, 2.02, 1.87),
-    "normalise": Rate(0.4, 0.008, 120, 0.005, 17, 0.004, 0),
-    "infer cpu": Rate(2.0, 0.17, 570, 75, 49, 1.37, 6.0),
-    "infer cpu labels": Rate(2.0, 0.19, 570, 160, 65, 1.37, 0.19),
-    "infer cuda": Rate(15.0, 1 / 740, 2200, 75, 49, 1.37, 6.0),
-    "infer cuda labels": Rate(15.0, 1 / 220, 2200, 160, 65, 1.37, 0.19),
-    "follow": Rate(1.0, 0.3, 250, 62, 34, 6.1, 3.54),
-    "stitch": Rate(1.4, 0.42, 290, 84, 49, 6.1, 0.19),
-    "stitch ends": Rate(1.4, 0.12, 290, 22, 49, 9.5, 0.19),
-    "features": Rate(2.2, 0.29, 331, 16, 50, 1.44, 0.735),
-    "aggregate": Rate(2.4, 0.013, 295, 0.02, 56, 0.74, 0.02),
-    "report": Rate(5.0, 0.1, 540, 0.5, 69, 2.4, 0.05),
+    "ingest": Rate(1.0, 0.00025, 215, 0.01, 5, 0, 0),
+    "tile": Rate(1.25, 0.019, 297, 5, 10, 2.0, 1.86),
+    "normalise": Rate(0.4, 0.008, 120, 0.005, 9, 0, 0),
+    "infer cpu": Rate(2.6, 0.32, 570, 79, 112, 1.37, 2.06),
+    "infer cpu labels": Rate(3.0, 0.34, 700, 99, 122, 1.36, 0.106),
+    "infer cuda": Rate(15.0, 1 / 740, 2200, 79, 112, 1.37, 2.06),
+    "infer cuda labels": Rate(15.0, 1 / 220, 2200, 99, 122, 1.36, 0.106),
+    "follow": Rate(1.0, 0.3, 250, 62, 25, 2.71, 0.092),
+    "stitch": Rate(1.9, 0.32, 290, 28, 38, 4.75, 0.106),
+    "stitch ends": Rate(1.4, 0.12, 290, 28, 38, 4.14, 0.106),
+    "features": Rate(2.2, 0.29, 331, 16, 36, 1.47, 0.733),
+    "aggregate": Rate(2.4, 0.013, 295, 0.02, 40, 0.762, 3.3),
+    "report": Rate(5.0, 0.1, 540, 0.5, 61, 0, 0.5),
     "screen": Rate(5.0, 0.006, 450, 0.002, 0, 0, 0),
 }
 
@@ -182,14 +181,14 @@ class Estimate:
     def moved(self, stage: str) -> tuple[float, float]:
         """What the bytes that a stage reads and writes of a plate grow with, where it isn't the work of both.
 
-        Images are read as Mpx over all channels, and of `infer` over those of each label set; flow fields, end points
-        and labels as Mpx of labels, tables as `_values`.
+        Images are read as Mpx over all channels, of `infer` over those of its label sets (a model reads each once, but
+        for volumes); flow fields, end points and labels as Mpx of labels, tables as `_values`.
         """
-        size, work = self.size, self.work(stage)
+        size, work, sets = self.size, self.work(stage), self.config.segmentation.items()
         match stage:
             case "infer":
-                channels = sum(len(label_set.channels) for label_set in self.config.segmentation.values())
-                return size.wells * size.raw_mpx * channels / size.channels, size.wells * self.label_mpx
+                read = {(s.model, s.dimensions == 3 and name, channel) for name, s in sets for channel in s.channels}
+                return size.wells * size.raw_mpx * len(read) / size.channels, size.wells * self.label_mpx
             case "features":
                 return size.wells * size.raw_mpx, self._values
             case "aggregate":
@@ -201,16 +200,19 @@ class Estimate:
         a plate their work."""
         canvas = self.size.canvas_mpx
         depth = self._planes / self.size.t if any(s.dimensions == 3 for s in self.config.segmentation.values()) else 1
+        block = min(canvas * depth, self.config.follow_block_px**2 / 1e6)
         match stage:
             case "tile":
                 return min(self.size.image_mpx * self.size.channels, BLOCK_MPX)
-            case "infer" | "stitch":
+            case "infer":
                 return canvas * depth
             case "follow":
-                return min(canvas * depth, self.config.follow_block_px**2 / 1e6)
+                return block
+            case "stitch":  # which follows block after block, unless there are jobs for that
+                return canvas * depth + (2 * block if self.config.follow_slices == 1 else 0)
             case "features":
                 return canvas * depth * (self.size.channels + len(self.config.segmentation))
-            case "aggregate":  # and the table of a well as it lies in its file
+            case "aggregate":  # and the table of a well
                 return self.work(stage) * (1 + FILE_OVER_HELD / self.size.wells)
         return self.work(stage)
 

@@ -66,7 +66,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def parquet_bytes(frame: pd.DataFrame) -> bytes:
     """Encode a table, without its index, as parquet, compressed with zstd in row groups of 20,000 rows.
 
-    Text has dictionaries, numbers are plain: dictionaries of floats are slower and larger.
+    Text has dictionaries, numbers none: those of floats are slower and larger. The bytes of floats are sorted by their
+    place (`BYTE_STREAM_SPLIT`), which takes a fifteenth off a cell table, and is no slower.
     """
     import pyarrow as pa
 
@@ -75,7 +76,8 @@ def parquet_bytes(frame: pd.DataFrame) -> bytes:
     fields = [pa.field(f.name, pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
     table = table.cast(pa.schema(fields))
     text = [f.name for f in fields if pa.types.is_string(f.type)]
-    return encoded(table, use_dictionary=text, row_group_size=20_000)
+    split = {f.name: "BYTE_STREAM_SPLIT" for f in fields if pa.types.is_floating(f.type)}
+    return encoded(table, use_dictionary=text, column_encoding=split, row_group_size=20_000)
 
 
 def encoded(table: pa.Table, **options: Any) -> bytes:

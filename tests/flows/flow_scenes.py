@@ -1,18 +1,11 @@
 """Label images and flow fields of all kinds, drawn from a seed; and the slow, plain way from one to the other."""
 
 import itertools
-import os
 
 import numpy as np
-from hypothesis import settings
-from hypothesis import strategies as st
 from scipy import ndimage
 
 from plateflow.flows import flows_from_labels
-
-# PLATEFLOW_EXAMPLES=1000 pytest tests/flows tries more examples than a commit needs.
-EXAMPLES = int(os.environ.get("PLATEFLOW_EXAMPLES", "25"))
-few = settings(max_examples=EXAMPLES, deadline=None, derandomize="PLATEFLOW_EXAMPLES" not in os.environ)
 
 
 def draw_labels(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -73,12 +66,6 @@ def draw_scene(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarra
     if random.random() < 0.1:
         logit = np.abs(logit) + np.float16(0.5)
     return flow, logit
-
-
-planes = st.tuples(st.integers(20, 150), st.integers(20, 150))
-volumes = st.tuples(st.integers(1, 24), st.integers(10, 40), st.integers(10, 40))
-shapes = st.one_of(planes, planes, volumes)
-seeds = st.integers(0, 2**32 - 1)
 
 
 def slow_flows(labels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +104,23 @@ def test_large_objects_share_memory_without_overlap(monkeypatch, room):
             taken[place : place + size] += 1
         assert (taken == 1).all()
     assert seen == list(range(room.size))
+
+
+def test_a_tensor_is_waited_for_and_one_of_another_device_is_copied(monkeypatch):
+    """Kernels run on numba's device, in CUDA's default stream, which doesn't wait for others of torch."""
+    torch = pytest.importorskip("torch")
+    waited = []
+    stream = SimpleNamespace(synchronize=lambda: waited.append("a stream"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: waited.append(device) or stream)
+    context = SimpleNamespace(device=SimpleNamespace(id=1))
+    cuda = SimpleNamespace(current_context=lambda: context)
+    here, elsewhere = (SimpleNamespace(device=f"cuda:{n}", get_device=lambda n=n: n) for n in (1, 0))
+    assert not device._made_here((), cuda)
+    assert not device._made_here((elsewhere, elsewhere), cuda)
+    assert waited == []
+    assert device._made_here((object(), object()), cuda), "not torch's"
+    assert device._made_here((here,), cuda)
+    assert waited == ["cuda:1", "a stream"]
 
 
 def test_other_devices_are_refused():

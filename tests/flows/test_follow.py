@@ -1,16 +1,7 @@
 import numpy as np
 import pytest
-from flow_scenes import (
-    draw_cells,
-    draw_flow,
-    draw_labels,
-    draw_scene,
-    few,
-    integer_endpoints,
-    seeds,
-    shapes,
-    slow_endpoints,
-)
+from flow_examples import few, seeds, shapes
+from flow_scenes import draw_cells, draw_flow, draw_labels, draw_scene, integer_endpoints, slow_endpoints
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from flow_scenes import draw_cells, draw_flow, draw_labels, draw_scene, few, seeds, shapes, slow_labels
+from flow_examples import few, seeds, shapes
+from flow_scenes import draw_cells, draw_flow, draw_labels, draw_scene, slow_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

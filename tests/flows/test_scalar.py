@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from flow_scenes import few
+from flow_examples import few
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -116,3 +116,21 @@ def test_the_network_with_kernels_is_no_further_from_float32(positions: bool, mo
     assert fast.in_use()
     assert not torch.equal(got, plain), "the kernels did run"
     assert float((got - exact).norm()) < 1.1 * float((plain - exact).norm())
+
+
+def test_gradients_and_autocast_take_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels have no backward pass: a table's gradient, or a norm's, would be lost without a word."""
+    monkeypatch.setattr(fast, "DEVICES", {"cuda", "cpu"})
+    qkv, tables = given(1, 1, 32, (2, 3), 4, torch.float16)
+    x, norm, bias = torch.randn(2, 3, 32).half(), torch.nn.LayerNorm(32).half(), torch.zeros(32).half()
+    assert fast.fused("add_norm", x, x, norm, bias) is None, "its weights can be trained"
+    assert fast.fused("add_norm", x, x, norm.requires_grad_(False), bias) is not None
+    assert fast.fused("attention", qkv, 1, (2, 3), tables) is not None
+    tables[1].requires_grad_(True)
+    assert fast.fused("attention", qkv, 1, (2, 3), tables) is None
+    with torch.inference_mode():
+        assert fast.fused("attention", qkv, 1, (2, 3), tables) is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert fast.fused("attention", qkv, 1, (2, 3), tables) is None
+    assert fast.in_use()
+    assert not fast.in_use(torch.float32), "which has no kernels"

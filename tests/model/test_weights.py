@@ -327,3 +327,14 @@ def test_float32_is_loaded_without_tf32(small: Path) -> None:
     load_model(small)
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_float32_is_loaded_without_tf32_whatever_the_newer_switch_says(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    load_model(small)
+    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32, "torch refuses to tell where its two kinds of switches differ"
+    torch.backends.cudnn.allow_tf32 = True  # as training does
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"

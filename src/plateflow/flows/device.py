@@ -75,8 +75,8 @@ def _paint(
     if needed > 0.9 * free or pixels >= 1 << 31:
         raise MemoryError(f"a canvas of {pixels} pixels takes {needed >> 20} MB; {free >> 20} MB are free")
 
-    if field.in_device_memory:
-        flow, logit = (cuda.as_cuda_array(part).view(np.uint16) for part in field.in_device_memory)
+    if _made_here(field.in_device_memory or (), cuda):
+        flow, logit = (cuda.as_cuda_array(part).view(np.uint16) for part in field.in_device_memory or ())
         flow, logit = flow.reshape(ndim, *shape), logit.reshape(shape)
     else:
         canvas = tuple(slice(0, size) for size in shape)
@@ -135,9 +135,27 @@ def _paint(
             cuda.to_device(lists[part]), ends, cuda.to_device(places), empty(max(room, 1), np.float64), check,
             sums, holes,
         )  # fmt: skip
+    painted = Painted(
+        seed=seeds[order], area=areas, boxes=box, sums=sums.copy_to_host(), holed=holes.copy_to_host() != 0
+    )
     labels.copy_to_host(labels_out)
-    holed = holes.copy_to_host() != 0
-    return Painted(seed=seeds[order], area=areas, boxes=box, sums=sums.copy_to_host(), holed=holed)
+    return painted
+
+
+def _made_here(parts: tuple[Any, ...], cuda: Any) -> bool:
+    """Whether there are arrays in this device's memory that kernels can read; torch's are waited for.
+
+    Kernels run in CUDA's default stream, which doesn't wait for others of torch; and torch, unlike others, doesn't say
+    in which one an array is made.
+    """
+    for tensor in (part for part in parts if hasattr(part, "get_device")):
+        if tensor.get_device() != cuda.current_context().device.id:
+            return False  # it is copied by way of the host
+
+        import torch
+
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return bool(parts)
 
 
 def _batches(room: NDArray[np.int64]) -> list[tuple[slice, NDArray[np.int64], int]]:

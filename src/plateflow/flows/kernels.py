@@ -33,6 +33,9 @@ SIMULATED = bool(_settings.ENABLE_CUDASIM)
 # Kernels are kept where other compiled functions are (`compiled`). Small canvases use little of a device: no warnings.
 cuda_config.CACHE_DIR = _settings.CACHE_DIR
 cuda_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+# Memory is freed 200 arrays at a time, those of some ten canvases, or once a hundredth of the device's is to be freed:
+# each time the driver waits for all that the device has to do, and so for the network's batches beside these kernels.
+cuda_config.CUDA_DEALLOCS_COUNT, cuda_config.CUDA_DEALLOCS_RATIO = 200, 0.01
 # Boxes of up to this many pixels, with their border, have their heat in memory that is shared by a block of threads.
 NEAR = 1600
 _WINDOW = 2 * REACH + 1

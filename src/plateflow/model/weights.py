@@ -68,6 +68,10 @@ def load_model(
     """
     if dtype == torch.float32:  # torch allows TF32 in convolutions by default: 8e-3 from float32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        # torch's newer switches, which the former leave to `torch.backends.fp32_precision`; with all of them both kinds
+        # can still be read and set
+        cudnn: Any = torch.backends.cudnn
+        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     path = right_weights(name_or_path)
     model, tensors = _prepare(path, stays=dtype if torch.device(device).type == "cpu" else None)
     state = {name: tensor.to(device, dtype).contiguous() for name, tensor in tensors}

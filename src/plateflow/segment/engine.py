@@ -85,6 +85,8 @@ class FlowEngine:
         batch_size: int,
         augment: bool = False,
     ) -> None:
+        if device.type == "cuda" and device.index is None:  # threads begin with the first device as their current one
+            device = torch.device("cuda", torch.cuda.current_device())
         self.network, self.device, self.dtype, self.batch_size = network, device, dtype, batch_size
         self.augment = augment
         taper = torch.from_numpy(self.layout((TILE, TILE)).y.weights)
@@ -126,7 +128,7 @@ class FlowEngine:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the bits of a result depend on besides input and weights; on CUDA the most memory so far, MB, too."""
+        """What the bits of a result depend on besides input and weights; on CUDA torch's most memory, MB, too."""
         from plateflow.model import fast
 
         info = {
@@ -136,8 +138,9 @@ class FlowEngine:
             "threads": torch.get_num_threads(),
         }
         if self.device.type == "cuda":
-            info |= {"device": torch.cuda.get_device_name(), "kernels": "triton" if fast.in_use() else "none"}
-            info["gpu_mb"] = math.ceil(torch.cuda.max_memory_reserved() / 1e6)
+            info["device"] = torch.cuda.get_device_name(self.device)
+            info["kernels"] = "triton" if fast.in_use(self.dtype) else "none"
+            info["gpu_mb"] = math.ceil(torch.cuda.max_memory_reserved(self.device) / 1e6)
         return info
 
     def layout(self, shape: tuple[int, int]) -> TileLayout:
@@ -192,7 +195,7 @@ class FlowEngine:
         if self.device.type != "cuda":
             return nullcontext()
         stream = torch.cuda.Stream(self.device, priority=priority)
-        stream.wait_stream(torch.cuda.current_stream())  # where the weights were loaded
+        stream.wait_stream(torch.cuda.current_stream(self.device))  # where the weights were loaded
         return torch.cuda.stream(stream)
 
     def _uploaded(self, batch: _Batch) -> _Batch:
@@ -240,8 +243,10 @@ class FlowEngine:
                         batch.outputs.extend(self._call(batch.tiles, len(batch.outputs)))
                         continue
                     except (RuntimeError, MemoryError) as error:
+                        # Torch's own allocator on CUDA and on a CPU, and a driver that lacks memory for something else.
+                        said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
                         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-                        if self.batch_size == 1 or not (full or "can't allocate memory" in str(error)):
+                        if self.batch_size == 1 or not (full or any(what in str(error) for what in said)):
                             raise
                     self.batch_size //= 2
                     print(f"the device is out of memory; continuing with batches of {self.batch_size}", flush=True)

@@ -226,6 +226,7 @@ def _canvas_jobs(
 ) -> Iterator[CanvasJob]:
     from plateflow.segment.volume import n_planes
 
+    shared = _Shared(job, items)
     for item in items:
         canvases = job.plate.canvases(item.well, item.label_set)
         if not canvases:
@@ -234,20 +235,22 @@ def _canvas_jobs(
         left[item.key] = sum(n_planes(canvas.shape) for canvas in canvases)
         image = WellImage.open(job.paths, item.well)
         for canvas in canvases:
-            yield from _of_canvas(job, item, canvas, image, write)
+            yield from _of_canvas(job, item, canvas, image, write, shared)
 
 
-def _of_canvas(job: Job, item: Item, canvas: Canvas, image: WellImage, write: Write) -> Iterator[CanvasJob]:
+def _of_canvas(
+    job: Job, item: Item, canvas: Canvas, image: WellImage, write: Write, shared: _Shared
+) -> Iterator[CanvasJob]:
     """What the network runs of a canvas: the canvas, or all planes of a volume."""
     from plateflow.segment.engine import CanvasJob
     from plateflow.segment.volume import Volume
 
     scale = job.plate.grid(item.label_set).scale
-    reads = [partial(_read, job, item, plane, image) for plane in canvas.planes()]
     take = partial(_take, item, canvas, write)
     if canvas.depth is None:
-        yield CanvasJob(read=reads[0], write=take, scale=scale, key=item.key)
+        yield CanvasJob(read=partial(shared.read, item, canvas, image), write=take, scale=scale, key=item.key)
         return
+    reads = [partial(_read, job, image, plane, job.plate.channels_of(item.label_set)) for plane in canvas.planes()]
     volume = Volume(
         lambda z: reads[z](),
         take,
@@ -259,8 +262,34 @@ def _of_canvas(job: Job, item: Item, canvas: Canvas, image: WellImage, write: Wr
     yield from volume.jobs(scale=scale, key=item.key)
 
 
-def _read(job: Job, item: Item, canvas: Canvas, image: WellImage) -> NDArray[np.float32]:
-    channels = job.plate.channels_of(item.label_set)
+class _Shared:
+    """Reads canvases; channels that several label sets use are held until the next well, up to `IN_MEMORY_PX`.
+
+    Volumes are read plane by plane for each label set: they would take too much memory.
+    """
+
+    def __init__(self, job: Job, items: list[Item]) -> None:
+        self._job, self._well = job, ""
+        sets = {item.label_set for item in items}
+        uses = Counter(name for label_set in sets for name in job.plate.channels_of(label_set))
+        self._several = {name for name, number in uses.items() if number > 1}
+        self._held: dict[tuple[int, str], NDArray[np.float32]] = {}
+
+    def read(self, item: Item, canvas: Canvas, image: WellImage) -> NDArray[np.float32]:
+        """What the network sees of a canvas, (channel, y, x)."""
+        if item.well != self._well:
+            self._well, self._held = item.well, {}
+        channels = self._job.plate.channels_of(item.label_set)
+        seen = {name: self._held[canvas.index, name] for name in channels if (canvas.index, name) in self._held}
+        if missing := [name for name in channels if name not in seen]:
+            seen |= zip(missing, _read(self._job, image, canvas, missing), strict=True)
+        for name in self._several.intersection(missing):
+            if sum(plane.size for plane in self._held.values()) + seen[name].size <= IN_MEMORY_PX:
+                self._held[canvas.index, name] = seen[name].copy()
+        return np.stack([seen[name] for name in channels])
+
+
+def _read(job: Job, image: WellImage, canvas: Canvas, channels: list[str]) -> NDArray[np.float32]:
     return image.apply_window(image.read(canvas, channels, job.config.z), canvas, channels)
 
 

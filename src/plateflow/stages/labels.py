@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.files import write_atomic
+from plateflow.files import count_mapped, write_atomic
 from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths
@@ -55,6 +55,8 @@ class WellLabels:
         shape = canvas.shape
         out = scratch_array(self.paths.scratch, shape, np.uint32) if in_file else np.zeros(shape, np.uint32)
         objects = make(out, self._count + 1)
+        if in_file:  # painted; boxes found, objects measured, holes filled; renumbered
+            count_mapped(read=4 * out.nbytes, written=2 * out.nbytes)
         self._drawn.append((canvas, out))
         self._tables.append(_table(objects, canvas))
         self._count += len(objects.label)
@@ -166,6 +168,7 @@ class _Plane:
         part = (self.labels if self.labels.ndim == 2 else self.labels[self.z])[region]
         if isinstance(part, np.memmap):
             part = np.array(part)
+            count_mapped(read=part.nbytes)
             release_pages(self.labels)
         return part
 

@@ -10,6 +10,7 @@ of the whole canvas, whatever the blocks were, and whoever has followed them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from plateflow.images.canvas import Canvas
 from plateflow.segment.scratch import open_flows, read_endpoints
 from plateflow.stages.follow import CanvasBlock, follow_items
 from plateflow.stages.job import Job, Outcome, WorkItem, changes, dependencies, left_out_upstream
-from plateflow.stages.labels import Make, WellLabels, block_edge, follow_and_label, label_files
+from plateflow.stages.labels import IN_MEMORY_PX, Make, WellLabels, block_edge, follow_and_label, label_files
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import Entry
 
@@ -104,13 +105,14 @@ def _stitch(job: Job, item: Item) -> Outcome:
     labels = WellLabels(job.plate, item.well, item.label_set)
     threshold = job.config.segmentation[item.label_set].cell_threshold
     for followed in item.data:
-        flow = FlowField(open_flows(job.paths.flows(item.label_set, item.well, followed.canvas.index), threshold))
+        stored = open_flows(job.paths.flows(item.label_set, item.well, followed.canvas.index), threshold)
+        # Read once where it fits: by blocks, halos and objects it is read more than twice.
+        flow = FlowField(stored[:] if math.prod(followed.canvas.shape) <= IN_MEMORY_PX else stored)
         if any(number is not None for number in followed.blocks):
             labels.add(followed.canvas, _from_endpoints(job, item, followed, flow))
         else:
             labels.add(followed.canvas, follow_and_label(job.plate, item.label_set, followed.canvas, flow))
-    # of the other blocks endpoints were read
-    here = sum(number is None for each in item.data for number in each.blocks)
+    here = sum(number is None for each in item.data for number in each.blocks)  # of the others endpoints were read
     return Outcome(info=labels.finish() | ({"followed": here} if here else {}))
 
 
