@@ -96,7 +96,7 @@ def test_receipts_hold_no_clock(project):
         return {(path.parent.name, path.name.partition(".")[0]): path.read_bytes() for path in paths}
 
     before = receipts()
-    assert len(before) == 2 * 4 + 1 + 4
+    assert len(before) == 2 * 3 + 1 + 4
     names = {path.name for path in project.path().root.glob("receipts/[it]*/*.json")}
     for path in project.path().root.glob("receipts/*/*.json"):
         path.unlink()

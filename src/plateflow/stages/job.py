@@ -152,11 +152,10 @@ def changes(job: Job, item: Item, entry: Entry | None, *, lost: Mapping[Key, int
     if entry.accepted.get("version") == job.stage.version:
         now["version"] = entry.depends.get("version", "")
     changed = [name for name in {**entry.depends, **now} if entry.depends.get(name) != now.get(name)]
-    if (
-        KEEP_FLOWS in changed
-    ):  # what only one of the two ways depends on says nothing, nor does how versions are counted
-        changed = [name for name in changed if name == KEEP_FLOWS or (name in entry.depends and name in now)]
-        changed = [name for name in changed if name != "version"]
+    if KEEP_FLOWS in changed:
+        # what only one of the two ways depends on says nothing, nor do versions, which are counted in two ways, too
+        both = (entry.depends.keys() & now.keys() | {KEEP_FLOWS}) - {"version"}
+        changed = [name for name in changed if name in both]
     if changed or lost is None:
         return changed
     if lost.get(entry.key, 0) >= entry.sequence:
