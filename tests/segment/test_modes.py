@@ -3,9 +3,12 @@
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from segment_project import MODEL, SETS, config_of, labels_of, run
 from simulated_stack import simulate_stack_plate
 from vendors import PatternLayout
@@ -14,10 +17,12 @@ from plateflow.cli.network import lines, network_again
 from plateflow.config import Config, PlateSpec
 from plateflow.errors import PlateflowError
 from plateflow.files import append_line, read_lines
+from plateflow.images.canvas import Canvas
 from plateflow.paths import PlatePaths
 from plateflow.project import Plate
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, labels
+from plateflow.stages.job import WorkItem
 from plateflow.stages.reading import LostFileError
 from plateflow.stages.stale import to_do
 
@@ -268,3 +273,26 @@ def test_labels_that_are_lost_are_made_again_by_the_stage_that_made_them(copied:
     assert results_of(paths) == before
     done = {key[:2]: each.sequence for key, each in Plate(config=config, spec=entry).outcomes("infer").items()}
     assert done == {("B02", "nuclei"): 1, ("B02", "cells"): 1, ("B03", "nuclei"): 2, ("B03", "cells"): 1}
+
+
+def test_pixels_that_label_sets_share_are_those_of_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Canvas 0 of a label set is at the first time point that has all of its channels."""
+    channels = {"nuclei": ["DNA"], "cells": ["AGP", "DNA"]}
+    read: list[tuple[int, str]] = []
+
+    def pixels(_job: Any, _image: Any, canvas: Canvas, names: list[str]) -> NDArray[np.float32]:
+        read.extend((canvas.t, name) for name in names)
+        return np.stack([np.full((2, 3), 10 * canvas.t + (3 if name == "DNA" else 4), np.float32) for name in names])
+
+    monkeypatch.setattr(infer, "_read", pixels)
+    job: Any = SimpleNamespace(plate=SimpleNamespace(channels_of=channels.get))
+    items = [WorkItem(well="B02", label_set=name, data=None) for name in channels]
+    shared = infer._Shared(job, items)
+    size: dict[str, Any] = {"z": 0, "y": 0, "x": 0, "height": 2, "width": 3, "fields": ()}
+    times = {"nuclei": (0, 1), "cells": (1,)}
+    for item in items:
+        for index, t in enumerate(times[item.label_set]):
+            seen = shared.read(item, Canvas(index=index, t=t, **size), None)  # type: ignore[arg-type]
+            expected = [10 * t + (3 if name == "DNA" else 4) for name in channels[item.label_set]]
+            assert seen[:, 0, 0].tolist() == expected, (item.label_set, t)
+    assert read == [(0, "DNA"), (1, "DNA"), (1, "AGP")], "what was read once isn't read again"

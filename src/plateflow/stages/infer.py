@@ -273,19 +273,21 @@ class _Shared:
         sets = {item.label_set for item in items}
         uses = Counter(name for label_set in sets for name in job.plate.channels_of(label_set))
         self._several = {name for name, number in uses.items() if number > 1}
-        self._held: dict[tuple[int, str], NDArray[np.float32]] = {}
+        # by time, plane and corner: each label set counts its canvases for itself, at the time points that it has
+        self._held: dict[tuple[int, int, int, int, str], NDArray[np.float32]] = {}
 
     def read(self, item: Item, canvas: Canvas, image: WellImage) -> NDArray[np.float32]:
         """What the network sees of a canvas, (channel, y, x)."""
         if item.well != self._well:
             self._well, self._held = item.well, {}
         channels = self._job.plate.channels_of(item.label_set)
-        seen = {name: self._held[canvas.index, name] for name in channels if (canvas.index, name) in self._held}
+        place = canvas.t, canvas.z, canvas.y, canvas.x
+        seen = {name: self._held[*place, name] for name in channels if (*place, name) in self._held}
         if missing := [name for name in channels if name not in seen]:
             seen |= zip(missing, _read(self._job, image, canvas, missing), strict=True)
         for name in self._several.intersection(missing):
             if sum(plane.size for plane in self._held.values()) + seen[name].size <= IN_MEMORY_PX:
-                self._held[canvas.index, name] = seen[name].copy()
+                self._held[*place, name] = seen[name].copy()
         return np.stack([seen[name] for name in channels])
 
 
