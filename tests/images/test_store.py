@@ -132,6 +132,32 @@ def test_a_second_ingest_touches_nothing(tmp_path: Path) -> None:
     assert files(paths.store) == before
 
 
+def test_images_of_an_earlier_release_stay_compressed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New wells and images that are replaced are compressed as they are now."""
+
+    def shuffled(well: str) -> str:
+        (codec, *_) = zarr.open_array(paths.image(well) / "0", mode="r").compressors
+        return str(codec.shuffle.value)
+
+    pixels = np.arange(100, dtype=np.uint16).reshape(1, 10, 10)
+    with monkeypatch.context() as earlier:
+        now = store._image_files
+        earlier.setattr(store, "_image_files", lambda *key, former=False: now(*key, former=True))
+        paths = make(tmp_path)
+        fill(paths, "C11", pixels)
+    before = files(paths.store)
+    make(tmp_path)
+    assert files(paths.store) == before
+    wells = {"B03": layout_of((0, 0)), "C11": layout_of((0, 0)), "D01": layout_of((0, 0))}
+    make(tmp_path, wells)
+    fill(paths, "D01", pixels)
+    assert [shuffled(well) for well in wells] == ["bitshuffle", "shuffle", "bitshuffle"]
+    for well in ("C11", "D01"):
+        assert np.array_equal(zarr.open_array(paths.image(well) / "0", mode="r")[0, :, 0], pixels)
+
+
 def test_a_label_set_and_a_well_are_added(tmp_path: Path) -> None:
     paths = make(tmp_path)
     fill(paths, "C11", np.ones((1, 10, 10), np.uint16))

@@ -59,7 +59,7 @@ def shard_regions(layout: WellLayout, levels: int) -> list[Region]:
 
 @cache
 def array_files(
-    shape: tuple[int, ...], dtype: str, region: tuple[int, int], levels: int, axes: str
+    shape: tuple[int, ...], dtype: str, region: tuple[int, int], levels: int, axes: str, former: bool = False
 ) -> dict[str, bytes]:
     """The `zarr.json` of the arrays of all levels, by name: made once in memory, as zarr's way takes 50 ms each.
 
@@ -68,6 +68,8 @@ def array_files(
         dtype: of the pixels; uint32 are labels.
         region: height and width in px of a shard at level 0.
         axes: their names, such as tczyx.
+        former: whether images are compressed as an earlier release did: LZ4, level 5, of bytes by their place. By bits
+            real images of 8 bits take 17 to 28 % less, of 16 bits mostly 5 to 17, and are written no slower.
     """
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
@@ -76,7 +78,11 @@ def array_files(
     group = zarr.create_group(zarr.storage.MemoryStore(files), zarr_format=3)
     planes = tuple(size if axis == "c" else 1 for axis, size in zip(axes[:-2], shape, strict=False))
     undivided = region == tuple(shape[-2:])
-    codec = ZstdCodec(level=3) if dtype == "uint32" else BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
+    codec: Any = BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle")
+    if former:
+        codec = BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
+    if dtype == "uint32":
+        codec = ZstdCodec(level=3)
     for level in range(levels):
         space = [math.ceil(size / 2**level) for size in shape[-2:]]
         # Near 512 px, and so that they divide an undivided level evenly: little is padded.

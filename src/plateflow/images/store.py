@@ -36,7 +36,8 @@ def create_plate(
     A well has those of the `label_sets` whose channels, by name, it has.
 
     An image or label set that is as its id says keeps its pixels, and its metadata get their right content, whatever
-    has become of them. Any other is replaced whole, empty: what the store says of itself decides nothing.
+    has become of them; that of an earlier release stays compressed as it is. Any other is replaced whole, empty: what
+    the store says of itself decides nothing.
 
     `limits` are those of the window, where there is one, as `normalise` writes them into the same files.
 
@@ -56,6 +57,9 @@ def create_plate(
         own = {"layout": layout.to_json(), "levels": levels}
         of_well = ngff.group_file(ngff.WELL_ATTRIBUTES | {"plateflow": own})
         groups = {image: _image_files(layout, own)}
+        former = _image_files(layout, own, former=True)
+        if ids.get(image.relative_to(paths.store).as_posix()) == former[0]:
+            groups[image] = former
         own_sets = [name for name, channels in label_sets.items() if layout.shows(channels)]
         groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in own_sets}
         for group, (own_id, files) in groups.items():
@@ -93,14 +97,14 @@ def image_group(
     return ngff.group_file(ngff.image_attributes(layout, metadata, levels, limits))
 
 
-def _image_files(layout: WellLayout, own: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
+def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = False) -> tuple[str, dict[str, bytes]]:
     """The id of an image, and its metadata files by name, but for its own `zarr.json`; `own`: layout and levels."""
     levels = own["levels"]
     shape, region = layout.shape, shard_region_size(layout, levels)
     if layout.preview is not None:  # the pixels stay in the raw plate: one level, of one shard
         height, width = region = tuple(math.ceil(size / 2**layout.preview) for size in shape[-2:])
         shape, levels = (*shape[:3], height, width), 1
-    arrays = array_files(shape, layout.dtype, region, levels, ngff.AXES)
+    arrays = array_files(shape, layout.dtype, region, levels, ngff.AXES, former)
     return _id(own, arrays), {**arrays, **ngff.field_table(layout)}
 
 
