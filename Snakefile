@@ -18,7 +18,8 @@ if asked is None and not workflow.overwrite_configfiles:
 
 SWITCHES = Switches(workflow)
 WORKFLOW = Workflow(asked or config, forced=SWITCHES.forced)
-SWITCHES.receipts, SWITCHES.journals, SWITCHES.lacking = WORKFLOW.targets, WORKFLOW.journals, WORKFLOW.lacking()
+SWITCHES.receipts, SWITCHES.journals = WORKFLOW.targets, WORKFLOW.journals
+SWITCHES.lacking = WORKFLOW.lacking()
 if workflow.is_main_process:
     WORKFLOW.announce()
 
