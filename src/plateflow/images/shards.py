@@ -87,6 +87,8 @@ def array_files(
         space = [math.ceil(size / 2**level) for size in shape[-2:]]
         # Near 512 px, and so that they divide an undivided level evenly: little is padded.
         chunk = [math.ceil(size / max(1, round(size / CHUNK_PX))) if undivided else CHUNK_PX for size in space]
+        if dtype != "uint32" and not former:
+            chunk[1] += -chunk[1] % 8  # blosc shuffles the bits of eight pixels, or none of a block
         shard = [size if undivided else min(edge >> level, size) for edge, size in zip(region, space, strict=True)]
         group.create_array(
             str(level),
