@@ -6,7 +6,7 @@ Simulates a large and a tiny plate, each of 9 touching fields and 5 channels, wi
 chain in a process of its own (`plateflow run`), in each mode; and reads bytes, time and memory from the ledger. Two
 sizes tell what a job moves whatever it does from what grows with its work, as `plateflow.estimate.RATES` has it.
 Prints JSON lines: a row of that table per stage and way, and by mode the GB of a plate of 384 x 9 x 5 x 1080 px, whose
-raw files aren't compressed. Takes four minutes on two cores.
+raw files aren't compressed. Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
