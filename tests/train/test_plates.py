@@ -14,7 +14,7 @@ from plateflow.project import Project
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import run_stage
 from plateflow.stages.infer import _read
-from plateflow.stages.job import Job, WorkItem
+from plateflow.stages.job import Job
 from plateflow.state.journal import Entry, append_outcome
 from plateflow.train.plates import plate_samples
 
@@ -48,8 +48,8 @@ def test_a_well_gives_what_infer_sees_and_the_labels_as_they_are_now(project: Pr
     drawn = correct(project, "B02")
     samples = plate_samples(plate.paths.root, ["b2"], "cells", project)
     (canvas,) = plate.canvases("B02", "cells")
-    image, item = WellImage.open(plate.paths, "B02"), WorkItem(well="B02", label_set="cells", depends={}, upstream="")
-    seen = _read(Job.of(plate, "infer", "0"), item, canvas, image)
+    image, job = WellImage.open(plate.paths, "B02"), Job.of(plate, "infer", "0")
+    seen = _read(job, image, canvas, plate.channels_of("cells"))
     assert len(samples) == 3, "fields apart, as one corner of the canvas is fill"
     for sample, box in zip(samples, canvas.fields, strict=True):
         np.testing.assert_array_equal(sample.image, seen[:, *box.slices])
