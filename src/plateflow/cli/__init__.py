@@ -15,6 +15,7 @@ from plateflow.cli import (
     clean,
     demo,
     evaluate,
+    export,
     init,
     pilot,
     plan,
@@ -61,6 +62,7 @@ def _options(
 
 for command in (
     *(init.init, check.check, pilot.pilot, plan.plan, status.status, retry.retry, run.run),
+    *(export.export,),
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)

@@ -1,0 +1,53 @@
+"""`plateflow export`: images with labels to correct by hand, and tables that other programs read."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
+from plateflow.project import Project
+
+
+class Program(StrEnum):
+    """Programs in which labels are corrected."""
+
+    CELLPOSE = "cellpose"
+    QUPATH = "qupath"
+    IMAGEJ = "imagej"
+    NAPARI = "napari"
+
+
+class Tables(StrEnum):
+    """Forms of tables."""
+
+    CYTOTABLE = "cytotable"
+    ANNDATA = "anndata"
+    CSV = "csv"
+
+
+def export(
+    plate: Annotated[str, typer.Argument(help="the plate's id")],
+    to: Annotated[Program | None, typer.Option(help="the program in which labels will be corrected")] = None,
+    tables: Annotated[Tables | None, typer.Option(help="the form of tables")] = None,
+    wells: Annotated[str, typer.Option(help="worst:6, random:6, or B03,C05")] = "worst:6",
+    label_set: Annotated[str, typer.Option(help="the label set; default: that of the rows")] = "",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="folder that is made")] = None,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Write images with labels to correct by hand (--to), or tables that other programs read (--tables)."""
+    if (to is None) == (tables is None):
+        raise typer.BadParameter("name either --to or --tables")
+    chosen = Project.load(configfile).plate(plate)
+    folder = output or Path("export") / chosen.name / str(to or tables)
+    if tables is not None:
+        from plateflow.exchange.tables import export_tables
+
+        lines = export_tables(chosen, tables.value, folder)
+    else:
+        from plateflow.exchange.images import export_images
+
+        lines = export_images(chosen, str(to), wells, label_set or chosen.config.row_label_set, folder)
+    for line in lines:
+        typer.echo(line)
