@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from plateflow.images.canvas import Canvas
 from plateflow.images.well import WellImage
 from plateflow.paths import wells_named
 from plateflow.project import Plate
-from plateflow.state.journal import LEFT_OUT, item_key
+from plateflow.state.journal import item_key
 from plateflow.stats.ranking import worst_first
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def export_images(
     objects, first = 0, None
     with whole_folder(folder) as new:
         for well, canvas in track(canvases, f"{len(chosen)} wells", console=console, disable=console is None):
-            frame = _frame(plate, well, canvas, label_set)
+            flow = _flow(plate, well, canvas, label_set) if to == "cellpose" else None
+            frame = _frame(plate, well, canvas, label_set, flow)
             first = first or frame
             file = PROGRAMS[to].write(new, frame)
             objects += int(np.count_nonzero(np.unique(frame.labels)))
@@ -95,7 +97,7 @@ def export_images(
     return [
         f"{number_of(len(items), 'image[s]')} with {number_of(objects, 'object[s]')} {of}: {folder}",
         *(how.replace("FOLDER", str(folder)) for how in PROGRAMS[to].HOW),
-        f"then: `plateflow import {folder}`",
+        f"then: `plateflow import {shlex.quote(str(folder))}`",
     ]
 
 
@@ -104,18 +106,19 @@ def _chosen(plate: Plate, wells: str, label_set: str) -> list[str]:
     labelled = plate.outcomes(labels_stage(plate.config))
     if not labelled:
         raise ResultsError("the plate has no labels yet", where=plate.name, remedy="run `snakemake`")
+    gone = {entry.well: entry.reason for entry in labelled.values() if entry.left_out and entry.label_set == label_set}
+    gone |= {each.well: str(each) for each in plate.left_out() if not each.field and each.label_set in ("", label_set)}
     if (match := _CHOSEN.fullmatch(wells)) is None:
         try:
             named = wells_named(wells.split(","))
         except ValueError as error:
             remedy = "--wells takes worst:6, random:6, or names such as B03,C05"
             raise PlateflowError(str(error), where=plate.name, remedy=remedy) from None
-        left_out = {each.well: str(each) for each in plate.left_out() if not each.field}
         for well in named:
             plate.check_well(well)
             where, remedy = f"{plate.name}/{well}", "leave the well out"
-            if well in left_out:
-                raise ResultsError("the well was left out", where=where, why=left_out[well], remedy=remedy)
+            if well in gone:
+                raise ResultsError("the well was left out", where=where, why=gone[well], remedy=remedy)
             if label_set not in plate.label_sets(well):
                 what = f"the well lacks a channel of the label set {label_set}"
                 raise ResultsError(what, where=where, remedy=remedy)
@@ -130,15 +133,13 @@ def _chosen(plate: Plate, wells: str, label_set: str) -> list[str]:
             raise ResultsError("the plate has no well table yet", where=plate.name, remedy=remedy) from None
     else:
         ranked = sorted(plate.wells, key=lambda well: hashlib.sha256(f"{plate.name}/{well}".encode()).digest())
-    gone = {each.well for each in plate.left_out() if not each.field}
-    usable = [well for well in ranked if item_key(well, label_set) in labelled and well not in gone]
-    usable = [well for well in usable if labelled[item_key(well, label_set)].state not in LEFT_OUT][:number]
+    usable = [well for well in ranked if item_key(well, label_set) in labelled and well not in gone][:number]
     if not usable:
         raise ResultsError(f"no well has labels of {label_set}", where=plate.name, remedy="run `snakemake`")
     return usable
 
 
-def _frame(plate: Plate, well: str, canvas: Canvas, label_set: str) -> Frame:
+def _frame(plate: Plate, well: str, canvas: Canvas, label_set: str, flow: NDArray[np.float16] | None) -> Frame:
     image, channels = WellImage.open(plate.paths, well), plate.channels_of(label_set)
     pixels = image.read(canvas, channels, plate.config.z)
     sizes = [round(size, 6) for size in image.layout.pixel_um][0 if canvas.depth else 1 :]
@@ -150,7 +151,7 @@ def _frame(plate: Plate, well: str, canvas: Canvas, label_set: str) -> Frame:
         label_set=label_set,
         labels=canvas_labels(image, plate.labels_name(well, label_set), canvas),
         pixel_um=tuple(sizes) if image.layout.unit_known else None,
-        flow=_flow(plate, well, canvas, label_set),
+        flow=flow,
     )
 
 

@@ -197,6 +197,12 @@ def _pieces(labels: NDArray[Any]) -> int:
 
 
 def read_seg(path: Path) -> NDArray[Any]:
+    """The masks of Cellpose's `_seg.npy`; nothing but arrays and plain values is loaded from it.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else.
+        ValueError, KeyError: it isn't such a file.
+    """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
