@@ -2,12 +2,13 @@
 
     python bench/report.py [--wells 384] [--cells 2000000] [--plates 20] [--folder DIR]
 
-A few wells of a plate, `--distinct` of them, are simulated (9 fields, 3 channels), read, normalised, labelled with their
-true objects and measured for real, as far as a network isn't needed; each stands for many others by links to its raw
-files, shards and tables, and by its lines in the journals. Where many wells have one cell table, their rows of the well
-table vary. Then `plateflow run PLATE report` runs in a process of its own, and `plateflow run screen screen` over
-`--plates` plates whose well tables vary again. Prints JSON lines: seconds on the clock and of processor, peak memory,
-and MB of the page. What was simulated in `--folder` is used again. It takes some ten minutes on two cores.
+Some wells of a plate, `--distinct` of them, are simulated (9 fields, 3 channels), read, normalised, labelled with
+their true objects and measured for real, as far as a network isn't needed; each stands for many others by links to
+its raw files, shards and tables, and by its lines in the journals. Where many wells have one cell table, their rows
+of the well table vary. Then `plateflow run PLATE report` runs in a process of its own, and `plateflow run screen
+screen` over `--plates` plates whose well tables vary again. Prints JSON lines: seconds on the clock and of processor,
+peak memory, and MB of the page. What was simulated in `--folder` is used again. It takes some ten minutes on two
+cores.
 """
 
 import argparse

@@ -268,7 +268,7 @@ def test_the_page_says_whose_limits_the_network_has(scope: str, said: str) -> No
 def test_the_page_over_all_plates(measured: Planted, page: str) -> None:
     entries = {"demo": measured.entry, "later": measured.entry.model_copy(update={"plate": "later"})}
     first = write_screen(Project.of(measured.config, entries))
-    path = Path(measured.config.results) / "screen" / "report.html"
+    path = Path(measured.config.results) / "screen" / "index.html"
     assert path.read_text() == first == write_screen(Project.of(measured.config, entries))
     text = text_of(first)
     assert "1 of 2 plates has no tables yet. Left out: 1 well and 1 field, listed below." in text

@@ -119,7 +119,7 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
         rest = f"; and {more}: `plateflow status {look.plate}`" if len(look.doubts) > 1 else ""
         typer.echo(f"{look.plate}: {look.doubts[0]}{rest}")
     if doubtful[ROWS:]:
-        typer.echo(f"and {number_of(len(doubtful) - ROWS, 'more plate[s]')} to look at: `results/screen/report.html`")
+        typer.echo(f"and {number_of(len(doubtful) - ROWS, 'more plate[s]')} to look at: `results/screen/index.html`")
     small = len(plates) <= ROWS
     for plate in plates if small else ():
         for line in _leases(plate):
