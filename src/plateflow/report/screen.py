@@ -165,7 +165,8 @@ def _judged(info: dict[str, Any], measured: int, left_out: list[LeftOut]) -> tup
     reasons = [f"left out: {wells_and_fields(left_out)}"] if left_out else []
     reasons += [f"look at the segmentation: {doubt['line']}" for doubt in look]
     reasons += [f"look at the intensities: {doubt}" for doubt in info.get("doubts", ())]
-    reasons += dict.fromkeys(why for each in controls if each["grade"] == "poor" for why in each["reasons"])
+    poor = [why for each in controls if each["grade"] == "poor" for why in each["reasons"]]
+    reasons += dict.fromkeys(why.partition(";")[0] for why in poor)
     bad = any(doubt["flag"] == "none" for doubt in look)
     return "bad" if bad else "warn" if reasons else "good", reasons
 

@@ -149,23 +149,26 @@ def _chart(
     series = list(domain or dict.fromkeys(row["series"] for row in data))
     roles = [ROLE_COLOURS[ROLES.index(name)] for name in domain]
     colours = alt.Scale(domain=series, range=roles or [COLOURS[n % len(COLOURS)] for n in range(len(series))])
-    legend = alt.Legend(title=None, orient="top", labelLimit=400, columns=1 if max(map(len, series)) > 30 else 3)
+    legend: Any = alt.Legend(title=None, orient="top", labelLimit=400, columns=1 if max(map(len, series)) > 30 else 3)
+    legend = legend if len(series) > 1 else None
     numbers = alt.Scale(zero=False, nice=False, padding=8)
     scale = alt.Scale(zero=False) if floor is None else alt.Scale(domainMin=floor, clamp=True)
-    place = {
+    place: dict[str, Any] = {
         "x": alt.X("number:Q", title="plate", axis=alt.Axis(tickMinStep=1, format="d"), scale=numbers),
         "y": alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(format=form)),
-        "color": alt.Color("series:N", scale=colours, legend=legend if len(series) > 1 else None),
+        "color": alt.Color("series:N", scale=colours, legend=legend),
     }
-    shapes = alt.Shape("series:N", scale=alt.Scale(domain=series), legend=None)
+    shapes = alt.Shape("series:N", scale=alt.Scale(domain=series), legend=legend)
     tooltip = ["plate:N", "series:N", alt.Tooltip("value:Q", format=form)]
     shown = "(!datum.frame || datum.frame == frame) && isValid(datum.value)"
     base = alt.Chart(alt.Data(values=data)).transform_filter(shown)
     lines = base.mark_line(strokeWidth=1, opacity=0.6).encode(**place)
     points = base.mark_point(filled=True, opacity=0.9, size=50 if len(rows) < MANY else 20)
-    limits = alt.Chart(alt.Data(values=[{"value": value} for value in rules]))
-    limits = limits.mark_rule(strokeDash=[4, 4], color=COLOURS[-1]).encode(y=place["y"])
-    chart = alt.layer(limits, lines, points.encode(**place, shape=shapes, tooltip=tooltip))
+    layers = [lines, points.encode(**place, shape=shapes, tooltip=tooltip)]
+    if rules:
+        limits = alt.Chart(alt.Data(values=[{"value": value} for value in rules]))
+        layers.append(limits.mark_rule(strokeDash=[4, 4], color=COLOURS[-1], aria=False).encode(y=place["y"]))
+    chart = alt.layer(*layers)
     chart = chart.add_params(alt.param(name="frame", value=data[0]["frame"]))
     return vega(chart.properties(width=430, height=170, description=f"{title}, plate by plate"))
 
