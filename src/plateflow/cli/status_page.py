@@ -66,7 +66,7 @@ class StatusPage:
             "status.html.j2",
             written=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
             every=every,
-            level="bad" if failed else "warn" if left_out else "good",
+            level="bad" if failed else "warn" if left_out or states["stale"] else "good",
             line=f"{number_of(len(self.plates), 'plate[s]')}: {counts}",
             share=done / (done + left) if done + left else None,
             remaining=_duration(left / running) if running and left else "",
