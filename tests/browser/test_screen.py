@@ -43,11 +43,15 @@ def test_status_renews_itself_until_it_is_over(tab: Any, project: Any, look: dic
     progress = Progress(project.config)
     jobs: dict[str, list[JobProgress]] = {plate.name: progress.of(plate.paths) for plate in plates}
     page = StatusPage(file, project, plates)
-    page.write(jobs, {}, every=0.5)
+    page.write(jobs, {}, every=2)
     opened = tab.open(file)
+    opened.click("#pause")  # else it may load itself while it is looked at
     assert tab.problems() == []
+    opened.wait_for_timeout(2500)
+    assert opened.get_attribute("#pause", "aria-pressed") == "true"
     assert opened.locator("tbody tr").count() == 2
     page.write(jobs, {"plate0001": "the share is away"}, every=0.5)
+    opened.click("#pause")
     opened.get_by_text("plate0001: can't be read: the share is away").wait_for(timeout=10_000)
     page.write(jobs, {})
     opened.get_by_text("This page isn't renewed").wait_for(timeout=10_000)
@@ -83,9 +87,9 @@ def test_charts_over_plates_are_drawn_and_a_frame_can_be_chosen(tab: Any, tmp_pa
     page.wait_for_function("document.documentElement.dataset.ready", timeout=30_000)
     chart = page.locator(".chart").first
     assert chart.locator("svg").count() == 1
-    assert chart.locator("[aria-label*='value: 5']").count() == 3
+    assert chart.locator("[aria-label*='plate: p'][aria-label*='value: 5']").count() == 3
     page.select_option("#frame", "time point 1")
-    chart.locator("[aria-label*='value: 6']").first.wait_for(state="attached", timeout=10_000)
-    assert chart.locator("[aria-label*='value: 5']").count() == 0
+    chart.locator("[aria-label*='plate: p'][aria-label*='value: 6']").first.wait_for(state="attached", timeout=10_000)
+    assert chart.locator("[aria-label*='plate: p'][aria-label*='value: 5']").count() == 0
     assert tab.problems() == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
