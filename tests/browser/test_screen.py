@@ -87,9 +87,11 @@ def test_charts_over_plates_are_drawn_and_a_frame_can_be_chosen(tab: Any, tmp_pa
     page.wait_for_function("document.documentElement.dataset.ready", timeout=30_000)
     chart = page.locator(".chart").first
     assert chart.locator("svg").count() == 1
-    assert chart.locator("[aria-label*='plate: p'][aria-label*='value: 5']").count() == 3
+    assert chart.locator("[aria-roledescription='point'][aria-label*='value: 5']").count() == 3
     page.select_option("#frame", "time point 1")
-    chart.locator("[aria-label*='plate: p'][aria-label*='value: 6']").first.wait_for(state="attached", timeout=10_000)
-    assert chart.locator("[aria-label*='plate: p'][aria-label*='value: 5']").count() == 0
+    chart.locator("[aria-roledescription='point'][aria-label*='value: 6']").first.wait_for(
+        state="attached", timeout=10_000
+    )
+    assert chart.locator("[aria-roledescription='point'][aria-label*='value: 5']").count() == 0
     assert tab.problems() == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
