@@ -16,6 +16,8 @@ _WELL_OF_FRACTAL = re.compile(r"^([A-H])([a-d])(\d\d)([1-4])$")
 
 SCRATCH = "scratch:"
 """In a journal, what the names of files in the scratch begin with."""
+SCREEN_PAGE = "index.html"
+"""The page over all plates, in the folder of the screen."""
 
 
 def well_name(row: int, column: int) -> str:
