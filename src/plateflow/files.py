@@ -180,7 +180,7 @@ def link_file(source: Path, path: Path, stamp: Stamp) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(partial)  # noqa: PTH108
             try:
-                os.link(source, partial)  # noqa: PTH200
+                os.link(source, partial)
             except OSError:
                 shutil.copyfile(source, partial)
             os.replace(partial, path)  # noqa: PTH105

@@ -1,8 +1,8 @@
 """The plate store: OME-Zarr 0.5, one image per well, sharded arrays; ingest alone makes its groups and arrays.
 
 Every other stage writes shards of its own wells (`images.well`), normalise the `zarr.json` of each image, last, as
-that says in which intensity window it is shown, and aggregate the list of its tables (`put_cells`). What the stages know of an image stands in its well's group. Nothing
-is consolidated.
+that says in which intensity window it is shown, and aggregate the list of its tables (`put_cells`). What the stages
+know of an image stands in its well's group. Nothing is consolidated.
 """
 
 import math
