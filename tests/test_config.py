@@ -55,7 +55,7 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
             "nuclei: diameter_um and diameter_px are both given",
         ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
-        ({"segmentation": {"count": {"channels": ["DNA"]}}}, "begins other columns"),
+        ({"segmentation": {"count": {"channels": ["DNA"]}}}, "something else in the tables"),
         ({"train": "--plate results/p --wells B03"}, "must hold --name"),
         ({"train": "--plate results/p --name"}, "must hold --name"),
         ({"train": "--name=../up"}, "letters, digits"),

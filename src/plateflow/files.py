@@ -167,6 +167,30 @@ def write_atomic(path: Path, data: bytes, *, stamped: bool = True) -> None:
         file.write(data)
 
 
+def link_file(source: Path, path: Path, stamp: Stamp) -> None:
+    """Give a whole file a second name, by rename; where the file system has no links, or not this one, copy it.
+
+    Args:
+        stamp: of the file's content, as its own writer has listed it.
+    """
+    make_folder(path.parent)
+    if not (path.exists() and path.samefile(source)):  # of two names of one file, rename would leave both
+        partial = partial_path(path)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)  # noqa: PTH108
+            try:
+                os.link(source, partial)
+            except OSError:
+                shutil.copyfile(source, partial)
+            os.replace(partial, path)  # noqa: PTH105
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(partial)  # noqa: PTH108
+            raise
+    _unsettled.wrote(path, stamp)
+
+
 def write_json(path: Path, content: Any, *, stamped: bool = True) -> None:
     """Write a JSON file by rename: indented by 1, unescaped, a newline at its end; `stamped` as of `atomic_file`."""
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n", stamped=stamped)

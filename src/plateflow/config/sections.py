@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-RESERVED_LABEL_SETS = {"children", "count", "image", "match", "metadata", "parent"}
-"""Other columns of the tables begin with these."""
+RESERVED_LABEL_SETS = {"children", "count", "fields", "image", "match", "metadata", "parent"}
+"""Other columns of the tables begin with these, and `fields` is another table in the store."""
 FAMILIES = (
     "location",
     "area_shape",
@@ -262,7 +262,7 @@ class Config(Section):
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
                 raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
             if name.lower() in RESERVED_LABEL_SETS:
-                raise ValueError(f"the label set name {name!r} begins other columns of the tables; choose another")
+                raise ValueError(f"the label set name {name!r} is that of something else in the tables; choose another")
         if len({name[0].upper() + name[1:] for name in label_sets}) < len(label_sets):
             raise ValueError(
                 "two label sets differ only in the case of their first letter: their columns would be equal"

@@ -1,8 +1,8 @@
 """The plate store: OME-Zarr 0.5, one image per well, sharded arrays; ingest alone makes its groups and arrays.
 
-Every other stage writes shards of its own wells (`images.well`), and normalise the `zarr.json` of each image, last, as
-that says in which intensity window it is shown. What the stages know of an image stands in its well's group. Nothing
-is consolidated.
+Every other stage writes shards of its own wells (`images.well`), normalise the `zarr.json` of each image, last, as
+that says in which intensity window it is shown, and aggregate the list of its tables (`put_cells`). What the stages
+know of an image stands in its well's group. Nothing is consolidated.
 """
 
 import math
@@ -10,14 +10,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plateflow.files import digest, remove_tree, replace_folder, unlisted, write_changed
+from plateflow.files import (
+    Stamp,
+    digest,
+    link_file,
+    listed,
+    remove_tree,
+    replace_folder,
+    unlisted,
+    write_atomic,
+    write_changed,
+)
 from plateflow.images import ngff
 from plateflow.images.layout import WellLayout
 from plateflow.images.shards import array_files, shard_region_size
 from plateflow.paths import PlatePaths, parse_well, row_name
 
-STORE = 2
-"""The kind of the groups' attributes. A store of another kind can't be accepted: nothing reads it."""
+STORE = 3
+"""The kind of the groups' attributes, and of who writes them last. A store of another kind can't be accepted: nothing
+reads it."""
 
 
 def create_plate(
@@ -78,6 +89,10 @@ def create_plate(
             made[key] = own_id
         write_changed(image / "zarr.json", image_group(layout, metadata, levels, limits or {}))
         unlisted(image / "zarr.json")
+        tables, lists = image / "tables" / "zarr.json", [ngff.table_list(), *map(ngff.table_list, own_sets)]
+        if not tables.is_file() or tables.read_bytes() not in lists:
+            write_atomic(tables, ngff.table_list())
+            unlisted(tables)
         write_changed(image.parent / "zarr.json", of_well)
         _write_group(image / "labels", {"ome": {"version": ngff.VERSION, "labels": own_sets}})
     return made
@@ -95,6 +110,29 @@ def image_group(
     """
     levels = levels if layout.preview is None else 1
     return ngff.group_file(ngff.image_attributes(layout, metadata, levels, limits))
+
+
+def put_cells(image: Path, cells: Path, stamp: Stamp, label_set: str, labels: str) -> None:
+    """Put a well's cell table into its image, where ngio finds it: `tables/<label set>`, a second name of the file.
+
+    Args:
+        image: the image's group.
+        cells: cells/<well>.parquet; `stamp`: as features has listed it.
+        label_set: that of the rows.
+        labels: the label image whose numbers are the table's ObjectNumber.
+    """
+    table = image / "tables" / label_set
+    link_file(cells, table / "table.parquet", stamp)
+    write_changed(table / "zarr.json", ngff.cell_table(labels))
+    list_tables(image, label_set)
+
+
+def list_tables(image: Path, *names: str) -> None:
+    """Say which cell tables an image has; any other goes away."""
+    write_changed(image / "tables" / "zarr.json", ngff.table_list(*names))
+    for other in listed(image / "tables"):
+        if other.is_dir() and other.name not in ("fields", *names):
+            remove_tree(other)
 
 
 def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = False) -> tuple[str, dict[str, bytes]]:

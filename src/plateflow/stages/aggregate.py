@@ -2,8 +2,8 @@
 
 Reads: the cell and object tables, one well at a time, histograms, the intensity window, the plate map; no image, so a
     changed plate map costs seconds.
-Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, and the tables of
-    `stats.statistics`.
+Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, the tables of
+    `stats.statistics`, and in plate.zarr the cell tables, by a second name, with the list of each image's tables.
 Work item: the plate.
 """
 
@@ -113,6 +113,7 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
     rows, values, field_rows = _rows(plate, measured, frames, use, medians)
     rows = [row | numbers.get(row["Metadata_Well"], {}) for row in rows]
+    _put_cells(plate, measured)
     table = well_table(plate.name, rows, values, plate_map, counts=counts, medians=medians)
     write_table(paths.table("wells.parquet"), table)
     write_table(paths.table("wells.csv"), table)
@@ -137,6 +138,19 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
         detail="; ".join(line for lines in reasons.values() for line in lines),
         info=info,
     )
+
+
+def _put_cells(plate: Plate, measured: Mapping[str, Entry]) -> None:
+    """Put the cell tables into the images of the store, where ngio finds them; a well that is left out has none."""
+    from plateflow.images.store import list_tables, put_cells
+
+    paths, rows = plate.paths, plate.config.row_label_set
+    for well, entry in measured.items():
+        if entry.left_out:
+            list_tables(paths.image(well))
+        else:
+            cells = paths.cells(well)
+            put_cells(paths.image(well), cells, entry.files[paths.key_of(cells)], rows, plate.labels_name(well, rows))
 
 
 def _expected(plate: Plate) -> dict[str, Expected]:
