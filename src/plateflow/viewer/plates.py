@@ -202,12 +202,23 @@ class Plates:
             return shown.about()
 
     def drawn(self, key: Any, draw: Callable[[], bytes]) -> bytes:
-        """What `draw` gives, kept under a key; what was asked for longest ago goes first."""
+        """What `draw` gives, kept under a key that begins with the plate's name; what was asked for longest ago goes
+        first.
+
+        Raises:
+            ResultsError: pixels are damaged, or just being written: their checksums don't fit.
+        """
         with self._lock:
             if key in self._drawn:
                 self._drawn.move_to_end(key)
                 return self._drawn[key]
-        data = draw()
+        try:
+            data = draw()
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, PlateflowError):
+                raise
+            what, remedy = "the pixels can't be read", f"`plateflow verify {key[0]}`, then `snakemake`, makes them anew"
+            raise ResultsError(what, where=key[0], why=f"{type(error).__name__}: {error}", remedy=remedy) from error
         with self._lock:
             self._drawn[key] = data
             while sum(map(len, self._drawn.values())) > CACHE_BYTES:

@@ -215,21 +215,15 @@ class _Handler(BaseHTTPRequestHandler):
         look = Look.of(asked, image.layout, shown.labels(well))
         level, x, y, part = place
         region = tiles.tile_region(image, level, x, y, part)
-
-        def make() -> bytes:
-            return tiles.encoded(tiles.draw(image, fields, look, level, region))
-
-        return self.server.plates.drawn((shown.paths.plate, shown.stamp, well, look, *place), make)
+        key = shown.paths.plate, shown.stamp, well, look, *place
+        return self.server.plates.drawn(key, lambda: tiles.encoded(tiles.draw(image, fields, look, level, region)))
 
     def _preview(self, shown: ShownPlate, well: str) -> bytes:
         image, fields = shown.image(well)
         level = min(image.preview_level(PREVIEW_PX), tiles.n_levels(image) - 1)
         region, look = tiles.region_of(image, level), shown.look(well)
-
-        def make() -> bytes:
-            return tiles.encoded(tiles.draw(image, fields, look, level, region))
-
-        return self.server.plates.drawn((shown.paths.plate, shown.stamp, well, "preview"), make)
+        key = shown.paths.plate, shown.stamp, well, "preview"
+        return self.server.plates.drawn(key, lambda: tiles.encoded(tiles.draw(image, fields, look, level, region)))
 
     def _labels(self, shown: ShownPlate, well: str, asked: dict[str, str]) -> dict[str, int]:
         image, _ = shown.image(well)
