@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def view(
     target: Annotated[str, typer.Argument(help="RESULTS/PLATE[/WELL], or PLATE[/WELL] of the project")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free; links in pages lead to the default")] = PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0: any that is free; links in pages lead to the default")
+    ] = PORT,
     host: Annotated[str, typer.Option(help="another address to listen at than this machine's own")] = "127.0.0.1",
     open_: Annotated[bool, typer.Option("--open", help="open it in the browser")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
@@ -33,17 +35,18 @@ def view(
     from plateflow.viewer.server import OPENSEADRAGON, Server, page_path
 
     plates, plate, well = _find(target, configfile)
-    paths = plates.paths(plate)
+    shown = plates.plate(plate)
+    if well and well not in shown.metadata["wells"]:
+        raise PlateflowError(f"the plate has no well {well}", where=plate)
     server = Server(plates, host=host, port=port, start=page_path(plate, well))
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{server.server_port}{page_path(plate, well)}"
     typer.echo(f"{url}: {plate}{f'/{well}' if well else ''} (Ctrl-C ends it)")
     store = f"http://{name}:{server.server_port}/raw/{plate}/plate.zarr"
     typer.echo(f"  store for other programs: {store}")
-    shown = plates.plate(plate)
     first = well or next(iter(shown.metadata["wells"]), "")
     if first:
-        for program, how in links.others(paths, first, shown.labels(first), server.server_port).items():
+        for program, how in links.others(shown.paths, first, shown.labels(first), server.server_port).items():
             typer.echo(f"  {program}: {how}")
     if not OPENSEADRAGON.is_file():
         typer.echo(
