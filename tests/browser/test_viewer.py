@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import zarr
 
 for folder in ("features", "viewer"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
@@ -27,7 +28,6 @@ LABELS = {"nuclei": "#ffb000", "cells": "#ffffff"}
 NARROW = {"viewport": {"width": 390, "height": 844}}
 SCREEN = """async () => {
   const canvas = viewer.drawer.canvas;
-  const [left, top] = [0, 0].map(Math.round);
   const corner = viewer.world.getItemAt(0).imageToViewerElementCoordinates(new OpenSeadragon.Point(0, 0));
   return [canvas.toDataURL("image/png").split(",")[1], corner.x, corner.y];
 }"""
@@ -49,11 +49,20 @@ def served(lit: Any) -> Iterator[Server]:
         yield server
 
 
+def until(page: Any, what: str) -> None:
+    """Wait for something; Playwright's own way evaluates text in the page, which the page's policy forbids."""
+    for _ in range(100):
+        if page.evaluate(what):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"it never was so: {what}")
+
+
 def change(page: Any, do: Any) -> None:
     """Do something that draws the image anew, and wait until it is there."""
     page.evaluate("delete document.getElementById('view').dataset.shown")
     do()
-    page.wait_for_function("document.getElementById('view').dataset.shown")
+    page.wait_for_selector("#view[data-shown]")
 
 
 def screen(page: Any, height: int = 256, width: int = 512) -> np.ndarray:
@@ -75,7 +84,7 @@ def screen(page: Any, height: int = 256, width: int = 512) -> np.ndarray:
 
 def open_well(tab: Any, server: Server, well: str) -> Any:
     page = tab.open(address(server, f"/demo/{well}"))
-    page.wait_for_function("document.getElementById('view').dataset.shown")
+    page.wait_for_selector("#view[data-shown]")
     return page
 
 
@@ -98,14 +107,14 @@ def test_pixels_and_outlines_on_the_screen_are_those_of_the_arrays(tab: Any, lit
     only = screen(page)
     np.testing.assert_array_equal(only, slow_picture(lit, "B02", 0, {"DNA": "#ffffff"}, {}, light=False))
     page.reload()  # the address says what is shown
-    page.wait_for_function("document.getElementById('view').dataset.shown")
+    page.wait_for_selector("#view[data-shown]")
     np.testing.assert_array_equal(screen(page), only)
 
 
 def test_another_well_a_field_and_the_number_of_an_object(tab: Any, lit: Any, served: Server) -> None:
     page = open_well(tab, served, "B02")
     page.locator("#after").click()
-    page.wait_for_function("document.getElementById('view').dataset.shown")
+    page.wait_for_selector("#view[data-shown]")
     assert page.url.split("#")[0].endswith("/demo/B03")
     np.testing.assert_array_equal(screen(page), slow_picture(lit, "B03", 0, CHANNELS, LABELS, light=True))
     page.get_by_label("Field").select_option(label="2")
@@ -114,9 +123,14 @@ def test_another_well_a_field_and_the_number_of_an_object(tab: Any, lit: Any, se
     assert middle == pytest.approx([0.75, 0.25], abs=0.01)
     page.get_by_role("button", name="Whole well").click()
     page.locator("#view").click()
-    page.wait_for_function("document.getElementById('found').textContent.startsWith('y ')")
-    cells = json.loads(json.dumps(page.locator("#found").inner_text()))
-    assert cells.startswith("y 12") and "x 25" in cells
+    until(page, "document.getElementById('found').textContent.startsWith('y ')")
+    y, x = map(int, re.findall(r"\d+", page.locator("#found").inner_text())[:2])
+    assert (abs(y - 128) <= 2, abs(x - 256) <= 2) == (True, True)
+    at = {
+        name: zarr.open_array(lit.paths.image("B03") / "labels" / name / "0", mode="r")[0, 0, y, x] for name in LABELS
+    }
+    said = ", ".join(f"{name} {label}" for name, label in at.items() if label)
+    assert page.locator("#found").inner_text() == f"y {y}, x {x}: {said or 'no object'}"
 
 
 def test_the_plate_shows_its_wells_and_why_one_is_left_out(tab: Any, served: Server) -> None:
@@ -124,7 +138,7 @@ def test_the_plate_shows_its_wells_and_why_one_is_left_out(tab: Any, served: Ser
     page.wait_for_selector("#wells a")
     assert page.locator("#wells a").count() == 7
     assert "C02: quarantined truncated" in page.locator("#doubtful").inner_text()
-    page.wait_for_function("[...document.querySelectorAll('#wells img')].every((image) => image.naturalWidth)")
+    until(page, "[...document.querySelectorAll('#wells img')].every((image) => image.naturalWidth)")
     assert page.locator("#wells img").count() == 6
     assert tab.problems() == []
     page.goto(address(served, "/demo/C02"))
@@ -151,4 +165,4 @@ def test_by_keyboard_alone_on_any_screen(tab: Any, served: Server, look: dict[st
             break
     before = page.evaluate("viewer.viewport.getZoom()")
     page.keyboard.press("+")
-    page.wait_for_function(f"viewer.viewport.getZoom() > {before}")
+    until(page, f"viewer.viewport.getZoom() > {before}")

@@ -78,7 +78,14 @@ def raw_request(server: Server, lines: bytes) -> bytes:
 
 
 def slow_picture(
-    planted: Planted, well: str, level: int, channels: dict[str, str], labels: dict[str, str], *, light: bool, t: int = 0
+    planted: Planted,
+    well: str,
+    level: int,
+    channels: dict[str, str],
+    labels: dict[str, str],
+    *,
+    light: bool,
+    t: int = 0,
 ) -> np.ndarray:
     """The whole of a level, drawn in the plainest way: for images of one plane with all fields in use."""
     image = WellImage.open(planted.paths, well)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,10 +79,6 @@ def _find(target: str, configfile: Path) -> tuple[Plates, str, str]:
     """
     from plateflow.viewer.plates import Plates
 
-    project = Project.load(configfile) if configfile.is_file() else None
-    if project and target.partition("/")[0] in project.plates:
-        plate, well = project.target(target)
-        return Plates(Path(project.config.results), project), plate.name, well
     folder, well = Path(target).absolute(), ""
     if not (folder / "plate.zarr").is_dir() and (folder.parent / "plate.zarr").is_dir():
         try:
@@ -89,15 +86,20 @@ def _find(target: str, configfile: Path) -> tuple[Plates, str, str]:
         except ValueError as error:
             raise PlateflowError(str(error), where=target) from None
     if not (folder / "plate.zarr").is_dir():
+        if configfile.is_file():
+            project = Project.load(configfile)
+            plate, well = project.target(target)
+            return Plates(Path(project.config.results), project), plate.name, well
         raise PlateflowError(
             f"there is nothing to view at {target!r}",
             where=str(folder),
-            why="it is neither the folder of a plate's results nor a plate of a configuration here",
+            why="it isn't the folder of a plate's results, and there is no configuration here whose plate it could be",
             remedy="name a folder that holds plate.zarr, such as results/PLATE, or results/PLATE/B03; ingest makes it",
         )
     beside = folder.parents[1] / "config" / configfile.name
-    if project is None and beside.is_file():
-        project = Project.load(enter_project(beside))
-    if project and Path(project.config.results).resolve() != folder.parent.resolve():
-        project = None
-    return Plates(folder.parent, project), folder.name, well
+    for each in filter(Path.is_file, (configfile, beside)):
+        with suppress(PlateflowError):  # the results are there, whatever has become of a project
+            project = Project.load(enter_project(each))
+            if Path(project.config.results).resolve() == folder.parent.resolve():
+                return Plates(folder.parent, project), folder.name, well
+    return Plates(folder.parent), folder.name, well

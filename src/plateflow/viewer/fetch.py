@@ -31,7 +31,9 @@ def fetch(folder: Path) -> None:
         return
     npm = shutil.which("npm")
     if npm is None:
-        raise RuntimeError("npm isn't installed: install it (Debian: apt install npm), or use a wheel that has the script")
+        raise RuntimeError(
+            "npm isn't installed: install it (Debian: apt install npm), or use a wheel that has the script"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         words = [npm, "pack", f"openseadragon@{VERSION}", "--ignore-scripts", "--pack-destination", temporary]
         done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=temporary)

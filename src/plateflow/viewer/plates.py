@@ -22,8 +22,8 @@ from plateflow.images.well import WellImage
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.project import Project
 from plateflow.report.thumbnails import OUTLINES
-from plateflow.state.journal import exceptions, item_key, left_out, outcomes
-from plateflow.viewer.tiles import TILE_PX, Look, n_levels, parts
+from plateflow.state.journal import exceptions, left_out, outcomes
+from plateflow.viewer.tiles import OVERLAP_PX, TILE_PX, Look, n_levels, parts
 
 CACHE_BYTES = 2**27
 """Of drawn tiles: those of some hundred screens."""
@@ -102,13 +102,21 @@ class ShownPlate:
     def about(self) -> dict[str, Any]:
         """What the page of the plate shows: its wells, each with why it was left out, or what it lacks."""
         said: dict[str, dict[str, str]] = {}
-        gathered = [(stage, entry) for stage in STAGES for entry in exceptions(self.paths.journals(stage)) if entry.well]
+        gathered = [
+            (stage, entry) for stage in STAGES for entry in exceptions(self.paths.journals(stage)) if entry.well
+        ]
         for item in left_out(self.paths.plate, gathered):
             known = said.setdefault(item.well, {"state": "flagged" if item.field else item.state, "why": ""})
             known["why"] += ("; " if known["why"] else "") + f"{item.field} {item.reason}".strip()
         rows, columns = self.metadata["format"]
         wells = [
-            {"name": well, "row": row, "column": column, "state": "ok" if well in self._outcomes else "to do", "why": ""}
+            {
+                "name": well,
+                "row": row,
+                "column": column,
+                "state": "ok" if well in self._outcomes else "to do",
+                "why": "",
+            }
             | said.get(well, {})
             for well, (row, column) in ((well, parse_well(well)) for well in self.metadata["wells"])
         ]
@@ -125,6 +133,7 @@ class ShownPlate:
             "plate": self.paths.plate,
             "well": well,
             "tile": TILE_PX,
+            "overlap": OVERLAP_PX,
             "levels": n_levels(image),
             "pixel_um": layout.pixel_um[-1] if layout.unit_known else None,
             "parts": [[ys.start, xs.start, ys.stop - ys.start, xs.stop - xs.start] for ys, xs in parts(layout)],
@@ -173,7 +182,9 @@ class Plates:
         """
         root = self.folder / name
         if name in ("", ".", "..") or os.sep in name or "\0" in name or not (root / "plate.zarr").is_dir():
-            raise Missing(f"there is no plate {name!r}", where=str(self.folder), remedy="`plateflow view RESULTS/PLATE`")
+            raise Missing(
+                f"there is no plate {name!r}", where=str(self.folder), remedy="`plateflow view RESULTS/PLATE`"
+            )
         if not (root / "plate.zarr").resolve().is_relative_to(self.folder):
             why, remedy = "nothing outside of the results is served", f"`plateflow view {root.resolve()}`"
             raise Missing("the plate is a link that leads elsewhere", where=str(root), why=why, remedy=remedy)

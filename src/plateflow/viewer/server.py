@@ -180,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.is_own(self.headers.get("Host", "")):
             return "the address is no name of this machine"
         raw = bool(names) and names is not None and names[0] == "raw"
-        navigates = self.headers.get("Sec-Fetch-Mode") == "navigate" and self.headers.get("Sec-Fetch-Dest") == "document"
+        navigates = (
+            self.headers.get("Sec-Fetch-Mode") == "navigate" and self.headers.get("Sec-Fetch-Dest") == "document"
+        )
         origin = self.headers.get("Origin")
         foreign = self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not navigates
         if raw:  # its answer says which origins may read it
@@ -288,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of each request."""
 
 

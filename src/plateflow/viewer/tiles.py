@@ -19,6 +19,8 @@ from plateflow.report.thumbnails import colour, outlines, shown
 
 TILE_PX = 512
 """Near the chunks of the store."""
+OVERLAP_PX = 1
+"""Without any, OpenSeadragon stretches each tile by a pixel, so that no line is seen between them."""
 
 
 class RequestError(ValueError):
@@ -111,7 +113,8 @@ def region_of(image: WellImage, level: int, part: int = 0) -> Region:
 
 
 def tile_region(image: WellImage, level: int, x: int, y: int, part: int = 0) -> Region:
-    """The region of a tile, in px of its level: `TILE_PX` high and wide but at the lower and right border.
+    """The region of a tile, in px of its level: `TILE_PX` high and wide, and where others are beside it `OVERLAP_PX` more
+    on that side.
 
     Raises:
         RequestError: there is no such tile.
@@ -120,7 +123,10 @@ def tile_region(image: WellImage, level: int, x: int, y: int, part: int = 0) -> 
     top, left = ys.start + y * TILE_PX, xs.start + x * TILE_PX
     if x < 0 or y < 0 or top >= ys.stop or left >= xs.stop:
         raise RequestError(f"there is no tile {x}, {y} at level {level}")
-    return slice(top, min(top + TILE_PX, ys.stop)), slice(left, min(left + TILE_PX, xs.stop))
+    return (
+        slice(max(top - OVERLAP_PX, ys.start), min(top + TILE_PX + OVERLAP_PX, ys.stop)),
+        slice(max(left - OVERLAP_PX, xs.start), min(left + TILE_PX + OVERLAP_PX, xs.stop)),
+    )
 
 
 def labels_in(image: WellImage, name: str, look: Look, level: int, region: Region) -> NDArray[np.uint32] | None:
@@ -140,9 +146,7 @@ def labels_in(image: WellImage, name: str, look: Look, level: int, region: Regio
     return found[:: ys.step, :: xs.step]
 
 
-def draw(
-    image: WellImage, fields: Sequence[FieldBox], look: Look, level: int, region: Region
-) -> NDArray[np.uint8]:
+def draw(image: WellImage, fields: Sequence[FieldBox], look: Look, level: int, region: Region) -> NDArray[np.uint8]:
     """A region of a level as a picture (y, x, red green blue).
 
     Grey is where no field in use lies. A pixel is part of an outline where its label differs from that below it or to

@@ -106,7 +106,7 @@ function draw() {
     viewer.addTiledImage({
       ...place,
       tileSource: {
-        height, width, tileSize: info.tile, minLevel: 0, maxLevel: levels - 1,
+        height, width, tileSize: info.tile, tileOverlap: info.overlap, minLevel: 0, maxLevel: levels - 1,
         getTileUrl: (level, x, y) => `${path("tile", plate, well, levels - 1 - level, x, y)}.webp?part=${part}&${asked}`,
       },
       success: ({ item }) => {
