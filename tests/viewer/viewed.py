@@ -90,7 +90,7 @@ def slow_picture(
     """The whole of a level, drawn in the plainest way: for images of one plane with all fields in use."""
     image = WellImage.open(planted.paths, well)
     folder = planted.paths.image(well)
-    stored = zarr.open_array(folder / str(level), mode="r")[t, :, 0].astype(np.float32)
+    stored = zarr.open_array(folder / str(level), mode="r")[0, :, 0].astype(np.float32)
     red_green_blue = np.zeros((*stored.shape[1:], 3), np.float32)
     for name, code in channels.items():
         values = stored[image.layout.channels.index(name)].copy()
@@ -106,7 +106,7 @@ def slow_picture(
             red_green_blue[..., n] += shown * np.float32(int(code[1 + 2 * n : 3 + 2 * n], 16) / 255)
     red_green_blue = np.clip(red_green_blue, 0, 1)
     for name, code in reversed(labels.items()):
-        numbers = zarr.open_array(folder / "labels" / name / str(level), mode="r")[t, 0]
+        numbers = zarr.open_array(folder / "labels" / name / str(level), mode="r")[0, 0]
         for y, x in np.ndindex(numbers.shape):
             below = y + 1 < numbers.shape[0] and numbers[y + 1, x] != numbers[y, x]
             right = x + 1 < numbers.shape[1] and numbers[y, x + 1] != numbers[y, x]
