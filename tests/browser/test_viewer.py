@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import zarr
 
-for folder in ("features", "viewer"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("features", "viewer")]
 
-from viewed import address, lit_plate, serving, slow_picture
+from viewed import address, lit_plate, serving, slow_picture  # noqa: E402
 
-from plateflow.viewer.plates import Plates
-from plateflow.viewer.server import OPENSEADRAGON, Server
+from plateflow.viewer.plates import Plates  # noqa: E402
+from plateflow.viewer.server import OPENSEADRAGON, Server  # noqa: E402
 
 CHANNELS = {"DNA": "#0000ff", "AGP": "#ffa500", "Marker": "#00ff00"}
 LABELS = {"nuclei": "#ffb000", "cells": "#ffffff"}

@@ -51,7 +51,7 @@ def view(
             typer.echo(f"  {program}: {how}")
     if not OPENSEADRAGON.is_file():
         typer.echo(
-            "note: the script that shows tiles isn't installed, so wells can't be shown: run `make viewer` in the clone "
+            "note: the script that shows tiles isn't installed, so no well is shown: run `make viewer` in the clone "
             "(it takes OpenSeadragon from npm), or install a wheel that was built where npm is",
             err=True,
         )

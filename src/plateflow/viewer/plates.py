@@ -1,4 +1,4 @@
-"""The plates below a folder of results, as they are at the moment of a request: they may be made while they are seen."""
+"""The plates below a folder of results as they are at a request: they may be made while they are seen."""
 
 from __future__ import annotations
 

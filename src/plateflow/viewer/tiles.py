@@ -113,8 +113,7 @@ def region_of(image: WellImage, level: int, part: int = 0) -> Region:
 
 
 def tile_region(image: WellImage, level: int, x: int, y: int, part: int = 0) -> Region:
-    """The region of a tile, in px of its level: `TILE_PX` high and wide, and where others are beside it `OVERLAP_PX` more
-    on that side.
+    """The region of a tile, in px of its level: `TILE_PX` high and wide, and `OVERLAP_PX` more towards its neighbours.
 
     Raises:
         RequestError: there is no such tile.
