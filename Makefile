@@ -14,7 +14,7 @@ define step
 @printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
 endef
 
-.PHONY: demo test test-faults test-slurm test-wheel check config train-default clean
+.PHONY: demo test viewer test-faults test-slurm test-wheel check config train-default clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -71,6 +71,10 @@ check: $(VENV)/.dev
 	$(call step,lint: snakefmt,$(BIN)/snakefmt --check Snakefile rules)
 	$(call step,lint: imports run downwards,$(BIN)/lint-imports)
 	$(call step,lint: types,$(BIN)/mypy)
+
+# What `plateflow view` shows tiles with, from npm; a wheel that is built where npm is has it.
+viewer:
+	$(call step,OpenSeadragon for `plateflow view`,$(PYTHON) src/plateflow/viewer/fetch.py)
 
 config: $(VENV)/.core
 	$(call step,write the default configuration and its schema,$(BIN)/python -m plateflow.cli.defaults)

@@ -25,6 +25,7 @@ from plateflow.cli import (
     status,
     train,
     verify,
+    view,
     weights,
 )
 from plateflow.cli.common import Status
@@ -62,7 +63,7 @@ def _options(
 
 for command in (
     *(init.init, check.check, pilot.pilot, plan.plan, status.status, retry.retry, run.run),
-    *(export.export,),
+    *(export.export, view.view),
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)

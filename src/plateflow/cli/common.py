@@ -12,7 +12,7 @@ from plateflow.chain import STAGES
 from plateflow.installed import project_folder
 
 
-def _enter_project(configfile: Path) -> Path:
+def enter_project(configfile: Path) -> Path:
     """Go where `snakemake` runs with this configuration, as its relative paths count from there; its name there."""
     folder, here = project_folder(configfile), Path.cwd()
     if folder == here or not folder.is_dir():
@@ -30,7 +30,7 @@ ConfigOption = Annotated[
         help="the configuration, as given to snakemake; from elsewhere, the project's PROJECT/config/config.yaml",
         show_default=True,
         readable=False,
-        callback=_enter_project,
+        callback=enter_project,
     ),
 ]
 WeightsOption = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,8 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     ]
     tints = {name: tint for name, tint in channel_tints(config).items() if image.layout.stack(name, first.t)}
     pixels = image.preview(level, fields, list(tints), config.z, first.t)
-    picture = np.zeros((*pixels.shape[1:], 3), np.float32)
-    for plane, (channel, tint) in zip(pixels, tints.items(), strict=True):
-        low, high = image.window.limits(channel)
-        picture += np.clip((plane - low) / (high - low), 0, 1)[..., None] ** GAMMA * np.array(tint, np.float32)
-    picture[np.isnan(pixels[0])] = NO_FIELD
+    limits = [image.window.limits(channel) for channel in tints]
+    picture = shown(pixels, limits, list(tints.values()))
     picture = shrunk(picture, edge)
     sides = zip(picture.shape[:2], pixels.shape[1:], strict=True)
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
@@ -67,6 +65,24 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
         lines, opacity = outlines(labels), _opacity(labels)
         picture[lines] += opacity * (colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
     return data_url((picture * 255).astype(np.uint8))
+
+
+def shown(
+    pixels: NDArray[np.float32], limits: Sequence[tuple[float, float]], tints: Sequence[tuple[float, float, float]]
+) -> NDArray[np.float32]:
+    """Channels laid over one another: (y, x, red green blue), from 0; above 1 where channels add up.
+
+    Args:
+        pixels: (channel, y, x), NaN where no field lies, or the one there lacks the channel.
+        limits: of each channel the values that are shown black and at full brightness.
+        tints: its colour.
+    """
+    picture = np.zeros((*pixels.shape[1:], 3), np.float32)
+    for plane, (low, high), tint in zip(pixels, limits, tints, strict=True):
+        seen = np.nan_to_num(np.clip((plane - low) / (high - low), 0, 1))
+        picture += seen[..., None] ** GAMMA * np.array(tint, np.float32)
+    picture[np.isnan(pixels).all(axis=0)] = NO_FIELD
+    return picture
 
 
 def shrunk(picture: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
