@@ -201,6 +201,23 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     remove_tree(old)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that appears at `folder`, whole, when the block ends without an error; an empty one may be there.
+
+    Yields:
+        where its files are written.
+    """
+    new = partial_path(folder)
+    remove_tree(new)
+    make_folder(new)
+    try:
+        yield new
+        os.rename(new, folder)  # noqa: PTH104
+    finally:
+        remove_tree(new)
+
+
 def remove(path: Path) -> None:
     """Remove a file; one that isn't there is no error."""
     try:
