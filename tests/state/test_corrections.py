@@ -11,14 +11,13 @@ import zarr
 from planted_plate import Planted
 
 from plateflow.asked import PlateAsked
-from plateflow.errors import PlateflowError, ResultsError
 from plateflow.exchange.corrections import Imported, import_items
+from plateflow.exchange.images import canvas_labels, digest_of
 from plateflow.files import stamp_of
-from plateflow.images.corrected import labels_digest
 from plateflow.images.well import WellImage
 from plateflow.stages.job import damage
 from plateflow.stages.stale import to_do
-from plateflow.state.corrections import corrections, discard
+from plateflow.state.corrections import discard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +44,25 @@ def exported(planted: Planted, well: str, label_set: str = "cells") -> tuple[np.
     """The labels of a well's first canvas that stand, and their digest."""
     plate = planted.plate
     canvas = plate.canvases(well, label_set)[0]
-    labels = WellImage.open(plate.paths, well).labels(plate.labels_name(well, label_set), canvas)
-    return labels, labels_digest(labels)
+    labels = canvas_labels(WellImage.open(plate.paths, well), plate.labels_name(well, label_set), canvas)
+    return labels, digest_of(labels)
 
 
 def corrected(labels: np.ndarray) -> np.ndarray:
-    """One object erased, one grown by a row, one drawn anew, and all of other numbers: with gaps."""
+    """Object 1 erased, 2 without its left half, one drawn anew; all of other numbers, with gaps."""
     drawn = labels.astype(np.int64) * 3
-    drawn[drawn == 3] = 0
-    ys, xs = np.nonzero(drawn == 6)
-    drawn[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1][drawn[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] == 0] = 6
-    free = np.argwhere(drawn == 0)
-    y, x = next((y, x) for y, x in free if y > 8 and x > 8 and not drawn[y - 6 : y + 6, x - 6 : x + 6].any())
-    drawn[y - 4 : y + 4, x - 4 : x + 4] = 5000
+    drawn[labels == 1] = 0
+    columns = np.flatnonzero((labels == 2).any(axis=0))
+    drawn[:, : columns[len(columns) // 4]][labels[:, : columns[len(columns) // 4]] == 2] = 0
+    y, x = free_place(drawn)
+    drawn[y : y + 6, x : x + 6] = 5000
     return drawn
+
+
+def free_place(labels: np.ndarray) -> tuple[int, int]:
+    """The corner of 6 x 6 px in which there is nothing."""
+    free = ((y, x) for y in range(0, labels.shape[0] - 6, 6) for x in range(0, labels.shape[1] - 6, 6))
+    return next((y, x) for y, x in free if not labels[y : y + 6, x : x + 6].any())
 
 
 def give_back(planted: Planted, *items: Drawn, split: bool = False) -> Imported:
@@ -98,7 +102,7 @@ def test_a_correction_is_measured_in_place_of_the_labels_and_taken_out_again(pla
     cells = planted.cells("B02").set_index("ObjectNumber")
     assert [*cells.index] == [*range(2, n + 2)] == np.unique(new)[1:].tolist()
     assert cells["Cells_AreaShape_Area"].tolist() == np.bincount(new.ravel())[2:].tolist()
-    assert np.array_equal(new == 5, labels == 5) and (new == n + 1).sum() == 64
+    assert np.array_equal(new == 5, labels == 5) and (new == n + 1).sum() == 36
     quality = cells["Cells_Quality_FlowError"]
     assert quality.isna()[[2, n + 1]].all() and quality.drop([2, n + 1]).notna().all(), "no flow has made those"
     wells = pd.read_csv(planted.paths.table("wells.csv")).set_index("Metadata_Well")
@@ -113,7 +117,8 @@ def test_a_correction_is_measured_in_place_of_the_labels_and_taken_out_again(pla
         "0": {"exported": digest, "program": "cellpose", "file": "B02-0_seg.npy"}
     }
     levels = [
-        zarr.open_array(planted.paths.image("B02") / f"labels/{name}/1", mode="r") for name in ("cells", "cells_corrected")
+        zarr.open_array(planted.paths.image("B02") / f"labels/{name}/1", mode="r")
+        for name in ("cells", "cells_corrected")
     ]
     assert levels[0].metadata == levels[1].metadata
     assert not to_do(planted.plate, files=True).items

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 THREADS = 4
-CORRECT_AGAIN = "put it back from a copy, import the labels again, or discard them (`plateflow retry --help`)"
+CORRECT_AGAIN = "put it back from a copy; or `plateflow retry PLATE/WELL --discard-corrections`, and import it again"
 Listed = tuple[str, Entry, str]
 """A stage, an entry of its journals, and a file that it lists."""
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from plateflow.errors import PlateflowError
 from plateflow.exchange.drawn import Counts, checked, compared, in_one_piece, object_table
-from plateflow.exchange.images import Item
+from plateflow.exchange.images import Item, canvas_labels, digest_of
 from plateflow.files import checksum, write_atomic
 from plateflow.images.canvas import Canvas
-from plateflow.images.corrected import CorrectedLabels, labels_digest, packed
+from plateflow.images.corrected import CorrectedLabels, packed
 from plateflow.images.well import WellImage
 from plateflow.project import Plate
 from plateflow.state.corrections import Correction, record
@@ -140,11 +140,10 @@ class _Well:
     ) -> tuple[Labels, pa.Table, Counts] | None:
         """The labels of a canvas with their final numbers, and the table of their objects; None where none differs."""
         if not 0 <= item.canvas < len(self.canvases):
-            raise PlateflowError(
-                f"the well has no canvas {item.canvas}", why="its images have changed: export it again"
-            )
+            why = "its images have changed: export it again"
+            raise PlateflowError(f"the well has no canvas {item.canvas}", why=why)
         canvas, drawn = self.canvases[item.canvas], item.read()
-        if drawn.shape == canvas.shape and drawn.dtype.kind in "iu" and labels_digest(drawn) == item.exported:
+        if digest_of(drawn) == item.exported != self._exported_before(canvas):
             done.lines.append(f"{where}: as exported, not imported")
             return None
         base, rows = self._base(canvas, item.exported)
@@ -165,26 +164,27 @@ class _Well:
         They are the pipeline's, or corrected ones. Who goes on correcting files that were imported before starts from
         what that import has left.
         """
-        if not self.former or self.former.made_from == self.made_from:  # else numbers of its canvases could be equal
-            labels = self._pipelines(canvas)
-            if labels_digest(labels) == exported:
-                return labels, self._rows(canvas, by_hand=False)
-        if self.former and self.by_hand:
+        if self.by_hand:
             labels = self.by_hand.canvas(canvas.index)
-            before = self.former.sources.get(str(canvas.index), {}).get("exported")
-            if exported in (before, labels_digest(labels)):
-                return labels, self._rows(canvas, by_hand=True)
+            if exported in (self._exported_before(canvas), digest_of(labels)):
+                return labels, self._rows(canvas)
+        if not self.former or self.former.made_from == self.made_from:  # else numbers of its canvases could be equal
+            labels = canvas_labels(self.image, self.label_set, canvas)
+            if digest_of(labels) == exported:
+                return labels, self._rows(canvas, by_hand=False)
         raise PlateflowError(
             "the labels have changed since they were exported", why="export the well again, and correct that"
         )
 
-    def _pipelines(self, canvas: Canvas) -> Labels:
-        labels = self.image.labels(self.label_set, canvas)
-        labels[..., canvas.owner() < 0] = 0  # those of another canvas in its box
-        return labels
+    def _exported_before(self, canvas: Canvas) -> str:
+        """Of a canvas that was corrected before, the digest of the labels that were exported for it; else empty."""
+        return self.former.sources.get(str(canvas.index), {}).get("exported", "") if self.former else ""
 
-    def _rows(self, canvas: Canvas, *, by_hand: bool) -> pa.Table:
-        table = self.tables[by_hand]
+    def _standing(self, canvas: Canvas) -> Labels:
+        return self.by_hand.canvas(canvas.index) if self.by_hand else canvas_labels(self.image, self.label_set, canvas)
+
+    def _rows(self, canvas: Canvas, *, by_hand: bool | None = None) -> pa.Table:
+        table = self.tables[self.by_hand is not None if by_hand is None else by_hand]
         return table.filter(pa.array(table["canvas"].to_numpy() == canvas.index))
 
     def _correction(
@@ -194,12 +194,11 @@ class _Well:
         sources: dict[str, dict[str, str]],
         by: str,
     ) -> tuple[Correction, bytes]:
-        standing = self.by_hand.canvas if self.by_hand else lambda index: self._pipelines(self.canvases[index])
-        own = {canvas.index: corrected.get(canvas.index) for canvas in self.canvases}
-        tables = [
-            each[1] if each else self._rows(self.canvases[n], by_hand=bool(self.by_hand)) for n, each in own.items()
-        ]
-        labels = ((n, each[0] if each else standing(n)) for n, each in own.items())
+        tables = [corrected[each.index][1] if each.index in corrected else self._rows(each) for each in self.canvases]
+        labels = (
+            (each.index, corrected[each.index][0] if each.index in corrected else self._standing(each))
+            for each in self.canvases
+        )
         data = packed(labels, encoded(pa.concat_tables(tables), use_dictionary=False))
         correction = Correction(
             well=self.well,

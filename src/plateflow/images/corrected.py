@@ -6,7 +6,6 @@ all objects, whose columns are those that `stitch` writes.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,14 +26,6 @@ from plateflow.paths import PlatePaths
 
 OBJECTS = "objects.parquet"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-def labels_digest(labels: NDArray[Any]) -> str:
-    """A digest of labels ([z,] y, x) of any whole numbers below 2^32: equal for equal shapes and numbers."""
-    hashed = hashlib.sha256(repr(labels.shape).encode())
-    for plane in labels:  # a row, or a plane: a copy of all would double the memory
-        hashed.update(np.ascontiguousarray(plane, "<u4").data)
-    return hashed.hexdigest()[:20]
 
 
 def packed(canvases: Iterable[tuple[int, NDArray[np.uint32]]], objects: bytes) -> bytes:
@@ -66,8 +57,8 @@ class CorrectedLabels:
             raise ResultsError(
                 "labels that were corrected by hand are gone or damaged",
                 where=str(path),
-                remedy="put the file back from a copy, or import the labels again; or go on without them: "
-                "`plateflow retry PLATE/WELL --discard-corrections`",
+                remedy="put the file back from a copy, or go on without them: `plateflow retry PLATE/WELL "
+                "--discard-corrections`; then they can be imported again",
             )
         self._file = zipfile.ZipFile(path)
 
