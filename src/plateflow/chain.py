@@ -57,7 +57,7 @@ _TABLES = "the segmentation is compared with the images: sizes, what it leaves u
 _PAGE = "the verdict says where to look at the segmentation; it fits narrow screens"
 # Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
+    ("ingest", "plate", 5, "features lists the labels of a well, as those corrected by hand are among them", ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
     ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),

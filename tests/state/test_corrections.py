@@ -1,7 +1,8 @@
 """What becomes of labels that people have corrected, from the import to the tables and back."""
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,17 @@ import zarr
 from planted_plate import Planted
 
 from plateflow.asked import PlateAsked
+from plateflow.config import Config
+from plateflow.errors import PlateflowError, ResultsError
 from plateflow.exchange.corrections import Imported, import_items
 from plateflow.exchange.images import canvas_labels, digest_of
 from plateflow.files import stamp_of
 from plateflow.images.well import WellImage
 from plateflow.stages.job import damage
 from plateflow.stages.stale import to_do
-from plateflow.state.corrections import discard
+from plateflow.state.corrections import corrections, discard, unused
+from plateflow.state.journal import append_outcome
+from plateflow.state.requests import request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,12 @@ def tables(planted: Planted) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
+def to_measure(planted: Planted) -> dict[str, tuple[str, ...]]:
+    """The wells whose features are to be done, and why."""
+    items = to_do(planted.plate, files=True).items
+    return {key[0]: item.why for (stage, key), item in items.items() if stage == "features"}
+
+
 def labels_files(planted: Planted, well: str) -> dict[str, tuple[int, str]]:
     folder = planted.paths.image(well) / "labels" / "cells"
     return {str(file.relative_to(folder)): stamp_of(file) for file in folder.rglob("*") if file.is_file()}
@@ -92,9 +103,7 @@ def test_a_correction_is_measured_in_place_of_the_labels_and_taken_out_again(pla
     said = give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
     assert said.lines == [f"B02 cells: {n - 2} kept, 1 changed, 1 added, 1 removed"]
     assert PlateAsked(planted.plate).digest("features", "0") != asked["0"]
-    assert {(name, key): item.why for (name, key), item in to_do(planted.plate, files=True).items.items()} == {
-        ("features", ("B02", "", -1)): ("corrected cells",)
-    }
+    assert to_measure(planted) == {"B02": ("corrected cells",)}
     planted.run("features", "aggregate")
     assert planted.journal("features") == [*done, "B02"], "no other well"
     assert labels_files(planted, "B02") == files, "the pipeline's labels are as they were, bit for bit"
@@ -121,7 +130,7 @@ def test_a_correction_is_measured_in_place_of_the_labels_and_taken_out_again(pla
         for name in ("cells", "cells_corrected")
     ]
     assert levels[0].metadata == levels[1].metadata
-    assert not to_do(planted.plate, files=True).items
+    assert not to_measure(planted)
     for entry in planted.plate.outcomes("features").values():
         assert not any(damage(planted.paths, name, stamp, content=True) for name, stamp in entry.files.items())
 
@@ -133,3 +142,155 @@ def test_a_correction_is_measured_in_place_of_the_labels_and_taken_out_again(pla
     attributes = json.loads((planted.paths.image("B02") / "labels/zarr.json").read_text())["attributes"]
     assert attributes["ome"]["labels"] == ["nuclei", "cells"]
     assert [path.name for path in planted.paths.corrections.parent.rglob("*")] == ["cells", "corrections.jsonl"]
+
+
+def test_who_goes_on_correcting_the_same_file_starts_from_what_was_imported(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    drawn = corrected(labels)
+    give_back(planted, Drawn(well="B02", labels=drawn, exported=digest))
+    (first,) = corrections(planted.paths).values()
+    (said,) = give_back(planted, Drawn(well="B02", labels=drawn, exported=digest)).lines
+    assert said.endswith("no object differs, not imported")
+    drawn[drawn == 9] = 0
+    assert give_back(planted, Drawn(well="B02", labels=drawn, exported=digest)).lines == [
+        f"B02 cells: {labels.max() - 1} kept, 0 changed, 0 added, 1 removed"
+    ]
+    (second,) = corrections(planted.paths).values()
+    files = [file.name for file in planted.paths.corrections.parent.glob("*/*")]
+    assert files == [second.file(planted.paths).name] != [first.file(planted.paths).name], "the former one is gone"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda labels: labels[:-1], r"its shape is \(255, 512\), and that of the image \(256, 512\)"),
+        (lambda labels: labels + 0.5, "it holds fractions"),
+        (lambda labels: labels > 0, "it holds bool, no whole numbers"),
+        (lambda labels: labels.astype(np.int64) - 1, "its numbers go from -1"),
+        (lambda labels: np.where(labels == 1, 0, labels.astype(np.int64) << 32), "its numbers go from 0"),
+        (lambda labels: np.where(labels == 2, 1, labels), "1 object is in pieces: .* px at y .* and .* px at y"),
+    ],
+)
+def test_what_cannot_be_used_is_told_and_nothing_is_imported(planted: Planted, change, words: str) -> None:
+    labels, digest = exported(planted, "B02")
+    sound, other = exported(planted, "B03")
+    items = [
+        Drawn(well="B02", labels=change(labels), exported=digest),
+        Drawn(well="B03", labels=corrected(sound), exported=other),
+    ]
+    with pytest.raises(PlateflowError, match=f"none was[\\s\\S]*B02 cells, canvas 0, B02-0_seg.npy: {words}"):
+        give_back(planted, *items)
+    assert not planted.paths.corrections.parent.exists()
+
+
+def test_whole_numbers_in_another_type_are_fine(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels).astype(np.float32), exported=digest))
+    assert corrections(planted.paths)[("B02", "cells")].counts["added"] == 1
+
+
+def test_labels_that_changed_since_the_export_are_refused(planted: Planted) -> None:
+    labels, _ = exported(planted, "B02")
+    with pytest.raises(PlateflowError, match="the labels have changed since they were exported: export the well again"):
+        give_back(planted, Drawn(well="B02", labels=corrected(labels), exported="0123456789abcdef0123"))
+
+
+def test_pieces_become_objects_and_specks_go_where_that_is_asked(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    drawn, n = labels.copy(), int(labels.max())
+    y, x = free_place(drawn)
+    drawn[y : y + 5, x : x + 5] = 2  # 25 px: an object
+    y, x = free_place(drawn)
+    drawn[y + 2, x + 2] = 2  # a speck of the brush
+    said = give_back(planted, Drawn(well="B02", labels=drawn, exported=digest), split=True).lines
+    assert "1 object was in pieces: 1 piece is an object now, 1 speck (1 px) dropped" in said[0]
+    assert said[1] == f"B02 cells: {n} kept, 0 changed, 1 added, 0 removed"
+
+
+def test_after_another_segmentation_corrected_labels_stand_and_it_is_said(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    planted.run("features", "aggregate")
+    cells = planted.cells("B02")
+    (before,) = [planted.plate.outcomes("stitch").required("B02", "cells")]
+    shard = planted.paths.image("B02") / "labels/cells/0/c/0/0/0/0"
+    files = {planted.paths.key_of(shard): stamp_of(shard)}
+    changed = replace(before, fingerprint="other", files=files, sequence=before.sequence + 1)
+    append_outcome(planted.paths.journal("stitch", "0"), changed)
+    planted.run("features", "aggregate")
+    pd.testing.assert_frame_equal(planted.cells("B02"), cells)
+    line = "look at the corrections: labels of cells that were corrected by hand stand, though they were made from an "
+    assert f"{line}earlier segmentation: B02" in planted.plate.doubts()
+
+
+def test_on_other_images_corrected_labels_are_set_aside_and_it_is_said(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    planted.run("features", "aggregate")
+    before = planted.plate.outcomes("tile").required("B02")
+    raw = {name: [*known[:2], "00000000"] for name, known in before.raw.items()}
+    changed = replace(before, fingerprint="other", raw=raw, sequence=before.sequence + 1)
+    append_outcome(planted.paths.journal("tile", "0"), changed)
+    planted.run("features", "aggregate")
+    assert planted.plate.labels_name("B02", "cells") == "cells"
+    assert planted.cells("B02")["ObjectNumber"].max() == labels.max()
+    assert any("aren't in use, as their images have changed since" in line for line in planted.plate.doubts())
+    assert corrections(planted.paths)[("B02", "cells")].file(planted.paths).is_file(), "people's work is kept"
+
+
+def test_ingest_keeps_corrected_labels_and_lists_them(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    planted.run("features")
+    folder = planted.paths.image("B02") / "labels"
+    there = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    request(planted.paths, kind="changed", stage="ingest")
+    (folder / "zarr.json").write_text("{}")
+    planted.run("ingest")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
+
+
+def test_a_damaged_file_is_an_error_that_says_the_way_out(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    file = corrections(planted.paths)[("B02", "cells")].file(planted.paths)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ResultsError, match=r"gone or damaged[\s\S]*--discard-corrections"):
+        planted.run("features")
+
+
+def test_an_import_that_fails_at_any_write_leaves_all_or_nothing(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two wells: each call that writes or removes a file fails once; the same import again makes it good."""
+    calls = {"plateflow.exchange.corrections.write_atomic": 2, "plateflow.state.corrections.append_line": 1}
+    calls["plateflow.state.corrections.settle"] = 2
+    drawn = []
+    for well in ("B02", "B03"):
+        labels, digest = exported(planted, well)
+        drawn.append(Drawn(well=well, labels=corrected(labels), exported=digest))
+    for name, n in calls.items():
+        for failing in range(n):
+            module, _, function = name.rpartition(".")
+            real, seen = getattr(sys.modules[module], function), iter(range(n))
+
+            def fail(*args, real=real, seen=seen, failing=failing, **keys):
+                if next(seen) == failing:
+                    raise OSError("no more")
+                return real(*args, **keys)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(name, fail)
+                with pytest.raises(OSError, match="no more"):
+                    give_back(planted, *drawn)
+            assert {place[0] for place in corrections(planted.paths)} in (set(), {"B02", "B03"}), name
+    give_back(planted, *drawn)
+    assert {place[0] for place in corrections(planted.paths)} == {"B02", "B03"}
+    assert not unused(planted.paths)
+    planted.run("features")
+    assert all(planted.plate.labels_name(well, "cells") == "cells_corrected" for well in ("B02", "B03"))
+
+
+def test_a_label_set_cannot_have_the_name_of_corrected_labels() -> None:
+    with pytest.raises(ValueError, match="is the name of the labels of 'cells' that were corrected by hand"):
+        Config.model_validate({"segmentation": {"cells_corrected": {"channels": ["DNA"]}}})
