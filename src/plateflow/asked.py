@@ -25,6 +25,7 @@ from plateflow.files import digest, listed, remove, settle, stat_of, write_atomi
 from plateflow.model.registry import find_weights, model_spec
 from plateflow.paths import SCREEN_PAGE, PlatePaths
 from plateflow.project import Plate, Project
+from plateflow.state.corrections import corrections_digest
 from plateflow.state.requests import request_digest, watch_lines
 from plateflow.state.slurm import QueuedJob
 
@@ -171,6 +172,8 @@ class PlateAsked:
             parts = STAGES[stage].parts(self.plate.config)
             requests = request_digest(self.plate.paths, stage, job, parts, self._watch_lines)
             own = digest(self._stage_settings(stage), requests)
+            if stage == "features" and (corrected := corrections_digest(self.plate.paths, job, parts)):
+                own = digest(own, corrected)
             if stage == "normalise":
                 own = digest(own, self.digest(*INGEST))
                 self._digests[key] = f"{own}-{self._base(own)}"

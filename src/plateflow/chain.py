@@ -55,9 +55,11 @@ _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "cell tables are in the store, too, where ngio finds them"
 _PAGE = "the verdict says where to look at the segmentation; it fits narrow screens"
+_LISTS = "aggregate lists the tables of an image, where it puts the cell tables, and features its labels, "
+_LISTS += "as corrected ones are among them"
 # Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 5, "the list of an image's tables is aggregate's, which puts the cell tables there", ()),
+    ("ingest", "plate", 5, _LISTS, ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
     ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),

@@ -187,6 +187,15 @@ class PlatePaths:
         """The table of a well's objects, before features."""
         return self.root / "objects" / label_set / f"{well}.parquet"
 
+    @property
+    def corrections(self) -> Path:
+        """What labels were corrected by hand, and discarded: one line per import (`state.corrections`)."""
+        return self.root / "corrections" / "corrections.jsonl"
+
+    def corrected(self, label_set: str, well: str, digest: str) -> Path:
+        """Labels of a well that were corrected by hand, named by a digest of them (`images.corrected`)."""
+        return self.root / "corrections" / label_set / f"{well}.{digest}.zip"
+
     def cells(self, well: str) -> Path:
         """The cell table of a well."""
         return self.root / "cells" / f"{well}.parquet"

@@ -16,6 +16,7 @@ from plateflow.cli import (
     demo,
     evaluate,
     export,
+    import_labels,
     init,
     pilot,
     plan,
@@ -67,6 +68,7 @@ for command in (
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)
+_typer.command("import")(import_labels.import_labels)
 _typer.add_typer(weights.weights, name="weights")
 
 

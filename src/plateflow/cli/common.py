@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 from plateflow.chain import STAGES
+from plateflow.errors import LeaseError
 from plateflow.installed import project_folder
+from plateflow.project import Plate, Project
+from plateflow.state.lease import running
 
 
 def enter_project(configfile: Path) -> Path:
@@ -44,6 +47,22 @@ def known_stage(name: str | None) -> str | None:
     if name is None or name in STAGES:
         return name
     raise typer.BadParameter(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+
+
+def refuse_at_work(project: Project, plate: Plate) -> None:
+    """Refuse to change what a run, or a job of a plate, works on.
+
+    Raises:
+        LeaseError: one is at work.
+    """
+    for folder in (plate.paths.root, project.screen.root):
+        for name, owner in running(folder / "leases").items():
+            raise LeaseError(
+                f"{plate.name}: {name} is at work",
+                where=str(folder / "leases" / name),
+                why=f"lease held by {owner}",
+                remedy="wait for it, or stop it; if it is gone, run `plateflow retry` first",
+            )
 
 
 def numbers(text: str, option: str, *, least: float, most: float) -> list[float]:

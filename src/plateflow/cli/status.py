@@ -22,6 +22,7 @@ from plateflow.files import stat_of
 from plateflow.project import Plate, Project
 from plateflow.stages.job import Job
 from plateflow.stages.stale import Glance, StaleItem, ToDo, glance, to_do
+from plateflow.state.corrections import Correction, corrections
 from plateflow.state.journal import Entry, Journal, LeftOut, outcomes, wells_and_fields
 from plateflow.state.lease import SILENT_S, leases
 from plateflow.state.progress import JobProgress, Progress, screen_failure, screen_runs
@@ -262,11 +263,28 @@ def explain(plate: Plate, well: str) -> Status:
         for failed in _failures(plate, name, well):
             error = failed.error.replace("\n", "\n    ")
             typer.echo(f"  {name} {failed.job}: last attempt failed: {error}\n    log: {failed.log}")
+    for correction in corrections(plate.paths).values():
+        if correction.well == well:
+            typer.echo(f"  {correction}{_use_of(plate, correction)}")
     if found.note:
         typer.echo(f"  {found.note}")
     items = {key: item for key, item in found.items.items() if item.key[0] in ("", well)}
     of_well = ToDo(items, found.note, found.fault)
     return _status(of_well, left_out=not found.fault and any(item.well == well for item in plate.left_out()))
+
+
+def _use_of(plate: Plate, correction: Correction) -> str:
+    """Of a correction, in words, whether it is in use."""
+    if correction.label_set not in plate.config.segmentation:
+        return "; not in use: the configuration has no such label set"
+    try:
+        in_use = plate.correction(*correction.place)
+        earlier = in_use and in_use.made_from != plate.labels_id(*correction.place)
+    except ResultsError as error:
+        return f"; can't tell whether it is in use: {error.what}"
+    if not in_use:
+        return "; not in use: the images have changed since"
+    return "; made from an earlier segmentation" if earlier else ""
 
 
 def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None) -> None:

@@ -61,7 +61,7 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     for number, label_set in reversed(list(enumerate(label_sets))):
         if not image.layout.shows(config.segmentation[label_set].channels, first.t):
             continue
-        labels = image.preview_labels(level, label_set, first.t)[nearest]
+        labels = image.preview_labels(level, plate.labels_name(well, label_set), first.t)[nearest]
         lines, opacity = outlines(labels), _opacity(labels)
         picture[lines] += opacity * (colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
     return data_url((picture * 255).astype(np.uint8))
