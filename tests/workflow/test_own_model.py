@@ -65,7 +65,7 @@ def test_a_correction_measures_its_well_alone_outlives_another_segmentation_and_
     assert set(re.findall(r"Job \d+: micro: (\w+)", said)) == {"features", "aggregate", "report"}, said
     corrected = project.path().cells("B02").read_bytes()
     assert corrected != before["B02.parquet"]
-    project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=60))
+    project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=10_000))
     project.snakemake()
     assert project.path().cells("B02").read_bytes() == corrected
     assert "made from an earlier segmentation" in project.plateflow("status", "micro/B02")
