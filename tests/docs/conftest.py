@@ -14,14 +14,14 @@ import tifffile
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from command_line import plateflow
-from workflow_project import run_in_process
+from workflow_project import TINY, run_in_process
 
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import save_model
 from plateflow.project import Project
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
 
-SMALL = {"fields": 2, "field_shape": (128, 160), "channels": ("DNA", "AGP")}
+SMALL = {"field_shape": (128, 160), "channels": ("DNA", "AGP")}
 WELLS = [
     WellPlan(well="B02", role="negative", treatment="DMSO", dose=0.0),
     WellPlan(well="B03", role="treatment", treatment="compound-1", dose=0.1, effect=0.1),
@@ -32,12 +32,18 @@ WELLS = [
 """Of the demo's wells; C07 has its truncated file."""
 
 
+def with_tiny_model(project: Path) -> None:
+    """Segment with a network that takes a moment."""
+    config = project / "config" / "config.yaml"
+    config.write_text(config.read_text().replace("model: default", f"model: {TINY}"))
+
+
 def _data(folder: Path) -> None:
     """/data of the pages: raw plates, their maps, files that a pattern describes."""
     (folder / "raw").mkdir(parents=True)
     (folder / "maps").mkdir()
     for number in (1, 2):
-        made = simulate_plate(folder / "made", plate=f"PLATE{number}", seed=number, wells=WELLS[:2], **SMALL)
+        made = simulate_plate(folder / "made", plate=f"PLATE{number}", seed=number, wells=WELLS[:2], fields=1, **SMALL)
         made.raw.rename(folder / "raw" / f"PLATE{number}")
         made.plate_map.rename(folder / "maps" / f"PLATE{number}.csv")
     (folder / "tiffs").mkdir()
@@ -67,9 +73,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demo = folder / "demo"
     demo.mkdir(parents=True)
     made = simulate_plate(
-        demo / "raw", wells=WELLS, faults=(Fault(kind="truncated", well="C07", field=0, channel=1),), **SMALL
+        demo / "raw", wells=WELLS, fields=2, faults=(Fault(kind="truncated", well="C07", field=0, channel=1),), **SMALL
     )
     plateflow("init", made.raw, "--plate", "demo", "--plate-map", made.plate_map, cwd=demo)
+    with_tiny_model(demo)
     with chdir(demo):
         run_in_process(Project.load(Path("config/config.yaml")))
     (folder / ".venv").symlink_to(sys.prefix)

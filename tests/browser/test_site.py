@@ -1,0 +1,69 @@
+"""The documentation as a site: built strictly, searched, and looked at without a network."""
+
+import functools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NARROW = {"viewport": {"width": 390, "height": 844}}
+THEMES = {"color-contrast", "scrollable-region-focusable", "label", "aria-hidden-focus"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    made = subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(built) -> Iterator[str]:
+    """Its address; search needs a server."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_search_finds_a_key(site, tab):
+    page = tab.open(f"{site}/index.html")
+    page.get_by_placeholder("Search").first.click()
+    page.keyboard.type("flow_threshold")
+    found = page.locator(".md-search-result__link").first
+    found.wait_for()
+    assert page.locator(".md-search-result__item", has_text="Configuration").count()
+    found.click()
+    page.wait_for_function("!location.pathname.endsWith('index.html')")
+    assert "flow_threshold" in page.inner_text("article")
+    assert all(address.startswith(site) or address.startswith(("data:", "blob:")) for address in tab.asked)
+
+
+@pytest.mark.parametrize("name", ["index.html", "faults.html"])
+@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, NARROW], ids=["light", "dark", "narrow"])
+def test_a_page_can_be_read_by_all(site, tab, name, look):
+    page = tab.open(f"{site}/{name}")
+    assert page.locator("article h1").is_visible()
+    assert tab.problems() == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_pages_open_from_a_disk_and_name_no_other_host(built, tab):
+    page = tab.open(built / "report.html")
+    page.get_by_role("link", name="When something fails").first.click()
+    page.wait_for_url("**/faults.html*")
+    for path in built.rglob("*.html"):
+        assert 'src="http' not in path.read_text(), path
+        assert '<link rel="stylesheet" href="http' not in path.read_text(), path
