@@ -35,7 +35,7 @@ WELLS = [
 def with_tiny_model(project: Path) -> None:
     """Segment with a network that takes a moment."""
     config = project / "config" / "config.yaml"
-    config.write_text(config.read_text().replace("model: default", f"model: {TINY}"))
+    config.write_text(config.read_text().replace('model: "default"', f'model: "{TINY}"'))
 
 
 def _data(folder: Path) -> None:

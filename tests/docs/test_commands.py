@@ -76,15 +76,17 @@ class Shell:
 
     def view(self, words: list[str]) -> None:
         """Start the viewer, and end it as Ctrl-C does once it has said where it is."""
-        started = [sys.executable, "-c", "from plateflow.cli import app; app()", *words]
-        with subprocess.Popen(started, cwd=self.cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as viewer:
-            os.set_blocking(viewer.stdout.fileno(), False)
-            said, end = "", time.monotonic() + DEADLINE_S
-            while "http://127.0.0.1:" not in said and viewer.poll() is None and time.monotonic() < end:
-                said += viewer.stdout.read() or ""
+        started, said = [sys.executable, "-c", "from plateflow.cli import app; app()", *words], self.cwd / "said"
+        with said.open("w") as output:
+            viewer = subprocess.Popen(started, cwd=self.cwd, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            end = time.monotonic() + DEADLINE_S
+            while "http://127.0.0.1:" not in said.read_text() and viewer.poll() is None and time.monotonic() < end:
                 time.sleep(0.1)
+            assert "http://127.0.0.1:" in said.read_text(), said.read_text()
+        finally:
             viewer.send_signal(signal.SIGINT)
-            assert "http://127.0.0.1:" in said, said
+            viewer.wait(DEADLINE_S)
 
 
 @pytest.mark.parametrize("page", RUN)
