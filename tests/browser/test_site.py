@@ -12,7 +12,6 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NARROW = {"viewport": {"width": 390, "height": 844}}
-THEMES = {"color-contrast", "scrollable-region-focusable", "label", "aria-hidden-focus"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,6 @@ def test_search_finds_a_key(site, tab):
     page.keyboard.type("flow_threshold")
     found = page.locator(".md-search-result__link").first
     found.wait_for()
-    assert page.locator(".md-search-result__item", has_text="Configuration").count()
     found.click()
     page.wait_for_function("!location.pathname.endsWith('index.html')")
     assert "flow_threshold" in page.inner_text("article")

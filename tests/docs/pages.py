@@ -13,7 +13,9 @@ PAGES = {
     if not path.is_symlink()
 }
 """By path; config/README.md and CHANGELOG.md, to which links in docs/ lead, count where they are."""
-_FENCE = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^ *```$", re.M | re.S)
+_FENCE = re.compile(
+    r"(?:<!-- not run: (?P<why>.+?) -->\n)?^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^ *```$", re.M | re.S
+)
 
 
 @dataclass(frozen=True, kw_only=True)

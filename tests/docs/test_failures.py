@@ -22,7 +22,9 @@ WRONG_USE = 2
 def told(section: str) -> dict[str, list[str]]:
     """The table of a section: by the first cell, what stands in the others."""
     text = PAGE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line[:1] == "|"
+    ]
     assert all(len(row) == 3 for row in rows)
     return {row[0].strip("`"): row[1:] for row in rows[2:]}
 
