@@ -1,4 +1,4 @@
-"""Every kind of error, reason, flag and status of the code is found in docs/faults.md, with what it means and what to do."""
+"""Every kind of error, reason, flag and status of the code is in docs/faults.md, with what it means and what to do."""
 
 import ast
 import inspect
