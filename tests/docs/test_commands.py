@@ -1,7 +1,7 @@
 """Every command of the documentation is run, page by page, on a small plate; its few others are checked as typed.
 
-Jobs of `snakemake` are done in this process, which takes a tenth of the time, before Snakemake itself looks for what is
-left to do. About 60 s on one core: 14 pages have some 90 commands, and processes of Snakemake and Python among them.
+Jobs of `snakemake` are done in this process, which is quicker, before Snakemake itself looks for what is
+left to do. Over 60 s on one core: most of it are runs of the default model, in `pilot` and after `init`.
 """
 
 from __future__ import annotations
