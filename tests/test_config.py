@@ -20,8 +20,8 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
     sets = load_config(yaml.safe_load(text)).segmentation
     assert (list(sets), sets["cells"]) == (["nuclei", "cells"], LabelSet(channels=["AGP", "DNA"], diameter_um=30))
     assert "# cells:" not in config_yaml(Config(segmentation=sets))
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (block,) = re.findall(r"\n    segmentation:\n(?:      .+\n)+", readme)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "channels.md").read_text()
+    (block,) = re.findall(r"```yaml\n(segmentation:\n(?:  .+\n)+)```", page)
     assert load_config(yaml.safe_load(block)).segmentation["cells"] == sets["cells"]
 
 

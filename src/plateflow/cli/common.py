@@ -77,7 +77,7 @@ def numbers(text: str, option: str, *, least: float, most: float) -> list[float]
 
 
 class Status(IntEnum):
-    """How a command ends; README.md has the table. A wrong option or name of a stage ends it with 2."""
+    """How a command ends; docs/faults.md has the table. A wrong option or name of a stage ends it with 2."""
 
     OK = 0
     ERROR = 1
