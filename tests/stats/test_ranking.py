@@ -19,7 +19,13 @@ def test_the_worst_of_any_label_set_and_kind_of_doubt_counts() -> None:
         Cells_Dropped=[0.3, 0.0, 0.1, 0.05, np.nan],
         Nuclei_Diameter_px=[20.0, 20.0, 80.0, 20.0, 20.0],
     )
-    assert worst_first(wells) == ["A03", "A02", "A01", "A05", "A04"]  # four times the diameter is twice the flag's limit
+    assert worst_first(wells) == [
+        "A03",
+        "A02",
+        "A01",
+        "A05",
+        "A04",
+    ]  # four times the diameter is twice the flag's limit
     assert 1 < doubts(wells)["A03"] < 1.1
 
 

@@ -142,9 +142,9 @@ def test_false_alarms_are_as_rare_as_said_and_lost_cells_are_found() -> None:
 
 def test_too_few_objects_or_wells_say_nothing() -> None:
     few = [Counted(objects=(2, 5), area=(1000.0, 3000.0), medians=(400.0, 410.0))] * 4
-    assert judge_seams("tile", [*few, Counted(objects=(9, 1), area=(1000.0, 3000.0), medians=(400.0, 90.0))], 1).why == (
-        "not enough objects to tell"
-    )
+    assert judge_seams(
+        "tile", [*few, Counted(objects=(9, 1), area=(1000.0, 3000.0), medians=(400.0, 90.0))], 1
+    ).why == ("not enough objects to tell")
     two = judge_seams("tile", few[:2], 1)
     assert (two.verdict, two.why) == ("unknown", "2 wells with objects there; 3 are needed")
     assert judge_seams("field", [Counted(objects=(0, 0), area=(5.0, 0.0), medians=(np.nan,) * 2)], 1).why.startswith(

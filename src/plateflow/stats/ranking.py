@@ -24,9 +24,13 @@ def doubts(wells: pd.DataFrame) -> pd.Series[float]:
     Args:
         wells: the well table.
     """
-    measured = wells[~wells["Metadata_State"].isin(LEFT_OUT)].drop_duplicates("Metadata_Well").set_index("Metadata_Well")
+    measured = (
+        wells[~wells["Metadata_State"].isin(LEFT_OUT)].drop_duplicates("Metadata_Well").set_index("Metadata_Well")
+    )
     columns = [str(name) for name in measured if str(name).startswith("Metadata_")]
-    shares = [name for name in columns if name.endswith(tuple(f"_{COLUMNS[flag]}" for flag in COLUMNS if flag != "size"))]
+    shares = [
+        name for name in columns if name.endswith(tuple(f"_{COLUMNS[flag]}" for flag in COLUMNS if flag != "size"))
+    ]
     sizes = [name for name in columns if name.endswith(f"_{COLUMNS['size']}")]
     parts = measured[shares].astype(np.float64)
     for name in sizes:

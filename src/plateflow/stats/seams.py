@@ -93,7 +93,9 @@ class Borders:
             own = [self.lines["tile"][axis], self.lines["block"][axis], self.edges[axis]]
             far = [max(diameter / 2, self.tile_px if number == 0 else 0) for number in range(3)]
             steps = [(0, half, half + diameter / 2, half + 4 * diameter, diameter) for half in far]
-            all_cuts = [line + sign * step for line, by in zip(own, steps, strict=True) for step in by for sign in (-1, 1)]
+            all_cuts = [
+                line + sign * step for line, by in zip(own, steps, strict=True) for step in by for sign in (-1, 1)
+            ]
             cuts.append(np.unique(np.concatenate([*all_cuts, self.edges[axis]]).clip(0, self.edges[axis][-1])))
         middle = [(cut[1:] + cut[:-1]) / 2 for cut in cuts]
         found = self.regions(middle[0][:, None], middle[1][None], diameter)
@@ -265,9 +267,7 @@ def _is_off(ratio: float) -> bool:
     return bool(np.isfinite(ratio)) and abs(np.log(ratio)) > np.log1p(LEAST)
 
 
-def _ratio(
-    above: Numbers, below: Numbers, level: float, least: float | None = None
-) -> tuple[float, float, float]:
+def _ratio(above: Numbers, below: Numbers, level: float, least: float | None = None) -> tuple[float, float, float]:
     """sum(above) / sum(below) with the interval of the jackknife: of its logarithm, whose standard error is `least` or
     more; without `least` it is a logarithm itself, and the exponentials are returned.
     """
