@@ -13,9 +13,9 @@ from plateflow.stats.alike import ALIKE, Alike
 def by_hand(values: pd.DataFrame, names: list[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
-        for leader in groups:
+        for leader, others in groups.items():
             if abs(spearmanr(values[leader], values[name]).statistic) >= ALIKE:
-                groups[leader].append(name)
+                others.append(name)
                 break
         else:
             groups[name] = []

@@ -14,6 +14,7 @@ from plateflow.images.window import load_window
 from plateflow.model.registry import model_spec
 from plateflow.report.view import View, accepted_results
 from plateflow.state.journal import LEFT_OUT
+from plateflow.stats.positions import LEVEL
 
 TABLES = (
     *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
@@ -38,7 +39,8 @@ REFERENCES = {
     "validation of high throughput screening assays. J Biomol Screen 4:67 (1999).",
     "ssmd": "Zhang X.D. A pair of new statistical parameters for quality control in RNA interference high-throughput "
     "screening assays. Genomics 89:552 (2007).",
-    "simes": "Simes R.J. An improved Bonferroni procedure for multiple tests of significance. Biometrika 73:751 (1986).",
+    "simes": "Simes R.J. An improved Bonferroni procedure for multiple tests of significance. Biometrika 73:751 "
+    "(1986).",
     "bh": "Benjamini Y., Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to "
     "multiple testing. J R Stat Soc B 57:289 (1995).",
 }
@@ -110,8 +112,8 @@ def _images(view: View, cite: Any) -> Iterator[str]:
     n = int((~view.by_well["Metadata_State"].isin(LEFT_OUT)).sum())
     size = f" ({metadata['pixel_size_um'][0]:.4g} µm per pixel)" if metadata.get("pixel_size_um") else ""
     yield (
-        f"Images of {n} wells in {_and(plate.channels)}{size} were processed with Plateflow {_version('plateflow')}, run by "
-        f"Snakemake {_version('snakemake')} {cite('snakemake')}, and stored as OME-Zarr {cite('ome-zarr')}."
+        f"Images of {n} wells in {_and(plate.channels)}{size} were processed with Plateflow {_version('plateflow')}, "
+        f"run by Snakemake {_version('snakemake')} {cite('snakemake')}, and stored as OME-Zarr {cite('ome-zarr')}."
     )
     if metadata.get("z", 1) > 1:
         projected = {"max": "maximum", "mean": "mean"}.get(config.z)
@@ -123,35 +125,38 @@ def _images(view: View, cite: Any) -> Iterator[str]:
         yield f"Uneven illumination was corrected in {_and(corrected)} with a profile estimated from the plate."
     low, high = config.normalise.percentiles
     yield (
-        f"For segmentation, intensities were scaled so that the {low:g}th and {high:g}th percentiles of the raw pixels of "
-        f"each {config.normalise.scope} became 0 and 1, per channel."
+        f"For segmentation, intensities were scaled so that the {_ordinal(low)} and {_ordinal(high)} percentiles of "
+        f"the raw pixels of each {config.normalise.scope} became 0 and 1, per channel."
     )
 
 
 def _segmentation(view: View, cite: Any) -> Iterator[str]:
-    plate = view.plate
-    for name, model in sorted(_models(view).items()):
-        settings = plate.config.segmentation[name]
-        keys, origin = ["cellpose", "cellpose-sam"], ""
+    models, config = _models(view), view.plate.config
+    for sha256 in dict.fromkeys(model["sha256"] for model in models.values()):
+        names = [name for name in config.segmentation if models.get(name, {}).get("sha256") == sha256]
+        model, keys, origin = models[names[0]], ["cellpose", "cellpose-sam"], ""
         try:
-            spec = model_spec(settings.model)
-            lineage = f"{spec.name} {spec.parent}"
-            if any(word in lineage for word in ("cpsam", "sam_vit")):
-                keys.append("sam")
-            if spec.sha256 == model["sha256"] and spec.citation and "Cellpose-SAM" not in spec.citation:
-                origin = f" ({spec.citation.rstrip('.')})" if not spec.citation.startswith("unknown") else ""
+            spec = model_spec(config.segmentation[names[0]].model)
         except PlateflowError:
-            pass  # the file is gone since; the journal tells its name, hash and licence
-        size = "the images at their own scale"
+            spec = None  # the file is gone since; the journal tells its name, hash and licence
+        if spec and spec.sha256 == sha256:
+            keys += ["sam"] * any(word in f"{spec.name} {spec.parent}" for word in ("cpsam", "sam_vit"))
+            told = not spec.citation.startswith("unknown") and "Cellpose-SAM" not in spec.citation
+            origin = f"; {spec.citation.rstrip('.')}" if told else ""
+        yield (
+            f"{_upper(_and(names))} were segmented with the model {model['model']} (SHA-256 {sha256[:12]}; "
+            f"licence: {model['licence']}{origin}), a vision transformer that predicts flow fields as Cellpose and "
+            f"Cellpose-SAM do {cite(*keys)}."
+        )
+    for name, settings in config.segmentation.items():
+        size = "at the images' own scale"
         if settings.diameter_um or settings.diameter_px:
             given = f"{settings.diameter_um:g} µm" if settings.diameter_um else f"{settings.diameter_px:g} px"
-            size = f"the images resized for a typical diameter of {given}"
-        flow = f"flow error above {settings.flow_threshold:g} or " if settings.flow_threshold else ""
+            size = f"in images resized for a typical diameter of {given}"
+        flow = f"a flow error above {settings.flow_threshold:g} or " if settings.flow_threshold else ""
         yield (
-            f"{name.capitalize()} were segmented in {'three' if settings.dimensions == 3 else 'two'} dimensions in "
-            f"{_and(settings.channels)} with the flow model {model['model']}{origin} (SHA-256 {model['sha256'][:12]}; licence: "
-            f"{model['licence']}), a network that predicts flow fields as Cellpose does {cite(*keys)}, on {size}; the cell "
-            f"threshold was {settings.cell_threshold:g}, and objects with a {flow}fewer than "
+            f"{_upper(name)} were found in {_and(settings.channels)}, in {settings.dimensions}D, {size}, with a "
+            f"threshold of {settings.cell_threshold:g} for the cell logit; objects with {flow}fewer than "
             f"{settings.min_size_px} pixels were dropped."
         )
 
@@ -162,13 +167,13 @@ def _features(view: View, cite: Any) -> Iterator[str]:
     compartments = [compartment(name).lower() for name in config.segmentation]
     if {"nuclei", "cells"} <= set(compartments):
         compartments.append("cytoplasm")
-    told = _and([FAMILY_WORDS.get(name, name.replace("_", " ")) for name in families])
+    told = _and([FAMILY_WORDS[name] for name in dict.fromkeys(families)])
     volumes = config.segmentation[config.row_label_set].dimensions == 3
     by = f", measured in part by scikit-image {cite('scikit-image')}" if volumes else ""
     yield (
         f"{len(columns):,} features per {config.row_label_set.removesuffix('s')} ({told}) of {_and(compartments)} were "
-        f"measured with the definitions of CellProfiler {cite('carpenter', 'cellprofiler')}{by}, and summarised per well by "
-        f"their medians."
+        f"measured with the definitions of CellProfiler {cite('carpenter', 'cellprofiler')}{by}, and summarised per "
+        f"well by their medians."
     )
     excluded = config.stats.exclude_flags
     if excluded:
@@ -192,11 +197,23 @@ def _statistics(view: View, cite: Any) -> Iterator[str]:
         )
         yield (
             f"Treatments were tested in every feature against {test}; p-values were combined over features by Simes' "
-            f"method {cite('simes')}, and hits called at a false discovery rate of {stats.fdr:g} {cite('bh')} where all "
-            f"replicates lay on one side of the reference in the feature of least p."
+            f"method {cite('simes')}, and hits called at a false discovery rate of {stats.fdr:g} {cite('bh')} where "
+            f"all replicates lay on one side of the reference in the feature of least p."
         )
     if any(tested for each in summaries for _, tested in each["positions"].values()):
-        yield f"Effects of edge, row and column were tested by Kruskal and Wallis' test {cite('bh')}; values weren't corrected."
+        yield (
+            f"Effects of edge, row and column were tested by Kruskal and Wallis' test at a false discovery rate of "
+            f"{LEVEL:g} {cite('bh')}; values were not corrected for them."
+        )
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _ordinal(number: float) -> str:
+    ends = {1: "st", 2: "nd", 3: "rd"} if number % 100 not in (11, 12, 13) else {}
+    return f"{number:g}{ends.get(number % 10, 'th')}"  # type: ignore[call-overload]
 
 
 def _and(names: Any, word: str = "and") -> str:

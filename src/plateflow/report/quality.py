@@ -21,7 +21,14 @@ MEASURES = {
 """By column of qc.parquet what a map shows of a well's fields, and how they are put together."""
 LISTED = 1000
 """The most flagged fields that are listed."""
-NUMBERS = ("Sharpness", "SharpnessDeviation", "SaturatedFraction", "Background", "Brightness")
+NUMBERS = {
+    "Sharpness": "Sharpness",
+    "SharpnessDeviation": "Deviation of sharpness (MADs)",
+    "SaturatedFraction": "Saturated fraction",
+    "Background": "Background",
+    "Brightness": "Brightness",
+}
+"""Of a flagged field, by column of qc.parquet."""
 
 
 def quality(view: View) -> dict[str, Any]:
@@ -43,7 +50,7 @@ def quality(view: View) -> dict[str, Any]:
         "map": small.well_map(maps, (rows, columns)),
         "ranges": ranges,
         "fields": records(flagged.head(LISTED)),
-        "numbers": [name for name in NUMBERS if name in qc],
+        "numbers": {name: title for name, title in NUMBERS.items() if name in qc},
         "more": max(len(flagged) - LISTED, 0),
         "meanings": FLAGS,
     }

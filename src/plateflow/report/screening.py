@@ -40,8 +40,12 @@ def controls(view: View) -> dict[str, Any]:
     shown = has_role(view.wells, *ROLES)
     wells = view.wells[shown]
     charts = [_strip(wells, values.loc[shown, name], _words(view, name)) for name in verdict["best"]]
-    best_words = [(name, _words(view, name)) for name in verdict["best"]]
-    return {"level": LEVELS[verdict["grade"]], **verdict, "rows": best, "charts": charts, "best_words": best_words}
+    named = _named(view, verdict["best"])
+    reasons = verdict["reasons"]
+    for name, words in named:
+        reasons = [reason.replace(f"best {name} (", f"best {words} (") for reason in reasons]
+    shown_as = {"rows": best, "charts": charts, "best_words": named, "reasons": reasons}
+    return {"level": LEVELS[verdict["grade"]], **verdict, **shown_as}
 
 
 def hits(view: View) -> dict[str, Any]:
@@ -120,14 +124,14 @@ _EVIDENCE = re.compile(r"(.+)( [+-]\d+\.\d SD \(q [^)]*\))")
 
 
 def _evidence(view: View, reasons: str) -> Iterator[tuple[str, str]]:
-    """The features that a treatment's reasons name (`stats.hits`), each with its effect; no feature for other reasons."""
+    """The features that a treatment's reasons name (`stats.hits`), each with its effect; no name for other reasons."""
     for reason in reasons.split("; "):
         found = _EVIDENCE.fullmatch(reason)
         yield (found[1], found[2]) if found and found[1] in view.wells else ("", reason)
 
 
 def _reasons(view: View, alike: Alike, reasons: str) -> Iterator[tuple[str, str, str]]:
-    """Column, words and the rest of each reason; of features that say one thing the first, with how many are like it."""
+    """Column, words and the rest of each reason; of features that say one thing the first, and how many are like it."""
     told = list(_evidence(view, reasons))
     groups = alike.groups([name for name, _ in told if name])
     for name, rest in told:
@@ -165,13 +169,15 @@ def _volcano(view: View, table: pd.DataFrame) -> dict[str, Any] | None:
     if table.empty:
         return None
     significance = -np.log10(table["Q"].clip(lower=1e-12))
-    doses = map(dose_text, table[DOSE], table.get(UNIT, [""] * len(table)))
+    doses = [*map(dose_text, table[DOSE], table.get(UNIT, [""] * len(table)))]
     names = table[TREATMENT], doses, (_words(view, name) for name in table["Feature"])
-    named = np.where(table["Hit"] & (table["Hit"].cumsum() <= NAMED), table[TREATMENT].astype(str), "")
-    rows = zip(*names, table["Z"], table["Q"], significance, table["Hit"], named, strict=True)
-    base = alt.Chart(data_of(rows, "treatment dose feature z fdr q hit name"))
+    titles = [f"{name} {dose}".strip() for name, dose in zip(table[TREATMENT], doses, strict=True)]
+    named = np.where(table["Hit"] & (table["Hit"].cumsum() <= NAMED), titles, "")
+    kinds = np.where(table["Hit"], "hit", "no hit")
+    rows = zip(*names, table["Z"], table["Q"], significance, kinds, named, strict=True)
+    base = alt.Chart(data_of(rows, "treatment dose feature z fdr q kind name"))
     colour = alt.Color(
-        "hit:N", scale=alt.Scale(domain=[True, False], range=[HIT, OTHER]), legend=alt.Legend(title="hit")
+        "kind:N", scale=alt.Scale(domain=["hit", "no hit"], range=[HIT, OTHER]), legend=alt.Legend(title=None)
     )
     place = {
         "x": alt.X("z:Q", title="effect in its lead feature (SD of the reference)"),

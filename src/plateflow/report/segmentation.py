@@ -62,13 +62,14 @@ def segmentation(view: View) -> dict[str, Any]:
         seams[name] = _seams(view, name, found, tests)
         objects = sum(len(table["area_px"]) for table in found.values())
         sets.append({"name": name, "objects": objects, "charts": [chart for chart in charts if chart]})
-    level, line = _verdict(seams)
+    level, line, told = _verdict(seams)
     return {
         "examples": list(_examples(view, wells)),
         "sets": sets,
         "map": small.well_map(maps, (rows, columns)),
         "level": level,
         "line": line,
+        "told": told,
         "seams": [
             (name, asdict(seam) | {"borders": KINDS[seam.kind]})
             for name, found in seams.items()
@@ -130,9 +131,8 @@ def _seams(view: View, label_set: str, found: Tables, tests: int) -> list[Seam] 
             own = table["canvas"] == canvas.index
             y, x = table["seed_y"][own] - canvas.y + 0.5, table["seed_x"][own] - canvas.x + 0.5
             same = _at_origin(canvas)
-            parts.append(
-                (*_borders(same, scale, config.follow_block_px, config.augment, diameter), y, x, table["area_px"][own])
-            )
+            borders = _borders(same, scale, config.follow_block_px, config.augment, diameter)
+            parts.append((*borders, y, x, table["area_px"][own]))
         for kind, numbers in count_objects(parts, diameter).items():
             counted.setdefault(kind, []).append(numbers)
     return [judge_seams(kind, counted[kind], tests) for kind in KINDS if kind in counted]
@@ -153,27 +153,23 @@ def _borders(
     return borders, borders.areas(diameter)
 
 
-def _verdict(seams: Mapping[str, list[Seam] | str]) -> tuple[str, str]:
-    """Level and words of the seam test of all label sets."""
+def _verdict(seams: Mapping[str, list[Seam] | str]) -> tuple[str, str, list[str]]:
+    """Level, words, and what was found at each kind of border of all label sets, seams first."""
     tested = [(name, seam) for name, found in seams.items() if isinstance(found, list) for seam in found]
-    by = {verdict: [(n, s) for n, s in tested if s.verdict == verdict] for verdict in ("seams", "none", "unknown")}
-    said = {verdict: "; ".join(f"{name}, {in_words(seam)}" for name, seam in own) for verdict, own in by.items()}
-    if by["seams"]:
-        return "bad", f"Seams found: {said['seams']}."
-    if by["none"] and by["unknown"]:
-        return (
-            "good",
-            f"No seams where there are enough objects to tell: {said['none']}. {said['unknown'].capitalize()}.",
-        )
-    if by["none"]:
-        return "good", f"No seams: {said['none']}."
-    if tested:
-        return "warn", f"Whether there are seams can't be told: {said['unknown']}."
-    return "good", "No canvas is cut, so there can be no seams."
+    verdicts = {seam.verdict for _, seam in tested}
+    order = ("seams", "none", "unknown")
+    told = [f"{name}: {in_words(s)}" for name, s in sorted(tested, key=lambda each: order.index(each[1].verdict))]
+    if "seams" in verdicts:
+        return "bad", "Seams: where the pipeline cuts images, objects differ from those beside", told
+    if verdicts == {"none"}:
+        return "good", "No seams", told
+    if "none" in verdicts:
+        return "good", "No seams where there are enough objects to tell", told
+    return ("warn", "Whether there are seams can't be told", told) if tested else ("good", "Nothing was tested", told)
 
 
 def _examples(view: View, wells: pd.DataFrame) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Of the worst, the middle and the best wells the pictures and numbers; of all, where there are fewer than three."""
+    """Of the worst, the middle and the best wells pictures and numbers; of all, where there are fewer than three."""
     doubt = doubts(wells)
     judged = [well for well in worst_first(wells) if np.isfinite(doubt[well])]
     k, rows = min(EXAMPLES, len(judged) // 3), {row["Metadata_Well"]: row for row in records(wells)}

@@ -50,7 +50,7 @@ def histogram(groups: Mapping[str, NDArray[Any]], title: str) -> dict[str, Any] 
         color=colour,
         tooltip=["group:N", alt.Tooltip("from:Q", format=".3~r"), alt.Tooltip("share:Q", format=".1%")],
     )
-    return vega(chart.properties(width=300, height=170))
+    return vega(chart.properties(width=260, height=160))
 
 
 def well_map(shown: Mapping[str, Mapping[str, float]], shape: tuple[int, int]) -> dict[str, Any] | None:

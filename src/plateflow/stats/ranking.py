@@ -17,9 +17,9 @@ def doubts(wells: pd.DataFrame) -> pd.Series[float]:
     """How doubtful the segmentation of each well is that was measured: by well, NaN where too little is there to judge.
 
     It is the greatest, over label sets, of its shares of what is bright in no object, of objects without a partner and
-    of objects that the flow check dropped, and of how far its objects' diameter is from the plate's median, on a scale on
-    which MOST is a factor of FAR: each as near its flag as the others (`stats.segmentation`). A tenth of their mean
-    decides between wells of one greatest.
+    of objects that the flow check dropped, and of how far its objects' diameter is from the plate's median, on a scale
+    on which MOST is a factor of FAR, so that a number means as much in each (`stats.segmentation`). A tenth of their
+    mean decides between wells of about the same doubt.
 
     Args:
         wells: the well table.

@@ -271,7 +271,7 @@ def _ratio(above: Numbers, below: Numbers, level: float, least: float | None = N
     """sum(above) / sum(below) with the interval of the jackknife: of its logarithm, whose standard error is `least` or
     more; without `least` it is a logarithm itself, and the exponentials are returned.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     n = len(above)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -281,7 +281,7 @@ def _ratio(above: Numbers, below: Numbers, level: float, least: float | None = N
     if n < MIN_WELLS or not np.isfinite([own, *without]).all():
         return (float(np.exp(own)) if n and np.isfinite(own) else np.nan), np.nan, np.nan
     error = max(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)), least or 0)
-    half = float(t.ppf(1 - level / 2, n - 1) * error)
+    half = float(stdtrit(n - 1, 1 - level / 2) * error)
     return float(np.exp(own)), float(np.exp(own - half)), float(np.exp(own + half))
 
 
