@@ -52,7 +52,7 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 def plate_of(results: Path) -> Plate:
     plate = Plate(config=Config(results=str(results)), spec=PlateSpec(plate="p1", path="raw"))
-    write_json(plate.paths.metadata, {"channels": [{"name": "DNA"}]})
+    write_json(plate.paths.metadata, {"channels": [{"name": "DNA"}], "wells": [], "format": list(SHAPE)})
     return plate
 
 

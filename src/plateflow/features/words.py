@@ -59,6 +59,8 @@ def in_words(column: str, channels: Sequence[str]) -> str:
         channels: of the plate; their names may hold underscores.
     """
     compartment, _, rest = column.partition("_")
+    if not rest:
+        return column
     if compartment == "Count":
         return f"{rest}: count per field"
     spread = next((end for end in _SPREADS if rest.endswith(end) and end[1:] not in channels), "")
