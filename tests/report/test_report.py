@@ -44,7 +44,7 @@ def test_the_verdict_comes_first_and_says_what_is_wrong(page: str) -> None:
 
 
 def test_what_was_left_out_is_named_with_file_reason_and_remedy(page: str) -> None:
-    section = text_of(page[page.index('id="left_out"') : page.index('id="flags"')])
+    section = text_of(page[page.index('id="left_out"') : page.index('id="segmentation"')])
     assert "demo/B05" in section
     assert "r02c05f01p01-ch2sk1fk1fl1.tiff" in section
     assert section.count("truncated") == 2  # a field of B05, and C02
@@ -126,7 +126,7 @@ def browse(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
 def test_a_browser_draws_the_charts_without_an_error(measured: Planted, page: str, tmp_path: Path) -> None:
     run = browse(measured.paths.table("report.html"), tmp_path)
     assert 'data-ready="yes"' in run.stdout
-    assert run.stdout.count('class="marks"') == 2
+    assert run.stdout.count('class="marks"') == page.count('data-chart="') == 10
     assert "CONSOLE" not in run.stderr
 
 
