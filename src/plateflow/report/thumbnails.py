@@ -169,8 +169,8 @@ def data_url(picture: NDArray[np.uint8], *, lossless: bool = False) -> str:
     """A picture YXS, RGB or RGBA, as a page holds it."""
     import imagecodecs
 
-    quality = {"lossless": True, "method": 4} if lossless else {"lossless": False, "level": 50, "method": 6}
-    data: Any = imagecodecs.webp_encode(picture, **quality)
+    level, method = (None, 4) if lossless else (50, 6)
+    data: Any = imagecodecs.webp_encode(picture, level=level, lossless=lossless, method=method)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 

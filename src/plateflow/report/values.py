@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from typing import Any
 
@@ -85,7 +86,7 @@ def _upper_halves(values: NDArray[np.float64]) -> NDArray[np.uint32]:
 
 def number(value: float) -> str:
     """A value with DIGITS significant digits, as the page's script writes it, too."""
-    if value != value:
+    if math.isnan(value):
         return "–"
     if value and not 1e-4 <= abs(value) < 1e9:
         return f"{value:.{DIGITS}g}"

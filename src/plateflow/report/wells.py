@@ -26,14 +26,14 @@ CORRECTED = "Metadata_Corrected"
 
 
 def plate(view: View) -> dict[str, Any]:
-    """The plate map, whatever it shows, and wells by treatment; what the chosen well shows is in the section `wells`."""
+    """The plate map, whatever it shows, and wells by treatment; the section `wells` holds what the chosen well shows."""
     rows, columns = view.plate.metadata["format"]
     shown = [
         {
             "well": row["Metadata_Well"],
             "state": row["Metadata_State"],
             "flags": (row["Metadata_Flags"] or "").split(",") if row["Metadata_Flags"] else [],
-            "label": _label(row),
+            "label": label_of(row),
         }
         for row in records(view.by_well)
     ]
@@ -66,7 +66,7 @@ def wells(view: View) -> dict[str, Any]:
         treatment = tuple(_text(row.get(name)) for name in (TREATMENT, DOSE, UNIT))
         figures.append(
             {"well": well, "state": row["Metadata_State"], "picture": pictures.get(well)}
-            | {"label": _label(row), "count": _text(row.get(view.counts[0]))}
+            | {"label": label_of(row), "count": _text(row.get(view.counts[0]))}
             | {"group": groups.setdefault(treatment, len(groups)) if treatment[0] else None}
             | {"facts": [(name, text) for name, text in _facts(view, row, frames) if text]}
             | {"flags": [(flag, FLAGS[flag]) for flag in filter(None, (row["Metadata_Flags"] or "").split(","))]}
@@ -88,7 +88,7 @@ def _outlines(view: View) -> list[tuple[str, str]]:
     return [(name, thumbnails.OUTLINES[i % len(thumbnails.OUTLINES)]) for i, name in enumerate(names)]
 
 
-def _label(row: dict[str, Any]) -> str:
+def label_of(row: dict[str, Any]) -> str:
     """Treatment and dose of a well."""
     return f"{_text(row.get(TREATMENT))} {dose_text(row.get(DOSE), row.get(UNIT))}".strip()
 

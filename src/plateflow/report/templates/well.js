@@ -29,7 +29,7 @@
     if (!figure) { place.replaceChildren(title, make("p", "Not acquired.", "note")); return; }
     figure.classList.add("chosen");
     if (label) title.append(" ", make("span", label));
-    const about = figure.querySelector(".about").cloneNode(true), value = make("p", "", "value");
+    const about = figure.querySelector(".about").cloneNode(true), value = make("p", "", "told");
     about.hidden = false;
     if (told(well)) value.append(`${now.words}: `, make("b", told(well)));
     const picture = figure.querySelector(".picture, .none").cloneNode(true);
