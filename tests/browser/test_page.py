@@ -58,11 +58,11 @@ def wells_of(plate: Planted) -> pd.DataFrame:
     return pd.read_parquet(plate.paths.table("wells.parquet")).set_index("Metadata_Well")
 
 
-def lit(page: Any, selector: str) -> int:
-    """Pixels of the outlines' orange in a picture as it is painted."""
+def lit(page: Any, selector: str) -> tuple[int, int]:
+    """Pixels of the cells' outlines (orange) and the nuclei's (white) in a picture as it is painted."""
     page.wait_for_function(f"[...document.querySelectorAll('{selector} img')].every((image) => image.complete)")
-    shot = imagecodecs.png_decode(page.locator(selector).screenshot()).astype(int)
-    return int((shot[..., 0] - shot[..., 2] > 60).sum())
+    shot = imagecodecs.png_decode(page.locator(selector).screenshot()).astype(int)[8:-8, 8:-8, :3]  # no corners
+    return int((shot[..., 0] - shot[..., 2] > 60).sum()), int((shot.min(axis=2) > 230).sum())
 
 
 def test_the_map_has_the_plates_wells_and_what_hover_and_focus_say_is_in_the_table(plate: Planted, page: Any) -> None:
@@ -127,15 +127,18 @@ def test_a_chosen_well_shows_its_picture_with_outlines_its_figures_and_replicate
     shown = page.locator("#well")
     assert shown.locator("h3").inner_text() == f"B04 {ATTACK} 1"
     picture = "#well > .picture"
-    both = lit(page, picture)
-    assert both > 300
+    cells, nuclei = lit(page, picture)
+    assert cells > 300
+    assert nuclei > 300
     page.uncheck("[data-outline='1']")
-    assert both >= lit(page, picture) > 300  # nuclei are white
+    alone, none = lit(page, picture)
+    assert alone >= cells  # those of nuclei lie over them
+    assert none < 20
     page.uncheck("[data-outline='0']")
-    assert lit(page, picture) < 20
-    assert lit(page, "#well-B02 .picture") < 20  # those in the list, too
+    assert max(lit(page, picture)) < 20
+    assert max(lit(page, "#well-B02 .picture")) < 20  # those in the list, too
     page.check("[data-outline='0']")
-    assert lit(page, picture) > 300
+    assert lit(page, picture) == (alone, none)
     text = shown.inner_text()
     assert f"{wells.loc['B04', 'Count_Cells'] / 2:.4g}" in text
     assert "by hand" in text  # the plate map's note

@@ -121,7 +121,7 @@ def test_each_well_has_a_picture_with_outlines_and_an_empty_one_has_none(page: s
         for overlay, (red, green, blue) in zip(overlays, [(255, 176, 0), (255, 255, 255)], strict=True):
             assert overlay.shape == (*picture.shape[:2], 4)
             lines = overlay[..., 3] > 0
-            assert (0.01 < lines.mean() < 0.4) == (well != "B06")
+            assert (0.004 < lines.mean() < 0.4) == (well != "B06")  # of B05 one field is left out
             assert (overlay[lines][:, :3] == (red, green, blue)).all()
         assert not (picture[..., 0] - picture[..., 2] > 40).any()  # orange alone has more red than blue
 
@@ -150,7 +150,7 @@ def test_a_picture_shows_the_whole_well_with_nuclei_in_blue(measured: Planted, p
 def test_a_picture_is_as_large_as_its_share_of_the_page_allows(measured: Planted, at_most: int) -> None:
     made = thumbnails.picture(measured.plate, "B02", at_most=at_most)
     assert len(made.url) + sum(map(len, made.overlays.values())) <= at_most
-    assert made.size == {30_000: (420, 210), 5_000: (180, 90)}[at_most]
+    assert made.size == {30_000: (420, 210), 5_000: (128, 64)}[at_most]
 
 
 def test_values_have_four_digits_whatever_their_size(measured: Planted) -> None:
@@ -173,11 +173,10 @@ def test_the_map_offers_each_feature_with_the_values_of_the_well_table(measured:
         for well, value in found["values"][name][0].items():
             said = wells.loc[well, name] if wells.loc[well, "Metadata_FieldsUsed"] else np.nan
             assert f"{value:.4g}" == f"{said:.4g}", (name, well)
-    assert found["values"]["Metadata_Cells_Uncovered"][0]["B02"] == pytest.approx(
-        wells.loc["B02", "Metadata_Cells_Uncovered"], rel=1e-4
-    )
-    per_field = wells.loc["B02", "Count_Cells"] / wells.loc["B02", "Metadata_FieldsUsed"]
-    assert found["values"]["Count_Cells"][0]["B02"] == pytest.approx(per_field, rel=1e-4)
+    share, per_field = (found["values"][name][0]["B02"] for name in ("Metadata_Cells_Uncovered", "Count_Cells"))
+    assert f"{share:.4g}" == f"{wells.loc['B02', 'Metadata_Cells_Uncovered']:.4g}"
+    said = wells.loc["B02", "Count_Cells"] / wells.loc["B02", "Metadata_FieldsUsed"]
+    assert f"{per_field:.4g}" == f"{said:.4g}"
 
 
 def test_of_a_long_series_the_first_features_are_offered_and_the_page_says_so(

@@ -26,7 +26,7 @@ CORRECTED = "Metadata_Corrected"
 
 
 def plate(view: View) -> dict[str, Any]:
-    """The plate map, whatever it shows, and wells by treatment; the section `wells` holds what the chosen well shows."""
+    """The plate map, whatever it shows, and wells by treatment; the section `wells` holds what a chosen well shows."""
     rows, columns = view.plate.metadata["format"]
     shown = [
         {

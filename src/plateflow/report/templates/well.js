@@ -59,6 +59,8 @@
     box.addEventListener("change", apply);
     apply();
   });
+  // By keyboard the map leads to each well: nobody has to tab through all pictures.
+  document.querySelectorAll(".wells figcaption a").forEach((link) => { link.tabIndex = -1; });
   const linked = () => { if (/^#well-\w+$/.test(location.hash)) choose(location.hash.slice(6)); };
   addEventListener("hashchange", linked);
   window.mapDrawn?.then(linked);
