@@ -1,10 +1,8 @@
 """The page of a plate, and the page over all plates."""
 
 import base64
-import json
 import re
-import shutil
-import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -12,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from page_map import map_of
 from planted_plate import Planted
 from scipy import ndimage
 
 from plateflow.config import Normalise, PlateSpec
 from plateflow.project import Project
 from plateflow.report import page as pages
+from plateflow.report import thumbnails, values
 from plateflow.report.page import render
 from plateflow.report.screen import write_screen
 from plateflow.report.view import View
+from plateflow.report.wells import plate as map_section
+from plateflow.report.wells import wells as wells_section
 from plateflow.state.journal import Entry, append_outcome
 
 
@@ -28,6 +30,17 @@ from plateflow.state.journal import Entry, append_outcome
 def page(measured: Planted) -> str:
     measured.run("report")
     return measured.paths.table("report.html").read_text()
+
+
+STATES = {
+    "B02": "ok",
+    "B03": "flagged",
+    "B04": "ok",
+    "B05": "flagged",
+    "B06": "flagged",
+    "C02": "quarantined",
+    "C03": "ok",
+}
 
 
 def text_of(page: str) -> str:
@@ -38,9 +51,26 @@ def text_of(page: str) -> str:
 
 def test_the_verdict_comes_first_and_says_what_is_wrong(page: str) -> None:
     text = text_of(page)
-    assert "Complete, but left out: 1 well and 1 field; flagged for review: 3 wells." in text
+    assert "Usable with care. Complete, but left out: 1 well and 1 field; flagged for review: 3 wells." in text
+    assert "Controls: unknown (positive controls: too few wells: 2 negative controls and 0 positive controls" in text
     assert "wells measured 6 / 7" in text
     assert "fields used 10 / 14" in text
+    assert re.findall("<dt>(.*?)</dt>", page.partition('<dl class="cards">')[2].partition("</dl>")[0]) == [
+        *("wells measured", "cells", "cells per field (median well)", "controls", "hits")
+    ]
+
+
+def test_the_verdict_says_what_speaks_against_a_plate(measured: Planted) -> None:
+    view = View.read(measured.plate)
+    drift = {"doubts": ["the window has moved"], "segmentation": [{"flag": "none", "label_set": "cells"}]}
+    worst = replace(view, aggregate=replace(view.aggregate, info=view.aggregate.info | drift))
+    made = pages.verdict(worst)
+    assert (made["level"], made["usable"]) == ("bad", "Not usable as it is")  # a drift doesn't make it better
+    assert made["why"][0] == "The window has moved."
+    corrected = replace(view, wells=view.wells.assign(Metadata_Corrected=["cells", "", None, "", "", "", ""]))
+    assert pages.verdict(corrected)["why"][-1] == "Labels of 1 well were corrected by hand."
+    html = render("wells.html.j2", **wells_section(corrected))
+    assert re.findall("<dt>corrected by hand</dt><dd>(.*?)</dd>", html) == ["cells"]
 
 
 def test_what_was_left_out_is_named_with_file_reason_and_remedy(page: str) -> None:
@@ -75,34 +105,89 @@ def test_what_can_not_be_said_of_controls_and_hits_is_said(page: str) -> None:
     assert "could not be created" not in text
 
 
-def pictures_of(page: str) -> dict[str, np.ndarray]:
-    found = re.findall(r'<figure id="well-(\w+)"[^>]*>\s*<img src="data:image/webp;base64,([^"]+)"', page)
-    assert max(len(data) for _, data in found) < 60_000
-    return {well: imagecodecs.webp_decode(base64.b64decode(data)).astype(int) for well, data in found}
+def pictures_of(page: str) -> dict[str, list[np.ndarray]]:
+    """Of each well its picture, and the overlays with the outlines of cells and of nuclei."""
+    found = dict(re.findall(r'<figure id="well-(\w+)"[^>]*>\s*(<div class="picture">.*?</div>)', page, re.DOTALL))
+    assert max(map(len, found.values())) < 92_000
+    urls = {well: re.findall(r'src="data:image/webp;base64,([^"]+)"', html) for well, html in found.items()}
+    return {well: [imagecodecs.webp_decode(base64.b64decode(url)).astype(int) for url in urls[well]] for well in urls}
 
 
 def test_each_well_has_a_picture_with_outlines_and_an_empty_one_has_none(page: str) -> None:
     pictures = pictures_of(page)
     assert set(pictures) == {"B02", "B03", "B04", "B05", "B06", "C03"}
-    # Orange alone has more red than blue.
-    outlined = {well: float((pixels[..., 0] - pixels[..., 2] > 40).mean()) for well, pixels in pictures.items()}
-    assert outlined["B02"] > 0.03
-    assert outlined["B06"] == 0
+    for well, (picture, *overlays) in pictures.items():
+        assert len(overlays) == 2
+        for overlay, (red, green, blue) in zip(overlays, [(255, 176, 0), (255, 255, 255)], strict=True):
+            assert overlay.shape == (*picture.shape[:2], 4)
+            lines = overlay[..., 3] > 0
+            assert (0.004 < lines.mean() < 0.4) == (well != "B06")  # of B05 one field is left out
+            assert (overlay[lines][:, :3] == (red, green, blue)).all()
+        assert not (picture[..., 0] - picture[..., 2] > 40).any()  # orange alone has more red than blue
 
 
 def test_a_picture_shows_the_whole_well_with_nuclei_in_blue(measured: Planted, page: str) -> None:
     pictures = pictures_of(page)
-    assert {picture.shape for picture in pictures.values()} == {(160, 320, 3)}  # two fields side by side
-    grey, field = pictures["B05"][:, :158], pictures["B05"][:, 162:]  # the first is left out
+    assert {picture.shape for picture, *_ in pictures.values()} == {(256, 512, 3)}  # two fields side by side
+    grey, field = pictures["B05"][0][:, :254], pictures["B05"][0][:, 258:]  # the first is left out
     assert grey.std() < 3
     assert field.std() > 20
     image = zarr.open_group(measured.paths.image("B02"), mode="r")
-    at = ((np.arange(160) + 0.5) * 1.6).astype(int), ((np.arange(320) + 0.5) * 1.6).astype(int)
-    nuclei, cells = (image[f"labels/{name}/0"][0, 0][np.ix_(*at)] > 0 for name in ("nuclei", "cells"))
-    red, green, blue = pictures["B02"][ndimage.binary_erosion(nuclei, iterations=2)].mean(axis=0)
+    labels = {name: np.asarray(image[f"labels/{name}/0"][0, 0]) for name in ("cells", "nuclei")}
+    for (name, whole), overlay in zip(labels.items(), pictures["B02"][1:], strict=True):
+        lines = np.zeros(whole.shape, bool)  # by the definition: the label below or to the right differs
+        lines[:-1] |= whole[:-1] != whole[1:]
+        lines[:, :-1] |= whole[:, :-1] != whole[:, 1:]
+        assert ((overlay[..., 3] > 0) == lines).all(), name
+    nuclei, cells = labels["nuclei"] > 0, labels["cells"] > 0
+    red, green, blue = pictures["B02"][0][ndimage.binary_erosion(nuclei, iterations=2)].mean(axis=0)
     assert blue > 1.3 * green > 1.3 * red
-    red, green, blue = pictures["B02"][ndimage.binary_erosion(cells & ~nuclei, iterations=2)].mean(axis=0)
+    red, green, blue = pictures["B02"][0][ndimage.binary_erosion(cells & ~nuclei, iterations=2)].mean(axis=0)
     assert green > max(red, blue)
+
+
+@pytest.mark.parametrize("at_most", [30_000, 5_000])
+def test_a_picture_is_as_large_as_its_share_of_the_page_allows(measured: Planted, at_most: int) -> None:
+    made = thumbnails.picture(measured.plate, "B02", at_most=at_most)
+    assert len(made.url) + sum(map(len, made.overlays.values())) <= at_most
+    assert made.size == {30_000: (420, 210), 5_000: (128, 64)}[at_most]
+
+
+def test_values_have_four_digits_whatever_their_size(measured: Planted) -> None:
+    given = np.append(10.0 ** np.random.default_rng(1).uniform(-300, 300, 20_000), [0, 1.0005, 12.345, 9999.5, 99995])
+    given = np.concatenate([given, -given, [np.nan]])
+    held = (values._upper_halves(values._rounded(given)).astype(np.uint64) << np.uint64(32)).view(np.float64)
+    assert [f"{value:.4g}" for value in held] == [f"{value:.4g}" for value in given]
+
+
+def test_the_map_offers_each_feature_with_the_values_of_the_well_table(measured: Planted, page: str) -> None:
+    found = map_of(page)
+    wells = pd.read_parquet(measured.paths.table("wells.parquet")).set_index("Metadata_Well")
+    assert [name for name, _ in found["features"]][:2] == ["Count_Cells", "Count_Nuclei"]
+    assert len({words for _, words in found["features"]}) == len(found["features"]) == len(found["values"])
+    measurements = [name for name in wells if f"{name}_MAD" in wells and wells[name].notna().any()]
+    assert len(measurements) > 300
+    assert set(measurements) <= set(found["values"])
+    assert not any(name.endswith(("_MAD", "_Q25", "_Q75")) for name in found["values"])
+    for name in measurements:
+        for well, value in found["values"][name][0].items():
+            said = wells.loc[well, name] if wells.loc[well, "Metadata_FieldsUsed"] else np.nan
+            assert f"{value:.4g}" == f"{said:.4g}", (name, well)
+    share, per_field = (found["values"][name][0]["B02"] for name in ("Metadata_Cells_Uncovered", "Count_Cells"))
+    assert f"{share:.4g}" == f"{wells.loc['B02', 'Metadata_Cells_Uncovered']:.4g}"
+    said = wells.loc["B02", "Count_Cells"] / wells.loc["B02", "Metadata_FieldsUsed"]
+    assert f"{per_field:.4g}" == f"{said:.4g}"
+
+
+def test_of_a_long_series_the_first_features_are_offered_and_the_page_says_so(
+    measured: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = View.read(measured.plate)
+    monkeypatch.setattr(values, "MAX_VALUES", 5 * len(view.by_well))
+    made = map_section(view)
+    assert len(made["map"]["features"]) == 5
+    n = len(values.features(view)) - 5
+    assert f"{n:,} more are in wells.parquet" in text_of(render("plate.html.j2", **made))
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:
@@ -111,45 +196,6 @@ def test_the_page_needs_nothing_else(page: str) -> None:
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r"<link|<iframe|@import|src=\"(?!data:)|url\(", markup)
     assert len(page) < 3_000_000
-
-
-def browse(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
-    """What a browser makes of a page, and says of it; skips the test where there is none."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium on this machine")
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    command += ["--disable-dev-shm-usage", "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=300, check=True)
-
-
-def test_a_browser_draws_the_charts_without_an_error(measured: Planted, page: str, tmp_path: Path) -> None:
-    run = browse(measured.paths.table("report.html"), tmp_path)
-    assert 'data-ready="yes"' in run.stdout
-    assert run.stdout.count('class="marks"') == page.count('data-chart="') == 10
-    assert "CONSOLE" not in run.stderr
-
-
-@pytest.mark.parametrize("which", ["plate", "screen"])
-def test_nothing_is_cut_on_a_phone(measured: Planted, page: str, tmp_path: Path, which: str) -> None:
-    """Windows of a headless browser have a least width, frames don't."""
-    html = str(page if which == "plate" else write_screen(Project.of(measured.config, {"demo": measured.entry})))
-    long = html.replace(">demo<", f">{'demo_' * 30}<").replace("<b>demo/", f"<b>{'demo_' * 30}/")
-    measure = """<script>addEventListener("load", async () => {
-        const root = document.documentElement, charts = document.querySelector("[data-chart]");
-        while (charts && !root.dataset.ready) await new Promise((done) => setTimeout(done, 50));
-        const hidden = [...document.querySelectorAll("body *")].filter((e) => e.scrollWidth > e.clientWidth + 1
-          && getComputedStyle(e).overflowX === "hidden");
-        parent.postMessage(`width ${root.scrollWidth} of ${root.clientWidth}, ${hidden.length} cut`, "*");
-      });</script>"""
-    (tmp_path / "page.html").write_text(long.replace("</head>", f"{measure}</head>", 1))
-    (tmp_path / "frame.html").write_text(
-        '<iframe src="page.html" width="390" height="800"></iframe>'
-        '<script>addEventListener("message", (event) => document.body.append(event.data));</script>'
-    )
-    said = re.search(r"width (\d+) of (\d+), 0 cut", browse(tmp_path / "frame.html", tmp_path / "profile").stdout)
-    assert said
-    assert int(said[1]) <= int(said[2]) <= 390
 
 
 def test_the_page_styles_nothing_of_a_tooltip(page: str) -> None:
@@ -205,9 +251,7 @@ def test_wells_that_only_the_plate_map_names_are_a_note_and_not_left_out(measure
     assert "wells measured 6 / 7" in text
     assert text.count("G11") == text.count("H12") == 1
     assert "not acquired: G11, H12." in text
-    charts = json.loads(page.partition('data-chart="map">')[2].partition("</script>")[0])
-    marks = {item["well"]: item.get("mark", "") for item in charts["data"]["values"]}
-    assert (marks["C02"], marks["H12"], marks["A01"]) == ("×", "", "")
+    assert {item["well"]: item["state"] for item in map_of(page)["wells"]} == STATES  # no H12
     first = write_screen(Project.of(plate.config, {"demo": plate.entry}))
     row = re.search(r"demo</b></a></td>(.*?)</tr>", first, re.DOTALL)
     assert row is not None

@@ -1,6 +1,5 @@
 """The sections on controls, hits and position effects, on a plate with known effects."""
 
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +21,11 @@ from plateflow.project import Plate
 from plateflow.report import charts, screening
 from plateflow.report.page import render
 from plateflow.report.view import View
+from plateflow.report.wells import label_of
 from plateflow.state.journal import Entry
 from plateflow.stats.doses import four_parameters
 from plateflow.stats.statistics import write_statistics
-from plateflow.tables import read_table
+from plateflow.tables import read_table, records
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +122,11 @@ def test_doses_have_their_unit_and_one_that_is_missing_is_nothing() -> None:
             "F": 1.0,
         }
     )
-    chart = charts.groups(wells, {"F": "F"})
+    chart = charts.groups(wells)
     assert chart is not None
     assert [item["group"] for item in chart["data"]["values"]] == ["DMSO", "drug 0.3 uM", "drug 3 uM", "drug"]
-    placed = charts.plate_map(wells, (1, 4), {"F": "F"}, [[1.0, 1.0]])
-    assert [item["dose"] for item in placed["data"]["values"]] == ["0 uM", "0.3 uM", "3 uM", ""]
-
-
-@pytest.mark.parametrize("value", [1.0, np.nan])
-def test_a_map_without_a_value_has_no_legend(value: float) -> None:
-    wells = pd.DataFrame({"Metadata_Well": ["A01"], "Metadata_State": "ok", "Metadata_Flags": "", "F": value})
-    svg = drawn(charts.plate_map(wells, (1, 2), {"F": "F"}, [[0.0, 5.0]]))
-    shown = re.findall(r'url\(#gradient[^>]* opacity="(.)"|fill="#000" fill-opacity="(.)"', svg)
-    assert {"".join(each) for each in shown} == {"0" if np.isnan(value) else "1"}
-    assert len(shown) == 4  # the gradient, and 0, 2, 4
+    labels = [label_of(row) for row in records(wells)]
+    assert labels == ["DMSO 0 uM", "drug 0.3 uM", "drug 3 uM", "drug"]
 
 
 def test_each_table_is_read_once_for_all_frames(view: View, monkeypatch: pytest.MonkeyPatch) -> None:

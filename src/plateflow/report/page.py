@@ -12,15 +12,16 @@ import numpy as np
 from markupsafe import Markup
 
 from plateflow.errors import number_of
-from plateflow.report import methods, quality, screening, sections, segmentation
+from plateflow.report import methods, quality, screening, sections, segmentation, wells
 from plateflow.report.view import View
+from plateflow.report.wells import CORRECTED
 from plateflow.state.journal import LEFT_OUT, wells_and_fields
 from plateflow.stats.effects import dose_text
 from plateflow.stats.reference import well_values
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
-    ("plate", "Plate", sections.plate),
-    ("wells", "Wells", sections.wells),
+    ("plate", "Plate", wells.plate),
+    ("wells", "Wells", wells.wells),
     ("left_out", "Left out", sections.left_out),
     ("segmentation", "Segmentation", segmentation.segmentation),
     ("controls", "Controls", screening.controls),
@@ -32,6 +33,9 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("resources", "Resource use", sections.resources),
 )
 """Of each section the name of its template, its title, and what gathers the values that the template shows."""
+USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it is"}
+SAID = 2
+"""Reasons of the controls' grade that the verdict gives; their section gives all."""
 BY_FRAME = ("controls", "hits", "positions")
 """The sections that are made of each frame by itself; a choice on the page shows one."""
 
@@ -64,44 +68,59 @@ def _section(view: View, name: str, title: str, gather: Callable[[View], dict[st
 
 
 def verdict(view: View) -> dict[str, Any]:
-    """The first lines of the page: whether the plate is complete, and the numbers that matter.
+    """The first lines of the page: whether the plate can be used and why, and the five figures that matter.
 
     Returns:
-        `level` (good, warn, bad), `line`, `look` (see `plate_doubts`), `cards` (number and name), `facts`.
+        `level` (good, warn, bad), `usable`, `line`, `why` (sentences), `look` (see `plate_doubts`), `cards` (number and
+        name), `facts`.
     """
-    wells, frames = view.by_well, view.frames
-    n_fields = len(view.qc[["Metadata_Well", "Metadata_Site"]].drop_duplicates())
+    wells, info = view.by_well, view.aggregate.info
     measured = int((~wells["Metadata_State"].isin(LEFT_OUT)).sum())
     flagged = int((wells["Metadata_Flags"].fillna("") != "").sum())
+    level, line = "good", "Complete"
     if not measured:
         level, line = "bad", "No well could be measured"
     elif view.left_out:
         level, line = "warn", f"Complete, but left out: {wells_and_fields(view.left_out)}"
-    else:
-        level, line = "good", "Complete"
-    look = view.aggregate.info.get("segmentation", []) if measured else []
+    look = info.get("segmentation", []) if measured else []
     if look:
         line += (", and" if view.left_out else ", but") + " look at the segmentation"
         level = "bad" if any(doubt["flag"] == "none" for doubt in look) else "warn"
     if measured and flagged:
         line += f"; flagged for review: {number_of(flagged, 'well[s]')}"
-    doubts = view.aggregate.info.get("doubts", [])
-    if measured and doubts:
+    why = info.get("doubts", []) if measured else []
+    verdicts = [frame.summary["controls"] for frame in view.frames]
+    grades = list(dict.fromkeys(each["grade"] for each in verdicts))
+    reasons = dict.fromkeys(why for each in verdicts if each["grade"] != "good" for why in each["reasons"])
+    if level == "good" and (why or "poor" in grades):
         level = "warn"
-    cards = [(f"{measured} / {len(wells)}", "wells measured")]
-    cards.append((f"{int(wells['Metadata_FieldsUsed'].sum())} / {n_fields}", "fields used"))
+    if measured:
+        why = [*why, f"controls: {', '.join(grades)}" + (f" ({'; '.join(list(reasons)[:SAID])})" if reasons else "")]
+    corrected = int((wells[CORRECTED].fillna("") != "").sum()) if CORRECTED in wells else 0
+    if corrected:
+        why.append(f"labels of {number_of(corrected, 'well[s]')} were corrected by hand")
+    usable = USABLE[level] if measured else "Not usable"
+    sentences = [f"{text[:1].upper()}{text[1:]}." for text in (line, *why)]
+    return {"level": level, "usable": usable, "line": sentences[0], "why": sentences[1:], "look": look} | _figures(
+        view, measured, grades
+    )
+
+
+def _figures(view: View, measured: int, grades: list[str]) -> dict[str, Any]:
+    """The five figures that matter, and what kind of plate it is."""
+    wells, frames, rows = view.by_well, view.frames, view.rows.lower()
     in_all = f" in {len(frames)} frames" if len(frames) > 1 else ""
-    for name in view.counts:
-        cards.append((f"{int(view.wells[name].sum()):,}", name.removeprefix("Count_").lower() + in_all))
     medians = [float(well_values(frame.wells, view.counts[:1]).median().iloc[0]) for frame in frames]
-    if np.isfinite(medians).any():
-        cards.append(
-            (value_range(np.nanmin(medians), np.nanmax(medians)), f"{view.rows.lower()} per field (median well)")
-        )
-    summaries = [frame.summary for frame in frames]
-    cards.append((", ".join(dict.fromkeys(each["controls"]["grade"] for each in summaries)), "controls"))
-    hits = [each["hits"]["hits"] for each in summaries if not each["hits"]["why none"]]
-    cards.append((value_range(min(hits), max(hits)) if hits else "–", "hits"))  # none called is not none found
+    known = np.isfinite(medians).any()
+    per_field = value_range(np.nanmin(medians), np.nanmax(medians)) if known else "–"
+    hits = [frame.summary["hits"]["hits"] for frame in frames if not frame.summary["hits"]["why none"]]
+    cards = [
+        (f"{measured} / {len(wells)}", "wells measured"),
+        (f"{int(view.wells[view.counts[0]].sum()):,}", rows + in_all),
+        (per_field, f"{rows} per field (median well)"),
+        (", ".join(grades), "controls"),
+        (value_range(min(hits), max(hits)) if hits else "–", "hits"),  # none called is not none found
+    ]
     metadata, channels = view.plate.metadata, view.plate.channels
     facts = [
         f"{math.prod(metadata['format'])}-well plate",
@@ -110,8 +129,11 @@ def verdict(view: View) -> dict[str, Any]:
     if metadata.get("pixel_size_um"):
         facts.append(f"{metadata['pixel_size_um'][0]:.4g} µm per pixel")
     facts.append(f"read as {metadata['layout']}")
-    line = " ".join(f"{text[:1].upper()}{text[1:]}." for text in [line, *doubts])
-    return {"level": level, "line": line, "look": look, "cards": cards, "facts": facts}
+    n_fields = len(view.qc[["Metadata_Well", "Metadata_Site"]].drop_duplicates())
+    facts.append(f"fields used {int(wells['Metadata_FieldsUsed'].sum())} / {n_fields}")
+    for name in view.counts[1:]:
+        facts.append(f"{name.removeprefix('Count_').lower()}{in_all} {int(view.wells[name].sum()):,}")
+    return {"cards": cards, "facts": facts}
 
 
 def value_range(least: float, most: float) -> str:

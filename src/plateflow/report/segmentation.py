@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 3
 """Wells that are shown of the worst, of the middle and of the best."""
-EDGE = 260
-"""Of their pictures, px."""
+SHARE = 60_000
+"""Characters of the page that one of their pictures may take."""
 NAMES = {"uncovered": "of what is bright uncovered", "unmatched": "unmatched", "flow_check": "dropped"}
 MOST_CHILDREN = 4
 """From this number of nuclei on, cells are counted together."""
@@ -187,7 +187,7 @@ def _example(view: View, row: Mapping[str, Any]) -> dict[str, Any]:
         told = [f"{number:.0%} {NAMES[flag]}" for flag, number in numbers.items() if number is not None]
         facts += [f"{name}: {', '.join(told)}"] if told else []
     well = row["Metadata_Well"]
-    return {"well": well, "facts": facts, "picture": thumbnails.thumbnail(view.plate, well, edge=EDGE)}
+    return {"well": well, "facts": facts, "picture": thumbnails.picture(view.plate, well, at_most=SHARE)}
 
 
 def _partners(view: View, roles: Mapping[str, Any]) -> list[dict[str, Any]]:

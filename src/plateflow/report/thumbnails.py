@@ -1,9 +1,12 @@
-"""One small picture per well: all its fields, from the level of the pyramid that suffices, with objects outlined."""
+"""One picture per well: all its fields, from the level of the pyramid that suffices, and its objects' outlines."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -25,15 +28,40 @@ TINTS = ((0.35, 0.6, 0.4), (0.8, 0.2, 0.5))
 GAMMA = 0.7
 NO_FIELD = 0.25
 """Grey where no field in use lies, so that a field left out is not taken for an empty one."""
+EDGES = (640, 420, 320, 240, 180, 128)
+"""Px: height or width of a picture, whichever is larger; the greatest that its share of the page allows."""
+PICTURES, LEAST_SHARE = 9_000_000, 15_000
+"""Characters of the page: what the pictures of all wells may take, and what one may in any case (1536: 23 million)."""
+PX_PER_CHARACTER = 8
+"""A picture with cells, and its outlines, takes at least a character for as many px: larger ones needn't be tried."""
+THREADS = 4
+"""Wells whose pictures are made at a time: reading, shrinking and encoding let other threads go on."""
 
 
-def edge_px(n_wells: int) -> int:
-    """Edge of a thumbnail: smaller on larger plates, so that a page of 1536 wells can still be mailed."""
-    return 320 if n_wells <= 120 else 160 if n_wells <= 400 else 96
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A well's picture as a page holds it.
+
+    Attributes:
+        url: the pixels, without outlines.
+        overlays: by label set, its outlines on a transparent ground.
+        size: width and height of all of them in px.
+    """
+
+    url: str
+    overlays: dict[str, str]
+    size: tuple[int, int]
 
 
-def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
-    """A well's picture as a data URL: all fields in use at their places, the rest grey, and the objects outlined.
+def pictures(plate: Plate, wells: Sequence[str]) -> dict[str, Picture]:
+    """Of each well its picture, as large as its share of the page allows."""
+    share = max(PICTURES // max(len(wells), 1), LEAST_SHARE)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(wells, pool.map(lambda well: picture(plate, well, at_most=share), wells), strict=True))
+
+
+def picture(plate: Plate, well: str, *, at_most: int) -> Picture:
+    """A well's picture: all fields in use at their places, the rest grey, and the outlines of each label set.
 
     The channels in which objects are segmented are laid over one another, that of nuclei in blue, each from the low to
     the high limit of the plate's intensity window, so that wells can be compared by eye. A series is shown at its first
@@ -42,29 +70,50 @@ def thumbnail(plate: Plate, well: str, *, edge: int) -> str:
     Args:
         plate: the well's.
         well: its name.
-        edge: height or width of the picture in px, whichever is larger; a smaller image is not enlarged.
+        at_most: characters of the page that it may take (the smallest of EDGES takes what it needs); a smaller image
+            is not enlarged.
     """
     config, image = plate.config, WellImage.open(plate.paths, well)
-    level = image.preview_level(edge)
+    edges = [edge for edge in EDGES if edge**2 <= at_most * PX_PER_CHARACTER] or EDGES[-1:]
+    level = image.preview_level(edges[0])
     first, *canvases = plate.canvases(well, config.row_label_set)
     fields = [
         box for canvas in (first, *canvases) if (canvas.t, canvas.z) == (first.t, first.z) for box in canvas.fields
     ]
     tints = {name: tint for name, tint in channel_tints(config).items() if image.layout.stack(name, first.t)}
-    pixels = image.preview(level, fields, list(tints), config.z, first.t)
-    limits = [image.window.limits(channel) for channel in tints]
-    picture = shown(pixels, limits, list(tints.values()))
-    picture = shrunk(picture, edge)
-    sides = zip(picture.shape[:2], pixels.shape[1:], strict=True)
+    planes = image.preview(level, fields, list(tints), config.z, first.t)
+    pixels = shown(planes, [image.window.limits(channel) for channel in tints], list(tints.values()))
+    labels = {
+        name: image.preview_labels(level, plate.labels_name(well, name), first.t)
+        for name in label_sets(config)
+        if image.layout.shows(config.segmentation[name].channels, first.t)
+    }
+    for edge in edges:
+        made = _encoded(pixels, labels, edge)
+        if len(made.url) + sum(map(len, made.overlays.values())) <= at_most:
+            break
+    return made
+
+
+def _encoded(pixels: NDArray[np.float32], labels: Mapping[str, NDArray[np.uint32]], edge: int) -> Picture:
+    """A picture YXS, 0 to 1, and the outlines of labels YX, at most `edge` px high and wide."""
+    smaller = shrunk(pixels, edge)
+    sides = zip(smaller.shape[:2], pixels.shape[:2], strict=True)
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
-    label_sets = list(dict.fromkeys((config.row_label_set, *config.segmentation)))
-    for number, label_set in reversed(list(enumerate(label_sets))):
-        if not image.layout.shows(config.segmentation[label_set].channels, first.t):
-            continue
-        labels = image.preview_labels(level, plate.labels_name(well, label_set), first.t)[nearest]
-        lines, opacity = outlines(labels), _opacity(labels)
-        picture[lines] += opacity * (colour(OUTLINES[number % len(OUTLINES)]) - picture[lines])
-    return data_url((picture * 255).astype(np.uint8))
+    overlays = {}
+    for (name, whole), code in zip(labels.items(), cycle(OUTLINES)):
+        small = whole[nearest]
+        overlay = np.empty((*small.shape, 4), np.uint8)
+        overlay[..., :3] = colour(code) * 255  # where it is clear, too, which takes fewer bytes
+        overlay[..., 3] = outlines(small) * round(255 * _opacity(small))
+        overlays[name] = data_url(overlay, lossless=True)
+    height, width = smaller.shape[:2]
+    return Picture(url=data_url((smaller * 255).astype(np.uint8)), overlays=overlays, size=(width, height))
+
+
+def label_sets(config: Config) -> list[str]:
+    """The label sets, that of the rows first: each has the colour of OUTLINES in its place."""
+    return list(dict.fromkeys((config.row_label_set, *config.segmentation)))
 
 
 def shown(
@@ -130,11 +179,12 @@ def colour(code: str) -> NDArray[np.float32]:
     return np.array([int(code[k : k + 2], 16) / 255 for k in (1, 3, 5)], np.float32)
 
 
-def data_url(picture: NDArray[np.uint8]) -> str:
-    """A picture YXS as a page holds it."""
+def data_url(picture: NDArray[np.uint8], *, lossless: bool = False) -> str:
+    """A picture YXS, RGB or RGBA, as a page holds it."""
     import imagecodecs
 
-    data: Any = imagecodecs.webp_encode(picture, level=50, lossless=False, method=6)
+    level, method = (None, 4) if lossless else (50, 6)
+    data: Any = imagecodecs.webp_encode(picture, level=level, lossless=lossless, method=method)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 

@@ -1,3 +1,4 @@
+// Frames, and charts: each chart follows the page's colours by itself, as the style sheet's variables are in it.
 (async () => {
   function onChoice(id, apply) {
     const select = document.getElementById(id);
@@ -8,33 +9,28 @@
     window.addEventListener("pageshow", now); // browsers may have restored an earlier choice
     now();
   }
-  onChoice("frame", (frame) => document.querySelectorAll("[data-frame]").forEach((part) => { part.hidden = part.dataset.frame !== frame; }));
-  const chosen = document.getElementById("chosen");
-  const views = [];
-  function show(well) {
-    const figure = document.getElementById("well-" + well);
-    if (!figure || !chosen) return;
-    document.querySelectorAll("figure.chosen").forEach((other) => other.classList.remove("chosen"));
-    figure.classList.add("chosen");
-    const title = document.createElement("h3");
-    title.textContent = well;
-    const facts = figure.querySelector("dl").cloneNode(true);
-    facts.hidden = false;
-    const image = figure.querySelector("img");
-    chosen.replaceChildren(title, ...(image ? [image.cloneNode(true)] : []), facts);
-  }
-  document.querySelectorAll(".wells figure").forEach((figure) => {
-    const well = figure.id.slice(5);
-    const open = () => { show(well); document.getElementById("plate").scrollIntoView(); };
-    figure.addEventListener("click", open);
-    figure.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
+  const charts = []; // those that show what the plate map shows
+  let values = null;
+  const valued = (rows) => rows.map((row) => ({ ...row, ...values?.get(row.well) })).filter((row) => Number.isFinite(row.value));
+  document.addEventListener("shown", (event) => {
+    values = event.detail.values;
+    const groups = document.getElementById("groups");
+    if (groups) groups.hidden = !values;
+    if (values) charts.forEach(({ view, rows }) => view.data("wells", valued(rows)).runAsync());
+  });
+  await window.mapDrawn;
+  onChoice("frame", (frame) => {
+    document.querySelectorAll("[data-frame]").forEach((part) => { part.hidden = part.dataset.frame !== frame; });
+    document.dispatchEvent(new CustomEvent("frame", { detail: Number(frame) }));
   });
   for (const source of document.querySelectorAll("script[data-chart]")) {
-    const spec = JSON.parse(source.textContent);
-    const result = await window.vegaEmbed(source.previousElementSibling, spec, { actions: false, renderer: "svg" });
-    result.view.addEventListener("click", (event, item) => { if (item && item.datum && item.datum.well) show(item.datum.well); });
-    if ((spec.params || []).some((param) => param.name === "metric")) views.push(result.view);
+    const spec = JSON.parse(source.textContent), rows = spec.data?.name === "wells" ? spec.data.values : null;
+    if (rows) spec.data.values = valued(rows);
+    const { view } = await window.vegaEmbed(source.previousElementSibling, spec, { actions: false, renderer: "svg" });
+    view.addEventListener("click", (event, item) => {
+      if (item && item.datum && item.datum.well) document.dispatchEvent(new CustomEvent("well", { detail: { well: item.datum.well, from: "chart" } }));
+    });
+    if (rows) charts.push({ view, rows });
   }
-  onChoice("metric", (metric) => views.forEach((view) => view.signal("metric", metric).runAsync()));
   document.documentElement.dataset.ready = "yes";
 })();
