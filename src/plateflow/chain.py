@@ -54,7 +54,7 @@ class Stage:
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
 _TABLES = "the segmentation is compared with the images: sizes, what it leaves uncovered or unmatched, what was dropped"
-_PAGE = "the verdict says where to look at the segmentation; it fits narrow screens"
+_PAGE = "seams are tested, features are named in words and grouped, tables are sorted and saved, methods can be pasted"
 # Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
@@ -65,7 +65,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("stitch", "cpu", 4, "flow errors and probabilities are summed as integers", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 6, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 5, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    ("report", "plate", 6, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads, intermediate=name in ("infer", "follow"))

@@ -16,7 +16,7 @@ TABLE = """{% from 'tables.html.j2' import cell, like, named %}
 {% endfor %}
 </tbody></table>
 <button type="button" data-copy="text">Copy</button> <span role="status"></span><p id="text">What was done.</p>"""
-ROWS = [("c10", 0.02, "A_1"), ("c9, \"x\"", None, "A_2"), ("<b>c2</b>", 1e-7, "B_1"), ("Säure\n5 %", 0.3, "B_2")]
+ROWS = [("c10", 0.02, "A_1"), ('c9, "x"', None, "A_2"), ("<b>c2</b>", 1e-7, "B_1"), ("Säure\n5 %", 0.3, "B_2")]
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def page(tab: Any, tmp_path: Path) -> Any:
     """A page with the tables' templates and script, and names that are attacks on HTML and CSV."""
     body = _environment().from_string(TABLE).render(rows=ROWS, others=[("A_3", "area 3"), ("A_4", "area 4")])
     script = (Path(__file__).parents[2] / "src/plateflow/report/templates/tables.js").read_text()
-    head = str(render("base.html.j2")).replace("</body>", f"<main><h1>T</h1>{body}</main><script>{script}</script></body>")
+    head = str(render("base.html.j2")).replace(
+        "</body>", f"<main><h1>T</h1>{body}</main><script>{script}</script></body>"
+    )
     (tmp_path / "page.html").write_text(head)
     return tab.open(tmp_path / "page.html")
 
