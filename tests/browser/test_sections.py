@@ -12,7 +12,8 @@ from plateflow.report.page import _environment, render
 TABLE = """{% from 'tables.html.j2' import cell, like, named %}
 <table data-table="hits"><thead><tr><th>Treatment</th><th class="n">Q</th><th>Feature</th></tr></thead><tbody>
 {% for name, q, feature in rows %}
-<tr><td>{{ name }}</td>{{ cell(q, '{:.1g}') }}<td data-value="{{ feature }}">{{ named(feature, 'area') }}{{ like(others) }}</td></tr>
+<tr><td>{{ name }}</td>{{ cell(q, '{:.1g}') }}
+<td data-value="{{ feature }}">{{ named(feature, 'area') }}{{ like(others) }}</td></tr>
 {% endfor %}
 </tbody></table>
 <button type="button" data-copy="text">Copy</button> <span role="status"></span><p id="text">What was done.</p>"""

@@ -24,6 +24,7 @@ from plateflow.report.view import View
 from plateflow.report.wells import label_of
 from plateflow.state.journal import Entry
 from plateflow.stats.doses import four_parameters
+from plateflow.stats.effects import dose_text
 from plateflow.stats.statistics import write_statistics
 from plateflow.tables import read_table, records
 
@@ -100,10 +101,12 @@ def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
     assert {"101", "NA"} <= set(names)
     assert html.count("<tr>") - html.count("<thead>") == 168 + len(made["leads"])
     assert "more in <code>" not in html
-    svg = drawn(made["rank"])
-    assert svg.count(DOT) == 168
-    best = read_table(view.plate.paths.table("hits.csv"))["Metadata_treatment"].iloc[0]
-    assert f">{best} 1<" in svg  # named, with its dose
+    assert drawn(made["rank"]).count(DOT) == 168
+    dots = [item for item in made["rank"]["layer"][1]["data"]["values"] if item["name"]]
+    best = read_table(view.plate.paths.table("hits.csv")).head(screening.NAMED)
+    doses = [dose_text(dose, None) for dose in best["Metadata_dose"]]
+    assert [dot["name"] for dot in dots] == [f"{a} {b}" for a, b in zip(best["Metadata_treatment"], doses, strict=True)]
+    assert {dot["kind"] for dot in dots} == {"hit"}
     ((row, curve),) = made["curves"]
     assert row["EC50"] == pytest.approx(1, rel=0.5)
     assert drawn(curve).count(DOT) == 16

@@ -34,7 +34,7 @@ NUMBERS = {
 def quality(view: View) -> dict[str, Any]:
     """Maps of what the histograms tell of each channel, its range over the plate, flags, and the flagged fields."""
     qc = view.qc
-    ok, maps, ranges = qc[qc["State"] == "ok"], {}, []
+    ok, ranges, maps = qc[qc["State"] == "ok"], list[dict[str, Any]](), dict[str, Any]()
     for channel in view.plate.channels:
         own = ok[ok["Metadata_Channel"] == channel]
         wells = own.groupby("Metadata_Well")

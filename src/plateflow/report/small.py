@@ -77,7 +77,7 @@ def well_map(shown: Mapping[str, Mapping[str, float]], shape: tuple[int, int]) -
     chart = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[shown]")
     chart = chart.transform_filter("isValid(datum.value)").mark_rect(cursor="pointer")
     rows = [row_name(row) for row in range(shape[0])]
-    every = {"labelOverlap": True, "domain": False, "ticks": False}
+    every: dict[str, Any] = {"labelOverlap": True, "domain": False, "ticks": False}
     chart = chart.encode(
         x=alt.X("column:O", title=None, scale=alt.Scale(domain=list(range(1, shape[1] + 1)))).axis(
             orient="top", labelAngle=0, **every

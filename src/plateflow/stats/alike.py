@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +28,7 @@ class Alike:
         ranks = (ranked - ranked.mean()).fillna(0).to_numpy(np.float32)
         lengths = np.linalg.norm(ranks, axis=0)
         self._place = {str(name): number for number, name in enumerate(values)}
-        self._unit: NDArray[np.float32] = ranks / np.where(lengths > 0, lengths, 1)
+        self._unit = ranks / np.where(lengths > 0, lengths, 1).astype(np.float32)
 
     def groups(self, names: Sequence[str], *, most: int | None = None) -> dict[str, list[str]]:
         """Leaders in order, each with those after it that are like it and like no earlier leader.

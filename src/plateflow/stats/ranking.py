@@ -35,7 +35,7 @@ def doubts(wells: pd.DataFrame) -> pd.Series[float]:
     parts = measured[shares].astype(np.float64)
     for name in sizes:
         diameter = measured[name].astype(np.float64)
-        parts[name] = MOST * np.log(diameter / diameter.median()).abs() / np.log(FAR)
+        parts[name] = MOST * np.abs(np.log(diameter / diameter.median())) / np.log(FAR)
     return parts.max(axis=1) + 0.1 * parts.mean(axis=1)
 
 

@@ -208,11 +208,11 @@ def count_objects(
     counted = {}
     for kind, found in taken.items():
         if found:
-            sizes = [np.concatenate([each[1][side] for each in found]) for side in (0, 1)]
+            at, beside = (np.concatenate([each[1][side] for each in found]) for side in (0, 1))
             counted[kind] = Counted(
-                objects=(len(sizes[0]), len(sizes[1])),
+                objects=(len(at), len(beside)),
                 area=(sum(each[0][0] for each in found), sum(each[0][1] for each in found)),
-                medians=(_median(sizes[0]), _median(sizes[1])),
+                medians=(_median(at), _median(beside)),
             )
     return counted
 
