@@ -52,6 +52,7 @@ def hits(view: View) -> dict[str, Any]:
     """How many treatments are hits or why none is, the list, what the statistics exclude, and dose-response curves."""
     table, curves = view.table("hits.csv"), view.table("doses.csv")
     usable = curves[curves["Flags"] == ""].drop_duplicates("Metadata_treatment").head(CURVES)
+    unusable = curves[curves["Flags"] != ""]
     excluded = view.wells[view.wells["Metadata_FieldsExcluded"].fillna("") != ""]
     rows = records(table.head(ROWS))
     alike = _alike(view, [*table["Feature"], *(name for row in rows for name, _ in _evidence(view, row["Reasons"]))])
@@ -76,9 +77,8 @@ def hits(view: View) -> dict[str, Any]:
         ],
         "rank": _volcano(view, table),
         "curves": [(row | {"Words": _words(view, row["Feature"])}, _curve(view.wells, row)) for row in records(usable)],
-        "bad_curves": [
-            row | {"Words": _words(view, row["Feature"])} for row in records(curves[curves["Flags"] != ""].head(ROWS))
-        ],
+        "bad_curves": [row | {"Words": _words(view, row["Feature"])} for row in records(unusable.head(2 * LISTED))],
+        "more_curves": max(len(unusable) - 2 * LISTED, 0),
     }
 
 
