@@ -31,7 +31,7 @@ def doubts(wells: pd.DataFrame) -> pd.Series[float]:
     shares = [
         name for name in columns if name.endswith(tuple(f"_{COLUMNS[flag]}" for flag in COLUMNS if flag != "size"))
     ]
-    sizes = [name for name in columns if name.endswith(f"_{COLUMNS['size']}")]
+    sizes = [name for name in columns if name.endswith(f"_{COLUMNS['size']}") and measured[name].notna().any()]
     parts = measured[shares].astype(np.float64)
     for name in sizes:
         diameter = measured[name].astype(np.float64)
