@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
-# Arguments for pip when it installs torch, such as the index of a CPU or a CUDA build; see README, "A cluster".
+# Arguments for pip when it installs torch, such as the index of a CPU or a CUDA build; see docs/cluster.md, GPU nodes.
 TORCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread a process: the parallel work is in jobs and test workers; the network sets its own number.
@@ -14,7 +14,7 @@ define step
 @printf '\n==> %s\n' '$(1)'; { $(2); } || { printf '\n==> FAILED: %s\n' '$(1)' >&2; exit 1; }
 endef
 
-.PHONY: demo test test-faults test-slurm test-wheel check config train-default clean
+.PHONY: demo test viewer test-faults test-slurm test-wheel check docs config train-default clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -66,11 +66,19 @@ test-slurm: $(VENV)/.slurm
 test-wheel: $(VENV)/.dev
 	$(call step,a plate from a wheel,TORCH_ARGS="$(TORCH_ARGS)" $(BIN)/python -m pytest tests/wheel)
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev docs
 	$(call step,lint: ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call step,lint: snakefmt,$(BIN)/snakefmt --check Snakefile rules)
 	$(call step,lint: imports run downwards,$(BIN)/lint-imports)
 	$(call step,lint: types,$(BIN)/mypy)
+
+# What `plateflow view` shows tiles with, from npm; a wheel that is built where npm is has it.
+viewer:
+	$(call step,OpenSeadragon for `plateflow view`,$(PYTHON) src/plateflow/viewer/fetch.py)
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error. The theme's notice of its own future is not ours.
+docs: $(VENV)/.dev
+	$(call step,docs: as a site$(comma) every link checked,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet)
 
 config: $(VENV)/.core
 	$(call step,write the default configuration and its schema,$(BIN)/python -m plateflow.cli.defaults)

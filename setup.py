@@ -1,6 +1,9 @@
-"""What pyproject.toml can't say: a wheel brings the workflow's files, which lie at the top of the checkout."""
+"""What pyproject.toml can't say: a wheel brings the workflow's files, which lie at the top of the checkout, and the
+viewer's script, which npm has."""
 
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -18,6 +21,11 @@ class BuildWithWorkflow(build_py):
         if self.editable_mode:
             super().run()
             return
+        viewer = Path("src/plateflow/viewer")
+        try:
+            runpy.run_path(str(viewer / "fetch.py"))["fetch"](viewer / "static")
+        except RuntimeError as error:  # all else of the package works without it, and `plateflow view` says what to do
+            print(f"WARNING: this wheel can't show wells in `plateflow view`: {error}", file=sys.stderr)
         shutil.rmtree(self.build_lib, ignore_errors=True)  # a former build may hold files that are gone since
         super().run()
         share = Path(self.build_lib, "plateflow", "share")

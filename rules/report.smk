@@ -16,7 +16,7 @@ rule report:
         "../scripts/report.py"
 
 
-# Makes screen/report.html and the tables over all plates.
+# Makes screen/index.html and the tables over all plates.
 rule screen:
     input:
         lambda wc: WORKFLOW.screen_inputs(wc),

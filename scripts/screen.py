@@ -1,4 +1,4 @@
-"""Makes screen/report.html and the tables over all plates."""
+"""Makes screen/index.html and the tables over all plates."""
 
 from plateflow.stages.script import run_rule
 

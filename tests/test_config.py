@@ -20,8 +20,8 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
     sets = load_config(yaml.safe_load(text)).segmentation
     assert (list(sets), sets["cells"]) == (["nuclei", "cells"], LabelSet(channels=["AGP", "DNA"], diameter_um=30))
     assert "# cells:" not in config_yaml(Config(segmentation=sets))
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (block,) = re.findall(r"\n    segmentation:\n(?:      .+\n)+", readme)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "channels.md").read_text()
+    (block,) = re.findall(r"```yaml\n(segmentation:\n(?:  .+\n)+)```", page)
     assert load_config(yaml.safe_load(block)).segmentation["cells"] == sets["cells"]
 
 
@@ -55,7 +55,7 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
             "nuclei: diameter_um and diameter_px are both given",
         ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
-        ({"segmentation": {"count": {"channels": ["DNA"]}}}, "begins other columns"),
+        ({"segmentation": {"count": {"channels": ["DNA"]}}}, "something else in the tables"),
         ({"train": "--plate results/p --wells B03"}, "must hold --name"),
         ({"train": "--plate results/p --name"}, "must hold --name"),
         ({"train": "--name=../up"}, "letters, digits"),

@@ -23,8 +23,9 @@ from plateflow.chain import STAGES, label_parameters, part_of, stages_of
 from plateflow.config import Config, PlateSpec
 from plateflow.files import digest, listed, remove, settle, stat_of, write_atomic, write_json
 from plateflow.model.registry import find_weights, model_spec
-from plateflow.paths import PlatePaths
+from plateflow.paths import SCREEN_PAGE, PlatePaths
 from plateflow.project import Plate, Project
+from plateflow.state.corrections import corrections_digest
 from plateflow.state.requests import request_digest, watch_lines
 from plateflow.state.slurm import QueuedJob
 
@@ -171,6 +172,8 @@ class PlateAsked:
             parts = STAGES[stage].parts(self.plate.config)
             requests = request_digest(self.plate.paths, stage, job, parts, self._watch_lines)
             own = digest(self._stage_settings(stage), requests)
+            if stage == "features" and (corrected := corrections_digest(self.plate.paths, job, parts)):
+                own = digest(own, corrected)
             if stage == "normalise":
                 own = digest(own, self.digest(*INGEST))
                 self._digests[key] = f"{own}-{self._base(own)}"
@@ -238,8 +241,8 @@ LAST: JobKey = ("report", "plate")
 
 
 def screen_digest(plates: Mapping[str, str]) -> str:
-    """The digest of the page over all plates, by the digests of the plates' last jobs."""
-    return digest([[name, of_plate] for name, of_plate in plates.items()])
+    """The digest of the page over all plates, by the digests of the plates' last jobs, and by what is written."""
+    return digest(SCREEN_PAGE, [[name, of_plate] for name, of_plate in plates.items()])
 
 
 class Asked:

@@ -53,18 +53,20 @@ class Stage:
 
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
-_TABLES = "the segmentation is compared with the images: sizes, what it leaves uncovered or unmatched, what was dropped"
+_TABLES = "cell tables are in the store, too, where ngio finds them"
 _PAGE = "the page says whether a plate can be used; its map shows any feature, and a chosen well its outlines"
+_LISTS = "aggregate lists the tables of an image, where it puts the cell tables, and features its labels, "
+_LISTS += "as corrected ones are among them"
 # Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
 _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
-    ("ingest", "plate", 4, "formats and types of pixels are what the files say; images open in the plate's window", ()),
+    ("ingest", "plate", 5, _LISTS, ()),
     ("tile", "cpu", 4, "saturation is found where pixels pile up; lows and highs are kept for the light", ("ingest",)),
     ("normalise", "plate", 2, _LIGHT, ("ingest", "tile")),
     ("infer", "gpu", 3, "", ("ingest", "tile", "normalise")),
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 4, "flow errors and probabilities are summed as integers", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 6, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
+    ("aggregate", "plate", 7, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
     ("report", "plate", 6, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {

@@ -167,6 +167,30 @@ def write_atomic(path: Path, data: bytes, *, stamped: bool = True) -> None:
         file.write(data)
 
 
+def link_file(source: Path, path: Path, stamp: Stamp) -> None:
+    """Give a whole file a second name, by rename; where the file system has no links, or not this one, copy it.
+
+    Args:
+        stamp: of the file's content, as its own writer has listed it.
+    """
+    make_folder(path.parent)
+    if not (path.exists() and path.samefile(source)):  # of two names of one file, rename would leave both
+        partial = partial_path(path)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)  # noqa: PTH108
+            try:
+                os.link(source, partial)
+            except OSError:
+                shutil.copyfile(source, partial)
+            os.replace(partial, path)  # noqa: PTH105
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(partial)  # noqa: PTH108
+            raise
+    _unsettled.wrote(path, stamp)
+
+
 def write_json(path: Path, content: Any, *, stamped: bool = True) -> None:
     """Write a JSON file by rename: indented by 1, unescaped, a newline at its end; `stamped` as of `atomic_file`."""
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n", stamped=stamped)
@@ -199,6 +223,23 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         remove_tree(new)
     _unsettled.moved(new, folder, files)
     remove_tree(old)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that appears at `folder`, whole, when the block ends without an error; an empty one may be there.
+
+    Yields:
+        where its files are written.
+    """
+    new = partial_path(folder)
+    remove_tree(new)
+    make_folder(new)
+    try:
+        yield new
+        os.rename(new, folder)  # noqa: PTH104
+    finally:
+        remove_tree(new)
 
 
 def remove(path: Path) -> None:

@@ -16,6 +16,8 @@ _WELL_OF_FRACTAL = re.compile(r"^([A-H])([a-d])(\d\d)([1-4])$")
 
 SCRATCH = "scratch:"
 """In a journal, what the names of files in the scratch begin with."""
+SCREEN_PAGE = "index.html"
+"""The page over all plates, in the folder of the screen."""
 
 
 def well_name(row: int, column: int) -> str:
@@ -184,6 +186,15 @@ class PlatePaths:
     def objects(self, label_set: str, well: str) -> Path:
         """The table of a well's objects, before features."""
         return self.root / "objects" / label_set / f"{well}.parquet"
+
+    @property
+    def corrections(self) -> Path:
+        """What labels were corrected by hand, and discarded: one line per import (`state.corrections`)."""
+        return self.root / "corrections" / "corrections.jsonl"
+
+    def corrected(self, label_set: str, well: str, digest: str) -> Path:
+        """Labels of a well that were corrected by hand, named by a digest of them (`images.corrected`)."""
+        return self.root / "corrections" / label_set / f"{well}.{digest}.zip"
 
     def cells(self, well: str) -> Path:
         """The cell table of a well."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.chain import KEEP_FLOWS, STAGES, parameters, part_of, part_of_well, stages_of
-from plateflow.config import Config, LabelSet, PlateSpec, load_config, load_plates
+from plateflow.chain import KEEP_FLOWS, STAGES, labels_stage, parameters, part_of, part_of_well, stages_of
+from plateflow.config import CORRECTED, Config, LabelSet, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
+from plateflow.files import digest
 from plateflow.model import registry
 from plateflow.paths import PlatePaths, parse_well, well_name
+from plateflow.state.corrections import Correction, corrections
 from plateflow.state.journal import PLATE_KEY, Entry, Journal, Key, LeftOut, exceptions, item_key, left_out, outcomes
 from plateflow.state.requests import request_number
 
@@ -197,8 +199,43 @@ class Plate:
         return [name for name, settings in self.config.segmentation.items() if layout.shows(settings.channels)]
 
     def labels_name(self, well: str, label_set: str) -> str:
-        """The labels of a well that stand for a label set: the pipeline's, or those corrected by hand where there are."""
-        return label_set
+        """The labels of a well that stand for a label set: the pipeline's, or corrected ones, as the store has them."""
+        corrected = self.paths.image(well) / "labels" / (label_set + CORRECTED)
+        return corrected.name if (corrected / "zarr.json").is_file() else label_set
+
+    def correction(self, well: str, label_set: str) -> Correction | None:
+        """The correction by hand that is in use for a label set of a well; None where there is none, or it was drawn on
+        other images.
+
+        Raises:
+            ResultsError: tile has not done the well.
+        """
+        found = corrections(self.paths).get((well, label_set))
+        return found if found and found.images == self.labelled_image(well, label_set) else None
+
+    def corrected(self, well: str) -> dict[str, str]:
+        """What the features of a well depend on of corrections, by a name that says so; errors as of `correction`."""
+        names = [name for of_well, name in corrections(self.paths) if of_well == well and name in self.label_sets(well)]
+        return {f"corrected {name}": each.name for name in names if (each := self.correction(well, name))}
+
+    def labelled_image(self, well: str, label_set: str) -> str:
+        """A digest of what labels of a well are drawn on: the pixels of its raw files, and its canvases.
+
+        Raises:
+            ResultsError: tile has not done the well.
+        """
+        raw = self.outcomes("tile").required(well).raw
+        pixels = [[name, known and known[2]] for name, known in sorted(raw.items())]
+        return digest(pixels, [asdict(canvas) for canvas in self.canvases(well, label_set)])
+
+    def labels_id(self, well: str, label_set: str) -> str:
+        """A digest of the pipeline's labels of a label set of a well, from the stamps of their files.
+
+        Raises:
+            ResultsError: they weren't made.
+        """
+        files = self.outcomes(labels_stage(self.config)).required(well, label_set).files
+        return digest(sorted([name, *stamp] for name, stamp in files.items() if name.startswith("plate.zarr/")))
 
     def doubts(self) -> list[str]:
         """What to look at before the plate is believed, as `aggregate` has found it: a drift, a poor segmentation."""
@@ -207,9 +244,14 @@ class Plate:
         found: dict[str, list[str]] = {}
         for doubt in entry.info.get("segmentation", ()):
             found.setdefault(doubt["label_set"], []).append(doubt["line"])
-        return [f"look at the intensities: {what}" for what in entry.info.get("doubts", ())] + [
-            f"look at the segmentation: {'; '.join(lines)}: check channels, diameter and model of segmentation.{name}"
-            for name, lines in found.items()
+        return [
+            *(f"look at the intensities: {what}" for what in entry.info.get("doubts", ())),
+            *(
+                f"look at the segmentation: {'; '.join(lines)}: check channels, diameter and model of "
+                f"segmentation.{name}"
+                for name, lines in found.items()
+            ),
+            *(f"look at the corrections: {what}" for what in entry.info.get("corrections", ())),
         ]
 
     def left_out(self) -> list[LeftOut]:

@@ -13,12 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from workflow_project import Project, make_project
+from workflow_project import Project, make_project, run_in_process
 
 import plateflow.project
-from plateflow.asked import Asked
-from plateflow.chain import stages_of
-from plateflow.stages import run_stage, stage_module
 
 
 class DoneProject(Project):
@@ -35,17 +32,7 @@ class DoneProject(Project):
         Returns:
             stage and job of each.
         """
-        asked, ran = Asked.of(self.loaded), set()
-        plate = asked.plates["micro"]
-        digests = plate.digests()
-        for name, stage in stages_of(plate.plate.config).items():
-            for job in stage.jobs(plate.plate.config):
-                if not Path(plate.receipt(name, job)).exists():
-                    run_stage(plate.plate, name, job, digest=digests[name][job])
-                    ran.add((name, job))
-        if not asked.project.screen.receipt("report", "screen", asked.screen).exists():
-            stage_module("screen").run(asked.project, asked.screen)
-        return ran
+        return run_in_process(self.loaded)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""All commands end with the statuses of one table, which README.md has."""
+"""All commands end with the statuses of one table, which docs/faults.md has."""
 
 import errno
 from dataclasses import replace

@@ -177,7 +177,7 @@ def test_the_pages_over_all_plates_are_compared_with_their_receipt(done):
     (receipt,) = screen.receipts("report", "screen")
     done.plateflow("verify")
     flip(screen.table("report.html"))
-    assert "screen: results/screen/report.html: its content" in done.plateflow("verify", status=4)
+    assert "screen: results/screen/index.html: its content" in done.plateflow("verify", status=4)
     assert not receipt.exists()
     assert done.run() == set()
     assert GOOD in done.plateflow("verify")

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stats"))
 from simulated_wells import SHAPE, well_table
 
 from plateflow.config import Config, PlateSpec, Stats
+from plateflow.files import write_json
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.report import charts, screening
@@ -23,6 +24,7 @@ from plateflow.report.view import View
 from plateflow.report.wells import label_of
 from plateflow.state.journal import Entry
 from plateflow.stats.doses import four_parameters
+from plateflow.stats.effects import dose_text
 from plateflow.stats.statistics import write_statistics
 from plateflow.tables import read_table, records
 
@@ -50,7 +52,9 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 
 def plate_of(results: Path) -> Plate:
-    return Plate(config=Config(results=str(results)), spec=PlateSpec(plate="p1", path="raw"))
+    plate = Plate(config=Config(results=str(results)), spec=PlateSpec(plate="p1", path="raw"))
+    write_json(plate.paths.metadata, {"channels": [{"name": "DNA"}], "wells": [], "format": list(SHAPE)})
+    return plate
 
 
 def view_of(plate: Plate, wells: pd.DataFrame, info: list[dict[str, Any]]) -> View:
@@ -76,7 +80,8 @@ def test_controls_with_verdict_table_and_a_dot_a_well(view: View) -> None:
     html = render("controls.html.j2", **made)
     assert '<p class="verdict good">Good</p>' in html
     assert "positive control nocodazole: good; 1 of 2 features have Z" in html
-    assert html.index("<b>F0</b>") < html.index("<b>F1</b>")
+    assert html.index('data-value="F0"') < html.index('data-value="F1"')
+    assert '<abbr title="F0" tabindex="0">F0</abbr>' in html
     assert len(made["charts"]) == 1
     assert {"DMSO 1", "nocodazole 1"} <= {dot["treatment"] for dot in made["charts"][0]["data"]["values"]}
     svg = drawn(made["charts"][0])
@@ -94,8 +99,14 @@ def test_hits_with_reasons_rank_chart_and_curve(view: View) -> None:
     assert f"{view.wells.loc[3, 'Metadata_Well']} (field 2, 4: focus)" in html
     names = read_table(view.plate.paths.table("hits.csv"))["Metadata_treatment"]
     assert {"101", "NA"} <= set(names)
-    assert "148 more in <code>hits.csv</code>" in html
+    assert html.count("<tr>") - html.count("<thead>") == 168 + len(made["leads"])
+    assert "more in <code>" not in html
     assert drawn(made["rank"]).count(DOT) == 168
+    dots = [item for item in made["rank"]["layer"][1]["data"]["values"] if item["name"]]
+    best = read_table(view.plate.paths.table("hits.csv")).head(screening.NAMED)
+    doses = [dose_text(dose, None) for dose in best["Metadata_dose"]]
+    assert [dot["name"] for dot in dots] == [f"{a} {b}" for a, b in zip(best["Metadata_treatment"], doses, strict=True)]
+    assert {dot["kind"] for dot in dots} == {"hit"}
     ((row, curve),) = made["curves"]
     assert row["EC50"] == pytest.approx(1, rel=0.5)
     assert drawn(curve).count(DOT) == 16
@@ -137,7 +148,7 @@ def test_the_edge_is_named_and_drawn(view: View) -> None:
     made = screening.positions(view)
     html = render("positions.html.j2", **made)
     assert "Edge: 1 of 2 features differ; Row: 0 of 2 features differ; Column: 0 of 2 features differ." in html
-    assert "<b>F1</b></td><td>edge</td>" in html
+    assert '<abbr title="F1" tabindex="0">F1</abbr></b></td><td>edge</td>' in html
     assert "median of F1" in drawn(made["chart_spec"])
 
 

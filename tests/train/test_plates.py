@@ -1,4 +1,4 @@
-"""Wells of a plate as training data: seen as `infer` sees them, with the labels that the store holds now."""
+"""Wells of a plate as training data: seen as `infer` sees them, with the labels that people have corrected."""
 
 from pathlib import Path
 
@@ -7,15 +7,16 @@ import pytest
 import zarr
 
 from plateflow.config import Config, PlateSpec
-from plateflow.errors import PlateflowError, RawDataError, ResultsError
-from plateflow.files import stamp_of
+from plateflow.errors import PlateflowError, ResultsError
+from plateflow.files import checksum, write_atomic
+from plateflow.images.corrected import packed
 from plateflow.images.well import WellImage
 from plateflow.project import Project
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import run_stage
 from plateflow.stages.infer import _read
 from plateflow.stages.job import Job
-from plateflow.state.journal import Entry, append_outcome
+from plateflow.state.corrections import Correction, record
 from plateflow.train.plates import plate_samples
 
 SETS = {"cells": {"channels": ["AGP", "DNA"]}, "nuclei": {"channels": ["DNA"]}}
@@ -90,24 +91,28 @@ def test_what_is_not_there_is_one_error(
         plate_samples(Path(project.config.results) / plate, [well], label_set, project)
 
 
-def test_labels_that_do_not_fit_their_image_are_told(project: Project) -> None:
-    folder = project.plate("p").paths.image("B03") / "labels/cells/0"
-    zarr.create_array(folder, shape=(1, 1, 20, 30), dtype="uint16", overwrite=True)
-    with pytest.raises(RawDataError, match=r"don't fit their image\n  where: p/B03[\s\S]*\(1, 1, 20, 30\)"):
-        plate_samples(project.plate("p").paths.root, ["B03"], "cells", project)
-
-
 def test_without_names_the_wells_that_were_corrected_are_learnt_from(project: Project) -> None:
     plate = project.plate("p")
     with pytest.raises(ResultsError, match=r"no well has corrected labels\n  where: p, label set nuclei"):
         plate_samples(plate.paths.root, None, "nuclei", project)
-    for well in ("B02", "B03"):
-        array = zarr.open_array(plate.paths.image(well) / "labels/nuclei/0", mode="r+")
-        array[..., 5:15, 5:15] = 1
-        files = [path for path in (plate.paths.image(well) / "labels/nuclei/0/c").rglob("*") if path.is_file()]
-        stamps = {plate.paths.key_of(path): stamp_of(path) for path in files}
-        append_outcome(plate.paths.journal("stitch", "0"), Entry(well=well, label_set="nuclei", files=stamps))
-    with pytest.raises(ResultsError, match="no well has corrected labels"):
-        plate_samples(plate.paths.root, None, "nuclei", project)
-    array[..., 20:30, 5:15] = 2
-    assert {sample.name[:3] for sample in plate_samples(plate.paths.root, None, "nuclei", project)} == {"B03"}
+    labels = [(canvas.index, np.full(canvas.shape, 0, np.uint32)) for canvas in plate.canvases("B03", "nuclei")]
+    labels[0][1][5:15, 5:15] = 7
+    data = packed(labels, b"")
+    correction = Correction(
+        well="B03",
+        label_set="nuclei",
+        name="x",
+        stamp=(len(data), checksum(data)),
+        images=plate.labelled_image("B03", "nuclei"),
+        made_from="",
+        by="ada",
+        at="",
+        sources={},
+        counts={},
+        n_columns=plate.n_columns,
+    )
+    write_atomic(correction.file(plate.paths), data)
+    record(plate.paths, [correction])
+    samples = plate_samples(plate.paths.root, None, "nuclei", project)
+    assert {sample.name[:3] for sample in samples} == {"B03"}
+    assert samples[0].labels.sum() == 700, "as people have left them, not as the store has them"

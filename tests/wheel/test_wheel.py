@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_a_wheel_brings_the_workflow_and_nothing_else(wheel: Path) -> None:
+def test_a_wheel_brings_the_workflow_the_viewer_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tracked = subprocess.run(
         ["git", "-C", REPOSITORY, "ls-files"], check=True, capture_output=True, text=True
@@ -37,7 +37,8 @@ def test_a_wheel_brings_the_workflow_and_nothing_else(wheel: Path) -> None:
     code = {name.removeprefix("src/") for name in tracked if name.startswith("src/")}
     folders = ("rules/", "scripts/", "profiles/", "envs/")
     shared = {name for name in tracked if name.startswith(folders) or name in {"Snakefile", "constraints.txt"}}
-    assert names == code | {f"plateflow/share/{name}" for name in shared}
+    viewer = {f"plateflow/viewer/static/openseadragon.{end}" for end in ("min.js", "LICENSE.txt")}
+    assert names == code | viewer | {f"plateflow/share/{name}" for name in shared}
 
 
 def test_a_plate_runs_from_a_wheel(wheel: Path, tmp_path: Path) -> None:

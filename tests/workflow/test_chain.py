@@ -112,7 +112,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(project):
     for asks in ('src="http', "src='http", 'href="http', "@import", "url(http"):
         assert asks not in page
     assert "default" in page or "tiny" in page
-    assert (project.folder / "results/screen/report.html").exists()
+    assert (project.folder / "results/screen/index.html").exists()
 
 
 def test_status_is_complete(project):

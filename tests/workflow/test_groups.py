@@ -87,7 +87,7 @@ def test_all_that_is_made_is_as_open_as_umask_and_folder_say(by: str, tmp_path: 
     finally:
         os.umask(before)
     made = {path.relative_to(results).as_posix() for path in results.rglob("*")}
-    assert {"micro/plate.zarr/B/02/0/zarr.json", "micro/requests.jsonl", "screen/report.html"} - made == set()
+    assert {"micro/plate.zarr/B/02/0/zarr.json", "micro/requests.jsonl", "screen/index.html"} - made == set()
     assert private(results, 0o002, results.stat().st_gid) == {}
 
 

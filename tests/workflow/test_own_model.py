@@ -1,10 +1,11 @@
 """Segment, correct, `snakemake train`, name the model, segment again."""
 
+import re
 from pathlib import Path
 
 import pytest
+import tifffile
 import yaml
-import zarr
 from workflow_project import TINY
 
 from plateflow.errors import ConfigError
@@ -17,8 +18,12 @@ from plateflow.workflow import Workflow
 
 
 def test_a_model_is_trained_on_corrected_labels_named_and_used(project, monkeypatch):
-    labels = zarr.open_array(project.path().image("B02") / "labels/cells/0", mode="r+")
+    project.plateflow("export", "micro", "--to", "napari", "--wells", "B02", "-o", "exported")
+    (file,) = (project.folder / "exported").glob("*labels*.tif")
+    labels = tifffile.imread(file)
     labels[..., :40] = 0  # what a user takes away
+    tifffile.imwrite(file, labels)
+    project.plateflow("import", "exported", "--split")
     options = f"--name mine --from {TINY} --plate results/micro --label-set cells --steps 3"
     project.configure(lambda config: config.update(train=f"{options} --licence CC-BY-NC-4.0 --device cpu"))
     done = project.sequences()
@@ -45,3 +50,26 @@ def test_without_options_there_is_nothing_to_train(project, monkeypatch):
     with pytest.raises(ConfigError, match="doesn't say what to train"):
         workflow.training_options()
     assert not any("models" in target for target in workflow.targets())
+
+
+def test_a_correction_measures_its_well_alone_outlives_another_segmentation_and_is_taken_out(project):
+    # three runs of Snakemake, of a few jobs each
+    before = {file.name: file.read_bytes() for file in project.path().root.glob("cells/*.parquet")}
+    project.plateflow("export", "micro", "--to", "napari", "--wells", "B02", "-o", "exported")
+    (file,) = (project.folder / "exported").glob("*labels*.tif")
+    labels = tifffile.imread(file)
+    labels[labels == labels.max()] = 0
+    tifffile.imwrite(file, labels)
+    project.plateflow("import", "exported")
+    said = project.snakemake()
+    assert set(re.findall(r"Job \d+: micro: (\w+)", said)) == {"features", "aggregate", "report"}, said
+    corrected = project.path().cells("B02").read_bytes()
+    assert corrected != before["B02.parquet"]
+    project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=10_000))
+    project.snakemake()
+    assert project.path().cells("B02").read_bytes() == corrected
+    assert "made from an earlier segmentation" in project.plateflow("status", "micro/B02")
+    project.configure(lambda config: config["segmentation"]["cells"].pop("min_size_px"))
+    project.plateflow("retry", "micro", "--discard-corrections")
+    project.snakemake()
+    assert {file.name: file.read_bytes() for file in project.path().root.glob("cells/*.parquet")} == before

@@ -13,9 +13,10 @@ from command_line import plateflow
 
 from plateflow import project as pipeline
 from plateflow.asked import Asked
-from plateflow.chain import STAGES
+from plateflow.chain import STAGES, stages_of
 from plateflow.paths import PlatePaths
 from plateflow.simulate.plate import micro_wells, simulate_plate
+from plateflow.stages import run_stage, stage_module
 from plateflow.state.journal import outcomes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -107,6 +108,25 @@ class Project:
             for file in sorted((root / folder).rglob("*"))
             if file.is_file()
         } | {name: (root / name).read_bytes() for name in ("wells.csv", "wells.parquet")}
+
+
+def run_in_process(project: pipeline.Project) -> set[tuple[str, str]]:
+    """The jobs that a plain `snakemake` would do, in this process: those without a receipt of what is asked now.
+
+    Returns:
+        stage and job of each, the job over all plates excepted.
+    """
+    asked, ran = Asked.of(project), set()
+    for plate in asked.plates.values():
+        digests = plate.digests()
+        for name, stage in stages_of(plate.plate.config).items():
+            for job in stage.jobs(plate.plate.config):
+                if not Path(plate.receipt(name, job)).exists():
+                    run_stage(plate.plate, name, job, digest=digests[name][job])
+                    ran.add((name, job))
+    if not asked.project.screen.receipt("report", "screen", asked.screen).exists():
+        stage_module("screen").run(asked.project, asked.screen)
+    return ran
 
 
 def make_project(folder: Path, *, plate: str = "micro", seed: int = 0, **kwargs) -> Project:

@@ -16,6 +16,7 @@ from plateflow.cli import (
     demo,
     evaluate,
     export,
+    import_labels,
     init,
     pilot,
     plan,
@@ -25,6 +26,7 @@ from plateflow.cli import (
     status,
     train,
     verify,
+    view,
     weights,
 )
 from plateflow.cli.common import Status
@@ -62,10 +64,11 @@ def _options(
 
 for command in (
     *(init.init, check.check, pilot.pilot, plan.plan, status.status, retry.retry, run.run),
-    *(export.export,),
+    *(export.export, view.view),
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)
+_typer.command("import")(import_labels.import_labels)
 _typer.add_typer(weights.weights, name="weights")
 
 

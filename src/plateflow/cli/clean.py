@@ -10,19 +10,20 @@ import typer
 from plateflow.access import user_name
 from plateflow.asked import PlateAsked, is_over, runs, withdraw
 from plateflow.chain import KEEP_FLOWS, STAGES, stages_of
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption
-from plateflow.errors import LeaseError, ResultsError, number_of
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, refuse_at_work
+from plateflow.config import CORRECTED
+from plateflow.errors import ResultsError, number_of
 from plateflow.files import PARTIAL, append_line, remove, remove_tree, settle
 from plateflow.paths import parse_well
 from plateflow.project import Plate, Project
 from plateflow.state import slurm
+from plateflow.state.corrections import unused
 from plateflow.state.journal import CLEANED
-from plateflow.state.lease import running
 from plateflow.state.ledger import now
 
 MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "receipts", "logs", "benchmarks")
 """Folders of a plate's results that hold nothing but what was made; beside them, files that the journals list."""
-KEPT = ("journal", "watch", "leases", "requests.jsonl", "scratch")
+KEPT = ("journal", "watch", "leases", "requests.jsonl", "corrections", "scratch")
 LEFTOVERS = (f".*{PARTIAL}", ".*.old")
 """Names of what a job that was killed leaves behind."""
 
@@ -55,7 +56,7 @@ def clean(
         raise typer.BadParameter("--results removes the flows, too: give one of them", param_hint="--flows")
     project = Project.load(configfile)
     chosen = project.plate(plate)
-    _refuse_at_work(project, chosen)
+    refuse_at_work(project, chosen)
     waste = list(_all_results(chosen) if results else _waste(chosen, flows=flows))
     former = runs(project.screen)
     queued = slurm.jobs() if former else None
@@ -68,7 +69,7 @@ def clean(
         typer.echo(line)
     if not yes:
         typer.confirm("Remove it?", abort=True)
-    _refuse_at_work(project, chosen)  # once more, after the answer
+    refuse_at_work(project, chosen)  # once more, after the answer
     if results:
         _void(project, chosen)
     elif any("of former wells" in each.what or "of former label sets" in each.what for each in waste):
@@ -80,17 +81,6 @@ def clean(
             remove(each.path)
     settle()
     typer.echo(f"{plate}: removed." + (" `snakemake` makes all of it again." if results else ""))
-
-
-def _refuse_at_work(project: Project, plate: Plate) -> None:
-    for folder in (plate.paths.root, project.screen.root):
-        for name, owner in running(folder / "leases").items():
-            raise LeaseError(
-                f"{plate.name}: {name} is at work",
-                where=str(folder / "leases" / name),
-                why=f"lease held by {owner}",
-                remedy="wait for it, or stop it; if it is gone, run `plateflow retry` first",
-            )
 
 
 def _void(project: Project, plate: Plate) -> None:
@@ -140,6 +130,7 @@ def _waste(plate: Plate, *, flows: bool) -> Iterator[Waste]:
             for path in sorted(folder.rglob(pattern)):
                 if not any(each.path in path.parents for each in gone):
                     yield Waste(what="leftovers of jobs that were killed", path=path)
+    yield from (Waste(what="corrected labels of an import that was killed", path=path) for path in unused(paths))
     yield from _of_former_jobs(plate)
     try:
         wells = set(plate.wells)
@@ -178,7 +169,7 @@ def _of_former_wells(plate: Plate, wells: set[str], gone: set[Path]) -> Iterator
     folders = {paths.root / "objects", paths.scratch / "flows", paths.scratch / "ends"}
     for folder in sorted(folders - gone):
         for of_set in _below(folder):
-            if of_set.name not in sets:
+            if of_set.name.removesuffix(CORRECTED) not in sets:
                 yield Waste(what="objects and flows of former label sets", path=of_set)
                 continue
             for path in _below(of_set):
@@ -189,7 +180,7 @@ def _of_former_wells(plate: Plate, wells: set[str], gone: set[Path]) -> Iterator
             yield Waste(what="images of former wells", path=column)
             continue
         for labels in sorted(column.glob("0/labels/[!.]*")):
-            if labels.is_dir() and labels.name not in sets:
+            if labels.is_dir() and labels.name.removesuffix(CORRECTED) not in sets:
                 yield Waste(what="labels of former label sets", path=labels)
 
 

@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from plateflow.chain import STAGES
+from plateflow.errors import LeaseError
 from plateflow.installed import project_folder
+from plateflow.project import Plate, Project
+from plateflow.state.lease import running
 
 
-def _enter_project(configfile: Path) -> Path:
+def enter_project(configfile: Path) -> Path:
     """Go where `snakemake` runs with this configuration, as its relative paths count from there; its name there."""
     folder, here = project_folder(configfile), Path.cwd()
     if folder == here or not folder.is_dir():
@@ -30,7 +33,7 @@ ConfigOption = Annotated[
         help="the configuration, as given to snakemake; from elsewhere, the project's PROJECT/config/config.yaml",
         show_default=True,
         readable=False,
-        callback=_enter_project,
+        callback=enter_project,
     ),
 ]
 WeightsOption = Annotated[
@@ -46,6 +49,22 @@ def known_stage(name: str | None) -> str | None:
     raise typer.BadParameter(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
 
 
+def refuse_at_work(project: Project, plate: Plate) -> None:
+    """Refuse to change what a run, or a job of a plate, works on.
+
+    Raises:
+        LeaseError: one is at work.
+    """
+    for folder in (plate.paths.root, project.screen.root):
+        for name, owner in running(folder / "leases").items():
+            raise LeaseError(
+                f"{plate.name}: {name} is at work",
+                where=str(folder / "leases" / name),
+                why=f"lease held by {owner}",
+                remedy="wait for it, or stop it; if it is gone, run `plateflow retry` first",
+            )
+
+
 def numbers(text: str, option: str, *, least: float, most: float) -> list[float]:
     """The numbers of an option, such as 8,12,18; anything else is a wrong use of the command."""
     try:
@@ -58,7 +77,7 @@ def numbers(text: str, option: str, *, least: float, most: float) -> list[float]
 
 
 class Status(IntEnum):
-    """How a command ends; README.md has the table. A wrong option or name of a stage ends it with 2."""
+    """How a command ends; docs/faults.md has the table. A wrong option or name of a stage ends it with 2."""
 
     OK = 0
     ERROR = 1

@@ -46,8 +46,11 @@ def export(
 
         lines = export_tables(chosen, tables.value, folder)
     else:
+        from rich.console import Console
+
         from plateflow.exchange.images import export_images
 
-        lines = export_images(chosen, str(to), wells, label_set or chosen.config.row_label_set, folder)
+        labels = label_set or chosen.config.row_label_set
+        lines = export_images(chosen, str(to), wells, labels, folder, Console(stderr=True))
     for line in lines:
         typer.echo(line)

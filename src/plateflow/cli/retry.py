@@ -10,11 +10,12 @@ import typer
 from plateflow.access import user_name
 from plateflow.asked import LOCAL, forget_runs, runs
 from plateflow.chain import stage_of, stages_of
-from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, known_stage
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, known_stage, refuse_at_work
 from plateflow.errors import LeaseError, PlateflowError, number_of
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.stages.stale import to_do
 from plateflow.state import slurm
+from plateflow.state.corrections import corrections, discard
 from plateflow.state.lease import DRIVER_LEASE, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
 from plateflow.state.requests import request
 
@@ -32,6 +33,9 @@ def retry(
             callback=known_stage, help="the stage to begin from; default: the first that isn't ok and up to date"
         ),
     ] = None,
+    discard_corrections: Annotated[
+        bool, typer.Option("--discard-corrections", help="take labels out that were corrected by hand, and do no more")
+    ] = False,
     cancel: Annotated[bool, typer.Option(help="cancel the SLURM jobs of a driver that is gone; default: wait")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -40,6 +44,8 @@ def retry(
     Without a target nothing that is done is recomputed. Run `snakemake` afterwards. SLURM jobs whose driver is gone run
     on: they are waited for, so that no two jobs do the same wells.
     """
+    if discard_corrections and (target is None or stage is not None):
+        raise typer.BadParameter("name PLATE or PLATE/WELL, and no stage", param_hint="--discard-corrections")
     project = Project.load(configfile)
     _refuse_while_driven(project)
     _end_orphans(project, cancel)
@@ -48,7 +54,9 @@ def retry(
     _clear_lock(list(folders.values()))
     for plate, folder in folders.items():
         _clear_leases(folder, plate)
-    if target is not None:
+    if target is not None and discard_corrections:
+        _discard(project, target)
+    elif target is not None:
         _request_again(project, target, stage)
         typer.echo("Now run `snakemake`.")
 
@@ -189,6 +197,19 @@ def _clear_leases(folder: Path, plate: str) -> None:
         else:
             word = "still runs" if alive else "may still run (another host; its last sign of life is recent)"
             typer.echo(f"{plate}: {lease.name} {word}: {owner}. It stops by itself once its driver is gone.", err=True)
+
+
+def _discard(project: Project, target: str) -> None:
+    plate, well = project.target(target)
+    refuse_at_work(project, plate)
+    found = [each for each in corrections(plate.paths).values() if well in ("", each.well)]
+    if not found:
+        typer.echo(f"{target}: there are no corrections.")
+        return
+    discard(plate.paths, [each.place for each in found])
+    for each in found:
+        typer.echo(f"{plate.name}/{each.well}: discarded: {each}")
+    typer.echo("Now run `snakemake`: it measures the pipeline's labels of these wells.")
 
 
 def _request_again(project: Project, target: str, stage: str | None) -> None:

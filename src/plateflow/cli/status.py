@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +14,15 @@ import typer
 from plateflow.asked import Stamps, screen_digest
 from plateflow.chain import part_of, stage_of, stages_of
 from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, Status
-from plateflow.cli.watch import HAPPENS, ROWS, failures, lay_out, table, widen
+from plateflow.cli.status_page import StatusPage
+from plateflow.cli.watch import HAPPENS, ROWS, SECONDS, failures, lay_out, table, widen
 from plateflow.cli.watch import watch as follow
 from plateflow.errors import PlateflowError, ResultsError, number_of
 from plateflow.files import stat_of
 from plateflow.project import Plate, Project
 from plateflow.stages.job import Job
 from plateflow.stages.stale import Glance, StaleItem, ToDo, glance, to_do
+from plateflow.state.corrections import Correction, corrections
 from plateflow.state.journal import Entry, Journal, LeftOut, outcomes, wells_and_fields
 from plateflow.state.lease import SILENT_S, leases
 from plateflow.state.progress import JobProgress, Progress, screen_failure, screen_runs
@@ -36,6 +39,10 @@ def status(
     log: Annotated[
         bool, typer.Option("--log", help="with PLATE/WELL: the log of the job that did the well last, or failed to")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="write plates as a page to this file, too; with --watch again and again"),
+    ] = None,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Show what is done, stale, failed and left out, and what to do about it.
@@ -47,20 +54,26 @@ def status(
     """
     project = Project.load(configfile)
     plate, well = project.target(target) if target else (None, "")
+    if well and html:
+        raise typer.BadParameter("a page shows plates, not a well", param_hint="--html")
     if plate and well:
         raise typer.Exit(_print_log(plate, well) if log else explain(plate, well))
     plates = [plate] if plate else list(project.plates.values())
+    page = StatusPage(html, project, plates) if html else None
     if watch:
         with suppress(KeyboardInterrupt):
-            follow(project.config, plates)
-    if plate and not (watch or failed):
+            follow(project.config, plates, *([partial(page.write, every=SECONDS)] if page else []))
+    one = plate and not (watch or failed)
+    progress, stamps = Progress(project.config), Stamps()
+    looks = [glance(each, progress, stamps) for each in plates] if page or not one else []
+    if page:
+        page.write(*_by_plate(looks))
+    if plate and one:
         found = to_do(plate, files=True)
         left_out = [] if found.fault else plate.left_out()
         overview(plate, found)
         _print_left_out(left_out)
         raise typer.Exit(_status(found, left_out=bool(left_out)))
-    progress, stamps = Progress(project.config), Stamps()
-    looks = [glance(each, progress, stamps) for each in plates]
     if failed:
         _print_failed(looks)
     elif not watch:
@@ -119,7 +132,7 @@ def _print_screen(plates: list[Plate], looks: list[Glance]) -> None:
         rest = f"; and {more}: `plateflow status {look.plate}`" if len(look.doubts) > 1 else ""
         typer.echo(f"{look.plate}: {look.doubts[0]}{rest}")
     if doubtful[ROWS:]:
-        typer.echo(f"and {number_of(len(doubtful) - ROWS, 'more plate[s]')} to look at: `results/screen/report.html`")
+        typer.echo(f"and {number_of(len(doubtful) - ROWS, 'more plate[s]')} to look at: `results/screen/index.html`")
     small = len(plates) <= ROWS
     for plate in plates if small else ():
         for line in _leases(plate):
@@ -250,11 +263,28 @@ def explain(plate: Plate, well: str) -> Status:
         for failed in _failures(plate, name, well):
             error = failed.error.replace("\n", "\n    ")
             typer.echo(f"  {name} {failed.job}: last attempt failed: {error}\n    log: {failed.log}")
+    for correction in corrections(plate.paths).values():
+        if correction.well == well:
+            typer.echo(f"  {correction}{_use_of(plate, correction)}")
     if found.note:
         typer.echo(f"  {found.note}")
     items = {key: item for key, item in found.items.items() if item.key[0] in ("", well)}
     of_well = ToDo(items, found.note, found.fault)
     return _status(of_well, left_out=not found.fault and any(item.well == well for item in plate.left_out()))
+
+
+def _use_of(plate: Plate, correction: Correction) -> str:
+    """Of a correction, in words, whether it is in use."""
+    if correction.label_set not in plate.config.segmentation:
+        return "; not in use: the configuration has no such label set"
+    try:
+        in_use = plate.correction(*correction.place)
+        earlier = in_use and in_use.made_from != plate.labels_id(*correction.place)
+    except ResultsError as error:
+        return f"; can't tell whether it is in use: {error.what}"
+    if not in_use:
+        return "; not in use: the images have changed since"
+    return "; made from an earlier segmentation" if earlier else ""
 
 
 def _explain_entry(plate: Plate, job: Job, entry: Entry, stale: StaleItem | None) -> None:

@@ -17,6 +17,7 @@ from plateflow.files import remove, settle
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.stages.job import damage
 from plateflow.stages.stale import to_do
+from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry, Key
 from plateflow.state.lease import running
 from plateflow.state.requests import lost_sequences, record_lost
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 THREADS = 4
+CORRECT_AGAIN = "put it back from a copy; or `plateflow retry PLATE/WELL --discard-corrections`, and import it again"
 Listed = tuple[str, Entry, str]
 """A stage, an entry of its journals, and a file that it lists."""
 
@@ -124,6 +126,11 @@ def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
         _compare(plate, [each for each in listed if each[1].key in needed], found)
         others = [name for _, entry, name in listed if entry.key not in needed]
         found.not_needed += sum(not plate.paths.path_of(name).exists() for name in others)
+    for each in corrections(plate.paths).values():
+        file = each.file(plate.paths)
+        if what := damage(plate.paths, plate.paths.key_of(file), each.stamp, content=True):
+            found.unread = True
+            found.notes.append(f"{each.well}: {file}: {what}; no run makes it again: {CORRECT_AGAIN}")
     left = to_do(plate, files=True)
     if left.fault or (left.note and not left.items):
         found.notes.append(left.note)

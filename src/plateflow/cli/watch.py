@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from plateflow.chain import STAGES
@@ -27,10 +27,15 @@ HAPPENS = ("running", "failed")
 """States of the plates that get a row of their own in a large screen."""
 
 
-def watch(config: Config, plates: list[Plate]) -> None:
+def watch(
+    config: Config,
+    plates: list[Plate],
+    seen: Callable[[dict[str, list[JobProgress]], dict[str, str]], None] = lambda jobs, unseen: None,
+) -> None:
     """Show what runs, again and again, until all plates are complete; Ctrl-C leaves the run alone.
 
-    On a terminal the picture is renewed in its place; else it is printed again whenever it has changed.
+    Each time `seen` is told the jobs of all plates, and why some couldn't be read. On a terminal the picture is renewed
+    in its place; else it is printed again whenever it has changed.
     """
     from rich.console import Console
     from rich.live import Live
@@ -46,6 +51,7 @@ def watch(config: Config, plates: list[Plate]) -> None:
                     jobs[plate.name] = progress.of(plate.paths)
                 except OSError as error:  # a storage that is away for a moment doesn't end the watch
                     unseen[plate.name] = str(error)
+            seen(jobs, unseen)
             look = picture(jobs, unseen)
             if console.is_terminal:
                 live.update(look, refresh=True)
@@ -126,20 +132,24 @@ def failures(jobs: dict[str, list[JobProgress]], unseen: dict[str, str], limit: 
 
 
 def _cell(jobs: list[JobProgress]) -> str:
+    return "\n".join(f"[{colour}]{text}[/]" if colour else text for text, colour in cell(jobs))
+
+
+def cell(jobs: list[JobProgress]) -> list[tuple[str, str]]:
+    """What a stage of a plate is at: lines, each with its colour, if it has one."""
     states = Counter(job.state for job in jobs)
     if states["done"] == len(jobs):
         items: Counter[str] = Counter()
         for job in jobs:
             for item_state, count in job.items.items():
                 items["left out" if item_state in LEFT_OUT else item_state] += count
-        return "\n".join(f"{count} {state}" for state, count in items.items()) or "[green]done[/]"
+        return [(f"{count} {state}", "") for state, count in items.items()] or [("done", "green")]
     if states["waits"] == len(jobs):
-        return "-"
-    lines = [f"{states['done']}/{len(jobs)}"]
+        return [("-", "")]
+    lines = [(f"{states['done']}/{len(jobs)}", "")]
     if states["runs"]:
-        lines.append(f"{states['runs']} run: {sum(job.wells for job in jobs if job.state == 'runs')} w")
-    lines += [f"[red]{states[state]} {state}[/]" for state in ("failed", "silent", "stale") if states[state]]
-    return "\n".join(lines)
+        lines.append((f"{states['runs']} run: {sum(job.wells for job in jobs if job.state == 'runs')} w", ""))
+    return lines + [(f"{states[state]} {state}", "red") for state in ("failed", "silent", "stale") if states[state]]
 
 
 def _failure(plate: str, alike: list[JobProgress]) -> str:

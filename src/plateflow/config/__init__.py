@@ -6,6 +6,7 @@ Imports pydantic alone: the Snakefile and `plateflow --help` load this package a
 from plateflow.config.load import config_yaml, load_config
 from plateflow.config.plate_sheet import PLATE_SIZES, PlateSpec, load_plates
 from plateflow.config.sections import (
+    CORRECTED,
     FAMILIES,
     FAMILY_PRESETS,
     SAFE_NAME,
@@ -18,6 +19,7 @@ from plateflow.config.sections import (
 )
 
 __all__ = [
+    "CORRECTED",
     "FAMILIES",
     "FAMILY_PRESETS",
     "PLATE_SIZES",

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-RESERVED_LABEL_SETS = {"children", "count", "image", "match", "metadata", "parent"}
-"""Other columns of the tables begin with these."""
+RESERVED_LABEL_SETS = {"children", "count", "fields", "image", "match", "metadata", "parent"}
+"""Other columns of the tables begin with these, and `fields` is another table in the store."""
+CORRECTED = "_corrected"
+"""Ends the name of labels that were corrected by hand; what comes before is that of their label set."""
 FAMILIES = (
     "location",
     "area_shape",
@@ -259,10 +261,15 @@ class Config(Section):
     @classmethod
     def _label_set_names(cls, label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
         for name in label_sets:
+            if name.lower().endswith(CORRECTED):
+                whose = name[: -len(CORRECTED)]
+                raise ValueError(
+                    f"{name!r} is the name of the labels of {whose!r} that were corrected by hand; choose another"
+                )
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
                 raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
             if name.lower() in RESERVED_LABEL_SETS:
-                raise ValueError(f"the label set name {name!r} begins other columns of the tables; choose another")
+                raise ValueError(f"the label set name {name!r} is that of something else in the tables; choose another")
         if len({name[0].upper() + name[1:] for name in label_sets}) < len(label_sets):
             raise ValueError(
                 "two label sets differ only in the case of their first letter: their columns would be equal"

@@ -134,10 +134,21 @@ def field_table(layout: WellLayout) -> dict[str, bytes]:
         columns |= {f"{prefix}{axis}_micrometer": [row[n] for row in values] for n, axis in enumerate("xyz")}
     kind = {"type": "roi_table", "table_version": "1", "backend": "parquet"}
     return {
-        "tables/zarr.json": group_file({"tables": ["fields"]}),
         "tables/fields/zarr.json": group_file({**kind, "index_key": "FieldIndex", "index_type": "str"}),
         "tables/fields/table.parquet": encoded(pa.table(columns)),
     }
+
+
+def table_list(*more: str) -> bytes:
+    """The `zarr.json` that lists an image's tables: those of the fields, and more."""
+    return group_file({"tables": ["fields", *more]})
+
+
+def cell_table(labels: str) -> bytes:
+    """The `zarr.json` of a cell table as ngio's feature table (version 1, parquet), whose index are labels of a set."""
+    index = {"index_key": "ObjectNumber", "index_type": "int", "instance_key": "ObjectNumber"}
+    kind = {"type": "feature_table", "table_version": "1", "backend": "parquet"}
+    return group_file({**kind, **index, "region": {"path": f"../labels/{labels}"}})
 
 
 def group_file(attributes: Mapping[str, Any]) -> bytes:

@@ -1,8 +1,9 @@
 """The plate store: OME-Zarr 0.5, one image per well, sharded arrays; ingest alone makes its groups and arrays.
 
-Every other stage writes shards of its own wells (`images.well`), and normalise the `zarr.json` of each image, last, as
-that says in which intensity window it is shown. What the stages know of an image stands in its well's group. Nothing
-is consolidated.
+Every other stage writes shards of its own wells (`images.well`), normalise the `zarr.json` of each image, last, as
+that says in which intensity window it is shown, features the groups of labels that were corrected by hand, and
+aggregate the list of an image's tables (`put_cells`). What the stages know of an image stands in its well's group.
+Nothing is consolidated.
 """
 
 import math
@@ -10,14 +11,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plateflow.files import digest, remove_tree, replace_folder, unlisted, write_changed
+from plateflow.config import CORRECTED
+from plateflow.files import (
+    Stamp,
+    digest,
+    link_file,
+    listed,
+    remove_tree,
+    replace_folder,
+    unlisted,
+    write_atomic,
+    write_changed,
+)
 from plateflow.images import ngff
 from plateflow.images.layout import WellLayout
 from plateflow.images.shards import array_files, shard_region_size
 from plateflow.paths import PlatePaths, parse_well, row_name
 
-STORE = 2
-"""The kind of the groups' attributes. A store of another kind can't be accepted: nothing reads it."""
+STORE = 3
+"""The kind of the groups' attributes, and of who writes them last. A store of another kind can't be accepted: nothing
+reads it."""
 
 
 def create_plate(
@@ -61,7 +74,7 @@ def create_plate(
         if ids.get(image.relative_to(paths.store).as_posix()) == former[0]:
             groups[image] = former
         own_sets = [name for name, channels in label_sets.items() if layout.shows(channels)]
-        groups |= {image / "labels" / name: _label_files(name, layout, levels, z_mode) for name in own_sets}
+        groups |= {image / "labels" / name: label_files(name, layout, levels, z_mode) for name in own_sets}
         for group, (own_id, files) in groups.items():
             key = group.relative_to(paths.store).as_posix()
             if key in ids:
@@ -78,9 +91,25 @@ def create_plate(
             made[key] = own_id
         write_changed(image / "zarr.json", image_group(layout, metadata, levels, limits or {}))
         unlisted(image / "zarr.json")
+        tables, lists = image / "tables" / "zarr.json", [ngff.table_list(), *map(ngff.table_list, own_sets)]
+        if not tables.is_file() or tables.read_bytes() not in lists:
+            write_atomic(tables, ngff.table_list())
+            unlisted(tables)
         write_changed(image.parent / "zarr.json", of_well)
-        _write_group(image / "labels", {"ome": {"version": ngff.VERSION, "labels": own_sets}})
+        list_labels(paths, well, own_sets)
+        unlisted(image / "labels" / "zarr.json")
     return made
+
+
+def list_labels(paths: PlatePaths, well: str, label_sets: Sequence[str]) -> None:
+    """Write the list of a well's labels: those of its label sets, and those corrected by hand that the store holds.
+
+    The groups of these are made and removed by `features`, which then writes this list, last.
+    """
+    folder = paths.image(well) / "labels"
+    names = [name for each in label_sets for name in (each, each + CORRECTED)]
+    names = [name for name in names if name in label_sets or (folder / name / "zarr.json").is_file()]
+    _write_group(folder, {"ome": {"version": ngff.VERSION, "labels": names}})
 
 
 def image_group(
@@ -97,6 +126,29 @@ def image_group(
     return ngff.group_file(ngff.image_attributes(layout, metadata, levels, limits))
 
 
+def put_cells(image: Path, cells: Path, stamp: Stamp, label_set: str, labels: str) -> None:
+    """Put a well's cell table into its image, where ngio finds it: `tables/<label set>`, a second name of the file.
+
+    Args:
+        image: the image's group.
+        cells: cells/<well>.parquet; `stamp`: as features has listed it.
+        label_set: that of the rows.
+        labels: the label image whose numbers are the table's ObjectNumber.
+    """
+    table = image / "tables" / label_set
+    link_file(cells, table / "table.parquet", stamp)
+    write_changed(table / "zarr.json", ngff.cell_table(labels))
+    list_tables(image, label_set)
+
+
+def list_tables(image: Path, *names: str) -> None:
+    """Say which cell tables an image has; any other goes away."""
+    write_changed(image / "tables" / "zarr.json", ngff.table_list(*names))
+    for other in listed(image / "tables"):
+        if other.is_dir() and other.name not in ("fields", *names):
+            remove_tree(other)
+
+
 def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = False) -> tuple[str, dict[str, bytes]]:
     """The id of an image, and its metadata files by name, but for its own `zarr.json`; `own`: layout and levels."""
     levels = own["levels"]
@@ -108,12 +160,15 @@ def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = F
     return _id(own, arrays), {**arrays, **ngff.field_table(layout)}
 
 
-def _label_files(name: str, layout: WellLayout, levels: int, z_mode: str) -> tuple[str, dict[str, bytes]]:
-    """The id of a label set of an image, and its metadata files by name."""
+def label_files(
+    name: str, layout: WellLayout, levels: int, z_mode: str, correction: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, bytes]]:
+    """The id of labels of an image, and their metadata files by name; `correction`: who made them, and from what."""
     shape, region = layout.label_shape(z_mode), shard_region_size(layout, levels)
     arrays = array_files(shape, "uint32", region, levels, ngff.LABEL_AXES)
+    more = {"plateflow": {"correction": correction}} if correction else {}
     return _id({}, arrays), {
-        "zarr.json": ngff.group_file(ngff.label_attributes(name, layout, levels, z_mode)),
+        "zarr.json": ngff.group_file(ngff.label_attributes(name, layout, levels, z_mode) | more),
         **arrays,
     }
 

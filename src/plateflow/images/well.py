@@ -202,26 +202,57 @@ class WellImage:
 
         Where fields are scattered, each group that touches is drawn beside the next: in place they would be dots.
 
-        Args:
-            fields: those to show; where they overlap the first wins.
-            z_mode: as for `read`; with keep the middle plane is shown.
-
-        Returns:
-            float32 (channel, y, x); NaN where none of the fields lies.
+        `fields` and `z_mode` as for `region`; with keep the middle plane is shown. Returns float32 (channel, y, x).
         """
         size, _, moves = self._picture(level)
         pixels, middle = np.full((len(channels), *size), np.nan, np.float32), self.layout.label_shape(z_mode)[1] // 2
         for box in reversed(fields):
-            ys, xs = region = _halved(box.slices, level)
-            (down, right), (height, width) = moves[box.name], (side.stop - side.start for side in region)
-            top, left = ys.start + down, xs.start + right
+            own, (down, right) = _halved(box.slices, level), moves[box.name]
+            part = self.region(level, own, [box], channels, z_mode, t, z=middle, enlarged=True)
+            top, left = own[0].start + down, own[1].start + right
+            pixels[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+        return pixels
+
+    def region(
+        self,
+        level: int,
+        region: Region,
+        fields: Sequence[FieldBox],
+        channels: Sequence[str],
+        z_mode: str,
+        t: int,
+        *,
+        z: int = 0,
+        light: bool = True,
+        enlarged: bool = False,
+    ) -> NDArray[np.float32]:
+        """A region of the image at a level of the pyramid, at a time point.
+
+        Args:
+            region: in px of the level.
+            fields: those to show; where they overlap the first wins.
+            z_mode: as for `read`; `z` is the plane that is read with keep.
+            light: whether it is corrected for illumination.
+            enlarged: take pixels that stay in the raw plate from the store's preview, at levels below its own, too.
+
+        Returns:
+            float32 (channel, y, x); NaN where none of the fields lies, or the one there lacks the channel.
+        """
+        size = [side.stop - side.start for side in region]
+        pixels = np.full((len(channels), *size), np.nan, np.float32)
+        for box in reversed(fields):
+            own = _halved(box.slices, level)
+            if not (both := shared(region, own)):
+                continue
+            (here, within), sides = both, [side.stop - side.start for side in own]
             for c, channel in enumerate(channels):
-                part = np.zeros((height, width), np.float32)
-                planes = self._planes(channel, z_mode, middle, t)
-                project((self._small(level, t, channel, z, box) for z in planes), z_mode, part)
-                light = self.window.lights[channel]
-                light.correct(part, light.profile(*part.shape), True)
-                pixels[c, top : top + height, left : left + width] = part
+                part = np.zeros_like(pixels[(c, *here)])
+                planes = self._planes(channel, z_mode, z, t)
+                project((self._small(level, t, channel, k, box, within, enlarged) for k in planes), z_mode, part)
+                if light:
+                    own_light = self.window.lights[channel]
+                    own_light.correct(part, own_light.profile(*sides)[within], True)
+                pixels[(c, *here)] = np.nan if channel in self.lacking.get(box.name, ()) else part
         return pixels
 
     def preview_labels(self, level: int, label_set: str, t: int) -> NDArray[np.uint32]:
@@ -291,25 +322,28 @@ class WellImage:
     def _raw_folder(self) -> RawFolder:
         return RawFolder(self.paths.raw)
 
-    def _small(self, level: int, t: int, channel: str, z: int, box: FieldBox) -> NDArray[Any]:
-        """A field of a plane at a level and a time point.
+    def _small(
+        self, level: int, t: int, channel: str, z: int, box: FieldBox, within: Region, enlarged: bool
+    ) -> NDArray[Any]:
+        """A region of a field, of one plane at a level and a time point.
 
-        An image in place has one level, enlarged here; where that holds but dots, the raw plane is read.
+        An image in place has one level; where that isn't to be enlarged, or holds but dots, the raw plane is read.
         """
-        region = _halved(box.slices, level)
+        corner = [side.start for side in _halved(box.slices, level)]
+        rows, columns = (slice(at + part.start, at + part.stop) for at, part in zip(corner, within, strict=True))
         if self.layout.preview is None:
-            return self._stored(level, t, channel, z, region)
-        if self.layout.scattered:
+            return self._stored(level, t, channel, z, (rows, columns))
+        steps = self.layout.preview - level
+        if self.layout.scattered or (steps > 0 and not enlarged):
             from plateflow.images.shards import halve_mean
 
             place = {"y": box.y, "x": box.x, "height": box.height, "width": box.width}
             pixels = self._raw(Canvas(index=0, t=t, z=z, **place, fields=(box,)), channel, z)
             for _ in range(level):
                 pixels = halve_mean(pixels)
-            return pixels[tuple(slice(side.stop - side.start) for side in region)]
-        steps = self.layout.preview - level
-        rows, columns = (np.arange(side.start, side.stop) >> steps for side in region)
-        return self._stored(0, t, channel, z, np.s_[:, :])[np.ix_(rows, columns)]
+            return pixels[within]
+        enlarging = np.ix_(*(np.arange(side.start, side.stop) >> steps for side in (rows, columns)))
+        return self._stored(0, t, channel, z, np.s_[:, :])[enlarging]
 
     def _stored(self, level: int, t: int, channel: str, z: int, region: Region) -> NDArray[Any]:
         if level not in self._levels:

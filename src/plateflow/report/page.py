@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from plateflow.errors import number_of
-from plateflow.report import screening, sections, wells
+from plateflow.report import methods, quality, screening, sections, segmentation, wells
 from plateflow.report.view import View
 from plateflow.report.wells import CORRECTED
 from plateflow.state.journal import LEFT_OUT, wells_and_fields
@@ -21,14 +21,15 @@ from plateflow.stats.reference import well_values
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("plate", "Plate", wells.plate),
-    ("controls", "Controls", screening.controls),
-    ("hits", "Hits", screening.hits),
-    ("positions", "Position effects", screening.positions),
     ("wells", "Wells", wells.wells),
     ("left_out", "Left out", sections.left_out),
-    ("flags", "Flags", sections.flags),
+    ("segmentation", "Segmentation", segmentation.segmentation),
+    ("controls", "Controls", screening.controls),
+    ("positions", "Position effects", screening.positions),
+    ("hits", "Hits", screening.hits),
+    ("quality", "Image quality", quality.quality),
     ("intensity", "Intensity and illumination", sections.intensity),
-    ("methods", "Methods", sections.methods),
+    ("methods", "Methods", methods.methods),
     ("resources", "Resource use", sections.resources),
 )
 """Of each section the name of its template, its title, and what gathers the values that the template shows."""

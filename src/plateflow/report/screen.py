@@ -1,41 +1,93 @@
-"""The page and the tables over all plates: what is complete, what was left out, and the hits."""
+"""The page and the tables over all plates: what can be used, how plates differ, the hits, and what was left out."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from plateflow.errors import number_of
+from plateflow.features.measure import compartment
+from plateflow.features.words import in_words
 from plateflow.files import write_atomic
+from plateflow.paths import SCREEN_PAGE
 from plateflow.project import Plate, Project
-from plateflow.state.journal import PLATE_KEY, LeftOut, wells_and_fields
-from plateflow.stats.reference import FRAME, by_frame
+from plateflow.report import trends
+from plateflow.state.journal import PLATE_KEY, Entry, LeftOut, wells_and_fields
+from plateflow.stats.reference import FRAME, ROLE, by_frame
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import records
 
-HITS = 50
+if TYPE_CHECKING:
+    import pandas as pd
+
+HITS = 500
 """The most hits of a frame that the page lists."""
-SHOWN = 200
-"""The most lines on what was left out; the plates' own pages have all of them."""
+SHOWN = 500
+"""The most wells and fields that were left out, and pairs of plates, that are listed."""
 NAMED = 10
 """The most plates that the first line names."""
+REASONS = 2
+"""Reasons of a plate's verdict that its row gives; its own page gives all."""
+STATES = ("ok", "flagged", "quarantined", "missing")
+USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it is", "none": "Not usable"}
 
 
 def write_screen(project: Project) -> str:
-    """Write the tables over all plates and screen/report.html; return the page. Equal tables give equal pages."""
+    """Write the tables over all plates and screen/index.html; return the page. Equal tables give equal pages."""
     from plateflow.report.page import render
     from plateflow.stats.screen import write_screen_tables
 
     screen, plates = project.screen, project.plates.values()
-    statistics, hit_table = write_screen_tables(screen, [plate.paths for plate in plates], fdr=project.config.stats.fdr)
+    paths = [plate.paths for plate in plates]
+    statistics, hit_table, replicates = write_screen_tables(screen, paths, fdr=project.config.stats.fdr)
     verdicts: dict[str, list[dict[str, Any]]] = {}
     for row in records(statistics):
         verdicts.setdefault(row["Metadata_Plate"], []).append(row)
     out = {plate.name: plate.left_out() for plate in plates}
-    items = [_plate(plate, out[plate.name]) for plate in plates]
+    made = {plate.name: plate.outcomes("aggregate").get(PLATE_KEY) for plate in plates}
+    features = trends.followed(
+        f"Count_{compartment(project.config.row_label_set)}", [each for each in made.values() if each]
+    )
+    agreement = trends.replicate_trend(replicates) if len(replicates) else {}
+    items = []
+    for number, plate in enumerate(plates, 1):
+        item = _plate(plate, made[plate.name], out[plate.name], features)
+        item["trends"] = item.get("trends", {}) | {"replicates": agreement.get(plate.name, [])}
+        items.append(item | {"number": number, "statistics": verdicts.get(plate.name, [])})
     left_out = [item for of_plate in out.values() for item in of_plate]
+    channels = list(dict.fromkeys(name for plate in plates if made[plate.name] for name in plate.channels))
+    charts = list(trends.charts(items, features, channels))
+    titles = dict.fromkeys(
+        trends.frame_title(row["frame"]) for item in items for rows in item["trends"].values() for row in rows
+    )
+    page = render(
+        "screen.html.j2",
+        verdict=_verdict(items, left_out),
+        plates=items,
+        usable=USABLE,
+        keys=[name for name in FRAME if name in hit_table and hit_table[name].nunique() > 1],
+        hits=_hits(hit_table, channels),
+        counts=list(dict.fromkeys(name for item in items for name in item.get("counts", ()))),
+        charts=charts,
+        frames=[title for title in titles if title],
+        library=_library() if charts else "",
+        pairs=_pairs(replicates),
+        more_pairs=max(0, len(replicates) - SHOWN),
+        left_out=left_out[:SHOWN],
+        more=wells_and_fields(left_out[SHOWN:]),
+    )
+    write_atomic(screen.table(SCREEN_PAGE), page.encode())
+    return page
+
+
+def _verdict(items: list[dict[str, Any]], left_out: list[LeftOut]) -> dict[str, Any]:
+    """The first lines: what is complete, what to look at, and the figures that matter."""
     done = [item for item in items if item["wells"]]
     counts = list(dict.fromkeys(name for item in done for name in item["counts"]))
     cards = [(f"{len(done)} / {len(items)}", "plates with tables")]
+    cards.append((f"{sum(item['level'] in ('good', 'warn') for item in done)} / {len(done)}", "of them usable"))
     cards.append((f"{sum(item['measured'] for item in done):,}", "wells measured"))
     in_all = " in all frames" if any(item["frames"] > 1 for item in done) else ""
     cards += [(f"{sum(item['counts'].get(name, 0) for item in done):,}", name + in_all) for name in counts]
@@ -48,25 +100,11 @@ def write_screen(project: Project) -> str:
     if len(done) < len(items):
         lack = number_of(len(items) - len(done), f"of {number_of(len(items), 'plate[s]')} [have|has] no tables yet.")
         level, line = "warn", f"{lack} {line}"
-    hits: list[dict[str, Any]] = []
-    for _, table in by_frame(hit_table):
-        hits += records(table[table["Hit"]].head(HITS)) if len(table) else []
-    page = render(
-        "screen.html.j2",
-        verdict={"level": level, "line": line, "cards": cards},
-        plates=[item | {"statistics": verdicts.get(item["plate"], [])} for item in items],
-        keys=[name for name in FRAME if name in hit_table and hit_table[name].nunique() > 1],
-        hits=hits,
-        counts=counts,
-        left_out=left_out[:SHOWN],
-        more=wells_and_fields(left_out[SHOWN:]),
-    )
-    write_atomic(screen.table("report.html"), page.encode())
-    return page
+    return {"level": level, "line": line, "cards": cards}
 
 
-def _plate(plate: Plate, left_out: list[LeftOut]) -> dict[str, Any]:
-    """A plate's row, from its well table; `wells` is 0 if there is none yet."""
+def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: Sequence[str]) -> dict[str, Any]:
+    """A plate's row, from its well table, of which only what is shown is read; `wells` is 0 if there is none yet."""
     import pyarrow.parquet as pq
 
     from plateflow.report.page import value_range
@@ -77,21 +115,23 @@ def _plate(plate: Plate, left_out: list[LeftOut]) -> dict[str, Any]:
     file = pq.ParquetFile(path)  # opened once: of a table of 10,000 columns that is what takes the time
     present = file.schema_arrow.names
     names = {name: name.removeprefix("Count_").lower() for name in present if name.startswith("Count_")}
-    own = [f"Metadata_{name}" for name in ("Well", "State", "Flags", "FieldsUsed")]
-    columns = [*own, *(name for name in FRAME if name in present), *names]
-    table = file.read(columns=columns, use_threads=False).to_pandas()
+    own = [f"Metadata_{name}" for name in ("Well", "State", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")]
+    followed = [name for name in features if name in present]
+    columns = dict.fromkeys([*own, *(name for name in (*FRAME, ROLE) if name in present), *names, *followed])
+    table = file.read(columns=[name for name in columns if name in present], use_threads=False).to_pandas()
     table = table[table["Metadata_State"] != NOT_ACQUIRED]
     wells = table.drop_duplicates("Metadata_Well")  # what is said of a well is the same in all its frames
     states = wells["Metadata_State"].tolist()
     frames = [rows[[*names]].sum() / rows["Metadata_FieldsUsed"].sum() for _, rows in by_frame(table)]
     fields = sum(bool(item.field) for item in left_out)
-    aggregate, doubts = plate.outcomes("aggregate").get(PLATE_KEY), plate.doubts()
-    drifts = aggregate.info.get("drift", {}).values() if aggregate else ()
+    info, measured = made.info if made else {}, sum(state in ("ok", "flagged") for state in states)
+    drifts: dict[str, float] = info.get("drift", {})
+    level, reasons = _judged(info, measured, left_out)
     return {
         "plate": plate.name,
         "wells": len(states),
-        "shares": [(state, states.count(state) / len(states)) for state in ("ok", "flagged", "quarantined", "missing")],
-        "measured": sum(state in ("ok", "flagged") for state in states),
+        "shares": [(state, states.count(state), states.count(state) / len(states)) for state in STATES],
+        "measured": measured,
         "flagged": int((wells["Metadata_Flags"].fillna("") != "").sum()),
         "left_out": (len(left_out) - fields, fields),
         "frames": len(frames),
@@ -101,6 +141,63 @@ def _plate(plate: Plate, left_out: list[LeftOut]) -> dict[str, Any]:
             for name, label in names.items()
             if wells["Metadata_FieldsUsed"].sum()
         },
-        "doubts": "; ".join(doubts),
-        "drift": max(drifts, default=None),
+        "level": level,
+        "reasons": reasons[:REASONS],
+        "more": max(0, len(reasons) - REASONS),
+        "doubts": "; ".join(plate.doubts()),
+        "drift": max(drifts.values(), default=None),
+        "trends": {
+            **trends.control_medians(table, followed),
+            "Z'": trends.z_primes(plate.paths.table("controls.csv"), features),
+            "drift": [{"frame": {}, "series": channel, "value": value} for channel, value in drifts.items()],
+            "left out": _shares_left_out(wells, left_out),
+        },
     }
+
+
+def _judged(info: dict[str, Any], measured: int, left_out: list[LeftOut]) -> tuple[str, list[str]]:
+    """Whether a plate can be used, a key of USABLE, and why; as its own page says it."""
+    from plateflow.stats.statistics import summaries_of
+
+    if not measured:
+        return "none", ["no well could be measured"]
+    look, controls = info.get("segmentation", []), [each["controls"] for each in summaries_of(info)]
+    reasons = [f"left out: {wells_and_fields(left_out)}"] if left_out else []
+    reasons += [f"look at the segmentation: {doubt['line']}" for doubt in look]
+    reasons += [f"look at the intensities: {doubt}" for doubt in info.get("doubts", ())]
+    poor = [why for each in controls if each["grade"] == "poor" for why in each["reasons"]]
+    reasons += dict.fromkeys(why.partition(";")[0] for why in poor)
+    bad = any(doubt["flag"] == "none" for doubt in look)
+    return "bad" if bad else "warn" if reasons else "good", reasons
+
+
+def _shares_left_out(wells: pd.DataFrame, left_out: list[LeftOut]) -> list[dict[str, Any]]:
+    """Shares of a plate's wells that were left out, and of its fields, those of these wells included."""
+    lost, excluded = (
+        sum(len(names.split(",")) for names in wells[f"Metadata_Fields{what}"].fillna("") if names)
+        for what in ("LeftOut", "Excluded")
+    )
+    shares = {"wells": sum(not item.field for item in left_out) / max(1, len(wells))}
+    shares["fields"] = lost / max(1, lost + excluded + wells["Metadata_FieldsUsed"].sum())
+    return [{"frame": {}, "series": name, "value": float(value)} for name, value in shares.items()]
+
+
+def _hits(table: pd.DataFrame, channels: Sequence[str]) -> list[dict[str, Any]]:
+    """The first hits of each frame, with their lead features in words."""
+    found: list[dict[str, Any]] = []
+    for _, rows in by_frame(table):
+        found += records(rows[rows["Hit"]].head(HITS)) if len(rows) else []
+    return [row | {"words": in_words(row["Feature"], channels)} for row in found]
+
+
+def _pairs(replicates: pd.DataFrame) -> list[dict[str, Any]]:
+    """The pairs of plates that agree least."""
+    return records(replicates.sort_values("Correlation", kind="stable").head(SHOWN)) if len(replicates) else []
+
+
+def _library() -> Markup:
+    """Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
+    return Markup(bundle().replace("</script", "<\\/script"))

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
-from plateflow.chain import STAGES, label_parameters, stages_of
+from plateflow.chain import STAGES
 from plateflow.plates.plate import vendor_flat_field
 from plateflow.report import thumbnails
-from plateflow.report.view import View, accepted_results
+from plateflow.report.view import View
 from plateflow.state.ledger import attempts
-from plateflow.stats.flags import FLAGS
-from plateflow.stats.segmentation import numbers_of
-from plateflow.tables import records
 
 REMEDIES = {
     "missing": "if it was lost in transfer, copy it again; the next run of snakemake picks it up",
     "crash": "look at the log, then run plateflow retry",
 }
 RECOPY = "copy the file again from the microscope; the next run of snakemake processes this well alone"
-TABLES = (
-    *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
-    *("effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
-)
-PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 
 
 def left_out(view: View) -> dict[str, Any]:
     """What was left out, and why."""
     items = [asdict(item) | {"remedy": REMEDIES.get(item.reason.partition(",")[0], RECOPY)} for item in view.left_out]
     return {"items": items, "disagreements": view.plate.metadata["disagreements"]}
-
-
-def flags(view: View) -> dict[str, Any]:
-    """Flags, each with the wells and fields that have it."""
-    fields: dict[tuple[str, str], list[str]] = {}
-    for row in records(view.qc[view.qc["Flags"] != ""]):
-        for flag in row["Flags"].split(","):
-            fields.setdefault((row["Metadata_Well"], flag), []).append(row["Metadata_Site"])
-    flagged: dict[str, list[str]] = {}
-    for row in records(view.by_well[view.by_well["Metadata_Flags"].fillna("") != ""]):
-        well = row["Metadata_Well"]
-        for flag in row["Metadata_Flags"].split(","):
-            names = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
-            more = f"field {', '.join(dict.fromkeys(names))}" if names else ", ".join(numbers_of(flag, row))
-            flagged.setdefault(flag, []).append(well + (f" ({more})" if more else ""))
-    return {
-        "flags": [(flag, meaning, flagged[flag]) for flag, meaning in FLAGS.items() if flag in flagged],
-        "excluding": view.plate.config.stats.exclude_flags,
-    }
 
 
 def intensity(view: View) -> dict[str, Any]:
@@ -76,44 +48,6 @@ def intensity(view: View) -> dict[str, Any]:
         "vendor": vendor,
         "frozen": window.content["freeze"] > 0,
     }
-
-
-def methods(view: View) -> dict[str, Any]:
-    """Models with their licences, versions of the software, what was accepted of earlier ones, parameters, tables."""
-    models = {}
-    for entry in view.plate.outcomes("infer").values():
-        if entry.label_set in view.plate.config.segmentation and entry.info.get("model"):
-            models[entry.label_set] = {key: entry.info.get(key, "") for key in ("model", "licence", "sha256", "device")}
-    config = view.plate.config  # what decides labels is told, whichever stage makes them
-    settings = {
-        stage: view.plate.parameters(stage) for stage in STAGES if config.keep_flows or stage in stages_of(config)
-    }
-    if not config.keep_flows:
-        settings["infer"] = {
-            name: {**values, **label_parameters(config, name)} for name, values in settings["infer"].items()
-        }
-    return {
-        "models": sorted(models.items()),
-        "accepted": accepted_results(view.plate),
-        "versions": [(name, _version(name)) for name in PACKAGES],
-        "settings": [(stage, list(_flat(value))) for stage, value in settings.items() if value],
-        "tables": TABLES,
-    }
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            yield from _flat(item, f"{prefix}{key}.")
-        elif item is not None:
-            yield f"{prefix}{key}", ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except ImportError:
-        return "not installed"
 
 
 def resources(view: View) -> dict[str, Any]:

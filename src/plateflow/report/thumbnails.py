@@ -82,11 +82,7 @@ def picture(plate: Plate, well: str, *, at_most: int) -> Picture:
     ]
     tints = {name: tint for name, tint in channel_tints(config).items() if image.layout.stack(name, first.t)}
     planes = image.preview(level, fields, list(tints), config.z, first.t)
-    pixels = np.zeros((*planes.shape[1:], 3), np.float32)
-    for plane, (channel, tint) in zip(planes, tints.items(), strict=True):
-        low, high = image.window.limits(channel)
-        pixels += np.clip((plane - low) / (high - low), 0, 1)[..., None] ** GAMMA * np.array(tint, np.float32)
-    pixels[np.isnan(planes[0])] = NO_FIELD
+    pixels = shown(planes, [image.window.limits(channel) for channel in tints], list(tints.values()))
     labels = {
         name: image.preview_labels(level, plate.labels_name(well, name), first.t)
         for name in label_sets(config)
@@ -106,10 +102,10 @@ def _encoded(pixels: NDArray[np.float32], labels: Mapping[str, NDArray[np.uint32
     nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
     overlays = {}
     for (name, whole), code in zip(labels.items(), cycle(OUTLINES)):
-        shown = whole[nearest]
-        overlay = np.empty((*shown.shape, 4), np.uint8)
+        small = whole[nearest]
+        overlay = np.empty((*small.shape, 4), np.uint8)
         overlay[..., :3] = colour(code) * 255  # where it is clear, too, which takes fewer bytes
-        overlay[..., 3] = outlines(shown) * round(255 * _opacity(shown))
+        overlay[..., 3] = outlines(small) * round(255 * _opacity(small))
         overlays[name] = data_url(overlay, lossless=True)
     height, width = smaller.shape[:2]
     return Picture(url=data_url((smaller * 255).astype(np.uint8)), overlays=overlays, size=(width, height))
@@ -118,6 +114,24 @@ def _encoded(pixels: NDArray[np.float32], labels: Mapping[str, NDArray[np.uint32
 def label_sets(config: Config) -> list[str]:
     """The label sets, that of the rows first: each has the colour of OUTLINES in its place."""
     return list(dict.fromkeys((config.row_label_set, *config.segmentation)))
+
+
+def shown(
+    pixels: NDArray[np.float32], limits: Sequence[tuple[float, float]], tints: Sequence[tuple[float, float, float]]
+) -> NDArray[np.float32]:
+    """Channels laid over one another: (y, x, red green blue), from 0; above 1 where channels add up.
+
+    Args:
+        pixels: (channel, y, x), NaN where no field lies, or the one there lacks the channel.
+        limits: of each channel the values that are shown black and at full brightness.
+        tints: its colour.
+    """
+    picture = np.zeros((*pixels.shape[1:], 3), np.float32)
+    for plane, (low, high), tint in zip(pixels, limits, tints, strict=True):
+        seen = np.nan_to_num(np.clip((plane - low) / (high - low), 0, 1))
+        picture += seen[..., None] ** GAMMA * np.array(tint, np.float32)
+    picture[np.isnan(pixels).all(axis=0)] = NO_FIELD
+    return picture
 
 
 def shrunk(picture: NDArray[np.float32], edge: int) -> NDArray[np.float32]:

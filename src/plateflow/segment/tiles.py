@@ -107,3 +107,24 @@ def _axis(length: int, augment: bool) -> Axis:
     even = [(2 * i * room + gaps) // (2 * gaps) for i in range(n)]
     starts = tuple(start - (start + i) % 2 if 0 < i < gaps else start for i, start in enumerate(even))
     return Axis(zeros=(frame, frame - odd), mirrored=sides, starts=starts, weights=TAPER)
+
+
+def blending_lines(
+    shape: tuple[int, int], scale: float, *, augment: bool = False
+) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], float]:
+    """Where neighbouring tiles of a canvas are blended, in px of the canvas.
+
+    Args:
+        shape: of the canvas, px.
+        scale: px of the network's grid per px of the canvas.
+        augment: as in `tile_layout`.
+
+    Returns:
+        The middles of the tiles' overlaps, y and x, and half the width over which outputs are blended.
+    """
+    small = network_shape(shape, scale)
+    layout, lines = tile_layout(small, augment=augment), []
+    for axis, size, own in zip((layout.y, layout.x), small, shape, strict=True):
+        starts = np.array(axis.starts, float)
+        lines.append(((starts[1:] + starts[:-1] + TILE) / 2 - axis.before) * own / size)
+    return (lines[0], lines[1]), OVERLAP / 2 / scale

@@ -2,8 +2,8 @@
 
 Reads: the cell and object tables, one well at a time, histograms, the intensity window, the plate map; no image, so a
     changed plate map costs seconds.
-Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, and the tables of
-    `stats.statistics`.
+Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, the tables of
+    `stats.statistics`, and in plate.zarr the cell tables, by a second name, with the list of each image's tables.
 Work item: the plate.
 """
 
@@ -31,6 +31,7 @@ from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
 from plateflow.tables import records, write_table
@@ -60,6 +61,8 @@ def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
         depends["frames"] = n_frames
     if job.plate.spec.format is not None:  # it says which wells lie at the edge, and may come after the images
         depends["format"] = job.plate.metadata["format"]
+    if by_hand := _correction_doubts(job.plate):
+        depends["corrections"] = by_hand
     return [WorkItem(depends=depends, data=plate_map)]
 
 
@@ -113,12 +116,17 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
     rows, values, field_rows = _rows(plate, measured, frames, use, medians)
     rows = [row | numbers.get(row["Metadata_Well"], {}) for row in rows]
+    _put_cells(plate, measured)
     table = well_table(plate.name, rows, values, plate_map, counts=counts, medians=medians)
+    corrected = {well: ",".join(entry.info.get("corrected", ())) for well, entry in measured.items()}
+    if any(corrected.values()):
+        by_well = table["Metadata_Well"].map(corrected).fillna("")
+        table.insert([*table].index("Metadata_State"), "Metadata_Corrected", by_well)
     write_table(paths.table("wells.parquet"), table)
     write_table(paths.table("wells.csv"), table)
     write_table(paths.table("qc.parquet"), qc)
-    corrected = {channel: not light.why for channel, light in window.lights.items()}
-    write_json(paths.table("features.json"), dictionary(with_pixels(columns, corrected)))
+    evened = {channel: not light.why for channel, light in window.lights.items()}
+    write_json(paths.table("features.json"), dictionary(with_pixels(columns, evened)))
     if config.stats.by_field:
         write_table(paths.table("fields.parquet"), pd.DataFrame(field_rows))
     else:
@@ -129,7 +137,9 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
     info |= {"segmentation": segmentation}
-    reasons = {"window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
+    if by_hand := _correction_doubts(plate):
+        info["corrections"] = by_hand
+    reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
     reasons = {name: lines for name, lines in reasons.items() if lines}
     return Outcome(
         state="flagged" if reasons else "ok",
@@ -137,6 +147,40 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
         detail="; ".join(line for lines in reasons.values() for line in lines),
         info=info,
     )
+
+
+def _put_cells(plate: Plate, measured: Mapping[str, Entry]) -> None:
+    """Put the cell tables into the images of the store, where ngio finds them; a well that is left out has none."""
+    from plateflow.images.store import list_tables, put_cells
+
+    paths, rows = plate.paths, plate.config.row_label_set
+    for well, entry in measured.items():
+        if entry.left_out:
+            list_tables(paths.image(well))
+        else:
+            cells = paths.cells(well)
+            put_cells(paths.image(well), cells, entry.files[paths.key_of(cells)], rows, plate.labels_name(well, rows))
+
+
+def _correction_doubts(plate: Plate) -> list[str]:
+    """What to know of corrections: those that aren't in use, and those made from an earlier segmentation.
+
+    Raises:
+        ResultsError: a well isn't done.
+    """
+    wells, lines = set(plate.wells), dict[str, list[str]]()
+    for well, name in sorted(corrections(plate.paths)):
+        if well not in wells or name not in plate.config.segmentation or name not in plate.label_sets(well):
+            continue
+        correction = plate.correction(well, name)
+        if correction is None:
+            what = "aren't in use, as their images have changed since: correct them again"
+        elif correction.made_from != plate.labels_id(well, name):
+            what = "stand, though they were made from an earlier segmentation"
+        else:
+            continue
+        lines.setdefault(f"labels of {name} that were corrected by hand {what}", []).append(well)
+    return [f"{line}: {', '.join(of_line)}" for line, of_line in lines.items()]
 
 
 def _expected(plate: Plate) -> dict[str, Expected]:
@@ -162,13 +206,15 @@ def _found(plate: Plate, well: str, measured: Entry) -> dict[str, Found]:
     unmatched = unmatched_of(plate.paths.cells(well), plate.config, measured.info.get("without a row", {}))
     for name in plate.label_sets(well):
         settings = plate.config.segmentation[name]
-        areas = pd.read_parquet(plate.paths.objects(name, well), columns=["area_px"])["area_px"]
+        standing = plate.labels_name(well, name)
+        by_hand = standing != name
+        areas = pd.read_parquet(plate.paths.objects(standing, well), columns=["area_px"])["area_px"]
         flat = len(areas) and settings.dimensions == 2
         counts = measured.info.get("brightness", {}).get(name)
         found[name] = Found(
             objects=len(areas),
             area_px=int(areas.sum()),
-            dropped=labelled.required(well, name).info.get("dropped"),
+            dropped=None if by_hand else labelled.required(well, name).info.get("dropped"),
             diameter_px=float(np.sqrt(4 / np.pi * areas.median())) if flat else np.nan,
             unmatched=unmatched.get(compartment(name)),
             bright=np.array(counts) if counts else None,
@@ -250,7 +296,8 @@ def _objects(plate: Plate, well: str, label_set: str, excluded: Collection[str],
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(plate.paths.objects(label_set, well), columns=["canvas", "seed_y", "seed_x"])
+    path = plate.paths.objects(plate.labels_name(well, label_set), well)
+    table = pq.read_table(path, columns=["canvas", "seed_y", "seed_x"])
     numbers, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
     counts = Counter[tuple[int, ...]]()
     for canvas in plate.canvases(well, label_set):

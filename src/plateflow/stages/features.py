@@ -1,8 +1,11 @@
 """The stage `features`: one cell table per well, measured canvas by canvas, so that memory is bounded by a canvas.
 
-Reads: level 0 and labels of plate.zarr, manifest/window.json, objects/<label set>/<well>.parquet.
-Writes: cells/<well>.parquet.
+Reads: level 0 and labels of plate.zarr, manifest/window.json, objects/<label set>/<well>.parquet; corrections/.
+Writes: cells/<well>.parquet; where labels were corrected by hand labels/<label set>_corrected in plate.zarr, and
+    objects/<label set>_corrected/<well>.parquet; the list of the well's labels.
 Work item: a well.
+
+Whatever else there is of a label set, corrected labels stand in its place: they are put into the store, and measured.
 """
 
 from __future__ import annotations
@@ -14,25 +17,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.chain import labels_stage
+from plateflow.config import CORRECTED
 from plateflow.features.brightness import add_counts, brightness
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
 from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
-from plateflow.files import write_atomic
+from plateflow.files import remove, remove_tree, write_atomic
 from plateflow.images.canvas import nearest_field
+from plateflow.images.corrected import CorrectedLabels, group_folder, write_group
+from plateflow.images.store import list_labels
 from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.state.corrections import Correction
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def work_items(job: Job) -> list[WorkItem[None]]:
+Corrections = dict[str, Correction]
+"""Those in use in a well, by label set."""
+
+
+def work_items(job: Job) -> list[WorkItem[Corrections]]:
     """The wells of a part, each with the outcomes that its table is made of."""
     plate = job.plate
     stage = labels_stage(plate.config)
@@ -53,22 +64,26 @@ def work_items(job: Job) -> list[WorkItem[None]]:
             "window": window,
             "parameters": job.parameters(),
         }
+        corrected = {name: each for name in labels if (each := plate.correction(well, name))}
+        depends |= plate.corrected(well)
         upstream = left_out_upstream([tile, *labels.values()])
-        items.append(WorkItem[None](well=well, depends=depends, upstream=upstream))
+        items.append(WorkItem(well=well, depends=depends, upstream=upstream, data=corrected))
     return items
 
 
 def run(job: Job) -> None:
     """Measure the wells of a part."""
 
-    def work(item: WorkItem[None]) -> Outcome:
+    def work(item: WorkItem[Corrections]) -> Outcome:
         rows = job.config.row_label_set
+        put_into_store(job.plate, item.well, item.data)
         if rows not in job.plate.label_sets(item.well):
             lacking = f"a channel of {', '.join(job.plate.channels_of(rows))}, in which {rows} are segmented"
             return Outcome(state="quarantined", reason="no_channel", detail=f"the well lacks {lacking}: it has no rows")
         table, info = measure_well(job.plate, item.well)
         write_atomic(job.paths.cells(item.well), parquet_bytes(table))
-        return Outcome(info={"objects": len(table), **info})
+        corrected = {"corrected": sorted(item.data)} if item.data else {}
+        return Outcome(info={"objects": len(table), **info, **corrected})
 
     run_job(
         job,
@@ -76,6 +91,25 @@ def run(job: Job) -> None:
         one_by_one(work),
         owned=lambda item: [job.paths.cells(item.well)],
     )
+
+
+def put_into_store(plate: Plate, well: str, corrected: Corrections) -> None:
+    """Put corrected labels, and the tables of their objects, beside the pipeline's; remove those not in use.
+
+    Raises:
+        ResultsError: the file of a correction isn't there as it was written.
+    """
+    paths, image = plate.paths, WellImage.open(plate.paths, well)
+    for name in plate.config.segmentation:
+        if correction := corrected.get(name):
+            with CorrectedLabels(correction.file(plate.paths), correction.stamp) as labels:
+                about = {key: getattr(correction, key) for key in ("by", "at", "sources", "made_from")}
+                write_group(image, name, plate.canvases(well, name), labels, plate.config.z, about)
+                write_atomic(paths.objects(name + CORRECTED, well), labels.objects())
+        else:
+            remove_tree(group_folder(paths, well, name))
+            remove(paths.objects(name + CORRECTED, well))
+    list_labels(paths, well, plate.label_sets(well))
 
 
 def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -92,6 +126,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
 
     config, paths = plate.config, plate.paths
     label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
+    standing = {name: plate.labels_name(well, name) for name in label_sets}
     types = {channel["name"]: channel["dtype"] for channel in plate.metadata["channels"]}
     image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
@@ -107,7 +142,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
         for name in label_sets:
             if not layout.shows(plate.channels_of(name), canvas.t):
                 continue
-            labels[compartment(name)] = here = image.labels(name, canvas)
+            labels[compartment(name)] = here = image.labels(standing[name], canvas)
             here[..., outside] = 0
         pixels = image.read(canvas, channels, config.z)
         for name, of_fields in bright.items():
@@ -162,7 +197,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     more["Metadata_ObjectID"] = place + table["Metadata_Site"] + "/" + table["ObjectNumber"].astype(str)
     if "quality" in cell_families(config):
         for name in label_sets:
-            objects, prefix = pd.read_parquet(paths.objects(name, well)).set_index("label"), compartment(name)
+            objects, prefix = pd.read_parquet(paths.objects(standing[name], well)).set_index("label"), compartment(name)
             if f"{prefix}_Number_Object_Number" not in table:  # it has no time point in common with the rows
                 continue
             matched = objects.reindex(table[f"{prefix}_Number_Object_Number"])

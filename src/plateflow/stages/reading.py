@@ -140,7 +140,10 @@ class Reading:
                         of_well = self.plate.paths.key_of(self.plate.paths.image(item.well).parent) + "/"
                     elif stage == "normalise" and item.well:
                         of_well = "manifest/"  # how images are shown is read by nobody
-                    yield stage, entry, [name for name in entry.files if name.startswith(of_well)]
+                    names = [name for name in entry.files if name.startswith(of_well)]
+                    if stage == "aggregate":  # cell tables in the store are read by other programs alone
+                        names = [name for name in names if not name.startswith("plate.zarr/")]
+                    yield stage, entry, names
 
     def _check(self, stage: str, entry: Entry, names: Iterable[str], *, content: bool | None) -> None:
         """Compare files; with `content` None, the content of all that isn't compared later."""

@@ -1,7 +1,8 @@
 """The stage `screen`: the page and the tables over all plates.
 
 Reads: the tables and journals of all plates.
-Writes: report.html, plates.csv, controls.csv, hits.csv, ledger.parquet and rates.json below results/screen.
+Writes: index.html, plates.csv, controls.csv, hits.csv, replicates.csv, ledger.parquet and rates.json below
+    results/screen.
 Work item: the screen; it has no journal, and is done whenever something else is asked of a plate's report.
 """
 
@@ -9,6 +10,7 @@ from plateflow.asked import Asked, write_receipt
 from plateflow.errors import LeaseError
 from plateflow.estimate import refine
 from plateflow.files import remove, settle, stamp_of
+from plateflow.paths import SCREEN_PAGE
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.report.screen import write_screen
 from plateflow.stages.job import damage
@@ -20,7 +22,9 @@ from plateflow.state.ledger import attempts, write_ledger
 from plateflow.state.progress import DONE
 from plateflow.state.requests import record_lost
 
-FILES = ("report.html", "plates.csv", "controls.csv", "hits.csv", "ledger.parquet", "rates.json")
+FILES = (SCREEN_PAGE, "plates.csv", "controls.csv", "hits.csv", "replicates.csv", "ledger.parquet", "rates.json")
+FORMER_PAGE = "report.html"
+"""The page's name in earlier releases."""
 
 
 def run(project: Project, digest: str = "") -> None:
@@ -53,6 +57,7 @@ def _write(project: Project, digest: str, lease: Lease) -> None:
         remove(receipt)
     settle()
     write_screen(project)
+    remove(project.screen.table(FORMER_PAGE))
     spent = [row for plate in project.plates.values() for row in attempts(plate.paths)]
     write_ledger(project.screen, spent)
     refine(project, spent)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from plateflow.access import explain
 from plateflow.asked import LAST, PlateAsked, Stamps
@@ -242,7 +243,8 @@ def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
         return ()
     lost = lost_sequences(paths, name)
     why = _own_changes(job, entries, lost)
-    if not why and (lost or any(line["stage"] == name for line in read_lines(paths.requests))):
+    asked = any(line["stage"] == name for line in read_lines(paths.requests)) or name == "features"
+    if not why and (lost or asked):
         why = _own_changes(job, Journal.read(path).latest.values(), lost)  # maybe of a well that isn't among the last
     if not why:
         watched = watch_lines(paths)
@@ -256,10 +258,15 @@ def _own_changes(job: Job, entries: Iterable[Entry], lost: Mapping[Key, int]) ->
     why: dict[str, None] = {}
     for entry in entries:
         if entry.label_set in ("", *job.config.segmentation):
-            depends = {"parameters": job.parameters(entry.label_set or None)} if "parameters" in entry.depends else {}
+            depends: dict[str, Any] = (
+                {"parameters": job.parameters(entry.label_set or None)} if "parameters" in entry.depends else {}
+            )
             depends |= labels_depend_on(job.config, job.stage.name, entry.label_set)
-            item = WorkItem[None](well=entry.well, label_set=entry.label_set, block=entry.block, depends=depends)
             own = {*depends, "version", "request", KEEP_FLOWS}
+            if job.stage.name == "features":
+                depends |= job.plate.corrected(entry.well)
+                own |= {*depends, *(name for name in entry.depends if name.startswith("corrected "))}
+            item = WorkItem[None](well=entry.well, label_set=entry.label_set, block=entry.block, depends=depends)
             why |= dict.fromkeys(each for each in changes(job, item, entry) if each in own)
             if lost.get(entry.key, 0) >= entry.sequence:
                 why["files"] = None

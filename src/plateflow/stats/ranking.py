@@ -7,24 +7,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from plateflow.state.journal import LEFT_OUT
-from plateflow.stats.segmentation import COLUMNS
+from plateflow.stats.segmentation import COLUMNS, FAR, MOST
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def worst_first(wells: pd.DataFrame) -> list[str]:
-    """The wells that were measured, those whose segmentation is most doubtful first.
+def doubts(wells: pd.DataFrame) -> pd.Series[float]:
+    """How doubtful the segmentation of each well is that was measured: by well, NaN where too little is there to judge.
 
-    The doubt of a well is the greatest of its shares, over label sets: of what is bright in no object, of objects
-    without a partner, of objects that the flow check dropped (`stats.segmentation`).
+    It is the greatest, over label sets, of its shares of what is bright in no object, of objects without a partner and
+    of objects that the flow check dropped, and of how far its objects' diameter is from the plate's median, on a scale
+    on which MOST is a factor of FAR, so that a number means as much in each (`stats.segmentation`). A tenth of their
+    mean decides between wells of about the same doubt.
 
     Args:
         wells: the well table.
     """
-    measured = wells[~wells["Metadata_State"].isin(LEFT_OUT)].drop_duplicates("Metadata_Well")
-    endings = tuple(f"_{COLUMNS[flag]}" for flag in ("uncovered", "unmatched", "flow_check"))
-    shares = [name for name in measured if str(name).startswith("Metadata_") and str(name).endswith(endings)]
-    doubt = measured[shares].max(axis=1).fillna(0) if shares else measured["Metadata_FieldsUsed"] * 0
-    order = np.lexsort((measured["Metadata_Well"], -doubt.to_numpy(float)))
-    return measured["Metadata_Well"].iloc[order].tolist()
+    measured = (
+        wells[~wells["Metadata_State"].isin(LEFT_OUT)].drop_duplicates("Metadata_Well").set_index("Metadata_Well")
+    )
+    columns = [str(name) for name in measured if str(name).startswith("Metadata_")]
+    shares = [
+        name for name in columns if name.endswith(tuple(f"_{COLUMNS[flag]}" for flag in COLUMNS if flag != "size"))
+    ]
+    sizes = [name for name in columns if name.endswith(f"_{COLUMNS['size']}")]
+    parts = measured[shares].astype(np.float64)
+    for name in sizes:
+        diameter = measured[name].astype(np.float64)
+        parts[name] = MOST * np.abs(np.log(diameter / diameter.median())) / np.log(FAR)
+    return parts.max(axis=1) + 0.1 * parts.mean(axis=1)
+
+
+def worst_first(wells: pd.DataFrame) -> list[str]:
+    """The wells that were measured, those whose segmentation is most doubtful first (`doubts`).
+
+    Those that can't be judged, as they are blank or have next to no objects, come last.
+
+    Args:
+        wells: the well table.
+    """
+    doubt = doubts(wells)
+    order = np.lexsort((doubt.index.to_numpy(), -doubt.to_numpy(), doubt.isna().to_numpy()))
+    return [str(well) for well in doubt.index[order]]

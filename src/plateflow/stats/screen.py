@@ -25,6 +25,7 @@ from plateflow.state.journal import outcomes
 from plateflow.stats.effects import DOSE, KEYS, SIDES, TREATMENT, UNIT, pooled
 from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
 from plateflow.stats.reference import FRAME, by_frame
+from plateflow.stats.replicates import replicate_table
 from plateflow.stats.statistics import summaries_of
 from plateflow.tables import write_table
 
@@ -48,8 +49,8 @@ HEAD = (
 
 def write_screen_tables(
     screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write plates.csv, controls.csv and hits.csv of the screen.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Write plates.csv, controls.csv, hits.csv and replicates.csv of the screen.
 
     Treatments are pooled over the plates that have them (`effects.pooled`), so replicates may lie on different plates;
     frames of the same number are pooled, and no others; a dose in two molar units is one, in the first
@@ -65,6 +66,7 @@ def write_screen_tables(
         plates.csv: one row per plate with tables, and frame: the grade and reasons of its controls, its hits or why it
         has none, and how many features have position effects.
         hits.csv; empty where no plate has a treatment.
+        replicates.csv: one row per pair of plates that share treatments, and frame (`replicates.replicate_table`).
     """
     import pandas as pd
 
@@ -93,7 +95,7 @@ def write_screen_tables(
     summary = pd.DataFrame(rows, columns=None if rows else ["Metadata_Plate"])
     write_table(screen.table("plates.csv"), summary)
     _join(screen.table("controls.csv"), [paths.table("controls.csv") for paths in done])
-    hits = pd.DataFrame()
+    hits = replicates = pd.DataFrame()
     make_folder(screen.scratch)
     # Nameless files are gone however the job ends.
     with tempfile.TemporaryFile(dir=screen.scratch) as spilled, tempfile.TemporaryFile(dir=screen.scratch) as kept:
@@ -101,11 +103,15 @@ def write_screen_tables(
         for paths in done:
             effects.add(paths.table("effects.parquet"))
         if effects.heads:
-            hits = _hits(effects, kept, fdr)
-            write_table(screen.table("hits.csv"), hits)
+            frames = list(by_frame(_heads(effects)))
+            hits = _of_frames([(frame, _hits(rows, effects, kept, fdr)) for frame, rows in frames])
+            replicates = _of_frames([(frame, _replicates(rows, effects)) for frame, rows in frames])
+    for name, table in (("hits.csv", hits), ("replicates.csv", replicates)):
+        if len(table):
+            write_table(screen.table(name), table)
         else:
-            remove(screen.table("hits.csv"))
-    return summary, hits
+            remove(screen.table(name))
+    return summary, hits, replicates
 
 
 def _join(path: Path, tables: list[Path]) -> None:
@@ -232,8 +238,8 @@ def _read(file: BinaryIO, start: int, size: int) -> bytes:
     return data
 
 
-def _hits(effects: _Rows, kept: BinaryIO, fdr: float) -> pd.DataFrame:
-    """The table of hits over all plates (`hits.hit_table`), frame after frame."""
+def _heads(effects: _Rows) -> pd.DataFrame:
+    """The columns HEAD of all plates, doses in the units of the first, with the numbers by which `read` knows rows."""
     import pandas as pd
 
     heads = pd.concat(effects.heads, ignore_index=True)
@@ -246,15 +252,28 @@ def _hits(effects: _Rows, kept: BinaryIO, fdr: float) -> pd.DataFrame:
     heads[[DOSE, UNIT]] = heads.groupby([*alike], dropna=False)[[DOSE, UNIT]].transform("first")
     heads["_plate"] = np.repeat(np.arange(len(effects.heads)), [len(head) for head in effects.heads])
     heads["_row"] = np.concatenate([np.arange(len(head)) for head in effects.heads])
-    tables = []
-    for frame, rows in by_frame(heads):
-        kept.seek(0)
-        kept.truncate()
-        table = _hits_of_frame(rows, effects, _Candidates(kept, len(effects.features)), fdr)
+    return heads
+
+
+def _of_frames(tables: list[tuple[dict[str, int], pd.DataFrame]]) -> pd.DataFrame:
+    """Tables of frames below each other, with the columns of FRAME."""
+    import pandas as pd
+
+    for frame, table in tables:
         for place, (name, value) in enumerate(frame.items()):
             table.insert(place, name, value)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([table for _, table in tables if len(table)] or [tables[0][1]], ignore_index=True)
+
+
+def _replicates(heads: pd.DataFrame, effects: _Rows) -> pd.DataFrame:
+    return replicate_table(heads, lambda plates, rows: effects.read(plates, rows)[0], len(effects.features))
+
+
+def _hits(heads: pd.DataFrame, effects: _Rows, kept: BinaryIO, fdr: float) -> pd.DataFrame:
+    """The table of hits over all plates (`hits.hit_table`) in one frame."""
+    kept.seek(0)
+    kept.truncate()
+    return _hits_of_frame(heads, effects, _Candidates(kept, len(effects.features)), fdr)
 
 
 def _hits_of_frame(heads: pd.DataFrame, effects: _Rows, candidates: _Candidates, fdr: float) -> pd.DataFrame:

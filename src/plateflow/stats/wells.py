@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NOT_ACQUIRED = "not_acquired"
 """State of a well that only the plate map names, or of a frame that it lacks: nothing was left out there."""
 STATE = ("State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
-OWN = ("Plate", "Well", "Row", "Column", *(name.removeprefix("Metadata_") for name in FRAME), *STATE)
+OWN = ("Plate", "Well", "Row", "Column", *(name.removeprefix("Metadata_") for name in FRAME), "Corrected", *STATE)
 """The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*. FieldsLeftOut are
 quarantined or missing; FieldsExcluded have a flag of `stats.exclude_flags`."""
 QUANTILES = {"Q25": 0.25, "Q75": 0.75}

@@ -62,7 +62,7 @@ def light_of(image: NDArray[np.float32], labels: NDArray[np.integer]) -> Light:
 def sizes_about(samples: Iterable[Sample]) -> tuple[float, float]:
     """The range (px) over which a fine-tune spreads the median diameters of images: a fourth beyond those there are.
 
-    It gains more in the same time than over all sizes (docs/models.md).
+    It gains more in the same time than over all sizes (docs/correcting.md).
     """
     sizes = [sample.diameter for sample in samples if sample.diameter]
     return min(sizes) / 1.25, max(sizes) * 1.25

@@ -170,7 +170,7 @@ def read_labels(path: Path) -> NDArray[np.int32]:
         RawDataError: the file can't be read, or its values aren't labels of one plane.
     """
     try:
-        labels = _seg(path) if path.suffix == ".npy" else np.squeeze(read_image(path).pixels)
+        labels = read_seg(path) if path.suffix == ".npy" else np.squeeze(read_image(path).pixels)
     except (PlateflowError, OSError, ValueError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
         raise RawDataError("a label file can't be read", where=str(path), why=str(error)) from error
     why = ""
@@ -196,7 +196,13 @@ def _pieces(labels: NDArray[Any]) -> int:
     return int(connected(objects, connectivity=2).max()) if alone else 0
 
 
-def _seg(path: Path) -> NDArray[Any]:
+def read_seg(path: Path) -> NDArray[Any]:
+    """The masks of Cellpose's `_seg.npy`; nothing but arrays and plain values is loaded from it.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else.
+        ValueError, KeyError: it isn't such a file.
+    """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[

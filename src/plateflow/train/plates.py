@@ -1,26 +1,27 @@
-"""Wells of a plate store as training data: what the network sees of them, and their labels as they are now.
+"""Wells of a plate store as training data: what the network sees of them, and their labels.
 
-A user corrects labels at level 0 of the store, with any viewer that writes it; so they are read as they are, whatever
-the journals say of them. Pixels are read as `infer` reads them, through the plate's window and illumination profile.
+Labels that were corrected by hand (`plateflow import`) are read from their own files, so that no run need come between.
+Pixels are read as `infer` reads them, through the plate's window and illumination profile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from plateflow.chain import labels_stage
 from plateflow.config.sections import nearest
-from plateflow.errors import PlateflowError, RawDataError, ResultsError
-from plateflow.files import is_litter, stamp_of
+from plateflow.errors import PlateflowError, ResultsError
 from plateflow.images.canvas import Canvas
+from plateflow.images.corrected import CorrectedLabels
 from plateflow.images.well import WellImage
 from plateflow.paths import wells_named
-from plateflow.project import Outcomes, Plate, Project
+from plateflow.project import Plate, Project
 from plateflow.segment.diameter import median_diameter
-from plateflow.state.journal import item_key
 from plateflow.train.data import Sample, light_of
 
 FILL = 0.05
@@ -32,7 +33,7 @@ def plate_samples(folder: Path, wells: Sequence[str] | None, label_set: str, pro
 
     Args:
         folder: results of the plate, RESULTS/PLATE.
-        wells: their names; where none are named, those whose labels aren't as `stitch` wrote them.
+        wells: their names; where none are named, those whose labels were corrected by hand.
         label_set: whose labels are learnt, from its channels.
         project: that the plate belongs to: it says how the plate is read.
 
@@ -42,7 +43,6 @@ def plate_samples(folder: Path, wells: Sequence[str] | None, label_set: str, pro
     Raises:
         PlateflowError: the plate, a well or the label set isn't there.
         ResultsError: a well has no labels of the label set, or its image isn't there.
-        RawDataError: labels don't fit the image or aren't whole numbers.
     """
     plate = _plate_at(folder, project)
     known = plate.config.segmentation
@@ -66,10 +66,10 @@ def _plate_at(folder: Path, project: Project) -> Plate:
 
 def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[str]:
     if wells is None:
-        labelled = plate.outcomes(labels_stage(plate.config))
-        corrected = [well for well in plate.wells if _corrected(plate, well, label_set, labelled)]
+        corrected = [well for well in plate.wells if plate.correction(well, label_set)]
         if not corrected:
-            where, remedy = f"{plate.name}, label set {label_set}", "correct some, or name wells whose labels are right"
+            where = f"{plate.name}, label set {label_set}"
+            remedy = "`plateflow export`, correct, `plateflow import`; or name wells whose labels are right"
             raise ResultsError("no well has corrected labels", where=where, remedy=remedy)
         return corrected
     try:
@@ -81,39 +81,29 @@ def _wells(plate: Plate, wells: Sequence[str] | None, label_set: str) -> list[st
     return chosen
 
 
-def _corrected(plate: Plate, well: str, label_set: str, labelled: Outcomes) -> bool:
-    """Whether the files of a well's labels aren't those that the stage wrote which makes labels."""
-    folder = plate.paths.image(well) / "labels" / label_set / "0"
-    chunks = {path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
-    entry = labelled.get(item_key(well, label_set))
-    listed = {plate.paths.path_of(name): tuple(stamp) for name, stamp in (entry.files if entry else {}).items()}
-    written = {path: stamp for path, stamp in listed.items() if folder in path.parents}
-    there = {path: stamp_of(path) for path in chunks if not is_litter(path.name)}
-    return there != written
-
-
 def _well_samples(plate: Plate, well: str, label_set: str) -> list[Sample]:
     where = f"{plate.name}/{well}, label set {label_set}"
     if label_set not in plate.label_sets(well):
         raise ResultsError("the well lacks a channel of the label set", where=where, remedy="leave the well out")
     image = WellImage.open(plate.paths, well)
-    array = image.array(f"labels/{label_set}/0")
-    if array.dtype.kind not in "iu" or array.shape != image.layout.label_shape(plate.config.z):
-        why = f"they are {array.dtype} of the shape {array.shape}, t z y x; those of the image have the shape "
-        why += f"{image.layout.label_shape(plate.config.z)}"
-        raise RawDataError("labels don't fit their image", where=where, why=why, remedy="save whole numbers at level 0")
-    canvases = [plane for canvas in plate.canvases(well, label_set) for plane in canvas.planes()]
-    samples = [sample for canvas in canvases for sample in _samples(plate, image, canvas, label_set)]
+    with ExitStack() as stack:
+        correction = plate.correction(well, label_set)
+        by_hand = correction and stack.enter_context(CorrectedLabels(correction.file(plate.paths), correction.stamp))
+        samples: list[Sample] = []
+        for canvas in plate.canvases(well, label_set):
+            labels = by_hand.canvas(canvas.index) if by_hand else image.labels(label_set, canvas)
+            for k, plane in enumerate(canvas.planes()):
+                samples += _samples(plate, image, plane, label_set, labels if canvas.depth is None else labels[k])
     if not any(sample.diameter for sample in samples):
         remedy = "run `snakemake`, and correct what it found; or leave the well out"
         raise ResultsError("the well has no labels", where=where, why="no pixel of it lies in an object", remedy=remedy)
     return samples
 
 
-def _samples(plate: Plate, image: WellImage, canvas: Canvas, label_set: str) -> Iterator[Sample]:
+def _samples(plate: Plate, image: WellImage, canvas: Canvas, label_set: str, labels: NDArray[Any]) -> Iterator[Sample]:
     channels = plate.channels_of(label_set)
     pixels = image.apply_window(image.read(canvas, channels, plate.config.z), canvas, channels)
-    labels, owner = image.labels(label_set, canvas).astype(np.int32), canvas.owner()
+    labels, owner = labels.astype(np.int32), canvas.owner()
     labels[owner < 0] = 0  # objects of another canvas in this one's box
     regions = canvas.regions() if (owner < 0).mean() > FILL else [(slice(None), slice(None))]
     for number, region in enumerate(regions):

@@ -1,0 +1,47 @@
+"""`plateflow import`: labels that people have corrected."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plateflow.access import user_name
+from plateflow.cli.common import DEFAULT_CONFIG, ConfigOption, refuse_at_work
+from plateflow.errors import PlateflowError
+from plateflow.project import Project
+from plateflow.state.lease import Lease
+
+
+def import_labels(
+    folder: Annotated[Path, typer.Argument(help="that `plateflow export` has made")],
+    by: Annotated[str, typer.Option(help="who has corrected them; default: you")] = "",
+    split: Annotated[
+        bool, typer.Option("--split", help="make pieces of an object objects, drop those below min_size_px")
+    ] = False,
+    configfile: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Take corrected labels back: they stand in the place of the pipeline's, which stay as they are.
+
+    All labels are checked before anything is written; where some can't be used, none is taken. Objects keep their
+    numbers, new ones get new numbers. The next `snakemake` measures the wells anew, and no others. `plateflow retry
+    PLATE[/WELL] --discard-corrections` takes corrections out again.
+    """
+    from plateflow.exchange.corrections import import_items
+    from plateflow.exchange.images import read_items
+
+    project = Project.load(configfile)
+    items = sorted(read_items(folder), key=lambda item: item.plate)
+    if not items:
+        remedy = "name a folder that `plateflow export PLATE --to ...` has made"
+        raise PlateflowError("there are no labels", where=str(folder), remedy=remedy)
+    wells = 0
+    for name, of_plate in groupby(items, key=lambda item: item.plate):
+        plate = project.plate(name)
+        refuse_at_work(project, plate)
+        with Lease(plate.paths.lease("import", "plate"), holder=f"{name}: import"):
+            done = import_items(plate, of_plate, by=by or user_name(), split=split)
+        for line in done.lines:
+            typer.echo(f"{name}: {line}")
+        wells += done.wells
+    typer.echo("Now run `snakemake`: it measures these wells anew." if wells else "Nothing to import.")

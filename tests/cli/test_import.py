@@ -1,0 +1,48 @@
+"""`plateflow import`, and what the commands beside it say of corrections: there and back by Cellpose's files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def correct(folder: Path) -> None:
+    """Erase an object of the first image, as Cellpose's program would save it."""
+    file = sorted(folder.glob("*_seg.npy"))[0]
+    seg = np.load(file, allow_pickle=True).item()
+    seg["masks"][seg["masks"] == seg["masks"].max()] = 0
+    np.save(file, seg)
+
+
+@pytest.fixture
+def exported(done) -> Path:
+    done.plateflow("export", "micro", "--to", "cellpose", "--wells", "B02", "-o", "exported")
+    return done.folder / "exported"
+
+
+def test_what_was_exported_and_not_changed_is_not_imported(done, exported):
+    said = done.plateflow("import", "exported")
+    assert "as exported, not imported" in said and "Nothing to import." in said
+    assert not done.path().corrections.exists()
+
+
+def test_an_import_is_told_verified_kept_and_discarded(done, exported):
+    correct(exported)
+    said = done.plateflow("import", "exported", "--by", "ada")
+    assert "0 changed, 0 added, 1 removed" in said and "Now run `snakemake`" in said
+    assert "features: 1 stale: corrected cells changed: `snakemake`" in done.plateflow("status", "micro", status=4)
+    assert "cells corrected by ada" in done.plateflow("status", "micro/B02", status=4)
+    (file,) = done.path().corrections.parent.glob("cells/*.zip")
+    done.plateflow("clean", "micro", "--results", "--yes")
+    assert file.is_file(), "no run could make it again"
+    said = done.plateflow("retry", "micro/B02", "--discard-corrections")
+    assert "micro/B02: discarded: cells corrected by ada" in said
+    assert not file.exists()
+
+
+def test_a_correction_that_is_lost_is_told_by_verify(done, exported):
+    correct(exported)
+    done.plateflow("import", "exported")
+    (file,) = done.path().corrections.parent.glob("cells/*.zip")
+    file.unlink()
+    assert "no run makes it again" in done.plateflow("verify", "micro", status=4)
