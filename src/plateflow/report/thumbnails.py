@@ -135,13 +135,21 @@ def shown(
 
 
 def shrunk(picture: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
-    """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is."""
-    from skimage.transform import resize
+    """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is.
 
+    A pixel is the mean of the area that it covers.
+    """
     shrink = max(max(picture.shape[:2]) / edge, 1.0)
-    size = [max(round(side / shrink), 1) for side in picture.shape[:2]]
-    smaller = resize(picture, (*size, picture.shape[2]), order=1, anti_aliasing=shrink > 1)
-    return np.clip(smaller, 0, 1).astype(np.float32)
+    down, across = (_areas(side, max(round(side / shrink), 1)) for side in picture.shape[:2])
+    planes = down @ np.clip(picture, 0, 1).transpose(2, 0, 1) @ across.T
+    return np.clip(np.ascontiguousarray(planes.transpose(1, 2, 0)), 0, 1)
+
+
+def _areas(size: int, smaller: int) -> NDArray[np.float32]:
+    """Of each of `smaller` pixels along a side of `size` pixels, the share that each of these has in it."""
+    ends, at = np.arange(smaller + 1)[:, None] * size / smaller, np.arange(size)
+    covered = np.minimum(ends[1:], at + 1) - np.maximum(ends[:-1], at)
+    return (np.clip(covered, 0, None) * smaller / size).astype(np.float32)
 
 
 def channel_tints(config: Config) -> dict[str, tuple[float, float, float]]:
@@ -183,7 +191,7 @@ def data_url(picture: NDArray[np.uint8], *, lossless: bool = False) -> str:
     """A picture YXS, RGB or RGBA, as a page holds it."""
     import imagecodecs
 
-    level, method = (None, 4) if lossless else (50, 6)
+    level, method = (None, 4) if lossless else (50, 4)
     data: Any = imagecodecs.webp_encode(picture, level=level, lossless=lossless, method=method)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 

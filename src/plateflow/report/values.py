@@ -69,7 +69,7 @@ def packed(view: View, names: list[str]) -> tuple[str, int]:
     values = np.stack([table.reindex(wells).to_numpy(np.float64).T for table in tables], axis=1)
     halves = _upper_halves(_rounded(values.ravel()))
     planes = np.ascontiguousarray(halves.astype(">u4").view(np.uint8).reshape(-1, 4).T)
-    return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode(), len(names)
+    return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode(), len(names)
 
 
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:

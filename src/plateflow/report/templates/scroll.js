@@ -10,7 +10,7 @@
   const watch = new ResizeObserver((seen) => seen.forEach(({ target: box }) => {
     const wide = box.scrollWidth > box.clientWidth;
     wide ? box.setAttribute("tabindex", "0") : box.removeAttribute("tabindex");
-    wide ? box.setAttribute("role", "region") : box.removeAttribute("role");
+    wide ? box.setAttribute("role", "group") : box.removeAttribute("role");
     const heading = box.closest("section")?.querySelector("h2");
     wide ? box.setAttribute("aria-label", `Table${heading ? `: ${heading.textContent}` : ""}`) : box.removeAttribute("aria-label");
   }));
