@@ -30,9 +30,9 @@ NO_FIELD = 0.25
 """Grey where no field in use lies, so that a field left out is not taken for an empty one."""
 EDGES = (640, 420, 320, 240, 180, 128)
 """Px: height or width of a picture, whichever is larger; the greatest that its share of the page allows."""
-PICTURES, LEAST_SHARE = 9_000_000, 15_000
+PICTURES, LEAST_SHARE = 8_000_000, 15_000
 """Characters of the page: what the pictures of all wells may take, and what one may in any case (1536: 23 million)."""
-PX_PER_CHARACTER = 8
+PX_PER_CHARACTER = 9
 """A picture with cells, and its outlines, takes at least a character for as many px: larger ones needn't be tried."""
 THREADS = 4
 """Wells whose pictures are made at a time: reading, shrinking and encoding let other threads go on."""
