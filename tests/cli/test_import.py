@@ -46,3 +46,24 @@ def test_a_correction_that_is_lost_is_told_by_verify(done, exported):
     (file,) = done.path().corrections.parent.glob("cells/*.zip")
     file.unlink()
     assert "no run makes it again" in done.plateflow("verify", "micro", status=4)
+
+
+def test_a_correction_measures_its_well_alone_outlives_another_segmentation_and_is_taken_out(done, exported):
+    def cells() -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in done.path().root.glob("cells/*.parquet")}
+
+    before, sequences = cells(), done.sequences()
+    correct(exported)
+    done.plateflow("import", "exported")
+    assert {stage for stage, _ in done.run()} == {"features", "aggregate", "report"}
+    assert done.redone(sequences) == {("features", "B02", ""), ("aggregate", "", ""), ("report", "", "")}
+    corrected = done.path().cells("B02").read_bytes()
+    assert corrected != before["B02.parquet"]
+    done.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=10_000))
+    assert "stitch" in {stage for stage, _ in done.run()}
+    assert done.path().cells("B02").read_bytes() == corrected
+    assert "made from an earlier segmentation" in done.plateflow("status", "micro/B02")
+    done.configure(lambda config: config["segmentation"]["cells"].pop("min_size_px"))
+    done.plateflow("retry", "micro", "--discard-corrections")
+    done.run()
+    assert cells() == before

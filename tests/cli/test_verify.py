@@ -176,7 +176,7 @@ def test_the_pages_over_all_plates_are_compared_with_their_receipt(done):
     screen = done.loaded.screen
     (receipt,) = screen.receipts("report", "screen")
     done.plateflow("verify")
-    flip(screen.table("report.html"))
+    flip(screen.table("index.html"))
     assert "screen: results/screen/index.html: its content" in done.plateflow("verify", status=4)
     assert not receipt.exists()
     assert done.run() == set()

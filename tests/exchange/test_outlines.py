@@ -107,5 +107,6 @@ def test_names_that_are_no_numbers_or_were_taken_get_numbers_above() -> None:
 
 def test_what_reaches_beyond_the_image_is_cut_off() -> None:
     assert (fill([("1", box(-5, -1e9, 2, 1e9))], (3, 4)) == [[1, 1, 0, 0]] * 3).all()
-    with pytest.raises(ValueError, match="isn't a number"):
-        fill([("1", box(0, 0, np.nan, 1))], (3, 4))
+    for far in (np.nan, np.inf, -1e308, 2.0**31):
+        with pytest.raises(ValueError, match="is no number, or lies beyond every image"):
+            fill([("1", box(0, 0, far, far))], (3, 4))

@@ -195,6 +195,11 @@ def test_imagej_regions_are_traced_or_composite_and_new_ones_are_read(tmp_path: 
     with pytest.raises(RawDataError) as error:
         item.read()
     assert "spot is a point" in error.value.why
+    with zipfile.ZipFile(item.file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.roi", bytes(2**26 + 1))
+    with pytest.raises(RawDataError) as error:
+        item.read()
+    assert "region 1 has 67,108,865 bytes" in error.value.why
     wide = np.zeros((1, 60_536), np.uint32)
     with pytest.raises(PlateflowError, match="too large for ImageJ"):
         exported(tmp_path, "imagej", wide)

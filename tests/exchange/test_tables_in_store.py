@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import zarr
 from planted_plate import Planted
 
 from plateflow import files
+from plateflow.exchange.corrections import import_items
+from plateflow.exchange.images import export_images, read_items
 from plateflow.files import link_file, read_lines, stamp_of, take_stamps
 from plateflow.images import ngff
-from plateflow.project import Plate
 from plateflow.stages import reading
 from plateflow.state.journal import append_outcome
 
@@ -121,12 +123,15 @@ def test_another_label_set_for_the_rows_replaces_the_table(measured: Planted, tm
     assert attributes["region"] == {"path": "../labels/nuclei"}
 
 
-def test_corrected_labels_are_the_region(measured: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrected_labels_are_the_region(measured: Planted, tmp_path: Path) -> None:
     planted = measured.copy(tmp_path)
-    monkeypatch.setattr(Plate, "labels_name", lambda _, well, name: f"{name}_corrected" if well == "B02" else name)
-    for journal in planted.paths.journals("aggregate"):
-        journal.unlink()
-    planted.run("aggregate")
+    export_images(planted.plate, "napari", "B02", "cells", tmp_path / "out")
+    (item,) = read_items(tmp_path / "out")
+    labels = item.read()
+    tifffile.imwrite(item.file, np.where(labels == labels.max(), 0, labels))
+    import_items(planted.plate, [item], by="ada", split=False)
+    planted.run("features", "aggregate")
+    assert "cells_corrected" in zarr.open_group(planted.paths.image("B02") / "labels", mode="r").attrs["ome"]["labels"]
     for well, labels in (("B02", "cells_corrected"), ("B03", "cells")):
         attributes = zarr.open_group(tables_of(planted, well) / "cells", mode="r").attrs
         assert attributes["region"] == {"path": f"../labels/{labels}"}

@@ -15,8 +15,9 @@ from plateflow.asked import PlateAsked
 from plateflow.config import Config
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.exchange.corrections import Imported, import_items
-from plateflow.exchange.images import canvas_labels, digest_of
+from plateflow.exchange.images import canvas_labels, digest_of, export_images, read_items
 from plateflow.files import stamp_of
+from plateflow.images.corrected import CorrectedLabels
 from plateflow.images.well import WellImage
 from plateflow.stages.job import damage
 from plateflow.stages.stale import to_do
@@ -36,6 +37,7 @@ class Drawn:
     label_set: str = "cells"
     plate: str = "demo"
     program: str = "cellpose"
+    shape: tuple[int, ...] = (256, 512)
 
     @property
     def file(self) -> Path:
@@ -153,11 +155,31 @@ def test_who_goes_on_correcting_the_same_file_starts_from_what_was_imported(plan
     assert said.endswith("no object differs, not imported")
     drawn[drawn == 9] = 0
     assert give_back(planted, Drawn(well="B02", labels=drawn, exported=digest)).lines == [
-        f"B02 cells: {labels.max() - 1} kept, 0 changed, 0 added, 1 removed"
+        f"B02 cells: {labels.max() - 1} kept, 0 changed, 0 added, 1 removed",
+        f"B02 cells: instead of {first}",
     ]
     (second,) = corrections(planted.paths).values()
     files = [file.name for file in planted.paths.corrections.parent.glob("*/*")]
     assert files == [second.file(planted.paths).name] != [first.file(planted.paths).name], "the former one is gone"
+
+
+def test_what_was_imported_is_exported_before_any_run(planted: Planted, tmp_path: Path) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    export_images(planted.plate, "napari", "B02", "cells", tmp_path / "out")
+    (item,) = read_items(tmp_path / "out")
+    (correction,) = corrections(planted.paths).values()
+    with CorrectedLabels(correction.file(planted.paths), correction.stamp) as by_hand:
+        assert item.exported == digest_of(by_hand.canvas(0)) != digest
+    drawn = item.read()
+    drawn[drawn == 3] = 0
+    give_back(planted, Drawn(well="B02", labels=drawn, exported=item.exported))
+    assert corrections(planted.paths)[("B02", "cells")].counts == {
+        "kept": labels.max() - 1,
+        "changed": 0,
+        "added": 0,
+        "removed": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -181,6 +203,13 @@ def test_what_cannot_be_used_is_told_and_nothing_is_imported(planted: Planted, c
     with pytest.raises(PlateflowError, match=f"none was[\\s\\S]*B02 cells, canvas 0, B02-0_seg.npy: {words}"):
         give_back(planted, *items)
     assert not planted.paths.corrections.parent.exists()
+
+
+def test_labels_of_another_image_by_their_index_are_not_even_read(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    huge = Drawn(well="B02", labels=labels, exported=digest, shape=(10**9, 10**9))
+    with pytest.raises(PlateflowError, match=r"the labels are of another image: \(1000000000,"):
+        give_back(planted, huge)
 
 
 def test_whole_numbers_in_another_type_are_fine(planted: Planted) -> None:

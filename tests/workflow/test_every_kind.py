@@ -57,6 +57,8 @@ NO_FILES = {
     "table", "asked", "logs", "latest_log", "benchmarks", "watches", "screen"
 }  # fmt: skip
 """Of what `PlatePaths` names: folders, and ways to name files."""
+BY_HAND = {"corrections", "corrected"}
+"""Of what `PlatePaths` names: what people have given, which no run makes again (tests/state/test_corrections.py)."""
 
 
 def kind(name: str) -> str:
@@ -102,7 +104,7 @@ def test_no_kind_of_file_is_forgotten(whole: Path) -> None:
         known = {plate.paths.key_of(path) for path in plate.paths.root.rglob("*") if path.is_file()}
     books = {name for name in known for folder in ("journal", "receipts", "watch", "leases") if folder in name}
     assert {kind(name) for name in known - books - {"requests.jsonl"}} <= kinds.keys(), "no journal lists it"
-    named = {name for name in dir(PlatePaths) if not name.startswith("_")} - NO_FILES - BOOKS.keys()
+    named = {name for name in dir(PlatePaths) if not name.startswith("_")} - NO_FILES - BY_HAND - BOOKS.keys()
     samples = {name: getattr(PlatePaths, name) for name in named}
     of_plate = PlatePaths.of("micro", results="results")
     arguments = {"histogram": (WELL,), "cells": (WELL,), "objects": ("cells", WELL)}

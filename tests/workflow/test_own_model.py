@@ -1,6 +1,5 @@
 """Segment, correct, `snakemake train`, name the model, segment again."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -50,26 +49,3 @@ def test_without_options_there_is_nothing_to_train(project, monkeypatch):
     with pytest.raises(ConfigError, match="doesn't say what to train"):
         workflow.training_options()
     assert not any("models" in target for target in workflow.targets())
-
-
-def test_a_correction_measures_its_well_alone_outlives_another_segmentation_and_is_taken_out(project):
-    # three runs of Snakemake, of a few jobs each
-    before = {file.name: file.read_bytes() for file in project.path().root.glob("cells/*.parquet")}
-    project.plateflow("export", "micro", "--to", "napari", "--wells", "B02", "-o", "exported")
-    (file,) = (project.folder / "exported").glob("*labels*.tif")
-    labels = tifffile.imread(file)
-    labels[labels == labels.max()] = 0
-    tifffile.imwrite(file, labels)
-    project.plateflow("import", "exported")
-    said = project.snakemake()
-    assert set(re.findall(r"Job \d+: micro: (\w+)", said)) == {"features", "aggregate", "report"}, said
-    corrected = project.path().cells("B02").read_bytes()
-    assert corrected != before["B02.parquet"]
-    project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=10_000))
-    project.snakemake()
-    assert project.path().cells("B02").read_bytes() == corrected
-    assert "made from an earlier segmentation" in project.plateflow("status", "micro/B02")
-    project.configure(lambda config: config["segmentation"]["cells"].pop("min_size_px"))
-    project.plateflow("retry", "micro", "--discard-corrections")
-    project.snakemake()
-    assert {file.name: file.read_bytes() for file in project.path().root.glob("cells/*.parquet")} == before

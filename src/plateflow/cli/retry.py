@@ -16,7 +16,7 @@ from plateflow.project import SCREEN, Plate, Project
 from plateflow.stages.stale import to_do
 from plateflow.state import slurm
 from plateflow.state.corrections import corrections, discard
-from plateflow.state.lease import DRIVER_LEASE, HEARTBEAT_S, SILENT_S, STALE_S, clear, leases, read_owner
+from plateflow.state.lease import DRIVER_LEASE, HEARTBEAT_S, SILENT_S, STALE_S, Lease, clear, leases, read_owner
 from plateflow.state.requests import request
 
 POLL_S = 5.0
@@ -202,11 +202,13 @@ def _clear_leases(folder: Path, plate: str) -> None:
 def _discard(project: Project, target: str) -> None:
     plate, well = project.target(target)
     refuse_at_work(project, plate)
-    found = [each for each in corrections(plate.paths).values() if well in ("", each.well)]
+    with Lease(plate.paths.lease("import", "plate"), holder=f"{plate.name}: retry --discard-corrections"):
+        found = [each for each in corrections(plate.paths).values() if well in ("", each.well)]
+        if found:
+            discard(plate.paths, [each.place for each in found])
     if not found:
         typer.echo(f"{target}: there are no corrections.")
         return
-    discard(plate.paths, [each.place for each in found])
     for each in found:
         typer.echo(f"{plate.name}/{each.well}: discarded: {each}")
     typer.echo("Now run `snakemake`: it measures the pipeline's labels of these wells.")

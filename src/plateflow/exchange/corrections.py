@@ -133,6 +133,8 @@ class _Well:
                 if item.canvas in corrected
             }
             done.lines.append(f"{self.well} {self.label_set}: {counts}")
+            if self.former:
+                done.lines.append(f"{self.well} {self.label_set}: instead of {self.former}")
             return self._correction(corrected, counts, sources, by)
 
     def _canvas(
@@ -142,13 +144,17 @@ class _Well:
         if not 0 <= item.canvas < len(self.canvases):
             why = "its images have changed: export it again"
             raise PlateflowError(f"the well has no canvas {item.canvas}", why=why)
-        canvas, drawn = self.canvases[item.canvas], item.read()
+        canvas = self.canvases[item.canvas]
+        if item.shape != canvas.shape:  # of outlines, an image of this shape would be made
+            why = f"{item.shape} is their shape in the folder's index, {canvas.shape} that of the image"
+            raise PlateflowError("the labels are of another image", why=why)
+        drawn = checked(item.read(), canvas.owner() < 0, canvas.shape)
         if digest_of(drawn) == item.exported != self._exported_before(canvas):
             done.lines.append(f"{where}: as exported, not imported")
             return None
         base, rows = self._base(canvas, item.exported)
         least = self.plate.config.segmentation[self.label_set].min_size_px if split else None
-        found = compared(checked(drawn, canvas.owner() < 0, canvas.shape), base, greatest + 1)
+        found = compared(drawn, base, greatest + 1)
         whole, note = in_one_piece(found, base, least)
         if note:
             found = compared(whole, base, greatest + 1)

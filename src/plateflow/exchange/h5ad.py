@@ -46,10 +46,8 @@ def write(tables: CellTables, folder: Path, shown: Path) -> list[str]:
             f"the package {error.name} isn't installed", where="--tables anndata", remedy=remedy
         ) from None
     import pandas as pd
-    import pyarrow.parquet as pq
 
-    paths = tables.plate.paths
-    n_cells = sum(pq.read_metadata(paths.cells(well)).num_rows for well in tables.measured)
+    n_cells = sum(entry.info["objects"] for entry in tables.measured.values())
     names, numbers, positions = tables.kind("measurement"), tables.kind("number"), _positions(tables)
     step, start = -(-n_cells // SAMPLE) or 1, 0
     obs: list[pd.DataFrame] = []

@@ -22,6 +22,8 @@ HOW = (
 )
 LARGEST_PX = 60_535
 """Of a coordinate in a file of a region."""
+LARGEST_REGION = 2**26
+"""Bytes of a region's file: more than the outline of the largest object, and far less than memory."""
 _MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0
 
 
@@ -85,10 +87,12 @@ def read(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint32]:
 
     objects = []
     with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            if name.endswith(".roi"):
-                stem = Path(name).stem
-                objects.append((stem, _polygons(stem, ImagejRoi.frombytes(archive.read(name)))))
+        for about in archive.infolist():
+            if about.filename.endswith(".roi"):
+                stem = Path(about.filename).stem
+                if about.file_size > LARGEST_REGION:
+                    raise ValueError(f"region {stem} has {about.file_size:,} bytes")
+                objects.append((stem, _polygons(stem, ImagejRoi.frombytes(archive.read(about)))))
     return fill(objects, shape)
 
 

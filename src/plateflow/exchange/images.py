@@ -28,6 +28,7 @@ from plateflow.exchange import cellpose, imagej, napari, qupath
 from plateflow.exchange.frame import Frame
 from plateflow.files import whole_folder, write_json
 from plateflow.images.canvas import Canvas
+from plateflow.images.corrected import CorrectedLabels
 from plateflow.images.well import WellImage
 from plateflow.paths import wells_named
 from plateflow.project import Plate
@@ -149,10 +150,18 @@ def _frame(plate: Plate, well: str, canvas: Canvas, label_set: str, flow: NDArra
         pixels=np.rint(np.clip(np.nan_to_num(pixels, copy=False), 0, 2**16 - 1)).astype(np.uint16),
         limits=[image.window.limits(channel) for channel in channels],
         label_set=label_set,
-        labels=canvas_labels(image, plate.labels_name(well, label_set), canvas),
+        labels=_standing(plate, image, label_set, canvas),
         pixel_um=tuple(sizes) if image.layout.unit_known else None,
         flow=flow,
     )
+
+
+def _standing(plate: Plate, image: WellImage, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:
+    """The labels that stand in a canvas; corrected ones from their file, so that no run need come between."""
+    if correction := plate.correction(image.well, label_set):
+        with CorrectedLabels(correction.file(plate.paths), correction.stamp) as labels:
+            return labels.canvas(canvas.index)
+    return canvas_labels(image, label_set, canvas)
 
 
 def _flow(plate: Plate, well: str, canvas: Canvas, label_set: str) -> NDArray[np.float16] | None:
@@ -167,7 +176,7 @@ def _flow(plate: Plate, well: str, canvas: Canvas, label_set: str) -> NDArray[np
 
 
 def canvas_labels(image: WellImage, name: str, canvas: Canvas) -> NDArray[np.uint32]:
-    """The labels ([z,] y, x) of a canvas, without what lies outside of its fields, such as others' in its box."""
+    """The store's labels ([z,] y, x) of a canvas, without what lies outside of its fields (others' in its box)."""
     labels = image.labels(name, canvas)
     labels[..., canvas.owner() < 0] = 0
     return labels

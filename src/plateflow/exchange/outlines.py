@@ -17,6 +17,8 @@ from plateflow.compiled import compiled
 from plateflow.errors import RawDataError, number_of
 
 Polygon = list[NDArray[np.float64]]
+FURTHEST = 2.0**31
+"""Coordinates stay below it, so that slopes are finite: an image has fewer px."""
 _LISTED = 10
 """Pairs of objects that an error names."""
 
@@ -121,7 +123,7 @@ def fill(objects: Iterable[tuple[str, Sequence[Polygon]]], shape: tuple[int, ...
 
     Raises:
         RawDataError: two objects overlap, or one has no pixel: it would be lost.
-        ValueError: a coordinate isn't finite.
+        ValueError: a coordinate isn't finite, or beyond `FURTHEST`.
     """
     named = list(objects)
     taken: dict[int, int] = {}
@@ -167,8 +169,8 @@ def fill(objects: Iterable[tuple[str, Sequence[Polygon]]], shape: tuple[int, ...
 def _pixels(rings: Polygon, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
     """The box of a polygon within the image, and which of its pixels lie in the polygon."""
     points = np.concatenate(rings).astype(np.float64)
-    if not np.isfinite(points).all():
-        raise ValueError("a coordinate isn't a number")
+    if not (np.abs(points) < FURTHEST).all():
+        raise ValueError("a coordinate is no number, or lies beyond every image")
     limits = [(0, size) for size in shape[::-1]]
     low, high = (
         [int(np.clip(value, *limit)) for value, limit in zip(corner, limits, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from plateflow.errors import ArgumentError, number_of
 from plateflow.exchange import cytotable, flat, h5ad
 from plateflow.exchange.cells import CellTables
-from plateflow.files import make_folder, partial_path, remove_tree
+from plateflow.files import whole_folder
 from plateflow.project import Plate
 
 FORMS = {"cytotable": cytotable.write, "anndata": h5ad.write, "csv": flat.write}
@@ -28,13 +28,7 @@ def export_tables(plate: Plate, form: str, folder: Path) -> list[str]:
     if os.path.lexists(folder):
         raise ArgumentError("the folder exists already", where=str(folder), remedy="name another with -o")
     tables = CellTables.of(plate)
-    partial = partial_path(folder)
-    remove_tree(partial)
-    make_folder(partial)
-    try:
-        lines = FORMS[form](tables, partial, folder)
-        size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        partial.rename(folder)
-    finally:
-        remove_tree(partial)
+    with whole_folder(folder) as new:
+        lines = FORMS[form](tables, new, folder)
+        size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
     return [f"{folder}: {number_of(len(tables.measured), 'well[s]')}, {size / 1e6:,.1f} MB", *lines]
