@@ -11,7 +11,6 @@ import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Tab
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "features"))
 
@@ -44,11 +43,11 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 
 @pytest.fixture
-def page(plate: Planted, tab: Tab) -> Any:
+def page(plate: Planted, tab: Any) -> Any:
     return opened(tab, plate.paths.table("report.html"))
 
 
-def opened(tab: Tab, path: Path, at: str = "") -> Any:
+def opened(tab: Any, path: Path, at: str = "") -> Any:
     page = tab.open(path.resolve().as_uri() + at)
     page.wait_for_selector("html[data-ready=yes]")
     return page
@@ -154,7 +153,7 @@ def test_a_chosen_well_shows_its_picture_with_outlines_its_figures_and_replicate
     assert "the field is less sharp than the plate's others" in shown.inner_text()
 
 
-def test_a_link_leads_to_a_well(plate: Planted, tab: Tab) -> None:
+def test_a_link_leads_to_a_well(plate: Planted, tab: Any) -> None:
     page = opened(tab, plate.paths.table("report.html"), "#well-B05")
     assert page.locator("#well h3").inner_text().startswith("B05")
     assert page.locator("#map [aria-selected=true]").get_attribute("data-well") == "B05"
@@ -203,7 +202,7 @@ def test_all_of_it_works_by_keyboard(page: Any) -> None:
 @pytest.mark.parametrize(
     "look", [{}, {"color_scheme": "dark"}, PHONE, PHONE | {"color_scheme": "dark"}], ids=["1400", "dark", "390", "390d"]
 )
-def test_nothing_is_cut_and_axe_finds_nothing_serious(page: Any, tab: Tab, look: dict[str, Any]) -> None:
+def test_nothing_is_cut_and_axe_finds_nothing_serious(page: Any, tab: Any, look: dict[str, Any]) -> None:
     page.evaluate("document.dispatchEvent(new CustomEvent('well', {detail: {well: 'B03', from: 'map'}}))")
     wide = "document.documentElement.scrollWidth <= innerWidth"
     assert page.evaluate(wide)
@@ -221,7 +220,7 @@ def test_nothing_is_cut_and_axe_finds_nothing_serious(page: Any, tab: Tab, look:
 @pytest.mark.parametrize("look", [PHONE])
 @pytest.mark.parametrize("which", ["plate", "screen"])
 def test_long_names_are_broken_on_a_phone(
-    plate: Planted, tab: Tab, tmp_path: Path, look: dict[str, Any], which: str
+    plate: Planted, tab: Any, tmp_path: Path, look: dict[str, Any], which: str
 ) -> None:
     html = plate.paths.table("report.html").read_text()
     if which == "screen":
@@ -235,7 +234,37 @@ def test_long_names_are_broken_on_a_phone(
     assert page.evaluate(hidden) == []
 
 
-def test_1536_wells_are_drawn_and_moved_over_at_once(plate: Planted, tab: Tab, tmp_path: Path) -> None:
+def test_every_chart_is_drawn(page: Any) -> None:
+    charts = page.locator("script[data-chart]").count()
+    assert charts > 5
+    assert page.locator(".chart svg").count() == charts
+    assert page.locator("svg .root").count() >= charts
+
+
+def test_the_page_over_all_plates_leads_to_the_plates_and_is_sorted(plate: Planted, tab: Any) -> None:
+    entries = {"demo": plate.entry, "later": plate.entry.model_copy(update={"plate": "later"})}
+    project = Project.of(plate.config, entries)
+    write_screen(project)
+    page = tab.open(project.screen.table("index.html"))
+    page.wait_for_selector("html[data-ready=yes]")
+    charts = page.locator("script[data-chart]").count()
+    assert charts > 1
+    assert page.locator(".chart svg").count() == charts
+    rows = page.locator("[data-table=plates] tbody tr")
+    assert [row.locator(".place").inner_text() for row in rows.all()] == ["demo", "later"]
+    assert rows.nth(0).locator(".usable").evaluate("e => getComputedStyle(e).color") != page.evaluate(
+        "getComputedStyle(document.body).color"
+    )
+    page.locator("[data-table=plates]").get_by_role("button", name="Plate").press("Enter")
+    page.locator("[data-table=plates]").get_by_role("button", name="Plate").press("Enter")
+    assert [row.locator(".place").inner_text() for row in rows.all()] == ["later", "demo"]
+    assert tab.problems() == []
+    page.click(".place a")
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.title() == "demo · Plateflow"
+
+
+def test_1536_wells_are_drawn_and_moved_over_at_once(plate: Planted, tab: Any, tmp_path: Path) -> None:
     """The page's data are replaced by those of 32 x 48 wells, packed as `values.packed` does it."""
     html = plate.paths.table("report.html").read_text()
     before, mark, rest = html.partition('id="map-data">')
