@@ -246,10 +246,6 @@ def test_the_page_over_all_plates_leads_to_the_plates_and_is_sorted(plate: Plant
     project = Project.of(plate.config, entries)
     write_screen(project)
     page = tab.open(project.screen.table("index.html"))
-    page.wait_for_selector("html[data-ready=yes]")
-    charts = page.locator("script[data-chart]").count()
-    assert charts > 1
-    assert page.locator(".chart svg").count() == charts
     rows = page.locator("[data-table=plates] tbody tr")
     assert [row.locator(".place").inner_text() for row in rows.all()] == ["demo", "later"]
     assert rows.nth(0).locator(".usable").evaluate("e => getComputedStyle(e).color") != page.evaluate(
