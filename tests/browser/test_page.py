@@ -234,6 +234,35 @@ def test_long_names_are_broken_on_a_phone(
     assert page.evaluate(hidden) == []
 
 
+<<<<<<< HEAD
+=======
+def test_every_chart_is_drawn(page: Any) -> None:
+    charts = page.locator("script[data-chart]").count()
+    assert charts > 5
+    assert page.locator(".chart svg").count() == charts
+    assert page.locator("svg .root").count() >= charts
+
+
+def test_the_page_over_all_plates_leads_to_the_plates_and_is_sorted(plate: Planted, tab: Any) -> None:
+    entries = {"demo": plate.entry, "later": plate.entry.model_copy(update={"plate": "later"})}
+    project = Project.of(plate.config, entries)
+    write_screen(project)
+    page = tab.open(project.screen.table("index.html"))
+    rows = page.locator("[data-table=plates] tbody tr")
+    assert [row.locator(".place").inner_text() for row in rows.all()] == ["demo", "later"]
+    assert rows.nth(0).locator(".usable").evaluate("e => getComputedStyle(e).color") != page.evaluate(
+        "getComputedStyle(document.body).color"
+    )
+    page.locator("[data-table=plates]").get_by_role("button", name="Plate").press("Enter")
+    page.locator("[data-table=plates]").get_by_role("button", name="Plate").press("Enter")
+    assert [row.locator(".place").inner_text() for row in rows.all()] == ["later", "demo"]
+    assert tab.problems() == []
+    page.click(".place a")
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.title() == "demo · Plateflow"
+
+
+>>>>>>> revpage
 def test_1536_wells_are_drawn_and_moved_over_at_once(plate: Planted, tab: Any, tmp_path: Path) -> None:
     """The page's data are replaced by those of 32 x 48 wells, packed as `values.packed` does it."""
     html = plate.paths.table("report.html").read_text()

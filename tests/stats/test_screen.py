@@ -103,8 +103,10 @@ def test_two_jobs_never_write_the_tables_of_one_screen(tmp_path: Path) -> None:
     with Lease(project.screen.lease("screen", "screen"), holder="another"), pytest.raises(LeaseError, match="screen"):
         stage.run(project)
     assert not project.screen.table("plates.csv").exists()
+    project.screen.table(stage.FORMER_PAGE).write_text("of an earlier release")
     stage.run(project)
     assert project.screen.table("plates.csv").exists()
+    assert not project.screen.table(stage.FORMER_PAGE).exists()
 
 
 def test_a_full_scratch_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

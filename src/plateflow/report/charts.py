@@ -28,7 +28,7 @@ def groups(wells: pd.DataFrame) -> dict[str, Any] | None:
     if "Metadata_treatment" not in wells and "Metadata_role" not in wells:
         return None
     data, order = [], {}
-    for row in records(wells):
+    for row in records(wells.filter(like="Metadata_")):
         role, treatment = ("" if row.get(key) is None else str(row[key]) for key in ("Metadata_role", TREATMENT))
         if role == treatment == "":
             continue

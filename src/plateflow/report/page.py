@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,9 +15,10 @@ from plateflow.errors import number_of
 from plateflow.report import methods, quality, screening, sections, segmentation, wells
 from plateflow.report.view import View
 from plateflow.report.wells import CORRECTED
-from plateflow.state.journal import LEFT_OUT, wells_and_fields
+from plateflow.state.journal import LEFT_OUT, LeftOut, wells_and_fields
 from plateflow.stats.effects import dose_text
 from plateflow.stats.reference import well_values
+from plateflow.stats.statistics import summaries_of
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("plate", "Plate", wells.plate),
@@ -33,7 +34,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("resources", "Resource use", sections.resources),
 )
 """Of each section the name of its template, its title, and what gathers the values that the template shows."""
-USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it is"}
+USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it is", "empty": "Not usable"}
+"""What a plate's level says; `empty`: no well of it could be measured."""
 SAID = 2
 """Reasons of the controls' grade that the verdict gives; their section gives all."""
 BY_FRAME = ("controls", "hits", "positions")
@@ -42,15 +44,10 @@ BY_FRAME = ("controls", "hits", "positions")
 
 def plate_page(view: View) -> tuple[str, list[str]]:
     """The page of a plate, and the names of the sections that failed; these say so and do not stop the others."""
-    import vl_convert
-
     made = [_section(view, *section) for section in SECTIONS]
-    bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
-    # Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script.
-    library = Markup(bundle().replace("</script", "<\\/script"))
     frames = [frame.title for frame in view.frames]
     page = render(
-        "page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, frames=frames, library=library
+        "page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, frames=frames, library=library()
     )
     return page, [section["name"] for section in made if section["error"]]
 
@@ -71,39 +68,51 @@ def verdict(view: View) -> dict[str, Any]:
     """The first lines of the page: whether the plate can be used and why, and the five figures that matter.
 
     Returns:
-        `level` (good, warn, bad), `usable`, `line`, `why` (sentences), `look` (see `plate_doubts`), `cards` (number and
+        `level`, `usable`, `line`, `why` (sentences), `look` (see `plate_doubts`), `cards` (number and
         name), `facts`.
     """
     wells, info = view.by_well, view.aggregate.info
     measured = int((~wells["Metadata_State"].isin(LEFT_OUT)).sum())
     flagged = int((wells["Metadata_Flags"].fillna("") != "").sum())
-    level, line = "good", "Complete"
+    level, line = level_of(info, measured, view.left_out), "Complete"
     if not measured:
-        level, line = "bad", "No well could be measured"
+        line = "No well could be measured"
     elif view.left_out:
-        level, line = "warn", f"Complete, but left out: {wells_and_fields(view.left_out)}"
+        line = f"Complete, but left out: {wells_and_fields(view.left_out)}"
     look = info.get("segmentation", []) if measured else []
     if look:
         line += (", and" if view.left_out else ", but") + " look at the segmentation"
-        level = "bad" if any(doubt["flag"] == "none" for doubt in look) else "warn"
     if measured and flagged:
         line += f"; flagged for review: {number_of(flagged, 'well[s]')}"
     why = info.get("doubts", []) if measured else []
     verdicts = [frame.summary["controls"] for frame in view.frames]
     grades = list(dict.fromkeys(each["grade"] for each in verdicts))
     reasons = dict.fromkeys(why for each in verdicts if each["grade"] != "good" for why in each["reasons"])
-    if level == "good" and (why or "poor" in grades):
-        level = "warn"
     if measured:
         why = [*why, f"controls: {', '.join(grades)}" + (f" ({'; '.join(list(reasons)[:SAID])})" if reasons else "")]
     corrected = int((wells[CORRECTED].fillna("") != "").sum()) if CORRECTED in wells else 0
     if corrected:
         why.append(f"labels of {number_of(corrected, 'well[s]')} were corrected by hand")
-    usable = USABLE[level] if measured else "Not usable"
     sentences = [f"{text[:1].upper()}{text[1:]}." for text in (line, *why)]
-    return {"level": level, "usable": usable, "line": sentences[0], "why": sentences[1:], "look": look} | _figures(
-        view, measured, grades
-    )
+    said = {"level": level, "usable": USABLE[level], "line": sentences[0], "why": sentences[1:], "look": look}
+    return said | _figures(view, measured, grades)
+
+
+def level_of(info: Mapping[str, Any], measured: int, left_out: Sequence[LeftOut]) -> str:
+    """Whether a plate can be used: a key of USABLE.
+
+    Args:
+        info: what the stage `aggregate` found.
+        measured: wells that were.
+        left_out: wells and fields that were not.
+    """
+    if not measured:
+        return "empty"
+    look = info.get("segmentation", [])
+    if any(doubt["flag"] == "none" for doubt in look):
+        return "bad"
+    poor = any(each["controls"]["grade"] == "poor" for each in summaries_of(info))
+    return "warn" if left_out or look or info.get("doubts") or poor else "good"
 
 
 def _figures(view: View, measured: int, grades: list[str]) -> dict[str, Any]:
@@ -139,6 +148,14 @@ def _figures(view: View, measured: int, grades: list[str]) -> dict[str, Any]:
 def value_range(least: float, most: float) -> str:
     """Of a value that frames differ in, both ends."""
     return " to ".join(dict.fromkeys(f"{value:,.4g}" for value in (least, most)))
+
+
+def library() -> Markup:
+    """Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
+    return Markup(bundle().replace("</script", "<\\/script"))
 
 
 @cache

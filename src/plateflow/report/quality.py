@@ -63,7 +63,8 @@ def flags(view: View) -> dict[str, Any]:
         for flag in row["Flags"].split(","):
             fields.setdefault((row["Metadata_Well"], flag), []).append(row["Metadata_Site"])
     flagged: dict[str, list[str]] = {}
-    for row in records(view.by_well[view.by_well["Metadata_Flags"].fillna("") != ""]):
+    wells = view.by_well.filter(like="Metadata_")
+    for row in records(wells[wells["Metadata_Flags"].fillna("") != ""]):
         well = row["Metadata_Well"]
         for flag in row["Metadata_Flags"].split(","):
             names = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from plateflow.errors import number_of
 from plateflow.features.measure import compartment
 from plateflow.features.words import in_words
@@ -31,12 +29,11 @@ NAMED = 10
 REASONS = 2
 """Reasons of a plate's verdict that its row gives; its own page gives all."""
 STATES = ("ok", "flagged", "quarantined", "missing")
-USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it is", "none": "Not usable"}
 
 
 def write_screen(project: Project) -> str:
     """Write the tables over all plates and screen/index.html; return the page. Equal tables give equal pages."""
-    from plateflow.report.page import render
+    from plateflow.report.page import USABLE, library, render
     from plateflow.stats.screen import write_screen_tables
 
     screen, plates = project.screen, project.plates.values()
@@ -72,7 +69,7 @@ def write_screen(project: Project) -> str:
         counts=list(dict.fromkeys(name for item in items for name in item.get("counts", ()))),
         charts=charts,
         frames=[title for title in titles if title],
-        library=_library() if charts else "",
+        library=library() if charts else "",
         pairs=_pairs(replicates),
         more_pairs=max(0, len(replicates) - SHOWN),
         left_out=left_out[:SHOWN],
@@ -107,7 +104,7 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     """A plate's row, from its well table, of which only what is shown is read; `wells` is 0 if there is none yet."""
     import pyarrow.parquet as pq
 
-    from plateflow.report.page import value_range
+    from plateflow.report.page import level_of, value_range
 
     path = plate.paths.table("wells.parquet")
     if not path.is_file():
@@ -126,7 +123,8 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     fields = sum(bool(item.field) for item in left_out)
     info, measured = made.info if made else {}, sum(state in ("ok", "flagged") for state in states)
     drifts: dict[str, float] = info.get("drift", {})
-    level, reasons = _judged(info, measured, left_out)
+    level = level_of(info, measured, left_out)
+    reasons = _reasons(info, left_out) if measured else ["no well could be measured"]
     return {
         "plate": plate.name,
         "wells": len(states),
@@ -155,20 +153,16 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     }
 
 
-def _judged(info: dict[str, Any], measured: int, left_out: list[LeftOut]) -> tuple[str, list[str]]:
-    """Whether a plate can be used, a key of USABLE, and why; as its own page says it."""
+def _reasons(info: dict[str, Any], left_out: list[LeftOut]) -> list[str]:
+    """Why a plate's level isn't `good`."""
     from plateflow.stats.statistics import summaries_of
 
-    if not measured:
-        return "none", ["no well could be measured"]
-    look, controls = info.get("segmentation", []), [each["controls"] for each in summaries_of(info)]
     reasons = [f"left out: {wells_and_fields(left_out)}"] if left_out else []
-    reasons += [f"look at the segmentation: {doubt['line']}" for doubt in look]
+    reasons += [f"look at the segmentation: {doubt['line']}" for doubt in info.get("segmentation", ())]
     reasons += [f"look at the intensities: {doubt}" for doubt in info.get("doubts", ())]
+    controls = [each["controls"] for each in summaries_of(info)]
     poor = [why for each in controls if each["grade"] == "poor" for why in each["reasons"]]
-    reasons += dict.fromkeys(why.partition(";")[0] for why in poor)
-    bad = any(doubt["flag"] == "none" for doubt in look)
-    return "bad" if bad else "warn" if reasons else "good", reasons
+    return [*reasons, *dict.fromkeys(why.partition(";")[0] for why in poor)]
 
 
 def _shares_left_out(wells: pd.DataFrame, left_out: list[LeftOut]) -> list[dict[str, Any]]:
@@ -193,11 +187,3 @@ def _hits(table: pd.DataFrame, channels: Sequence[str]) -> list[dict[str, Any]]:
 def _pairs(replicates: pd.DataFrame) -> list[dict[str, Any]]:
     """The pairs of plates that agree least."""
     return records(replicates.sort_values("Correlation", kind="stable").head(SHOWN)) if len(replicates) else []
-
-
-def _library() -> Markup:
-    """Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script."""
-    import vl_convert
-
-    bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
-    return Markup(bundle().replace("</script", "<\\/script"))

@@ -172,7 +172,8 @@ def _examples(view: View, wells: pd.DataFrame) -> Iterator[tuple[str, list[dict[
     """Of the worst, the middle and the best wells pictures and numbers; of all, where there are fewer than three."""
     doubt = doubts(wells)
     judged = [well for well in worst_first(wells) if np.isfinite(doubt[well])]
-    k, rows = min(EXAMPLES, len(judged) // 3), {row["Metadata_Well"]: row for row in records(wells)}
+    rows = {row["Metadata_Well"]: row for row in records(wells.filter(like="Metadata_"))}
+    k = min(EXAMPLES, len(judged) // 3)
     middle = (len(judged) - k) // 2
     groups = {"Worst": judged[:k], "Typical": judged[middle : middle + k], "Best": judged[len(judged) - k :]}
     for title, names in (groups if k else {"All that can be judged": judged}).items():

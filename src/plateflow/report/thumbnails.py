@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import cycle
 from typing import Any
 
@@ -52,6 +53,11 @@ class Picture:
     overlays: dict[str, str]
     size: tuple[int, int]
 
+    @property
+    def characters(self) -> int:
+        """What it takes of a page."""
+        return len(self.url) + sum(map(len, self.overlays.values()))
+
 
 def pictures(plate: Plate, wells: Sequence[str]) -> dict[str, Picture]:
     """Of each well its picture, as large as its share of the page allows."""
@@ -88,10 +94,16 @@ def picture(plate: Plate, well: str, *, at_most: int) -> Picture:
         for name in label_sets(config)
         if image.layout.shows(config.segmentation[name].channels, first.t)
     }
-    for edge in edges:
-        made = _encoded(pixels, labels, edge)
-        if len(made.url) + sum(map(len, made.overlays.values())) <= at_most:
+    pixels = shrunk(pixels, edges[0])
+    best, *larger = reversed(edges)  # the small ones cost least
+    made = _encoded(pixels, labels, best)
+    for edge in larger:
+        if made.characters * edge / best > at_most:  # what a picture takes grows faster than its edge
             break
+        tried = _encoded(pixels, labels, edge)
+        if tried.characters > at_most:
+            break
+        made, best = tried, edge
     return made
 
 
@@ -135,6 +147,7 @@ def shown(
 
 
 def shrunk(picture: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+<<<<<<< HEAD
     """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is.
 
     A pixel is the mean of the area that it covers.
@@ -150,6 +163,28 @@ def _areas(size: int, smaller: int) -> NDArray[np.float32]:
     ends, at = np.arange(smaller + 1)[:, None] * size / smaller, np.arange(size)
     covered = np.minimum(ends[1:], at + 1) - np.maximum(ends[:-1], at)
     return (np.clip(covered, 0, None) * smaller / size).astype(np.float32)
+=======
+    """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is."""
+    shrink = max(max(picture.shape[:2]) / edge, 1.0)
+    if shrink == 1:
+        return picture.clip(0, 1)
+    for _ in (0, 1):  # along y, then along x
+        side, *rest = picture.shape
+        means = _means(side, max(round(side / shrink), 1))
+        picture = (means @ picture.reshape(side, -1)).reshape(-1, *rest).swapaxes(0, 1)
+    return np.ascontiguousarray(picture.clip(0, 1))
+
+
+@lru_cache(maxsize=32)
+def _means(side: int, smaller: int) -> Any:
+    """The matrix (smaller, side) of means over equal parts of a side, pixels at their ends by what lies in each."""
+    from scipy.sparse import csr_array
+
+    ends = np.arange(smaller + 1) * (side / smaller)
+    place = np.arange(side)
+    share = np.minimum(ends[1:, None], place + 1) - np.maximum(ends[:-1, None], place)
+    return csr_array((share.clip(0) * (smaller / side)).astype(np.float32))
+>>>>>>> revpage
 
 
 def channel_tints(config: Config) -> dict[str, tuple[float, float, float]]:

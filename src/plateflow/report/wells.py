@@ -35,7 +35,7 @@ def plate(view: View) -> dict[str, Any]:
             "flags": (row["Metadata_Flags"] or "").split(",") if row["Metadata_Flags"] else [],
             "label": label_of(row),
         }
-        for row in records(view.by_well)
+        for row in records(view.by_well.filter(like="Metadata_"))
     ]
     used = [flag for flag in FLAGS if any(flag in item["flags"] for item in shown)]
     return {

@@ -11,8 +11,7 @@ import pytest
 
 from plateflow.cli.status_page import StatusPage
 from plateflow.project import Project
-from plateflow.report.page import render
-from plateflow.report.screen import USABLE
+from plateflow.report.page import USABLE, library, render
 from plateflow.report.trends import charts
 from plateflow.state.progress import JobProgress, Progress
 
@@ -63,8 +62,6 @@ def test_status_renews_itself_until_it_is_over(tab: Any, project: Any, look: dic
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_charts_over_plates_are_drawn_and_a_frame_can_be_chosen(tab: Any, tmp_path: Path, look: dict[str, Any]) -> None:
-    from plateflow.report.screen import _library
-
     rows = [
         {"frame": {"Metadata_Time": t}, "series": s, "value": v + t}
         for t in (0, 1)
@@ -80,7 +77,7 @@ def test_charts_over_plates_are_drawn_and_a_frame_can_be_chosen(tab: Any, tmp_pa
         "screen.html.j2",
         verdict={"level": "good", "line": "Nothing was left out.", "cards": [("3 / 3", "plates")]},
         plates=items, usable=USABLE, keys=[], hits=[], counts=[], charts=made,
-        frames=["time point 0", "time point 1"], library=_library(), pairs=[], more_pairs=0, left_out=[], more="",
+        frames=["time point 0", "time point 1"], library=library(), pairs=[], more_pairs=0, left_out=[], more="",
     )  # fmt: skip
     (tmp_path / "index.html").write_text(html)
     page = tab.open(tmp_path / "index.html")
