@@ -234,8 +234,6 @@ def test_long_names_are_broken_on_a_phone(
     assert page.evaluate(hidden) == []
 
 
-<<<<<<< HEAD
-=======
 def test_every_chart_is_drawn(page: Any) -> None:
     charts = page.locator("script[data-chart]").count()
     assert charts > 5
@@ -262,7 +260,6 @@ def test_the_page_over_all_plates_leads_to_the_plates_and_is_sorted(plate: Plant
     assert page.title() == "demo · Plateflow"
 
 
->>>>>>> revpage
 def test_1536_wells_are_drawn_and_moved_over_at_once(plate: Planted, tab: Any, tmp_path: Path) -> None:
     """The page's data are replaced by those of 32 x 48 wells, packed as `values.packed` does it."""
     html = plate.paths.table("report.html").read_text()

@@ -109,12 +109,10 @@ def picture(plate: Plate, well: str, *, at_most: int) -> Picture:
 
 def _encoded(pixels: NDArray[np.float32], labels: Mapping[str, NDArray[np.uint32]], edge: int) -> Picture:
     """A picture YXS, 0 to 1, and the outlines of labels YX, at most `edge` px high and wide."""
-    smaller = shrunk(pixels, edge)
-    sides = zip(smaller.shape[:2], pixels.shape[:2], strict=True)
-    nearest = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
-    overlays = {}
+    smaller, overlays = shrunk(pixels, edge), {}
     for (name, whole), code in zip(labels.items(), cycle(OUTLINES)):
-        small = whole[nearest]
+        sides = zip(smaller.shape[:2], whole.shape, strict=True)  # the pixels may have been shrunk before
+        small = whole[np.ix_(*(((np.arange(few) + 0.5) * many / few).astype(int) for few, many in sides))]
         overlay = np.empty((*small.shape, 4), np.uint8)
         overlay[..., :3] = colour(code) * 255  # where it is clear, too, which takes fewer bytes
         overlay[..., 3] = outlines(small) * round(255 * _opacity(small))
@@ -147,23 +145,6 @@ def shown(
 
 
 def shrunk(picture: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
-<<<<<<< HEAD
-    """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is.
-
-    A pixel is the mean of the area that it covers.
-    """
-    shrink = max(max(picture.shape[:2]) / edge, 1.0)
-    down, across = (_areas(side, max(round(side / shrink), 1)) for side in picture.shape[:2])
-    planes = down @ np.clip(picture, 0, 1).transpose(2, 0, 1) @ across.T
-    return np.clip(np.ascontiguousarray(planes.transpose(1, 2, 0)), 0, 1)
-
-
-def _areas(size: int, smaller: int) -> NDArray[np.float32]:
-    """Of each of `smaller` pixels along a side of `size` pixels, the share that each of these has in it."""
-    ends, at = np.arange(smaller + 1)[:, None] * size / smaller, np.arange(size)
-    covered = np.minimum(ends[1:], at + 1) - np.maximum(ends[:-1], at)
-    return (np.clip(covered, 0, None) * smaller / size).astype(np.float32)
-=======
     """A picture YXS, 0 to 1, at most `edge` px high and wide; a smaller one stays as large as it is."""
     shrink = max(max(picture.shape[:2]) / edge, 1.0)
     if shrink == 1:
@@ -184,7 +165,6 @@ def _means(side: int, smaller: int) -> Any:
     place = np.arange(side)
     share = np.minimum(ends[1:, None], place + 1) - np.maximum(ends[:-1, None], place)
     return csr_array((share.clip(0) * (smaller / side)).astype(np.float32))
->>>>>>> revpage
 
 
 def channel_tints(config: Config) -> dict[str, tuple[float, float, float]]:
