@@ -81,7 +81,7 @@ def test_a_field_that_was_left_out_is_grey(lit: Planted, served: Server) -> None
     assert len(np.unique(found[:, 256:])) > 100
     plate = json.loads(get(served, "/info/demo/plate"))
     states = {each["name"]: (each["state"], each["why"]) for each in plate["wells"]}
-    assert states["B05"] == ("flagged", "1 truncated")
+    assert states["B05"] == ("flagged", "field 1: truncated")
     assert states["C02"] == ("quarantined", "truncated")
     assert states["B02"] == ("ok", "")
 
