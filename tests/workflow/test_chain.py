@@ -4,6 +4,7 @@
 # about 25 s on 2 cores, and less would not be the real thing.
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,8 +110,10 @@ def test_receipts_hold_no_clock(project):
 def test_the_page_is_one_file_that_asks_for_nothing(project):
     page = project.path().table("report.html").read_text()
     assert "<html" in page
-    for asks in ('src="http', "src='http", 'href="http', "@import", "url(http"):
+    for asks in ('src="http', "src='http", "<link", "@import", "url(http"):
         assert asks not in page
+    outside = re.findall(r'<(\w+)[^<>]* href="http', page)
+    assert set(outside) == {"a"}, "links to the viewer are followed by a click alone"
     assert "default" in page or "tiny" in page
     assert (project.folder / "results/screen/index.html").exists()
 
