@@ -82,7 +82,9 @@ def export_images(
     items: list[dict[str, Any]] = []
     objects, first = 0, None
     with whole_folder(folder) as new:
-        for well, canvas in track(canvases, number_of(len(chosen), "well[s]"), console=console, disable=console is None):
+        for well, canvas in track(
+            canvases, number_of(len(chosen), "well[s]"), console=console, disable=console is None
+        ):
             flow = _flow(plate, well, canvas, label_set) if to == "cellpose" else None
             frame = _frame(plate, well, canvas, label_set, flow)
             first = first or frame

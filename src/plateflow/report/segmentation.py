@@ -84,7 +84,7 @@ def _objects(view: View, label_set: str, well: str) -> dict[str, NDArray[Any]]:
     import pyarrow.parquet as pq
 
     columns = ["canvas", "seed_y", "seed_x", "area_px", "flow_error", "cell_probability"]
-    table = pq.read_table(view.plate.paths.objects(label_set, well), columns=columns, use_threads=False)
+    table = pq.ParquetFile(view.plate.paths.objects(label_set, well)).read(columns=columns, use_threads=False)
     return {name: table[name].to_numpy() for name in columns}
 
 
@@ -203,7 +203,7 @@ def _partners(view: View, roles: Mapping[str, Any]) -> list[dict[str, Any]]:
         kinds, children = dict[str, Counter[str]](), dict[str, Counter[str]]()
         alone = 0
         for well, role in roles.items():
-            table = pq.read_table(view.plate.paths.cells(well), columns=columns, use_threads=False)
+            table = pq.ParquetFile(view.plate.paths.cells(well)).read(columns=columns, use_threads=False)
             alone += outcomes.required(well).info.get("without a row", {}).get(other, 0)
             for group in ("all wells", *([f"{role} controls"] if role in ("negative", "positive") else [])):
                 own = kinds.setdefault(group, Counter()), children.setdefault(group, Counter())

@@ -107,7 +107,9 @@ class ShownPlate:
         ]
         for item in left_out(self.paths.plate, gathered):
             known = said.setdefault(item.well, {"state": "flagged" if item.field else item.state, "why": ""})
-            known["why"] += ("; " if known["why"] else "") + f"field {item.field}: {item.reason}" if item.field else item.reason
+            known["why"] += (
+                ("; " if known["why"] else "") + f"field {item.field}: {item.reason}" if item.field else item.reason
+            )
         rows, columns = self.metadata["format"]
         wells = [
             {
