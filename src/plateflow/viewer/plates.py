@@ -107,9 +107,8 @@ class ShownPlate:
         ]
         for item in left_out(self.paths.plate, gathered):
             known = said.setdefault(item.well, {"state": "flagged" if item.field else item.state, "why": ""})
-            known["why"] += (
-                ("; " if known["why"] else "") + f"field {item.field}: {item.reason}" if item.field else item.reason
-            )
+            why = f"field {item.field}: {item.reason}" if item.field else item.reason
+            known["why"] += ("; " if known["why"] else "") + why
         rows, columns = self.metadata["format"]
         wells = [
             {
