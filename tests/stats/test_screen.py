@@ -188,7 +188,8 @@ def test_in_blocks_the_numbers_are_those_of_the_whole_table(
     if whole.table("hits.csv").exists():
         found, expected = (read_table(paths.table("hits.csv")) for paths in (screen, whole))
         pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
-    assert {path.name for path in screen.root.rglob("*")} <= {"plates.csv", "controls.csv", "hits.csv", "scratch"}
+    tables = {"plates.csv", "controls.csv", "hits.csv", "replicates.csv"}
+    assert {path.name for path in screen.root.rglob("*")} <= {*tables, "scratch"}
 
 
 def test_the_values_of_all_plates_are_never_in_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
