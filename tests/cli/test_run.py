@@ -54,7 +54,7 @@ def test_jobs_run_one_by_one_or_all_of_a_stage(project: Project) -> None:
         assert all(plate.paths.receipts(name, job) for job in stage.jobs(project.config))
     assert plate.paths.table("report.html").stat().st_size > 10_000
     run("screen", "screen")
-    assert project.screen.table("report.html").is_file()
+    assert project.screen.table("index.html").is_file()
     assert not list((plate.paths.root / "leases").iterdir())
 
 
