@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from scipy import ndimage
 
 from plateflow.config import Config, PlateSpec
@@ -165,3 +166,11 @@ def plant(
     planted.run("ingest", "tile", "normalise")
     planted.label()
     return planted
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A small plate with its tables: a plate for each folder of tests that names it, as they change theirs."""
+    plate = small_plate(tmp_path_factory.mktemp("planted"))
+    plate.run("features", "aggregate")
+    return plate
