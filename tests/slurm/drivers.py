@@ -89,7 +89,7 @@ class DriverInAJob(Driver):
         script = f"echo start ${{SLURM_RESTART_COUNT:-0}} && {retry} && {shlex.join(command)}"
         submit = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={self.log}", "--partition=gpu"]
         done = subprocess.run(
-            [*submit, "--account=lab", "--mem=600", f"--wrap={script}"],
+            [*submit, "--account=lab", "--mem=600", "--time=60", f"--wrap={script}"],
             cwd=self.project.folder, env=environment, capture_output=True, text=True, check=True,
         )  # fmt: skip
         self.job = done.stdout.strip()
@@ -98,7 +98,7 @@ class DriverInAJob(Driver):
         return squeue("-j", self.job, "-t", "all", "-o", "%T")
 
     def ended(self) -> bool:
-        return self.state() in {"COMPLETED", "FAILED", "CANCELLED"}
+        return self.state() in {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
 
 
 def squeue(*arguments: str) -> str:
