@@ -20,7 +20,6 @@ from plateflow.files import (
     remove_tree,
     replace_folder,
     unlisted,
-    write_atomic,
     write_changed,
 )
 from plateflow.images import ngff
@@ -91,10 +90,8 @@ def create_plate(
             made[key] = own_id
         write_changed(image / "zarr.json", image_group(layout, metadata, levels, limits or {}))
         unlisted(image / "zarr.json")
-        tables, lists = image / "tables" / "zarr.json", [ngff.table_list(), *map(ngff.table_list, own_sets)]
-        if not tables.is_file() or tables.read_bytes() not in lists:
-            write_atomic(tables, ngff.table_list())
-            unlisted(tables)
+        list_tables(image, *(name for name in own_sets if (image / "tables" / name / "zarr.json").is_file()))
+        unlisted(image / "tables" / "zarr.json")
         write_changed(image.parent / "zarr.json", of_well)
         list_labels(paths, well, own_sets)
         unlisted(image / "labels" / "zarr.json")
@@ -142,11 +139,22 @@ def put_cells(image: Path, cells: Path, stamp: Stamp, label_set: str, labels: st
 
 
 def list_tables(image: Path, *names: str) -> None:
-    """Say which cell tables an image has; any other goes away."""
-    write_changed(image / "tables" / "zarr.json", ngff.table_list(*names))
-    for other in listed(image / "tables"):
-        if other.is_dir() and other.name not in ("fields", *names):
-            remove_tree(other)
+    """Write the list of an image's tables: the fields, these cell tables, and what other programs have put there.
+
+    Any other cell table goes away: its `zarr.json` is as `put_cells` writes it.
+    """
+    foreign, gone = list[str](), list[Path]()
+    for group in listed(image / "tables"):
+        about = group / "zarr.json"
+        if group.name in ("fields", *names) or not about.is_file():
+            continue
+        if about.read_bytes() in map(ngff.cell_table, (group.name, group.name + CORRECTED)):
+            gone.append(group)
+        else:
+            foreign.append(group.name)
+    write_changed(image / "tables" / "zarr.json", ngff.table_list(*names, *foreign))
+    for group in gone:
+        remove_tree(group)
 
 
 def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = False) -> tuple[str, dict[str, bytes]]:
