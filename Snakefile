@@ -70,7 +70,7 @@ include: "rules/train.smk"
 
 
 onstart:
-    WORKFLOW.begin(workflow.scheduler._executor)
+    WORKFLOW.begin(workflow.scheduler)
     SWITCHES.begin()
     for notice in WORKFLOW.licence_notices():
         print(notice, file=sys.stderr)

@@ -53,6 +53,7 @@ class Workflow:
 
     def __init__(self, asked: Mapping[str, Any] | Asked, *, forced: Callable[[], bool] = lambda: False) -> None:
         self._forced = forced
+        self._scheduler: Any = None
         try:
             self.asked = asked if isinstance(asked, Asked) else Asked.of(Project.load(asked))
         except PermissionError as error:
@@ -173,13 +174,14 @@ class Workflow:
                 file=sys.stderr,
             )
 
-    def begin(self, executor: Any) -> None:
+    def begin(self, scheduler: Any) -> None:
         """Take the results for this run until the process ends, and write down what it asks of its jobs.
 
         Ends the process where another run has them, or this user can't write what is to be done. SLURM's executor has
         made an id of the run, which is in the names of its jobs.
         """
-        run = getattr(executor, "run_uuid", None) or f"{LOCAL}{uuid.uuid4()}"
+        self._scheduler = scheduler
+        run = getattr(scheduler._executor, "run_uuid", None) or f"{LOCAL}{uuid.uuid4()}"
         announce_driver(run)
         screen = self.project.screen
         lease = Lease(screen.lease(*DRIVER_LEASE), holder="snakemake on these results", patient=False)
@@ -260,12 +262,22 @@ class Workflow:
         return [total, *(f"{name}: {what}" for name in doubts for what in doubts[name])] if doubts else []
 
     def last_words(self) -> None:
-        """Say why a run failed: at the very end, below Snakemake's messages, and should Snakemake crash."""
+        """Say why a run failed, or stopped: at the very end, below Snakemake's messages, and should Snakemake crash."""
         failures = failure_lines(self.config, [plate.paths for plate in self.plates.values()])
-        failure = screen_failure(self.project.screen, self.asked.screen)
-        reasons = failures or [failure or "Snakemake's messages above say why."]
-        print("\nThe run failed:", *reasons, sep="\n", file=sys.stderr)
-        print("Fix the cause and rerun `snakemake`: what is done stays done.", file=sys.stderr)
+        failures = failures or [*filter(None, [screen_failure(self.project.screen, self.asked.screen)])]
+        if getattr(
+            self._scheduler, "_user_kill", None
+        ):  # by SIGTERM, after which it begins no job, and waits for others
+            print(
+                "\nThe run was told to stop: by `kill`, or at the time limit of the job in which it ran.",
+                file=sys.stderr,
+            )
+            end = "Rerun `snakemake`, with a longer limit: what is done stays done."
+        else:
+            print("\nThe run failed:", file=sys.stderr)
+            failures = failures or ["Snakemake's messages above say why."]
+            end = "Fix the cause and rerun `snakemake`: what is done stays done."
+        print(*failures, end, sep="\n", file=sys.stderr)
 
 
 def _check(job: str, asked: str, named: str) -> None:

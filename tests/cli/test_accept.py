@@ -107,6 +107,7 @@ def test_what_was_accepted_stands_and_is_told(done, release):
 
 def test_what_changed_otherwise_cannot_be_accepted(done, release):
     release("stitch")
+    release("aggregate")
     done.configure(lambda config: config["segmentation"]["cells"].update({"min_size_px": 33}))
     assert "`plateflow accept [PLATE] --stage stitch`" in done.plateflow("plan"), "some of it can be"
     output = done.plateflow("accept", "--stage", "stitch", status=4)
@@ -114,7 +115,21 @@ def test_what_changed_otherwise_cannot_be_accepted(done, release):
     assert "2 results of stitch can't be accepted: parameters changed, too" in output
     output = done.plateflow("plan")
     assert "what stitch has made can't be accepted (parameters changed, too)" in output
+    assert "what aggregate has made can't be accepted (it builds on what features does again)" in output
     assert "plateflow accept" not in output
+
+
+def test_beside_a_store_that_is_made_again_other_results_can_stand(done, release, monkeypatch):
+    before = done.sequences()
+    release("ingest")
+    release("aggregate")
+    monkeypatch.setattr("plateflow.stages.ingest.STORE", 99)
+    output = done.plateflow("plan")
+    assert "what ingest has made can't be accepted (store changed, too)" in output
+    assert "`plateflow accept [PLATE] --stage aggregate`" in output
+    done.plateflow("accept", "--stage", "aggregate")
+    done.run()
+    assert done.redone(before) == {("ingest", "", ""), ("report", "", "")}
 
 
 def test_a_further_release_asks_again(done, release):

@@ -17,6 +17,7 @@ from plateflow.exchange import cytotable, h5ad
 from plateflow.exchange.cells import USED
 from plateflow.exchange.tables import export_tables
 from plateflow.features.words import in_words
+from plateflow.state.requests import request
 
 LEFT_OUT = "C02"
 
@@ -73,6 +74,17 @@ def test_a_plate_without_tables_is_refused(measured: Planted, tmp_path: Path) ->
         journal.unlink()
     with pytest.raises(ResultsError, match="no tables yet"):
         export_tables(plate.plate, "csv", tmp_path / "tables")
+
+
+def test_cells_that_were_measured_after_the_well_table_are_refused(measured: Planted, tmp_path: Path) -> None:
+    plate = measured.copy(tmp_path)
+    request(plate.paths, kind="retry", stage="features", well="B02")
+    export_tables(plate.plate, "csv", tmp_path / "before")  # what is there fits, whatever is asked
+    plate.run("features")
+    with pytest.raises(ResultsError, match=r"don't fit each other[\s\S]*measured after its well table"):
+        export_tables(plate.plate, "csv", tmp_path / "tables")
+    plate.run("aggregate")
+    export_tables(plate.plate, "csv", tmp_path / "tables")
 
 
 def test_csv_is_the_cell_tables(measured: Planted, tmp_path: Path) -> None:

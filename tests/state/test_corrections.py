@@ -267,6 +267,25 @@ def test_on_other_images_corrected_labels_are_set_aside_and_it_is_said(planted: 
     assert corrections(planted.paths)[("B02", "cells")].file(planted.paths).is_file(), "people's work is kept"
 
 
+def test_a_well_that_is_left_out_later_has_no_corrected_labels_in_the_store(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    planted.run("features")
+    before = planted.plate.outcomes("tile").required("B02")
+    gone = replace(before, fingerprint="other", state="quarantined", reason="truncated", sequence=before.sequence + 1)
+    append_outcome(planted.paths.journal("tile", "0"), gone)
+    planted.run("features")
+    assert planted.plate.labels_name("B02", "cells") == "cells"
+    assert not [*planted.paths.image("B02").glob("labels/cells_corrected")]
+    assert not planted.paths.objects("cells_corrected", "B02").exists()
+    attributes = json.loads((planted.paths.image("B02") / "labels/zarr.json").read_text())["attributes"]
+    assert attributes["ome"]["labels"] == ["nuclei", "cells"]
+    assert not to_measure(planted)
+    append_outcome(planted.paths.journal("tile", "0"), replace(before, sequence=before.sequence + 2))
+    planted.run("features")
+    assert planted.plate.labels_name("B02", "cells") == "cells_corrected", "people's work is kept"
+
+
 def test_ingest_keeps_corrected_labels_and_lists_them(planted: Planted) -> None:
     labels, digest = exported(planted, "B02")
     give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))

@@ -35,11 +35,10 @@ def beside(project: Project, results: Path) -> Project:
 
 
 def start(project: Project) -> subprocess.Popen:
-    """A driver that runs beside the test."""
+    """A driver that runs beside the test; what it says is in driver.log."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-    return subprocess.Popen(
-        command, cwd=project.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    with (project.folder / "driver.log").open("w") as log:
+        return subprocess.Popen(command, cwd=project.folder, stdout=log, stderr=log, start_new_session=True)
 
 
 def wait_for(driver: subprocess.Popen, done) -> None:
@@ -105,6 +104,17 @@ def test_two_runs_never_share_results(project):
     assert not list(lease.parent.iterdir())
     assert not list(project.path("screen").asked("").parent.iterdir())
     assert NOTHING in other.snakemake(), "it is of the same opinion"
+
+
+def test_a_run_that_was_told_to_stop_says_so_and_nothing_of_a_failure(project):
+    project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=33))
+    driver = start(project)
+    wait_for(driver, (project.path("screen").lease("snakemake", "driver") / "owner.json").exists)
+    driver.terminate()
+    assert driver.wait() == 1
+    *_, told, end = (project.folder / "driver.log").read_text().splitlines()
+    assert told == "The run was told to stop: by `kill`, or at the time limit of the job in which it ran."
+    assert end == "Rerun `snakemake`, with a longer limit: what is done stays done."
 
 
 def test_a_run_that_was_killed_leaves_a_lease_that_stops_nobody(project):

@@ -57,12 +57,17 @@ def upgrade(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> d
         except (OSError, PlateflowError) as error:
             unread[plate.name] = str(error)
             continue
+        again: list[str] = []  # whatever is accepted
         for name, (own, after, all_entries) in of_plate.items():
             stage = stage_of(plate.config, name)
             redone = stages.setdefault(name, Redone(version=stage.version, why=stage.why))
             redone.plates.append(plate.name)
+            upstream = _upstream(plate, [*own, *after])
+            refused = next((f"it builds on what {each} does again" for each in again if each in upstream), "")
             if own and (redone.refused or not redone.items):  # of the first plate that it takes, no other is asked
-                redone.refused = refusal(plate, name)
+                redone.refused = refused = refused or refusal(plate, name)
+            if refused:
+                again.append(name)
             redone.items += len(own)
             redone.after += len(after)
             hours, on_gpu = hours_of(name, [*own, *after], all_entries, estimates.get(plate.name))
@@ -92,10 +97,7 @@ def _is_current(plate: Plate) -> bool:
 
 
 def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
-    """By stage of which something is done again: what another version made, what builds on such, and the number of all.
-
-    What an outcome builds on, its journal says: the names of what it depends on begin with the stage's.
-    """
+    """By stage of which something is done again: what another version made, what builds on such, the number of all."""
     if _is_current(plate):
         return {}
     redone: dict[str, set[str]] = {}
@@ -116,16 +118,21 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
         own = [entry for entry in counted if not entry.is_of_version(stage.version)]
         after = []
         for entry in entries:
-            names = {each.partition(" ")[0] for each in entry.depends}
-            if "follow" in names and "follow" not in stages:  # `stitch` follows the flow itself
-                names.add("infer")
-            builds_on = {redone_well for each in names for redone_well in redone.get(each, ())}
+            builds_on = {redone_well for each in _upstream(plate, [entry]) for redone_well in redone.get(each, ())}
             if entry.is_of_version(stage.version) and (builds_on & {entry.well, ""} or (builds_on and not entry.well)):
                 after.append(entry)
         if own or after:
             found[name] = own, after, len(entries)
             redone[name] = {entry.well for entry in (*own, *after)}
     return found
+
+
+def _upstream(plate: Plate, entries: list[Entry]) -> set[str]:
+    """The stages that outcomes build on, as their journal says: the names of what they depend on begin with those."""
+    names = {each.partition(" ")[0] for entry in entries for each in entry.depends}
+    if "follow" in names and "follow" not in stages_of(plate.config):  # `stitch` follows the flow itself
+        names.add("infer")
+    return names
 
 
 def _is_same_way(plate: Plate, entry: Entry) -> bool:
@@ -161,10 +168,10 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"  in all {cpu:,.2f} CPU hours and {gpu:,.2f} GPU hours"
         for name in (name for name, redone in stages.items() if redone["items"]):
             if why := stages[name]["refused"]:
-                yield f"  what {name} has made can't be accepted ({why}); what builds on it is done again, too"
-                break
-            command = f"plateflow accept [PLATE] --stage {name}"
-            yield f"  `{command}`, then `snakemake`: results stand, and what builds on them"
+                yield f"  what {name} has made can't be accepted ({why})"
+            else:
+                command = f"plateflow accept [PLATE] --stage {name}"
+                yield f"  `{command}`, then `snakemake`: results stand, and what builds on them"
         yield ""
     if found["not_taken_over"]:
         listed = named(found["not_taken_over"])

@@ -90,6 +90,7 @@ def run(job: Job) -> None:
         lambda: work_items(job),
         one_by_one(work),
         owned=lambda item: [job.paths.cells(item.well)],
+        clear=lambda item: put_into_store(job.plate, item.well, {}),
     )
 
 
@@ -99,11 +100,12 @@ def put_into_store(plate: Plate, well: str, corrected: Corrections) -> None:
     Raises:
         ResultsError: the file of a correction isn't there as it was written.
     """
-    paths, image = plate.paths, WellImage.open(plate.paths, well)
+    paths = plate.paths
     for name in plate.config.segmentation:
         if correction := corrected.get(name):
-            with CorrectedLabels(correction.file(plate.paths), correction.stamp) as labels:
+            with CorrectedLabels(correction.file(paths), correction.stamp) as labels:
                 about = {key: getattr(correction, key) for key in ("by", "at", "sources", "made_from")}
+                image = WellImage.open(paths, well)
                 write_group(image, name, plate.canvases(well, name), labels, plate.config.z, about)
                 write_atomic(paths.objects(name + CORRECTED, well), labels.objects())
         else:

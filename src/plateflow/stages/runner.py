@@ -60,6 +60,7 @@ def run_job(
     work: Work,
     *,
     owned: Callable[[Item], Iterable[Path]] = lambda _: (),
+    clear: Callable[[Item], None] = lambda _: None,
 ) -> None:
     """Do what there is to do in a job and write its receipt.
 
@@ -69,6 +70,7 @@ def run_job(
             called only if there is something to do, so it is the place to import torch.
         owned: the files and folders that belong to an item alone: what lies there and isn't written anew is removed
             when the item is done, or left out.
+        clear: takes what an item has out of files that aren't its alone, where it is left out.
 
     Raises:
         LeaseError: another job holds the lease.
@@ -96,6 +98,7 @@ def run_job(
                 withdraw(job.plate, stage.name, job.name)
             for item, outcome in run.left_out:
                 run.take_up(item)
+                clear(item)
                 run.done(item, outcome)
             for batch in run.batches:
                 for item, outcome in work(batch, run.start):
