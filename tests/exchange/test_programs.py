@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from roifile import ROI_TYPE, ImagejRoi
+from skimage.measure import points_in_poly
 
 from plateflow.errors import PlateflowError, RawDataError
 from plateflow.exchange.frame import Frame
@@ -71,6 +72,30 @@ def test_labels_that_nobody_changed_come_back_bit_by_bit(
         labels = np.searchsorted(np.unique(np.append(labels, 0)), labels)
     np.testing.assert_array_equal(back, labels)
     assert digest_of(back) == item.exported
+
+
+@pytest.mark.parametrize("program", ["qupath", "imagej"])
+def test_outlines_enclose_the_pixels_for_whoever_draws_them(tmp_path: Path, program: str) -> None:
+    """By skimage's own test of points in polygons: centres of pixels in an odd number of an object's rings."""
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 4, (7, 9)), np.ones((3, 3), int)).astype(np.uint32)
+    labels[rng.random(labels.shape) < 0.1] = 0  # holes, corners, objects cut by the edge
+    file = exported(tmp_path, program, labels).file
+    rings: dict[int, list[Any]] = {}
+    if program == "qupath":
+        for each in json.loads(file.read_text())["features"]:
+            polygons = each["geometry"]["coordinates"]
+            polygons = [polygons] if each["geometry"]["type"] == "Polygon" else polygons
+            rings[int(each["properties"]["name"])] = [ring for polygon in polygons for ring in polygon]
+    else:
+        with zipfile.ZipFile(file) as archive:
+            regions = [ImagejRoi.frombytes(archive.read(name)) for name in archive.namelist()]
+        rings = {int(region.name): region.coordinates(multi=True) for region in regions}
+    centres = np.stack(np.indices(labels.shape)[::-1], axis=-1).reshape(-1, 2) + 0.5  # x, y
+    drawn = np.zeros(labels.size, np.uint32)
+    for number, own in rings.items():
+        drawn[sum(points_in_poly(centres, np.array(ring)).astype(int) for ring in own) % 2 == 1] += np.uint32(number)
+    np.testing.assert_array_equal(drawn.reshape(labels.shape), labels)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

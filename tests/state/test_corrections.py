@@ -236,6 +236,29 @@ def test_pieces_become_objects_and_specks_go_where_that_is_asked(planted: Plante
     assert said[1] == f"B02 cells: {n} kept, 0 changed, 1 added, 0 removed"
 
 
+def test_a_damaged_line_takes_no_labels_with_it(planted: Planted) -> None:
+    """What it told is as if it had never been; its file stays until somebody removes it, who is asked."""
+    for well in ("B02", "B03"):
+        labels, digest = exported(planted, well)
+        give_back(planted, Drawn(well=well, labels=corrected(labels), exported=digest))
+        if well == "B02":
+            (lost,) = corrections(planted.paths).values()
+            planted.paths.corrections.write_bytes(planted.paths.corrections.read_bytes().replace(b"ada", b"adb"))
+    assert [well for well, _ in corrections(planted.paths)] == ["B03"]
+    assert unused(planted.paths) == [lost.file(planted.paths)]
+
+
+def test_a_well_that_was_left_out_since_is_refused(planted: Planted) -> None:
+    labels, digest = exported(planted, "B02")
+    before = planted.plate.outcomes("stitch").required("B02", "cells")
+    append_outcome(
+        planted.paths.journal("stitch", "0"), replace(before, state="quarantined", reason="nan", files={}, sequence=9)
+    )
+    planted.paths.objects("cells", "B02").unlink()
+    with pytest.raises(PlateflowError, match=r"B02 cells: the well was left out since: nan"):
+        give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+
+
 def test_after_another_segmentation_corrected_labels_stand_and_it_is_said(planted: Planted) -> None:
     labels, digest = exported(planted, "B02")
     give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
@@ -169,6 +170,39 @@ def test_a_second_request_is_not_looked_for_behind_a_body(served: Server) -> Non
     body = b"GET /demo/B02 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     first = b"GET /demo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     assert raw_request(served, first + body).count(b"HTTP/1.1 200") == 1
+
+
+def test_odd_requests_are_answered_in_little_time_and_memory(served: Server) -> None:
+    tile = "/tile/demo/B02/0/0/0.webp?channels="
+    once, often = get(served, f"{tile}0-ffffff"), get(served, tile + ",".join(["0-ffffff"] * 3000))
+    assert once == often, "a channel is drawn once, however often it is named"
+    assert ask(served, "/info/demo/plate?" + "&".join(f"a{n}=1" for n in range(500)))[0] == 200
+    for line in ("OPTIONS http://[/raw/x", "GET http://[/raw/x"):
+        assert raw_request(served, f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())[:10] == b"HTTP/1.1 4"
+
+
+def test_an_error_in_the_middle_of_a_file_ends_the_answer_there(served: Server, monkeypatch) -> None:
+    """Another answer behind it would be read as a part of the file."""
+
+    class Fails(io.BytesIO):
+        name = "0"
+        pieces = 0
+
+        def open(self, _: str) -> Fails:
+            return self
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.pieces += 1
+            if self.pieces > 1:
+                raise OSError("the disk fails")
+            return super().read(size)
+
+    monkeypatch.setattr("plateflow.viewer.server.file_in", lambda *_: Fails(b"7" * 2**21))
+    head, _, body = raw_request(served, f"GET {CHUNK} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()).partition(
+        b"\r\n\r\n"
+    )
+    assert b"Content-Length: 2097152" in head
+    assert body == b"7" * 2**20
 
 
 def test_what_a_well_lacks_is_said(lit: Planted, served: Server, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`plateflow import`: labels that people have corrected."""
 
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -31,17 +30,14 @@ def import_labels(
     from plateflow.exchange.images import read_items
 
     project = Project.load(configfile)
-    items = sorted(read_items(folder), key=lambda item: item.plate)
+    items = [*read_items(folder)]
     if not items:
         remedy = "name a folder that `plateflow export PLATE --to ...` has made"
         raise PlateflowError("there are no labels", where=str(folder), remedy=remedy)
-    wells = 0
-    for name, of_plate in groupby(items, key=lambda item: item.plate):
-        plate = project.plate(name)
-        refuse_at_work(project, plate)
-        with Lease(plate.paths.lease("import", "plate"), holder=f"{name}: import"):
-            done = import_items(plate, of_plate, by=by or user_name(), split=split)
-        for line in done.lines:
-            typer.echo(f"{name}: {line}")
-        wells += done.wells
-    typer.echo("Now run `snakemake`: it measures these wells anew." if wells else "Nothing to import.")
+    plate = project.plate(items[0].plate)
+    refuse_at_work(project, plate)
+    with Lease(plate.paths.lease("import", "plate"), holder=f"{plate.name}: import"):
+        done = import_items(plate, items, by=by or user_name(), split=split)
+    for line in done.lines:
+        typer.echo(f"{plate.name}: {line}")
+    typer.echo("Now run `snakemake`: it measures these wells anew." if done.wells else "Nothing to import.")

@@ -96,7 +96,7 @@ def _find(target: str, configfile: Path) -> tuple[Plates, str, str]:
             why="it isn't the folder of a plate's results, and there is no configuration here whose plate it could be",
             remedy="name a folder that holds plate.zarr, such as results/PLATE, or results/PLATE/B03; ingest makes it",
         )
-    beside = folder.parents[1] / "config" / configfile.name
+    beside = folder.parent.parent / "config" / configfile.name
     for each in filter(Path.is_file, (configfile, beside)):
         with suppress(PlateflowError):  # the results are there, whatever has become of a project
             project = Project.load(enter_project(each))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from plateflow.chain import labels_stage
 from plateflow.errors import PlateflowError
 from plateflow.exchange.drawn import Counts, checked, compared, in_one_piece, object_table
 from plateflow.exchange.images import Item, canvas_labels, digest_of
@@ -88,6 +89,9 @@ class _Well:
         if label_set not in plate.config.segmentation or label_set not in plate.label_sets(well):
             sets = ", ".join(plate.label_sets(well))
             raise PlateflowError(f"the well has no label set {label_set!r}", why=f"its label sets are {sets}")
+        made = plate.outcomes(labels_stage(plate.config)).required(well, label_set)
+        if made.left_out:
+            raise PlateflowError("the well was left out since", why=made.reason)
         self.plate, self.well, self.label_set = plate, well, label_set
         self.image, self.canvases = WellImage.open(plate.paths, well), plate.canvases(well, label_set)
         self.made_from, self.images = plate.labels_id(well, label_set), plate.labelled_image(well, label_set)

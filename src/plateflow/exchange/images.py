@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 PROGRAMS: dict[str, Any] = {"cellpose": cellpose, "qupath": qupath, "imagej": imagej, "napari": napari}
 """Each has `write`, `read`, and `HOW` its files are opened and saved."""
 INDEX = "plateflow.json"
-_CHOSEN = re.compile(r"(worst|random):(\d{1,4})")
+_CHOSEN = re.compile(r"(worst|random):([1-9]\d{0,3})")
 
 
 def export_images(
@@ -99,7 +99,7 @@ def export_images(
     of = f"of {label_set} in {number_of(len(chosen), 'well[s]')} of {plate.name}"
     return [
         f"{number_of(len(items), 'image[s]')} with {number_of(objects, 'object[s]')} {of}: {folder}",
-        *(how.replace("FOLDER", str(folder)) for how in PROGRAMS[to].HOW),
+        *(how.replace("FOLDER", shlex.quote(str(folder))) for how in PROGRAMS[to].HOW),
         f"then: `plateflow import {shlex.quote(str(folder))}`",
     ]
 

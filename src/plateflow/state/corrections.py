@@ -76,20 +76,17 @@ def corrections(paths: PlatePaths) -> Mapping[tuple[str, str], Correction]:
 def record(paths: PlatePaths, new: Iterable[Correction]) -> None:
     """Put corrections whose files are there in the place of earlier ones; all of them, or none."""
     settle()  # before a line names them
-    append_line(paths.corrections, {"event": "import", "wells": [asdict(each) for each in new]})
-    _remove_unused(paths)
+    _append(paths, {"event": "import", "wells": [asdict(each) for each in new]})
 
 
 def discard(paths: PlatePaths, places: Collection[tuple[str, str]]) -> None:
     """Take out corrections, by well and label set, and remove their files."""
-    append_line(paths.corrections, {"event": "discard", "wells": [*places]})
-    _remove_unused(paths)
+    _append(paths, {"event": "discard", "wells": [*places]})
 
 
 def unused(paths: PlatePaths) -> list[Path]:
     """Files of labels that no correction names: of an import that was killed before its line."""
-    used = {each.file(paths) for each in corrections(paths).values()}
-    return sorted(path for path in paths.corrections.parent.glob("*/*.zip") if path not in used)
+    return sorted({*paths.corrections.parent.glob("*/*.zip")} - _used(paths))
 
 
 def corrections_digest(paths: PlatePaths, job: str, parts: int) -> str:
@@ -100,8 +97,15 @@ def corrections_digest(paths: PlatePaths, job: str, parts: int) -> str:
     return digest(sorted([*each.place, each.name] for each in own)) if own else ""
 
 
-def _remove_unused(paths: PlatePaths) -> None:
-    for path in unused(paths):
+def _used(paths: PlatePaths) -> set[Path]:
+    return {each.file(paths) for each in corrections(paths).values()}
+
+
+def _append(paths: PlatePaths, line: Mapping[str, Any]) -> None:
+    """Append a line, and remove the files that it has put out of use: no others, should an earlier line be damaged."""
+    before = _used(paths)
+    append_line(paths.corrections, line)
+    for path in before - _used(paths):
         remove(path)
     settle()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plateflow.chain import STAGES
+from plateflow.config import CORRECTED
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.files import stat_of
 from plateflow.images.canvas import canvases
@@ -27,7 +28,7 @@ from plateflow.viewer.tiles import OVERLAP_PX, TILE_PX, Look, n_levels, parts
 
 CACHE_BYTES = 2**27
 """Of drawn tiles: those of some hundred screens."""
-CORRECTED = "#3fd0ff"
+COLOUR_CORRECTED = "#3fd0ff"
 """Outlines of labels that were corrected by hand."""
 
 
@@ -146,9 +147,9 @@ class ShownPlate:
             "labels": [
                 {
                     "name": name,
-                    "colour": CORRECTED if name.endswith("_corrected") else next(others, OUTLINES[-1]),
+                    "colour": COLOUR_CORRECTED if name.endswith(CORRECTED) else next(others, OUTLINES[-1]),
                     # what was corrected stands for what the pipeline made
-                    "on": name.endswith("_corrected") or f"{name}_corrected" not in labels,
+                    "on": name.endswith(CORRECTED) or name + CORRECTED not in labels,
                 }
                 for name in labels
             ],
@@ -174,6 +175,7 @@ class Plates:
         self._plates: dict[str, ShownPlate] = {}
         self._drawn: OrderedDict[Any, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._drawing = threading.Semaphore(os.cpu_count() or 1)  # more at a time take memory, and no less time
 
     def paths(self, name: str) -> PlatePaths:
         """The files of a plate below the folder.
@@ -225,7 +227,8 @@ class Plates:
                 self._drawn.move_to_end(key)
                 return self._drawn[key]
         try:
-            data = draw()
+            with self._drawing:
+                data = draw()
         except (ValueError, RuntimeError) as error:
             if isinstance(error, PlateflowError):
                 raise

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import traceback
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,6 +74,11 @@ class Server(ThreadingHTTPServer):
         """Bind without asking a name server for this machine's name, as http.server does."""
         super(ThreadingHTTPServer, self).server_bind()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that has gone."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
@@ -104,8 +110,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "plateflow"
     sys_version = ""
     timeout = 60
+    begun = False
+    """Whether the answer to a request has begun: an error that comes then can only end it."""
 
     def do_GET(self) -> None:
+        self.begun = False
         try:
             self._answer()
         except RangeError as error:
@@ -127,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_OPTIONS(self) -> None:
         """What a browser asks before a page of another site reads a range."""
         more = {"Access-Control-Allow-Methods": "GET, HEAD, OPTIONS", "Access-Control-Allow-Headers": "Range"}
-        if self._refused(names := segments(urlsplit(self.path).path)) or not names or names[0] != "raw":
+        if self._refused(names := segments(self.path.partition("?")[0])) or not names or names[0] != "raw":
             self._send(403, b"refused\n", "text/plain")
             return
         if self.headers.get("Access-Control-Request-Private-Network") == "true":
@@ -141,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         if why := self._refused(names):
             self._send(403, f"refused: {why}\n".encode(), "text/plain")
             return
-        asked = dict(parse_qsl(query, max_num_fields=20))
+        asked = dict(parse_qsl(query))
         match names:
             case []:
                 self._send(302, b"", "text/plain", {"Location": self.server.start})
@@ -266,6 +275,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(content).encode(), "application/json")
 
     def _fail(self, status: int, error: Exception) -> None:
+        if self.begun:
+            self.close_connection = True
+            return
         what, where, why = str(error), "", ""
         remedy = "look again in a moment: what isn't there yet is being made" if status == 503 else ""
         if isinstance(error, PlateflowError):
@@ -278,6 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _head(self, status: int, kind: str, size: int, more: dict[str, str]) -> None:
+        self.begun = True
         self.send_response(status)
         if kind:
             self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)

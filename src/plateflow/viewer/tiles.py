@@ -73,14 +73,14 @@ def _number(text: str, limit: int) -> int | None:
 
 
 def _coloured(text: str, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    found = []
+    found: dict[str, str] = {}  # each once: what is drawn a thousand times takes a thousand times the memory
     for part in filter(None, text.split(",")):
         number, _, code = part.partition("-")
         index = _number(number, len(names))
         if index is None or len(code) != 6 or set(code) - set("0123456789abcdefABCDEF"):
             raise RequestError(f"{part!r} is no number of a channel or of labels with a colour, such as 0-3366ff")
-        found.append((names[index], f"#{code}"))
-    return tuple(found)
+        found[names[index]] = f"#{code}"
+    return tuple(found.items())
 
 
 def n_levels(image: WellImage) -> int:
