@@ -62,8 +62,7 @@ def import_items(plate: Plate, items: Iterable[Item], *, by: str, split: bool) -
         try:
             made = _Well(plate, well, label_set).correct(list(of_well), done, problems, by=by, split=split)
         except PlateflowError as error:
-            why = f": {error.why}" if error.why else ""
-            problems.append(f"{well} {label_set}: {error.what}{why}")
+            problems.append(f"{well} {label_set}: {_told(error)}")
             continue
         new += [made] if made else []
     if problems:
@@ -79,6 +78,10 @@ def import_items(plate: Plate, items: Iterable[Item], *, by: str, split: bool) -
         record(plate.paths, [correction for correction, _ in new])
     done.wells = len(new)
     return done
+
+
+def _told(error: PlateflowError) -> str:
+    return f"{': '.join(filter(None, (error.what, error.why)))}{f' ({error.remedy})' if error.remedy else ''}"
 
 
 class _Well:
@@ -122,8 +125,7 @@ class _Well:
                         raise PlateflowError("another file holds the same canvas")
                     found = self._canvas(item, greatest, split, done, where)
                 except PlateflowError as error:
-                    why = f": {error.why}" if error.why else ""
-                    problems.append(f"{where}: {error.what}{why}")
+                    problems.append(f"{where}: {_told(error)}")
                     continue
                 if found is not None:
                     labels, table, more = found
