@@ -46,7 +46,7 @@ class CellTables:
         """Those of a plate.
 
         Raises:
-            ResultsError: its tables aren't made yet, or cells were measured since.
+            ResultsError: its tables aren't made yet, or not of these cells.
         """
         import pyarrow.parquet as pq
 
@@ -54,9 +54,10 @@ class CellTables:
 
         if PLATE_KEY not in plate.outcomes("aggregate"):
             raise ResultsError("the plate has no tables yet", where=plate.name, remedy="run `snakemake` first")
-        if not plate.paths.receipts("aggregate", "plate"):  # a job that measures cells takes it away before it begins
-            what, why = "the plate's tables don't fit each other", "cells were measured after its well table was made"
-            raise ResultsError(what, where=plate.name, why=why, remedy="run `snakemake` first")
+        if not plate.paths.receipts("aggregate", "plate"):  # who measures cells takes it away before that
+            why = "cells were measured, or files lost, after its well table was made"
+            what, remedy = "the plate's tables don't fit each other", "run `snakemake` first"
+            raise ResultsError(what, where=plate.name, why=why, remedy=remedy)
         with pq.ParquetFile(plate.paths.table("wells.parquet")) as file:
             names = [name for name in file.schema_arrow.names if name.startswith("Metadata_")]
             wells = file.read(names).to_pandas()
