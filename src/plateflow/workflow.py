@@ -265,19 +265,13 @@ class Workflow:
         """Say why a run failed, or stopped: at the very end, below Snakemake's messages, and should Snakemake crash."""
         failures = failure_lines(self.config, [plate.paths for plate in self.plates.values()])
         failures = failures or [*filter(None, [screen_failure(self.project.screen, self.asked.screen)])]
-        if getattr(
-            self._scheduler, "_user_kill", None
-        ):  # by SIGTERM, after which it begins no job, and waits for others
-            print(
-                "\nThe run was told to stop: by `kill`, or at the time limit of the job in which it ran.",
-                file=sys.stderr,
-            )
+        if getattr(self._scheduler, "_user_kill", None):  # SIGTERM: it waits for the jobs that run, and begins no other
+            told = "The run was told to stop: by `kill`, or at the time limit of the job in which it ran."
             end = "Rerun `snakemake`, with a longer limit: what is done stays done."
         else:
-            print("\nThe run failed:", file=sys.stderr)
-            failures = failures or ["Snakemake's messages above say why."]
+            told, failures = "The run failed:", failures or ["Snakemake's messages above say why."]
             end = "Fix the cause and rerun `snakemake`: what is done stays done."
-        print(*failures, end, sep="\n", file=sys.stderr)
+        print(f"\n{told}", *failures, end, sep="\n", file=sys.stderr)
 
 
 def _check(job: str, asked: str, named: str) -> None:
