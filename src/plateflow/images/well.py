@@ -335,9 +335,7 @@ class WellImage:
         if self.layout.preview is None:
             if not enlarged or self.layout.scattered:
                 return self._stored(level, t, channel, z, (rows, columns))
-            if (
-                key := (level, t, channel, z)
-            ) not in self._planes_held:  # all fields are shown: read each chunk once
+            if (key := (level, t, channel, z)) not in self._planes_held:  # all fields are shown: read each chunk once
                 self._planes_held[key] = self._stored(*key, np.s_[:, :])
             return self._planes_held[key][rows, columns]
         steps = self.layout.preview - level
