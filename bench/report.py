@@ -52,6 +52,13 @@ SHAPES = {96: (8, 12), 384: (16, 24), 1536: (32, 48)}
 EDGE, FIELDS = 1080, 9
 DENSITY = 496
 """Cells per million pixels of a well that is simulated, from which the fields' size follows."""
+RUN = """
+import atexit
+from plateflow.cli import app
+atexit.register(lambda: print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")), end=""))
+app()
+"""
+"""Runs `plateflow` and tells its peak memory (kB): that of `wait4` is at least what this process had at the start."""
 
 
 def roles(wells: Sequence[str], columns: int) -> pd.DataFrame:
@@ -177,7 +184,9 @@ def screen_of(project: Project, first: Plate, number: int) -> list[PlateSpec]:
         plate = table.assign(Metadata_Plate=paths.plate)
         plate[features] = plate[features].astype(np.float64) * np.exp(noise)
         write_table(paths.table("wells.parquet"), plate)
-        write_table(paths.table("controls.csv"), control_table(plate, tested))
+        controls = control_table(plate, tested)
+        controls.insert(1, "Metadata_Time", 0)
+        write_table(paths.table("controls.csv"), controls)
         effects = effect_table(paths.plate, treatment_effects(plate, tested, reference="negative"))
         effects.insert(1, "Metadata_Time", 0)
         write_table(paths.table("effects.parquet"), effects)
@@ -189,14 +198,17 @@ def screen_of(project: Project, first: Plate, number: int) -> list[PlateSpec]:
 def measured(*command: str) -> dict[str, Any]:
     """Run `plateflow` in a process of its own."""
     start = time.perf_counter()
-    called = [sys.executable, "-c", "from plateflow.cli import app; app()", *command]
-    process = subprocess.Popen(called, stdout=sys.stderr)
+    called = [sys.executable, "-c", RUN, *command]
+    process = subprocess.Popen(called, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    *told, peak = process.stdout.read().splitlines() or [""]
+    print(*told, sep="\n", file=sys.stderr)
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"plateflow {' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
     line: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 1)}
     line["cpu_s"] = round(used.ru_utime + used.ru_stime, 1)
-    line["peak_mb"] = round(used.ru_maxrss * 1024 / 1e6)
+    line["peak_mb"] = round(int(peak.split()[1]) * 1024 / 1e6)
     return line
 
 

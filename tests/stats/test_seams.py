@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from plateflow.images.canvas import Canvas
 from plateflow.images.layout import FieldBox
 from plateflow.segment.tiles import blending_lines, network_shape, tile_layout
-from plateflow.stats.seams import Borders, Counted, count_objects, in_words, judge_seams
+from plateflow.stats.seams import Borders, Counted, Rectangles, count_objects, in_words, judge_seams
 
 DIAMETER = 24.0
 
@@ -62,7 +62,7 @@ def test_regions_and_areas_are_those_of_every_pixel() -> None:
     own = canvas(overlap=30, hole=True)
     borders = borders_of(own, scale=1.25, block_px=300)
     y, x = np.arange(own.height) + 0.5, np.arange(own.width) + 0.5
-    regions, areas = borders.regions(y[:, None], x[None], DIAMETER), borders.areas(DIAMETER)
+    regions, areas = borders.regions(y[:, None], x[None], DIAMETER), borders.rectangles(DIAMETER).areas
     owner = own.owner()
     for kind, (at, beside) in regions.items():
         assert not (at & beside).any()
@@ -82,16 +82,29 @@ def test_regions_and_areas_are_those_of_every_pixel() -> None:
     assert not regions["block"][0][rows > 60][:, 100:200].any()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.25])
+def test_a_rectangle_says_of_its_points_what_they_say_themselves(scale: float) -> None:
+    """Those that lie on the lines and at the ends of what is near them, too."""
+    borders, rng = borders_of(canvas(n=3, overlap=30, hole=True), scale=scale, block_px=300), np.random.default_rng(4)
+    rectangles, size = borders.rectangles(DIAMETER), borders.edges[0][-1]
+    ends = [line + far for line in borders.lines["tile"][0] for far in (0, -borders.tile_px, borders.tile_px)]
+    y, x = np.concatenate([rng.integers(0, size, (2, 20_000)) + 0.5, rng.uniform(0, size, (2, 20_000))], axis=1)
+    y[: len(ends)] = ends
+    for kind, found in borders.regions(y, x, DIAMETER).items():
+        assert 0 < found[0].sum() < len(y)
+        np.testing.assert_array_equal(rectangles.regions(y, x)[kind], found)
+
+
 def plate(rng: np.random.Generator, kind: str, wells: int = 6) -> dict[str, list[Counted]]:
     """Wells of simulated labels, cut at the borders of a kind."""
     own = canvas()
     borders = borders_of(own)
     lines = borders.lines | {"field": tuple(edges[1:-1] for edges in borders.edges)}
-    areas, found = borders.areas(DIAMETER), []
+    rectangles, found = borders.rectangles(DIAMETER), []
     for _ in range(wells):
         labels = labels_of(rng, own.height)
         labels = cut(labels, lines[kind]) if kind else labels
-        found.append(count_objects([(borders, areas, *objects_of(labels))], DIAMETER))
+        found.append(count_objects([(rectangles, *objects_of(labels))]))
     return {kind: [each[kind] for each in found] for kind in found[0]}
 
 
@@ -112,29 +125,29 @@ def test_cells_that_are_not_cut_are_not_found() -> None:
         assert 0.8 < seam.density[0] < 1.25
 
 
-def points(rng: np.random.Generator, borders: Borders, areas: dict, density: float, lost: float) -> dict[str, Counted]:
+def points(rng: np.random.Generator, rectangles: Rectangles, density: float, lost: float) -> dict[str, Counted]:
     """A well of points alone, of which a share at tile borders is lost; denser to one side, as cells settle."""
-    size = borders.edges[0][-1]
+    size = rectangles.cuts[0][-1]
     y, x = rng.uniform(0, size, (2, rng.poisson(density * size * size * rng.uniform(0.3, 2))))
     keep = rng.random(len(y)) < 0.4 + 0.6 * y / size
     if lost:
-        at, _ = borders.regions(y, x, DIAMETER)["tile"]
+        at, _ = rectangles.regions(y, x)["tile"]
         keep &= ~(at & (rng.random(len(y)) < lost))
     sizes = rng.lognormal(6, 0.3, keep.sum())
-    return count_objects([(borders, areas, y[keep], x[keep], sizes)], DIAMETER)
+    return count_objects([(rectangles, y[keep], x[keep], sizes)])
 
 
 def test_false_alarms_are_as_rare_as_said_and_lost_cells_are_found() -> None:
-    borders = borders_of(canvas(edge=600), block_px=700)
-    areas, rng, verdicts = borders.areas(DIAMETER), np.random.default_rng(3), []
+    rectangles = borders_of(canvas(edge=600), block_px=700).rectangles(DIAMETER)
+    rng, verdicts = np.random.default_rng(3), []
     for _ in range(100):
-        wells = [points(rng, borders, areas, 1 / 1500, 0) for _ in range(12)]
-        seams = [judge_seams(kind, [each[kind] for each in wells], tests=6) for kind in areas]
+        wells = [points(rng, rectangles, 1 / 1500, 0) for _ in range(12)]
+        seams = [judge_seams(kind, [each[kind] for each in wells], tests=6) for kind in rectangles.areas]
         verdicts.append([seam.verdict for seam in seams])
     alarms = np.mean(["seams" in each for each in verdicts])
     assert alarms <= 0.1  # 5 % are meant, at most; two standard errors are 4 %
     assert np.mean([each[0] == "none" for each in verdicts]) > 0.5
-    wells = [points(rng, borders, areas, 1 / 1500, 0.2)["tile"] for _ in range(24)]
+    wells = [points(rng, rectangles, 1 / 1500, 0.2)["tile"] for _ in range(24)]
     lost = judge_seams("tile", wells, tests=6)
     assert lost.verdict == "seams"
     assert lost.density[0] == pytest.approx(0.8, abs=0.08)

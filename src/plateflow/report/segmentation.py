@@ -21,7 +21,7 @@ from plateflow.segment.tiles import blending_lines
 from plateflow.state.journal import LEFT_OUT
 from plateflow.stats.ranking import doubts, worst_first
 from plateflow.stats.reference import ROLE
-from plateflow.stats.seams import KINDS, Borders, Counted, Seam, count_objects, in_words, judge_seams
+from plateflow.stats.seams import KINDS, Borders, Counted, Rectangles, Seam, count_objects, in_words, judge_seams
 from plateflow.stats.segmentation import COLUMNS
 from plateflow.tables import records
 
@@ -131,9 +131,9 @@ def _seams(view: View, label_set: str, found: Tables, tests: int) -> list[Seam] 
             own = table["canvas"] == canvas.index
             y, x = table["seed_y"][own] - canvas.y + 0.5, table["seed_x"][own] - canvas.x + 0.5
             same = _at_origin(canvas)
-            borders = _borders(same, scale, config.follow_block_px, config.augment, diameter)
-            parts.append((*borders, y, x, table["area_px"][own]))
-        for kind, numbers in count_objects(parts, diameter).items():
+            rectangles = _rectangles(same, scale, config.follow_block_px, config.augment, diameter)
+            parts.append((rectangles, y, x, table["area_px"][own]))
+        for kind, numbers in count_objects(parts).items():
             counted.setdefault(kind, []).append(numbers)
     return [judge_seams(kind, counted[kind], tests) for kind in KINDS if kind in counted]
 
@@ -145,12 +145,9 @@ def _at_origin(canvas: Canvas) -> Canvas:
 
 
 @lru_cache(maxsize=32)
-def _borders(
-    canvas: Canvas, scale: float, block_px: int, augment: bool, diameter: float
-) -> tuple[Borders, dict[str, tuple[float, float]]]:
+def _rectangles(canvas: Canvas, scale: float, block_px: int, augment: bool, diameter: float) -> Rectangles:
     tiles, tile_px = blending_lines((canvas.height, canvas.width), scale, augment=augment)
-    borders = Borders.of(canvas, tiles=tiles, tile_px=tile_px, block_px=block_px)
-    return borders, borders.areas(diameter)
+    return Borders.of(canvas, tiles=tiles, tile_px=tile_px, block_px=block_px).rectangles(diameter)
 
 
 def _verdict(seams: Mapping[str, list[Seam] | str]) -> tuple[str, str, list[str]]:

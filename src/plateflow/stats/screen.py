@@ -12,6 +12,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -31,6 +32,7 @@ from plateflow.tables import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 BLOCK = 2**27
 """Bytes that the treatments that are pooled at a time may take."""
@@ -38,6 +40,8 @@ ROW_BYTES, TREATMENT_BYTES = 6, 70
 """Of these, for each feature: a row as it lies in the scratch, and a treatment while its evidence is made."""
 CANDIDATES = 2**20
 """Candidates that are in memory at a time, unless one feature has more; they need some 100 bytes each."""
+READERS = 2
+"""Plates whose effects are read at a time."""
 HEAD = (
     "Metadata_Plate",
     *FRAME,
@@ -100,8 +104,10 @@ def write_screen_tables(
     # Nameless files are gone however the job ends.
     with tempfile.TemporaryFile(dir=screen.scratch) as spilled, tempfile.TemporaryFile(dir=screen.scratch) as kept:
         effects = _Rows(spilled)
-        for paths in done:
-            effects.add(paths.table("effects.parquet"))
+        with ThreadPoolExecutor(READERS) as pool:
+            for first in range(0, len(done), READERS):  # no more of them in memory
+                for table in pool.map(_effects, done[first : first + READERS]):
+                    effects.add(table)
         if effects.heads:
             frames = list(by_frame(_heads(effects)))
             hits = _of_frames([(frame, _hits(rows, effects, kept, fdr)) for frame, rows in frames])
@@ -112,6 +118,13 @@ def write_screen_tables(
         else:
             remove(screen.table(name))
     return summary, hits, replicates
+
+
+def _effects(paths: PlatePaths) -> pa.Table:
+    """A plate's effects.parquet, of which opening alone takes a twentieth of a second: it is read once."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(paths.table("effects.parquet")).read(use_threads=False)
 
 
 def _join(path: Path, tables: list[Path]) -> None:
@@ -158,20 +171,18 @@ class _Rows:
         self._columns: list[NDArray[np.int32]] = []  # of each plate, the numbers of its features
         self._starts: list[int] = []
 
-    def add(self, path: Path) -> None:
-        """Add a plate's effects.parquet, of which opening alone takes a twentieth of a second: it is read once."""
-        import pyarrow.parquet as pq
-
-        table = pq.ParquetFile(path).read(use_threads=False)
+    def add(self, table: pa.Table) -> None:
+        """Add a plate's effects.parquet."""
         if not len(table):
             return
-        place = {name: index for index, name in enumerate(table.column_names)}
-        names = [name for name in place if not name.startswith("Metadata_") and not name.endswith(SIDES)]
+        present = table.column_names
+        names = [name for name in present if not name.startswith("Metadata_") and not name.endswith(SIDES)]
         rows = np.empty(len(table), _record(len(names)))
-        for index, name in enumerate(names):
-            rows["mean"][:, index] = table.column(place[name]).to_numpy()
-            rows["sides"][:, index] = table.column(place[name + SIDES]).to_numpy()
-        head = table.select([name for name in HEAD if name in place]).to_pandas()
+        if names:
+            batch = table.combine_chunks().to_batches()[0]  # as matrices: thousands of columns one by one take longer
+            rows["mean"] = batch.select(names).to_tensor(null_to_nan=True).to_numpy()
+            rows["sides"] = batch.select([name + SIDES for name in names]).to_tensor().to_numpy()
+        head = table.select([name for name in HEAD if name in present]).to_pandas()
         # Tables of an earlier version, which were accepted, know no unit, and stand for plates of one frame.
         head = head.assign(Metadata_Time=head.get("Metadata_Time", 0), **{UNIT: head.get(UNIT, "")})
         self.heads.append(head)

@@ -86,16 +86,17 @@ class Borders:
             for kind, width in half.items()
         }
 
-    def areas(self, diameter: float) -> dict[str, tuple[float, float]]:
-        """The areas of `regions`, px: exact, as what a point is in changes only at known y and x."""
+    def rectangles(self, diameter: float) -> Rectangles:
+        """`regions` of every point of the canvas: exact, as what a point is in changes only at known y and x."""
         cuts = []
         for axis in (0, 1):
             own = [self.lines["tile"][axis], self.lines["block"][axis], self.edges[axis]]
             far = [max(diameter / 2, self.tile_px if number == 0 else 0) for number in range(3)]
             steps = [(0, half, half + diameter / 2, half + 4 * diameter, diameter) for half in far]
-            all_cuts = [
-                line + sign * step for line, by in zip(own, steps, strict=True) for step in by for sign in (-1, 1)
-            ]
+            lower, upper = (
+                [line + sign * step for line, by in zip(own, steps, strict=True) for step in by] for sign in (-1, 1)
+            )
+            all_cuts = [*lower, *(np.nextafter(cut, np.inf) for cut in upper)]  # what is near a line includes its end
             cuts.append(np.unique(np.concatenate([*all_cuts, self.edges[axis]]).clip(0, self.edges[axis][-1])))
         middle = [(cut[1:] + cut[:-1]) / 2 for cut in cuts]
         found = self.regions(middle[0][:, None], middle[1][None], diameter)
@@ -104,7 +105,8 @@ class Borders:
         def area(where: NDArray[np.bool_]) -> float:
             return float(sides[0] @ where @ sides[1])
 
-        return {kind: (area(at), area(beside)) for kind, (at, beside) in found.items()}
+        areas = {kind: (area(at), area(beside)) for kind, (at, beside) in found.items()}
+        return Rectangles(cuts=(cuts[0], cuts[1]), found=found, areas=areas)
 
     def _near(self, kind: str, y: Numbers, x: Numbers, width: float) -> NDArray[np.bool_]:
         if kind != "field":
@@ -133,6 +135,29 @@ class Borders:
     @cached_property
     def _padded(self) -> NDArray[np.int16]:
         return np.pad(self.owner, 1, constant_values=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rectangles:
+    """What each point of a canvas is in: that of its rectangle, as there are far more objects than rectangles.
+
+    Attributes:
+        cuts: y and x between the rectangles, ascending, from 0 to the canvas's height and width.
+        found: by kind of border, the rectangles that lie at one, and those beside it.
+        areas: of these, px.
+    """
+
+    cuts: tuple[Numbers, Numbers]
+    found: dict[str, tuple[NDArray[np.bool_], ...]]
+    areas: dict[str, tuple[float, float]]
+
+    def regions(self, y: Numbers, x: Numbers) -> dict[str, tuple[NDArray[np.bool_], ...]]:
+        """`Borders.regions` of points of the canvas."""
+        row, column = (
+            (np.searchsorted(cut, values, side="right") - 1).clip(0, len(cut) - 2)
+            for cut, values in zip(self.cuts, (y, x), strict=True)
+        )
+        return {kind: tuple(where[row, column] for where in both) for kind, both in self.found.items()}
 
 
 def _owner(canvas: Canvas) -> tuple[tuple[Numbers, Numbers], NDArray[np.int16]]:
@@ -191,20 +216,17 @@ class Seam:
     size: tuple[float, float, float]
 
 
-def count_objects(
-    parts: Sequence[tuple[Borders, dict[str, tuple[float, float]], Numbers, Numbers, Numbers]], diameter: float
-) -> dict[str, Counted]:
+def count_objects(parts: Sequence[tuple[Rectangles, Numbers, Numbers, Numbers]]) -> dict[str, Counted]:
     """The objects of a well by kind of border, of the kinds that it has.
 
     Args:
-        parts: of each canvas its borders, their `areas`, and of each object y and x in the canvas and area, px.
-        diameter: of the plate's objects, px: that of `areas`.
+        parts: of each canvas its rectangles, and of each object y and x in the canvas and area, px.
     """
     taken: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    for borders, areas, y, x, sizes in parts:
-        for kind, regions in borders.regions(y, x, diameter).items():
-            if areas[kind][0]:
-                taken[kind].append((areas[kind], [sizes[where] for where in regions]))
+    for rectangles, y, x, sizes in parts:
+        for kind, regions in rectangles.regions(y, x).items():
+            if rectangles.areas[kind][0]:
+                taken[kind].append((rectangles.areas[kind], [sizes[where] for where in regions]))
     counted = {}
     for kind, found in taken.items():
         if found:
