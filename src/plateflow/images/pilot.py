@@ -85,8 +85,6 @@ def read_field(plate: RawPlate, well: str, *, z_mode: str, edge: int) -> PilotFi
     """Read the middle one of a well's fields, all channels that were taken of it.
 
     Args:
-        plate: the raw plate.
-        well: its name.
         z_mode: `z` of the configuration; of `keep` the middle plane is shown.
         edge: px; of a larger field the middle is kept.
 

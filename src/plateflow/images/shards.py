@@ -158,11 +158,7 @@ class Level:
 
 
 def write_shards(
-    levels: Sequence[Level],
-    plane: Sequence[int],
-    corner: tuple[int, int],
-    pixels: NDArray[Any],
-    run: Map = map,
+    levels: Sequence[Level], plane: Sequence[int], corner: tuple[int, int], pixels: NDArray[Any], run: Map = map
 ) -> None:
     """Write the shard of each level that a region of an image fills.
 
@@ -200,7 +196,6 @@ def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Pai
     Args:
         levels: the pyramid, level 0 first.
         plane: its place along all axes but y and x.
-        paint: gives the labels.
     """
     for number, level in enumerate(levels):
         (height, width), (edge_y, edge_x) = level.size, level.shard

@@ -8,8 +8,6 @@ have one, is missing, not black; where a part of it has none, though those of ot
 leave out chunks of zeros.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The pages of TIFFs: how many planes a file holds, and which of them nobody reads; and pages that are no plane."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,8 +60,6 @@ def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, in
     """Refuse planes whose files have more pages.
 
     Args:
-        plate: its id.
-        planes: of the manifest.
         pages: the number of planes in some of the files, by their paths.
 
     Raises:
@@ -78,7 +74,6 @@ def refuse_other_pixels(where: str, headers: Mapping[str, Collection[Header]]) -
     """Refuse channels of which no image is a plane: what helps against one bad file doesn't help a whole channel.
 
     Args:
-        where: plate and images.
         headers: of each channel, those that were looked at.
 
     Raises:

@@ -9,8 +9,6 @@ where known `page`, `y_um` and `x_um` (the top-left corner of a field, y pointin
 capitals or not. Other columns are told, and refused where they seem to mean one of these that isn't there.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

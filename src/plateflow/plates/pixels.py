@@ -4,8 +4,6 @@ Damaged files raise many kinds of error (tifffile, imagecodecs, struct, memory);
 with a reason that programs can test.
 """
 
-from __future__ import annotations
-
 import errno
 import struct
 from collections.abc import Callable, Iterator, Mapping

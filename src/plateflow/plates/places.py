@@ -6,8 +6,6 @@ that differ by numbers alone (`0`, `1`) are fields of one kind; two images of an
 place are the same cells twice. What places can't decide is asked of the user: `image` in the plate sheet.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

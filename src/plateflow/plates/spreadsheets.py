@@ -1,7 +1,5 @@
 """Spreadsheets that people and instruments write: CSV, TSV or XLSX, as rows of text."""
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile
@@ -42,12 +40,7 @@ class Sheet:
     blank: tuple[str, ...] = ()
 
     def check_width(self, header: int, number: int, cells: list[str]) -> None:
-        """Refuse a row with more filled cells than the row that names its columns has cells.
-
-        Args:
-            header: the number of that row.
-            number: the row's.
-            cells: the row's.
+        """Refuse row `number`, if it has more filled cells than row `header`, which names the columns, has cells.
 
         Raises:
             RawDataError: a delimiter too many, as in a value without quotes, has shifted the values.

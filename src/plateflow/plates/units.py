@@ -1,7 +1,5 @@
 """Units of length as instruments and writers of images name them."""
 
-from __future__ import annotations
-
 import math
 
 POWERS = {

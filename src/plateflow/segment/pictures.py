@@ -1,7 +1,5 @@
 """Single images as people have them (TIFF, PNG, OME-Zarr), their axes as the metadata name them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +33,6 @@ def read_image(path: Path, time: int | None = None) -> Picture:
     """Read a TIFF, a PNG, or the first level of an OME-Zarr image.
 
     Args:
-        path: the file or folder.
         time: the time point, needed where there are several.
 
     Raises:

@@ -1,7 +1,5 @@
 """A label set tried on a few fields of a raw plate: its diameter estimated, diameters and models compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,14 +85,10 @@ def try_label_set(
     """Look for the objects of a label set with each model: at the diameter that it estimates, and at others.
 
     Args:
-        name, settings: of the label set.
         fields: some or all of which have its channels.
         limits: of all channels that any of these fields has.
         models: names or paths.
         diameters: px, None for images as they are, each with where it is from.
-        device: of the network.
-        where: for errors, plate and label set.
-        track: shows the progress.
 
     Raises:
         ChannelError: the plate lacks a channel, or there are more than a model takes.

@@ -85,12 +85,7 @@ def run(job: Job) -> None:
         corrected = {"corrected": sorted(item.data)} if item.data else {}
         return Outcome(info={"objects": len(table), **info, **corrected})
 
-    run_job(
-        job,
-        lambda: work_items(job),
-        one_by_one(work),
-        owned=lambda item: [job.paths.cells(item.well)],
-    )
+    run_job(job, lambda: work_items(job), one_by_one(work), owned=lambda item: [job.paths.cells(item.well)])
 
 
 def put_into_store(plate: Plate, well: str, corrected: Corrections) -> None:

@@ -69,11 +69,7 @@ def sizes_about(samples: Iterable[Sample]) -> tuple[float, float]:
 
 
 def make_sample(
-    source: str,
-    name: str,
-    channels: Iterable[NDArray[Any]],
-    labels: NDArray[np.integer],
-    light: Light = "fluorescence",
+    source: str, name: str, channels: Iterable[NDArray[Any]], labels: NDArray[np.integer], light: Light = "fluorescence"
 ) -> Sample:
     """Make a sample of the channels of an image, YX of any number type, and its labels."""
     pixels = np.stack(list(channels))

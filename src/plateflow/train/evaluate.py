@@ -1,7 +1,5 @@
 """How well a model does on annotated images: source by source, by the size of objects, and against another model."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,9 +119,6 @@ def find(
     Samples are taken as they are needed, and a few flow fields are in memory at a time, however many samples there are.
 
     Args:
-        samples: the annotated images.
-        model: name or path.
-        device: auto, cpu or cuda.
         diameter: of the objects in px; by default images aren't resized.
     """
     engine = FlowEngine.load(str(model), device=device)

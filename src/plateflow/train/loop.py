@@ -99,11 +99,7 @@ class _Learner:
         return None if kept is None else torch.from_numpy(kept).chunk(self.ranks.world)[self.ranks.rank].to(self.device)
 
     def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average,
-        }
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "average": self.average}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -156,11 +152,9 @@ def train(
     several processes, which `torchrun` or `srun` started, each makes and computes its part of every batch.
 
     Args:
-        recipe: networks and schedule.
         sources: what crops are cut from.
         folder: gets `recipe.json`, `log.csv`, `checkpoint.pt`, and `<network>.safetensors`, the averaged weights, at
             each checkpoint and at the end.
-        device: cpu or cuda.
         workers: processes that make crops; 0: this one.
         starts: weights files to start from, by name of the network; random weights for others.
         terms: what the weights files say of themselves.

@@ -4,8 +4,6 @@ It is a dataclass of the standard library, as `plateflow.train.default` runs whe
 comes from a file goes through pydantic, which takes such a class as its model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
