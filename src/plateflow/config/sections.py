@@ -121,6 +121,12 @@ class LabelSet(Section):
             raise ValueError("diameter_um and diameter_px are both given: leave one of them empty")
         return self
 
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """What decides which objects a flow field has, as the functions of `plateflow.flows` take it."""
+        limits = {"cell_threshold": self.cell_threshold, "flow_threshold": self.flow_threshold}
+        return {**limits, "min_size": self.min_size_px}
+
 
 class Features(Section):
     """What is measured and how cells are put into rows."""

@@ -25,7 +25,6 @@ class PilotField:
     """The middle of a raw field.
 
     Attributes:
-        well, name: of the field.
         planes: YX by channel, float32 raw values of one time point, z planes made one.
         saturated: by channel, the fraction of the whole field's pixels that are saturated.
         shape: height and width of the whole field, px.

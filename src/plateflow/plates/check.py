@@ -161,11 +161,7 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
 
 
 def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[str, str]]:
-    """What a plate map seems to say, but not so that it is read, and what to do.
-
-    Args:
-        normalise: `stats.normalise`: what wells are compared with.
-    """
+    """What a plate map seems to say, but not so that it is read, and what to do; `normalise` is that of `stats`."""
     free = [str(name) for name in table if name not in OWN]
     ids = {name: set(table[name].astype(str)) - {""} for name in free if plain(name) in PLATE}
     other = [f"{name}: {examples(values)}" for name, values in ids.items() if len(values) == 1]

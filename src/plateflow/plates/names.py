@@ -98,9 +98,6 @@ def refuse_odd_names(spec: PlateSpec, listing: Listing, images: Collection[str])
     Metadata in UTF-8 spell such a name right, so that the file would be missing: a file that differs from a missing one
     in its odd characters alone is taken for it.
 
-    Args:
-        images: paths of its images, relative to its folder.
-
     Raises:
         RawDataError: names the first of them.
     """

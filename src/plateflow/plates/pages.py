@@ -57,10 +57,7 @@ def unused_pages(planes: pd.DataFrame, pages: Callable[[str], int]) -> Iterator[
 
 
 def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, int]) -> None:
-    """Refuse planes whose files have more pages.
-
-    Args:
-        pages: the number of planes in some of the files, by their paths.
+    """Refuse planes whose files have more pages, of the files whose number of planes is known (`pages`).
 
     Raises:
         RawDataError: one has.
@@ -72,9 +69,6 @@ def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, in
 
 def refuse_other_pixels(where: str, headers: Mapping[str, Collection[Header]]) -> None:
     """Refuse channels of which no image is a plane: what helps against one bad file doesn't help a whole channel.
-
-    Args:
-        headers: of each channel, those that were looked at.
 
     Raises:
         RawDataError: all images of a channel are colour pictures, or have a type that isn't read.

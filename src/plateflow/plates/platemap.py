@@ -109,14 +109,11 @@ def role_of(row: dict[str, str], where: str, controls: Container[str] = ()) -> s
     1. the column `role`;
     2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, neg, pos or empty; so may `well_type` and
        `control`;
-    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0, and -1 of
-       some well;
+    3. CellProfiler (`controls`): a column whose name ends in control or controls holds -1 (negative), 1 (positive) or
+       0, and -1 of some well;
     4. `negative_control` or `positive_control` holds 1, true, yes or x;
     5. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
     6. a line with nothing but its well is empty, any other a treatment.
-
-    Args:
-        controls: the columns of the third rule.
 
     Raises:
         RawDataError: the column `role` holds something else, or the well is a negative and a positive control.

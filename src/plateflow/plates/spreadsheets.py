@@ -25,7 +25,6 @@ class Sheet:
 
     Attributes:
         where: the file and sheet, for messages.
-        title: the title of the sheet (XLSX).
         rows: number and cells of each row that is not empty, up to its last filled cell; the number of the line in
             which it begins.
         widths: of each row the number of cells as written, empty ones at its end included (text; in a workbook no cell

@@ -63,7 +63,6 @@ class DiameterEstimate:
 
     Attributes:
         diameter: px; None where no objects were found.
-        trials: the scales that were compared.
     """
 
     diameter: float | None

@@ -30,10 +30,7 @@ class Picture(NamedTuple):
 
 
 def read_image(path: Path, time: int | None = None) -> Picture:
-    """Read a TIFF, a PNG, or the first level of an OME-Zarr image.
-
-    Args:
-        time: the time point, needed where there are several.
+    """Read a TIFF, a PNG, or the first level of an OME-Zarr image; of several time points, `time` names one.
 
     Raises:
         PlateflowError: no such file, it can't be read as an image, or its axes can't be understood.
@@ -138,9 +135,6 @@ def _picture(
         time: the time point, from 0; needed where there are several.
         um: the size of a pixel; 0 or NaN where it isn't known.
         colour: whether samples, where there are any, are red, green and blue.
-
-    Raises:
-        PlateflowError: an axis isn't understood, two would be channels, or the time point isn't there.
     """
     sizes = list(zip(axes, array.shape, strict=True))
     given = "axes " + ", ".join(f"{axis} ({size})" for axis, size in sizes)

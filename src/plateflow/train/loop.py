@@ -36,11 +36,9 @@ class Terms:
     """What the weights files of a run say of themselves, beside what the recipe tells.
 
     Attributes:
-        licence, citation: terms of use.
         channels: what each channel of an image is.
         colours: whether pictures of stained tissue were among the samples.
         parent: name and hash of the model that the run started from; empty: each network's start is told by its own.
-        data: digest of the samples.
     """
 
     licence: str = ""

@@ -31,7 +31,6 @@ class Recipe:
     """How networks are trained, all on the same crops.
 
     Attributes:
-        networks: their names and shapes.
         steps: optimiser steps; None where `seconds` decides.
         seconds: wall-clock time of the training; the schedule then follows the clock, and a run isn't repeatable.
         seed: crop i depends on it and on i alone.
@@ -49,7 +48,6 @@ class Recipe:
         weight_decay: of AdamW, on matrices and kernels alone.
         averaging: decay a step of the averaged weights, which are the ones that are kept.
         clip: greatest norm of a gradient.
-        augmentation: of the crops.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
