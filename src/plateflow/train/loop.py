@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -231,14 +232,14 @@ def train(
         task = progress.add_task("", total=1.0, note="")
         while True:
             seconds = time.monotonic() - started
-            part, stopped = ranks.agreed(recipe.done(step, seconds), float(stop.called))
+            part, stopped = ranks.agreed(recipe.done(step, seconds), float(stop.is_set()))
             if part >= 1 or stopped:
                 break
             asked = time.monotonic()
             try:
                 images, target = next(batches)
             except RuntimeError:  # SIGTERM to all processes of a job ends those that make crops
-                stopped = stop.called
+                stopped = stop.is_set()
                 if ranks.world == 1 and stopped:
                     break
                 raise
@@ -300,19 +301,13 @@ class _Log:
         return numbers
 
 
-class _Stop:
-    """Whether a signal asked the run to end."""
-
-    called = False
-
-
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
+def _stopping() -> Iterator[Event]:
     """Let Ctrl-C or SIGTERM end the run after the step under way, within which weights are half new; twice, at once."""
-    stop = _Stop()
+    stop = Event()
 
     def ask(number: int, _: object) -> None:
-        stop.called = True
+        stop.set()
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
