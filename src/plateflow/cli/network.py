@@ -37,7 +37,7 @@ def network_again(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]
             if keys := _changed(plate, entry):
                 groups.setdefault((entry.label_set, keys), []).append(entry)
         for group, again in groups.items():
-            nothing = {"plates": [], "items": 0, "gpu_hours": 0.0, "cpu_hours": 0.0}
+            nothing: dict[str, Any] = {"plates": [], "items": 0, "gpu_hours": 0.0, "cpu_hours": 0.0}
             redone = found.setdefault(group, {"label_set": group[0], "keys": group[1], **nothing})
             redone["plates"].append(plate.name)
             redone["items"] += len(again)
