@@ -41,12 +41,10 @@ def init(
     plate_map: Annotated[Path | None, typer.Option(help="CSV, TSV or XLSX with well, role, treatment, dose")] = None,
     layout: Annotated[str | None, typer.Option(help="reader, needed where it is not recognised")] = None,
     pattern: Annotated[
-        str | None,
-        typer.Option(help="for other names: a regular expression, a known pattern, or a CSV of paths"),
+        str | None, typer.Option(help="for other names: a regular expression, a known pattern, or a CSV of paths")
     ] = None,
     image: Annotated[
-        str | None,
-        typer.Option(help="for OME-Zarr, where it asks for it: which images of a well are its fields"),
+        str | None, typer.Option(help="for OME-Zarr, where it asks for it: which images of a well are its fields")
     ] = None,
     pixel_size_um: Annotated[float | None, typer.Option(help="needed where the layout does not say")] = None,
     channel_names: Annotated[
@@ -57,8 +55,7 @@ def init(
         typer.Option("--format", help="wells of the plate (96, 384, ...), where neither layout nor plate map says"),
     ] = None,
     follow_links: Annotated[
-        Path | None,
-        typer.Option(help="folder that links in RAW may lead into; links to elsewhere are never followed"),
+        Path | None, typer.Option(help="folder that links in RAW may lead into; links to elsewhere are never followed")
     ] = None,
 ) -> None:
     """Recognise raw plates, list their contents, and make the folder a project: config/, a Snakefile, profiles/.

@@ -5,7 +5,6 @@ costs, before a run is started. So is a change between the two ways.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from plateflow.chain import KEEP_FLOWS, LABEL_KEYS, labels_depend_on, stages_of
@@ -17,24 +16,12 @@ from plateflow.project import Plate
 from plateflow.state.journal import Entry, last_entries
 
 
-@dataclass
-class Again:
-    """What `infer` does again of a label set, and which keys have changed."""
-
-    label_set: str
-    keys: tuple[str, ...]
-    plates: list[str] = field(default_factory=list)
-    items: int = 0
-    gpu_hours: float = 0.0
-    cpu_hours: float = 0.0
-
-
 def network_again(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]) -> list[dict[str, Any]]:
-    """What the network is to do again for the sake of labels, by label set and keys; see `Again`.
+    """What the network is to do again for the sake of labels, by label set and keys.
 
     Whether a plate is concerned, the ends of its journals tell; the others aren't read.
     """
-    found: dict[tuple[str, tuple[str, ...]], Again] = {}
+    found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for plate in plates.values():
         try:
             sets = plate.config.segmentation
@@ -50,15 +37,13 @@ def network_again(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]
             if keys := _changed(plate, entry):
                 groups.setdefault((entry.label_set, keys), []).append(entry)
         for group, again in groups.items():
-            redone = found.setdefault(group, Again(*group))
-            redone.plates.append(plate.name)
-            redone.items += len(again)
+            nothing: dict[str, Any] = {"plates": [], "items": 0, "gpu_hours": 0.0, "cpu_hours": 0.0}
+            redone = found.setdefault(group, {"label_set": group[0], "keys": group[1], **nothing})
+            redone["plates"].append(plate.name)
+            redone["items"] += len(again)
             hours, on_gpu = hours_of("infer", again, len(entries), estimates.get(plate.name))
-            if on_gpu:
-                redone.gpu_hours += hours
-            else:
-                redone.cpu_hours += hours
-    return [asdict(again) for again in found.values()]
+            redone["gpu_hours" if on_gpu else "cpu_hours"] += hours
+    return list(found.values())
 
 
 def _changed(plate: Plate, entry: Entry) -> tuple[str, ...]:

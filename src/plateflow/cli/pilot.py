@@ -93,11 +93,7 @@ def pilot(
 
 
 def _spec(plate: str, project: Project | None, configfile: Path) -> PlateSpec:
-    """The line of the plate sheet for a plate: its own by its id, or one made for a folder.
-
-    Raises:
-        PlateflowError: there is neither.
-    """
+    """The line of the plate sheet for a plate: its own by its id, or one made for a folder."""
     folder = Path(plate)
     if project and plate in project.plates:
         return project.plates[plate].spec
@@ -117,11 +113,7 @@ def _guessed(raw: RawPlate) -> Config:
 
 
 def _read(raw: RawPlate, wells: Sequence[str], z_mode: str) -> tuple[list[PilotField], list[str]]:
-    """A field of each well, and of which wells it can't be read, and why.
-
-    Raises:
-        RawDataError: none can be read, or the machine is at fault.
-    """
+    """A field of each well, and of which wells it can't be read, and why."""
     from plateflow.images.pilot import read_field
     from plateflow.plates import PlaneError
 
@@ -225,11 +217,7 @@ def _lines(tried: PilotSet, pixel_um: float | None) -> Iterator[str]:
 
 
 def _write(path: Path, config: Config, sets: Sequence[PilotSet], pixel_um: float | None) -> None:
-    """Put the estimates into the configuration: in µm where it has µm, or nothing and the size of a pixel is known.
-
-    Raises:
-        ConfigError: there is no estimate of one, or the file can't take it.
-    """
+    """Put the estimates into the configuration: in µm where it has µm, or nothing and the size of a pixel is known."""
     from plateflow.config.edit import write_diameters
 
     diameters = {}

@@ -84,11 +84,7 @@ _SOURCE = "source"
 
 
 def _refuse_taken(images: list[Path], targets: list[Path]) -> None:
-    """Refuse to write over the labels of another image.
-
-    Raises:
-        PlateflowError: two images would write one file, or a file is there that isn't known to be of this image.
-    """
+    """Refuse to write over the labels of another image."""
     import tifffile
 
     for number, (path, target) in enumerate(zip(images, targets, strict=True)):
@@ -114,11 +110,7 @@ def _refuse_taken(images: list[Path], targets: list[Path]) -> None:
 
 
 def _numbers(text: str | None, picture: Picture, model: str) -> list[int] | None:
-    """The numbers of the channels asked for, which may be numbers or names.
-
-    Raises:
-        PlateflowError: no channel has such a name, or none is asked for and there are more than the model takes.
-    """
+    """The numbers of the channels asked for, which may be numbers or names."""
     from plateflow.segment.image import bright_background
     from plateflow.segment.pictures import COLOURS
 

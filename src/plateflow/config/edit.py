@@ -1,7 +1,5 @@
 """Values put into a configuration file, whose comments, order and layout stay as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

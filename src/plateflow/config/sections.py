@@ -121,6 +121,12 @@ class LabelSet(Section):
             raise ValueError("diameter_um and diameter_px are both given: leave one of them empty")
         return self
 
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """What decides which objects a flow field has, as the functions of `plateflow.flows` take it."""
+        limits = {"cell_threshold": self.cell_threshold, "flow_threshold": self.flow_threshold}
+        return {**limits, "min_size": self.min_size_px}
+
 
 class Features(Section):
     """What is measured and how cells are put into rows."""
@@ -215,8 +221,7 @@ class Config(Section):
     )
     follow_block_px: int = Field(2048, ge=64, description="edge of the blocks in which paths are followed, in pixels")
     keep_flows: bool = Field(
-        True,
-        description="keep flow fields, so that changes of the segmentation need no GPU; else `infer` makes labels",
+        True, description="keep flow fields, so that changes of the segmentation need no GPU; else `infer` makes labels"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the network; an equal number gives equal bits")
@@ -239,8 +244,7 @@ class Config(Section):
     quality: Quality = Quality()
     stats: Stats = Stats()
     train: str | None = Field(
-        None,
-        description="what `snakemake train` does: the options of `plateflow train` as typed, with --name",
+        None, description="what `snakemake train` does: the options of `plateflow train` as typed, with --name"
     )
 
     @field_validator("train")

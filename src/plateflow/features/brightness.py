@@ -1,7 +1,5 @@
 """How bright the pixels of a field are, in all and where no object lies: what the segmentation is compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

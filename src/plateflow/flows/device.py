@@ -20,13 +20,7 @@ _SCRATCH = 1 << 26
 
 
 def paint(
-    field: FlowField,
-    out: NDArray[np.uint32],
-    *,
-    n_steps: int,
-    cell_threshold: float,
-    check: bool,
-    max_size: int | None,
+    field: FlowField, out: NDArray[np.uint32], *, n_steps: int, cell_threshold: float, check: bool, max_size: int | None
 ) -> Painted | None:
     """Paint the labels of a canvas into ``out``, and measure its objects of up to ``max_size`` pixels.
 

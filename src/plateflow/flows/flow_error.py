@@ -62,12 +62,7 @@ def mean_probabilities(sums: NDArray[np.int64], area: NDArray[np.int64]) -> Floa
 
 @compiled
 def sum_errors(
-    labels: Labels,
-    boxes: Boxes,
-    numbers: NDArray[np.int64],
-    ndim: int,
-    flow: Any,
-    sums: NDArray[np.int64],
+    labels: Labels, boxes: Boxes, numbers: NDArray[np.int64], ndim: int, flow: Any, sums: NDArray[np.int64]
 ) -> None:
     """Sum the squared errors of the objects with these numbers and boxes, all in the coordinates of ``labels``.
 

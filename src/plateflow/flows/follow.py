@@ -41,7 +41,6 @@ def follow_flows(flow: NDArray[Any], cell_mask: NDArray[np.bool_], *, n_steps: i
         flow: flow field in network units (5 x pixels per step), ``(D, *space)``, order ``[dz,] dy, dx``; rounded to
             float16. It counts as 0 outside the mask.
         cell_mask: pixels to start from, ``(*space)``.
-        n_steps: steps of each path.
 
     Returns:
         End pixels, int32 ``(D, n)``, in raster order of the mask.
@@ -69,7 +68,6 @@ def follow_block(flow: Any, block: Block, *, n_steps: int, cell_threshold: float
 
     Args:
         flow: the canvas's flow field ``(D + 1, *space)``, order ``[dz,] dy, dx, cell logit``; numpy, memmap or zarr.
-        n_steps: steps of each path.
         cell_threshold: logit above which a pixel is cell.
 
     Returns:
@@ -201,7 +199,6 @@ def follow_path(
     Args:
         steps: of the region, flat; ``row`` and ``plane`` are the distances in it between rows and planes.
         ndim: dimensions of the canvas, and how many integers each pixel has.
-        n_steps: steps of the path.
         start: pixel z, y, x.
         axes: for z, y, x the bounds of positions: the canvas's first and last, and the region's last.
     """

@@ -164,12 +164,7 @@ def segment_flow(
 
         out = _out(field, out)
         painted = on_cuda.paint(
-            field,
-            out,
-            n_steps=n_steps,
-            cell_threshold=cell_threshold,
-            check=flow_threshold > 0,
-            max_size=max_size,
+            field, out, n_steps=n_steps, cell_threshold=cell_threshold, check=flow_threshold > 0, max_size=max_size
         )
         if painted is not None:
             return _finish(out, painted, flow_threshold, min_size, max_size, first, workers)

@@ -26,7 +26,6 @@ class Canvas:
         z: the z plane of the labels, the first of a volume: 0 unless every plane is kept.
         depth: planes of a volume; None for a canvas of one plane, which has no z axis.
         y, x, height, width: its box in the image, in px.
-        fields: in the image's coordinates.
     """
 
     index: int

@@ -1,7 +1,5 @@
 """The z planes that are read of a channel, and how they are made one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

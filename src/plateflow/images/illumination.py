@@ -159,14 +159,11 @@ def _of_density(
 ) -> NDArray[np.float64]:
     """How bright the brightest cell of a place would be under even light, given how many lie there, (place,).
 
+    Arguments are those of `_step`.
+
     With cells strewn at random, a share exp(-m) of the fields has none at a place where m lie on average, and a share
     exp(-m t) has none brighter than what a share t of the cells exceeds. So the distribution at a place is that of all
     places to the power of m over its mean.
-
-    Args:
-        brightness: log of the brightest cell over the threshold, 0 where none is, (field, place).
-        shows: whether there is one.
-        basis: the first term constant, (place, term).
     """
     n, places = shows.shape
     none = basis @ (basis.T @ (1 - shows.mean(axis=0))) / places
@@ -178,10 +175,7 @@ def _of_density(
 
 
 def _step(
-    brightness: NDArray[np.float64],
-    shows: NDArray[np.bool_],
-    basis: NDArray[np.float64],
-    light: NDArray[np.float64],
+    brightness: NDArray[np.float64], shows: NDArray[np.bool_], basis: NDArray[np.float64], light: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """By how much each field alone would change the light's weights, (field, term); their mean is the step of the fit.
 
@@ -216,7 +210,6 @@ def _agree(cells: NDArray[np.float64], background: NDArray[np.float64], n: int) 
     Args:
         cells: the weights of the light by the cells, in units of their error, (term,).
         background: those of the background.
-        n: the number of fields.
     """
     from scipy.special import fdtrc
 

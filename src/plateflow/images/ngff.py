@@ -59,8 +59,6 @@ def image_attributes(
     """The attributes of an image's group: its levels, and how a viewer first shows its channels.
 
     Args:
-        metadata: content of manifest/plate.json.
-        levels: of the image.
         limits: the raw values that are shown black and at full brightness, `low` and `high` by channel; of a channel
             without, the camera's range is shown.
     """

@@ -25,7 +25,6 @@ class PilotField:
     """The middle of a raw field.
 
     Attributes:
-        well, name: of the field.
         planes: YX by channel, float32 raw values of one time point, z planes made one.
         saturated: by channel, the fraction of the whole field's pixels that are saturated.
         shape: height and width of the whole field, px.
@@ -85,8 +84,6 @@ def read_field(plate: RawPlate, well: str, *, z_mode: str, edge: int) -> PilotFi
     """Read the middle one of a well's fields, all channels that were taken of it.
 
     Args:
-        plate: the raw plate.
-        well: its name.
         z_mode: `z` of the configuration; of `keep` the middle plane is shown.
         edge: px; of a larger field the middle is kept.
 

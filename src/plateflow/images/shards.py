@@ -158,11 +158,7 @@ class Level:
 
 
 def write_shards(
-    levels: Sequence[Level],
-    plane: Sequence[int],
-    corner: tuple[int, int],
-    pixels: NDArray[Any],
-    run: Map = map,
+    levels: Sequence[Level], plane: Sequence[int], corner: tuple[int, int], pixels: NDArray[Any], run: Map = map
 ) -> None:
     """Write the shard of each level that a region of an image fills.
 
@@ -196,11 +192,6 @@ def write_label_shards(levels: Sequence[Level], plane: Sequence[int], paint: Pai
 
     A level is made of 2 x 2 px of the one before it, as in images, by `halve_labels`. Each is taken from level 0 in
     pieces: the memory holds one of them, however large the plane is.
-
-    Args:
-        levels: the pyramid, level 0 first.
-        plane: its place along all axes but y and x.
-        paint: gives the labels.
     """
     for number, level in enumerate(levels):
         (height, width), (edge_y, edge_x) = level.size, level.shard

@@ -25,9 +25,6 @@ class Window:
 
     The limits of single wells and fields (`normalise.scope`) follow from their own pixels alone, so they are not
     frozen: they are computed on read, and the fingerprints of tile change whenever they do.
-
-    Attributes:
-        lights: by channel, see `images.illumination`.
     """
 
     paths: PlatePaths

@@ -2,8 +2,6 @@
 a configuration.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,12 +13,8 @@ from plateflow.errors import ChannelError, ConfigError, printable
 def named(spec: PlateSpec, channels: Iterable[Mapping[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
     """The channels in order; one that the plate sheet gives another name has that of the plate as its `original_name`.
 
-    A name that occurs again on the plate gets a number. All are renamed at once, so two may swap their names.
-
-    Args:
-        spec: the plate.
-        channels: what a reader found of each, at least its `name`.
-        notes: takes a sentence about names that occur again.
+    A name that occurs again on the plate gets a number, and `notes` a sentence about it. All are
+    renamed at once, so two may swap their names.
 
     Raises:
         ChannelError: the plate lacks a channel that is to be renamed.

@@ -1,7 +1,5 @@
 """Preflight: what is wrong with a raw plate, and what has changed in it since ingest, before anything is computed."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import re
@@ -31,10 +29,6 @@ _ROLE = re.compile(r"control|ctrl|role|^(well|sample)_?type|^content$")
 
 def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
     """Check that a plate has the channels that the label sets name, those of each together in some well.
-
-    Args:
-        config: the configuration.
-        metadata: the content of manifest/plate.json.
 
     Raises:
         ChannelError: the plate lacks one; suggests the nearest. Or no well has all of a label set.
@@ -68,7 +62,6 @@ def check_plate(
     """List all problems of a raw plate that can be seen before it is computed.
 
     Args:
-        spec: the plate.
         config: gives the channels that the label sets name, and the fraction from which on a field is saturated.
         deep: decode every file; otherwise check headers and lengths, and the pixels of a sample.
         refused: finds what the stages would refuse, besides channels that the plate lacks.
@@ -136,14 +129,11 @@ def _by_original_names(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> pd.
 
 
 def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
-    """Columns that no statistic reads, though they tell wells apart that count together.
+    """Columns of a plate map that no statistic reads, though they tell wells apart that count together.
 
     One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
     and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
     well.
-
-    Args:
-        table: of `read_plate_map`.
     """
     negatives = table.index[table["role"] == "negative"]
     treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
@@ -171,13 +161,7 @@ def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
 
 
 def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[str, str]]:
-    """What a plate map seems to say, but not so that it is read, and what to do.
-
-    Args:
-        table: of `read_plate_map`.
-        plate: the plate's id.
-        normalise: `stats.normalise`: what wells are compared with.
-    """
+    """What a plate map seems to say, but not so that it is read, and what to do; `normalise` is that of `stats`."""
     free = [str(name) for name in table if name not in OWN]
     ids = {name: set(table[name].astype(str)) - {""} for name in free if plain(name) in PLATE}
     other = [f"{name}: {examples(values)}" for name, values in ids.items() if len(values) == 1]

@@ -27,9 +27,6 @@ class Problem:
     Attributes:
         severity: error where the plate or a part of it cannot be used, warning where something is probably wrong, note
             where it may be intended (fields that overlap) but has consequences.
-        plate: the plate's id.
-        what: one sentence.
-        remedy: what the user can do.
         well, field, file: where; empty where the problem concerns several.
     """
 

@@ -1,7 +1,5 @@
 """Preflight of the images: the headers of all files, and the pixels of a sample, or of all with `--deep`."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +46,6 @@ def check_pixels(index: Index, saturated_fraction: float, *, deep: bool) -> Iter
     """Yield files that cannot be read, and pixels that look wrong.
 
     Args:
-        index: the plate.
         saturated_fraction: the fraction of pixels at the top of the camera's range from which on a plane is reported,
             as `quality.saturated_fraction` in the configuration.
         deep: decode every file; otherwise check the headers and lengths of all, and the pixels of a sample of fields.

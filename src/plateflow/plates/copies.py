@@ -1,7 +1,5 @@
 """Places of a well that were taken twice: the later copy is no field, and would be counted twice."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

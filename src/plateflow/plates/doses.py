@@ -1,7 +1,5 @@
 """The doses of a plate map: the column that holds them, their unit, and which of them are the same."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -3,8 +3,6 @@
 Whatever a parser raises over damaged metadata becomes one kind of error here: see `parsing`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import deque
@@ -35,8 +33,6 @@ def parsing(what: str, *, where: str, remedy: str) -> Iterator[None]:
 
     Args:
         what: what is parsed, such as "image 17 of the index".
-        where: plate and file.
-        remedy: what the user can do if it cannot be parsed.
 
     Raises:
         RawDataError: in place of any of `PARSE_ERRORS`, with its message as the cause; a `TextError` has a remedy of
@@ -88,7 +84,6 @@ def list_files(folder: Path, follow_links: str | None = None) -> Listing:
     """List all files below a folder with sizes and times.
 
     Args:
-        folder: of the plate.
         follow_links: links are followed within the plate's folder and, where this is given, into this one; no other
             link is followed, whatever it leads to.
     """
@@ -160,10 +155,8 @@ def inside(listing: Listing, name: str, *, base: str = ".", plate: str, source: 
     """Check a file name given by metadata.
 
     Args:
-        listing: the files of the plate.
         name: the file name, relative to `base`, with either kind of slash.
         base: a folder, relative to the plate's.
-        plate: the plate's id, for the message.
         source: the file that gives the name, for the message.
 
     Returns:
@@ -190,9 +183,7 @@ def xml_elements(path: Path, wanted: set[tuple[str, str]], *, plate: str) -> Ite
     """Stream elements of an XML file; each is dropped from memory once it has been used.
 
     Args:
-        path: the file.
         wanted: (parent, name) of the elements, without namespaces.
-        plate: the plate's id, for the message.
 
     Yields:
         the name without its namespace, and the element.

@@ -5,8 +5,6 @@ the user says counts, then what the vendor's metadata say if there are such plat
 that holds all wells with images. `init` has a plate map say it, too, as a map may list the wells that weren't imaged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import pandas as pd

@@ -7,8 +7,6 @@ in Maps/Map/Entry, and an image's own value takes precedence. Harmony writes one
 into one file (TIFF, or .flex, which is a TIFF too). Namespaces differ between versions, so only local names count.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The headers of a few images of each channel: one type of pixels holds for a channel, and others may have another."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -20,7 +18,6 @@ def few_headers(planes: pd.DataFrame, listing: Listing) -> dict[str, dict[str, H
 
     Args:
         planes: with channel, path and page; a path that isn't in the listing is passed over.
-        listing: the files of the plate's folder.
 
     Raises:
         OSError: the machine is at fault.

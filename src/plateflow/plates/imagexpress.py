@@ -11,8 +11,6 @@ fields above each other continue so). They are in the headers only, and sites li
 site are read, and all of them only where these three differ.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -7,8 +7,6 @@ looked for below the plate's folder by the end of its path. Positions and pixel 
 metres, centres of fields relative to the centre of the well, y pointing up.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import re

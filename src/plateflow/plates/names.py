@@ -1,7 +1,5 @@
 """What the names of images say, where a vendor writes well, field, time point, plane and channel into them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
@@ -81,7 +79,6 @@ def refuse_odd_name(path: str, *, plate: str = "") -> None:
 
     Args:
         path: as Python gives it, with the bytes that are not UTF-8 escaped as lone surrogates.
-        plate: the plate's id, for the message.
 
     Raises:
         RawDataError: it is not UTF-8.
@@ -100,11 +97,6 @@ def refuse_odd_names(spec: PlateSpec, listing: Listing, images: Collection[str])
 
     Metadata in UTF-8 spell such a name right, so that the file would be missing: a file that differs from a missing one
     in its odd characters alone is taken for it.
-
-    Args:
-        spec: the plate.
-        listing: its files.
-        images: paths of its images, relative to its folder.
 
     Raises:
         RawDataError: names the first of them.

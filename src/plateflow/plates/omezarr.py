@@ -8,8 +8,6 @@ have one, is missing, not black; where a part of it has none, though those of ot
 leave out chunks of zeros.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -167,11 +165,7 @@ class _Plate:
         return inside(self.files, name, base=base, plate=self.spec.plate, source="the plate's metadata")
 
     def _place(self, well: Mapping[str, Any]) -> tuple[int, int]:
-        """Row and column of a well by their names; numbers count from 0 or 1 only where a whole plate's are listed.
-
-        Raises:
-            RawDataError: the names aren't those of a well.
-        """
+        """Row and column of a well by their names; numbers count from 0 or 1 only where a whole plate's are listed."""
         row, column = str(well["path"]).split("/")[-2:]
         rows, columns = ([str(item["name"]) for item in self.metadata[key]] for key in ("rows", "columns"))
         from_zero = any(name.isdecimal() and not int(name) for name in columns)
@@ -291,11 +285,7 @@ class _Plate:
         return {name for planes, every in alike for (name, _), held in planes.items() if held < every}
 
     def _identify(self, image: Image, group: Any | None) -> None:
-        """Find the channels of an image by their names; those of the first image of a well are all that the well has.
-
-        Raises:
-            RawDataError: the names don't tell.
-        """
+        """Find an image's channels by their names; those of the first image of a well are all that the well has."""
         first = self.first.setdefault(group or 0, image)
         of_well = self.first.setdefault((group or 0, image.path.rpartition("/")[0]), image)
         known, own = self.known.setdefault(group or 0, [*first.labels]), image.labels
@@ -320,11 +310,7 @@ class _Plate:
 
 
 def _counted(name: str, names: list[str]) -> int:
-    """Where a number is in a list that counts on from 0 or 1.
-
-    Raises:
-        ValueError: it isn't there, or the list doesn't.
-    """
+    """Where a number is in a list that counts on from 0 or 1."""
     numbers = [int(name) for name in names]
     if numbers not in ([*range(len(names))], [*range(1, len(names) + 1)]):
         raise ValueError(f"{names} doesn't count on")

@@ -1,7 +1,5 @@
 """The pages of TIFFs: how many planes a file holds, and which of them nobody reads; and pages that are no plane."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,12 +57,7 @@ def unused_pages(planes: pd.DataFrame, pages: Callable[[str], int]) -> Iterator[
 
 
 def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, int]) -> None:
-    """Refuse planes whose files have more pages.
-
-    Args:
-        plate: its id.
-        planes: of the manifest.
-        pages: the number of planes in some of the files, by their paths.
+    """Refuse planes whose files have more pages, of the files whose number of planes is known (`pages`).
 
     Raises:
         RawDataError: one has.
@@ -76,10 +69,6 @@ def refuse_unused_pages(plate: str, planes: pd.DataFrame, pages: Mapping[str, in
 
 def refuse_other_pixels(where: str, headers: Mapping[str, Collection[Header]]) -> None:
     """Refuse channels of which no image is a plane: what helps against one bad file doesn't help a whole channel.
-
-    Args:
-        where: plate and images.
-        headers: of each channel, those that were looked at.
 
     Raises:
         RawDataError: all images of a channel are colour pictures, or have a type that isn't read.

@@ -9,8 +9,6 @@ where known `page`, `y_um` and `x_um` (the top-left corner of a field, y pointin
 capitals or not. Other columns are told, and refused where they seem to mean one of these that isn't there.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -155,11 +153,7 @@ def _from_table(spec: PlateSpec, listing: Listing) -> Records:
 
 
 def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) -> dict[str, dict[str, str] | None]:
-    """What the groups of a pattern find in each name; None where it doesn't match.
-
-    Raises:
-        RawDataError: it takes far too long.
-    """
+    """What the groups of a pattern find in each name; None where it doesn't match."""
     left = _SECONDS
     found: dict[str, dict[str, str] | None] = {}
     for name in names:
@@ -179,11 +173,7 @@ def _search(spec: PlateSpec, pattern: regex.Pattern[str], names: Iterable[str]) 
 
 
 def _compile(spec: PlateSpec, listing: Listing) -> regex.Pattern[str]:
-    """The regular expression of a plate, checked.
-
-    Raises:
-        RawDataError: it is none, or has no well.
-    """
+    """The regular expression of a plate, checked."""
     remedy = f"for example {EXAMPLE}, or one of {', '.join(READY)}"
     given = spec.pattern or _ready(listing.image_names())
     if given is None:
@@ -230,11 +220,7 @@ def _planes(
 
 
 def _stacks(spec: PlateSpec, listing: Listing, found: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-    """A note where pages are read as channels that the metadata of a few files give as planes or times of one.
-
-    Raises:
-        RawDataError: they give both several channels, and several planes or times of each.
-    """
+    """A note where pages are read as channels that the metadata of a few files give as planes or times of one."""
     paged = [name for name, groups in found.items() if PAGES in groups]
     stacked: list[str] = []
     for name in paged[:: max(1, len(paged) // HEADERS_READ)][:HEADERS_READ]:

@@ -4,8 +4,6 @@ Damaged files raise many kinds of error (tifffile, imagecodecs, struct, memory);
 with a reason that programs can test.
 """
 
-from __future__ import annotations
-
 import errno
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -102,11 +100,7 @@ def pixel_type(name: str) -> str:
 
 
 def _unsigned(pixels: NDArray[Any], dtype: str, path: Path) -> NDArray[Any]:
-    """Pixels of any byte order as this machine's, and unsigned; `dtype` is the channel's.
-
-    Raises:
-        PlaneError: some are negative or, where `SIGN` was subtracted from the channel's, some aren't.
-    """
+    """Pixels of any byte order as this machine's, and unsigned; `dtype` is the channel's."""
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype.name not in _UNSIGNED:
         return pixels

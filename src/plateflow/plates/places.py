@@ -6,8 +6,6 @@ that differ by numbers alone (`0`, `1`) are fields of one kind; two images of an
 place are the same cells twice. What places can't decide is asked of the user: `image` in the plate sheet.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,14 +33,11 @@ class Image:
 
     Attributes:
         path: of its group.
-        acquisition: the acquisition that it belongs to.
         array: path of the array of its first level.
         shape, chunk: of that array; empty if the image can't be understood.
         names: of the axes.
         scale, shift: of each axis, in units of that axis.
         um: how many um such a unit is; NaN where that is unknown.
-        moved: whether the metadata have a translation.
-        labels: the names of its channels.
     """
 
     path: str

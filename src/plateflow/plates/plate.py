@@ -1,7 +1,5 @@
 """A raw plate, whatever its vendor: the readers, the index, and access to the pixels."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,11 +87,7 @@ def _recognised(folder: Path, follow_links: str | None = None) -> str | None:
 
 
 def vendor_flat_field(metadata: Mapping[str, Any]) -> str:
-    """A sentence about the flat field that the vendor's metadata hold or name; empty where they don't.
-
-    Args:
-        metadata: the content of manifest/plate.json.
-    """
+    """A sentence about the flat field that the vendor's metadata (plate.json) hold or name; empty where they don't."""
     fields = {each["name"]: each["flat_field"] for each in metadata["channels"] if each.get("flat_field")}
     files = len(set(fields.values())) > 1  # else all are in the metadata themselves, under one name
     named = [f"{name} ({place})" if files else name for name, place in fields.items()]

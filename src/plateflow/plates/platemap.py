@@ -6,8 +6,6 @@ JUMP and LINCS keep it: `barcode_platemap.csv` names the map of each plate, whic
 is known about a treatment may then be in `external_metadata/`, two folders up, joined by a column that both have.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -25,10 +23,7 @@ from plateflow.plates.reader import examples
 from plateflow.plates.spreadsheets import Sheet, read_sheets
 
 OWN = ("well", "role", "treatment", "dose")
-ALIASES = {
-    "well": ("well_position", "well_id", "well_name"),
-    "treatment": ("pert_iname", "broad_sample"),
-}
+ALIASES = {"well": ("well_position", "well_id", "well_name"), "treatment": ("pert_iname", "broad_sample")}
 """Columns that replace ours where a map lacks it, in this order (JUMP, LINCS). They are kept too; of the dose see
 `doses.column_of_dose`."""
 PLATE = ("plate", "barcode", "assay_plate_barcode")
@@ -114,16 +109,11 @@ def role_of(row: dict[str, str], where: str, controls: Container[str] = ()) -> s
     1. the column `role`;
     2. JUMP: `pert_type` (or, of a control, `control_type`) begins with trt, neg, pos or empty; so may `well_type` and
        `control`;
-    3. CellProfiler: a column whose name ends in control or controls holds -1 (negative), 1 (positive) or 0, and -1 of
-       some well;
+    3. CellProfiler (`controls`): a column whose name ends in control or controls holds -1 (negative), 1 (positive) or
+       0, and -1 of some well;
     4. `negative_control` or `positive_control` holds 1, true, yes or x;
     5. Broad Institute (LINCS, JUMP): `broad_sample` is blank or DMSO, and `solvent` is not blank: negative;
     6. a line with nothing but its well is empty, any other a treatment.
-
-    Args:
-        row: the cells of the well's line by column.
-        where: file and line, for the message.
-        controls: the columns of the third rule.
 
     Raises:
         RawDataError: the column `role` holds something else, or the well is a negative and a positive control.

@@ -5,8 +5,6 @@ the system refuses this one name, in a folder that can be listed and of which an
 the system is the machine's: it fails the job, and nothing is given up for it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from itertools import islice, takewhile
@@ -24,13 +22,7 @@ _TRIED = 64
 
 
 def machine_error(error: OSError, *, where: str, one_plane: bool = False) -> RawDataError:
-    """The error over raw data of which the machine is the cause.
-
-    Args:
-        error: what the system says.
-        where: plate, well and file.
-        one_plane: whether a plane was read, without which the well can do.
-    """
+    """The error over raw data of which the machine is the cause; `one_plane`: the well can do without what was read."""
     one = ". If it is but one file that the disk can't read any more, remove it: its field is left out then"
     return RawDataError(
         "raw data can't be read: the share, the disk or this machine fails",
@@ -86,10 +78,6 @@ class RawFolder:
 
     def read(self, row: Mapping[Any, Any], *, decode: bool = True) -> NDArray[Any]:
         """The raw pixels of a plane; see `read_plane`. A plane that can't be read is read once more.
-
-        Args:
-            row: of the manifest.
-            decode: as for `read_plane`.
 
         Raises:
             PlaneError: the file itself is damaged or not there, or the metadata have none.

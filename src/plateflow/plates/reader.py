@@ -5,8 +5,6 @@ Plateflow's terms. `make_index` does the rest, the same for every layout: files 
 claimed twice, wells off the plate, the order of the channels.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,11 +182,8 @@ def other_layout(
     """The error of a reader for a folder that does not have its layout.
 
     Args:
-        spec: the plate.
         expected: what the reader reads, such as "a Harmony measurement".
         listing: the folder's files; links among them may be all that it lacks.
-        why: what the folder lacks.
-        remedy: which folder the user should give.
     """
     if listing is not None and listing.outside:
         return link_error(listing, min(listing.outside), plate=spec.plate)
@@ -205,10 +200,7 @@ def make_index(spec: PlateSpec, layout: str, records: Records, listing: Listing,
     read (`check` looks into all files).
 
     Args:
-        spec: the plate.
         layout: the name of the reader.
-        records: what the reader found.
-        listing: the files of the plate's folder.
         base: the folder that was listed, relative to the plate's, where it is another.
 
     Raises:

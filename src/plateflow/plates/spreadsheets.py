@@ -1,7 +1,5 @@
 """Spreadsheets that people and instruments write: CSV, TSV or XLSX, as rows of text."""
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile
@@ -27,7 +25,6 @@ class Sheet:
 
     Attributes:
         where: the file and sheet, for messages.
-        title: the title of the sheet (XLSX).
         rows: number and cells of each row that is not empty, up to its last filled cell; the number of the line in
             which it begins.
         widths: of each row the number of cells as written, empty ones at its end included (text; in a workbook no cell
@@ -42,12 +39,7 @@ class Sheet:
     blank: tuple[str, ...] = ()
 
     def check_width(self, header: int, number: int, cells: list[str]) -> None:
-        """Refuse a row with more filled cells than the row that names its columns has cells.
-
-        Args:
-            header: the number of that row.
-            number: the row's.
-            cells: the row's.
+        """Refuse row `number`, if it has more filled cells than row `header`, which names the columns, has cells.
 
         Raises:
             RawDataError: a delimiter too many, as in a value without quotes, has shifted the values.

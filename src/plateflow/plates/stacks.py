@@ -4,8 +4,6 @@ Wells of a plate may differ: one has a deeper stack, another stains of its own. 
 taken there, or the whole of it was lost: the planes don't tell which, so the wells that differ are named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -37,24 +35,14 @@ def add_missing(planes: pd.DataFrame) -> pd.DataFrame:
 
 
 def lacking_channels(planes: pd.DataFrame, channels: list[str]) -> dict[str, list[str]]:
-    """By well, the channels of the plate that it lacks, in their order; without the wells that have all.
-
-    Args:
-        planes: of `add_missing`.
-        channels: the plate's.
-    """
+    """By well, the channels of the plate that it lacks, in their order; without the wells that have all."""
     own = planes.groupby("well", sort=False)["channel"].agg(set)
     lacking = {str(well): [name for name in channels if name not in has] for well, has in own.items()}
     return {well: names for well, names in lacking.items() if names}
 
 
 def uneven(planes: pd.DataFrame, lacking: Mapping[str, list[str]]) -> list[tuple[list[str], str]]:
-    """Wells that have other planes than most, or not all channels at all of their times: which, and what is so of them.
-
-    Args:
-        planes: of `add_missing`.
-        lacking: of `lacking_channels`.
-    """
+    """Wells that have other planes than most, or not all channels at all of their times: which, and what of them."""
     wells: dict[str, list[str]] = {}
     for well, names in lacking.items():
         wells.setdefault(f"no channel {', '.join(names)}", []).append(well)

@@ -1,7 +1,5 @@
 """Units of length as instruments and writers of images name them."""
 
-from __future__ import annotations
-
 import math
 
 POWERS = {
@@ -20,11 +18,7 @@ NO_LENGTH = {"", "px", "pixel", "pixels"}
 
 
 def power_of_um(unit: str) -> int | None:
-    """The power of ten that turns lengths in a unit into um: -3 for nm; None where the unit isn't known.
-
-    Args:
-        unit: its symbol or its English name, in any case, singular or plural.
-    """
+    """The power of ten that turns lengths in a unit, by its symbol or English name, into um: -3 for nm; else None."""
     name = unit.strip().casefold()  # which makes one of the two micro signs, that look the same
     return POWERS.get(name.removesuffix("s") if len(name) > len("\u03bcm") else name)
 

@@ -7,8 +7,6 @@ channel nor plane: the planes that the field lacks at that time are missing, wit
 through all time lines, and each well may belong to one time line only. A channel may be taken twice, in two actions.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

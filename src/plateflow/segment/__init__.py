@@ -1,7 +1,5 @@
 """From images to flow fields by the network; labels of a single image."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

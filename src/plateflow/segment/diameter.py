@@ -63,7 +63,6 @@ class DiameterEstimate:
 
     Attributes:
         diameter: px; None where no objects were found.
-        trials: the scales that were compared.
     """
 
     diameter: float | None
@@ -76,16 +75,9 @@ class DiameterEstimate:
 
 
 def estimate_diameter(
-    image: NDArray[Any],
-    *,
-    model: str | Path = "default",
-    channels: Sequence[int] | None = None,
-    device: str = "auto",
+    image: NDArray[Any], *, model: str | Path = "default", channels: Sequence[int] | None = None, device: str = "auto"
 ) -> float | None:
     """Estimate the typical diameter of the objects of an image, as `segment_image` takes it.
-
-    Args:
-        image, model, channels, device: as of `segment_image`.
 
     Returns:
         The median diameter in px, of circles of the objects' areas; None where no objects are found.
@@ -115,7 +107,6 @@ def estimate(images: Iterable[NDArray[np.float32]], engine: FlowEngine) -> Diame
 
     Args:
         images: CYX, as `network_input` or `scale_intensities` returns them; taken one after another.
-        engine: of the model.
     """
     agreed, best = np.zeros(len(SCALES)), np.zeros(len(SCALES))
     found: list[list[NDArray[np.float64]]] = [[] for _ in SCALES]

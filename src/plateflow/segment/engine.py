@@ -70,7 +70,6 @@ class FlowEngine:
 
     Args:
         network: (B, 3, TILE, TILE) -> (B, 3, TILE, TILE) = [dy, dx, cell logit].
-        device: of the network.
         dtype: of weights and activations.
         batch_size: tiles per call; halved, permanently, when the device runs out of memory.
         augment: whether tiles overlap by half and every second one is shown to the network mirrored.

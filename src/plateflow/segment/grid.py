@@ -42,11 +42,6 @@ class Grid:
 def diameter_px(settings: LabelSet, metadata: Mapping[str, Any], *, where: str) -> float | None:
     """The typical diameter of a label set's objects in pixels of a plate; None where none is given.
 
-    Args:
-        settings: of the label set.
-        metadata: the content of manifest/plate.json.
-        where: plate and label set.
-
     Raises:
         ConfigError: it is given in micrometres, and the plate's pixel size isn't known.
     """
@@ -68,7 +63,7 @@ def pixel_um(metadata: Mapping[str, Any]) -> float | None:
 
 
 def grid_for(config: Config, label_set: str, metadata: Mapping[str, Any], *, plate: str) -> Grid:
-    """The network's grid for a label set of a plate; arguments as in `diameter_px`.
+    """The network's grid for a label set of a plate.
 
     Raises:
         ConfigError: as in `diameter_px`, or the diameter is out of range.

@@ -1,7 +1,5 @@
 """Single images as people have them (TIFF, PNG, OME-Zarr), their axes as the metadata name them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,11 +30,7 @@ class Picture(NamedTuple):
 
 
 def read_image(path: Path, time: int | None = None) -> Picture:
-    """Read a TIFF, a PNG, or the first level of an OME-Zarr image.
-
-    Args:
-        path: the file or folder.
-        time: the time point, needed where there are several.
+    """Read a TIFF, a PNG, or the first level of an OME-Zarr image; of several time points, `time` names one.
 
     Raises:
         PlateflowError: no such file, it can't be read as an image, or its axes can't be understood.
@@ -67,6 +61,7 @@ def read_image(path: Path, time: int | None = None) -> Picture:
 
 def _read_tiff(path: Path, time: int | None) -> Picture:
     import tifffile
+    from defusedxml.ElementTree import fromstring
 
     from plateflow.plates.pixels import not_brightness
     from plateflow.plates.units import um_per
@@ -89,7 +84,7 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
             )
     names = list[str]()
     um = um_per(imagej.get("unit", "").replace("\\u00B5", "u")) / (page.resolution[0] or math.nan)
-    if xml and (described := _ome(xml)) is not None:
+    if xml and (described := fromstring(xml.encode()).find("{*}Image/{*}Pixels")) is not None:
         names = [channel.get("Name", "") for channel in described.findall("{*}Channel")]
         um = um_per(described.get("PhysicalSizeXUnit", "um")) * float(described.get("PhysicalSizeX", "nan"))
     if any(each != tifffile.EXTRASAMPLE.UNSPECIFIED for each in page.extrasamples):  # transparency
@@ -99,13 +94,6 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
     picture = _picture(pixels, axes, names, time, um, colour=colour)
     note = f"; the first of {unused + 1} images in the file (those of other sizes are not used)"
     return picture._replace(taken=picture.taken + note * (unused > 0))
-
-
-def _ome(xml: str) -> Any:
-    """The description of the pixels in OME-XML, None where there is none."""
-    from defusedxml.ElementTree import fromstring
-
-    return fromstring(xml.encode()).find("{*}Image/{*}Pixels")
 
 
 def _read_zarr(path: Path, time: int | None) -> Picture:
@@ -141,9 +129,6 @@ def _picture(
         time: the time point, from 0; needed where there are several.
         um: the size of a pixel; 0 or NaN where it isn't known.
         colour: whether samples, where there are any, are red, green and blue.
-
-    Raises:
-        PlateflowError: an axis isn't understood, two would be channels, or the time point isn't there.
     """
     sizes = list(zip(axes, array.shape, strict=True))
     given = "axes " + ", ".join(f"{axis} ({size})" for axis, size in sizes)

@@ -1,7 +1,5 @@
 """A label set tried on a few fields of a raw plate: its diameter estimated, diameters and models compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,7 @@ from plateflow.images.pilot import PilotField
 from plateflow.model.registry import check_channels, model_spec
 from plateflow.segment.diameter import DiameterEstimate, brightest, estimate, median_diameter
 from plateflow.segment.engine import FlowEngine
-from plateflow.segment.grid import Grid, grid_of
+from plateflow.segment.grid import grid_of
 from plateflow.segment.image import flow_field, scale_intensities
 
 _PART = 24
@@ -33,7 +31,6 @@ class Variant:
     """What one model finds at one diameter.
 
     Attributes:
-        model: as it was asked for.
         diameter: px; None where the image isn't resized.
         why: where the diameter is from.
         labels: of each field's part, YX.
@@ -57,11 +54,9 @@ class PilotSet:
     """A label set as it was tried.
 
     Attributes:
-        name, channels: of the label set.
         fields: those that have these channels.
         parts: the part of each field in which objects were looked for, CYX, scaled to the limits.
         estimates: of the diameter, by model.
-        variants: models and diameters side by side.
     """
 
     name: str
@@ -87,14 +82,10 @@ def try_label_set(
     """Look for the objects of a label set with each model: at the diameter that it estimates, and at others.
 
     Args:
-        name, settings: of the label set.
         fields: some or all of which have its channels.
         limits: of all channels that any of these fields has.
         models: names or paths.
         diameters: px, None for images as they are, each with where it is from.
-        device: of the network.
-        where: for errors, plate and label set.
-        track: shows the progress.
 
     Raises:
         ChannelError: the plate lacks a channel, or there are more than a model takes.
@@ -120,19 +111,8 @@ def try_label_set(
         wanted = [*diameters, own] if own[0] else diameters
         for px, why in track(wanted, f"{name}: {model}, side by side"):
             grid = grid_of(model_spec(model), px, where=where)
-            labels = [_labels(flow_field(part, engine, grid.scale), settings, grid) for part in parts]
+            flows = (flow_field(part, engine, grid.scale) for part in parts)
+            labels = [labels_from_flows(f[:2], f[2], n_steps=grid.n_steps, **settings.thresholds) for f in flows]
             median = median_diameter(labels)
             variants.append(Variant(model=model, diameter=px, why=why, labels=labels, median=median))
     return PilotSet(name=name, channels=channels, fields=shown, parts=parts, estimates=estimates, variants=variants)
-
-
-def _labels(flow: NDArray[np.float16], settings: LabelSet, grid: Grid) -> NDArray[np.uint32]:
-    """The objects of a flow field (3, Y, X), cut out as the label set says."""
-    return labels_from_flows(
-        flow[:2],
-        flow[2],
-        n_steps=grid.n_steps,
-        cell_threshold=settings.cell_threshold,
-        flow_threshold=settings.flow_threshold,
-        min_size=settings.min_size_px,
-    )

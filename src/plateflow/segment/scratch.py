@@ -110,10 +110,7 @@ def _with_z(part: NDArray[Any]) -> NDArray[Any]:
 
 
 def open_flows(path: Path, cell_threshold: float) -> StoredFlows | NDArray[np.float16]:
-    """Open a flow field for `FlowField`; one of an earlier version of Plateflow, an npy file, too.
-
-    Args:
-        cell_threshold: with which labels are to be made of it.
+    """Open a flow field, of which labels are to be made with a threshold, for `FlowField`; an earlier release's, too.
 
     Raises:
         ResultsError: the file is gone or damaged, or was written for higher thresholds alone.

@@ -1,7 +1,5 @@
 """Iterators that run ahead in a thread of their own, and a network that can be stopped between two of its layers."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager

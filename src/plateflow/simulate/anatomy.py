@@ -3,8 +3,6 @@
 Everything is an array over the field or a table over the cells, so that a stain is drawn for all cells at once.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +68,6 @@ def anatomy(
     """Give each cell its parts.
 
     Args:
-        rng: source of every random number.
         cells: labels YX, 1..n.
         diameter: typical diameter of the cells in px.
         nucleus: diameter of a nucleus over the diameter of its cell.

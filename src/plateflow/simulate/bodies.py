@@ -5,8 +5,6 @@ bodies into a field, alone or in clumps; `tile` covers a field with a sheet of c
 give label images whose objects are each in one piece and large enough to be seen.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np
@@ -30,7 +28,6 @@ def body_outline(rng: np.random.Generator, diameter: float, form: Form) -> NDArr
     """Draw the outline of one body.
 
     Args:
-        rng: source of every random number.
         diameter: of the circle of the same area, in px.
         form: `round`; `lobed`, with bulges; `spread`, flat with uneven corners; `spindle`, long, pointed and bent;
             `star`, with two to six processes.
@@ -72,8 +69,6 @@ def scatter(
     """Throw bodies into a field; a later one lies beneath those that are there.
 
     Args:
-        rng: source of every random number.
-        shape: height and width in px.
         diameter: typical diameter in px.
         spread: standard deviation of the log of the diameter.
         coverage: fraction of the field to cover; reached as far as there is room.
@@ -123,8 +118,6 @@ def tile(
     """Cover a field with cells that meet: a confluent sheet, or colonies of it.
 
     Args:
-        rng: source of every random number.
-        shape: height and width in px.
         diameter: typical diameter in px.
         jitter: disorder of the cells' places, 0 (honeycomb) to about 0.5.
         stretch: ratio of length to width, all along one direction.

@@ -78,7 +78,6 @@ def simulate_field(
 
     Args:
         rng: source of every random number; the same state gives the same scene.
-        shape: height and width in px.
         density: fraction of the area that nuclei cover, 0 to about 0.45; 0 gives background and debris only.
         diameter_px: mean diameter of an interphase nucleus.
         size_spread: standard deviation of the log of the diameter.

@@ -5,8 +5,6 @@ field, over wider ranges than any one assay has. The aim is variety rather than 
 these takes a real assay for one more.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Literal, get_args

@@ -5,8 +5,6 @@ where a cell is well stained; how bright each cell is comes later. All widths fo
 cell of 20 px shows what a camera of that resolution would.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

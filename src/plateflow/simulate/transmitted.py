@@ -5,8 +5,6 @@ The first three are made of one map, the optical thickness of the cells: phase c
 (hence rims), relief its slope along one direction. Stained tissue is two dyes that absorb (Beer and Lambert).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np
@@ -42,8 +40,6 @@ def transmitted(rng: np.random.Generator, a: Anatomy, contrast: Contrast) -> Flo
     """Light that has passed the cells, float32 YX, about 0.5 where there is none.
 
     Args:
-        rng: source of every random number.
-        a: the cells.
         contrast: `phase`, `brightfield`, `relief` (as DIC or oblique light), or `texture`: granules alone, on a body
             as bright as its surroundings.
     """

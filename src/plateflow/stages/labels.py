@@ -105,12 +105,7 @@ def follow_and_label(
 
     settings = plate.config.segmentation[label_set]
     edge, n_steps = block_edge(canvas.shape, plate.config.follow_block_px), plate.grid(label_set).n_steps
-    keys: dict[str, Any] = {
-        "cell_threshold": settings.cell_threshold,
-        "flow_threshold": settings.flow_threshold,
-        "min_size": settings.min_size_px,
-        "workers": workers,
-    }
+    keys = {**settings.thresholds, "workers": workers}
 
     def make(out: NDArray[np.uint32], first: int) -> Objects:
         if isinstance(out, np.memmap) and device == "cpu":
@@ -128,9 +123,6 @@ def _held_in(
 
     Until a block is painted, each of its cell pixels holds the number of the pixel where its path ends, counted from 1.
     So nothing stays in memory, and no path is followed twice.
-
-    Raises:
-        ValueError: the canvas has more pixels than there are numbers.
     """
     from plateflow.flows import block_starts, cut_blocks, follow_block, release_pages
 

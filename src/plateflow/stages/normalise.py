@@ -12,8 +12,6 @@ something to focus on: until then the window follows the wells. With
 `normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +25,6 @@ from plateflow.state.journal import PLATE_KEY, item_key
 from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 SIGNAL_SHARE = 0.1

@@ -20,7 +20,6 @@ class LostFileError(ResultsError):
     """A file that a journal lists is gone, or is not what was written.
 
     Attributes:
-        stage: that made it.
         entry: of that stage's journal, which lists it.
         name: the file, as the journal names it.
     """

@@ -4,8 +4,6 @@ Each is found by the function with which the stage itself refuses. What only a j
 disk, damaged results.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress

@@ -69,11 +69,7 @@ def _write(project: Project, digest: str, lease: Lease) -> None:
 
 
 def _check(plate: Plate) -> None:
-    """Compare what the screen reads of a plate with what the journals list.
-
-    Raises:
-        LostFileError: a file isn't as it was written; the next run makes it again.
-    """
+    """Compare what the screen reads of a plate with what the journals list."""
     for stage in ("ingest", "aggregate"):
         entry = plate.outcomes(stage).get(PLATE_KEY)
         if entry is None:

@@ -155,7 +155,6 @@ class Glance:
         wells: how many it has; 0 as long as it isn't ingested.
         causes: the number of jobs, by stage, why they are to be done, and the remedy; of jobs for which everything
             that they build on is done.
-        doubts: see `Plate.doubts`.
         asked: the digest of its last job.
         unread: why the plate can't be looked at; else empty.
     """

@@ -132,16 +132,6 @@ def _from_endpoints(job: Job, item: Item, followed: Followed, flow: FlowField) -
         return read_endpoints(paths.endpoints(item.label_set, item.well, canvas.index, number), starts)
 
     def make(out: NDArray[np.uint32], first: int) -> Objects:
-        _, objects = labels_from_endpoints(
-            endpoints,
-            flow,
-            block=edge,
-            cell_threshold=settings.cell_threshold,
-            flow_threshold=settings.flow_threshold,
-            min_size=settings.min_size_px,
-            first=first,
-            out=out,
-        )
-        return objects
+        return labels_from_endpoints(endpoints, flow, block=edge, first=first, out=out, **settings.thresholds)[1]
 
     return make

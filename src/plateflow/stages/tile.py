@@ -218,10 +218,7 @@ def tile_well(job: Job, item: WorkItem[pd.DataFrame], memory: _Memory) -> Outcom
     lacking = {name: channels for name, channels in lacking.items() if channels}
     sums = _checksums(stats, item.data[~item.data["field"].isin(bad)], attempt.checksums)
     raw: dict[str, Any] = {name: stat and [*stat, sums[name]] for name, stat in stats.items()}
-    common: dict[str, Any] = {
-        "raw": raw,
-        "watch": [(str(folder.path(name)), stats[name]) for name in sorted(files)],
-    }
+    common: dict[str, Any] = {"raw": raw, "watch": [(str(folder.path(name)), stats[name]) for name in sorted(files)]}
     told = bad | {f"{name} ({each})": unusable[name, each] for name, channels in lacking.items() for each in channels}
     common["fields"] = {name: error.reason for name, error in told.items()}
     common["learned"] = {"raw files": _content(raw, told, _needed(job, image))}

@@ -29,13 +29,10 @@ class Sample:
     """One annotated image, as its file has it: processes that make crops share it, and normalise as they cut.
 
     Attributes:
-        source: name of the source that it belongs to.
-        name: its own.
         pixels: CYX, 1 to 3 channels, the object's channel first.
         limits: (C, 2), the values of each channel that are mapped to 0 and 1; equal where there is no contrast.
         labels: YX, 0 outside objects.
         diameter: median diameter of the objects in px; 0 without objects.
-        light: what kind of image it is.
     """
 
     source: str
@@ -69,11 +66,7 @@ def sizes_about(samples: Iterable[Sample]) -> tuple[float, float]:
 
 
 def make_sample(
-    source: str,
-    name: str,
-    channels: Iterable[NDArray[Any]],
-    labels: NDArray[np.integer],
-    light: Light = "fluorescence",
+    source: str, name: str, channels: Iterable[NDArray[Any]], labels: NDArray[np.integer], light: Light = "fluorescence"
 ) -> Sample:
     """Make a sample of the channels of an image, YX of any number type, and its labels."""
     pixels = np.stack(list(channels))

@@ -134,13 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         warm_up=min(200, (args.steps or 2000) // 10),
     )
     names = train(
-        recipe,
-        sources,
-        args.out,
-        device=args.device,
-        workers=args.workers,
-        starts=dict(args.start),
-        terms=TERMS,
+        recipe, sources, args.out, device=args.device, workers=args.workers, starts=dict(args.start), terms=TERMS
     )
     scores: list[tuple[str, Score]] = []
     for name in names:

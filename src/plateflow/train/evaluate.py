@@ -1,7 +1,5 @@
 """How well a model does on annotated images: source by source, by the size of objects, and against another model."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +39,6 @@ class Found:
     """What a model found in one image, against its labels.
 
     Attributes:
-        sample: the image.
         labels: what was found, YX, in the smallest type of unsigned integers that holds it.
         ap: TP / (TP + FP + FN) at each of `THRESHOLDS`; NaN where the image has and shows no object.
         counts: (3, thresholds), true, false and missed objects.
@@ -77,7 +74,6 @@ class Score:
 
     Attributes:
         source: that they are from; `all` for all together.
-        images: how many.
         objects: how many are annotated.
         diameter: median diameter of the annotated objects, px.
         ap: mean over images at each of `THRESHOLDS`; NaN where no image has or shows an object.
@@ -119,12 +115,7 @@ def find(
     """Segment samples as `segment_image` does and compare with their labels, in order.
 
     Samples are taken as they are needed, and a few flow fields are in memory at a time, however many samples there are.
-
-    Args:
-        samples: the annotated images.
-        model: name or path.
-        device: auto, cpu or cuda.
-        diameter: of the objects in px; by default images aren't resized.
+    `diameter` is that of the objects in px; by default images aren't resized.
     """
     engine = FlowEngine.load(str(model), device=device)
     grid = grid_of(model_spec(model), diameter, where="diameter")

@@ -6,8 +6,6 @@ A folder of data holds pairs, or folders of pairs, which are its sources. Pairs 
 classes only those that make up an array are loaded. Where labels were also saved as an image, that is read.
 """
 
-from __future__ import annotations
-
 import logging
 import pickle
 import re
@@ -39,7 +37,6 @@ def read_sources(folder: Path, *, mixed: bool = False) -> dict[str, list[Sample]
     """Read a folder of data, source by source; of a folder that holds pairs itself, its name is the source's.
 
     Args:
-        folder: the data.
         mixed: for an evaluation, where images of one source may differ in their channels, and all may be empty.
 
     Raises:

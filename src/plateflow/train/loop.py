@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,9 @@ class Terms:
     """What the weights files of a run say of themselves, beside what the recipe tells.
 
     Attributes:
-        licence, citation: terms of use.
         channels: what each channel of an image is.
         colours: whether pictures of stained tissue were among the samples.
         parent: name and hash of the model that the run started from; empty: each network's start is told by its own.
-        data: digest of the samples.
     """
 
     licence: str = ""
@@ -99,11 +98,7 @@ class _Learner:
         return None if kept is None else torch.from_numpy(kept).chunk(self.ranks.world)[self.ranks.rank].to(self.device)
 
     def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average,
-        }
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "average": self.average}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -156,11 +151,9 @@ def train(
     several processes, which `torchrun` or `srun` started, each makes and computes its part of every batch.
 
     Args:
-        recipe: networks and schedule.
         sources: what crops are cut from.
         folder: gets `recipe.json`, `log.csv`, `checkpoint.pt`, and `<network>.safetensors`, the averaged weights, at
             each checkpoint and at the end.
-        device: cpu or cuda.
         workers: processes that make crops; 0: this one.
         starts: weights files to start from, by name of the network; random weights for others.
         terms: what the weights files say of themselves.
@@ -239,14 +232,14 @@ def train(
         task = progress.add_task("", total=1.0, note="")
         while True:
             seconds = time.monotonic() - started
-            part, stopped = ranks.agreed(recipe.done(step, seconds), float(stop.called))
+            part, stopped = ranks.agreed(recipe.done(step, seconds), float(stop.is_set()))
             if part >= 1 or stopped:
                 break
             asked = time.monotonic()
             try:
                 images, target = next(batches)
             except RuntimeError:  # SIGTERM to all processes of a job ends those that make crops
-                stopped = stop.called
+                stopped = stop.is_set()
                 if ranks.world == 1 and stopped:
                     break
                 raise
@@ -308,19 +301,13 @@ class _Log:
         return numbers
 
 
-class _Stop:
-    """Whether a signal asked the run to end."""
-
-    called = False
-
-
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
+def _stopping() -> Iterator[Event]:
     """Let Ctrl-C or SIGTERM end the run after the step under way, within which weights are half new; twice, at once."""
-    stop = _Stop()
+    stop = Event()
 
     def ask(number: int, _: object) -> None:
-        stop.called = True
+        stop.set()
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

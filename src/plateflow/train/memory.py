@@ -1,7 +1,5 @@
 """How much memory of a GPU a training will need."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

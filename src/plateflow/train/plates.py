@@ -4,8 +4,6 @@ Labels that were corrected by hand (`plateflow import`) are read from their own 
 Pixels are read as `infer` reads them, through the plate's window and illumination profile.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path

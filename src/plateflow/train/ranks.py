@@ -18,7 +18,6 @@ class Ranks:
 
     Attributes:
         rank: its number, 0 to `world` - 1; process 0 writes the files.
-        world: how many there are.
         local: its number among those of its machine.
     """
 

@@ -4,8 +4,6 @@ It is a dataclass of the standard library, as `plateflow.train.default` runs whe
 comes from a file goes through pydantic, which takes such a class as its model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +31,6 @@ class Recipe:
     """How networks are trained, all on the same crops.
 
     Attributes:
-        networks: their names and shapes.
         steps: optimiser steps; None where `seconds` decides.
         seconds: wall-clock time of the training; the schedule then follows the clock, and a run isn't repeatable.
         seed: crop i depends on it and on i alone.
@@ -51,7 +48,6 @@ class Recipe:
         weight_decay: of AdamW, on matrices and kernels alone.
         averaging: decay a step of the averaged weights, which are the ones that are kept.
         clip: greatest norm of a gradient.
-        augmentation: of the crops.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
