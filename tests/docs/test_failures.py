@@ -8,7 +8,7 @@ from pathlib import Path
 
 import plateflow.errors
 from plateflow.cli.common import Status
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.stats.flags import FLAGS
 from plateflow.stats.wells import NOT_ACQUIRED
 
@@ -96,7 +96,31 @@ def test_every_status_is_told():
     assert set(told("Exit statuses")) == {str(int(status)) for status in Status} | {str(WRONG_USE)}
 
 
+def refusals() -> Iterator[str]:
+    """The first sentences of what is raised where corrected labels are taken back, as source."""
+    for name in ("corrections", "drawn", "images", "outlines"):
+        for function in ast.walk(ast.parse((SOURCE / "exchange" / f"{name}.py").read_text())):
+            if not isinstance(function, ast.FunctionDef) or (name == "images" and "read" not in function.name):
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                    what = node.exc.args[0]
+                    if isinstance(what, ast.Constant | ast.JoinedStr) and ast.unparse(node.exc.func) != "ValueError":
+                        counted = r"\{number_of\(.*?, '(.*?)'\)\}"
+                        yield re.sub(counted, lambda found: number_of(2, found[1]), ast.unparse(what))
+
+
+def test_every_reason_to_refuse_a_correction_is_told():
+    section = PAGE.read_text().split("\n## Corrections that are refused\n")[1].split("\n## ")[0]
+    prose, *rows = section.split("\n| ")
+    named = re.findall(r"`([^`]+)`", "".join(row.split(" | ")[0] for row in rows)) + [prose.split("`")[1]]
+    said = set(refusals())
+    assert len(said) >= 15
+    assert [each for each in said if not any(name in each for name in named)] == []
+    assert [name for name in named if not any(name in each for each in said)] == []
+
+
 def test_each_says_what_it_means_and_what_to_do():
-    for section in ("Reasons", "Kinds of errors", "Flags", "Exit statuses"):
+    for section in ("Reasons", "Kinds of errors", "Corrections that are refused", "Flags", "Exit statuses"):
         for name, cells in told(section).items():
             assert all(len(cell) > 5 for cell in cells), f"{section}: {name}"

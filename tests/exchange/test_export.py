@@ -97,7 +97,7 @@ def test_the_worst_come_by_their_rank_and_random_ones_are_the_same_each_time(pla
         ("B02,C02", "cells", "the well was left out"),
         ("B02,H12", "cells", "the plate has no well H12"),
         ("worst", "cells", "--wells takes worst:6"),
-        ("worst:0", "cells", "no well has labels"),
+        ("worst:0", "cells", "--wells takes worst:6"),
         ("../../etc", "cells", "--wells takes"),
         ("", "cells", "--wells takes"),
         ("B02", "cell", "did you mean 'cells'"),
@@ -233,3 +233,5 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(planted: Planted, tm
         "export", "demo", "--to", "qupath", "--label-set", "nuclei", "-o", "there", "--wells", "B02", cwd=tmp_path
     )
     assert "of nuclei" in nuclei and (tmp_path / "there" / "demo_B02_0.geojson").exists()
+    refused = plateflow("export", "demo", "--tables", "csv", "--wells", "B02", cwd=tmp_path, status=2)
+    assert "tables are of all wells" in refused

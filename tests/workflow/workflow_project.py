@@ -129,6 +129,12 @@ def run_in_process(project: pipeline.Project) -> set[tuple[str, str]]:
     return ran
 
 
+def with_tiny_model(folder: Path) -> None:
+    """Let a project that `init` has made segment with a network that takes a moment."""
+    config = folder / "config" / "config.yaml"
+    config.write_text(config.read_text().replace('model: "default"', f'model: "{TINY}"'))
+
+
 def make_project(folder: Path, *, plate: str = "micro", seed: int = 0, **kwargs) -> Project:
     """A project with one simulated plate, as `plateflow init` writes it, for the tiny model."""
     made = simulate_plate(folder / "raw", plate=plate, seed=seed, **MICRO | kwargs)
