@@ -67,7 +67,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demo = folder / "demo"
     demo.mkdir(parents=True)
     made = simulate_plate(
-        demo / "raw", wells=WELLS, fields=1, faults=(Fault(kind="truncated", well="C07", field=0, channel=1),), **SMALL
+        demo / "raw", wells=WELLS, fields=2, faults=(Fault(kind="truncated", well="C07", field=0, channel=1),), **SMALL
     )
     plateflow("init", made.raw, "--plate", "demo", "--plate-map", made.plate_map, cwd=demo)
     with_tiny_model(demo)

@@ -113,7 +113,7 @@ def refusals() -> Iterator[str]:
 def test_every_reason_to_refuse_a_correction_is_told():
     section = PAGE.read_text().split("\n## Corrections that are refused\n")[1].split("\n## ")[0]
     prose, *rows = section.split("\n| ")
-    named = re.findall(r"`([^`]+)`", "".join(row.split(" | ")[0] for row in rows)) + [prose.split("`")[1]]
+    named = [*re.findall(r"`([^`]+)`", "".join(row.split(" | ")[0] for row in rows)), prose.split("`")[1]]
     said = set(refusals())
     assert len(said) >= 15
     assert [each for each in said if not any(name in each for name in named)] == []
