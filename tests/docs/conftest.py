@@ -14,14 +14,14 @@ import tifffile
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from command_line import plateflow
-from workflow_project import run_in_process, with_tiny_model
+from workflow_project import made_quick, run_in_process
 
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import save_model
 from plateflow.project import Project
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
 
-SMALL = {"field_shape": (128, 160), "channels": ("DNA", "AGP")}
+SMALL = {"field_shape": (96, 112), "channels": ("DNA", "AGP")}
 WELLS = [
     WellPlan(well="B02", role="negative", treatment="DMSO", dose=0.0),
     WellPlan(well="B03", role="treatment", treatment="compound-1", dose=0.1, effect=0.1),
@@ -70,7 +70,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         demo / "raw", wells=WELLS, fields=2, faults=(Fault(kind="truncated", well="C07", field=0, channel=1),), **SMALL
     )
     plateflow("init", made.raw, "--plate", "demo", "--plate-map", made.plate_map, cwd=demo)
-    with_tiny_model(demo)
+    made_quick(demo)
     with chdir(demo):
         run_in_process(Project.load(Path("config/config.yaml")))
     (folder / ".venv").symlink_to(sys.prefix)

@@ -1,8 +1,8 @@
 """Every command of the documentation is run, page by page, on a small plate; its few others are checked as typed.
 
 Jobs of `snakemake` are done in this process, which is quicker, before Snakemake itself looks for what is left to do.
-What `init` configures is changed in one key: the model is the tests' own, which takes a moment. Commands that name
-`default` and `fast` run those.
+What `init` configures is changed in two keys: the model is the tests' own, which takes a moment, and features are few.
+Commands that name `default` and `fast` run those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 import typer
 from command_line import plateflow
 from pages import PAGES, blocks
-from workflow_project import run_in_process, with_tiny_model
+from workflow_project import made_quick, run_in_process
 
 from plateflow import cli
 from plateflow.errors import PlateflowError
@@ -57,7 +57,7 @@ class Shell:
         elif name == "plateflow":
             plateflow(*words, cwd=self.cwd, status=status)
             if words[0] == "init" and "--directory" not in words:
-                with_tiny_model(self.cwd)
+                made_quick(self.cwd)
         elif name == "snakemake":
             os.chdir(self.cwd)
             run_in_process(Project.load(Path("config/config.yaml")))

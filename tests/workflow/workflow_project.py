@@ -129,10 +129,11 @@ def run_in_process(project: pipeline.Project) -> set[tuple[str, str]]:
     return ran
 
 
-def with_tiny_model(folder: Path) -> None:
-    """Let a project that `init` has made segment with a network that takes a moment."""
+def made_quick(folder: Path) -> None:
+    """Give a project that `init` has made a network that takes a moment, and few features."""
     config = folder / "config" / "config.yaml"
-    config.write_text(config.read_text().replace('model: "default"', f'model: "{TINY}"'))
+    text = config.read_text().replace('model: "default"', f'model: "{TINY}"')
+    config.write_text(text.replace('families: "standard"', 'families: "minimal"'))
 
 
 def make_project(folder: Path, *, plate: str = "micro", seed: int = 0, **kwargs) -> Project:
