@@ -21,7 +21,7 @@ from plateflow.model.weights import save_model
 from plateflow.project import Project
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
 
-SMALL = {"field_shape": (96, 112), "channels": ("DNA", "AGP")}
+SMALL = {"field_shape": (128, 160), "channels": ("DNA", "AGP")}
 WELLS = [
     WellPlan(well="B02", role="negative", treatment="DMSO", dose=0.0),
     WellPlan(well="B03", role="treatment", treatment="compound-1", dose=0.1, effect=0.1),
