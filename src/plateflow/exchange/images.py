@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 PROGRAMS: dict[str, Any] = {"cellpose": cellpose, "qupath": qupath, "imagej": imagej, "napari": napari}
 """Each has `write`, `read`, and `HOW` its files are opened and saved."""
 INDEX = "plateflow.json"
-_CHOSEN = re.compile(r"(worst|random):0*([1-9]\d{0,3})")
+_CHOSEN = re.compile(r"(worst|random):([1-9]\d{0,3})")
 
 
 def export_images(
