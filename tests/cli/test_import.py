@@ -24,6 +24,8 @@ def test_what_was_exported_and_not_changed_is_not_imported(done, exported):
     said = done.plateflow("import", "exported")
     assert "as exported, not imported" in said and "Nothing to import." in said
     assert not done.path().corrections.exists()
+    assert "there are no corrections" in done.plateflow("retry", "micro/B02", "--discard-corrections")
+    assert "the plate has no well H12" in done.plateflow("retry", "micro/H12", "--discard-corrections", status=1)
 
 
 def test_an_import_is_told_verified_kept_and_discarded(done, exported):

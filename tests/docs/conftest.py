@@ -14,7 +14,7 @@ import tifffile
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from command_line import plateflow
-from workflow_project import TINY, run_in_process
+from workflow_project import made_quick, run_in_process
 
 from plateflow.model.vit import FlowViT, FlowViTConfig, init_weights
 from plateflow.model.weights import save_model
@@ -32,12 +32,6 @@ WELLS = [
 """Of the demo's wells; C07 has its truncated file."""
 
 
-def with_tiny_model(project: Path) -> None:
-    """Segment with a network that takes a moment."""
-    config = project / "config" / "config.yaml"
-    config.write_text(config.read_text().replace('model: "default"', f'model: "{TINY}"'))
-
-
 def _data(folder: Path) -> None:
     """/data of the pages: raw plates, their maps, files that a pattern describes."""
     (folder / "raw").mkdir(parents=True)
@@ -52,12 +46,12 @@ def _data(folder: Path) -> None:
 
 
 def _annotated(folder: Path) -> None:
-    """Three pairs of images and labels."""
+    """Two pairs of images and labels."""
     y, x = np.mgrid[:96, :96]
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for number in range(3):
+    for number in range(2):
         labels = np.zeros((96, 96), np.uint16)
         for label, (at_y, at_x) in enumerate(((24, 24), (24, 70), (70, 24), (70, 70)), start=1):
             labels[np.hypot(y - at_y - number, x - at_x) < 11] = label
@@ -76,7 +70,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         demo / "raw", wells=WELLS, fields=2, faults=(Fault(kind="truncated", well="C07", field=0, channel=1),), **SMALL
     )
     plateflow("init", made.raw, "--plate", "demo", "--plate-map", made.plate_map, cwd=demo)
-    with_tiny_model(demo)
+    made_quick(demo)
     with chdir(demo):
         run_in_process(Project.load(Path("config/config.yaml")))
     (folder / ".venv").symlink_to(sys.prefix)

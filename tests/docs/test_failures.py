@@ -8,7 +8,7 @@ from pathlib import Path
 
 import plateflow.errors
 from plateflow.cli.common import Status
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.stats.flags import FLAGS
 from plateflow.stats.wells import NOT_ACQUIRED
 
@@ -26,7 +26,8 @@ def told(section: str) -> dict[str, list[str]]:
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line[:1] == "|"
     ]
     assert all(len(row) == 3 for row in rows)
-    return {row[0].strip("`"): row[1:] for row in rows[2:]}
+    rows = [row for row in rows if row[0] not in ("---", rows[0][0])]
+    return {row[0].strip("`"): row[1:] for row in rows}
 
 
 def constants(node: ast.AST) -> Iterator[str]:
@@ -96,7 +97,29 @@ def test_every_status_is_told():
     assert set(told("Exit statuses")) == {str(int(status)) for status in Status} | {str(WRONG_USE)}
 
 
+def refusals() -> Iterator[str]:
+    """The first sentences of errors that are raised where labels and tables are exported or taken back, as source."""
+    for path in (SOURCE / "exchange").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                what = node.exc.args[0]
+                if isinstance(what, ast.Constant | ast.JoinedStr) and ast.unparse(node.exc.func) != "ValueError":
+                    counted = r"\{number_of\(.*?, '(.*?)'\)\}"
+                    yield re.sub(counted, lambda found: number_of(2, found[1]), ast.unparse(what))
+
+
+def test_every_refusal_of_an_export_or_a_correction_is_told():
+    section = PAGE.read_text().split("\n## Exports and corrections that are refused\n")[1].split("\n## ")[0]
+    prose, *rows = section.split("\n| ")
+    named = [*re.findall(r"`([^`]+)`", " ".join(row.split(" | ")[0] for row in rows)), prose.split("`")[1]]
+    said = set(refusals())
+    assert len(said) >= 25
+    assert [each for each in said if not any(name in each for name in named)] == []
+    source = "".join(path.read_text() for path in (SOURCE / "exchange").glob("*.py"))
+    assert [name for name in named if name not in source and not any(name in each for each in said)] == []
+
+
 def test_each_says_what_it_means_and_what_to_do():
-    for section in ("Reasons", "Kinds of errors", "Flags", "Exit statuses"):
+    for section in ("Reasons", "Kinds of errors", "Exports and corrections that are refused", "Flags", "Exit statuses"):
         for name, cells in told(section).items():
             assert all(len(cell) > 5 for cell in cells), f"{section}: {name}"

@@ -64,7 +64,7 @@ def _options(
 
 for command in (
     *(init.init, check.check, pilot.pilot, plan.plan, status.status, retry.retry, run.run),
-    *(export.export, view.view),
+    *(view.view, export.export),
     *(verify.verify, clean.clean, accept.accept, segment.segment, evaluate.evaluate, train.train, demo.demo),
 ):
     _typer.command()(command)

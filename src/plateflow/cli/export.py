@@ -30,15 +30,19 @@ class Tables(StrEnum):
 def export(
     plate: Annotated[str, typer.Argument(help="the plate's id")],
     to: Annotated[Program | None, typer.Option(help="the program in which labels will be corrected")] = None,
-    tables: Annotated[Tables | None, typer.Option(help="the form of tables")] = None,
-    wells: Annotated[str, typer.Option(help="worst:6, random:6, or B03,C05")] = "worst:6",
-    label_set: Annotated[str, typer.Option(help="the label set; default: that of the rows")] = "",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="folder that is made")] = None,
+    tables: Annotated[Tables | None, typer.Option(help="the form of tables; always of all wells")] = None,
+    wells: Annotated[str, typer.Option(help="with --to: worst:N (default: N = 6), random:N, or names: B03,C05")] = "",
+    label_set: Annotated[str, typer.Option(help="with --to: the label set; default: that of the rows")] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="the folder to write; default: export/PLATE/FORM")
+    ] = None,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Write images with labels to correct by hand (--to), or tables that other programs read (--tables)."""
     if (to is None) == (tables is None):
         raise typer.BadParameter("name either --to or --tables")
+    if tables is not None and (wells or label_set):
+        raise typer.BadParameter("tables are of all wells: leave out --wells and --label-set")
     chosen = Project.load(configfile).plate(plate)
     folder = output or Path("export") / chosen.name / str(to or tables)
     if tables is not None:
@@ -51,6 +55,6 @@ def export(
         from plateflow.exchange.images import export_images
 
         labels = label_set or chosen.config.row_label_set
-        lines = export_images(chosen, str(to), wells, labels, folder, Console(stderr=True))
+        lines = export_images(chosen, str(to), wells or "worst:6", labels, folder, Console(stderr=True))
     for line in lines:
         typer.echo(line)

@@ -13,17 +13,18 @@ from plateflow.state.lease import Lease
 
 
 def import_labels(
-    folder: Annotated[Path, typer.Argument(help="that `plateflow export` has made")],
+    folder: Annotated[Path, typer.Argument(help="a folder that `plateflow export --to` has written")],
     by: Annotated[str, typer.Option(help="who has corrected them; default: you")] = "",
     split: Annotated[
-        bool, typer.Option("--split", help="make pieces of an object objects, drop those below min_size_px")
+        bool,
+        typer.Option("--split", help="make pieces of an object objects of their own; drop those below min_size_px"),
     ] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Take corrected labels back: they stand in the place of the pipeline's, which stay as they are.
+    """Take corrected labels back: cells are measured from them; the pipeline's own stay beside them.
 
-    All labels are checked before anything is written; where some can't be used, none is taken. Objects keep their
-    numbers, new ones get new numbers. The next `snakemake` measures the wells anew, and no others. `plateflow retry
+    All labels are checked before anything is written; if some can't be used, none is taken. Objects keep their numbers,
+    new ones get new numbers. The next `snakemake` measures these wells again, and no others. `plateflow retry
     PLATE[/WELL] --discard-corrections` takes corrections out again.
     """
     from plateflow.exchange.corrections import import_items

@@ -34,7 +34,7 @@ def retry(
         ),
     ] = None,
     discard_corrections: Annotated[
-        bool, typer.Option("--discard-corrections", help="take labels out that were corrected by hand, and do no more")
+        bool, typer.Option("--discard-corrections", help="take out labels corrected by hand; request nothing else")
     ] = False,
     cancel: Annotated[bool, typer.Option(help="cancel the SLURM jobs of a driver that is gone; default: wait")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
@@ -207,6 +207,8 @@ def _discard(project: Project, target: str) -> None:
         if found:
             discard(plate.paths, [each.place for each in found])
     if not found:
+        if well:
+            plate.check_well(well)
         typer.echo(f"{target}: there are no corrections.")
         return
     for each in found:

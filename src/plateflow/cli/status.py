@@ -41,7 +41,7 @@ def status(
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="write plates as a page to this file, too; with --watch again and again"),
+        typer.Option("--html", help="also write a page to this file; with --watch, keep it up to date"),
     ] = None,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:

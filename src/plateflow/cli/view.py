@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 def view(
     target: Annotated[str, typer.Argument(help="RESULTS/PLATE[/WELL], or PLATE[/WELL] of the project")],
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0: any that is free; links in pages lead to the default")
+        int, typer.Option(min=0, max=65535, help="0: any free one; the report's links expect the default")
     ] = PORT,
-    host: Annotated[str, typer.Option(help="another address to listen at than this machine's own")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="address to listen on; others than this one let other machines in, without a password")
+    ] = "127.0.0.1",
     open_: Annotated[bool, typer.Option("--open", help="open it in the browser")] = False,
     configfile: ConfigOption = DEFAULT_CONFIG,
 ) -> None:

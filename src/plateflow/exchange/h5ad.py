@@ -41,7 +41,7 @@ def write(tables: CellTables, folder: Path, shown: Path) -> list[str]:
         import h5py
         from anndata.io import write_elem
     except ModuleNotFoundError as error:
-        remedy = "pip install 'plateflow[anndata]'"
+        remedy = "pip install 'anndata>=0.12'"
         raise ArgumentError(
             f"the package {error.name} isn't installed", where="--tables anndata", remedy=remedy
         ) from None
