@@ -288,6 +288,29 @@ def test_a_damaged_file_is_an_error_that_says_the_way_out(planted: Planted) -> N
         planted.run("features")
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_line_that_is_lost_is_told_and_its_labels_stay(planted: Planted, damage: str) -> None:
+    """A line with another bit stops whoever reads it; one without an end may be a killed import's."""
+    (labels, digest), (sound, other) = exported(planted, "B02"), exported(planted, "B03")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    (file,) = (each.file(planted.paths) for each in corrections(planted.paths).values())
+    book = planted.paths.corrections
+    line = book.read_bytes()
+    if damage == "flipped":
+        book.write_bytes(line.replace(b"ada", b"bda"))
+        remedy = r"corrections.jsonl, line 1\n.*put the file back from a copy; or remove this line"
+        for read in (lambda: planted.run("features"), lambda: planted.plate.correction("B02", "cells")):
+            with pytest.raises(ResultsError, match=f"what was corrected by hand is damaged\n.*{remedy}"):
+                read()
+    book.write_bytes(line[:-30] if damage == "cut" else b"")
+    give_back(planted, Drawn(well="B03", labels=corrected(sound), exported=other))
+    assert unused(planted.paths) == [file], "people's work, whatever has become of its line"
+    discard(planted.paths, [("B03", "cells")])
+    assert unused(planted.paths) == [file]
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    assert corrections(planted.paths).keys() == {("B02", "cells")} and not unused(planted.paths)
+
+
 def test_an_import_that_fails_at_any_write_leaves_all_or_nothing(
     planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
