@@ -126,9 +126,10 @@ def by_hand(steps: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """By step of `BY_HAND`, the complete project as the step finds it, each with the same clock."""
     folder = tmp_path_factory.mktemp("by-hand")
     now = copy(steps[""], folder / "now")
-    with inside(now) as plate, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("plateflow.exchange.corrections.now", lambda: "2026-01-01T00:00:00+00:00")
-        export_images(plate, "napari", WELL, "cells", now / "by-hand")
+        with inside(now) as plate:
+            export_images(plate, "napari", WELL, "cells", now / "by-hand")
         (item,) = read_items(now / "by-hand")
         labels = item.read()
         tifffile.imwrite(item.file, np.where(labels == labels.max(), 0, labels))
