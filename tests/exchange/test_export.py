@@ -152,7 +152,8 @@ def test_flows_go_to_cellpose_where_they_are_kept(planted: Planted, tmp_path: Pa
     flow = rng.normal(0, 3, (3, *canvas.shape)).astype(np.float16)
     write_flows(kept.paths.flows("cells", "B02", 0), flow, bound=-2)
     write_flows(kept.paths.flows("cells", "B03", 0), flow[:, 1:], bound=-2)  # of other fields
-    export_images(kept.plate, "cellpose", "B02,B03,B04", "cells", tmp_path / "out")
+    said = export_images(kept.plate, "cellpose", "B02,B03,B04", "cells", tmp_path / "out")
+    assert said[1].startswith("2 images without flow fields, as none is there: their masks can be corrected, but")
     read = [np.load(tmp_path / "out" / f"demo_B0{n}_0_seg.npy", allow_pickle=True).item()["flows"] for n in (2, 3, 4)]
     assert read[1] == read[2] == [[], [], [], [], [[]]]
     picture, probability, vectors, logit = read[0]
@@ -160,6 +161,15 @@ def test_flows_go_to_cellpose_where_they_are_kept(planted: Planted, tmp_path: Pa
     np.testing.assert_array_equal(vectors[0][:, cell], flow[:2, cell].astype(np.float32))
     np.testing.assert_array_equal(logit[0][cell], flow[2, cell].astype(np.float32))
     assert picture.shape == (1, *canvas.shape, 3) and picture.dtype == probability.dtype == np.uint8
+
+
+def test_without_kept_flows_cellpose_gets_none_and_it_is_said(planted: Planted, tmp_path: Path) -> None:
+    plate = planted.copy(tmp_path, keep_flows=False).plate
+    said = export_images(plate, "cellpose", "B02", "cells", tmp_path / "out")
+    assert said[1].startswith("1 image without flow fields, as none is kept (keep_flows: false): their masks can be")
+    (item,) = read_items(tmp_path / "out")
+    assert digest_of(item.read()) == item.exported == digest_of(stored(plate, "B02", 0))
+    assert not any("flow" in line for line in export_images(plate, "qupath", "B02", "cells", tmp_path / "other"))
 
 
 def test_what_was_removed_is_left_out_and_an_index_that_leads_elsewhere_is_refused(

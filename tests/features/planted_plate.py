@@ -70,21 +70,22 @@ class Planted:
             true = file[name]  # (y, x), or of a series (t, z, y, x)
         drawn, tables, count = [], [], 0
         for canvas in self.plate.canvases(well, name):
-            plane = true[canvas.t, canvas.z] if true.ndim == 4 else true
-            part = np.where(canvas.owner() >= 0, plane[canvas.slices], 0)
+            plane = true[canvas.t, slice(None) if canvas.depth else canvas.z] if true.ndim == 4 else true
+            part = np.where(canvas.owner() >= 0, plane[(..., *canvas.slices)], 0)
             seen = np.unique(part[part > 0])
             labels = np.zeros(part.shape, np.uint32)
             labels[part > 0] = np.searchsorted(seen, part[part > 0]) + 1 + count
             drawn.append((canvas, labels))
             numbers = np.arange(count + 1, count + 1 + len(seen))
-            middle = np.reshape(ndimage.center_of_mass(labels > 0, labels, numbers), (-1, 2)).astype(np.int32)
+            middle = np.reshape(ndimage.center_of_mass(labels > 0, labels, numbers), (-1, part.ndim)).astype(np.int32)
             tables.append(
                 pa.table(
                     {
                         "label": pa.array(numbers, pa.uint32()),
                         "canvas": pa.array([canvas.index] * len(seen), pa.int32()),
-                        "seed_y": middle[:, 0] + np.int32(canvas.y),
-                        "seed_x": middle[:, 1] + np.int32(canvas.x),
+                        "seed_z": middle[:, 0] if canvas.depth else np.full(len(seen), canvas.z, np.int32),
+                        "seed_y": middle[:, -2] + np.int32(canvas.y),
+                        "seed_x": middle[:, -1] + np.int32(canvas.x),
                         "area_px": np.bincount(labels.ravel(), minlength=count + 1 + len(seen))[numbers],
                         "flow_error": numbers / 1000,
                         "cell_probability": 5 - numbers / 1000,
@@ -92,7 +93,13 @@ class Planted:
                 )
             )
             count += len(seen)
-        for (t, z), plane in groupby(drawn, key=lambda pair: (pair[0].t, pair[0].z)):
+        planes = [
+            (part, labels if canvas.depth is None else labels[k])
+            for canvas, labels in drawn
+            for k, part in enumerate(canvas.planes())
+        ]
+        planes.sort(key=lambda pair: (pair[0].t, pair[0].z))
+        for (t, z), plane in groupby(planes, key=lambda pair: (pair[0].t, pair[0].z)):
             WellImage.open(self.paths, well).write_labels(name, t, z, list(plane))
         buffer = io.BytesIO()
         pq.write_table(pa.concat_tables(tables), buffer)

@@ -236,18 +236,6 @@ def test_pieces_become_objects_and_specks_go_where_that_is_asked(planted: Plante
     assert said[1] == f"B02 cells: {n} kept, 0 changed, 1 added, 0 removed"
 
 
-def test_a_damaged_line_takes_no_labels_with_it(planted: Planted) -> None:
-    """What it told is as if it had never been; its file stays until somebody removes it, who is asked."""
-    for well in ("B02", "B03"):
-        labels, digest = exported(planted, well)
-        give_back(planted, Drawn(well=well, labels=corrected(labels), exported=digest))
-        if well == "B02":
-            (lost,) = corrections(planted.paths).values()
-            planted.paths.corrections.write_bytes(planted.paths.corrections.read_bytes().replace(b"ada", b"adb"))
-    assert [well for well, _ in corrections(planted.paths)] == ["B03"]
-    assert unused(planted.paths) == [lost.file(planted.paths)]
-
-
 def test_a_well_that_was_left_out_since_is_refused(planted: Planted) -> None:
     labels, digest = exported(planted, "B02")
     before = planted.plate.outcomes("stitch").required("B02", "cells")
@@ -328,6 +316,29 @@ def test_a_damaged_file_is_an_error_that_says_the_way_out(planted: Planted) -> N
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ResultsError, match=r"gone or damaged[\s\S]*--discard-corrections"):
         planted.run("features")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_line_that_is_lost_is_told_and_its_labels_stay(planted: Planted, damage: str) -> None:
+    """A line with another bit stops whoever reads it; one without an end may be a killed import's."""
+    (labels, digest), (sound, other) = exported(planted, "B02"), exported(planted, "B03")
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    (file,) = (each.file(planted.paths) for each in corrections(planted.paths).values())
+    book = planted.paths.corrections
+    line = book.read_bytes()
+    if damage == "flipped":
+        book.write_bytes(line.replace(b"ada", b"bda"))
+        remedy = r"corrections.jsonl, line 1\n.*put the file back from a copy; or remove this line"
+        for read in (lambda: planted.run("features"), lambda: planted.plate.correction("B02", "cells")):
+            with pytest.raises(ResultsError, match=f"what was corrected by hand is damaged\n.*{remedy}"):
+                read()
+    book.write_bytes(line[:-30] if damage == "cut" else b"")
+    give_back(planted, Drawn(well="B03", labels=corrected(sound), exported=other))
+    assert unused(planted.paths) == [file], "people's work, whatever has become of its line"
+    discard(planted.paths, [("B03", "cells")])
+    assert unused(planted.paths) == [file]
+    give_back(planted, Drawn(well="B02", labels=corrected(labels), exported=digest))
+    assert corrections(planted.paths).keys() == {("B02", "cells")} and not unused(planted.paths)
 
 
 def test_an_import_that_fails_at_any_write_leaves_all_or_nothing(

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 from workflow_project import MICRO, REPOSITORY, all_of, touch_pixels
 
@@ -146,6 +148,39 @@ def test_without_kept_flows_infer_makes_labels_and_says_what_a_change_costs(proj
     project.plateflow("clean", "micro", "--yes")
     assert not list(project.path().root.glob("receipts/stitch/*"))
     project.plateflow("status", status=0)
+
+
+def test_a_correction_redoes_its_well_alone_outlives_a_parameter_and_is_taken_out(project):
+    # Over 20 s: three runs, which is what it is about: only Snakemake itself shows which jobs are asked for.
+    before, results, path = project.sequences(), project.results(), project.path()
+    said = project.plateflow("export", "micro", "--to", "cellpose", "--wells", "B02", "-o", "exported")
+    assert "without flow fields" not in said
+    (file,) = project.folder.glob("exported/*_seg.npy")
+    seg = np.load(file, allow_pickle=True).item()
+    seg["masks"][seg["masks"] == seg["masks"].max()] = 0
+    np.save(file, seg)
+    project.plateflow("import", "exported", "--by", "ada")
+    assert "corrected cells changed" in project.snakemake()
+    own = {("features", "B02", ""), ("aggregate", "", ""), ("report", "", "")}
+    assert project.redone(before) == own
+    wells = pd.read_csv(path.table("wells.csv")).set_index("Metadata_Well")["Metadata_Corrected"]
+    assert wells.fillna("").to_dict() == {"B02": "cells", "B03": ""}
+    corrected = path.cells("B02").read_bytes()
+    assert corrected != results["cells/B02.parquet"]
+    assert NOTHING in project.snakemake()
+
+    before = project.sequences()
+    project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=10_000))
+    output = project.snakemake()
+    assert ("stitch", "B02", "cells") in project.redone(before)
+    assert path.cells("B02").read_bytes() == corrected
+    assert "by hand stand, though they were made from an earlier segmentation: B02" in output
+
+    project.configure(lambda config: config["segmentation"]["cells"].pop("min_size_px"))
+    assert "discarded: cells corrected by ada" in project.plateflow("retry", "micro", "--discard-corrections")
+    project.snakemake()
+    assert project.results() == results
+    assert NOTHING in project.snakemake()
 
 
 def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):

@@ -9,15 +9,21 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from disk import ENDED, MODES, Disk, Failing, Recorder
-from faults_project import copy, differing, inside, make, results, run
+from faults_project import WELL, copy, differing, inside, make, results, run
 
 from plateflow.chain import STAGES
+from plateflow.exchange.corrections import import_items
+from plateflow.exchange.images import export_images, read_items
+from plateflow.files import PARTIAL
 from plateflow.stages import run_stage
+from plateflow.state.corrections import corrections, discard
 from plateflow.state.requests import request
 
 SEED = int(os.environ["PLATEFLOW_FAULTS_SEED"])
@@ -42,8 +48,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def fails(folder: Path, stage: str, k: int, mode: str) -> str:
-    """Run a stage in a process of its own whose k-th operation fails; what failed, empty where there is none."""
+def fails(work: Callable[[], None], k: int, mode: str) -> str:
+    """Do work in a process of its own whose k-th operation fails; what failed, empty where there is none."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -51,7 +57,7 @@ def fails(folder: Path, stage: str, k: int, mode: str) -> str:
         disk, status = Failing(k, mode), 1
         try:
             with disk.installed(), quiet(), contextlib.redirect_stderr(io.StringIO()):
-                run(folder, stage)
+                work()
             status = 0
         except BaseException as error:
             os.write(write, f"{type(error).__name__}: {error}".encode())
@@ -90,11 +96,95 @@ def test_after_any_operation_that_failed_a_plain_run_makes_it_good(
             continue
         for mode in MODES if ALL else [list(MODES)[k // 7 % 3]]:
             folder = copy(before, tmp_path / "case")
-            said = fails(folder, stage, k, mode)
+            said = fails(lambda folder=folder: run(folder, stage), k, mode)
             with quiet():
                 run(folder, *(list(STAGES)[list(STAGES).index(stage) :] if again else [stage]))
             assert not (wrong := differing(results(folder), wanted)), f"{stage} {k} {mode}: {said}: {wrong}"
             shutil.rmtree(folder)
+
+
+def import_by_hand(folder: Path) -> None:
+    with inside(folder) as plate:
+        import_items(plate, read_items(folder / "by-hand"), by="ada", split=False)
+
+
+def discard_by_hand(folder: Path) -> None:
+    with inside(folder) as plate:
+        discard(plate.paths, [(WELL, "cells")])
+
+
+def measure(folder: Path) -> None:
+    run(folder, "features")
+
+
+BY_HAND = {"import": import_by_hand, "features": measure, "discard": discard_by_hand, "taken out": measure}
+"""What becomes of a correction, step by step."""
+
+
+@pytest.fixture(scope="module")
+def by_hand(steps: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """By step of `BY_HAND`, the complete project as the step finds it, each with the same clock."""
+    folder = tmp_path_factory.mktemp("by-hand")
+    now = copy(steps[""], folder / "now")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plateflow.exchange.corrections.now", lambda: "2026-01-01T00:00:00+00:00")
+        with inside(now) as plate:
+            export_images(plate, "napari", WELL, "cells", now / "by-hand")
+        (item,) = read_items(now / "by-hand")
+        labels = item.read()
+        tifffile.imwrite(item.file, np.where(labels == labels.max(), 0, labels))
+        made = {}
+        with quiet():
+            for step, work in BY_HAND.items():
+                made[step] = copy(now, folder / step.replace(" ", "-"))
+                work(now)
+        yield made | {"": now}
+
+
+def by_their_hand(folder: Path) -> dict[str, bytes]:
+    """All results; of the list of corrections what it says, as an attempt may have begun a line."""
+    with inside(folder) as plate:
+        known = repr(sorted(map(str, corrections(plate.paths).values()))).encode()
+    found = {name: data for name, data in results(folder).items() if not name.endswith(PARTIAL)}
+    return found | {"corrections/corrections.jsonl": known}
+
+
+@pytest.mark.parametrize("step", BY_HAND)
+def test_no_operation_that_fails_loses_a_correction(step: str, by_hand: dict[str, Path], tmp_path: Path) -> None:
+    """The same step again makes it good; an import or a discarding that failed was done, or not begun."""
+    before, work = by_hand[step], BY_HAND[step]
+    states = by_their_hand(before), by_their_hand(by_hand[[*BY_HAND, ""][[*BY_HAND].index(step) + 1]])
+    counting = Disk()
+    with counting.installed(), quiet():
+        work(copy(before, tmp_path / "count"))
+    print(f"{step}: {counting.count} operations, seed {SEED}")
+    for k in range(1, counting.count + 1):
+        if not ALL and k % 7 != SEED:
+            continue
+        for mode in MODES if ALL else [list(MODES)[k // 7 % 3]]:
+            folder = copy(before, tmp_path / "case")
+            said = fails(lambda folder=folder: work(folder), k, mode)
+            line = "corrections/corrections.jsonl"
+            assert by_their_hand(folder)[line] in [state[line] for state in states], f"{step} {k} {mode}: {said}"
+            with quiet():
+                work(folder)
+            assert not (wrong := differing(by_their_hand(folder), states[1])), f"{step} {k} {mode}: {said}: {wrong}"
+            shutil.rmtree(folder)
+
+
+def test_labels_by_hand_are_durable_before_a_line_names_them(by_hand: dict[str, Path], tmp_path: Path) -> None:
+    folder, recorder = copy(by_hand["import"], tmp_path / "project"), Recorder()
+    with recorder.installed(), quiet():
+        import_by_hand(folder)
+        run(folder, "features")
+    ((path, data, dirty),) = [line for line in recorder.lines if line[0].name == "corrections.jsonl"]
+    (told,) = json.loads(data)["wells"]
+    file = path.parent / "cells" / f"{WELL}.{told['name']}.zip"
+    assert (folder / "results" / "micro" / "corrections" / "cells" / file.name).is_file()
+    assert not {file, *file.parents} & {Path(each) for each in dirty}
+    listed, lost = _recorded(copy(by_hand["features"], tmp_path / "other"), "features")
+    assert [each for each in listed if "cells_corrected" in each.parts]
+    assert lost == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)

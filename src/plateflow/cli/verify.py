@@ -17,7 +17,7 @@ from plateflow.files import remove, settle
 from plateflow.project import SCREEN, Plate, Project
 from plateflow.stages.job import damage
 from plateflow.stages.stale import to_do
-from plateflow.state.corrections import corrections
+from plateflow.state.corrections import corrections, unused
 from plateflow.state.journal import Entry, Key
 from plateflow.state.lease import running
 from plateflow.state.requests import lost_sequences, record_lost
@@ -131,6 +131,9 @@ def verify_plate(plate: Plate, found: Found, *, at_work: bool) -> None:
         if what := damage(plate.paths, plate.paths.key_of(file), each.stamp, content=True):
             found.unread = True
             found.notes.append(f"{each.well}: {file}: {what}; no run makes it again: {CORRECT_AGAIN}")
+    for file in unused(plate.paths):
+        what = "labels that no line of corrections.jsonl names: of an import that was killed, or whose line is lost"
+        found.notes.append(f"{file}: {what}; import them again, or `plateflow clean {plate.name}`")
     left = to_do(plate, files=True)
     if left.fault or (left.note and not left.items):
         found.notes.append(left.note)

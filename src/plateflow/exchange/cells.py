@@ -46,7 +46,7 @@ class CellTables:
         """Those of a plate.
 
         Raises:
-            ResultsError: its tables aren't made yet, or not of these cells.
+            ResultsError: its tables aren't made yet, or not of these cells, or no well was measured.
         """
         import pyarrow.parquet as pq
 
@@ -63,9 +63,13 @@ class CellTables:
             wells = file.read(names).to_pandas()
         outcomes = plate.outcomes("features")
         entries = {well: outcomes.required(well) for well in plate.wells}
+        measured = {well: entry for well, entry in entries.items() if not entry.left_out}
+        if not measured:
+            remedy = f"`plateflow status {plate.name}` says why"
+            raise ResultsError("all wells of the plate were left out", where=plate.name, remedy=remedy)
         return cls(
             plate=plate,
-            measured={well: entry for well, entry in entries.items() if not entry.left_out},
+            measured=measured,
             features=json.loads(plate.paths.table("features.json").read_text()),
             wells=wells,
             frame=[name for name in FRAME if name in wells],

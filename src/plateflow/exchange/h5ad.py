@@ -65,8 +65,7 @@ def write(tables: CellTables, folder: Path, shown: Path) -> list[str]:
             matrix[start:stop] = values
             sample.append(values[-start % step :: step])
             spatial[start:stop] = np.stack([cells[name].to_numpy() for name in positions], axis=1)
-            if len(cells) or not obs:  # an empty one has no types
-                obs.append(pd.concat([metadata, cells.select(numbers).to_pandas()], axis=1))
+            obs.append(pd.concat([metadata, cells.select(numbers).to_pandas()], axis=1))
             start = stop
         variables = _var(tables, names)
         obsm, varm = {"spatial": spatial}, dict[str, NDArray[np.float32]]()
@@ -77,6 +76,7 @@ def write(tables: CellTables, folder: Path, shown: Path) -> list[str]:
                 obsm["X_pca"][start : start + BLOCK] = found.of(matrix[start : start + BLOCK])
             varm["PCs"] = found.loadings.astype(np.float32)
             uns["pca"] = {"variance": found.variance, "variance_ratio": found.variance / found.total}
+        obs = [each for each in obs if len(each)] or obs[:1]  # an empty one has no types
         groups = {
             "obs": _obs(pd.concat(obs, ignore_index=True)),
             "var": variables,

@@ -80,12 +80,13 @@ def export_images(
         what = f"{to} shows planes, and the objects of {label_set} go through volumes"
         raise PlateflowError(what, where=plate.name, remedy="--to napari")
     items: list[dict[str, Any]] = []
-    objects, first = 0, None
+    objects, without_flow, first = 0, 0, None
     with whole_folder(folder) as new:
         for well, canvas in track(
             canvases, number_of(len(chosen), "well[s]"), console=console, disable=console is None
         ):
             flow = _flow(plate, well, canvas, label_set) if to == "cellpose" else None
+            without_flow += flow is None and to == "cellpose"
             frame = _frame(plate, well, canvas, label_set, flow)
             first = first or frame
             file = PROGRAMS[to].write(new, frame)
@@ -99,6 +100,7 @@ def export_images(
     of = f"of {label_set} in {number_of(len(chosen), 'well[s]')} of {plate.name}"
     return [
         f"{number_of(len(items), 'image[s]')} with {number_of(objects, 'object[s]')} {of}: {folder}",
+        *([_without_flow(plate, without_flow)] if without_flow else []),
         *(how.replace("FOLDER", shlex.quote(str(folder))) for how in PROGRAMS[to].HOW),
         f"then: `plateflow import {shlex.quote(str(folder))}`",
     ]
@@ -175,6 +177,12 @@ def _flow(plate: Plate, well: str, canvas: Canvas, label_set: str) -> NDArray[np
         return None
     flow = open_flows(path, plate.config.segmentation[label_set].cell_threshold)
     return flow[:] if flow.shape[1:] == canvas.shape else None
+
+
+def _without_flow(plate: Plate, images: int) -> str:
+    why = "none is there" if plate.config.keep_flows else "none is kept (keep_flows: false)"
+    what = "their masks can be corrected, but Cellpose can't make them anew with other thresholds"
+    return f"{number_of(images, 'image[s]')} without flow fields, as {why}: {what}"
 
 
 def canvas_labels(image: WellImage, name: str, canvas: Canvas) -> NDArray[np.uint32]:

@@ -7,12 +7,13 @@ from importlib.metadata import version
 from typing import Any
 
 from plateflow.chain import STAGES, label_parameters, stages_of
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.features.columns import cell_columns, cell_families
 from plateflow.features.measure import compartment
 from plateflow.images.window import load_window
 from plateflow.model.registry import model_spec
 from plateflow.report.view import View, accepted_results
+from plateflow.report.wells import CORRECTED
 from plateflow.state.journal import LEFT_OUT
 from plateflow.stats.positions import LEVEL
 
@@ -159,6 +160,10 @@ def _segmentation(view: View, cite: Any) -> Iterator[str]:
             f"threshold of {settings.cell_threshold:g} for the cell logit; objects with {flow}fewer than "
             f"{settings.min_size_px} pixels were dropped."
         )
+    if CORRECTED in view.by_well:
+        marks = view.by_well[CORRECTED].fillna("")
+        names = sorted({name for mark in marks for name in mark.split(",")} - {""})
+        yield f"In {number_of(int((marks != '').sum()), 'well[s]')} labels of {_and(names)} were corrected by hand."
 
 
 def _features(view: View, cite: Any) -> Iterator[str]:

@@ -8,14 +8,15 @@ while the Snakefile is parsed, so this stays small.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from plateflow.chain import part_of, part_of_well
-from plateflow.files import Stamp, append_line, digest, read_lines, remove, settle, stat_of
+from plateflow.errors import ResultsError
+from plateflow.files import Stamp, append_line, digest, parse_line, raw_lines, remove, settle, stat_of
 from plateflow.paths import PlatePaths
 
 
@@ -68,7 +69,11 @@ _FIELDS = {each.name for each in fields(Correction)}
 
 
 def corrections(paths: PlatePaths) -> Mapping[tuple[str, str], Correction]:
-    """The corrections of a plate, by well and label set; whether one is in use, `Plate.correction` tells."""
+    """The corrections of a plate, by well and label set; whether one is in use, `Plate.correction` tells.
+
+    Raises:
+        ResultsError: a line is damaged: without it wells would be measured by the pipeline's labels, and nobody told.
+    """
     stamp = stat_of(paths.corrections)
     return _parsed(paths.corrections, tuple(stamp)) if stamp else {}
 
@@ -76,17 +81,20 @@ def corrections(paths: PlatePaths) -> Mapping[tuple[str, str], Correction]:
 def record(paths: PlatePaths, new: Iterable[Correction]) -> None:
     """Put corrections whose files are there in the place of earlier ones; all of them, or none."""
     settle()  # before a line names them
-    _append(paths, {"event": "import", "wells": [asdict(each) for each in new]})
+    append_line(paths.corrections, {"event": "import", "wells": [asdict(each) for each in new]})
+    _remove_unused(paths)
 
 
 def discard(paths: PlatePaths, places: Collection[tuple[str, str]]) -> None:
     """Take out corrections, by well and label set, and remove their files."""
-    _append(paths, {"event": "discard", "wells": [*places]})
+    append_line(paths.corrections, {"event": "discard", "wells": [*places]})
+    _remove_unused(paths)
 
 
 def unused(paths: PlatePaths) -> list[Path]:
-    """Files of labels that no correction names: of an import that was killed before its line."""
-    return sorted({*paths.corrections.parent.glob("*/*.zip")} - _used(paths))
+    """Files of labels that no correction names: of an import that was killed before its line, or whose line is lost."""
+    used = {each.file(paths) for each in corrections(paths).values()}
+    return sorted(path for path in paths.corrections.parent.glob("*/*.zip") if path not in used)
 
 
 def corrections_digest(paths: PlatePaths, job: str, parts: int) -> str:
@@ -97,23 +105,33 @@ def corrections_digest(paths: PlatePaths, job: str, parts: int) -> str:
     return digest(sorted([*each.place, each.name] for each in own)) if own else ""
 
 
-def _used(paths: PlatePaths) -> set[Path]:
-    return {each.file(paths) for each in corrections(paths).values()}
-
-
-def _append(paths: PlatePaths, line: Mapping[str, Any]) -> None:
-    """Append a line, and remove the files that it has put out of use: no others, should an earlier line be damaged."""
-    before = _used(paths)
-    append_line(paths.corrections, line)
-    for path in before - _used(paths):
+def _remove_unused(paths: PlatePaths) -> None:
+    """Remove the files of corrections that were replaced or discarded: those of a lost line are people's work."""
+    imports = (line["wells"] for line in _lines(paths.corrections) if line["event"] == "import")
+    known = {paths.corrected(each["label_set"], each["well"], each["name"]) for wells in imports for each in wells}
+    for path in known.intersection(unused(paths)):
         remove(path)
     settle()
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of the file; one that a killed import has begun, the only kind without an end, is none."""
+    for number, line in enumerate(raw_lines(path), start=1):
+        if content := parse_line(line):
+            yield content
+        elif line.endswith(b'"}'):
+            raise ResultsError(
+                "the list of what was corrected by hand is damaged",
+                where=f"{path}, line {number}",
+                remedy="put the file back from a copy; or remove this line, and import again what it has recorded "
+                "(`plateflow verify` names files of labels that no line names)",
+            )
 
 
 @cache
 def _parsed(path: Path, _stamp: tuple[int, ...]) -> Mapping[tuple[str, str], Correction]:
     found: dict[tuple[str, str], Correction] = {}
-    for line in read_lines(path):
+    for line in _lines(path):
         for each in line["wells"]:
             if line["event"] == "discard":
                 found.pop(tuple(each), None)
