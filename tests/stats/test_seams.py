@@ -153,7 +153,7 @@ def test_too_few_objects_or_wells_say_nothing() -> None:
 
 
 def test_borders_at_which_every_object_was_lost_are_seams() -> None:
-    """No logarithm tells that; of a count of 0, chance alone gives at most -ln(level / 2) where so many are expected."""
+    """Of a count of 0, the upper limit is -ln(level / 2) over the number that is expected."""
     lost = [Counted(objects=(0, 60), area=(1000.0, 3000.0), medians=(np.nan, 400.0))] * 4
     seam = judge_seams("field", lost, tests=6)
     assert seam.verdict == "seams"

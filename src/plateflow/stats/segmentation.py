@@ -293,7 +293,7 @@ def _doubt(flag: str, label_set: str, text: str, wells: list[tuple[str, str]]) -
 def columns_of(wells: pd.DataFrame) -> dict[str, str]:
     """The columns of a well table with numbers of this module, and their flags.
 
-    A column of the plate map may end alike, as `Metadata_Tip_Dropped`: what counts is that the table counts its objects.
+    A column of the plate map may end alike, as `Metadata_Tip_Dropped`; label sets are what the table counts.
     """
     present = dict.fromkeys(map(str, wells))
     sets = [name.removeprefix("Count_") for name in present if name.startswith("Count_")]
