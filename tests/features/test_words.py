@@ -41,6 +41,10 @@ def test_all_columns_of_a_full_configuration_differ_and_are_words(dimensions: in
         ("Nuclei_AreaShape_Area_um2", "Nuclei: area (µm²)"),
         ("Nuclei_AreaShape_Area", "Nuclei: area"),
         ("Cells_Texture_Contrast_AGP_3_01_256", "Cells: texture contrast at 3 px and 45°, AGP"),
+        ("Cells_Texture_Correlation_AGP_3_01_256", "Cells: texture correlation at 3 px and 45°, AGP"),  # Haralick's
+        ("Cells_Correlation_Correlation_AGP_DNA", "Cells: Pearson correlation, AGP and DNA"),
+        ("Cells_Neighbors_PercentTouching_Adjacent", "Cells: percentage of the outline that touches neighbours"),
+        ("Cells_Neighbors_FirstClosestDistance_Adjacent", "Cells: distance to the nearest object"),
         ("Cells_Correlation_K_AGP_DNA", "Cells: overlap coefficient K, AGP and DNA"),
         ("Cells_RadialDistribution_FracAtD_DNA_2of4", "Cells: fraction of intensity, ring 2 of 4, DNA"),
         ("Cells_Children_Nuclei_Count", "Cells: number of Nuclei"),

@@ -73,6 +73,22 @@ def test_the_verdict_says_what_speaks_against_a_plate(measured: Planted) -> None
     assert re.findall("<dt>corrected by hand</dt><dd>(.*?)</dd>", html) == ["cells"]
 
 
+def test_a_plate_of_which_every_field_is_excluded_can_not_be_used(measured: Planted) -> None:
+    view = View.read(measured.plate)
+    made = pages.verdict(replace(view, wells=view.wells.assign(Metadata_FieldsUsed=0)))
+    assert (made["level"], made["usable"]) == ("empty", "Not usable")
+    assert made["line"].startswith("Every field is excluded for its flags")
+
+
+def test_a_column_of_the_plate_map_is_not_taken_for_a_number_of_the_segmentation(measured: Planted) -> None:
+    view = View.read(measured.plate)
+    mapped = replace(view, wells=view.wells.assign(Metadata_Tip_Dropped="yes"))
+    assert values.features(mapped) == values.features(view)
+    assert set(view.judged) < set(view.wells)
+    html = render("wells.html.j2", **wells_section(mapped))
+    assert html.count("<dt>Tip_Dropped</dt><dd>yes</dd>") == len(view.by_well)
+
+
 def test_what_was_left_out_is_named_with_file_reason_and_remedy(page: str) -> None:
     section = text_of(page[page.index('id="left_out"') : page.index('id="segmentation"')])
     assert "demo/B05" in section

@@ -152,6 +152,16 @@ def test_the_edge_is_named_and_drawn(view: View) -> None:
     assert "median of F1" in drawn(made["chart_spec"])
 
 
+def test_features_of_reasons_are_in_words_whether_they_separate_or_not(view: View) -> None:
+    name = "Cells_Intensity_MeanIntensity_DNA"
+    told = replace(view, wells=view.wells.assign(**{name: 1.0}))
+    for start in ("positive control best (a): good; best ", "poor; it differs in no feature; nearest "):
+        reason = screening.in_reason(told, f"{start}{name} (Z' 0.40, q 0.2)")
+        assert reason == f"{start}Cells: mean intensity, DNA (Z' 0.40, q 0.2)"
+    few = "too few wells: 1 negative control; 3 are needed"
+    assert screening.in_reason(told, few) == few
+
+
 def test_without_a_reference_or_an_effect_the_sections_say_so(view: View, tmp_path: Path) -> None:
     wells = view.wells.drop(columns=["Metadata_Time", "Metadata_role", "Metadata_treatment", "Metadata_dose"]).assign(
         F1=5.0

@@ -14,6 +14,7 @@ import pytest
 
 from plateflow.files import append_line, count_mapped
 from plateflow.paths import PlatePaths
+from plateflow.report.page import render
 from plateflow.report.sections import resource_use
 from plateflow.state.journal import Entry, append_outcome, last_entries
 from plateflow.state.ledger import Meter, attempts, write_ledger
@@ -184,6 +185,9 @@ def test_the_table_and_its_summary(paths: PlatePaths) -> None:
     assert pd.read_parquet(paths.table("ledger.parquet")).equals(pd.read_parquet(paths.table("ledger.parquet")))
     assert len(pd.read_parquet(paths.table("ledger.parquet"))) == len(table) == 5
     found = resource_use(attempts(paths), cells=500)
+    for key in ("attempts", "not_ok", "seconds", "gpu_s"):
+        assert found["total"][key] == pytest.approx(sum(stage[key] for stage in found["stages"]))
+    assert render("resources.html.j2", **found).count("<tr><td>") == len(found["stages"]) + 1
     assert [row["stage"] for row in found["stages"]] == ["infer", "stitch"]
     assert found["failed"]["attempts"] == 3
     assert found["failed"]["gpu_s"] == 60  # the killed one's; of the others no line names a device

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from plateflow.stats.ranking import doubts, worst_first
 
@@ -9,7 +10,8 @@ from plateflow.stats.ranking import doubts, worst_first
 def table(**columns: list) -> pd.DataFrame:
     n = len(next(iter(columns.values())))
     wells = pd.DataFrame({"Metadata_Well": [f"A{k:02d}" for k in range(1, n + 1)], "Metadata_State": "ok"})
-    return wells.assign(Metadata_FieldsUsed=1, **{f"Metadata_{name}": values for name, values in columns.items()})
+    wells = wells.assign(Metadata_FieldsUsed=1, **{f"Metadata_{name}": values for name, values in columns.items()})
+    return wells.assign(Count_Nuclei=100, Count_Cells=100)
 
 
 def test_the_worst_of_any_label_set_and_kind_of_doubt_counts() -> None:
@@ -27,6 +29,12 @@ def test_the_worst_of_any_label_set_and_kind_of_doubt_counts() -> None:
         "A04",
     ]  # four times the diameter is twice the flag's limit
     assert 1 < doubts(wells)["A03"] < 1.1
+
+
+def test_columns_of_the_plate_map_that_end_alike_count_for_nothing() -> None:
+    wells = table(Cells_Dropped=[0.1, 0.2, 0.0], Tip_Dropped=["no", "yes", "no"], Bead_Diameter_px=[1.0, 1.0, 90.0])
+    assert worst_first(wells) == ["A02", "A01", "A03"]
+    assert doubts(wells)["A02"] == pytest.approx(0.22)
 
 
 def test_wells_that_cannot_be_judged_come_last_and_those_left_out_nowhere() -> None:

@@ -165,6 +165,18 @@ def test_too_few_objects_or_wells_say_nothing() -> None:
     )
 
 
+def test_borders_at_which_every_object_was_lost_are_seams() -> None:
+    """Of a count of 0, the upper limit is -ln(level / 2) over the number that is expected."""
+    lost = [Counted(objects=(0, 60), area=(1000.0, 3000.0), medians=(np.nan, 400.0))] * 4
+    seam = judge_seams("field", lost, tests=6)
+    assert seam.verdict == "seams"
+    assert seam.density == pytest.approx((0, 0, -np.log(0.025) / 80))
+    assert "density is 0.00 times" in in_words(seam)
+    rare = [Counted(objects=(0, 1), area=(1000.0, 3000.0), medians=(np.nan, 400.0))] * 4
+    assert judge_seams("field", rare, tests=6).verdict == "unknown"
+    assert judge_seams("field", lost[:2], tests=6).verdict == "unknown"
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.6])
 def test_tiles_are_blended_halfway_at_their_lines(scale: float) -> None:
     shape = 700, 500

@@ -42,6 +42,7 @@ REFERENCES = {
     "screening assays. Genomics 89:552 (2007).",
     "simes": "Simes R.J. An improved Bonferroni procedure for multiple tests of significance. Biometrika 73:751 "
     "(1986).",
+    "sebaugh": "Sebaugh J.L. Guidelines for accurate EC50/IC50 estimation. Pharm Stat 10:128 (2011).",
     "bh": "Benjamini Y., Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to "
     "multiple testing. J R Stat Soc B 57:289 (1995).",
 }
@@ -149,6 +150,8 @@ def _segmentation(view: View, cite: Any) -> Iterator[str]:
             f"licence: {model['licence']}{origin}), a vision transformer that predicts flow fields as Cellpose and "
             f"Cellpose-SAM do {cite(*keys)}."
         )
+    if view.corrected:
+        yield f"Labels of {number_of(view.corrected, 'well[s]')} were corrected by hand and measured again."
     for name, settings in config.segmentation.items():
         size = "at the images' own scale"
         if settings.diameter_um or settings.diameter_px:
@@ -188,7 +191,8 @@ def _features(view: View, cite: Any) -> Iterator[str]:
 def _statistics(view: View, cite: Any) -> Iterator[str]:
     stats, summaries = view.plate.config.stats, [frame.summary for frame in view.frames]
     reference, _, method = stats.normalise.partition(" ")
-    against = "the negative controls" if reference == "negative" else "the plate's wells other than positive controls"
+    plate = "the plate's wells other than positive controls and empty ones"
+    against = "the negative controls" if reference == "negative" else plate
     centre = "median and MAD" if method == "robust" else "mean and standard deviation"
     yield f"Normalised values are distances from {against} in units of their spread ({centre})."
     if any(each["controls"]["grade"] != "unknown" for each in summaries):
@@ -204,6 +208,11 @@ def _statistics(view: View, cite: Any) -> Iterator[str]:
             f"Treatments were tested in every feature against {test}; p-values were combined over features by Simes' "
             f"method {cite('simes')}, and hits called at a false discovery rate of {stats.fdr:g} {cite('bh')} where "
             f"all replicates lay on one side of the reference in the feature of least p."
+        )
+    if any(len(frame.table("doses.csv")) for frame in view.frames):
+        yield (
+            f"Dose-response curves are logistic functions of four parameters {cite('sebaugh')}, fitted by least "
+            "squares to the wells, with the negative controls as dose 0."
         )
     if any(tested for each in summaries for _, tested in each["positions"].values()):
         yield (

@@ -14,10 +14,10 @@ from markupsafe import Markup
 from plateflow.errors import number_of
 from plateflow.report import methods, quality, screening, sections, segmentation, wells
 from plateflow.report.view import View
-from plateflow.report.wells import CORRECTED
 from plateflow.state.journal import LEFT_OUT, LeftOut, wells_and_fields
+from plateflow.stats.alike import ALIKE
 from plateflow.stats.effects import dose_text
-from plateflow.stats.reference import well_values
+from plateflow.stats.reference import in_use, well_values
 from plateflow.stats.statistics import summaries_of
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
@@ -35,7 +35,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
 )
 """Of each section the name of its template, its title, and what gathers the values that the template shows."""
 USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it is", "empty": "Not usable"}
-"""What a plate's level says; `empty`: no well of it could be measured."""
+"""What a plate's level says; `empty`: no well of it is in use."""
 SAID = 2
 """Reasons of the controls' grade that the verdict gives; their section gives all."""
 BY_FRAME = ("controls", "hits", "positions")
@@ -74,39 +74,46 @@ def verdict(view: View) -> dict[str, Any]:
     wells, info = view.by_well, view.aggregate.info
     measured = int((~wells["Metadata_State"].isin(LEFT_OUT)).sum())
     flagged = int((wells["Metadata_Flags"].fillna("") != "").sum())
-    level, line = level_of(info, measured, view.left_out), "Complete"
-    if not measured:
-        line = "No well could be measured"
+    used = int(in_use(wells).sum())
+    level, line = level_of(info, used, view.left_out), "Complete"
+    if not used:
+        line = nothing_in_use(measured)
     elif view.left_out:
         line = f"Complete, but left out: {wells_and_fields(view.left_out)}"
-    look = info.get("segmentation", []) if measured else []
+    look = info.get("segmentation", []) if used else []
     if look:
         line += (", and" if view.left_out else ", but") + " look at the segmentation"
     if measured and flagged:
         line += f"; flagged for review: {number_of(flagged, 'well[s]')}"
-    why = info.get("doubts", []) if measured else []
+    why = info.get("doubts", []) if used else []
     verdicts = [frame.summary["controls"] for frame in view.frames]
     grades = list(dict.fromkeys(each["grade"] for each in verdicts))
-    reasons = dict.fromkeys(why for each in verdicts if each["grade"] != "good" for why in each["reasons"])
-    if measured:
+    reasons = dict.fromkeys(
+        screening.in_reason(view, why) for each in verdicts if each["grade"] != "good" for why in each["reasons"]
+    )
+    if used:
         why = [*why, f"controls: {', '.join(grades)}" + (f" ({'; '.join(list(reasons)[:SAID])})" if reasons else "")]
-    corrected = int((wells[CORRECTED].fillna("") != "").sum()) if CORRECTED in wells else 0
-    if corrected:
-        why.append(f"labels of {number_of(corrected, 'well[s]')} were corrected by hand")
+    if view.corrected:
+        why.append(f"labels of {number_of(view.corrected, 'well[s]')} were corrected by hand")
     sentences = [f"{text[:1].upper()}{text[1:]}." for text in (line, *why)]
     said = {"level": level, "usable": USABLE[level], "line": sentences[0], "why": sentences[1:], "look": look}
     return said | _figures(view, measured, grades)
 
 
-def level_of(info: Mapping[str, Any], measured: int, left_out: Sequence[LeftOut]) -> str:
+def nothing_in_use(measured: int) -> str:
+    """Why no well is in use, of which so many were measured."""
+    return "every field is excluded for its flags" if measured else "no well could be measured"
+
+
+def level_of(info: Mapping[str, Any], used: int, left_out: Sequence[LeftOut]) -> str:
     """Whether a plate can be used: a key of USABLE.
 
     Args:
         info: what the stage `aggregate` found.
-        measured: wells that were.
-        left_out: wells and fields that were not.
+        used: wells with a field in use.
+        left_out: wells and fields that were not measured.
     """
-    if not measured:
+    if not used:
         return "empty"
     look = info.get("segmentation", [])
     if any(doubt["flag"] == "none" for doubt in look):
@@ -166,7 +173,7 @@ def _environment() -> Any:
     strict: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, **strict)
     environment.filters["dose"] = dose_text
-    environment.globals["number_of"] = number_of
+    environment.globals |= {"number_of": number_of, "ALIKE": ALIKE}
     return environment
 
 

@@ -68,7 +68,8 @@ def flags(view: View) -> dict[str, Any]:
         well = row["Metadata_Well"]
         for flag in row["Metadata_Flags"].split(","):
             names = row["Metadata_FieldsLeftOut"].split(",") if flag == "fields" else fields.get((well, flag), [])
-            more = f"field {', '.join(dict.fromkeys(names))}" if names else ", ".join(numbers_of(flag, row))
+            more = f"field {', '.join(dict.fromkeys(names))}" if names else ""
+            more = more or ", ".join(numbers_of(flag, row, view.judged))
             flagged.setdefault(flag, []).append(well + (f" ({more})" if more else ""))
     return {
         "flags": [(flag, meaning, flagged[flag]) for flag, meaning in FLAGS.items() if flag in flagged],

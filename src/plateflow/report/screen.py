@@ -13,7 +13,7 @@ from plateflow.paths import SCREEN_PAGE
 from plateflow.project import Plate, Project
 from plateflow.report import trends
 from plateflow.state.journal import PLATE_KEY, Entry, LeftOut, wells_and_fields
-from plateflow.stats.reference import FRAME, ROLE, by_frame
+from plateflow.stats.reference import FRAME, ROLE, by_frame, frame_title, in_use
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import records
 
@@ -57,7 +57,7 @@ def write_screen(project: Project) -> str:
     channels = list(dict.fromkeys(name for plate in plates if made[plate.name] for name in plate.channels))
     charts = list(trends.charts(items, features, channels))
     titles = dict.fromkeys(
-        trends.frame_title(row["frame"]) for item in items for rows in item["trends"].values() for row in rows
+        frame_title(row["frame"]) for item in items for rows in item["trends"].values() for row in rows
     )
     page = render(
         "screen.html.j2",
@@ -104,7 +104,7 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     """A plate's row, from its well table, of which only what is shown is read; `wells` is 0 if there is none yet."""
     import pyarrow.parquet as pq
 
-    from plateflow.report.page import level_of, value_range
+    from plateflow.report.page import level_of, nothing_in_use, value_range
 
     path = plate.paths.table("wells.parquet")
     if not path.is_file():
@@ -123,8 +123,9 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     fields = sum(bool(item.field) for item in left_out)
     info, measured = made.info if made else {}, sum(state in ("ok", "flagged") for state in states)
     drifts: dict[str, float] = info.get("drift", {})
-    level = level_of(info, measured, left_out)
-    reasons = _reasons(info, left_out) if measured else ["no well could be measured"]
+    in_statistics = int(in_use(wells).sum())
+    level = level_of(info, in_statistics, left_out)
+    reasons = _reasons(info, left_out) if in_statistics else [nothing_in_use(measured)]
     return {
         "plate": plate.name,
         "wells": len(states),

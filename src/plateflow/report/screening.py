@@ -40,12 +40,18 @@ def controls(view: View) -> dict[str, Any]:
     shown = has_role(view.wells, *ROLES)
     wells = view.wells[shown]
     charts = [_strip(wells, values.loc[shown, name], _words(view, name)) for name in verdict["best"]]
-    named = _named(view, verdict["best"])
-    reasons = verdict["reasons"]
-    for name, words in named:
-        reasons = [reason.replace(f"best {name} (", f"best {words} (") for reason in reasons]
-    shown_as = {"rows": best, "charts": charts, "best_words": named, "reasons": reasons}
+    reasons = [in_reason(view, reason) for reason in verdict["reasons"]]
+    shown_as = {"rows": best, "charts": charts, "best_words": _named(view, verdict["best"]), "reasons": reasons}
     return {"level": LEVELS[verdict["grade"]], **verdict, **shown_as}
+
+
+_FEATURE = re.compile(r"(.*(?:best|nearest) )(.+)( \([^()]*\))")
+
+
+def in_reason(view: View, reason: str) -> str:
+    """A reason of the controls' verdict (`stats.controls`), its feature in words."""
+    found = _FEATURE.fullmatch(reason)
+    return f"{found[1]}{_words(view, found[2])}{found[3]}" if found and found[2] in view.wells else reason
 
 
 def hits(view: View) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def left_out(view: View) -> dict[str, Any]:
 
 def intensity(view: View) -> dict[str, Any]:
     """The frozen intensity window of each channel, its limits as they would be now, and the illumination profile."""
-    from plateflow.images.window import load_window
+    from plateflow.images.window import DRIFTED, load_window
 
     window, info = load_window(view.plate.paths), view.aggregate.info
     channels = []
@@ -46,6 +46,7 @@ def intensity(view: View) -> dict[str, Any]:
         "channels": channels,
         "settings": view.plate.config.normalise,
         "vendor": vendor,
+        "drifted": DRIFTED,
         "frozen": window.content["freeze"] > 0,
     }
 
@@ -61,13 +62,15 @@ def resource_use(rows: Iterable[Mapping[str, Any]], *, cells: int) -> dict[str, 
 
     Returns:
         `stages`: each with attempts, unsuccessful ones, seconds of GPU, CPU and wall time, peak memory (MB), bytes read
-        and written (MB), None where no attempt tells; `failed`: the same of all unsuccessful attempts; `cells`;
+        and written (MB), None where no attempt tells; `total`, `failed`: the same of all, and of unsuccessful attempts;
+        `cells`;
         `cells_gpu_h`: cells per GPU hour, None without a GPU; `cells_cpu_h`: cells per CPU hour.
     """
     rows = list(rows)
     stages, total = {row["stage"] for row in rows}, _sums(rows)
     return {
         "stages": [{"stage": s, **_sums([row for row in rows if row["stage"] == s])} for s in STAGES if s in stages],
+        "total": total,
         "failed": _sums([row for row in rows if row["state"] != "ok"]),
         "cells": cells,
         "cells_gpu_h": cells / (total["gpu_s"] / 3600) if total["gpu_s"] else None,

@@ -13,7 +13,7 @@ from plateflow.features.words import in_words
 from plateflow.images.window import DRIFTED
 from plateflow.report.charts import ROLE_COLOURS, ROLES, plain, vega
 from plateflow.stats.controls import GRADES
-from plateflow.stats.reference import FRAME, by_frame, has_role, well_values
+from plateflow.stats.reference import FRAME, by_frame, frame_title, has_role, well_values
 from plateflow.stats.statistics import summaries_of
 from plateflow.tables import records
 
@@ -171,9 +171,3 @@ def _chart(
     chart = alt.layer(*layers)
     chart = chart.add_params(alt.param(name="frame", value=data[0]["frame"]))
     return vega(chart.properties(width=430, height=170, description=f"{title}, plate by plate"))
-
-
-def frame_title(frame: Mapping[str, int]) -> str:
-    """The name of a frame; empty where there is none."""
-    names = zip(("time point", "plane"), FRAME, strict=True)
-    return ", ".join(f"{name} {frame[column]}" for name, column in names if column in frame)

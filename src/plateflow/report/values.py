@@ -34,13 +34,10 @@ SEGMENTATION = {
 def features(view: View) -> dict[str, str]:
     """What the plate map can show: columns of the well table, each in words; counts first, no spreads of medians."""
     wells, channels = view.wells, view.plate.channels
-    words = {f"_{column}": SEGMENTATION[flag] for flag, column in COLUMNS.items()}
     known = {name: title for name, title in view.metrics.items() if name.startswith("Count_")}
     known |= {name: in_words(name, channels) for name in view.metrics if name not in known}
-    for name in map(str, wells.columns):
-        ending = next((end for end in words if name.startswith("Metadata_") and name.endswith(end)), "")
-        if ending:
-            known[name] = f"{name.removeprefix('Metadata_').removesuffix(ending)}: {words[ending]}"
+    for name, flag in view.judged.items():
+        known[name] = f"{name.removeprefix('Metadata_').removesuffix(f'_{COLUMNS[flag]}')}: {SEGMENTATION[flag]}"
     spreads = {f"{name}_{spread}" for name in wells for spread in SPREADS}
     others = [name for name in map(str, wells) if not name.startswith(("Metadata_", "Count_")) and name not in spreads]
     known |= {name: in_words(name, channels) for name in others if name not in known}

@@ -12,13 +12,18 @@ from plateflow.chain import stages_of
 from plateflow.features.measure import compartment
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, LeftOut
-from plateflow.stats.reference import FRAME, by_frame, well_values
+from plateflow.stats.reference import by_frame, frame_title, well_values
+from plateflow.stats.segmentation import columns_of
 from plateflow.stats.statistics import summaries_of
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+CORRECTED = "Metadata_Corrected"
+"""Label sets that were corrected by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +71,7 @@ class View:
     @property
     def title(self) -> str:
         """The frame's name."""
-        names = zip(("time point", "plane"), FRAME, strict=True)
-        return ", ".join(f"{name} {self.frame[column]}" for name, column in names if column in self.frame)
+        return frame_title(self.frame)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -116,6 +120,16 @@ class View:
             names[f"{self.rows}_Intensity_MeanIntensity_{channel}"] = f"{self.rows}: median of mean {channel}"
         wells = self.wells
         return {column: name for column, name in names.items() if column in wells and wells[column].notna().any()}
+
+    @cached_property
+    def corrected(self) -> int:
+        """Of how many wells labels were corrected by hand."""
+        return int((self.by_well[CORRECTED].fillna("") != "").sum()) if CORRECTED in self.by_well else 0
+
+    @cached_property
+    def judged(self) -> dict[str, str]:
+        """The columns with numbers of the segmentation, and their flags."""
+        return columns_of(self.wells)
 
     @cached_property
     def left_out(self) -> list[LeftOut]:

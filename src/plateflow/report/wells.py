@@ -8,12 +8,11 @@ from typing import Any
 from plateflow.paths import row_name
 from plateflow.report import charts, links, thumbnails
 from plateflow.report.values import map_data, number
-from plateflow.report.view import View
+from plateflow.report.view import CORRECTED, View
 from plateflow.state.journal import LEFT_OUT
 from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text
 from plateflow.stats.flags import FLAGS
 from plateflow.stats.reference import by_frame
-from plateflow.stats.segmentation import COLUMNS
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
 
@@ -21,8 +20,6 @@ NAMED = 48
 """The most wells that were not acquired that are named."""
 LETTERS = dict(zip(FLAGS, "FSCEIPLZUMW", strict=True))
 """Of each flag, its letter on the plate map."""
-CORRECTED = "Metadata_Corrected"
-"""Label sets that were corrected by hand."""
 
 
 def plate(view: View) -> dict[str, Any]:
@@ -103,9 +100,8 @@ def _shown(view: View) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 def _facts(view: View, row: dict[str, Any], frames: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "reason", row["Metadata_Reason"] or ""
     yield "corrected by hand", _text(row.get(CORRECTED))
-    numbers = tuple(f"_{column}" for column in COLUMNS.values())  # of the segmentation: the plate map shows them
     for name, value in row.items():
-        own = name == CORRECTED or name.removeprefix("Metadata_") in OWN or name.endswith(numbers)
+        own = name.removeprefix("Metadata_") in OWN or name in view.judged  # which the plate map shows
         if name.startswith("Metadata_") and not own:
             yield name.removeprefix("Metadata_"), _text(value)
     yield "fields used", _text(row["Metadata_FieldsUsed"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from plateflow.state.journal import LEFT_OUT
-from plateflow.stats.segmentation import COLUMNS, FAR, MOST
+from plateflow.stats.segmentation import FAR, MOST, columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,13 +27,9 @@ def doubts(wells: pd.DataFrame) -> pd.Series[float]:
     measured = (
         wells[~wells["Metadata_State"].isin(LEFT_OUT)].drop_duplicates("Metadata_Well").set_index("Metadata_Well")
     )
-    columns = [str(name) for name in measured if str(name).startswith("Metadata_")]
-    shares = [
-        name for name in columns if name.endswith(tuple(f"_{COLUMNS[flag]}" for flag in COLUMNS if flag != "size"))
-    ]
-    sizes = [name for name in columns if name.endswith(f"_{COLUMNS['size']}") and measured[name].notna().any()]
-    parts = measured[shares].astype(np.float64)
-    for name in sizes:
+    columns = columns_of(measured)
+    parts = measured[[name for name, flag in columns.items() if flag != "size"]].astype(np.float64)
+    for name in (name for name, flag in columns.items() if flag == "size" and measured[name].notna().any()):
         diameter = measured[name].astype(np.float64)
         parts[name] = MOST * np.abs(np.log(diameter / diameter.median())) / np.log(FAR)
     return parts.max(axis=1) + 0.1 * parts.mean(axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,12 @@ def by_frame(table: pd.DataFrame) -> Iterator[tuple[dict[str, int], pd.DataFrame
         return
     for _, rows in table.groupby(keys, sort=True):
         yield {name: int(rows[name].iloc[0]) for name in keys}, rows
+
+
+def frame_title(frame: Mapping[str, int]) -> str:
+    """The name of a frame; empty where there is none."""
+    names = zip(("time point", "plane"), FRAME, strict=True)
+    return ", ".join(f"{name} {frame[column]}" for name, column in names if column in frame)
 
 
 def in_use(wells: pd.DataFrame) -> NDArray[np.bool_]:

@@ -249,7 +249,8 @@ def judge_seams(kind: str, wells: Sequence[Counted], tests: int) -> Seam:
     The ratio of densities is Mantel and Haenszel's for rates, which wells of different density don't bias (Greenland &
     Robins, Biometrics 41 (1985) 55); that of areas the mean of the logarithms of the wells' ratios of medians, weighted
     by n₁ n₂ / (n₁ + n₂). Intervals are from the jackknife over wells, with Student's t on the logarithm; those of the
-    density at least as wide as Poisson's, as few wells with few objects may agree by chance.
+    density at least as wide as Poisson's, as few wells with few objects may agree by chance. Where no object at all
+    lies at a border, the interval is Poisson's exact one for a count of 0.
 
     Args:
         kind: of borders.
@@ -271,6 +272,9 @@ def judge_seams(kind: str, wells: Sequence[Counted], tests: int) -> Seam:
     with np.errstate(divide="ignore"):
         poisson = float(np.sqrt((1 / n.sum(axis=0)).sum()))
     density = [_ratio(rates[0][used], rates[1][used], level, least=poisson) for level in levels]
+    if not n[:, 0].any() and n.any() and used.sum() >= MIN_WELLS:  # all were lost there: no logarithm tells that
+        expected = float((n[:, 1] * area[:, 0] / area[:, 1]).sum())
+        density = [(0.0, 0.0, float(-np.log(level / 2) / expected)) for level in levels]
     size = [_ratio(*sizes, level) for level in levels]
     found = [wide for narrow, wide in (density, size) if _is_off(narrow[0]) and (wide[1] > 1 or wide[2] < 1)]
     why = ""
@@ -286,7 +290,7 @@ def judge_seams(kind: str, wells: Sequence[Counted], tests: int) -> Seam:
 
 
 def _is_off(ratio: float) -> bool:
-    return bool(np.isfinite(ratio)) and abs(np.log(ratio)) > np.log1p(LEAST)
+    return bool(np.isfinite(ratio)) and not 1 / (1 + LEAST) <= ratio <= 1 + LEAST
 
 
 def _ratio(above: Numbers, below: Numbers, level: float, least: float | None = None) -> tuple[float, float, float]:

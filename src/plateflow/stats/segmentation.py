@@ -290,12 +290,22 @@ def _doubt(flag: str, label_set: str, text: str, wells: list[tuple[str, str]]) -
     return {"flag": flag, "label_set": label_set, "text": text, "wells": wells, "line": f"{text}{worst}"}
 
 
-def numbers_of(flag: str, row: Mapping[str, Any]) -> list[str]:
-    """What the well table says of a well for a flag of this module, by label set."""
-    ending = f"_{COLUMNS.get(flag, flag)}"
-    names = [name for name in row if name.startswith("Metadata_") and name.endswith(ending) and row[name] is not None]
-    prefixes = [name.removeprefix("Metadata_").removesuffix(ending).lower() for name in names if flag in FLAGS]
-    return [f"{prefix} {_number(flag, row[name])}" for prefix, name in zip(prefixes, names, strict=False)]
+def columns_of(wells: pd.DataFrame) -> dict[str, str]:
+    """The columns of a well table with numbers of this module, and their flags.
+
+    A column of the plate map may end alike, as `Metadata_Tip_Dropped`; label sets are what the table counts.
+    """
+    present = dict.fromkeys(map(str, wells))
+    sets = [name.removeprefix("Count_") for name in present if name.startswith("Count_")]
+    columns = {f"Metadata_{name}_{column}": flag for name in sets for flag, column in COLUMNS.items()}
+    return {name: columns[name] for name in present if name in columns}
+
+
+def numbers_of(flag: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """What the well table says of a well for a flag of this module, by label set; `columns` are its `columns_of`."""
+    names = [name for name, own in columns.items() if own == flag and row[name] is not None]
+    prefixes = [name.removeprefix("Metadata_").removesuffix(f"_{COLUMNS[flag]}").lower() for name in names]
+    return [f"{prefix} {_number(flag, row[name])}" for prefix, name in zip(prefixes, names, strict=True)]
 
 
 def _number(flag: str, value: float) -> str:
