@@ -16,8 +16,6 @@ FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-
 INK, SOFT, LINE, ACCENT = "var(--ink)", "var(--soft)", "var(--line)", "#d9650b"
 """Colours of the style sheet, in which charts follow the page, light or dark."""
 MAX_GROUPS = 40
-TOLD = (("group", "treatment"), ("told", "value"))
-"""What is said of a well on hover, besides its name."""
 
 
 def groups(wells: pd.DataFrame) -> dict[str, Any] | None:
@@ -43,10 +41,15 @@ def groups(wells: pd.DataFrame) -> dict[str, Any] | None:
     x = alt.X("group:N", title=None, sort=sorted(order, key=lambda label: order[label]), axis=alt.Axis(labelAngle=-45))
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=data, name="wells")).transform_filter("isValid(datum.value)")
-    roles = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=alt.Legend(title=None, orient="top"))
+    legend = alt.Legend(title=None, orient="top", columnPadding=6)
+    roles = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=legend)
     shapes = alt.Shape("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_SHAPES))
     points = base.mark_point(size=60, opacity=0.8, filled=True, cursor="pointer").encode(
-        x=x, y=y, color=roles, shape=shapes, tooltip=["well:N", *(alt.Tooltip(f"{name}:N", title=title) for name, title in TOLD)]
+        x=x,
+        y=y,
+        color=roles,
+        shape=shapes,
+        tooltip=["well:N", alt.Tooltip("group:N", title="treatment"), alt.Tooltip("told:N", title="value")],
     )
     median = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
     return vega(alt.layer(points, median).properties(width=min(max(280, 44 * len(order)), 620), height=230))

@@ -177,7 +177,9 @@ def _volcano(view: View, table: pd.DataFrame) -> dict[str, Any] | None:
     rows = zip(*names, table["Z"], table["Q"], significance, kinds, named, strict=True)
     base = alt.Chart(data_of(rows, "treatment dose feature z fdr q kind name"))
     colour = alt.Color(
-        "kind:N", scale=alt.Scale(domain=["hit", "no hit"], range=[HIT, OTHER]), legend=alt.Legend(title=None, orient="top")
+        "kind:N",
+        scale=alt.Scale(domain=["hit", "no hit"], range=[HIT, OTHER]),
+        legend=alt.Legend(title=None, orient="top"),
     )
     place = {
         "x": alt.X("z:Q", title="effect in its lead feature (SD of the reference)"),
@@ -189,7 +191,7 @@ def _volcano(view: View, table: pd.DataFrame) -> dict[str, Any] | None:
     text = base.transform_filter("datum.name").mark_text(align="left", dx=6, dy=-4, fontSize=11, limit=150)
     limit = alt.Chart(data_of([(-np.log10(view.plate.config.stats.fdr),)], "q"))
     limit = limit.mark_rule(strokeDash=[4, 4], color=OTHER).encode(y="q:Q")
-    chart = alt.layer(limit, dots, text.encode(**place, text="name:N", color=alt.value(HIT)))
+    chart = alt.layer(limit, dots, text.encode(**place, text="name:N", color=alt.value(INK)))
     return vega(chart.properties(width=520, height=300))
 
 
