@@ -89,8 +89,8 @@ def _outlines(view: View) -> list[tuple[str, str]]:
 
 
 def label_of(row: dict[str, Any]) -> str:
-    """Treatment and dose of a well; none where it is 0, as that of a solvent."""
-    return f"{_text(row.get(TREATMENT))} {dose_text(row.get(DOSE) or None, row.get(UNIT))}".strip()
+    """Treatment and dose of a well."""
+    return f"{_text(row.get(TREATMENT))} {dose_text(row.get(DOSE), row.get(UNIT))}".strip()
 
 
 def _shown(view: View) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
