@@ -74,7 +74,7 @@ def vega(chart: Any) -> dict[str, Any]:
     for view in [spec, *spec.get("layer", [])]:
         view.pop("name", None)
     spec["padding"] = {"left": 16, "right": 16, "top": 5, "bottom": 5}  # fonts may be wider than Vega assumes
-    axis = {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500, "labelSeparation": 6}
+    axis: dict[str, Any] = {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500, "labelSeparation": 6}
     axis |= {"labelColor": SOFT, "titleColor": SOFT, "domainColor": LINE, "tickColor": LINE, "grid": False}
     spec["config"] = {"view": {"stroke": None}, "background": "transparent", "font": FONT, "axis": axis}
     spec["config"] |= {"legend": {"labelFontSize": 11, "labelColor": SOFT, "titleColor": SOFT}, "title": {"color": INK}}
