@@ -234,6 +234,28 @@ def test_long_names_are_broken_on_a_phone(
     assert page.evaluate(hidden) == []
 
 
+@pytest.mark.parametrize("look", [PHONE | {"color_scheme": "dark"}])
+def test_on_a_phone_type_keeps_its_size_and_rows_stay_low(page: Any, look: dict[str, Any]) -> None:
+    scale = "e => e.getBoundingClientRect().width / e.viewBox.baseVal.width"
+    assert {round(each, 2) for each in page.locator(".chart svg").evaluate_all(f"all => all.map({scale})")} == {1}
+    groups = page.locator("#groups .chart")
+    assert groups.evaluate("e => e.querySelector('svg').clientWidth <= e.clientWidth")
+    tall = "all => all.filter((row) => row.offsetHeight > 160).map((row) => row.textContent)"
+    assert page.locator("[data-table] tbody tr").evaluate_all(tall) == []
+
+
+@pytest.mark.parametrize("look", [{"viewport": {"width": 700, "height": 990}, "color_scheme": "dark"}])
+def test_a_printed_page_is_light_and_whole_without_controls(page: Any, look: dict[str, Any]) -> None:
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink')") == "#1b2733"
+    for control in ("nav", "#feature", ".buttons", ".table-bar", ".outlines", "[data-copy]", ".vega-bindings"):
+        assert page.locator(control).count(), control
+        assert not any(each.is_visible() for each in page.locator(control).all()), control
+    assert page.locator("#map [data-well=B02]").evaluate("e => getComputedStyle(e).printColorAdjust") == "exact"
+    cut = "all => all.filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.textContent)"
+    assert page.locator("section *:not(svg *):not(.sr)").evaluate_all(cut) == []
+
+
 def test_every_chart_is_drawn(page: Any) -> None:
     charts = page.locator("script[data-chart]").count()
     assert charts > 5

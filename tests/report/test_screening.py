@@ -83,8 +83,10 @@ def test_controls_with_verdict_table_and_a_dot_a_well(view: View) -> None:
     assert html.index('data-value="F0"') < html.index('data-value="F1"')
     assert '<abbr title="F0" tabindex="0">F0</abbr>' in html
     assert len(made["charts"]) == 1
-    assert {"DMSO 1", "nocodazole 1"} <= {dot["treatment"] for dot in made["charts"][0]["data"]["values"]}
-    svg = drawn(made["charts"][0])
+    name, words, chart = made["charts"][0]
+    assert (name, words) == ("F0", "F0")
+    assert {"DMSO 1", "nocodazole 1"} <= {dot["treatment"] for dot in chart["data"]["values"]}
+    svg = drawn(chart)
     assert svg.count(DOT) == 384
     assert "negative" in svg
 
@@ -147,9 +149,11 @@ def test_each_table_is_read_once_for_all_frames(view: View, monkeypatch: pytest.
 def test_the_edge_is_named_and_drawn(view: View) -> None:
     made = screening.positions(view)
     html = render("positions.html.j2", **made)
-    assert "Edge: 1 of 2 features differ; Row: 0 of 2 features differ; Column: 0 of 2 features differ." in html
+    assert "Edge: 1 of 2 features differ; row: 0 of 2 features differ; column: 0 of 2 features differ." in html
     assert '<abbr title="F1" tabindex="0">F1</abbr></b></td><td>edge</td>' in html
-    assert "median of F1" in drawn(made["chart_spec"])
+    assert 'By row and by column: <abbr title="F1" tabindex="0">F1</abbr>' in html
+    rows, columns = map(drawn, made["charts"])
+    assert ">row<" in rows and ">column<" in columns
 
 
 def test_features_of_reasons_are_in_words_whether_they_separate_or_not(view: View) -> None:

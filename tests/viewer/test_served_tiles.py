@@ -1,6 +1,10 @@
 """Tiles against pictures that are drawn of whole levels in the plainest way."""
 
 import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -17,6 +21,7 @@ from plateflow.images.canvas import canvases
 from plateflow.images.well import WellImage
 from plateflow.project import Project as PlateProject
 from plateflow.simulate.plate import micro_wells, simulate_plate
+from plateflow.viewer import plates as viewed_plates
 from plateflow.viewer import tiles
 from plateflow.viewer.plates import Plates
 from plateflow.viewer.server import Server
@@ -181,9 +186,45 @@ def test_tiles_are_kept_up_to_a_bound_and_not_beyond_a_change(
     plates, drawn = Plates(lit.root / "results"), []
 
     def draw(name: str) -> bytes:
-        return plates.drawn(name, lambda: (drawn.append(name), bytes(40))[1])
+        return plates.drawn(name, lambda: (drawn.append(name), bytes(40))[1], lambda: True)
 
     monkeypatch.setattr("plateflow.viewer.plates.CACHE_BYTES", 100)
     for name in "ababcab":
         draw(name)
     assert "".join(drawn) == "abcab"
+
+
+def test_few_tiles_are_drawn_at_a_time_and_none_for_a_browser_that_has_gone_on(
+    lit: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewed_plates, "AT_ONCE", 2)
+    drawing, most, drawn, lock, draw = 0, 0, 0, threading.Lock(), tiles.draw
+
+    def watched(*args: object) -> np.ndarray:
+        nonlocal drawing, most, drawn
+        with lock:
+            drawing, drawn = drawing + 1, drawn + 1
+            most = max(most, drawing)
+        time.sleep(0.05)
+        picture = draw(*args)  # type: ignore[arg-type]
+        with lock:
+            drawing -= 1
+        return picture
+
+    monkeypatch.setattr(tiles, "draw", watched)
+    plates = Plates(lit.root / "results")
+    with serving(plates) as server, ThreadPoolExecutor(8) as browser:
+        asked = [f"/tile/demo/B02/0/0/0.webp?channels=0-0000{number:02x}" for number in range(8)]
+        answers = list(browser.map(lambda path: get(server, path), [*asked, asked[0]]))
+        assert (most, drawn) == (2, 8)
+        assert len(set(answers)) == 8 and answers[0] == answers[8]
+        for _ in range(2):
+            plates._turns.acquire()
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as gone:
+            gone.sendall(b"GET /tile/demo/B03/0/0/0.webp?channels=0-ffffff HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        stays = browser.submit(get, server, "/tile/demo/B04/0/0/0.webp?channels=0-ffffff")
+        time.sleep(0.3)  # both wait for their turns
+        assert not stays.done()
+        plates._turns.release(2)
+        assert stays.result()[:4] == b"RIFF"
+    assert drawn == 9

@@ -41,10 +41,15 @@ def groups(wells: pd.DataFrame) -> dict[str, Any] | None:
     x = alt.X("group:N", title=None, sort=sorted(order, key=lambda label: order[label]), axis=alt.Axis(labelAngle=-45))
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=data, name="wells")).transform_filter("isValid(datum.value)")
-    roles = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=alt.Legend(title=None))
+    legend = alt.Legend(title=None, orient="top", columnPadding=6)
+    roles = alt.Color("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_COLOURS), legend=legend)
     shapes = alt.Shape("role:N", scale=alt.Scale(domain=ROLES, range=ROLE_SHAPES))
     points = base.mark_point(size=60, opacity=0.8, filled=True, cursor="pointer").encode(
-        x=x, y=y, color=roles, shape=shapes, tooltip=["well:N", "group:N", "told:N"]
+        x=x,
+        y=y,
+        color=roles,
+        shape=shapes,
+        tooltip=["well:N", alt.Tooltip("group:N", title="treatment"), alt.Tooltip("told:N", title="value")],
     )
     median = base.mark_tick(thickness=2, size=24, color=INK).encode(x=x, y=alt.Y("median(value):Q", title=None))
     return vega(alt.layer(points, median).properties(width=min(max(280, 44 * len(order)), 620), height=230))
@@ -66,11 +71,12 @@ def plain(value: Any) -> Any:
 def vega(chart: Any) -> dict[str, Any]:
     """The specification, without the names that altair numbers, so that the same plate gives the same page."""
     spec: dict[str, Any] = chart.to_dict()
-    for view in [spec, *spec.get("layer", []), *spec.get("hconcat", [])]:
+    for view in [spec, *spec.get("layer", [])]:
         view.pop("name", None)
     spec["padding"] = {"left": 16, "right": 16, "top": 5, "bottom": 5}  # fonts may be wider than Vega assumes
-    axis = {"labelColor": SOFT, "titleColor": SOFT, "domainColor": LINE, "tickColor": LINE, "grid": False}
+    axis: dict[str, Any] = {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500, "labelSeparation": 6}
+    axis |= {"labelColor": SOFT, "titleColor": SOFT, "domainColor": LINE, "tickColor": LINE, "grid": False}
     spec["config"] = {"view": {"stroke": None}, "background": "transparent", "font": FONT, "axis": axis}
-    spec["config"] |= {"legend": {"labelColor": SOFT, "titleColor": SOFT}, "title": {"color": INK}}
+    spec["config"] |= {"legend": {"labelFontSize": 11, "labelColor": SOFT, "titleColor": SOFT}, "title": {"color": INK}}
     spec["config"] |= {"header": {"labelColor": SOFT, "titleColor": SOFT}, "text": {"color": INK}}
     return spec

@@ -150,8 +150,6 @@ def _segmentation(view: View, cite: Any) -> Iterator[str]:
             f"licence: {model['licence']}{origin}), a vision transformer that predicts flow fields as Cellpose and "
             f"Cellpose-SAM do {cite(*keys)}."
         )
-    if view.corrected:
-        yield f"Labels of {number_of(view.corrected, 'well[s]')} were corrected by hand and measured again."
     for name, settings in config.segmentation.items():
         size = "at the images' own scale"
         if settings.diameter_um or settings.diameter_px:
@@ -163,10 +161,9 @@ def _segmentation(view: View, cite: Any) -> Iterator[str]:
             f"threshold of {settings.cell_threshold:g} for the cell logit; objects with {flow}fewer than "
             f"{settings.min_size_px} pixels were dropped."
         )
-    if CORRECTED in view.by_well:
-        marks = view.by_well[CORRECTED].fillna("")
-        names = sorted({name for mark in marks for name in mark.split(",")} - {""})
-        yield f"In {number_of(int((marks != '').sum()), 'well[s]')} labels of {_and(names)} were corrected by hand."
+    if view.corrected:
+        names = sorted({name for mark in view.by_well[CORRECTED].fillna("") for name in mark.split(",")} - {""})
+        yield f"In {number_of(view.corrected, 'well[s]')} labels of {_and(names)} were corrected by hand."
 
 
 def _features(view: View, cite: Any) -> Iterator[str]:

@@ -39,9 +39,10 @@ def controls(view: View) -> dict[str, Any]:
     values = well_values(view.wells, verdict["best"])
     shown = has_role(view.wells, *ROLES)
     wells = view.wells[shown]
-    charts = [_strip(wells, values.loc[shown, name], _words(view, name)) for name in verdict["best"]]
+    named = _named(view, verdict["best"])
+    charts = [(name, words, _strip(wells, values.loc[shown, name])) for name, words in named]
     reasons = [in_reason(view, reason) for reason in verdict["reasons"]]
-    shown_as = {"rows": best, "charts": charts, "best_words": _named(view, verdict["best"]), "reasons": reasons}
+    shown_as = {"rows": best, "charts": charts, "reasons": reasons}
     return {"level": LEVELS[verdict["grade"]], **verdict, **shown_as}
 
 
@@ -96,7 +97,7 @@ def positions(view: View) -> dict[str, Any]:
         "counts": [(effect, *view.summary["positions"][effect]) for effect in EFFECTS],
         "rows": _listed(view, strongest, [strongest["Effect"]]),
         "reasons": list(dict.fromkeys(reason for reason in table["Reason"] if reason)),
-        "chart_spec": _lines(view, strongest["Feature"].iloc[0]) if len(strongest) else None,
+        "charts": list(_lines(view, strongest["Feature"].iloc[0])) if len(strongest) else [],
     }
 
 
@@ -147,7 +148,7 @@ def _reasons(view: View, alike: Alike, reasons: str) -> Iterator[tuple[str, str,
             yield "", "", rest
 
 
-def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str, Any]:
+def _strip(wells: pd.DataFrame, values: pd.Series[float]) -> dict[str, Any]:
     """One dot per well, by role."""
     import altair as alt
 
@@ -160,9 +161,9 @@ def _strip(wells: pd.DataFrame, values: pd.Series[float], name: str) -> dict[str
     chart = chart.transform_calculate(jitter="random() - 0.5").encode(
         x=alt.X("role:N", title=None, sort=ROLES, axis=alt.Axis(labelAngle=0)),
         xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
-        y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
+        y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
         color=colour,
-        tooltip=["well:N", "role:N", "treatment:N", "value:Q"],
+        tooltip=["well:N", "role:N", "treatment:N", alt.Tooltip("value:Q", format=".4~g")],
     )
     return vega(chart.properties(width=360, height=230))
 
@@ -183,19 +184,21 @@ def _volcano(view: View, table: pd.DataFrame) -> dict[str, Any] | None:
     rows = zip(*names, table["Z"], table["Q"], significance, kinds, named, strict=True)
     base = alt.Chart(data_of(rows, "treatment dose feature z fdr q kind name"))
     colour = alt.Color(
-        "kind:N", scale=alt.Scale(domain=["hit", "no hit"], range=[HIT, OTHER]), legend=alt.Legend(title=None)
+        "kind:N",
+        scale=alt.Scale(domain=["hit", "no hit"], range=[HIT, OTHER]),
+        legend=alt.Legend(title=None, orient="top"),
     )
     place = {
         "x": alt.X("z:Q", title="effect in its lead feature (SD of the reference)"),
-        "y": alt.Y("q:Q", title="-log₁₀ Q"),
+        "y": alt.Y("q:Q", title="−log₁₀ of Q"),
     }
     shown = [alt.Tooltip(f"{name}:N") for name in ("treatment", "dose", "feature")]
     shown += [alt.Tooltip("z:Q", title="effect (SD)", format="+.1f"), alt.Tooltip("fdr:Q", title="Q", format=".2~g")]
     dots = base.mark_circle(size=60, opacity=0.75).encode(**place, color=colour, tooltip=shown)
-    text = base.transform_filter("datum.name").mark_text(align="left", dx=6, dy=-4, fontSize=11)
+    text = base.transform_filter("datum.name").mark_text(align="left", dx=6, dy=-4, fontSize=11, limit=150)
     limit = alt.Chart(data_of([(-np.log10(view.plate.config.stats.fdr),)], "q"))
     limit = limit.mark_rule(strokeDash=[4, 4], color=OTHER).encode(y="q:Q")
-    chart = alt.layer(limit, dots, text.encode(**place, text="name:N", color=alt.value(HIT)))
+    chart = alt.layer(limit, dots, text.encode(**place, text="name:N", color=alt.value(INK)))
     return vega(chart.properties(width=520, height=300))
 
 
@@ -217,26 +220,20 @@ def _curve(wells: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
     )
     line = alt.Chart(data_of(zip(fine, fitted, strict=True), "dose value")).mark_line(color=ACCENT)
     chart = line.encode(x=x, y=y) + points.mark_circle(size=60, color=INK, cursor="pointer").encode(
-        x=x, y=y, tooltip=["well:N", "dose:Q", "value:Q"]
+        x=x, y=y, tooltip=["well:N", "dose:Q", alt.Tooltip("value:Q", format=".4~g")]
     )
     return vega(chart.properties(width=260, height=170))
 
 
-def _lines(view: View, feature: str) -> dict[str, Any]:
+def _lines(view: View, feature: str) -> Iterator[dict[str, Any]]:
     """Medians of the rows and of the columns of a feature, without positive controls and empty wells."""
     import altair as alt
 
     table = view.wells[reference_wells(view.wells, "plate")]
     values = well_values(table, [feature])[feature]
-    panels = []
     for kind in ("Row", "Column"):
         by_line = values.groupby(table[f"Metadata_{kind}"], sort=kind == "Column").median().dropna()  # AA is after Z
         chart = alt.Chart(data_of(zip(by_line.index, by_line, strict=True), "line value"))
         x = alt.X("line:O", sort=None, title=kind.lower(), axis=alt.Axis(labelAngle=0))
-        y = alt.Y(
-            "value:Q",
-            title=f"median of {_words(view, feature)}" if kind == "Row" else None,
-            scale=alt.Scale(zero=False),
-        )
-        panels.append(chart.mark_line(point=True, color=ACCENT).encode(x=x, y=y).properties(width=360, height=170))
-    return vega(alt.hconcat(*panels))
+        y = alt.Y("value:Q", title="median of the wells", scale=alt.Scale(zero=False))
+        yield vega(chart.mark_line(point=True, color=ACCENT).encode(x=x, y=y).properties(width=360, height=170))

@@ -32,7 +32,7 @@ EXAMPLES = 3
 """Wells that are shown of the worst, of the middle and of the best."""
 SHARE = 60_000
 """Characters of the page that one of their pictures may take."""
-NAMES = {"uncovered": "of what is bright uncovered", "unmatched": "unmatched", "flow_check": "dropped"}
+NAMES = {"uncovered": "of what is bright in no object", "unmatched": "without a partner", "flow_check": "dropped"}
 MOST_CHILDREN = 4
 """From this number of nuclei on, cells are counted together."""
 

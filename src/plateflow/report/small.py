@@ -48,7 +48,7 @@ def histogram(groups: Mapping[str, NDArray[Any]], title: str) -> dict[str, Any] 
         x=alt.X("from:Q", title=title, scale=alt.Scale(zero=False, nice=False)),
         y=alt.Y("share:Q", title="share of objects", axis=alt.Axis(format="%")),
         color=colour,
-        tooltip=["group:N", alt.Tooltip("from:Q", format=".3~r"), alt.Tooltip("share:Q", format=".1%")],
+        tooltip=["group:N", alt.Tooltip("from:Q", title="from", format=".3~r"), alt.Tooltip("share:Q", format=".1%")],
     )
     return vega(chart.properties(width=260, height=160))
 
@@ -73,7 +73,8 @@ def well_map(shown: Mapping[str, Mapping[str, float]], shape: tuple[int, int]) -
     keys = [f"m{k}" for k in range(len(shown))]
     choice = alt.binding_select(options=keys, labels=list(shown), name="Shown ")
     param = alt.param(name="shown", value="m0", bind=choice)
-    edge = 26 if shape[1] <= 12 else 15 if shape[1] <= 24 else 9
+    bar = alt.Legend(title=None, orient="bottom", direction="horizontal", gradientLength=220)
+    edge = 22 if shape[1] <= 12 else 15 if shape[1] <= 24 else 9
     chart = alt.Chart(alt.Data(values=data)).transform_calculate(value="datum[shown]")
     chart = chart.transform_filter("isValid(datum.value)").mark_rect(cursor="pointer")
     rows = [row_name(row) for row in range(shape[0])]
@@ -83,7 +84,7 @@ def well_map(shown: Mapping[str, Mapping[str, float]], shape: tuple[int, int]) -
             orient="top", labelAngle=0, **every
         ),
         y=alt.Y("row:O", title=None, scale=alt.Scale(domain=rows)).axis(**every),
-        color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=alt.Legend(title=None)),
+        color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis", zero=False), legend=bar),
         tooltip=["well:N", alt.Tooltip("value:Q", format=".4~r")],
     )
     return vega(chart.add_params(param).properties(width=alt.Step(edge), height=alt.Step(edge)))

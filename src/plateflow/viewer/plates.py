@@ -28,6 +28,8 @@ from plateflow.viewer.tiles import OVERLAP_PX, TILE_PX, Look, n_levels, parts
 
 CACHE_BYTES = 2**27
 """Of drawn tiles: those of some hundred screens."""
+AT_ONCE = os.cpu_count() or 1
+"""Tiles that are drawn at a time: more would only share the processors, and take memory."""
 COLOUR_CORRECTED = "#3fd0ff"
 """Outlines of labels that were corrected by hand."""
 
@@ -174,8 +176,7 @@ class Plates:
         self.folder, self.project = folder.resolve(), project
         self._plates: dict[str, ShownPlate] = {}
         self._drawn: OrderedDict[Any, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-        self._drawing = threading.Semaphore(os.cpu_count() or 1)  # more at a time take memory, and no less time
+        self._lock, self._turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
 
     def paths(self, name: str) -> PlatePaths:
         """The files of a plate below the folder.
@@ -215,20 +216,35 @@ class Plates:
         with self._lock:
             return shown.about()
 
-    def drawn(self, key: Any, draw: Callable[[], bytes]) -> bytes:
+    def drawn(self, key: Any, draw: Callable[[], bytes], is_wanted: Callable[[], bool]) -> bytes:
         """What `draw` gives, kept under a key that begins with the plate's name; what was asked for longest ago goes
-        first.
+        first. `AT_ONCE` are drawn at a time; the others wait.
+
+        Args:
+            is_wanted: whether somebody still waits for it, asked when its turn comes.
 
         Raises:
+            ConnectionAbortedError: nobody does any more.
             ResultsError: pixels are damaged, or just being written: their checksums don't fit.
         """
+        if (known := self._known(key)) is not None:
+            return known
+        with self._turns:
+            if (known := self._known(key)) is not None:  # drawn for another, while this one waited
+                return known
+            if not is_wanted():
+                raise ConnectionAbortedError
+            return self._draw(key, draw)
+
+    def _known(self, key: Any) -> bytes | None:
         with self._lock:
             if key in self._drawn:
                 self._drawn.move_to_end(key)
-                return self._drawn[key]
+            return self._drawn.get(key)
+
+    def _draw(self, key: Any, draw: Callable[[], bytes]) -> bytes:
         try:
-            with self._drawing:
-                data = draw()
+            data = draw()
         except (ValueError, RuntimeError) as error:
             if isinstance(error, PlateflowError):
                 raise

@@ -14,9 +14,11 @@ to this machine is no name of it (`Host`), and requests that other sites' pages 
 from __future__ import annotations
 
 import json
+import select
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -227,14 +229,23 @@ class _Handler(BaseHTTPRequestHandler):
         level, x, y, part = place
         region = tiles.tile_region(image, level, x, y, part)
         key = shown.paths.plate, shown.stamp, well, look, *place
-        return self.server.plates.drawn(key, lambda: tiles.encoded(tiles.draw(image, fields, look, level, region)))
+        return self._drawn(key, lambda: tiles.encoded(tiles.draw(image, fields, look, level, region)))
 
     def _preview(self, shown: ShownPlate, well: str) -> bytes:
         image, fields = shown.image(well)
         level = min(image.preview_level(PREVIEW_PX), tiles.n_levels(image) - 1)
         region, look = tiles.region_of(image, level), shown.look(well)
         key = shown.paths.plate, shown.stamp, well, "preview"
-        return self.server.plates.drawn(key, lambda: tiles.encoded(tiles.draw(image, fields, look, level, region)))
+        return self._drawn(key, lambda: tiles.encoded(tiles.draw(image, fields, look, level, region)))
+
+    def _drawn(self, key: Any, draw: Callable[[], bytes]) -> bytes:
+        return self.server.plates.drawn(key, draw, self._is_awaited)
+
+    def _is_awaited(self) -> bool:
+        """Whether the client is still there: a browser that has moved on closes the connection."""
+        said = select.poll()
+        said.register(self.connection, select.POLLIN)
+        return not said.poll(0) or self.connection.recv(1, socket.MSG_PEEK) != b""
 
     def _labels(self, shown: ShownPlate, well: str, asked: dict[str, str]) -> dict[str, int]:
         image, _ = shown.image(well)

@@ -16,6 +16,7 @@
     values = event.detail.values;
     const groups = document.getElementById("groups");
     if (groups) groups.hidden = !values;
+    if (groups) groups.querySelector("[data-words]").textContent = event.detail.words;
     if (values) charts.forEach(({ view, rows }) => view.data("wells", valued(rows)).runAsync());
   });
   await window.mapDrawn;
@@ -26,7 +27,7 @@
   for (const source of document.querySelectorAll("script[data-chart]")) {
     const spec = JSON.parse(source.textContent), rows = spec.data?.name === "wells" ? spec.data.values : null;
     if (rows) spec.data.values = valued(rows);
-    const { view } = await window.vegaEmbed(source.previousElementSibling, spec, { actions: false, renderer: "svg" });
+    const { view } = await drawChart(source, spec);
     view.addEventListener("click", (event, item) => {
       if (item && item.datum && item.datum.well) document.dispatchEvent(new CustomEvent("well", { detail: { well: item.datum.well, from: "chart" } }));
     });

@@ -5,7 +5,7 @@
   const show = (view) => view.signal("frame", select.value).runAsync();
   for (const source of document.querySelectorAll("script[data-chart]")) {
     const spec = JSON.parse(source.textContent);
-    const { view } = await window.vegaEmbed(source.previousElementSibling, spec, { actions: false, renderer: "svg" });
+    const { view } = await drawChart(source, spec);
     if (select && spec.params.some((each) => each.value)) views.push(view);
   }
   if (select) {

@@ -1,4 +1,4 @@
-// Wide tables scroll within themselves, by keyboard too.
+// Wide tables and charts scroll within themselves, by keyboard too.
 (() => {
   for (const table of document.querySelectorAll("table")) {
     if (table.closest(".table")) continue;
@@ -12,7 +12,7 @@
     wide ? box.setAttribute("tabindex", "0") : box.removeAttribute("tabindex");
     wide ? box.setAttribute("role", "group") : box.removeAttribute("role");
     const heading = box.closest("section")?.querySelector("h2");
-    wide ? box.setAttribute("aria-label", `Table${heading ? `: ${heading.textContent}` : ""}`) : box.removeAttribute("aria-label");
+    wide ? box.setAttribute("aria-label", `${box.matches(".chart") ? "Chart" : "Table"}${heading ? `: ${heading.textContent}` : ""}`) : box.removeAttribute("aria-label");
   }));
-  document.querySelectorAll(".table").forEach((box) => watch.observe(box));
+  document.querySelectorAll(".table, .chart").forEach((box) => watch.observe(box));
 })();

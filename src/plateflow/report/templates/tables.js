@@ -50,7 +50,7 @@
       link.href = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
     });
     bar.append(label, status, link);
-    table.before(bar);
+    (table.closest(".table") ?? table).before(bar);
     apply();
   }
 
