@@ -110,7 +110,7 @@ def test_the_paragraph_tells_what_was_corrected_by_hand(view: View) -> None:
     assert "by hand" not in " ".join(methods.paragraph(view)[0])
     names = ["cells"] + [""] * (len(view.wells) - 1)
     text = " ".join(methods.paragraph(replace(view, wells=view.wells.assign(Metadata_Corrected=names)))[0])
-    assert "Labels of 1 well were corrected by hand and measured again." in text
+    assert "In 1 well labels of cells were corrected by hand." in text
 
 
 def test_models_that_come_from_sam_cite_it(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
