@@ -116,7 +116,7 @@ def test_what_can_not_be_said_of_controls_and_hits_is_said(page: str) -> None:
     assert "No hits can be called: too few wells to compare with: 2 negative controls in use, 3 are needed." in text
     assert "hits – " in text
     assert "Excluded from the statistics for their flags: B03 (field 2: focus" in text
-    assert "Edge: not tested; Row: not tested; Column: not tested." in text
+    assert "Edge: not tested; row: not tested; column: not tested." in text
     assert "Fields flagged focus or saturated are excluded from the well tables" in text
     assert "could not be created" not in text
 
@@ -311,7 +311,7 @@ def test_a_plate_of_which_nothing_is_left_still_has_tables_and_a_page(measured: 
     page = plate.paths.table("report.html").read_text()
     assert "No well could be measured." in page
     assert "could not be created" not in page
-    assert page.count("<td>all</td>") == 7
+    assert page.count("<td>all</td>") == 7 + 1  # and the row of all stages
     assert not list(plate.paths.cells("B02").parent.iterdir())
 
 

@@ -166,7 +166,7 @@ def draw(image: WellImage, fields: Sequence[FieldBox], look: Look, level: int, r
         labels = labels_in(image, name, look, level, further)
         if labels is not None:
             picture[outlines(labels)[: sides[0], : sides[1]]] = colour(code)
-    return (picture * 255).astype(np.uint8)
+    return (picture * 255).astype(np.uint8, order="C")  # as encoders take it
 
 
 def _taken(layout: WellLayout, channel: str, look: Look) -> bool:
