@@ -134,6 +134,12 @@ def shared(first: Region, second: Region) -> tuple[Region, Region] | None:
     return (a_y, a_x), (b_y, b_x)
 
 
+def halved(region: Region, level: int) -> Region:
+    """A region of level 0 at a level, of at least one px."""
+    ys, xs = (slice(side.start >> level, max(side.stop >> level, (side.start >> level) + 1)) for side in region)
+    return ys, xs
+
+
 def well_layout(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> WellLayout:
     """The layout of a well.
 

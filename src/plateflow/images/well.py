@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from plateflow.errors import ChannelError, RawDataError, ResultsError
 from plateflow.images.canvas import Canvas, canvases
 from plateflow.images.depth import planes_read, project
-from plateflow.images.layout import FieldBox, Region, WellLayout, grid, shared
+from plateflow.images.layout import FieldBox, Region, WellLayout, grid, halved, shared
 from plateflow.images.window import Window, load_window
 from plateflow.paths import PlatePaths
 from plateflow.plates.pixels import PILE_PX, PlaneError
@@ -51,6 +51,7 @@ class WellImage:
     levels: int
     lacking: Mapping[str, Collection[str]] = attribute(default_factory=dict, compare=False)
     _levels: dict[int, Any] = attribute(default_factory=dict, init=False, compare=False)
+    _held: dict[tuple[int, int, str, int], Any] = attribute(default_factory=dict, init=False, compare=False)
     _pyramids: dict[str, list[Level]] = attribute(default_factory=dict, init=False, compare=False)
 
     @classmethod
@@ -207,7 +208,7 @@ class WellImage:
         size, _, moves = self._picture(level)
         pixels, middle = np.full((len(channels), *size), np.nan, np.float32), self.layout.label_shape(z_mode)[1] // 2
         for box in reversed(fields):
-            own, (down, right) = _halved(box.slices, level), moves[box.name]
+            own, (down, right) = halved(box.slices, level), moves[box.name]
             part = self.region(level, own, [box], channels, z_mode, t, z=middle, enlarged=True)
             top, left = own[0].start + down, own[1].start + right
             pixels[:, top : top + part.shape[1], left : left + part.shape[2]] = part
@@ -241,7 +242,7 @@ class WellImage:
         size = [side.stop - side.start for side in region]
         pixels = np.full((len(channels), *size), np.nan, np.float32)
         for box in reversed(fields):
-            own = _halved(box.slices, level)
+            own = halved(box.slices, level)
             if not (both := shared(region, own)):
                 continue
             (here, within), sides = both, [side.stop - side.start for side in own]
@@ -276,7 +277,7 @@ class WellImage:
             whole = slice(0, height), slice(0, width)
             return (height, width), [(whole, (0, 0))], {box.name: (0, 0) for box in self.layout.fields}
         groups = [canvas for canvas in canvases(self.layout, (), "max") if canvas.t == 0]
-        regions = [_halved(canvas.slices, level) for canvas in groups]
+        regions = [halved(canvas.slices, level) for canvas in groups]
         tallest, widest = (max(side.stop - side.start for side in sides) for sides in zip(*regions, strict=True))
         corners = grid(len(groups), tallest, widest)
         moves = {
@@ -329,10 +330,15 @@ class WellImage:
 
         An image in place has one level; where that isn't to be enlarged, or holds but dots, the raw plane is read.
         """
-        corner = [side.start for side in _halved(box.slices, level)]
+        corner = [side.start for side in halved(box.slices, level)]
         rows, columns = (slice(at + part.start, at + part.stop) for at, part in zip(corner, within, strict=True))
         if self.layout.preview is None:
-            return self._stored(level, t, channel, z, (rows, columns))
+            key = level, t, channel, z
+            if not enlarged or self.layout.scattered:
+                return self._stored(*key, (rows, columns))
+            if key not in self._held:  # chunks lie across fields, which are all shown: each is decoded once
+                self._held[key] = self._stored(*key, np.s_[:, :])
+            return self._held[key][rows, columns]
         steps = self.layout.preview - level
         if self.layout.scattered or (steps > 0 and not enlarged):
             from plateflow.images.shards import halve_mean
@@ -373,8 +379,8 @@ class WellImage:
         """
         from plateflow.images.shards import halve_mean, write_shards
 
-        levels, halved = self._pyramid(), self.layout.preview
-        if halved is None:
+        levels, steps = self._pyramid(), self.layout.preview
+        if steps is None:
             yield lambda region, pixels: write_shards(
                 levels, (t, 0, z), (region[0].start, region[1].start), pixels, run
             )
@@ -382,9 +388,9 @@ class WellImage:
         small = np.zeros((len(self.layout.channels), *levels[0].size), self.layout.dtype)
 
         def shrink(region: Region, pixels: NDArray[Any]) -> None:
-            for _ in range(halved):
+            for _ in range(steps):
                 pixels = halve_mean(pixels)
-            top, left = (side.start >> halved for side in region)  # corners of regions are 0, or multiples of more
+            top, left = (side.start >> steps for side in region)  # corners of regions are 0, or multiples of more
             small[:, top : top + pixels.shape[-2], left : left + pixels.shape[-1]] = pixels
 
         yield shrink
@@ -412,9 +418,3 @@ class WellImage:
             return pixels
 
         write_label_shards(self._pyramid(label_set), (t, z), paint)
-
-
-def _halved(region: Region, level: int) -> Region:
-    """A region of level 0 at a level, of at least one px."""
-    ys, xs = (slice(side.start >> level, max(side.stop >> level, (side.start >> level) + 1)) for side in region)
-    return ys, xs
