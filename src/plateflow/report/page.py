@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -38,13 +39,18 @@ USABLE = {"good": "Usable", "warn": "Usable with care", "bad": "Not usable as it
 """What a plate's level says; `empty`: no well of it is in use."""
 SAID = 2
 """Reasons of the controls' grade that the verdict gives; their section gives all."""
+PICTURES = "wells"
+"""The section that takes longest, and draws no chart: it is made while the others are."""
 BY_FRAME = ("controls", "hits", "positions")
 """The sections that are made of each frame by itself; a choice on the page shows one."""
 
 
 def plate_page(view: View) -> tuple[str, list[str]]:
     """The page of a plate, and the names of the sections that failed; these say so and do not stop the others."""
-    made = [_section(view, *section) for section in SECTIONS]
+    with ThreadPoolExecutor(1) as pool:
+        beside = {each[0]: pool.submit(_section, view, *each) for each in SECTIONS if each[0] == PICTURES}
+        others = {each[0]: _section(view, *each) for each in SECTIONS if each[0] != PICTURES}
+    made = [others.get(name) or beside[name].result() for name, *_ in SECTIONS]
     frames = [frame.title for frame in view.frames]
     page = render(
         "page.html.j2", plate=view.plate.name, verdict=verdict(view), sections=made, frames=frames, library=library()

@@ -138,7 +138,8 @@ def shown(
     """
     picture = np.zeros((3, *pixels.shape[1:]), np.float32)
     for plane, (low, high), tint in zip(pixels, limits, tints, strict=True):
-        seen = np.nan_to_num(np.clip((plane - low) / (high - low), 0, 1)) ** GAMMA
+        seen = np.clip((plane - low) / (high - low), 0, 1) ** GAMMA
+        seen[np.isnan(seen)] = 0
         for number, part in enumerate(tint):  # a plane by itself: in rows of three numbers it takes twice the time
             picture[number] += seen * np.float32(part)
     picture[:, np.isnan(pixels).all(axis=0)] = NO_FIELD
