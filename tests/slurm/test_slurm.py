@@ -124,7 +124,7 @@ def mending(screen: Screen, cluster: Cluster) -> Mending:
     it starts the driver again; that one clears up by `plateflow retry --cancel`, in a folder that has another job.
     """
     screen.index.write_text(screen.whole)
-    notebook = ["sbatch", "--parsable", "--account=lab", "--mem=20", "--time=60", "--job-name=notebook", "--wrap=sleep 3000"]
+    notebook = ["sbatch", "--parsable", "--account=lab", "--mem=20", "--time=60", "-J", "notebook", "--wrap=sleep 3000"]
     number = subprocess.run(notebook, cwd=screen.project.folder, capture_output=True, text=True, check=True).stdout
     driver = DriverInAJob(screen.project, cluster)
     driver.held("ingest", "plate", "broken")
