@@ -1,6 +1,5 @@
 """The one way in which functions are compiled: without the interpreter's lock, and kept on the disk where that goes."""
 
-import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -10,15 +9,14 @@ from typing import Any
 
 import numba
 
-from plateflow.installed import PACKAGE, SHARE
+from plateflow.installed import PACKAGE, SHARE, user_cache
 
 if SHARE.is_dir():
     # A wheel, into which its users write nothing. Each build has a folder of its own: numba compares the file of a
     # function alone, not those of the functions that it calls.
     _settings: Any = numba.config
-    _user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - the other may raise
     _build = sha256(b"".join(file.read_bytes() for file in PACKAGE.parent.glob("plateflow-*.dist-info/RECORD")))
-    _settings.CACHE_DIR = str(Path(_settings.CACHE_DIR or Path(_user, "plateflow"), _build.hexdigest()[:16]))
+    _settings.CACHE_DIR = str(Path(_settings.CACHE_DIR or user_cache(), _build.hexdigest()[:16]))
     _settings.CACHE_LOCATOR_CLASSES = "UserProvidedCacheLocator"
 
 

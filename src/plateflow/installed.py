@@ -32,6 +32,12 @@ def installed(name: str) -> str:
     return str((SHARE if SHARE.is_dir() else PACKAGE.parents[1]) / name)
 
 
+def user_cache() -> Path:
+    """The folder of the user in which is kept what takes seconds to make; it may not be there, nor be writable."""
+    kept = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - the other may raise
+    return Path(kept, "plateflow")
+
+
 def make_project(folder: Path) -> list[str]:
     """Give a folder, which exists, a Snakefile and profiles, of which each stays that is there already.
 

@@ -6,13 +6,18 @@ import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from markupsafe import Markup
 
 from plateflow.errors import number_of
+from plateflow.installed import user_cache
 from plateflow.report import methods, quality, screening, sections, segmentation, wells
 from plateflow.report.view import View
 from plateflow.state.journal import LEFT_OUT, LeftOut, wells_and_fields
@@ -164,11 +169,25 @@ def value_range(least: float, most: float) -> str:
 
 
 def library() -> Markup:
-    """Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script."""
+    """Vega, Vega-Lite and vega-embed as one script (0.9 MB), in which nothing may close the script.
+
+    To bundle them takes four seconds, so the script is kept in the user's cache, after a line that is its checksum.
+    """
     import vl_convert
 
+    kept = user_cache() / f"vega-{version('vl-convert-python')}.js"
+    with suppress(OSError):
+        checksum, _, script = kept.read_bytes().partition(b"\n")
+        if checksum == sha256(script).hexdigest().encode():
+            return Markup(script.decode())
     bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
-    return Markup(bundle().replace("</script", "<\\/script"))
+    script = bundle().replace("</script", "<\\/script").encode()
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        new = kept.with_name(f"{kept.name}.{uuid4()}")
+        new.write_bytes(sha256(script).hexdigest().encode() + b"\n" + script)
+        new.replace(kept)
+    return Markup(script.decode())
 
 
 @cache

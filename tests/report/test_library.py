@@ -1,0 +1,20 @@
+"""The charts' library, which is kept in the user's cache."""
+
+import vl_convert
+
+from plateflow.report.page import library
+
+
+def test_the_library_is_bundled_once_and_what_is_damaged_or_out_of_reach_is_made_again(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda: made.append("") or "run('</script>é')")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert library() == library() == "run('<\\/script>é')"
+    assert len(made) == 1
+    (kept,) = tmp_path.glob("plateflow/vega-*")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert library() == library() == "run('<\\/script>é')"
+    assert len(made) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert library() == "run('<\\/script>é')"
+    assert len(made) == 3
