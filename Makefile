@@ -45,7 +45,7 @@ test: $(VENV)/.dev check
 	$(call step,tests,$(BIN)/python -m pytest -n 2)
 
 test-faults: $(VENV)/.dev
-	$(call step,every operation on a file fails once,PLATEFLOW_FAULTS_ALL=1 $(BIN)/python -m pytest -n 2 tests/workflow/test_operations.py)
+	$(call step,every operation on a file fails once,PLATEFLOW_FAULTS_ALL=1 $(BIN)/python -m pytest -n 2 tests/workflow/test_operations.py tests/workflow/test_every_kind.py)
 
 # SLURM's packages, and a daemon's rights to start by hand alone. Needs root and apt, and says so.
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client slurmdbd mariadb-server

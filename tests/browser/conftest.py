@@ -62,6 +62,7 @@ def tab(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Tab]:
     options = {"viewport": {"width": 1400, "height": 900}, "reduced_motion": "reduce"}
     options |= request.node.callspec.params.get("look", {}) if hasattr(request.node, "callspec") else {}
     context = chromium.new_context(**options, service_workers="block")
+    context.set_default_timeout(60_000)  # a busy machine takes its time
     tab = Tab(context.new_page())
 
     def decide(route: Any) -> None:

@@ -1,8 +1,5 @@
 """One run of the whole chain: what lies there afterwards, and whether others can read it."""
 
-# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
-# about 25 s on 2 cores, and less would not be the real thing.
-
 import json
 import re
 import subprocess
@@ -101,7 +98,7 @@ def test_receipts_hold_no_clock(project):
     names = {path.name for path in project.path().root.glob("receipts/[it]*/*.json")}
     for path in project.path().root.glob("receipts/*/*.json"):
         path.unlink()
-    project.snakemake()
+    project.run()
     assert receipts() == before
     after = {path.name for path in project.path().root.glob("receipts/[it]*/*.json")}
     assert len(after & names) == 3, "ingest and both parts of tile"
@@ -147,7 +144,7 @@ def test_a_flat_folder_by_pattern_gives_the_same_pixels(project, tmp_path):
         )
     )
     project.configure(channels)
-    project.snakemake()
+    project.run()
     left = slice(0, 160)
     for level0 in ("0",):
         mine = zarr.open_array(project.path("flat").image("B02") / level0, mode="r")

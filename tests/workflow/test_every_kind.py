@@ -2,7 +2,8 @@
 
 The kinds come from the journals' lists and from `PlatePaths`, so that a new one can't be forgotten. Two ways lead to
 the damage: nobody reads the file, and `plateflow verify` finds it; or a job reads it, says so and fails, and the next
-plain run makes it good. Either way the results must be equal, byte for byte, to those of an undisturbed run.
+plain run makes it good. Either way the results must be equal, byte for byte, to those of an undisturbed run. CI takes
+half of the cases, another half each time; `make test-faults` takes all.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
     "flipped": flip,
 }
+ALL = bool(os.environ.get("PLATEFLOW_FAULTS_ALL"))
+HALF = int(os.environ["PLATEFLOW_FAULTS_SEED"]) % 2
+
+
+def cases(kinds: Iterable[str]) -> list[tuple[str, str]]:
+    """Kinds of files, each with the damages that it gets: every second one, or all."""
+    pairs = [(which, damage) for n, which in enumerate(kinds) for damage in [*DAMAGES][n % 2 :] + [*DAMAGES][: n % 2]]
+    return pairs if ALL else pairs[HALF::2]
+
+
 BOOKS = {
     "journal": "journal/stitch-0.jsonl",
     "receipt": "receipts/tile/0.*.json",
@@ -175,8 +186,7 @@ def make_good(folder: Path, wanted: dict[str, bytes]) -> list[str]:
     return differing(results(folder), wanted)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("which", KINDS)
+@pytest.mark.parametrize(("which", "damage"), cases(KINDS))
 def test_verify_finds_it_and_a_plain_run_makes_it_again(which: str, damage: str, whole: Path, tmp_path: Path) -> None:
     folder = copy(whole, tmp_path / "project")
     name, stage = listed(whole)[which]
@@ -194,9 +204,8 @@ def test_verify_finds_it_and_a_plain_run_makes_it_again(which: str, damage: str,
     plateflow("verify", "micro", cwd=folder)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
-    "which", [kind for kind in KINDS if "/" in kind and kind not in FOR_OTHERS]
+    ("which", "damage"), cases(kind for kind in KINDS if "/" in kind and kind not in FOR_OTHERS)
 )  # tables and pages of the plate have no "/": their reader is people
 def test_a_job_that_reads_it_says_so_and_the_next_run_makes_it_again(
     which: str, damage: str, whole: Path, tmp_path: Path
@@ -218,8 +227,7 @@ def test_a_job_that_reads_it_says_so_and_the_next_run_makes_it_again(
     assert make_good(folder, wanted) == []
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("book", BOOKS)
+@pytest.mark.parametrize(("book", "damage"), cases(BOOKS))
 def test_a_damaged_book_loses_no_result(book: str, damage: str, whole: Path, tmp_path: Path) -> None:
     folder = copy(whole, tmp_path / "project")
     for path in (folder / "results" / "micro").glob(BOOKS[book]):

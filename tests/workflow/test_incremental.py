@@ -1,7 +1,8 @@
 """What runs again after a change, and what doesn't: at the level of the well."""
 
-# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
-# about 25 s on 2 cores, and less would not be the real thing.
+# What is asked decides, in Snakemake and in `Project.run` alike; a run of Snakemake has a process per job, which
+# imports its libraries anew, and takes 25 s. So it runs where its own part in it is what is tested: the jobs that it
+# starts for one well and for a correction, its messages, an exchanged plate map. Those tests take over 20 s.
 
 import os
 import shutil
@@ -38,19 +39,18 @@ def test_a_changed_raw_file_redoes_its_well_alone(project):
 
 
 def test_raw_data_that_moved_or_were_copied_again_redo_nothing(project):
-    # Over 20 s: every job is asked twice, as only it can tell that the files are the same.
     before, results = project.sequences(), project.results()
     (raw,) = project.folder.glob("raw/micro__*")
     sheet = project.folder / "config" / "plates.tsv"
     sheet.write_text(sheet.read_text().replace(str(raw), str(raw.rename(project.folder / "moved"))))
-    project.snakemake()
+    project.run()
     assert project.redone(before) == set()
     assert project.results() == results
-    assert NOTHING in project.snakemake()
+    assert project.run() == set()
     for file in project.folder.glob("moved/Images/*.tiff"):
         os.utime(file)
     assert "changed" in project.plateflow("check", status=None)
-    project.snakemake()
+    project.run()
     assert project.redone(before) == {("ingest", "", "")}, "which writes the new times into the manifest"
     assert {name for name, data in project.results().items() if data != results[name]} == {"manifest/planes.parquet"}
     project.plateflow("status", status=0)
@@ -66,7 +66,7 @@ def test_a_new_well_adds_only_itself(project):
     for file, stat in kept.items():  # the same pixels were written again: lay their times back
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     project.plateflow("check", status=None)
-    project.snakemake()
+    project.run()
     redone = project.redone(before)
     assert {well for _, well, _ in redone} == {"", "C02"}
     assert {stage for stage, well, _ in redone if not well} <= {"ingest", "normalise", "aggregate", "report"}
@@ -78,7 +78,7 @@ def test_a_new_plate_adds_only_itself(project):
     before = project.sequences()
     made = simulate_plate(project.folder / "more", plate="second", **MICRO | {"wells": MICRO["wells"][:1]}, seed=5)
     project.plateflow("init", str(made.raw), "--plate", "second")
-    project.snakemake()
+    project.run()
     assert project.redone(before) == set()
     assert ("features", "B02", "") in project.redone({}, "second")
 
@@ -90,7 +90,7 @@ def test_a_new_plate_adds_only_itself(project):
 def test_a_segmentation_parameter_redoes_its_label_set_from_its_stage(project, key, value):
     before = project.sequences()
     project.configure(lambda config: config["segmentation"]["cells"].update({key: value}))
-    project.snakemake()
+    project.run()
     redone = project.redone(before)
     expected = {("stitch", well, "cells") for well in ("B02", "B03")}
     expected |= all_of("B02", "features") | all_of("B03", "features") | {("aggregate", "", ""), ("report", "", "")}
@@ -100,7 +100,7 @@ def test_a_segmentation_parameter_redoes_its_label_set_from_its_stage(project, k
 def test_an_inference_parameter_redoes_inference_of_its_label_set(project):
     before = project.sequences()
     project.configure(lambda config: config["segmentation"]["nuclei"].update({"channels": ["AGP"]}))
-    project.snakemake()
+    project.run()
     redone = project.redone(before)
     assert {(stage, label_set) for stage, _, label_set in redone} == {
         ("infer", "nuclei"),
@@ -112,7 +112,7 @@ def test_an_inference_parameter_redoes_inference_of_its_label_set(project):
 
 
 def test_without_kept_flows_infer_makes_labels_and_says_what_a_change_costs(project):
-    """Over 20 s: three runs. Of flow fields nothing is left; labels are those that stitch had made."""
+    """Of flow fields nothing is left; labels are those that stitch had made."""
     before, results = project.sequences(), project.results()
     project.configure(lambda config: config.update(keep_flows=False))
     output = project.plateflow("plan")
@@ -141,7 +141,7 @@ def test_without_kept_flows_infer_makes_labels_and_says_what_a_change_costs(proj
     assert f"({said}; about " in project.snakemake("--dry-run")
     assert said in project.plateflow("status", status=4)
     before = project.sequences()
-    project.snakemake()
+    project.run()
     assert {key for key in project.redone(before) if key[0] == "infer"} == {
         ("infer", well, "cells") for well in ("B02", "B03")
     }
@@ -151,7 +151,6 @@ def test_without_kept_flows_infer_makes_labels_and_says_what_a_change_costs(proj
 
 
 def test_a_correction_redoes_its_well_alone_outlives_a_parameter_and_is_taken_out(project):
-    # Over 20 s: three runs, which is what it is about: only Snakemake itself shows which jobs are asked for.
     before, results, path = project.sequences(), project.results(), project.path()
     said = project.plateflow("export", "micro", "--to", "cellpose", "--wells", "B02", "-o", "exported")
     assert "without flow fields" not in said
@@ -171,14 +170,15 @@ def test_a_correction_redoes_its_well_alone_outlives_a_parameter_and_is_taken_ou
 
     before = project.sequences()
     project.configure(lambda config: config["segmentation"]["cells"].update(min_size_px=10_000))
-    output = project.snakemake()
+    project.run()
     assert ("stitch", "B02", "cells") in project.redone(before)
     assert path.cells("B02").read_bytes() == corrected
-    assert "by hand stand, though they were made from an earlier segmentation: B02" in output
+    stand = "by hand stand, though they were made from an earlier segmentation: B02"
+    assert stand in project.plateflow("status", status=None)
 
     project.configure(lambda config: config["segmentation"]["cells"].pop("min_size_px"))
     assert "discarded: cells corrected by ada" in project.plateflow("retry", "micro", "--discard-corrections")
-    project.snakemake()
+    project.run()
     assert project.results() == results
     assert NOTHING in project.snakemake()
 
@@ -187,7 +187,7 @@ def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):
     before = project.sequences()
     plate_map = project.folder / "raw" / "platemap.csv"
     plate_map.write_text(plate_map.read_text().replace("compound-1", "compound-2"))
-    project.snakemake()
+    project.run()
     assert project.redone(before) == {("aggregate", "", ""), ("report", "", "")}
     assert "compound-2" in (project.path().root / "wells.csv").read_text()
 
@@ -196,7 +196,7 @@ def test_parts_and_slices_redo_no_well(project):
     """Nor does `follow` make endpoints of labels that stand."""
     before, results = project.sequences(), project.results()
     project.configure(lambda config: config.update({"parts": {"cpu": 6, "gpu": 3}, "follow_slices": 3}))
-    project.snakemake()
+    project.run()
     assert project.redone(before) == set()
     assert project.results() == results
 
@@ -236,7 +236,7 @@ def test_a_lost_snakemake_folder_recomputes_nothing_and_status_says_what_is_stal
 def test_raising_freeze_computes_the_window_anew(project):
     before = project.sequences()
     project.configure(lambda config: config["normalise"].update({"freeze": 2, "percentiles": [2.0, 98.0]}))
-    project.snakemake()
+    project.run()
     redone = project.redone(before)
     assert ("normalise", "", "") in redone
     assert all_of("B02", "infer", "stitch") <= redone
@@ -246,7 +246,7 @@ def test_raising_freeze_computes_the_window_anew(project):
 def test_retry_of_a_well_redoes_it_from_the_stage(project):
     before, results = project.sequences(), project.results()
     project.plateflow("retry", "micro/B02", "--stage", "stitch")
-    project.snakemake()
+    project.run()
     assert project.redone(before) == all_of("B02", "stitch", "features") | {("aggregate", "", ""), ("report", "", "")}
     assert project.results() == results
     assert NOTHING in project.snakemake()
@@ -286,5 +286,5 @@ def test_a_cell_table_that_is_gone_is_made_again(project):
     project.path().cells("B02").unlink()
     for receipt in project.path().root.glob("receipts/features/*.json"):
         receipt.unlink()
-    project.snakemake()
+    project.run()
     assert project.results() == results

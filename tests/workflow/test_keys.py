@@ -1,8 +1,5 @@
 """Every key of the configuration does something: one run with nearly all of them changed, beside a usual one."""
 
-# Tests over 20 s here run Snakemake several times, with a process a job that imports its libraries anew: 15 jobs take
-# about 25 s on 2 cores, and less would not be the real thing.
-
 import numpy as np
 import pytest
 
@@ -26,7 +23,7 @@ def test_keys_that_change_where_and_how_change_no_label(project):
         )
 
     project.configure(change)
-    project.snakemake()
+    project.run()
     (project.folder / "results").symlink_to("elsewhere")
     assert list((project.folder / "scratch").rglob("*.*"))
     assert not project.path().scratch.exists()
@@ -54,7 +51,7 @@ def test_keys_that_change_results(project):
         config["quality"] = {"focus_mad": 0.01, "saturated_fraction": 1e-9, "intensity_mad": 0.01}
 
     project.configure(change)
-    project.snakemake()
+    project.run()
     root = project.folder / "other" / "micro"
     (project.folder / "results").rename(project.folder / "first")
     (project.folder / "results").symlink_to("other")
@@ -82,7 +79,7 @@ def test_z_modes_run_on_a_plate_of_one_plane(project, z):
     """With one plane they all mean the same; stacks are tested where images are read."""
     before = project.sequences()
     project.configure(lambda config: config.update({"z": z}))
-    project.snakemake()
+    project.run()
     assert ("infer", "B02", "cells") in project.redone(before)
     with np.load(project.path().histogram("B02")) as stored:
         assert stored.files

@@ -157,7 +157,7 @@ def test_a_value_that_was_changed_and_changed_back(project, end):
     assert "objects/cells/B02.parquet" in changed or "objects/cells/B03.parquet" in changed
     said = project.plateflow("status", status=4)
     assert "to do" in said or (end == "killed" and " failed" in said), "of jobs that were killed in their work"
-    project.snakemake()
+    project.run()
     assert [name for name, content in project.results().items() if results[name] != content] == []
     assert "to do" not in project.plateflow("status")
     assert NOTHING in project.snakemake()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -63,6 +65,11 @@ class Project:
         assert status is None or result.returncode == status, f"status {result.returncode}:\n{result.stdout}"
         return result.stdout
 
+    def run(self, until: str = "") -> set[tuple[str, str]]:
+        """What a plain `snakemake` does, up to a stage, without its processes; see `run_in_process`."""
+        with chdir(self.folder):
+            return run_in_process(pipeline.Project.load(Path("config/config.yaml")), until)
+
     def plateflow(self, *arguments: str, status: int | None = 0) -> str:
         """Run a command of the command line."""
         return plateflow(*arguments, cwd=self.folder, status=status)
@@ -110,8 +117,11 @@ class Project:
         } | {name: (root / name).read_bytes() for name in ("wells.csv", "wells.parquet")}
 
 
-def run_in_process(project: pipeline.Project) -> set[tuple[str, str]]:
+def run_in_process(project: pipeline.Project, until: str = "") -> set[tuple[str, str]]:
     """The jobs that a plain `snakemake` would do, in this process: those without a receipt of what is asked now.
+
+    Args:
+        until: the first stage that is left undone; without one all are done.
 
     Returns:
         stage and job of each, the job over all plates excepted.
@@ -119,12 +129,13 @@ def run_in_process(project: pipeline.Project) -> set[tuple[str, str]]:
     asked, ran = Asked.of(project), set()
     for plate in asked.plates.values():
         digests = plate.digests()
-        for name, stage in stages_of(plate.plate.config).items():
-            for job in stage.jobs(plate.plate.config):
+        stages = stages_of(plate.plate.config)
+        for name in takewhile(lambda name: name != until, stages):
+            for job in stages[name].jobs(plate.plate.config):
                 if not Path(plate.receipt(name, job)).exists():
                     run_stage(plate.plate, name, job, digest=digests[name][job])
                     ran.add((name, job))
-    if not asked.project.screen.receipt("report", "screen", asked.screen).exists():
+    if not until and not asked.project.screen.receipt("report", "screen", asked.screen).exists():
         stage_module("screen").run(asked.project, asked.screen)
     return ran
 
