@@ -13,7 +13,7 @@ import pytest
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, its event loop runs: other modules' tests couldn't run one
 def chromium() -> Iterator[Any]:
     """A browser; without one these tests skip, in CI they fail."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -42,20 +42,25 @@ def test_status_renews_itself_until_it_is_over(tab: Any, project: Any, look: dic
     progress = Progress(project.config)
     jobs: dict[str, list[JobProgress]] = {plate.name: progress.of(plate.paths) for plate in plates}
     page = StatusPage(file, project, plates)
-    page.write(jobs, {}, every=4)  # a busy machine takes seconds to load a page
+    page.write(jobs, {}, every=2)
+    tab.page.clock.install()  # the page's clock stands still but for `run_for`, however slow the machine is
     opened = tab.open(file)
-    opened.click("#pause")  # else it may load itself while it is looked at
     assert tab.problems() == []
-    opened.wait_for_timeout(4500)
-    assert opened.get_attribute("#pause", "aria-pressed") == "true"
-    assert opened.locator("tbody tr").count() == 2
-    page.write(jobs, {"plate0001": "the share is away"}, every=3)
     opened.click("#pause")
-    opened.get_by_text("plate0001: can't be read: the share is away").wait_for(timeout=60_000)
-    page.write(jobs, {})
-    opened.get_by_text("This page isn't renewed").wait_for(timeout=60_000)
     opened.evaluate("window.kept = true")
-    opened.wait_for_timeout(1500)
+    opened.clock.run_for(5000)
+    assert opened.get_attribute("#pause", "aria-pressed") == "true"
+    assert opened.evaluate("window.kept") is True
+    assert opened.locator("tbody tr").count() == 2
+    page.write(jobs, {"plate0001": "the share is away"}, every=2)
+    opened.click("#pause")
+    opened.clock.run_for(2500)
+    opened.get_by_text("plate0001: can't be read: the share is away").wait_for()
+    page.write(jobs, {})
+    opened.clock.run_for(2500)
+    opened.get_by_text("This page isn't renewed").wait_for()
+    opened.evaluate("window.kept = true")
+    opened.clock.run_for(5000)
     assert opened.evaluate("window.kept") is True
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

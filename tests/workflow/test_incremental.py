@@ -30,7 +30,7 @@ def test_a_changed_raw_file_redoes_its_well_alone(project):
     touch_pixels(project.raw("B03"))
     assert NOTHING in project.snakemake(), "parsing never looks at raw files"
     assert "changed" in project.plateflow("check", status=None)
-    project.snakemake()
+    project.run()
     redone = project.redone(before)
     assert {well for _, well, _ in redone} == {"", "B03"}
     assert all_of("B03", "tile", "infer", "stitch", "features") <= redone
