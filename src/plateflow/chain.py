@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Stats
 from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
@@ -189,7 +189,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),
-                "stats": config.stats.model_dump(mode="json"),
+                "stats": _compared(config.stats),
                 "rows": config.row_label_set,
             }
     return {}
@@ -215,6 +215,12 @@ def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, An
 def _aliases(spec: PlateSpec) -> dict[str, Any]:
     """The names that a plate's channels are given, if any; without them fingerprints stay equal."""
     return {"channel_names": spec.names_of_channels} if spec.channel_names else {}
+
+
+def _compared(stats: Stats) -> dict[str, Any]:
+    """The settings of the statistics; those of groups and time only if given, so that fingerprints stay equal."""
+    values = stats.model_dump(mode="json")
+    return {k: v for k, v in values.items() if k not in ("group_by", "time") or v != Stats.model_fields[k].default}
 
 
 def _bound(label_set: LabelSet) -> dict[str, Any]:

@@ -86,11 +86,15 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     import pandas as pd
 
     from plateflow.stats.flags import drift, field_flags, fields_in_use, wells_off
+    from plateflow.stats.groups import check_groups
+    from plateflow.stats.over_time import check_time
     from plateflow.stats.qc import read_quality
     from plateflow.stats.statistics import write_statistics
     from plateflow.stats.wells import dictionary, medians_of, sites_of, well_table
 
     paths, config, channels = plate.paths, plate.config, plate.channels
+    check_groups(config.stats, plate_map, plate.name)
+    check_time(config.stats, plate.metadata["t"], plate.name)
     tiled, outcomes = plate.outcomes("tile"), plate.outcomes("features")
     measured = {well: outcomes.required(well) for well in plate.wells}
     fields, frames = _fields_and_frames(plate)
