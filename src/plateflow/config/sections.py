@@ -215,7 +215,9 @@ class Stats(Section):
         names = [name.removeprefix("Metadata_") for name in value]
         for name in names:
             if name.lower() in _NO_GROUPS or not name:
-                raise ValueError(f"stats.group_by names {name!r}, which tells no groups; name a column such as CellLine")
+                raise ValueError(
+                    f"stats.group_by names {name!r}, which tells no groups; name a column such as CellLine"
+                )
         if len(set(names)) < len(names):
             raise ValueError("stats.group_by names a column twice")
         return names

@@ -1,4 +1,4 @@
-"""Which wells the statistics use, frame by frame and group by group, what they are compared with, standardised values."""
+"""Which wells the statistics use, by frame and group, what they are compared with, and standardised values."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ def write_statistics(
         shape: rows and columns of the plate.
 
     Returns:
-        Of each frame and group the columns that tell it apart and a summary: `controls` (grade, reasons, best features), `hits` (how many
-        of how many treatments, or why there are none), `positions` (by effect, how many features have it, of how many
-        tested).
+        Of each frame and group the columns that tell it apart and a summary: `controls` (grade, reasons, best
+        features), `hits` (how many of how many treatments, or why there are none), `positions` (by effect, how many
+        features have it, of how many tested).
     """
     import pandas as pd
 
@@ -101,6 +101,7 @@ def _statistics(
     why_none = ""
     if not len(hit_table):
         why_none = "the plate map names no treatments" if "Metadata_role" in wells else "the plate has no plate map"
+        why_none = "the group has no treatments" if settings.group_by else why_none
     elif reference.sum() < MIN_WELLS:
         n = int(reference.sum())
         one, of_what = ("negative control", "") if kind == "negative" else ("well", " of the plate")
