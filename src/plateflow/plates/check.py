@@ -136,9 +136,8 @@ def pooled_wells(table: pd.DataFrame, group_by: Sequence[str] = ()) -> Iterator[
     well. What is told apart by the columns `group_by` doesn't count together.
     """
     if group_by := [name for name in group_by if name in table]:
-        parts = [part for _, part in table.groupby(group_by)]
-        told = [text for part in parts for text in pooled_wells(part.drop(columns=group_by))]
-        yield from dict.fromkeys(told)
+        parts = [part.drop(columns=group_by) for _, part in table.groupby(group_by)]
+        yield from dict.fromkeys(text for part in parts for text in pooled_wells(part))
         return
     negatives = table.index[table["role"] == "negative"]
     treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from plateflow.config import Stats
 from plateflow.config.sections import nearest
 from plateflow.errors import ConfigError
-from plateflow.stats.reference import OVER_TIME
 from plateflow.stats.wells import map_column
 
 if TYPE_CHECKING:

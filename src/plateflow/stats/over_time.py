@@ -67,7 +67,7 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
         return _renamed(wells[wells[TIME] == times[-1]].reset_index(drop=True), time)
     weights = _weights(len(times), time)
     keys = ["Metadata_Well", *([PLANE] if PLANE in wells else [])]
-    features = [name for name in wells if not str(name).startswith("Metadata_")]
+    features = [str(name) for name in wells if not str(name).startswith("Metadata_")]
     places = wells.groupby(keys, sort=False).ngroup().to_numpy()
     first = np.unique(places, return_index=True)[1]
     table = wells.iloc[first].reset_index(drop=True)
@@ -81,7 +81,7 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
     some = has.any(axis=0) & ~complete
     lacking = [", ".join(str(number) for number in times[~each]) for each in has.T]
     said = [f"no {time} over time: not in use at time point {numbers}" for numbers in lacking]
-    table[REASON] = np.where(some, said, table[REASON] if REASON in table else "")
+    table[REASON] = np.where(some, said, table.get(REASON, ""))
     table[COUNT_STEP] = np.abs(weights[weights != 0]).min()
     return _renamed(table, time)
 

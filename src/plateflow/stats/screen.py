@@ -260,7 +260,7 @@ def _heads(effects: _Rows) -> pd.DataFrame:
     import pandas as pd
 
     heads = pd.concat(effects.heads, ignore_index=True)
-    for name in heads.columns.intersection(FRAME):
+    for name in heads.columns.intersection([*FRAME]):
         heads[name] = heads[name].fillna(0)
     heads[DOSE] = same_doses(zip(heads[TREATMENT], heads[UNIT], strict=True), heads[DOSE])
     doses, units = in_one_unit(heads[DOSE].tolist(), heads[UNIT].tolist())

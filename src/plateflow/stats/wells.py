@@ -193,7 +193,7 @@ def well_table(
     keys = [name for name in FRAME if name in measured]
     mapped = pd.DataFrame({"Metadata_Well": []}, dtype=object)
     if plate_map is not None:
-        renamed = {name: map_column(name) for name in plate_map}
+        renamed = {name: map_column(str(name)) for name in plate_map}
         mapped = plate_map.rename(columns=renamed | {"well": "Metadata_Well"})
     wells = pd.DataFrame({"Metadata_Well": pd.unique(pd.concat([measured["Metadata_Well"], mapped["Metadata_Well"]]))})
     table = wells.merge(measured[keys].drop_duplicates(), how="cross").merge(mapped, on="Metadata_Well", how="left")
