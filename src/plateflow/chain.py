@@ -53,7 +53,7 @@ class Stage:
 
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
-_TABLES = "cell tables are in the store, too, where ngio finds them"
+_TABLES = "summary.csv holds what matters of each well, in words"
 _PAGE = "the page is fit for phones and paper, and its charts and tables say what they show"
 _LISTS = "aggregate lists the tables of an image, where it puts the cell tables, and features its labels, "
 _LISTS += "as corrected ones are among them"
@@ -66,7 +66,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 4, "flow errors and probabilities are summed as integers", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 7, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
+    ("aggregate", "plate", 8, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
     ("report", "plate", 7, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {

@@ -56,7 +56,7 @@ def frame_title(cut: Mapping[str, int | str]) -> str:
     """The name of a frame or a group; empty where there is none."""
     names = dict(zip(FRAME, ("time point", "plane"), strict=True))
     return ", ".join(
-        SUMMARIES[str(value)]
+        SUMMARIES.get(str(value), str(value))
         if column == OVER_TIME
         else f"{names.get(column, column.removeprefix('Metadata_'))} {'(nothing)' if value == '' else value}"
         for column, value in cut.items()
