@@ -27,7 +27,7 @@ def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
     return ", ".join(filter(None, (*(str(row.get(name) or "") for name in by), " ".join(filter(None, named)))))
 
 
-def groups(wells: pd.DataFrame, by: Sequence[str]) -> dict[str, Any] | None:
+def groups(wells: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, Any] | None:
     """Wells by group, treatment and dose, negative controls first; None without a plate map, or with 1 or too many.
 
     The page's script puts in what the plate map shows, as `value` of each well.

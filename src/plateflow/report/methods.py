@@ -19,8 +19,8 @@ from plateflow.stats.positions import LEVEL
 from plateflow.stats.reference import SUMMARIES
 
 TABLES = (
-    *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
-    *("effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
+    *("summary.csv", "wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv"),
+    *("doses.csv", "effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
 )
 PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 REFERENCES = {
