@@ -46,7 +46,7 @@ def over_time(view: View, features: list[list[str]]) -> dict[str, Any]:
     order += [label for label in of_role["treatment"] if label not in first]
     controls = [of_role[role][: CONTROLS // 2] for role in ("negative", "positive")]
     treated = order[: LINES - sum(map(len, controls))]
-    domain = [*controls[0], *treated, *controls[1]]
+    domain = list(dict.fromkeys([*controls[0], *treated, *controls[1]]))
     own = {
         labels[0]: ROLE_COLOURS[ROLES.index(role)] for role, labels in of_role.items() if role != "treatment" and labels
     }

@@ -26,7 +26,7 @@ MOST, FEATURES = 40, 5
 """Columns that the table has at most, and features among them."""
 NUMBERS = ("Count_", "Share_")
 """What columns of numbers and shares of objects begin with."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@")
 """Spreadsheets take text that begins so for a formula, which a plate map from elsewhere could hide."""
 HEADS = dict(zip(FRAME, ("Time point", "Plane"), strict=True)) | {"Metadata_FieldsUsed": "Fields used"}
 
@@ -100,8 +100,11 @@ def _heads(names: Sequence[str], channels: Sequence[str]) -> list[str]:
 
 
 def _plain(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    """A cell in one line that no spreadsheet takes for a formula."""
+    if not isinstance(cell, str):
+        return cell
+    line = " ".join(cell.split())
+    return f"'{line}" if line.startswith(FORMULA) else line
 
 
 def best_features(paths: PlatePaths) -> list[str]:
