@@ -32,7 +32,8 @@ def over_time(view: View, features: list[list[str]]) -> dict[str, Any]:
     """
     frames = [[frame.frame.get(name, 0) for name in FRAME] for frame in view.frames]
     by = group_columns(view.plate.config.stats)
-    if len({time for time, _ in frames}) < 2 or ROLE not in view.wells or not features:
+    times = sorted({int(time) for time, _ in frames})
+    if len(times) < 2 or ROLE not in view.wells or not features:
         return {"charts": [], "drawn": 0, "treatments": 0}
     wells = [(row, group_label(row, by)) for row in records(view.by_well.filter(like="Metadata_"))]
     of_role = {
@@ -57,21 +58,21 @@ def over_time(view: View, features: list[list[str]]) -> dict[str, Any]:
         (words, number) for number, (name, words) in enumerate(features) if name.startswith(("Count_", "Share_"))
     ]
     charts = [
-        (words, _chart(rows, domain, colours) | {"usermeta": {"feature": number, "frames": frames}})
+        (words, _chart(rows, times, domain, colours) | {"usermeta": {"feature": number, "frames": frames}})
         for words, number in [*shown, ("", None)]
     ]
     return {"charts": charts, "drawn": len(treated), "treatments": len(of_role["treatment"])}
 
 
-def _chart(rows: list[dict[str, str]], domain: list[str], colours: dict[str, str]) -> dict[str, Any]:
+def _chart(rows: list[dict[str, str]], times: list[int], domain: list[str], colours: dict[str, str]) -> dict[str, Any]:
     """Lines of medians, with bands from the lower to the upper quartile."""
     import altair as alt
 
     base = alt.Chart(alt.Data(values=rows, name="series")).transform_aggregate(
         median="median(value)", low="q1(value)", high="q3(value)", wells="count()", groupby=["group", "time"]
     )
-    x = alt.X("time:Q", title="time point", axis=alt.Axis(tickMinStep=1, format="d"))
-    legend = alt.Legend(title=None, orient="right", labelLimit=180)
+    x = alt.X("time:Q", title="time point", axis=alt.Axis(values=times, format="d", labelOverlap=True))
+    legend = alt.Legend(title=None, orient="right", labelLimit=180, symbolOpacity=1)
     scale = alt.Scale(domain=domain, range=[colours[label] for label in domain])
     colour = alt.Color("group:N", scale=scale, legend=legend)
     y = alt.Y("low:Q", title=None, scale=alt.Scale(zero=False))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from plateflow.config import Stats
 from plateflow.errors import ConfigError
-from plateflow.stats.reference import COUNT_STEP, FRAME, OVER_TIME, SUMMARIES, in_use
+from plateflow.stats.reference import COUNT_STEP, FRAME, OVER_TIME, in_use
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,8 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
         a table like the well table; of `last`, `auc` and `slope` with OVER_TIME in place of the time point. Of `auc`
         and `slope`, COUNT_STEP says what one object more at one time point is worth at least.
     """
+    import pandas as pd
+
     if time == "each":
         return wells
     times = np.sort(wells[TIME].unique())
@@ -70,12 +72,12 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
     features = [str(name) for name in wells if not str(name).startswith("Metadata_")]
     places = wells.groupby(keys, sort=False).ngroup().to_numpy()
     first = np.unique(places, return_index=True)[1]
-    table = wells.iloc[first].reset_index(drop=True)
     values = np.full((len(times), len(first), len(features)), np.nan)
     has = np.zeros((len(times), len(first)), bool)
     at = np.searchsorted(times, wells[TIME]), places
     values[at], has[at] = wells[features].to_numpy(np.float64), in_use(wells)
-    table[features] = np.einsum("t,twf->wf", weights, values)
+    table = wells.iloc[first].drop(columns=features).reset_index(drop=True)
+    table = table.join(pd.DataFrame(np.einsum("t,twf->wf", weights, values), columns=features))
     complete = has.all(axis=0)
     table["Metadata_FieldsUsed"] = np.where(complete, table["Metadata_FieldsUsed"], 0)
     some = has.any(axis=0) & ~complete
@@ -95,9 +97,5 @@ def _weights(n: int, time: str) -> NDArray[np.float64]:
 
 
 def _renamed(table: pd.DataFrame, time: str) -> pd.DataFrame:
-    """The table with OVER_TIME, as it stands in SUMMARIES, in place of the time point."""
-    assert time in SUMMARIES
-    place = [*table].index(TIME)
-    table = table.drop(columns=TIME)
-    table.insert(place, OVER_TIME, time)
-    return table
+    """The table with OVER_TIME in place of the time point."""
+    return table.rename(columns={TIME: OVER_TIME}).assign(**{OVER_TIME: time})

@@ -10,7 +10,8 @@
     now();
   }
   const charts = []; // those that show what the plate map shows
-  const curves = []; // those over time, of a feature or of the one that the map shows
+  const curves = []; // those over time, of a feature or of the one that the map shows, where it has none
+  const ofOne = [...document.querySelectorAll("script[data-chart^=curves]")].map((source) => JSON.parse(source.textContent).usermeta.feature);
   let values = null, frame = 0, of = () => NaN;
   const valued = (rows) => rows.map((row) => ({ ...row, ...values?.get(row.well) })).filter((row) => Number.isFinite(row.value));
   const series = (rows, { feature, frames }) => rows.flatMap((row) => frames.map(([time, plane], at) => ({ ...row, time, plane, value: of(feature, at, row.well) })))
@@ -18,7 +19,7 @@
   document.addEventListener("shown", (event) => {
     values = event.detail.values;
     of = event.detail.of;
-    document.querySelectorAll("#groups, [data-chosen]").forEach((part) => { part.hidden = !values; });
+    document.querySelectorAll("#groups, [data-chosen]").forEach((part) => { part.hidden = !values || (part.id !== "groups" && ofOne.includes(event.detail.feature)); });
     document.querySelectorAll("[data-words]").forEach((part) => { part.textContent = event.detail.words; });
     curves.forEach(({ view, rows, how }) => view.data("series", series(rows, how)).runAsync());
     if (values) charts.forEach(({ view, rows }) => view.data("wells", valued(rows)).runAsync());
