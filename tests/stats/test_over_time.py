@@ -48,9 +48,10 @@ def test_summaries_are_those_of_numpy_and_scipy(values: list[list[float]], rando
 
 
 def test_by_hand() -> None:
-    wells = series({"A01": [1, 2, 4], "A02": [5, 5, 5], "A03": [3, np.nan, 3], "A04": [np.nan] * 3})
+    wells = series({"A01": [1, 2, 4], "A02": [5, 5, 5], "A03": [3, np.nan, 3], "A04": [np.nan] * 3}).assign(F0_MAD=1.0)
     area = compared(wells, "auc").set_index("Metadata_Well")
     assert area["Count_Cells"].tolist()[:2] == [4.5, 10]
+    assert "F0_MAD" not in area
     assert compared(wells, "slope")["Count_Cells"].tolist()[:2] == [1.5, 0]
     assert area["Metadata_FieldsUsed"].tolist() == [2, 2, 0, 0]
     assert np.isnan(area.loc["A03", "F0"])
@@ -67,6 +68,12 @@ def test_a_well_without_a_row_lacks_that_time_point() -> None:
     table = compared(wells, "slope").set_index("Metadata_Well")
     assert table["Metadata_FieldsUsed"].tolist() == [2, 0]
     assert table.loc["A02", "Metadata_Reason"] == "no slope over time: not in use at time point 2"
+
+
+def test_a_time_point_that_no_well_has_is_a_gap() -> None:
+    wells = series({"A01": [1, 2, 99, 8]}).drop(index=2).reset_index(drop=True)
+    assert compared(wells, "auc")["Count_Cells"].tolist() == [1.5 + 2 * 5]
+    assert compared(wells, "slope")["Count_Cells"][0] == pytest.approx(linregress([0, 1, 3], [1, 2, 8]).slope)
 
 
 def test_planes_are_summarised_apart() -> None:

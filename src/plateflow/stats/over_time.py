@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from plateflow.config import Stats
 from plateflow.errors import ConfigError
 from plateflow.stats.reference import COUNT_STEP, FRAME, OVER_TIME, in_use
+from plateflow.stats.wells import SPREADS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,8 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
 
     Returns:
         a table like the well table; of `last`, `auc` and `slope` with OVER_TIME in place of the time point. Of `auc`
-        and `slope`, COUNT_STEP says what one object more at one time point is worth at least.
+        and `slope` it lacks spreads over objects, and COUNT_STEP says what one object more at one time point is worth
+        at least.
     """
     import pandas as pd
 
@@ -67,16 +69,18 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
         return wells[wells[TIME] == time].reset_index(drop=True)
     if time == "last":
         return _renamed(wells[wells[TIME] == times[-1]].reset_index(drop=True), time)
-    weights = _weights(len(times), time)
+    weights = _weights(times, time)
     keys = ["Metadata_Well", *([PLANE] if PLANE in wells else [])]
-    features = [str(name) for name in wells if not str(name).startswith("Metadata_")]
+    numbers = [str(name) for name in wells if not str(name).startswith("Metadata_")]
+    spreads = {f"{name}_{spread}" for name in numbers for spread in SPREADS}
+    features = [name for name in numbers if name not in spreads]
     places = wells.groupby(keys, sort=False).ngroup().to_numpy()
     first = np.unique(places, return_index=True)[1]
     values = np.full((len(times), len(first), len(features)), np.nan)
     has = np.zeros((len(times), len(first)), bool)
     at = np.searchsorted(times, wells[TIME]), places
     values[at], has[at] = wells[features].to_numpy(np.float64), in_use(wells)
-    table = wells.iloc[first].drop(columns=features).reset_index(drop=True)
+    table = wells.iloc[first].drop(columns=numbers).reset_index(drop=True)
     table = table.join(pd.DataFrame(np.einsum("t,twf->wf", weights, values), columns=features))
     complete = has.all(axis=0)
     table["Metadata_FieldsUsed"] = np.where(complete, table["Metadata_FieldsUsed"], 0)
@@ -88,11 +92,12 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
     return _renamed(table, time)
 
 
-def _weights(n: int, time: str) -> NDArray[np.float64]:
+def _weights(times: NDArray[np.int64], time: str) -> NDArray[np.float64]:
     """By time point, what a value there adds to the summary: both are linear."""
     if time == "auc":
-        return np.r_[0.5, np.ones(n - 2), 0.5]
-    centred = np.arange(n) - (n - 1) / 2
+        gaps = np.diff(times)
+        return (np.r_[gaps, 0] + np.r_[0, gaps]) / 2
+    centred = times - times.mean()
     return centred / (centred**2).sum()
 
 
