@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Stats
 from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
@@ -53,7 +53,7 @@ class Stage:
 
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
-_TABLES = "cell tables are in the store, too, where ngio finds them"
+_TABLES = "summary.csv holds what matters of each well, in words"
 _PAGE = "the page is fit for phones and paper, and its charts and tables say what they show"
 _LISTS = "aggregate lists the tables of an image, where it puts the cell tables, and features its labels, "
 _LISTS += "as corrected ones are among them"
@@ -66,7 +66,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("follow", "slice", 1, "", ("ingest", "infer")),
     ("stitch", "cpu", 4, "flow errors and probabilities are summed as integers", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
-    ("aggregate", "plate", 7, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
+    ("aggregate", "plate", 8, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
     ("report", "plate", 7, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
@@ -189,7 +189,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),
-                "stats": config.stats.model_dump(mode="json"),
+                "stats": _compared(config.stats),
                 "rows": config.row_label_set,
             }
     return {}
@@ -215,6 +215,12 @@ def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, An
 def _aliases(spec: PlateSpec) -> dict[str, Any]:
     """The names that a plate's channels are given, if any; without them fingerprints stay equal."""
     return {"channel_names": spec.names_of_channels} if spec.channel_names else {}
+
+
+def _compared(stats: Stats) -> dict[str, Any]:
+    """The settings of the statistics; those of groups and time only if given, so that fingerprints stay equal."""
+    values = stats.model_dump(mode="json")
+    return {k: v for k, v in values.items() if k not in ("group_by", "time") or v != Stats.model_fields[k].default}
 
 
 def _bound(label_set: LabelSet) -> dict[str, Any]:

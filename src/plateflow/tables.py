@@ -53,14 +53,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table that `write_table` wrote; in a CSV, empty cells of the columns TEXT are empty strings."""
+def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table that `write_table` wrote.
+
+    Args:
+        path: of the table.
+        text: columns of a CSV that are text, besides TEXT; empty cells in all of them are empty strings.
+    """
     import pandas as pd
 
     if path.suffix != ".csv":
         return pd.read_parquet(path)
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
-    return table.fillna({name: "" for name in TEXT if name in table})
+    text = [*TEXT, *text]
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
+    return table.fillna({name: "" for name in text if name in table})
 
 
 def parquet_bytes(frame: pd.DataFrame) -> bytes:

@@ -109,3 +109,19 @@ def test_a_map_without_the_controls_that_wells_are_compared_with(raw: Path, tmp_
     assert problem.what.startswith("no well is a negative control")
     others = plate.config.model_copy(update={"stats": Stats(normalise="plate robust")})
     assert check_plate(plate.spec, others) == []
+
+
+def test_groups_and_times_that_a_plate_lacks_are_refused_before_any_job(raw: Path, tmp_path: Path) -> None:
+    plate_map = tmp_path / "map.csv"
+    plate_map.write_text("well,role,Cell line\nB02,negative,A549\n")
+    plate = plate_of(raw, tmp_path, {}, plate_map=str(plate_map))
+    stats = {"group_by": ["CellLine"], "time": "slope"}
+    config = Config.model_validate(plate.config.model_dump() | {"stats": stats})
+    plate = Plate(config=config, spec=plate.spec)
+    what, where = errors_of(plate)
+    assert what.startswith("stats.time is slope: the plate has one time point")
+    assert where.startswith("there is no column 'CellLine'")
+    plate_map.write_text("well,role,CellLine\nB02,negative,A549\n")
+    assert [what.split(":")[0] for what in errors_of(plate)] == ["stats.time is slope"]
+    plate_map.unlink()  # of which the check of the map tells
+    assert len(errors_of(plate)) == 1

@@ -136,7 +136,9 @@ def test_doses_have_their_unit_and_one_that_is_missing_is_nothing() -> None:
 
 def test_each_table_is_read_once_for_all_frames(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    monkeypatch.setattr("plateflow.report.view.read_table", lambda path: read.append(path.name) or read_table(path))
+    monkeypatch.setattr(
+        "plateflow.report.view.read_table", lambda path, *text: read.append(path.name) or read_table(path, *text)
+    )
     both = pd.concat([view.wells, view.wells.assign(Metadata_Time=1)])
     frames = replace(view, wells=both, tables={}).frames
     assert len(frames) == 2

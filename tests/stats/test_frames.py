@@ -1,5 +1,6 @@
 """Time points, and planes that are kept in 2D: each is counted, compared and shown by itself."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from planted_plate import Planted
 from simulated_wells import well_table
 
 from plateflow.config import Config, PlateSpec, Stats
+from plateflow.errors import ConfigError
 from plateflow.paths import PlatePaths
 from plateflow.project import Project
 from plateflow.report.screen import write_screen
@@ -108,6 +110,7 @@ def test_each_time_point_has_its_own_counts_and_medians(plate: Planted) -> None:
 def test_the_tables_of_a_time_point_are_those_of_a_plate_that_has_no_other(plate: Planted, tmp_path: Path) -> None:
     one = series(tmp_path, COUNTS, only=1)
     assert "frames" not in one.plate.outcomes("aggregate").required().depends
+    assert "<h3>Over time</h3>" not in one.paths.table("report.html").read_text()
     for name in ("wells.csv", "fields.parquet", "normalised.parquet", "controls.csv", "hits.csv", "positions.csv"):
         whole, alone = (read_table(p.paths.table(name)) for p in (plate, one))
         whole = whole[whole["Metadata_Time"] == 1].reset_index(drop=True)
@@ -130,6 +133,15 @@ def test_pages_and_tables_over_all_plates_show_each_time_point(plate: Planted) -
     entry = plate.plate.outcomes("aggregate").required()
     assert [frame["Metadata_Time"] for frame in entry.info["frames"]] == [0, 1, 2]
     assert "frames" in entry.depends  # so that tables in which they were pooled can't be accepted
+    curves = [json.loads(spec) for spec in re.findall(r'data-chart="curves-\d">(.*?)</script>', page)]
+    assert [spec["usermeta"]["feature"] for spec in curves] == [0, 1, None]  # both counts, and what the map shows
+    assert curves[0]["usermeta"]["frames"] == [[0, 0], [1, 0], [2, 0]]
+    assert curves[0]["data"]["name"] == "series"
+    drawn = {row["well"]: row["group"] for row in curves[2]["data"]["values"]}
+    assert drawn == {well: "drug 1" if role == "treatment" else f"{role} 1" for well, role in ROLES.items()}
+    summary = pd.read_csv(plate.paths.table("summary.csv"))
+    assert summary.loc[summary["Well"] == "A01", "Nuclei: count per field"].tolist() == [28, 29, 27]
+    assert summary.loc[summary["Well"] == "C01", "State"].tolist() == ["not_acquired"] * 3
     write_screen(Project.of(plate.config, {"p1": plate.entry}))
     screen = Path(plate.config.results) / "screen"
     assert pd.read_csv(screen / "plates.csv")["Metadata_Time"].tolist() == [0, 1, 2]
@@ -137,6 +149,29 @@ def test_pages_and_tables_over_all_plates_show_each_time_point(plate: Planted) -
     assert hits.loc["drug", "Replicates"].to_dict() == {0: 3, 1: 3, 2: 2}
     assert hits.loc["late", "Replicates"].tolist() == [0, 0, 0]
     assert hits.loc["drug", "Hit"].to_dict() == {0: False, 1: False, 2: True}
+
+
+def test_a_summary_of_the_series_is_compared_and_shown_as_one(plate: Planted, tmp_path: Path) -> None:
+    stats = plate.config.stats.model_dump()
+    lacking = plate.copy(tmp_path / "lacking", stats=stats | {"time": 3})
+    with pytest.raises(ConfigError, match="numbered 0 to 2"):
+        lacking.run("aggregate")
+    slopes = plate.copy(tmp_path / "slopes", stats=stats | {"time": "slope"})
+    slopes.run("aggregate", "report")
+    hits = read_table(slopes.paths.table("hits.csv")).set_index("Metadata_treatment")
+    assert "Metadata_Time" not in hits
+    assert hits["Metadata_OverTime"].unique().tolist() == ["slope"]
+    assert hits["Replicates"].to_dict() == {"drug": 2, "late": 0}  # B06 lacks the last time point
+    z = read_table(slopes.paths.table("normalised.parquet")).set_index("Metadata_Well")
+    assert z.loc["B06", "Metadata_Reason"] == "no slope over time: not in use at time point 2"
+    page = slopes.paths.table("report.html").read_text()
+    assert "could not be created" not in page
+    assert page.count('<h3 class="group">slope over time</h3>') == 3
+    assert "Of each time series the slope over time was compared." in page
+    assert [at["A02"] for at in map_of(page)["values"]["Count_Nuclei"]] == [29, 30, 28]
+    write_screen(Project.of(slopes.config, {"p1": slopes.entry}))
+    told = pd.read_csv(Path(slopes.config.results) / "screen" / "hits.csv")
+    assert told["Metadata_OverTime"].tolist() == ["slope"] * 2
 
 
 def test_planes_kept_in_2d_are_counted_plane_by_plane(tmp_path: Path) -> None:

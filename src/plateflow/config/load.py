@@ -83,6 +83,7 @@ def config_yaml(config: Config | None = None) -> str:
 def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
+        example = field.examples if value == field.default else None  # what few assays have stands in a comment
         if field.description:
             choice = get_origin(field.annotation) is Literal
             unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if choice else ""
@@ -99,6 +100,8 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
                 _write_section(lines, item, indent + "    ")
             if name == "segmentation" and "cells" not in value:
                 lines.append(CELLS)
+        elif example:
+            lines.append(f"{indent}# {name}: {json.dumps(example[0])}")
         else:
             lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
         if not indent:

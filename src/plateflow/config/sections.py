@@ -178,6 +178,10 @@ class Quality(Section):
     )
 
 
+_NO_GROUPS = {"well", "role", "treatment", "dose", "dose_unit", "replicates", "wells", "freedom", "referencevariance"}
+"""What is compared within a group, and columns of the tables that have the groups' columns, too."""
+
+
 class Stats(Section):
     """From cells to wells: what is left out, normalisation, hits."""
 
@@ -192,6 +196,31 @@ class Stats(Section):
         "robust: median and MAD, standard: mean and standard deviation",
     )
     fdr: float = Field(0.05, gt=0, lt=1, description="false discovery rate at which a treatment is called a hit")
+    group_by: list[str] = Field(
+        [],
+        description="columns of the plate map, such as a cell line, batch or donor, by which wells form groups: each "
+        "has its own negatives, normalisation, controls, hits and doses",
+        examples=[["CellLine"]],
+    )
+    time: Literal["each", "last", "auc", "slope"] | Annotated[int, Field(ge=0)] = Field(
+        "each",
+        description="what of a time series is compared: each time point by itself, one (its number from 0, or last), "
+        "or a summary of all: auc (area under the curve) or slope",
+        examples=["auc"],
+    )
+
+    @field_validator("group_by")
+    @classmethod
+    def _groups(cls, value: list[str]) -> list[str]:
+        names = [name.removeprefix("Metadata_") for name in value]
+        for name in names:
+            if name.lower() in _NO_GROUPS or not name:
+                raise ValueError(
+                    f"stats.group_by names {name!r}, which tells no groups; name a column such as CellLine"
+                )
+        if len(set(names)) < len(names):
+            raise ValueError("stats.group_by names a column twice")
+        return names
 
 
 class Parts(Section):

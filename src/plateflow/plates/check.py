@@ -3,14 +3,14 @@
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from plateflow.config import Config, PlateSpec
+from plateflow.config import Config, PlateSpec, Stats
 from plateflow.errors import ChannelError, PlateflowError
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
@@ -81,7 +81,7 @@ def check_plate(
     problems += refused(index)
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
-        problems += _unmapped(spec, spec.plate_map, index, config.stats.normalise)
+        problems += _unmapped(spec, spec.plate_map, index, config.stats)
     return problems
 
 
@@ -128,13 +128,17 @@ def _by_original_names(planes: pd.DataFrame, metadata: Mapping[str, Any]) -> pd.
     return planes.assign(channel=planes["channel"].replace(names))
 
 
-def pooled_wells(table: pd.DataFrame) -> Iterator[str]:
+def pooled_wells(table: pd.DataFrame, group_by: Sequence[str] = ()) -> Iterator[str]:
     """Columns of a plate map that no statistic reads, though they tell wells apart that count together.
 
     One of any kind if it tells groups of negative controls apart; one of numbers if it does wells of the same treatment
     and dose. Passed over are what says where a well is, the number of a replicate, and one with another value in every
-    well.
+    well. What is told apart by the columns `group_by` doesn't count together.
     """
+    if group_by := [name for name in group_by if name in table]:
+        parts = [part.drop(columns=group_by) for _, part in table.groupby(group_by)]
+        yield from dict.fromkeys(text for part in parts for text in pooled_wells(part))
+        return
     negatives = table.index[table["role"] == "negative"]
     treated = table[(table["role"] == "treatment") & (table["treatment"] != "")]
     groups = treated.groupby(["treatment", "dose"], dropna=False)
@@ -193,7 +197,7 @@ def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[st
         )
 
 
-def _unmapped(spec: PlateSpec, plate_map: str, index: Index, normalise: str) -> Iterator[Problem]:
+def _unmapped(spec: PlateSpec, plate_map: str, index: Index, stats: Stats) -> Iterator[Problem]:
     """A plate map that cannot be read, wells it pools, and wells that only the map or only the plate has."""
     try:
         table = read_plate_map(plate_map, spec.plate)
@@ -207,11 +211,11 @@ def _unmapped(spec: PlateSpec, plate_map: str, index: Index, normalise: str) -> 
     except TextError as error:
         remedy = "nothing, if its names look right; else save it as UTF-8"
         yield Problem("note", spec.plate, f"of the plate map, {error}; it is read so", remedy, file=plate_map)
-    for text in pooled_wells(table):
-        remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; else give wells that "
-        remedy += "differ another treatment, or a plate sheet's line and map of their own"
+    for text in pooled_wells(table, stats.group_by):
+        remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; name a cell line, "
+        remedy += "batch or donor in stats.group_by; else give wells that differ another treatment"
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
-    for text, remedy in unread(table, spec.plate, normalise):
+    for text, remedy in unread(table, spec.plate, stats.normalise):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     mapped = set(table["well"])
     wells, (rows, columns) = set(index.metadata["wells"]), index.metadata["format"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text
+from plateflow.stats.reference import ROLE
 from plateflow.tables import records
 
 if TYPE_CHECKING:
@@ -18,23 +20,34 @@ INK, SOFT, LINE, ACCENT = "var(--ink)", "var(--soft)", "var(--line)", "#d9650b"
 MAX_GROUPS = 40
 
 
-def groups(wells: pd.DataFrame) -> dict[str, Any] | None:
-    """Wells by treatment and dose, negative controls first; None without a plate map, or with 1 or too many groups.
+def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
+    """What is in a well: the groups of `stats.group_by`, treatment or role, and dose; empty where nothing is said."""
+    treatment, dose = (None if row.get(key) is None else row[key] for key in (TREATMENT, DOSE))
+    named = (treatment or row.get(ROLE) or "", dose_text(dose, row.get(UNIT)) if dose else "")
+    return ", ".join(filter(None, (*(str(row.get(name) or "") for name in by), " ".join(filter(None, named)))))
+
+
+def groups(wells: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Wells by group, treatment and dose, negative controls first; None without a plate map, or with 1 or too many.
 
     The page's script puts in what the plate map shows, as `value` of each well.
+
+    Args:
+        wells: a row of each.
+        by: the columns by which wells form groups.
     """
     import altair as alt
 
-    if "Metadata_treatment" not in wells and "Metadata_role" not in wells:
+    if TREATMENT not in wells and ROLE not in wells:
         return None
     data, order = [], {}
     for row in records(wells.filter(like="Metadata_")):
-        role, treatment = ("" if row.get(key) is None else str(row[key]) for key in ("Metadata_role", TREATMENT))
+        role, treatment = ("" if row.get(key) is None else str(row[key]) for key in (ROLE, TREATMENT))
         if role == treatment == "":
             continue
-        dose = row.get(DOSE) or 0.0
-        label = " ".join(filter(None, (treatment or role, dose_text(row.get(DOSE), row.get(UNIT)) if dose else "")))
-        order[label] = (ROLES.index(role) if role in ROLES else 1, treatment, dose)
+        label = group_label(row, by)
+        group = [str(row.get(name) or "") for name in by]
+        order[label] = (group, ROLES.index(role) if role in ROLES else 1, treatment, row.get(DOSE) or 0.0)
         data.append({"well": row["Metadata_Well"], "role": role, "group": label})
     if not 1 < len(order) <= MAX_GROUPS:
         return None

@@ -16,10 +16,11 @@ from plateflow.report.view import View, accepted_results
 from plateflow.report.wells import CORRECTED
 from plateflow.state.journal import LEFT_OUT
 from plateflow.stats.positions import LEVEL
+from plateflow.stats.reference import SUMMARIES
 
 TABLES = (
-    *("wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv", "doses.csv"),
-    *("effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
+    *("summary.csv", "wells.csv", "wells.parquet", "normalised.parquet", "controls.csv", "positions.csv", "hits.csv"),
+    *("doses.csv", "effects.parquet", "qc.parquet", "ledger.parquet", "features.json", "cells/", "plate.zarr/"),
 )
 PACKAGES = ("plateflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "pandas", "snakemake")
 REFERENCES = {
@@ -186,11 +187,16 @@ def _features(view: View, cite: Any) -> Iterator[str]:
 
 
 def _statistics(view: View, cite: Any) -> Iterator[str]:
-    stats, summaries = view.plate.config.stats, [frame.summary for frame in view.frames]
+    stats, summaries = view.plate.config.stats, [cut.summary for cut in view.cuts]
     reference, _, method = stats.normalise.partition(" ")
     plate = "the plate's wells other than positive controls and empty ones"
     against = "the negative controls" if reference == "negative" else plate
     centre = "median and MAD" if method == "robust" else "mean and standard deviation"
+    if stats.group_by:
+        yield f"Wells of each {_and(stats.group_by)} were compared among themselves alone."
+    if stats.time != "each":
+        name = f"value at time point {stats.time}" if isinstance(stats.time, int) else SUMMARIES[stats.time]
+        yield f"Of each time series the {name} was compared."
     yield f"Normalised values are distances from {against} in units of their spread ({centre})."
     if any(each["controls"]["grade"] != "unknown" for each in summaries):
         yield f"The separation of controls was assessed by Z' {cite('zprime')} and SSMD {cite('ssmd')}."
@@ -206,7 +212,7 @@ def _statistics(view: View, cite: Any) -> Iterator[str]:
             f"method {cite('simes')}, and hits called at a false discovery rate of {stats.fdr:g} {cite('bh')} where "
             f"all replicates lay on one side of the reference in the feature of least p."
         )
-    if any(len(frame.table("doses.csv")) for frame in view.frames):
+    if any(len(cut.table("doses.csv")) for cut in view.cuts):
         yield (
             f"Dose-response curves are logistic functions of four parameters {cite('sebaugh')}, fitted by least "
             "squares to the wells, with the negative controls as dose 0."

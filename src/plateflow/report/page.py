@@ -47,7 +47,7 @@ SAID = 2
 PICTURES = "wells"
 """The section that takes longest, and draws no chart: it is made while the others are."""
 BY_FRAME = ("controls", "hits", "positions")
-"""The sections that are made of each frame by itself; a choice on the page shows one."""
+"""The sections that are made of each frame by itself, of which a choice on the page shows one, group by group."""
 
 
 def plate_page(view: View) -> tuple[str, list[str]]:
@@ -66,9 +66,11 @@ def plate_page(view: View) -> tuple[str, list[str]]:
 def _section(view: View, name: str, title: str, gather: Callable[[View], dict[str, Any]]) -> dict[str, str]:
     section = {"name": name, "title": title, "html": "", "error": ""}
     try:
-        views = view.frames if name in BY_FRAME else [view]
-        parts = [(each.title, render(f"{name}.html.j2", **gather(each))) for each in views]
-        section["html"] = render("frames.html.j2", frames=parts) if len(parts) > 1 else parts[0][1]
+        views = view.shown_together if name in BY_FRAME else [[view]]
+        parts = [[(each.group, render(f"{name}.html.j2", **gather(each))) for each in together] for together in views]
+        made = [render("groups.html.j2", groups=groups) for groups in parts]
+        titles = [frame.title for frame in view.frames]
+        section["html"] = render("frames.html.j2", frames=zip(titles, made, strict=True)) if len(made) > 1 else made[0]
     except Exception as error:
         traceback.print_exc()
         section["error"] = f"{type(error).__name__}: {error}"
@@ -97,10 +99,13 @@ def verdict(view: View) -> dict[str, Any]:
     if measured and flagged:
         line += f"; flagged for review: {number_of(flagged, 'well[s]')}"
     why = info.get("doubts", []) if used else []
-    verdicts = [frame.summary["controls"] for frame in view.frames]
-    grades = list(dict.fromkeys(each["grade"] for each in verdicts))
+    verdicts = [(cut.group, cut.summary["controls"]) for cut in view.cuts]
+    grades = list(dict.fromkeys(each["grade"] for _, each in verdicts))
     reasons = dict.fromkeys(
-        screening.in_reason(view, why) for each in verdicts if each["grade"] != "good" for why in each["reasons"]
+        f"{group}: {screening.in_reason(view, why)}".removeprefix(": ")
+        for group, each in verdicts
+        if each["grade"] != "good"
+        for why in each["reasons"]
     )
     if used:
         why = [*why, f"controls: {', '.join(grades)}" + (f" ({'; '.join(list(reasons)[:SAID])})" if reasons else "")]
@@ -140,7 +145,8 @@ def _figures(view: View, measured: int, grades: list[str]) -> dict[str, Any]:
     medians = [float(well_values(frame.wells, view.counts[:1]).median().iloc[0]) for frame in frames]
     known = np.isfinite(medians).any()
     per_field = value_range(np.nanmin(medians), np.nanmax(medians)) if known else "–"
-    hits = [frame.summary["hits"]["hits"] for frame in frames if not frame.summary["hits"]["why none"]]
+    summaries = [[cut.summary["hits"] for cut in cuts] for cuts in view.shown_together]
+    hits = [sum(each["hits"] for each in told) for told in summaries if not all(each["why none"] for each in told)]
     cards = [
         (f"{measured} / {len(wells)}", "wells measured"),
         (f"{int(view.wells[view.counts[0]].sum()):,}", rows + in_all),

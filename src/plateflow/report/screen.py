@@ -13,6 +13,8 @@ from plateflow.paths import SCREEN_PAGE
 from plateflow.project import Plate, Project
 from plateflow.report import trends
 from plateflow.state.journal import PLATE_KEY, Entry, LeftOut, wells_and_fields
+from plateflow.stats.groups import group_columns
+from plateflow.stats.over_time import compared
 from plateflow.stats.reference import FRAME, ROLE, by_frame, frame_title, in_use
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import records
@@ -38,16 +40,19 @@ def write_screen(project: Project) -> str:
 
     screen, plates = project.screen, project.plates.values()
     paths = [plate.paths for plate in plates]
-    statistics, hit_table, replicates = write_screen_tables(screen, paths, fdr=project.config.stats.fdr)
+    stats = project.config.stats
+    groups = group_columns(stats)
+    statistics, hit_table, replicates = write_screen_tables(screen, paths, fdr=stats.fdr, groups=groups)
     verdicts: dict[str, list[dict[str, Any]]] = {}
     for row in records(statistics):
-        verdicts.setdefault(row["Metadata_Plate"], []).append(row)
+        group = ", ".join(str(row[name]) for name in groups if row.get(name))
+        verdicts.setdefault(row["Metadata_Plate"], []).append(row | {"group": group and f"{group}: "})
     out = {plate.name: plate.left_out() for plate in plates}
     made = {plate.name: plate.outcomes("aggregate").get(PLATE_KEY) for plate in plates}
     features = trends.followed(
         f"Count_{compartment(project.config.row_label_set)}", [each for each in made.values() if each]
     )
-    agreement = trends.replicate_trend(replicates) if len(replicates) else {}
+    agreement = trends.replicate_trend(replicates, groups) if len(replicates) else {}
     items = []
     for number, plate in enumerate(plates, 1):
         item = _plate(plate, made[plate.name], out[plate.name], features)
@@ -64,8 +69,8 @@ def write_screen(project: Project) -> str:
         verdict=_verdict(items, left_out),
         plates=items,
         usable=USABLE,
-        keys=[name for name in FRAME if name in hit_table and hit_table[name].nunique() > 1],
-        hits=_hits(hit_table, channels),
+        keys=[name for name in (*FRAME, *groups) if name in hit_table and hit_table[name].nunique() > 1],
+        hits=_hits(hit_table, channels, groups),
         counts=list(dict.fromkeys(name for item in items for name in item.get("counts", ()))),
         charts=charts,
         frames=[title for title in titles if title],
@@ -114,7 +119,9 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     names = {name: name.removeprefix("Count_").lower() for name in present if name.startswith("Count_")}
     own = [f"Metadata_{name}" for name in ("Well", "State", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")]
     followed = [name for name in features if name in present]
-    columns = dict.fromkeys([*own, *(name for name in (*FRAME, ROLE) if name in present), *names, *followed])
+    stats = plate.config.stats
+    groups = group_columns(stats)
+    columns = dict.fromkeys([*own, *(name for name in (*FRAME, ROLE, *groups) if name in present), *names, *followed])
     table = file.read(columns=[name for name in columns if name in present], use_threads=False).to_pandas()
     table = table[table["Metadata_State"] != NOT_ACQUIRED]
     wells = table.drop_duplicates("Metadata_Well")  # what is said of a well is the same in all its frames
@@ -125,7 +132,7 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     drifts: dict[str, float] = info.get("drift", {})
     in_statistics = int(in_use(wells).sum())
     level = level_of(info, in_statistics, left_out)
-    reasons = _reasons(info, left_out) if in_statistics else [nothing_in_use(measured)]
+    reasons = _reasons(info, left_out, groups) if in_statistics else [nothing_in_use(measured)]
     return {
         "plate": plate.name,
         "wells": len(states),
@@ -146,23 +153,27 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
         "doubts": "; ".join(plate.doubts()),
         "drift": max(drifts.values(), default=None),
         "trends": {
-            **trends.control_medians(table, followed),
-            "Z'": trends.z_primes(plate.paths.table("controls.csv"), features),
+            **trends.control_medians(compared(table, stats.time), followed, groups),
+            "Z'": trends.z_primes(plate.paths.table("controls.csv"), features, groups),
             "drift": [{"frame": {}, "series": channel, "value": value} for channel, value in drifts.items()],
             "left out": _shares_left_out(wells, left_out),
         },
     }
 
 
-def _reasons(info: dict[str, Any], left_out: list[LeftOut]) -> list[str]:
+def _reasons(info: dict[str, Any], left_out: list[LeftOut], groups: Sequence[str]) -> list[str]:
     """Why a plate's level isn't `good`."""
     from plateflow.stats.statistics import summaries_of
 
     reasons = [f"left out: {wells_and_fields(left_out)}"] if left_out else []
     reasons += [f"look at the segmentation: {doubt['line']}" for doubt in info.get("segmentation", ())]
     reasons += [f"look at the intensities: {doubt}" for doubt in info.get("doubts", ())]
-    controls = [each["controls"] for each in summaries_of(info)]
-    poor = [why for each in controls if each["grade"] == "poor" for why in each["reasons"]]
+    poor = [
+        f"{frame_title({name: each[name] for name in groups if name in each})}: {why}".removeprefix(": ")
+        for each in summaries_of(info)
+        if each["controls"]["grade"] == "poor"
+        for why in each["controls"]["reasons"]
+    ]
     return [*reasons, *dict.fromkeys(why.partition(";")[0] for why in poor)]
 
 
@@ -177,10 +188,10 @@ def _shares_left_out(wells: pd.DataFrame, left_out: list[LeftOut]) -> list[dict[
     return [{"frame": {}, "series": name, "value": float(value)} for name, value in shares.items()]
 
 
-def _hits(table: pd.DataFrame, channels: Sequence[str]) -> list[dict[str, Any]]:
-    """The first hits of each frame, with their lead features in words."""
+def _hits(table: pd.DataFrame, channels: Sequence[str], groups: Sequence[str]) -> list[dict[str, Any]]:
+    """The first hits of each frame and group, with their lead features in words."""
     found: list[dict[str, Any]] = []
-    for _, rows in by_frame(table):
+    for _, rows in by_frame(table, groups):
         found += records(rows[rows["Hit"]].head(HITS)) if len(rows) else []
     return [row | {"words": in_words(row["Feature"], channels)} for row in found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from csv import reader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from plateflow.features.words import in_words
 from plateflow.images.window import DRIFTED
 from plateflow.report.charts import ROLE_COLOURS, ROLES, plain, vega
 from plateflow.stats.controls import GRADES
-from plateflow.stats.reference import FRAME, by_frame, frame_title, has_role, well_values
-from plateflow.stats.statistics import summaries_of
+from plateflow.stats.reference import FRAME, OVER_TIME, by_frame, frame_title, has_role, well_values
+from plateflow.stats.statistics import has_statistics, summaries_of
 from plateflow.tables import records
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MANY = 400
 COLOURS = ["#3b82d6", "#d9650b", "#a678c0", "#2f9e77", "#b8860b", "#7d8894"]
 """Seen on a light and on a dark page, and told apart by the colour-blind."""
 Row = dict[str, Any]
-"""A point of a chart: `plate`, `frame` (its columns of FRAME; empty: of the plate as a whole), `series`, `value`."""
+"""A point of a chart: `plate`, `frame` (columns of frame and group; empty: of the whole plate), `series`, `value`."""
 
 
 def followed(count: str, entries: Sequence[Entry]) -> list[str]:
@@ -39,15 +40,18 @@ def followed(count: str, entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys([count, *(name for name, _ in best.most_common())]))[:FOLLOWED]
 
 
-def control_medians(wells: pd.DataFrame, features: Sequence[str]) -> dict[str, list[Row]]:
-    """By feature, the medians of a plate's negative and positive controls, counts per field in use, by frame.
+def control_medians(wells: pd.DataFrame, features: Sequence[str], groups: Sequence[str]) -> dict[str, list[Row]]:
+    """By feature, the medians of a plate's negative and positive controls, counts per field in use, by frame and group.
 
     Args:
         wells: rows of the well table with these features, its metadata on use, role and frame.
         features: those of its columns that are followed.
+        groups: the columns by which wells form groups.
     """
     found = dict[str, list[Row]]()
-    for frame, rows in by_frame(wells):
+    for frame, rows in by_frame(wells, groups):
+        if not has_statistics(rows, groups):
+            continue
         values = well_values(rows, features)
         for role in CONTROLS:
             for name, value in values[has_role(rows, role)].median().items():
@@ -55,28 +59,29 @@ def control_medians(wells: pd.DataFrame, features: Sequence[str]) -> dict[str, l
     return found
 
 
-def z_primes(path: Path, features: Sequence[str]) -> list[Row]:
-    """Z' of the followed features on a plate, by frame: of the positive control or dose that is separated best."""
+def z_primes(path: Path, features: Sequence[str], groups: Sequence[str]) -> list[Row]:
+    """Z' of the followed features on a plate, by frame and group: of the control or dose that is separated best."""
     from pyarrow import csv
 
-    columns = ("Feature", "ZPrime", *FRAME)
-    with path.open(encoding="utf-8") as file:
-        has = file.readline().strip().split(",")
+    text = ("Feature", OVER_TIME, *groups)
+    columns = ("ZPrime", *FRAME, *text)
+    with path.open(newline="", encoding="utf-8") as file:
+        has = next(reader(file))
     options = csv.ConvertOptions(
-        include_columns=[name for name in columns if name in has], column_types={"Feature": "string"}
+        include_columns=[name for name in columns if name in has], column_types=dict.fromkeys(text, "string")
     )
     table = csv.read_csv(path, convert_options=options).to_pandas()
     found = []
-    for frame, rows in by_frame(table[table["Feature"].isin(features)]):
+    for frame, rows in by_frame(table[table["Feature"].isin(features)], groups):
         best = rows.groupby("Feature")["ZPrime"].max()
         found += [{"frame": frame, "series": name, "value": best[name]} for name in features if name in best]
     return found
 
 
-def replicate_trend(table: pd.DataFrame) -> dict[str, list[Row]]:
+def replicate_trend(table: pd.DataFrame, groups: Sequence[str]) -> dict[str, list[Row]]:
     """By plate and frame, the medians of its pairs' correlations: of replicates, and the limit of other treatments."""
     found = dict[str, list[Row]]()
-    for frame, rows in by_frame(table):
+    for frame, rows in by_frame(table, groups):
         for row in records(rows):
             for plate in (row["Metadata_Plate"], row["OtherPlate"]):
                 for series, name in (("replicates", "Correlation"), ("95 % of other treatments", "NullHigh")):

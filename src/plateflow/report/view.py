@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,11 @@ from plateflow.chain import stages_of
 from plateflow.features.measure import compartment
 from plateflow.project import Plate
 from plateflow.state.journal import Entry, LeftOut
-from plateflow.stats.reference import by_frame, frame_title, well_values
+from plateflow.stats.groups import group_columns
+from plateflow.stats.over_time import compared
+from plateflow.stats.reference import Cut, by_frame, frame_title, group_of, well_values
 from plateflow.stats.segmentation import columns_of
-from plateflow.stats.statistics import summaries_of
+from plateflow.stats.statistics import has_statistics, summaries_of
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import read_table
 
@@ -36,7 +37,7 @@ class View:
         not_acquired: names of the wells of which nothing was acquired.
         qc: the quality table.
         aggregate: the outcome of the stage that made these tables.
-        frame: where one frame of the plate is shown, its columns of FRAME.
+        frame: where one frame of the plate is shown, or a group of its wells, the columns that tell it apart.
         tables: those that were read, of all frames.
     """
 
@@ -45,7 +46,7 @@ class View:
     not_acquired: list[str]
     qc: pd.DataFrame
     aggregate: Entry
-    frame: Mapping[str, int] = field(default_factory=dict)
+    frame: Cut = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
@@ -68,6 +69,25 @@ class View:
         """Each frame of the plate by itself."""
         return [replace(self, wells=rows.reset_index(drop=True), frame=frame) for frame, rows in by_frame(self.wells)]
 
+    @cached_property
+    def cuts(self) -> list[View]:
+        """What statistics take by itself: each frame, group by group (`stats.statistics`)."""
+        stats = self.plate.config.stats
+        groups = group_columns(stats)
+        cuts = by_frame(compared(self.wells, stats.time), groups)
+        return [
+            replace(self, wells=rows.reset_index(drop=True), frame=cut)
+            for cut, rows in cuts
+            if has_statistics(rows, groups)
+        ]
+
+    @cached_property
+    def shown_together(self) -> list[list[View]]:
+        """The `cuts` of each frame, of which the page shows one; all of them where no time point is by itself."""
+        if self.plate.config.stats.time != "each":
+            return [self.cuts]
+        return [[cut for cut in self.cuts if frame.frame.items() <= cut.frame.items()] for frame in self.frames]
+
     @property
     def title(self) -> str:
         """The frame's name."""
@@ -79,10 +99,16 @@ class View:
         found = summaries_of(self.aggregate.info)
         return next(each for each in found if all(each.get(name, 0) == value for name, value in self.frame.items()))
 
+    @property
+    def group(self) -> str:
+        """The name of the group, and what of a time series is compared; empty for a frame as a whole."""
+        stats = self.plate.config.stats
+        return frame_title(group_of(self.frame) if stats.time == "each" else self.frame)
+
     def table(self, name: str) -> pd.DataFrame:
         """The rows of a table of the plate that are of this frame."""
         if name not in self.tables:
-            self.tables[name] = read_table(self.plate.paths.table(name))
+            self.tables[name] = read_table(self.plate.paths.table(name), group_columns(self.plate.config.stats))
         table = self.tables[name]
         for column, value in self.frame.items():
             if column in table:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from plateflow.features.words import in_words
 from plateflow.paths import row_name
-from plateflow.report import charts, links, thumbnails
+from plateflow.report import charts, curves, links, thumbnails
 from plateflow.report.values import map_data, number
 from plateflow.report.view import CORRECTED, View
 from plateflow.state.journal import LEFT_OUT
 from plateflow.stats.effects import DOSE, TREATMENT, UNIT, dose_text
 from plateflow.stats.flags import FLAGS
+from plateflow.stats.groups import group_columns
 from plateflow.stats.reference import by_frame
 from plateflow.stats.wells import OWN
 from plateflow.tables import records
@@ -35,16 +37,19 @@ def plate(view: View) -> dict[str, Any]:
         for row in records(view.by_well.filter(like="Metadata_"))
     ]
     used = [flag for flag in FLAGS if any(flag in item["flags"] for item in shown)]
+    data = map_data(view)
     return {
         "map": {
-            **map_data(view),
+            **data,
             "rows": [row_name(row) for row in range(rows)],
             "columns": columns,
             "wells": shown,
             "flags": [[flag, LETTERS[flag], FLAGS[flag]] for flag in used],
         },
         "outlines": _outlines(view),
-        "groups": charts.groups(view.by_well),
+        "groups": charts.groups(view.by_well, group_columns(view.plate.config.stats)),
+        "curves": curves.over_time(view, data["features"]),
+        "summary": summary_table(view),
         "not_acquired": view.not_acquired[:NAMED],
         "more": max(0, len(view.not_acquired) - NAMED),
     }
@@ -77,6 +82,14 @@ def wells(view: View) -> dict[str, Any]:
         "gamma": thumbnails.GAMMA,
         "several": len(view.frames) > 1,
     }
+
+
+def summary_table(view: View) -> dict[str, Any] | None:
+    """The features of summary.csv, in words, and what it has no room for; None where an earlier version made none."""
+    told = view.aggregate.info.get("summary")
+    features = [(name, in_words(name, view.plate.channels)) for name in told["features"]] if told else []
+    omitted = [name.removeprefix("Metadata_") for name in told["omitted"]] if told else []
+    return told and {"features": features, "omitted": omitted}
 
 
 def _outlines(view: View) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 Reads: the cell and object tables, one well at a time, histograms, the intensity window, the plate map; no image, so a
     changed plate map costs seconds.
-Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, the tables of
+Writes: wells.parquet, wells.csv, summary.csv, qc.parquet, features.json, on request fields.parquet, the tables of
     `stats.statistics`, and in plate.zarr the cell tables, by a second name, with the list of each image's tables.
 Work item: the plate.
 """
@@ -86,11 +86,16 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     import pandas as pd
 
     from plateflow.stats.flags import drift, field_flags, fields_in_use, wells_off
+    from plateflow.stats.groups import check_groups
+    from plateflow.stats.over_time import check_time
     from plateflow.stats.qc import read_quality
     from plateflow.stats.statistics import write_statistics
-    from plateflow.stats.wells import dictionary, medians_of, sites_of, well_table
+    from plateflow.stats.summary import write_summary
+    from plateflow.stats.wells import dictionary, map_column, medians_of, sites_of, well_table
 
     paths, config, channels = plate.paths, plate.config, plate.channels
+    check_groups(config.stats, plate_map, plate.name)
+    check_time(config.stats, plate.metadata["t"], plate.name)
     tiled, outcomes = plate.outcomes("tile"), plate.outcomes("features")
     measured = {well: outcomes.required(well) for well in plate.wells}
     fields, frames = _fields_and_frames(plate)
@@ -134,9 +139,11 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
     drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
+    mapped = [] if plate_map is None else [map_column(str(name)) for name in plate_map if name != "well"]
+    summary = write_summary(paths, table, mapped, config.stats, channels)
     doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
-    info |= {"segmentation": segmentation}
+    info |= {"segmentation": segmentation, "summary": summary}
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand
     reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}

@@ -16,11 +16,14 @@ from plateflow.errors import ModelError, PlateflowError
 from plateflow.features.columns import cell_families
 from plateflow.images.window import load_window
 from plateflow.plates.check_index import Problem
+from plateflow.plates.platemap import read_plate_map
 from plateflow.plates.reader import Index, examples
 from plateflow.project import Plate, check_channels, check_thresholds
 from plateflow.segment.grid import grid_for
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
+from plateflow.stats.groups import check_groups
+from plateflow.stats.over_time import check_time
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
@@ -54,6 +57,8 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
     for name in config.segmentation:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
+    yield from _tried(plate.name, partial(check_time, config.stats, metadata["t"], plate.name))
+    yield from _tried(plate.name, partial(_check_groups, plate))
 
 
 def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:
@@ -68,6 +73,16 @@ def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:
 def _check_diameter(config: Config, label_set: str, metadata: Mapping[str, Any]) -> None:
     with suppress(ModelError):  # told once, for all plates
         grid_for(config, label_set, metadata, plate=str(metadata["plate"]))
+
+
+def _check_groups(plate: Plate) -> None:
+    table = None
+    if plate.spec.plate_map is not None:
+        try:
+            table = read_plate_map(plate.spec.plate_map, plate.name)
+        except PlateflowError:  # of which `check` tells
+            return
+    check_groups(plate.config.stats, table, plate.name)
 
 
 def _check_window(plate: Plate, metadata: Mapping[str, Any]) -> None:

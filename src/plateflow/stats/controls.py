@@ -42,7 +42,7 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     agreement = replicate_agreement(wells, columns)
     steps = steps_between(wells, columns)
     tables = []
-    for (name, dose, unit), index in _positives(wells):
+    for (name, dose, unit), index in positive_controls(wells):
         positives = values[is_positive & wells.index.isin(index)]
         both = negatives, positives
         spreads = {kind: _spreads(both, robust=kind == "Robust") for kind in ("", "Robust")}
@@ -73,7 +73,7 @@ def _finite(values: pd.Series[float]) -> pd.Series[float]:
     return values.where(np.isfinite(values))
 
 
-def _positives(wells: pd.DataFrame) -> list[tuple[Any, Any]]:
+def positive_controls(wells: pd.DataFrame) -> list[tuple[Any, Any]]:
     """KEYS (a dose is NaN where there is none) and index of each positive control's wells; of no wells without any."""
     named = keys_of(wells[wells[ROLE] == "positive"] if ROLE in wells else wells[:0])
     groups = named.groupby(KEYS, dropna=False, sort=True)

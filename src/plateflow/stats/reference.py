@@ -1,4 +1,4 @@
-"""Which wells the statistics use, frame by frame, what they are compared with, and standardised values."""
+"""Which wells the statistics use, by frame and group, what they are compared with, and standardised values."""
 
 from __future__ import annotations
 
@@ -21,25 +21,51 @@ ROLE = "Metadata_role"
 FRAME = ("Metadata_Time", "Metadata_Z")
 """The columns that tell a well's frames apart: its time points and, where planes are kept in 2D, their planes. No
 statistic puts values of two frames together."""
+OVER_TIME = "Metadata_OverTime"
+"""The column that says which value of a time series a row holds, where it isn't that of each time point."""
+SUMMARIES = {"last": "last time point", "auc": "area under the curve over time", "slope": "slope over time"}
+"""What OVER_TIME may hold, in words."""
+COUNT_STEP = "CountStep"
+"""The column that says what one object more or less is worth in a count, where that isn't one."""
+Cut = dict[str, int | str]
+"""A frame, or a group of its wells: the columns that tell it apart, with its values."""
 
 
-def by_frame(table: pd.DataFrame) -> Iterator[tuple[dict[str, int], pd.DataFrame]]:
+def by_frame(table: pd.DataFrame, groups: Sequence[str] = ()) -> Iterator[tuple[Cut, pd.DataFrame]]:
     """The frames of a table, in order: each with its columns of FRAME, and its rows, which keep their index.
 
     A table without these columns is of an earlier version, which can stand for plates of one frame alone.
+
+    Args:
+        table: wells, or what was made from them.
+        groups: columns of text by whose values each frame is cut further; wells without one are a group of their own.
+            A table without such a column has none of its values.
     """
-    keys = [name for name in FRAME if name in table]
+    keys = {name: table[name] for name in FRAME if name in table}
+    told = [name for name in (OVER_TIME, *groups) if name in table]
+    keys |= {name: table[name].fillna("").astype(str) for name in told}
     if not keys:
         yield {}, table
         return
-    for _, rows in table.groupby(keys, sort=True):
-        yield {name: int(rows[name].iloc[0]) for name in keys}, rows
+    for _, rows in table.groupby(list(keys.values()), sort=True):
+        first = {name: column[rows.index[0]] for name, column in keys.items()}
+        yield {name: value if name in told else int(value) for name, value in first.items()}, rows
 
 
-def frame_title(frame: Mapping[str, int]) -> str:
-    """The name of a frame; empty where there is none."""
-    names = zip(("time point", "plane"), FRAME, strict=True)
-    return ", ".join(f"{name} {frame[column]}" for name, column in names if column in frame)
+def frame_title(cut: Mapping[str, int | str]) -> str:
+    """The name of a frame or a group; empty where there is none."""
+    names = dict(zip(FRAME, ("time point", "plane"), strict=True))
+    return ", ".join(
+        SUMMARIES.get(str(value), str(value))
+        if column == OVER_TIME
+        else f"{names.get(column, column.removeprefix('Metadata_'))} {'(nothing)' if value == '' else value}"
+        for column, value in cut.items()
+    )
+
+
+def group_of(cut: Cut) -> Cut:
+    """What of a cut tells it from others of its frame."""
+    return {name: value for name, value in cut.items() if name not in FRAME}
 
 
 def in_use(wells: pd.DataFrame) -> NDArray[np.bool_]:
@@ -98,7 +124,7 @@ def steps_between(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[floa
     """
     import pandas as pd
 
-    step = 1 / wells["Metadata_FieldsUsed"][in_use(wells)].min()
+    step = (wells[COUNT_STEP].min() if COUNT_STEP in wells else 1) / wells["Metadata_FieldsUsed"][in_use(wells)].min()
     return pd.Series([step if name.startswith("Count_") else np.nan for name in columns], list(columns), float)
 
 

@@ -25,7 +25,7 @@ from plateflow.plates.doses import in_one_unit, same_doses
 from plateflow.state.journal import outcomes
 from plateflow.stats.effects import DOSE, KEYS, SIDES, TREATMENT, UNIT, pooled
 from plateflow.stats.hits import CANDIDATE, Significant, evidence, ranked, runs
-from plateflow.stats.reference import FRAME, by_frame
+from plateflow.stats.reference import FRAME, OVER_TIME, Cut, by_frame
 from plateflow.stats.replicates import replicate_table
 from plateflow.stats.statistics import summaries_of
 from plateflow.tables import write_table
@@ -45,30 +45,33 @@ READERS = 2
 HEAD = (
     "Metadata_Plate",
     *FRAME,
+    OVER_TIME,
     *KEYS,
     *(f"Metadata_{name}" for name in ("Replicates", "ReferenceVariance", "Freedom")),
 )
-"""The columns of a plate's effects that aren't features, as far as pooling needs them and the plate has them."""
+"""The columns of a plate's effects that aren't features, as far as pooling needs them and the plate has them, besides
+those of groups."""
 
 
 def write_screen_tables(
-    screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float
+    screen: PlatePaths, plates: Sequence[PlatePaths], *, fdr: float, groups: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Write plates.csv, controls.csv, hits.csv and replicates.csv of the screen.
 
     Treatments are pooled over the plates that have them (`effects.pooled`), so replicates may lie on different plates;
-    frames of the same number are pooled, and no others; a dose in two molar units is one, in the first
-    plate's.
+    frames of the same number are pooled, and groups of the same name, and no others; a dose in two molar units is one,
+    in the first plate's.
     In memory are some treatments at a time, and what tells the rows of all plates apart.
 
     Args:
         screen: where the tables go.
         plates: all plates; those without tables yet, or with tables of an earlier version, are skipped.
         fdr: false discovery rate at which a treatment is called a hit.
+        groups: the columns by which wells form groups.
 
     Returns:
-        plates.csv: one row per plate with tables, and frame: the grade and reasons of its controls, its hits or why it
-        has none, and how many features have position effects.
+        plates.csv: one row per plate with tables, frame and group: the grade and reasons of its controls, its hits or
+        why it has none, and how many features have position effects.
         hits.csv; empty where no plate has a treatment.
         replicates.csv: one row per pair of plates that share treatments, and frame (`replicates.replicate_table`).
     """
@@ -84,8 +87,8 @@ def write_screen_tables(
         rows += [
             {
                 "Metadata_Plate": paths.plate,
-                "Metadata_Time": 0,  # of an earlier version
-                **{name: info[name] for name in FRAME if name in info},
+                **({} if OVER_TIME in info else {"Metadata_Time": 0}),  # of an earlier version
+                **{name: info[name] for name in (*FRAME, OVER_TIME, *groups) if name in info},
                 "Controls": info["controls"]["grade"],
                 "ControlReasons": "; ".join(info["controls"]["reasons"]),
                 "Hits": info["hits"]["hits"],
@@ -103,13 +106,13 @@ def write_screen_tables(
     make_folder(screen.scratch)
     # Nameless files are gone however the job ends.
     with tempfile.TemporaryFile(dir=screen.scratch) as spilled, tempfile.TemporaryFile(dir=screen.scratch) as kept:
-        effects = _Rows(spilled)
+        effects = _Rows(spilled, groups)
         with ThreadPoolExecutor(READERS) as pool:
             for first in range(0, len(done), READERS):  # no more of them in memory
                 for table in pool.map(_effects, done[first : first + READERS]):
                     effects.add(table)
         if effects.heads:
-            frames = list(by_frame(_heads(effects)))
+            frames = list(by_frame(_heads(effects), groups))
             hits = _of_frames([(frame, _hits(rows, effects, kept, fdr)) for frame, rows in frames])
             replicates = _of_frames([(frame, _replicates(rows, effects)) for frame, rows in frames])
     for name, table in (("hits.csv", hits), ("replicates.csv", replicates)):
@@ -164,8 +167,9 @@ class _Rows:
         heads: of each plate with treatments the columns HEAD.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, groups: Sequence[str]) -> None:
         self._file = file
+        self._head = (*HEAD, *groups)
         self.features: dict[str, int] = {}
         self.heads: list[pd.DataFrame] = []
         self._columns: list[NDArray[np.int32]] = []  # of each plate, the numbers of its features
@@ -182,9 +186,11 @@ class _Rows:
             batch = table.combine_chunks().to_batches()[0]  # as matrices: thousands of columns one by one take longer
             rows["mean"] = batch.select(names).to_tensor(null_to_nan=True).to_numpy()
             rows["sides"] = batch.select([name + SIDES for name in names]).to_tensor().to_numpy()
-        head = table.select([name for name in HEAD if name in present]).to_pandas()
+        head = table.select([name for name in self._head if name in present]).to_pandas()
         # Tables of an earlier version, which were accepted, know no unit, and stand for plates of one frame.
-        head = head.assign(Metadata_Time=head.get("Metadata_Time", 0), **{UNIT: head.get(UNIT, "")})
+        head = head.assign(**{UNIT: head.get(UNIT, "")})
+        if OVER_TIME not in head:
+            head = head.assign(Metadata_Time=head.get("Metadata_Time", 0))
         self.heads.append(head)
         numbers = [self.features.setdefault(name, len(self.features)) for name in names]
         self._columns.append(np.array(numbers, np.int32))
@@ -254,8 +260,8 @@ def _heads(effects: _Rows) -> pd.DataFrame:
     import pandas as pd
 
     heads = pd.concat(effects.heads, ignore_index=True)
-    if "Metadata_Z" in heads:
-        heads["Metadata_Z"] = heads["Metadata_Z"].fillna(0)
+    for name in heads.columns.intersection([*FRAME]):
+        heads[name] = heads[name].fillna(0)
     heads[DOSE] = same_doses(zip(heads[TREATMENT], heads[UNIT], strict=True), heads[DOSE])
     doses, units = in_one_unit(heads[DOSE].tolist(), heads[UNIT].tolist())
     doses = same_doses(zip(heads[TREATMENT], units, strict=True), doses)
@@ -266,8 +272,8 @@ def _heads(effects: _Rows) -> pd.DataFrame:
     return heads
 
 
-def _of_frames(tables: list[tuple[dict[str, int], pd.DataFrame]]) -> pd.DataFrame:
-    """Tables of frames below each other, with the columns of FRAME."""
+def _of_frames(tables: list[tuple[Cut, pd.DataFrame]]) -> pd.DataFrame:
+    """Tables of frames and groups below each other, with the columns that tell them apart."""
     import pandas as pd
 
     for frame, table in tables:

@@ -12,7 +12,9 @@ from plateflow.errors import number_of
 from plateflow.paths import PlatePaths
 from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.effects import effect_table, treatment_effects
-from plateflow.stats.reference import MIN_WELLS, by_frame, reference_wells, standardise, well_values
+from plateflow.stats.groups import group_columns
+from plateflow.stats.over_time import compared
+from plateflow.stats.reference import MIN_WELLS, ROLE, by_frame, reference_wells, standardise, well_values
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ def write_statistics(
 ) -> list[dict[str, Any]]:
     """Write normalised.parquet, positions.csv, controls.csv, effects.parquet, hits.csv and doses.csv.
 
-    Every frame is taken by itself, as if the plate had no other.
+    Every frame is taken by itself, as if the plate had no other, and so is every group of `settings.group_by` in it:
+    what one group lacks, such as negative controls, is never taken from another. Groups of nothing but empty wells
+    have rows in normalised.parquet alone. What of a time series is compared says `settings.time`.
 
     Args:
         paths: of the plate.
@@ -36,19 +40,23 @@ def write_statistics(
         shape: rows and columns of the plate.
 
     Returns:
-        Of each frame its columns of FRAME and a summary: `controls` (grade, reasons, best features), `hits` (how many
-        of how many treatments, or why there are none), `positions` (by effect, how many features have it, of how many
-        tested).
+        Of each frame and group the columns that tell it apart and a summary: `controls` (grade, reasons, best
+        features), `hits` (how many of how many treatments, or why there are none), `positions` (by effect, how many
+        features have it, of how many tested).
     """
     import pandas as pd
 
     summaries, tables = [], dict[str, list[pd.DataFrame]]()
-    for frame, rows in by_frame(wells):
+    groups = group_columns(settings)
+    for cut, rows in by_frame(compared(wells, settings.time), groups):
         made, summary = _statistics(paths.plate, rows.reset_index(drop=True), medians, settings, shape)
         made[NORMALISED].index = rows.index
-        summaries.append(frame | summary)
+        if has_statistics(rows, groups):
+            summaries.append(cut | summary)
+        else:
+            made = {name: table if name == NORMALISED else table[:0] for name, table in made.items()}
         for name, table in made.items():
-            for place, (column, value) in enumerate(frame.items(), 1):
+            for place, (column, value) in enumerate(cut.items(), 1):
                 if column not in table:
                     table.insert(place, column, value)
             tables.setdefault(name, []).append(table)
@@ -56,6 +64,11 @@ def write_statistics(
         table = pd.concat([part for part in parts if len(part)] or parts[:1])
         write_table(paths.table(name), table.sort_index() if name == NORMALISED else table)
     return summaries
+
+
+def has_statistics(wells: pd.DataFrame, groups: Sequence[str]) -> bool:
+    """Whether a group of wells is more than empty wells, which belong to no cell line."""
+    return not groups or bool(wells[ROLE].isin(("negative", "positive", "treatment")).any())
 
 
 def summaries_of(info: Mapping[str, Any]) -> list[Any]:
@@ -88,6 +101,7 @@ def _statistics(
     why_none = ""
     if not len(hit_table):
         why_none = "the plate map names no treatments" if "Metadata_role" in wells else "the plate has no plate map"
+        why_none = "the group has no treatments" if settings.group_by else why_none
     elif reference.sum() < MIN_WELLS:
         n = int(reference.sum())
         one, of_what = ("negative control", "") if kind == "negative" else ("well", " of the plate")

@@ -140,6 +140,11 @@ def _quantile(ordered: NDArray[np.float64], q: float) -> NDArray[np.float64]:
     return below + (above - below) * (place - low)
 
 
+def map_column(name: str) -> str:
+    """The column of the well table that holds a column of the plate map."""
+    return f"Metadata_Map_{name}" if name in OWN else f"Metadata_{name}"
+
+
 def medians_of(columns: Mapping[str, Feature]) -> list[str]:
     """The columns that have a meaningful median: not positions and numbers of objects."""
     return [name for name, feature in columns.items() if feature.kind == "measurement"]
@@ -188,7 +193,7 @@ def well_table(
     keys = [name for name in FRAME if name in measured]
     mapped = pd.DataFrame({"Metadata_Well": []}, dtype=object)
     if plate_map is not None:
-        renamed = {name: f"Metadata_Map_{name}" if name in OWN else f"Metadata_{name}" for name in plate_map}
+        renamed = {name: map_column(str(name)) for name in plate_map}
         mapped = plate_map.rename(columns=renamed | {"well": "Metadata_Well"})
     wells = pd.DataFrame({"Metadata_Well": pd.unique(pd.concat([measured["Metadata_Well"], mapped["Metadata_Well"]]))})
     table = wells.merge(measured[keys].drop_duplicates(), how="cross").merge(mapped, on="Metadata_Well", how="left")

@@ -125,7 +125,7 @@
     document.querySelectorAll("[data-show]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.show === String(shown))));
     const pair = (value) => ({ value, told: number(value) });
     const told = feature < 0 ? null : new Map(data.wells.map((well, k) => [well.well, pair(of(feature, frame, k))]));
-    document.dispatchEvent(new CustomEvent("shown", { detail: { words, values: told } }));
+    document.dispatchEvent(new CustomEvent("shown", { detail: { words, feature, values: told, of: (k, at, well) => of(k ?? feature, at, byName.get(well).index) } }));
   }
   function show(what) {
     shown = what;
