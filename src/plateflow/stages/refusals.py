@@ -21,6 +21,7 @@ from plateflow.project import Plate, check_channels, check_thresholds
 from plateflow.segment.grid import grid_for
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
+from plateflow.stats.gates import gates_of
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
@@ -54,6 +55,7 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
     for name in config.segmentation:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
+    yield from _tried(plate.name, partial(gates_of, config, [channel["name"] for channel in metadata["channels"]]))
 
 
 def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:
