@@ -1,8 +1,8 @@
 """Rules on columns of the cell table as the configuration writes them: a small strict grammar, never evaluated.
 
-    where      condition, or several joined by `and`, or a list of these: all must hold
-    condition  COLUMN < > <= >= THRESHOLD
-    threshold  a number, pNN or plate.pNN (percentile of the plate), negatives.pNN, otsu, mixture
+where      condition, or several joined by `and`, or a list of these: all must hold
+condition  COLUMN < > <= >= THRESHOLD
+threshold  a number, pNN or plate.pNN (percentile of the plate), negatives.pNN, otsu, mixture
 """
 
 from __future__ import annotations

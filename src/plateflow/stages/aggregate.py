@@ -3,8 +3,8 @@
 Reads: the cell and object tables, one well at a time, histograms, the intensity window, the plate map; no image, so a
     changed plate map costs seconds.
 Writes: wells.parquet, wells.csv, qc.parquet, features.json, on request fields.parquet, the tables of
-    `stats.statistics`, gates/<well>.parquet and manifest/gates.json (`stages.gating`), and in plate.zarr the cell tables,
-    by a second name, with the list of each image's tables.
+    `stats.statistics`, gates/<well>.parquet and manifest/gates.json (`stages.gating`), and in plate.zarr the cell
+    tables, by a second name, with the list of each image's tables.
 Work item: the plate.
 """
 

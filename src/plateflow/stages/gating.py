@@ -1,8 +1,8 @@
 """Filters and populations of a plate, as `aggregate` decides them: its numbers are frozen, its tables written.
 
-Once numbers of the plate are computed (percentiles, thresholds, a fit of the cell cycle) they stay, whatever wells come or
-go, as long as the window is frozen and all that they follow from by configuration is the same: `numbers_made_from`, the
-rule, and the filters before it. `plateflow retry PLATE --stage aggregate` computes them again. They are in
+Once numbers of the plate are computed (percentiles, thresholds, a fit of the cell cycle) they stay, whatever wells come
+or go, as long as the window is frozen and all that they follow from by configuration is the same: `numbers_made_from`,
+the rule, and the filters before it. `plateflow retry PLATE --stage aggregate` computes them again. They are in
 manifest/gates.json, for people, and in the journal, from which that file is written again where it is lost.
 """
 
@@ -63,7 +63,8 @@ def gate(
     negatives = [well for well, role in roles.items() if role == "negative"]
     read = {well: read_columns(paths.cells(well), gates.needed, without) for well, without in excluded.items()}
     cells = PlateCells(
-        values={well: values for well, (values, _) in read.items()}, used={well: used for well, (_, used) in read.items()}
+        values={well: values for well, (values, _) in read.items()},
+        used={well: used for well, (_, used) in read.items()},
     )
     decision = decide(gates, cells, negatives, _kept(plate), numbers_made_from(plate))
     for well, own in decision.wells.items():

@@ -1,13 +1,14 @@
 """The cell cycle from the integrated DNA of nuclei: G1, S and G2/M by a fit of the plate's histogram.
 
 Dean & Jett (J Cell Biol 60 (1974) 523) take the histogram for two normal peaks, of G1 and of G2/M at twice the DNA, and
-DNA synthesis between them, broadened as the peaks are. Here it is fitted in log2 of the DNA, in which equal coefficients
-of variation are equal widths, by maximum likelihood (expectation maximisation); what lies elsewhere (debris, clumps,
-higher ploidy) has an even background. S has the same number of nuclei at each amount of DNA between the peaks.
+DNA synthesis between them, broadened as the peaks are. Here it is fitted in log2 of the DNA, in which equal
+coefficients of variation are equal widths, by maximum likelihood (expectation maximisation);
+what lies elsewhere (debris, clumps, higher ploidy) has an even background. S has the same number of nuclei at each amount of DNA between the peaks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ class CellCycle:
         return asdict(self) | {"peaks": self.peaks, "limits": self.limits()}
 
 
-def members_of(dna: NDArray[np.floating], limits: tuple[float, float, float, float]) -> dict[str, Values]:
+def members_of(dna: NDArray[np.floating], limits: Sequence[float]) -> dict[str, Values]:
     """By phase, 1 for nuclei in it and 0 for others; NaN without DNA."""
     known = np.isfinite(dna)
     found = zip(PHASES, limits[:-1], limits[1:], strict=True)

@@ -1,7 +1,7 @@
 """Which cells enter counts and medians, and to which populations each belongs.
 
-`gates_of` reads the rules of the configuration; `decide` applies them to the cells of a plate. Percentiles and fits are of
-the plate, so they need all wells; they are frozen, and an object is judged by numbers that don't move with the wells.
+`gates_of` reads the rules of the configuration; `decide` applies them to the cells of a plate. Percentiles and fits are
+of the plate, so they need all wells; they are frozen, and a cell is judged by numbers that don't move with the wells.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from plateflow.features.measure import CYTOPLASM, NUMBER, compartment
 from plateflow.files import digest
 from plateflow.stats import thresholds
 from plateflow.stats.cell_cycle import PHASES, fit_cell_cycle, members_of
+from plateflow.stats.reference import SHARE
 from plateflow.stats.thresholds import Undecided
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INCLUDED, EXCLUDED_BY, POPULATION = "Metadata_Included", "Metadata_ExcludedBy", "Metadata_Population_"
-"""Columns of the table of a well's gates: whether a row enters medians and shares, by which rules it doesn't, and what the
-names of populations begin with."""
+"""Columns of the table of a well's gates: whether a row enters medians and shares, by which rules it doesn't, and what
+the names of populations begin with."""
 KEYS = ("Metadata_Plate", "Metadata_Well", "ObjectNumber")
 """Its columns by which it is joined with the cell table."""
-SHARE, LOW, HIGH = "Share_", "_Low", "_High"
-"""Of the well table, what shares of populations and the ends of their intervals are called."""
+ROWS_INCLUDED, ROWS_EXCLUDED_BY = "Metadata_RowsIncluded", "Metadata_RowsExcludedBy"
+"""Of the well table: how many rows are included, and how many are excluded by which rule."""
+LOW, HIGH = "_Low", "_High"
+"""What the ends of a share's interval end in."""
 NORMAL_975 = 1.959963984540054
 """The normal value that 2.5 % exceed."""
 AREAS = ("AreaShape_Area", "AreaShape_Area_um2")
@@ -218,12 +221,13 @@ class WellGates:
         for name, failed in self.failed.items():
             reasons[failed] = (reasons[failed] + f", {name}").str.removeprefix(", ")
         members = {f"{POPULATION}{name}": _nullable(own) for name, own in self.members.items()}
-        return keys.assign(**{INCLUDED: self.included, EXCLUDED_BY: reasons}, **members)
+        decided: dict[str, Any] = {INCLUDED: self.included, EXCLUDED_BY: reasons, **members}
+        return keys.assign(**decided)
 
     def summary(self, own: Mask) -> dict[str, Any]:
         """What the well table says of some rows: how many are included, what went by which rule, shares of those."""
         failed = ", ".join(f"{name} {n}" for name, rows in self.failed.items() if (n := int((rows & own).sum())))
-        found: dict[str, Any] = {INCLUDED: int((self.included & own).sum()), EXCLUDED_BY: failed}
+        found: dict[str, Any] = {ROWS_INCLUDED: int((self.included & own).sum()), ROWS_EXCLUDED_BY: failed}
         for name, members in self.members.items():
             judged = members[self.included & own]
             judged = judged[~np.isnan(judged)]

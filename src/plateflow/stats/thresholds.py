@@ -1,4 +1,4 @@
-"""Numbers of a plate that part its cells: percentiles, Otsu's threshold, the crossing point of two normal distributions.
+"""Numbers of a plate that part its cells: percentiles, Otsu's threshold, where two normal distributions cross.
 
 Each function raises `Undecided` with the reason where the values don't tell: a threshold is never guessed.
 """

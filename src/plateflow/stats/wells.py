@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from plateflow.features.feature import Feature
 from plateflow.paths import parse_well, row_name
-from plateflow.stats.gates import EXCLUDED_BY, INCLUDED, WellGates
+from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, WellGates
 from plateflow.stats.reference import FRAME
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOT_ACQUIRED = "not_acquired"
 """State of a well that only the plate map names, or of a frame that it lacks: nothing was left out there."""
 STATE = ("State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
-GATED = (INCLUDED.removeprefix("Metadata_"), EXCLUDED_BY.removeprefix("Metadata_"))
+GATED = (ROWS_INCLUDED.removeprefix("Metadata_"), ROWS_EXCLUDED_BY.removeprefix("Metadata_"))
 OWN = ("Plate", "Well", "Row", "Column", *(name.removeprefix("Metadata_") for name in FRAME), "Corrected", *STATE)
 OWN += GATED
 """The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*. FieldsLeftOut are
@@ -207,8 +207,8 @@ def well_table(
     absent = table["Metadata_State"].isna()
     table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
     table.loc[absent, [f"Metadata_{name}" for name in STATE[1:] if name != "FieldsUsed"]] = ""
-    if EXCLUDED_BY in table:
-        table[EXCLUDED_BY] = table[EXCLUDED_BY].fillna("")
+    if ROWS_EXCLUDED_BY in table:
+        table[ROWS_EXCLUDED_BY] = table[ROWS_EXCLUDED_BY].fillna("")
     row_numbers, column_numbers = zip(*map(parse_well, table["Metadata_Well"]), strict=True)
     place: dict[str, Any] = {"Metadata_Plate": plate, "Metadata_Well": table["Metadata_Well"]}
     place |= {"Metadata_Row": list(map(row_name, row_numbers)), "Metadata_Column": [n + 1 for n in column_numbers]}
