@@ -109,7 +109,7 @@ class LabelSet(Section):
         "label sets",
     )
     filter: dict[str, Any] = Field(
-        {}, description="objects that stay in the statistics, by border, area_um2, solidity or any column (see below)"
+        {}, description="objects that stay in the statistics, by border, area_um2, solidity or any column (config/README.md)"
     )
 
     @field_validator("filter")
@@ -269,7 +269,7 @@ class Config(Section):
     features: Features = Features()
     quality: Quality = Quality()
     populations: dict[str, Population] = Field(
-        {}, description="kinds of cells, by name, whose shares are compared between wells (see below)"
+        {}, description="kinds of cells, by name, whose shares are compared between wells (config/README.md)"
     )
     stats: Stats = Stats()
     train: str | None = Field(

@@ -18,7 +18,7 @@ from plateflow.tables import records
 
 
 def gates(view: View) -> dict[str, Any]:
-    """How many cells enter the statistics, by rule and by well; populations, their shares, and histograms with lines."""
+    """How many cells enter the statistics, by rule and by well; populations, their shares, histograms with lines."""
     found = view.aggregate.info.get("gates")
     if found is None:  # of an earlier version, which left no cell out
         return {"found": None}
@@ -28,8 +28,10 @@ def gates(view: View) -> dict[str, Any]:
     maps: dict[str, Mapping[str, float]] = {}
     if len(view.frames) == 1:
         names = [each["name"] for each in found["populations"]]
-        of_well = wells.set_index("Metadata_Well")
-        maps = {f"share of {name.replace('_', ' ')}": of_well[f"Share_{name}"].to_dict() for name in names}
+        maps = {
+            f"share of {name.replace('_', ' ')}": dict(zip(wells["Metadata_Well"], wells[f"Share_{name}"], strict=True))
+            for name in names
+        }
     groups = [name for name in small.GROUPS if any(name in each["cells"] for each in found["populations"])]
     return {
         "found": found,
@@ -95,7 +97,7 @@ def _fit(fit: Mapping[str, Any], edges: Any) -> Any:
     import altair as alt
 
     cycle = CellCycle(**{name: fit[name] for name in ("g1", "octaves", "width", "shares")})
-    fine = np.linspace(*np.log2(edges[[0, -1]]), 300)
+    fine = np.linspace(np.log2(edges[0]), np.log2(edges[-1]), 300)
     bins = np.log2(edges[1] / edges[0])
     densities = cycle.densities(fine) * bins
     curves = dict(zip(("G1", "S", "G2/M"), densities, strict=True)) | {"together": densities.sum(axis=0)}

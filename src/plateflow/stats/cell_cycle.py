@@ -3,7 +3,8 @@
 Dean & Jett (J Cell Biol 60 (1974) 523) take the histogram for two normal peaks, of G1 and of G2/M at twice the DNA, and
 DNA synthesis between them, broadened as the peaks are. Here it is fitted in log2 of the DNA, in which equal
 coefficients of variation are equal widths, by maximum likelihood (expectation maximisation);
-what lies elsewhere (debris, clumps, higher ploidy) has an even background. S has the same number of nuclei at each amount of DNA between the peaks.
+what lies elsewhere (debris, clumps, higher ploidy) has an even background. S
+has the same number of nuclei at each amount of DNA between the peaks.
 """
 
 from __future__ import annotations

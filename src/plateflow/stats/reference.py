@@ -106,8 +106,8 @@ def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[
 
 
 def steps_between(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[float]:
-    """By feature, the step that its values come in, NaN where it isn't known: counts per field differ by one object, and
-    so do shares, of those of the median well.
+    """By feature, the step that its values come in, NaN where it isn't known: counts per field differ by one object,
+    and so do shares, by one of the median well.
 
     Values that are all the same may owe it to their steps, which hide a standard deviation of up to step / √12
     (Sheppard, Proc London Math Soc 29 (1898) 353).
