@@ -109,7 +109,7 @@ class LabelSet(Section):
         "label sets",
     )
     filter: dict[str, Any] = Field(
-        {}, description="objects that stay in the statistics, by border, area_um2, solidity or any column (config/README.md)"
+        {}, description="objects that count, by border, area_um2, solidity or any column (config/README.md)"
     )
 
     @field_validator("filter")

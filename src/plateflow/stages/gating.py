@@ -53,7 +53,7 @@ def gate(
         plate_map: with `well` and `role`.
 
     Returns:
-        The decision, and what the journal keeps of it: `frozen` and what `described` says.
+        The decision, and what the journal keeps of it: `frozen`, `doubts`, and what `described` says.
 
     Raises:
         ConfigError: as of `gates_of`.
@@ -71,7 +71,7 @@ def gate(
         write_table(paths.gates(well), own.table(gate_keys(paths.cells(well))))
     if decision.frozen:
         write_json(paths.frozen_gates, decision.frozen)
-    return decision, {"frozen": decision.frozen, **described(decision, roles)}
+    return decision, {"frozen": decision.frozen, "doubts": decision.doubts, **described(decision, roles)}
 
 
 def _kept(plate: Plate) -> Mapping[str, Mapping[str, Any]]:
