@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from plateflow.features.words import in_words
 from plateflow.report.view import View
-from plateflow.stats.gates import HIGH, LOW
 from plateflow.stats.reference import SHARE, well_values
+from plateflow.stats.rules import HIGH, LOW
 from plateflow.stats.segmentation import COLUMNS
 from plateflow.stats.wells import SPREADS
 

@@ -36,7 +36,8 @@ from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
-from plateflow.stats.gates import Decision, fails_by_area, gates_of
+from plateflow.stats.gates import Decision, fails_by_area
+from plateflow.stats.rules import gates_of
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
 from plateflow.tables import records, write_table
 

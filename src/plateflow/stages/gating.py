@@ -18,8 +18,9 @@ from plateflow.images.window import load_window
 from plateflow.project import Plate
 from plateflow.state.journal import PLATE_KEY
 from plateflow.state.requests import request_number
-from plateflow.stats.gates import Decision, PlateCells, decide, gate_keys, gates_of, read_columns
+from plateflow.stats.gates import Decision, PlateCells, decide, gate_keys, read_columns
 from plateflow.stats.populations import described
+from plateflow.stats.rules import gates_of
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from plateflow.project import Plate, check_channels, check_thresholds
 from plateflow.segment.grid import grid_for
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
-from plateflow.stats.gates import gates_of
+from plateflow.stats.rules import gates_of
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:

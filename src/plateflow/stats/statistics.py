@@ -12,8 +12,8 @@ from plateflow.errors import number_of
 from plateflow.paths import PlatePaths
 from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.effects import effect_table, treatment_effects
-from plateflow.stats.gates import HIGH, LOW
 from plateflow.stats.reference import MIN_WELLS, SHARE, by_frame, reference_wells, standardise, well_values
+from plateflow.stats.rules import HIGH, LOW
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
