@@ -37,12 +37,12 @@ A `filter` says which objects of its label set stay in counts and medians; table
 - `area_um2`, `solidity`: `<Set>_AreaShape_Area_um2` and `<Set>_AreaShape_Solidity`.
 - A column of the cell table: any measurement of that label set (docs/features.md); of `cells`, of the cytoplasm, too.
 
-A value is `[least, greatest]`, or a condition: `<`, `>`, `<=` or `>=` and a threshold; `and` joins several, and so does
-a list. A threshold is a number; `p99` or `plate.p99`, a percentile of the plate's cells; `negatives.p99`, one of its
-negative controls' cells; `otsu`; or `mixture`, where two normal distributions cross. In `populations`, `where` names the
-column, too: all conditions must hold. `cell_cycle` names the channel of DNA, and makes three populations, G1, S and G2M,
-of the nuclei's integrated intensity. Numbers of the plate are frozen. docs/statistics.md says how each is computed, and
-what is done with values that lack.
+A value is `[least, greatest]`, or a condition: `<`, `>`, `<=` or `>=` and a threshold; `and` joins several, and so
+does a list. A threshold is a number; `p99` or `plate.p99`, a percentile of the plate's cells; `negatives.p99`, one of
+its negative controls' cells; `otsu`; or `mixture`, where two normal distributions cross. In `populations`, `where`
+names the column, too: all conditions must hold. `cell_cycle` names the channel of DNA, and makes three populations,
+G1, S and G2M, of the nuclei's integrated intensity. Numbers of the plate are frozen. docs/statistics.md says how each
+is computed, and what is done with values that lack.
 """
 """What the page says of blocks that only some assays have."""
 SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tz_step_um\tplate_map\n"
