@@ -104,6 +104,8 @@ def fit_cell_cycle(dna: NDArray[np.floating]) -> CellCycle:
         raise Undecided(f"no two peaks: those of the best fit differ by a factor of {2**fit.octaves:.2f}, not 2")
     if fit.width > BROADEST:
         raise Undecided(f"no two peaks: the best fit has a CV of {_cv(fit.width):.0%}, in which they can't be told")
+    errors, dna = noise * np.sqrt(counts), 2**places
+    counts, errors = counts / dna, errors / dna  # in bins of equal DNA, in which S is flat and no end of it a peak
     peaks = []
     for place, name in ((fit.g1, "G1"), (fit.g1 + fit.octaves, "G2/M")):
         near = np.flatnonzero(np.abs(places - place) <= NEAR)
@@ -112,7 +114,7 @@ def fit_cell_cycle(dna: NDArray[np.floating]) -> CellCycle:
             raise Undecided(f"no two peaks: the histogram of the integrated DNA has none where {name} should lie")
         peaks.append(top)
     valley, lower = counts[peaks[0] : peaks[1]].min(), counts[peaks].min()
-    if valley > DIP * lower or lower - valley < SURE * noise * np.sqrt(lower):
+    if valley > DIP * lower or lower - valley < SURE * errors[peaks].max():
         raise Undecided("no two peaks: between G1 and G2/M the histogram of the integrated DNA doesn't fall")
     if fit.densities(np.array([fit.g1 + fit.octaves]))[:, 0].argmax() != 2:
         raise Undecided("no two peaks: at the peak of G2/M another phase is likelier")

@@ -1,7 +1,7 @@
 """Which cells enter counts and medians, and to which populations each belongs.
 
-`rules.gates_of` reads the rules of the configuration; `decide` applies them to the cells of a plate. Percentiles and fits
-are of the plate, so they need all wells; they are frozen: a cell is judged by numbers that don't move with the wells.
+`rules.gates_of` reads the rules of the configuration; `decide` applies them to the cells of a plate. Percentiles and
+fits are of the plate, so they need all wells; they are frozen: no cell is judged by a number that moves with the wells.
 """
 
 from __future__ import annotations
