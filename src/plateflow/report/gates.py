@@ -68,9 +68,10 @@ def _histogram(view: View, counted: Mapping[str, Any]) -> dict[str, Any]:
         share = np.array(counts) / max(sum(counts), 1)
         steps += [(group, start, part) for start, part in zip(edges, [*share, share[-1]], strict=True)]
     groups = list(counted["counts"])
-    scale = alt.Scale(type="log" if counted["logarithms"] else "linear", zero=False, nice=False, domain=[first, last])
+    kind: dict[str, Any] = {"type": "log"} if counted["logarithms"] else {"zero": False}
+    scale = alt.Scale(nice=False, domain=[first, last], **kind)
     x = alt.X("from:Q", title=in_words(counted["column"], view.plate.channels), scale=scale)
-    x = x.axis(format="~g", labelOverlap=True)
+    x = x.axis(format=".3~r", labelOverlap=True)
     y = alt.Y("share:Q", title="share of cells", axis=alt.Axis(format="%"))
     colour = alt.Color(
         "group:N",
@@ -83,9 +84,9 @@ def _histogram(view: View, counted: Mapping[str, Any]) -> dict[str, Any]:
         layers.append(_fit(counted["fit"], edges).encode(x=x, y=y, detail="phase:N"))
     lines = alt.Chart(small.data_of(counted["lines"], "asks threshold from"))
     shown = [alt.Tooltip("asks:N", title="threshold"), alt.Tooltip("from:Q", title="at", format=".4~g")]
-    layers.append(lines.mark_rule(color=INK, strokeDash=[5, 3], size=1.5).encode(x=x, tooltip=shown))
+    layers.append(lines.mark_rule(clip=True, color=INK, strokeDash=[5, 3], size=1.5).encode(x=x, tooltip=shown))
     layers.append(
-        lines.mark_text(align="left", baseline="top", dx=4, fontSize=10, color=INK).encode(
+        lines.mark_text(clip=True, align="left", baseline="top", dx=4, fontSize=10, color=INK).encode(
             x=x, y=alt.value(2), text="threshold:N"
         )
     )
