@@ -18,6 +18,9 @@ ROUNDS, CONVERGED = 1000, 1e-8
 """Of expectation maximisation: the most rounds, and the gain in log likelihood per value that ends it."""
 SEPARATE = 2.0
 """Two normal distributions are separate from this D on (Ashman, Bird & Zepf, Astron J 108 (1994) 2348)."""
+DIP = 0.9
+"""And where they cross, the values must be as dense as this part of what they are at the mean with fewer, at most: an
+even distribution is fitted by two, too."""
 LEAST_WEIGHT = 0.005
 """A distribution with a smaller share of the values is none."""
 
@@ -94,7 +97,8 @@ def mixture(values: NDArray[np.floating], *, logarithms: bool = False) -> float:
     threshold on. Above the crossing point a value is more likely of the upper distribution.
 
     Raises:
-        Undecided: as of `finite`, or the distributions aren't separate, or one of them has hardly any value.
+        Undecided: as of `finite`, or the distributions aren't separate, with fewer values between them, or one of them
+            has hardly any value.
     """
     found = finite(values, logarithms=logarithms)
     scaled = np.log(found) if logarithms else found
@@ -109,8 +113,17 @@ def mixture(values: NDArray[np.floating], *, logarithms: bool = False) -> float:
     crossing = _crossing(mean, sd, share)
     if crossing is None:
         raise Undecided("one of two normal distributions lies within the other: they don't cross between their means")
+    at, lower, upper = (_near(scaled, place, sd.min() / 2) for place in (crossing, *mean))
+    if at > DIP * min(lower, upper):
+        raise Undecided("two normal distributions don't part: the cells don't thin out where they cross")
     crossing = offset + unit * crossing
     return float(np.exp(crossing) if logarithms else crossing)
+
+
+def _near(ordered: Values, place: float, reach: float) -> int:
+    """How many of the sorted values lie so near to a place."""
+    first, last = np.searchsorted(ordered, (place - reach, place + reach))
+    return int(last - first)
 
 
 def _two_normals(ordered: Values) -> tuple[Values, Values, Values]:
