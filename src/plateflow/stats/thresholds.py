@@ -14,7 +14,7 @@ LEAST_CELLS = 20
 """Values that any threshold needs."""
 POINTS = 1024
 """Distributions are fitted to at most so many means of neighbours in order, each with its number of values."""
-ROUNDS, CONVERGED = 1000, 1e-8
+ROUNDS, CONVERGED = 400, 1e-8
 """Of expectation maximisation: the most rounds, and the gain in log likelihood per value that ends it."""
 SEPARATE = 2.0
 """Two normal distributions are separate from this D on (Ashman, Bird & Zepf, Astron J 108 (1994) 2348)."""
