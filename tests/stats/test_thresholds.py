@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
@@ -15,6 +15,7 @@ RNG = np.random.default_rng(21)
 VALUES = arrays(np.float32, st.integers(20, 200), elements=st.floats(-100, 100, width=32))
 
 
+@settings(deadline=None)
 @given(VALUES, st.floats(5, 95))
 def test_a_percentile_is_numpys(values: np.ndarray, percent: float) -> None:
     if np.ptp(values) == 0:
@@ -23,6 +24,7 @@ def test_a_percentile_is_numpys(values: np.ndarray, percent: float) -> None:
     assert percentile(with_nan, percent) == np.quantile(values.astype(float), percent / 100)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_otsus_threshold_leaves_most_variance_between_its_sides(values: np.ndarray) -> None:
     if np.ptp(values) == 0:
