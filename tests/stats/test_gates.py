@@ -190,6 +190,8 @@ def test_volumes_and_unmeasured_borders_have_no_default() -> None:
     deep = {"channels": ["DNA"], "dimensions": 3}
     volumes = Config.model_validate({"z": "keep", "segmentation": {"nuclei": deep}})
     assert gates_of(volumes, CHANNELS).rules == []
+    own = decided(volumes, {"A01": {"any": [0.0] * 3}}).wells["A01"]  # no column decides: all count
+    assert own.counted.tolist() == own.included.tolist() == [True] * 3
 
 
 def test_shares_are_tested_by_their_angle_and_by_wells() -> None:

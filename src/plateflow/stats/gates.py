@@ -216,7 +216,7 @@ def decide(
         for condition in rule.conditions:
             freeze_condition(condition, "filter", cells.used, [], f"the filter {rule.name}")
     for well in wells:
-        decision.wells[well] = _judge(decision, cells.values[well])
+        decision.wells[well] = _judge(decision, cells.values[well], len(cells.used[well]))
     included = {well: own.included & cells.used[well] for well, own in decision.wells.items()}
     filters = [[rule.name, *map(str, rule.conditions), rule.counted] for rule in gates.rules]
     numbers = {name: each["value"] for name, each in decision.frozen.items()}
@@ -249,10 +249,9 @@ def _maker(condition: Condition, *, logarithms: bool) -> Callable[[NDArray[np.fl
     return lambda values: thresholds.percentile(values, condition.value)
 
 
-def _judge(decision: Decision, values: Mapping[str, NDArray[np.float32]]) -> WellGates:
-    """Which rows of a well fail which rules; what has no value fails none."""
+def _judge(decision: Decision, values: Mapping[str, NDArray[np.float32]], n: int) -> WellGates:
+    """Which of the n rows of a well fail which rules; what has no value fails none."""
     gates, failed = decision.gates, dict[str, Mask]()
-    n = len(next(iter(values.values()))) if values else 0
     counted, included = np.ones(n, bool), np.ones(n, bool)
     of_set: dict[str, Mask] = {name: np.zeros(n, bool) for name in gates.numbers}
     for rule in gates.rules:
