@@ -36,7 +36,7 @@ from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
-from plateflow.stats.gates import Decision, fails_by_area
+from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, Decision, fails_by_area
 from plateflow.stats.rules import gates_of
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
 from plateflow.tables import records, write_table
@@ -281,6 +281,7 @@ def _rows(
         fields = use[well]
         state = entry.state if entry.left_out else "flagged" if fields.flags else "ok"
         own = {"Metadata_State": state, "Metadata_Reason": entry.reason, **fields.metadata()}
+        own |= {ROWS_INCLUDED: np.nan, ROWS_EXCLUDED_BY: ""}  # so there is a column where no well is in use
         places = [{"Metadata_Well": well, **frame} for frame in frames[well]]
         # Compared of wells that aren't used, too: numbers of cells by field came from it.
         source = None if entry.left_out else pa.BufferReader(read_listed(plate, "features", entry, paths.cells(well)))
