@@ -16,7 +16,7 @@ from plateflow.features.words import in_words
 from plateflow.files import checksum
 from plateflow.project import Plate
 from plateflow.state.journal import PLATE_KEY, Entry
-from plateflow.stats.gates import EXCLUDED_BY, INCLUDED, KEYS
+from plateflow.stats.gates import EXCLUDED_BY, INCLUDED, KEYS, POPULATION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +119,8 @@ class CellTables:
         gates = self.plate.paths.gates(well)
         if self.plate.paths.key_of(gates) in self.aggregate.files:
             table = pd.read_parquet(io.BytesIO(self._read(gates, self.aggregate)))
+            populations = [name for name in table if str(name).startswith(POPULATION)]
+            table = table.astype(dict.fromkeys(populations, "boolean"))  # whether some have no value, or none
             metadata = metadata.join(table.drop(columns=list(KEYS)))
         else:  # of an earlier version, which left no cell out
             metadata[INCLUDED], metadata[EXCLUDED_BY] = True, ""
