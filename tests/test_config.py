@@ -25,6 +25,11 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
     assert load_config(yaml.safe_load(block)).segmentation["cells"] == sets["cells"]
 
 
+def filtered(**rules: object) -> dict[str, object]:
+    """A configuration with a filter."""
+    return {"segmentation": {"nuclei": {"channels": ["DNA"], "filter": rules}}}
+
+
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
@@ -56,6 +61,21 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
         ),
         ({"segmentation": {"../x": {"channels": ["DNA"]}}}, "letters and digits"),
         ({"segmentation": {"count": {"channels": ["DNA"]}}}, "something else in the tables"),
+        ({"populations": {"a b": {"where": "X > 1"}}}, "letters and digits"),
+        ({"populations": {"a": {"where": "X > 1"}, "A": {"where": "X > 1"}}}, "case of their first letter"),
+        ({"populations": {"a": {"wher": "X > 1"}}}, "did you mean 'where'"),
+        ({"populations": {"a": {}}}, "either `where` or `cell_cycle`"),
+        ({"populations": {"a": {"where": "X > __import__('os')"}}}, "can't be understood"),
+        ({"populations": {"a": {"where": "X > 1 or Y > 2"}}}, "'X > 1 or Y > 2' can't be understood"),
+        ({"populations": {"a": {"where": "X > negatives"}}}, "threshold 'negatives'.*negatives.pNN"),
+        ({"populations": {"a": {"where": "> 1"}}}, "a condition is a column"),
+        ({"populations": {"a": {"where": "X < p100"}}}, "between 0 and 100"),
+        ({"populations": {"a": {"where": []}}}, "is no condition"),
+        (filtered(border="yes"), "border: 'yes' is neither true nor false"),
+        (filtered(area_um2=[2000, 40]), "area_um2: .*isn't two increasing numbers"),
+        (filtered(area_um2=[True, 40]), "isn't two increasing numbers"),
+        (filtered(solidity=0.8), "solidity: 0.8 is no condition, such as '>0.8'"),
+        (filtered(solidity="Area > 1"), "a condition is <, >, <= or >= and a threshold"),
         ({"train": "--plate results/p --wells B03"}, "must hold --name"),
         ({"train": "--plate results/p --name"}, "must hold --name"),
         ({"train": "--name=../up"}, "letters, digits"),

@@ -53,8 +53,9 @@ class Stage:
 
 _LIGHT = "light is fitted to the brightness of cells; saturated fields and blank wells don't count"
 _MEASURED = "textures are scaled per object; volumes have lengths and surfaces by the size of a voxel"
-_TABLES = "summary.csv holds what matters of each well, in words"
-_PAGE = "the page is fit for phones and paper, and its charts and tables say what they show"
+_TABLES = "objects that touch the border of a canvas are counted, but don't enter medians; "
+_TABLES += "summary.csv holds what matters of each well, in words"
+_PAGE = "a section says which cells enter the statistics, and to which populations they belong"
 _LISTS = "aggregate lists the tables of an image, where it puts the cell tables, and features its labels, "
 _LISTS += "as corrected ones are among them"
 # Who raises the version of `follow` raises that of `stitch`, which does its work where there is one slice.
@@ -67,7 +68,7 @@ _CHAIN: tuple[tuple[str, Scope, int, str, tuple[str, ...]], ...] = (
     ("stitch", "cpu", 4, "flow errors and probabilities are summed as integers", ("ingest", "infer", "follow")),
     ("features", "cpu", 3, _MEASURED, ("ingest", "tile", "normalise", "stitch")),
     ("aggregate", "plate", 8, _TABLES, ("ingest", "tile", "normalise", "stitch", "features")),
-    ("report", "plate", 7, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
+    ("report", "plate", 8, _PAGE, ("ingest", "tile", "normalise", "stitch", "aggregate")),
 )
 STAGES = {
     name: Stage(name=name, scope=scope, version=version, why=why, reads=reads, intermediate=name in ("infer", "follow"))
@@ -191,6 +192,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
                 "quality": config.quality.model_dump(),
                 "stats": _compared(config.stats),
                 "rows": config.row_label_set,
+                **_gated(config),
             }
     return {}
 
@@ -226,6 +228,13 @@ def _compared(stats: Stats) -> dict[str, Any]:
 def _bound(label_set: LabelSet) -> dict[str, Any]:
     """The bound of stored flows, if given: the model's own goes with its hash; without one fingerprints stay equal."""
     return {} if label_set.least_logit is None else {"least_logit": label_set.least_logit}
+
+
+def _gated(config: Config) -> dict[str, Any]:
+    """Filters and populations, if there are any; without them fingerprints stay equal."""
+    filters = {name: value.filter for name, value in config.segmentation.items() if value.filter}
+    populations = {name: value.model_dump() for name, value in config.populations.items()}
+    return {key: value for key, value in (("filters", filters), ("populations", populations)) if value}
 
 
 def _sized(label_set: LabelSet, *keys: str) -> dict[str, Any]:

@@ -200,6 +200,15 @@ class PlatePaths:
         """The cell table of a well."""
         return self.root / "cells" / f"{well}.parquet"
 
+    def gates(self, well: str) -> Path:
+        """Beside a well's cell table and in its row order: which cells enter statistics, and their populations."""
+        return self.root / "gates" / f"{well}.parquet"
+
+    @property
+    def frozen_gates(self) -> Path:
+        """The plate's frozen thresholds of filters and populations."""
+        return self.root / "manifest" / "gates.json"
+
     def key_of(self, path: Path) -> str:
         """How a journal names a file: its path below the plate's results, or `scratch:` and that below its scratch."""
         if path.is_relative_to(self.scratch):

@@ -251,6 +251,7 @@ class Plate:
                 f"segmentation.{name}"
                 for name, lines in found.items()
             ),
+            *(f"look at the populations: {what}" for what in entry.info.get("gates", {}).get("doubts", ())),
             *(f"look at the corrections: {what}" for what in entry.info.get("corrections", ())),
         ]
 

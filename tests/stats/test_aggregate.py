@@ -26,6 +26,12 @@ def wells(measured: Planted) -> pd.DataFrame:
     return pd.read_parquet(measured.paths.table("wells.parquet")).set_index("Metadata_Well")
 
 
+def included(plate: Planted, well: str) -> "pd.Series[bool]":
+    """Which cells of a well enter medians: those of which no object touches the border of its canvas."""
+    cells = plate.cells(well)
+    return (cells["Cells_Quality_TouchesBorder"] != 1) & (cells["Nuclei_Quality_TouchesBorder"] != 1)
+
+
 def test_every_well_has_a_row_with_its_place_and_its_treatment(wells: pd.DataFrame) -> None:
     assert wells.index.tolist() == ["B02", "B03", "B04", "B05", "B06", "C02", "C03"]
     assert wells.loc["C03", ["Metadata_Row", "Metadata_Column"]].tolist() == ["C", 3]
@@ -39,7 +45,7 @@ def test_counts_medians_and_spreads_are_those_of_the_cells(measured: Planted, we
     nuclei = pd.read_parquet(measured.paths.objects("nuclei", "B04"))
     assert wells.loc["B04", "Count_Nuclei"] == len(nuclei)
     for name in ("Cells_AreaShape_Area", "Nuclei_Intensity_MeanIntensity_DNA", "Cells_Quality_FlowError"):
-        values = cells[name].dropna().astype(float)
+        values = cells.loc[included(measured, "B04"), name].dropna().astype(float)
         assert wells.loc["B04", name] == pytest.approx(values.median()), name
         assert wells.loc["B04", f"{name}_MAD"] == pytest.approx(median_abs_deviation(values)), name
         assert wells.loc["B04", f"{name}_Q25"] == pytest.approx(values.quantile(0.25)), name
@@ -80,7 +86,8 @@ def test_fields_out_of_focus_are_left_out_and_listed(measured: Planted, wells: p
     cells = measured.cells("B03")
     cells = cells[cells["Metadata_Site"] == "1"]
     assert wells.loc["B03", "Count_Cells"] == len(cells)
-    assert wells.loc["B03", "Cells_AreaShape_Area"] == pytest.approx(cells["Cells_AreaShape_Area"].median())
+    whole = cells[included(measured, "B03")[cells.index]]
+    assert wells.loc["B03", "Cells_AreaShape_Area"] == pytest.approx(whole["Cells_AreaShape_Area"].median())
     nuclei = pd.read_parquet(measured.paths.objects("nuclei", "B03"))
     assert wells.loc["B03", "Count_Nuclei"] == (nuclei["seed_x"] < 256).sum() < len(nuclei)
 
@@ -128,7 +135,8 @@ def test_medians_by_field_are_written_on_request(measured: Planted, tmp_path: Pa
     for site, rows in cells.groupby("Metadata_Site"):
         row = fields.loc[("C03", site)]
         assert row["Count_Cells"] == len(rows)
-        assert row["Cells_AreaShape_Area"] == pytest.approx(rows["Cells_AreaShape_Area"].median())
+        whole = rows[included(measured, "C03")[rows.index]]
+        assert row["Cells_AreaShape_Area"] == pytest.approx(whole["Cells_AreaShape_Area"].median())
 
 
 def test_normalised_values_and_the_tables_of_statistics(measured: Planted, wells: pd.DataFrame, tmp_path: Path) -> None:

@@ -9,6 +9,42 @@ from pydantic import BaseModel
 
 from plateflow.config import Config, LabelSet, PlateSpec, config_yaml
 
+GATES = """\
+## Which cells count: `filter` and `populations`
+
+```yaml
+segmentation:
+  nuclei:
+    channels: [DNA]
+    filter:
+      border: true                  # false: objects at the border enter medians, too
+      area_um2: [40, 2000]
+      solidity: ">0.8"
+      Nuclei_Intensity_MeanIntensity_DNA: "<p99.5"
+populations:
+  positive:
+    where: Cells_Intensity_MeanIntensity_Marker > negatives.p99
+  large:
+    where: [Nuclei_AreaShape_Area_um2 > 300, Nuclei_AreaShape_Solidity > 0.9]
+  cycle:
+    cell_cycle: DNA
+```
+
+A `filter` says which objects of its label set stay in counts and medians; tables of cells and the store keep all. Keys:
+
+- `border`: `true`: those that don't touch the border of the canvas; `false`: all. Without the key, those that touch it
+  are counted, but enter no median and no share (in 2D; volumes mostly touch the first or the last plane).
+- `area_um2`, `solidity`: `<Set>_AreaShape_Area_um2` and `<Set>_AreaShape_Solidity`.
+- A column of the cell table: any measurement of that label set (docs/features.md); of `cells`, of the cytoplasm, too.
+
+A value is `[least, greatest]`, or a condition: `<`, `>`, `<=` or `>=` and a threshold; `and` joins several, and so
+does a list. A threshold is a number; `p99` or `plate.p99`, a percentile of the plate's cells; `negatives.p99`, one of
+its negative controls' cells; `otsu`; or `mixture`, where two normal distributions cross. In `populations`, `where`
+names the column, too: all conditions must hold. `cell_cycle` names the channel of DNA, and makes three populations,
+G1, S and G2M, of the nuclei's integrated intensity. Numbers of the plate are frozen. docs/statistics.md says how each
+is computed, and what is done with values that lack.
+"""
+"""What the page says of blocks that only some assays have."""
 SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tz_step_um\tplate_map\n"
 
 
@@ -35,6 +71,8 @@ def _readme() -> str:
         "| key | default | meaning |",
         "| --- | --- | --- |",
         *(f"| `{key}` | `{json.dumps(value)}` | {text} |" for key, value, text in _keys(Config(), "")),
+        "",
+        *GATES.splitlines(),
         "",
         "## plates.tsv",
         "",

@@ -14,6 +14,7 @@ from plateflow.config.sections import (
     LabelSet,
     Normalise,
     Parts,
+    Population,
     Quality,
     Stats,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Normalise",
     "Parts",
     "PlateSpec",
+    "Population",
     "Quality",
     "Stats",
     "config_yaml",

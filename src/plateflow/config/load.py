@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from plateflow.config.sections import Config, LabelSet, nearest
+from plateflow.config.sections import Config, LabelSet, Population, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
 
@@ -67,7 +67,8 @@ def explain(item: Any) -> str:
             return "tiling has no choice any more: delete its line; canvases are cut into as few tiles as possible"
         section: Any = Config  # sections hold no others
         if location[1:]:
-            section = LabelSet if location[0] == "segmentation" else Config.model_fields[location[0]].annotation
+            of_named: dict[str, Any] = {"segmentation": LabelSet, "populations": Population}
+            section = of_named.get(location[0]) or Config.model_fields[location[0]].annotation
         hint = nearest(location[-1], list(section.model_fields), "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
@@ -93,7 +94,7 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
                 lines.append(f"{indent}# {(type(value).__doc__ or '').splitlines()[0]}")
             lines.append(f"{indent}{name}:")
             _write_section(lines, value, indent + "  ")
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and any(isinstance(item, BaseModel) for item in value.values()):
             lines.append(f"{indent}{name}:")
             for key, item in value.items():
                 lines.append(f"{indent}  {key}:")

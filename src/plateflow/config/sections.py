@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from plateflow.config.rules import conditions_of, filter_conditions
+
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED_LABEL_SETS = {"children", "count", "fields", "image", "match", "metadata", "parent"}
 """Other columns of the tables begin with these, and `fields` is another table in the store."""
@@ -106,6 +108,15 @@ class LabelSet(Section):
         description="3: objects extend through the z stack, which needs z: keep; 2: each plane by itself; equal in all "
         "label sets",
     )
+    filter: dict[str, Any] = Field(
+        {}, description="objects that count, by border, area_um2, solidity or any column (config/README.md)"
+    )
+
+    @field_validator("filter")
+    @classmethod
+    def _can_be_read(cls, value: dict[str, Any]) -> dict[str, Any]:
+        filter_conditions(value)
+        return value
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -223,6 +234,21 @@ class Stats(Section):
         return names
 
 
+class Population(Section):
+    """Cells that are told from the others of a plate by their measurements, or by the phase of the cell cycle."""
+
+    where: str | list[str] | None = Field(None, description="conditions on columns of the cell table")
+    cell_cycle: str | None = Field(None, description="the channel of DNA, of which G1, S and G2M are populations")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Population:
+        if (self.where is None) == (self.cell_cycle is None):
+            raise ValueError("a population has either `where` or `cell_cycle`")
+        if self.where is not None:
+            conditions_of(self.where)
+        return self
+
+
 class Parts(Section):
     """How many jobs share the wells of a plate."""
 
@@ -271,6 +297,9 @@ class Config(Section):
     )
     features: Features = Features()
     quality: Quality = Quality()
+    populations: dict[str, Population] = Field(
+        {}, description="kinds of cells, by name, whose shares are compared between wells (config/README.md)"
+    )
     stats: Stats = Stats()
     train: str | None = Field(
         None, description="what `snakemake train` does: the options of `plateflow train` as typed, with --name"
@@ -308,6 +337,16 @@ class Config(Section):
                 "two label sets differ only in the case of their first letter: their columns would be equal"
             )
         return label_sets
+
+    @field_validator("populations")
+    @classmethod
+    def _population_names(cls, populations: dict[str, Population]) -> dict[str, Population]:
+        for name in populations:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
+                raise ValueError(f"the name of a population, {name!r}, must be letters and digits, a letter first")
+        if len({name[0].upper() + name[1:] for name in populations}) < len(populations):
+            raise ValueError("two populations differ only in the case of their first letter: their columns are equal")
+        return populations
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Config:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from plateflow.features.words import in_words
 from plateflow.files import checksum
 from plateflow.project import Plate
 from plateflow.state.journal import PLATE_KEY, Entry
+from plateflow.stats.gates import EXCLUDED_BY, INCLUDED, KEYS, POPULATION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +33,7 @@ class CellTables:
     Attributes:
         plate: whose they are.
         measured: by well that isn't left out, what features says of it.
+        aggregate: what aggregate says of the plate.
         features: the data dictionary: unit, definition, ... by column, in the order of the columns.
         wells: the well table's metadata: a row per well and frame.
         frame: the columns of `wells` that tell frames apart.
@@ -37,6 +41,7 @@ class CellTables:
 
     plate: Plate
     measured: Mapping[str, Entry]
+    aggregate: Entry
     features: Mapping[str, Mapping[str, Any]]
     wells: pd.DataFrame
     frame: list[str]
@@ -70,6 +75,7 @@ class CellTables:
         return cls(
             plate=plate,
             measured=measured,
+            aggregate=plate.outcomes("aggregate").required(),
             features=json.loads(plate.paths.table("features.json").read_text()),
             wells=wells,
             frame=[name for name in FRAME if name in wells],
@@ -87,23 +93,18 @@ class CellTables:
         ]
 
     def read(self, well: str) -> tuple[pa.Table, pd.DataFrame]:
-        """A well's cells, and, row by row, their metadata: their own, their well's and frame's, and USED.
+        """A well's cells, and, row by row, their metadata: their own, their well's and frame's, USED, and what
+        aggregate has decided (`stats.gates`): whether they are included, why not, and their populations.
 
         Raises:
-            ResultsError: the table isn't as features has written it.
+            ResultsError: a table isn't as it was written.
         """
+        import pandas as pd
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.plate.paths.cells(well)
-        try:
-            data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            data = b""
-        if (len(data), checksum(data)) != tuple(self.measured[well].files[self.plate.paths.key_of(path)]):
-            remedy = f"`plateflow verify {self.plate.name}`, then `snakemake`"
-            raise ResultsError("a cell table isn't as it was written", where=str(path), remedy=remedy)
-        cells = pq.read_table(pa.BufferReader(data))
+        cells = pq.read_table(pa.BufferReader(self._read(path, self.measured[well])))
         if lacking := self.features.keys() - set(cells.column_names):
             why = f"{path.name} has no {min(lacking)}"
             raise ResultsError("the plate's tables don't fit each other", where=self.plate.name, why=why)
@@ -115,7 +116,25 @@ class CellTables:
         excluded = metadata["Metadata_FieldsExcluded"].fillna("").str.split(",")
         sites = zip(metadata["Metadata_Site"], excluded, strict=True)
         metadata[USED] = np.array([site not in fields for site, fields in sites], bool)  # bool in an empty well, too
+        gates = self.plate.paths.gates(well)
+        if self.plate.paths.key_of(gates) in self.aggregate.files:
+            table = pd.read_parquet(io.BytesIO(self._read(gates, self.aggregate)))
+            populations = [name for name in table if str(name).startswith(POPULATION)]
+            table = table.astype(dict.fromkeys(populations, "boolean"))  # whether some have no value, or none
+            metadata = metadata.join(table.drop(columns=list(KEYS)))
+        else:  # of an earlier version, which left no cell out
+            metadata[INCLUDED], metadata[EXCLUDED_BY] = True, ""
         return cells.select(list(self.features)), metadata
+
+    def _read(self, path: Path, entry: Entry) -> bytes:
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            data = b""
+        if (len(data), checksum(data)) != tuple(entry.files[self.plate.paths.key_of(path)]):
+            remedy = f"`plateflow verify {self.plate.name}`, then `snakemake`"
+            raise ResultsError("a cell table isn't as it was written", where=str(path), remedy=remedy)
+        return data
 
     def each(self) -> Iterator[tuple[str, pa.Table, pd.DataFrame]]:
         """Well by well, with a progress bar: its name, and what `read` says of it."""

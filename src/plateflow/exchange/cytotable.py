@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from plateflow.errors import ArgumentError
 from plateflow.exchange.cells import CellTables
 from plateflow.features.measure import CYTOPLASM
+from plateflow.stats.gates import EXCLUDED_BY, INCLUDED, POPULATION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ROWS_OF_A_FILE = 20_000
 """CytoTable lets DuckDB guess a column's type from the first 20,480 rows: a longer file could end in other values."""
+DECIDED = (INCLUDED, EXCLUDED_BY, POPULATION)
+"""What the names of columns begin with that aggregate has decided of cells."""
 IMAGE = ["Metadata_Site", "Metadata_Time", "Metadata_Z"]
 
 
@@ -84,8 +87,8 @@ def _image_table(tables: CellTables, images: NDArray[Any], metadata: pd.DataFram
     """One row per image: its number, the files of its channels, and all that is known of field and well."""
     import pyarrow as pa
 
-    of_object = ("Metadata_ObjectID", "ObjectNumber")
-    names = [name for name in metadata if name not in of_object and not str(name).startswith("Metadata_Match_")]
+    of_object = ("Metadata_ObjectID", "ObjectNumber", "Metadata_Match_", *DECIDED)
+    names = [name for name in metadata if not str(name).startswith(of_object)]
     store = tables.plate.paths.image(metadata["Metadata_Well"].iloc[0]).relative_to(tables.plate.paths.root)
     table = metadata[names].copy()
     table.insert(0, "ImageNumber", images)
@@ -106,6 +109,9 @@ def _object_table(name: str, cells: pa.Table, images: NDArray[Any], metadata: pd
         columns["ObjectNumber"] = metadata["ObjectNumber"].to_numpy()
         columns |= {f"Parent_{parent}": numbers(parent) for parent in ("Cells", "Nuclei")}
         columns |= {key: metadata[key].to_numpy() for key in ("Metadata_Plate", "Metadata_Well")}
+        for key in (name for name in map(str, metadata) if name.startswith(DECIDED)):
+            own = metadata[key]  # numbers, as a column without a value has no type
+            columns[key] = own.to_numpy(np.float64, na_value=np.nan) if key.startswith(POPULATION) else own.to_numpy()
         kept = np.arange(len(cells))
     else:
         columns["ObjectNumber"] = numbers(name)

@@ -58,7 +58,8 @@ def in_words(column: str, channels: Sequence[str]) -> str:
     """A column of the well table in words, such as `Cells: mean intensity, DNA`.
 
     Args:
-        column: `Cells_Intensity_MeanIntensity_DNA`, or `Count_Cells`; with `_MAD`, `_Q25`, `_Q75` for the spread.
+        column: `Cells_Intensity_MeanIntensity_DNA`, `Count_Cells` or `Share_Positive`; with `_MAD`, `_Q25`, `_Q75` for
+            the spread.
         channels: of the plate; their names may hold underscores.
     """
     compartment, _, rest = column.partition("_")
@@ -66,6 +67,8 @@ def in_words(column: str, channels: Sequence[str]) -> str:
         return column
     if compartment == "Count":
         return f"{rest}: count per field"
+    if compartment == "Share":
+        return f"{rest.replace('_', ' ')}: share of cells"
     spread = next((end for end in _SPREADS if rest.endswith(end) and end[1:] not in channels), "")
     words = _of_family(rest.removesuffix(spread), tuple(channels))
     return f"{compartment}: {words}{', ' if spread else ''}{_SPREADS.get(spread, '')}"

@@ -181,6 +181,11 @@ def _features(view: View, cite: Any) -> Iterator[str]:
         f"measured with the definitions of CellProfiler {cite('carpenter', 'cellprofiler')}{by}, and summarised per "
         f"well by their medians."
     )
+    rules = view.aggregate.info.get("gates", {}).get("rules", ())
+    if border := [rule["name"].removesuffix(" border") for rule in rules if rule["name"].endswith(" border")]:
+        yield f"Rows with {_and(border, 'or')} at the border of the imaged area didn't enter medians."
+    if filters := [rule["asks"] for rule in rules if not rule["name"].endswith(" border")]:
+        yield f"Objects were counted and summarised where {'; '.join(filters)}."
     excluded = config.stats.exclude_flags
     if excluded:
         yield f"Fields flagged as {_and(excluded, 'or')} were excluded."

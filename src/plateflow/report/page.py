@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from plateflow.errors import number_of
 from plateflow.installed import user_cache
-from plateflow.report import methods, quality, screening, sections, segmentation, wells
+from plateflow.report import gates, methods, quality, screening, sections, segmentation, wells
 from plateflow.report.view import View
 from plateflow.state.journal import LEFT_OUT, LeftOut, wells_and_fields
 from plateflow.stats.alike import ALIKE
@@ -31,6 +31,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], dict[str, Any]]], ...] = (
     ("wells", "Wells", wells.wells),
     ("left_out", "Left out", sections.left_out),
     ("segmentation", "Segmentation", segmentation.segmentation),
+    ("gates", "Cells in the statistics", gates.gates),
     ("controls", "Controls", screening.controls),
     ("positions", "Position effects", screening.positions),
     ("hits", "Hits", screening.hits),

@@ -3,7 +3,8 @@
 Reads: the cell and object tables, one well at a time, histograms, the intensity window, the plate map; no image, so a
     changed plate map costs seconds.
 Writes: wells.parquet, wells.csv, summary.csv, qc.parquet, features.json, on request fields.parquet, the tables of
-    `stats.statistics`, and in plate.zarr the cell tables, by a second name, with the list of each image's tables.
+    `stats.statistics`, gates/<well>.parquet and manifest/gates.json (`stages.gating`), and in plate.zarr the cell
+    tables, by a second name, with the list of each image's tables.
 Work item: the plate.
 """
 
@@ -28,11 +29,15 @@ from plateflow.images.canvas import nearest_field
 from plateflow.images.window import load_window
 from plateflow.model.registry import model_spec
 from plateflow.project import Plate
+from plateflow.segment.grid import pixel_um
+from plateflow.stages.gating import gate, numbers_made_from
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
+from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, Decision, fails_by_area
+from plateflow.stats.rules import gates_of
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
 from plateflow.tables import records, write_table
 
@@ -63,6 +68,8 @@ def work_items(job: Job) -> list[WorkItem[pd.DataFrame | None]]:
         depends["format"] = job.plate.metadata["format"]
     if by_hand := _correction_doubts(job.plate):
         depends["corrections"] = by_hand
+    if gates_of(job.config, job.plate.channels).of_plate:
+        depends["numbers of the plate"] = numbers_made_from(job.plate)
     return [WorkItem(depends=depends, data=plate_map)]
 
 
@@ -78,7 +85,12 @@ def _stamp(entry: Entry) -> list[Any]:
 
 def run(job: Job) -> None:
     """Write the tables of a plate."""
-    run_job(job, lambda: work_items(job), one_by_one(lambda item: aggregate(job.plate, item.data)))
+    run_job(
+        job,
+        lambda: work_items(job),
+        one_by_one(lambda item: aggregate(job.plate, item.data)),
+        owned=lambda _: [job.paths.gates("A01").parent, job.paths.frozen_gates],
+    )
 
 
 def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
@@ -118,11 +130,12 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     others = {well: [*raised.get(well, ()), *(["positions"] * (well in untrusted))] for well in measured}
     use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags, others)
 
+    decision, gated = gate(plate, {well: use[well].excluded for well in measured_wells}, plate_map)
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
-    rows, values, field_rows = _rows(plate, measured, frames, use, medians)
+    rows, values, field_rows = _rows(plate, measured, frames, use, medians, decision)
     rows = [row | numbers.get(row["Metadata_Well"], {}) for row in rows]
     _put_cells(plate, measured)
-    table = well_table(plate.name, rows, values, plate_map, counts=counts, medians=medians)
+    table = well_table(plate.name, rows, values, plate_map, counts=counts + decision.gates.shares, medians=medians)
     corrected = {well: ",".join(entry.info.get("corrected", ())) for well, entry in measured.items()}
     if any(corrected.values()):
         by_well = table["Metadata_Well"].map(corrected).fillna("")
@@ -143,11 +156,11 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     summary = write_summary(paths, table, mapped, config.stats, channels)
     doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
-    info |= {"segmentation": segmentation, "summary": summary}
+    info |= {"segmentation": segmentation, "summary": summary, "gates": gated}
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand
     reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
-    reasons = {name: lines for name, lines in reasons.items() if lines}
+    reasons = {name: lines for name, lines in (reasons | {"gates": decision.doubts}).items() if lines}
     return Outcome(
         state="flagged" if reasons else "ok",
         reason=", ".join(reasons),
@@ -259,6 +272,7 @@ def _rows(
     frames: Mapping[str, Sequence[Mapping[str, int]]],
     use: Mapping[str, WellFields],
     medians: list[str],
+    decision: Decision,
 ) -> tuple[list[dict[str, Any]], NDArray[np.float64], list[dict[str, Any]]]:
     """The rows of the well table, their values, and the rows of the table of fields, which are made on request."""
     import pyarrow as pa
@@ -274,6 +288,7 @@ def _rows(
         fields = use[well]
         state = entry.state if entry.left_out else "flagged" if fields.flags else "ok"
         own = {"Metadata_State": state, "Metadata_Reason": entry.reason, **fields.metadata()}
+        own |= {ROWS_INCLUDED: np.nan, ROWS_EXCLUDED_BY: ""}  # so there is a column where no well is in use
         places = [{"Metadata_Well": well, **frame} for frame in frames[well]]
         # Compared of wells that aren't used, too: numbers of cells by field came from it.
         source = None if entry.left_out else pa.BufferReader(read_listed(plate, "features", entry, paths.cells(well)))
@@ -281,34 +296,43 @@ def _rows(
             rows += [place | own for place in places]
             continue
         by_field = row_count if config.stats.by_field else ""
-        tables = read_cells(source, medians, frames[well], without=fields.excluded, count_by_field=by_field)
-        has = plate.label_sets(well)
-        counts = {
-            name: _objects(plate, well, name, fields.excluded, len(frames[well][0])) for name in others if name in has
-        }
+        gates = decision.wells[well]
+        tables = read_cells(
+            source, medians, frames[well], gates=gates, without=fields.excluded, count_by_field=by_field
+        )
+        has, axes = plate.label_sets(well), len(frames[well][0])
+        counts = {name: _objects(plate, well, name, fields.excluded, axes, decision) for name in others if name in has}
         for frame, place, cells in zip(frames[well], places, tables, strict=True):
             values[len(rows)] = cells.values.ravel()
             at = tuple(frame.values())
             of_frame = {f"Count_{compartment(name)}": count[at] for name, count in counts.items() if at in count}
-            rows.append(place | own | {row_count: cells.rows} | of_frame)
+            rows.append(place | own | {row_count: cells.rows} | of_frame | cells.gated)
             for name in fields.used if by_field else ():
                 site = {"Metadata_Plate": plate.name, **place, "Metadata_Site": name}
                 field_rows.append(site | cells.fields.get(name, {row_count: 0}))
     return rows, values, field_rows
 
 
-def _objects(plate: Plate, well: str, label_set: str, excluded: Collection[str], axes: int) -> Counter[tuple[int, ...]]:
+def _objects(
+    plate: Plate, well: str, label_set: str, excluded: Collection[str], axes: int, decision: Decision
+) -> Counter[tuple[int, ...]]:
     """Number of objects of a label set whose seed lies in none of the excluded fields, by t, or by t and z, of those at
     which the well has it.
+
+    Without those that its filter leaves out: what is matched to a row by all that the row says of it, the others, which
+    aren't measured, by their area.
     """
     import pyarrow.parquet as pq
 
     path = plate.paths.objects(plate.labels_name(well, label_set), well)
-    table = pq.read_table(path, columns=["canvas", "seed_y", "seed_x"])
-    numbers, y, x = (table[name].to_numpy() for name in ("canvas", "seed_y", "seed_x"))
+    table = pq.read_table(path, columns=["canvas", "seed_y", "seed_x", "label", "area_px"])
+    numbers, y, x, labels, areas = (table[name].to_numpy() for name in table.column_names)
+    kept = ~np.isin(labels, decision.wells[well].objects.get(label_set, ()))
+    if label_set in decision.gates.numbers:
+        kept &= ~fails_by_area(decision, label_set, areas, pixel_um(plate.metadata) or np.nan)
     counts = Counter[tuple[int, ...]]()
     for canvas in plate.canvases(well, label_set):
-        inside, frame = numbers == canvas.index, (canvas.t, canvas.z)[:axes]
+        inside, frame = (numbers == canvas.index) & kept, (canvas.t, canvas.z)[:axes]
         counts[frame] += 0
         if inside.any():
             sites = nearest_field(canvas.fields, y[inside], x[inside])

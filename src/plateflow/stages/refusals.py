@@ -24,6 +24,7 @@ from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
 from plateflow.stats.groups import check_groups
 from plateflow.stats.over_time import check_time
+from plateflow.stats.rules import gates_of
 
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
@@ -59,6 +60,7 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
     yield from _tried(plate.name, partial(check_time, config.stats, metadata["t"], plate.name))
     yield from _tried(plate.name, partial(_check_groups, plate))
+    yield from _tried(plate.name, partial(gates_of, config, [channel["name"] for channel in metadata["channels"]]))
 
 
 def _tried(place: str, step: Callable[[], object]) -> Iterator[Problem]:

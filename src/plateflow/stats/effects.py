@@ -14,6 +14,7 @@ from plateflow.stats.reference import (
     centre_and_spread,
     in_use,
     reference_wells,
+    stabilised,
     standardise,
     steps_between,
     well_values,
@@ -96,9 +97,10 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
     with the precision that median and MAD have.
 
     A feature that has one value in half of the reference wells (a MAD of 0) is left out: it is far from normal, and
-    a standard deviation of the few others says nothing. But counts are compared with negatives, lest a treatment that
-    kills every cell is missed: their spread is then the greatest distance of a negative from the mean, as rare values
-    are no effects, and at least what steps hide (`steps_between`). Of a whole plate, the rare values are the effects.
+    a standard deviation of the few others says nothing. But counts and shares are compared with negatives, lest a
+    treatment that kills every cell is missed: their spread is then the greatest distance of a negative from the mean,
+    as rare values are no effects, and at least what steps hide (`steps_between`). Of a whole plate, the rare values are
+    the effects.
 
     SSMD is the mean difference over √(s² + s₀²), with the variances of the replicates and of the reference; for a
     treatment with one well, the reference's variance takes the place of its own (Zhang, J Biomol Screen 16 (2011) 775).
@@ -108,14 +110,15 @@ def treatment_effects(wells: pd.DataFrame, columns: Sequence[str], *, reference:
         columns: features.
         reference: `negative` or `plate`, see `reference_wells`.
     """
-    values = well_values(wells, columns)
+    values = stabilised(well_values(wells, columns), wells)
     compared = reference_wells(wells, reference)
     robust = reference == "plate"
     robust_z = z = standardise(values, compared, robust=True)
     if not robust:
         centre, spread = centre_and_spread(values[compared], robust=False)
         farthest = (values[compared] - centre).abs().max()
-        even = np.maximum(farthest, steps_between(wells, columns) / np.sqrt(12))
+        steps = stabilised(steps_between(wells, columns).to_frame().T, wells).iloc[0]
+        even = np.maximum(farthest, steps / np.sqrt(12))
         z = (values - centre) / spread.where(robust_z.notna().any(), even)
     m = values[compared].count().to_numpy(np.float64)
     groups = groups_of(wells)

@@ -18,6 +18,8 @@ MAD_TO_SD = 1.4826
 SAME = 1e-9
 """Values that differ by no more than this fraction are the same: the rest is rounding."""
 ROLE = "Metadata_role"
+SHARE, LEAST_JUDGED = "Share_", 20
+"""What columns of populations' shares begin with, and how many included rows a well's share needs to be compared."""
 FRAME = ("Metadata_Time", "Metadata_Z")
 """The columns that tell a well's frames apart: its time points and, where planes are kept in 2D, their planes. No
 statistic puts values of two frames together."""
@@ -91,6 +93,7 @@ def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The values that statistics use: one row per well of the table, NaN for wells not in use and infinite values.
 
     Counts are divided by the fields in use: a well of which a field was left out has fewer cells for that reason alone.
+    Shares of fewer than LEAST_JUDGED rows are NaN.
     """
     import pandas as pd
 
@@ -98,7 +101,21 @@ def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     counts = {name: wells[name] / fields for name in columns if name.startswith("Count_")}
     others = wells.loc[in_use(wells), [name for name in columns if name not in counts]].reindex(wells.index)
     values = pd.concat([pd.DataFrame(counts, index=wells.index), others], axis=1)[list(columns)].astype(np.float64)
+    if shares := [name for name in columns if name.startswith(SHARE)]:
+        values[shares] = values[shares].where(wells["Metadata_RowsIncluded"] >= LEAST_JUDGED)
     return values.where(np.isfinite(values))
+
+
+def stabilised(values: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """The values with the angle asin √p in place of each share p, as shares are tested.
+
+    Summaries over time aren't shares any more, and stay as they are.
+
+    A share of n cells varies by p (1 - p) / n, its angle by 1 / (4 n) whatever p is (Anscombe, Biometrika 35 (1948)
+    246): so wells vary alike, which the tests of effects assume.
+    """
+    shares = [name for name in map(str, values) if name.startswith(SHARE) and COUNT_STEP not in wells]
+    return values.assign(**{name: np.arcsin(np.sqrt(values[name])) for name in shares})
 
 
 def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[float], pd.Series[float]]:
@@ -117,15 +134,21 @@ def centre_and_spread(values: pd.DataFrame, *, robust: bool) -> tuple[pd.Series[
 
 
 def steps_between(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[float]:
-    """By feature, the step that its values come in, NaN where it isn't known: counts per field differ by one object.
+    """By feature, the step that its values come in, NaN where it isn't known: counts per field differ by one object,
+    and so do shares, by one of the median well.
 
     Values that are all the same may owe it to their steps, which hide a standard deviation of up to step / √12
     (Sheppard, Proc London Math Soc 29 (1898) 353).
     """
     import pandas as pd
 
-    step = (wells[COUNT_STEP].min() if COUNT_STEP in wells else 1) / wells["Metadata_FieldsUsed"][in_use(wells)].min()
-    return pd.Series([step if name.startswith("Count_") else np.nan for name in columns], list(columns), float)
+    used = wells[in_use(wells)]
+    least = wells[COUNT_STEP].min() if COUNT_STEP in wells else 1
+    steps = {"Count_": least / used["Metadata_FieldsUsed"].min()}
+    if any(name.startswith(SHARE) for name in columns):
+        steps[SHARE] = least / max(used["Metadata_RowsIncluded"].median(), 1)
+    by_kind = (next((step for kind, step in steps.items() if name.startswith(kind)), np.nan) for name in columns)
+    return pd.Series([*by_kind], list(columns), float)
 
 
 def standardise(values: pd.DataFrame, reference: NDArray[np.bool_], *, robust: bool) -> pd.DataFrame:

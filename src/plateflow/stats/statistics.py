@@ -14,7 +14,8 @@ from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.effects import effect_table, treatment_effects
 from plateflow.stats.groups import group_columns
 from plateflow.stats.over_time import compared
-from plateflow.stats.reference import MIN_WELLS, ROLE, by_frame, reference_wells, standardise, well_values
+from plateflow.stats.reference import MIN_WELLS, ROLE, SHARE, by_frame, reference_wells, standardise, well_values
+from plateflow.stats.rules import HIGH, LOW
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def write_statistics(
     Args:
         paths: of the plate.
         wells: the well table.
-        medians: its columns of medians; with the counts they are the features that are tested.
+        medians: its columns of medians; with counts and shares they are the features that are tested.
         settings: of the statistics.
         shape: rows and columns of the plate.
 
@@ -80,7 +81,8 @@ def _statistics(
     plate: str, wells: pd.DataFrame, medians: list[str], settings: Stats, shape: Sequence[int]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The tables of a frame by the names of their files, and its summary."""
-    features = [str(name) for name in wells if str(name).startswith("Count_")] + medians
+    features = [str(name) for name in wells if str(name).startswith(("Count_", SHARE))] + medians
+    features = [name for name in features if not (name.startswith(SHARE) and name.endswith((LOW, HIGH)))]
     kind, _, method = settings.normalise.partition(" ")
     reference = reference_wells(wells, kind)
     z = standardise(well_values(wells, features), reference, robust=method == "robust")

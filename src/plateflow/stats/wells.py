@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from plateflow.features.feature import Feature
 from plateflow.paths import parse_well, row_name
+from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, WellGates
 from plateflow.stats.reference import FRAME
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 NOT_ACQUIRED = "not_acquired"
 """State of a well that only the plate map names, or of a frame that it lacks: nothing was left out there."""
 STATE = ("State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
+GATED = (ROWS_INCLUDED.removeprefix("Metadata_"), ROWS_EXCLUDED_BY.removeprefix("Metadata_"))
 OWN = ("Plate", "Well", "Row", "Column", *(name.removeprefix("Metadata_") for name in FRAME), "Corrected", *STATE)
+OWN += GATED
 """The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*. FieldsLeftOut are
 quarantined or missing; FieldsExcluded have a flag of `stats.exclude_flags`."""
 QUANTILES = {"Q25": 0.25, "Q75": 0.75}
@@ -36,14 +39,16 @@ class WellCells:
     """Summary of a well's cells in a frame.
 
     Attributes:
-        rows: number of cells.
+        rows: number of cells that are counted.
         values: the median and then each of SPREADS (rows) of every measurement (columns).
         fields: by field that has cells, the number of its cells and the medians; empty unless requested.
+        gated: what the well table says of filters and populations (`WellGates.summary`).
     """
 
     rows: int
     values: NDArray[np.float64]
     fields: dict[str, dict[str, float]]
+    gated: dict[str, Any]
 
 
 def sites_of(path: Path, clipped: str, least: float) -> tuple[dict[str, int], dict[str, int]]:
@@ -62,18 +67,21 @@ def read_cells(
     columns: Sequence[str],
     frames: Sequence[Mapping[str, int]],
     *,
+    gates: WellGates | None = None,
     without: Collection[str] = (),
     count_by_field: str = "",
 ) -> list[WellCells]:
     """Medians, MADs and quantiles of a well's cells, frame by frame; COLUMNS_AT_ONCE of them are read at a time.
 
-    NaN is ignored; a column without values, or that the table lacks, gives NaN. MADs are not multiplied by 1.4826.
-    Quantiles are interpolated linearly, as numpy's are.
+    The one reader of cells for the well table: what a rule leaves out is in nothing that it returns. NaN is ignored; a
+    column without values, or that the table lacks, gives NaN. MADs are not multiplied by 1.4826. Quantiles are
+    interpolated linearly, as numpy's are.
 
     Args:
         source: the cell table: its path, or what else pyarrow reads tables from.
         columns: the measurements.
         frames: of the well, each with its columns of FRAME.
+        gates: what was decided of its cells; without it all are counted and included.
         without: fields whose cells are left out.
         count_by_field: name for the number of cells of a field; if given, fields are summarised, too.
     """
@@ -83,10 +91,12 @@ def read_cells(
         keys = file.read(["Metadata_Site", *frames[0]])
         sites = keys["Metadata_Site"].to_numpy().astype(str)
         used = ~np.isin(sites, list(without))
-        members = [
+        in_frame = [
             np.logical_and.reduce([used, *(keys[name].to_numpy() == value for name, value in frame.items())])
             for frame in frames
         ]
+        kept = (gates.counted, gates.included) if gates else (True, True)
+        counted, members = ([own & each for own in in_frame] for each in kept)
         wells = [
             WellCells(
                 rows=int(own.sum()),
@@ -96,8 +106,9 @@ def read_cells(
                     for name in np.unique(sites[own])
                     if count_by_field
                 },
+                gated=gates.summary(rows) if gates else {},
             )
-            for own in members
+            for own, rows in zip(counted, in_frame, strict=True)
         ]
         present = set(file.schema_arrow.names)
         for start in range(0, len(columns), COLUMNS_AT_ONCE):
@@ -178,7 +189,7 @@ def well_table(
         plate_map: one row per well, with `well` and the columns that become Metadata_*; wells that only the map names,
             and frames that a well lacks, have the state NOT_ACQUIRED, and wells that only the plate has keep empty
             cells there.
-        counts: names of the columns of counts.
+        counts: names of the columns of counts, and of shares of populations.
         medians: names of the columns of medians, each of which has one of every spread.
 
     Returns:
@@ -201,13 +212,15 @@ def well_table(
     absent = table["Metadata_State"].isna()
     table.loc[absent, "Metadata_State"] = NOT_ACQUIRED
     table.loc[absent, [f"Metadata_{name}" for name in STATE[1:] if name != "FieldsUsed"]] = ""
+    if ROWS_EXCLUDED_BY in table:
+        table[ROWS_EXCLUDED_BY] = table[ROWS_EXCLUDED_BY].fillna("")
     row_numbers, column_numbers = zip(*map(parse_well, table["Metadata_Well"]), strict=True)
     place: dict[str, Any] = {"Metadata_Plate": plate, "Metadata_Well": table["Metadata_Well"]}
     place |= {"Metadata_Row": list(map(row_name, row_numbers)), "Metadata_Column": [n + 1 for n in column_numbers]}
     table = table.assign(**place)
     order = np.lexsort(np.array([*(table[name] for name in reversed(keys)), column_numbers, row_numbers], int))
     table = table.iloc[order].reset_index(drop=True)
-    own = [f"Metadata_{name}" for name in STATE]
+    own = [f"Metadata_{name}" for name in (*STATE, *GATED) if f"Metadata_{name}" in table]
     metadata = dict.fromkeys([*place, *keys, *(name for name in table if str(name).startswith("Metadata_"))])
     medians = list(medians)
     found = np.full((len(table), (1 + len(SPREADS)) * len(medians)), np.nan)
