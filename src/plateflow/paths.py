@@ -187,6 +187,10 @@ class PlatePaths:
         """The table of a well's objects, before features."""
         return self.root / "objects" / label_set / f"{well}.parquet"
 
+    def spots(self, name: str, well: str) -> Path:
+        """The table of a well's spots of one name."""
+        return self.root / "spots" / name / f"{well}.parquet"
+
     @property
     def corrections(self) -> Path:
         """What labels were corrected by hand, and discarded: one line per import (`state.corrections`)."""

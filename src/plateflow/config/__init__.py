@@ -15,6 +15,7 @@ from plateflow.config.sections import (
     Normalise,
     Parts,
     Quality,
+    Spots,
     Stats,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "Parts",
     "PlateSpec",
     "Quality",
+    "Spots",
     "Stats",
     "config_yaml",
     "load_config",

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from plateflow.config.sections import Config, LabelSet, nearest
+from plateflow.config.sections import Config, LabelSet, Spots, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
 
@@ -17,6 +17,10 @@ CELLS = """\
   # cells:
   #   channels: ["AGP", "DNA"]
   #   diameter_um: 30"""
+
+SPOTS = """\
+# such as {foci: {channel: "GFP", within: "nuclei", diameter_um: 0.8, threshold: "auto"}}
+spots: {}"""
 
 
 def load_config(source: Path | Mapping[str, Any]) -> Config:
@@ -67,7 +71,8 @@ def explain(item: Any) -> str:
             return "tiling has no choice any more: delete its line; canvases are cut into as few tiles as possible"
         section: Any = Config  # sections hold no others
         if location[1:]:
-            section = LabelSet if location[0] == "segmentation" else Config.model_fields[location[0]].annotation
+            named = {"segmentation": LabelSet, "spots": Spots}
+            section = named.get(location[0], Config.model_fields[location[0]].annotation)
         hint = nearest(location[-1], list(section.model_fields), "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
@@ -99,6 +104,8 @@ def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
                 _write_section(lines, item, indent + "    ")
             if name == "segmentation" and "cells" not in value:
                 lines.append(CELLS)
+            if name == "spots" and not value:
+                lines[-1] = SPOTS
         else:
             lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
         if not indent:

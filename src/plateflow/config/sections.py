@@ -128,6 +128,28 @@ class LabelSet(Section):
         return {**limits, "min_size": self.min_size_px}
 
 
+class Spots(Section):
+    """Spots of one size in a channel, within the objects of a label set."""
+
+    channel: str = Field(min_length=1, description="name of the channel that shows the spots")
+    within: str = Field(description="label set: spots outside of its objects don't count")
+    diameter_um: float | None = Field(None, gt=0, description="diameter of a spot in micrometres, at least 2 pixels")
+    diameter_px: float | None = Field(
+        None, ge=2, description="the same in pixels, instead of diameter_um, where the pixel size is not known"
+    )
+    threshold: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto",
+        description="the least response to the Laplacian of Gaussian, in units of intensity (0 to 1); auto: from the "
+        "background of the plate, kept with the intensity window",
+    )
+
+    @model_validator(mode="after")
+    def _one_diameter(self) -> Spots:
+        if (self.diameter_um is None) == (self.diameter_px is None):
+            raise ValueError("the size of a spot is needed once: give diameter_um, or diameter_px")
+        return self
+
+
 class Features(Section):
     """What is measured and how cells are put into rows."""
 
@@ -240,6 +262,7 @@ class Config(Section):
         min_length=1,
         description="the label sets, by name",
     )
+    spots: dict[str, Spots] = Field(default_factory=dict, description="spots to be counted and measured, by name")
     features: Features = Features()
     quality: Quality = Quality()
     stats: Stats = Stats()
@@ -285,6 +308,26 @@ class Config(Section):
         if self.features.rows is not None and self.features.rows not in self.segmentation:
             names = ", ".join(self.segmentation)
             raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({names})")
+        return self
+
+    @model_validator(mode="after")
+    def _spots_fit(self) -> Config:
+        taken = {name.lower() for name in self.segmentation} | RESERVED_LABEL_SETS | {"cytoplasm"}
+        for name, spots in self.spots.items():
+            where = f"spots.{name}"
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
+                raise ValueError(f"{where}: the name must be letters and digits, a letter first")
+            if name.lower() in taken:
+                raise ValueError(f"{where}: the name is that of something else in the tables; choose another")
+            taken.add(name.lower())
+            if spots.within not in self.segmentation:
+                names = ", ".join(self.segmentation)
+                raise ValueError(f"{where}.within is {spots.within!r}, which is not a label set ({names})")
+            if self.segmentation[spots.within].dimensions == 3:
+                raise ValueError(
+                    f"{where}: spots are found in planes, and the objects of {spots.within} go through volumes; set "
+                    "their dimensions to 2, or leave the spots out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from plateflow.errors import ConfigError
 from plateflow.model.registry import ModelSpec, model_spec
 
 if TYPE_CHECKING:
-    from plateflow.config import Config, LabelSet
+    from plateflow.config import Config, LabelSet, Spots
     from plateflow.images.layout import WellLayout
 
 TILE = 256
@@ -39,8 +39,8 @@ class Grid:
     n_steps: int = N_STEPS
 
 
-def diameter_px(settings: LabelSet, metadata: Mapping[str, Any], *, where: str) -> float | None:
-    """The typical diameter of a label set's objects in pixels of a plate; None where none is given.
+def diameter_px(settings: LabelSet | Spots, metadata: Mapping[str, Any], *, where: str) -> float | None:
+    """The typical diameter of a label set's objects, or of spots, in pixels of a plate; None where none is given.
 
     Raises:
         ConfigError: it is given in micrometres, and the plate's pixel size isn't known.
