@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.chain import labels_stage
+from plateflow.chain import SPOTS, labels_stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns, with_pixels
@@ -31,6 +31,7 @@ from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.stages.spots import spots_of_plate
 from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
@@ -137,6 +138,8 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
     info |= {"segmentation": segmentation}
+    if spots := {name: spots_of_plate(config, name, window, measured) for name in config.spots}:
+        info[SPOTS] = spots
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand
     reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
@@ -150,7 +153,7 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
 
 
 def _put_cells(plate: Plate, measured: Mapping[str, Entry]) -> None:
-    """Put the cell tables into the images of the store, where ngio finds them; a well that is left out has none."""
+    """Put the tables of cells and spots into the images of the store, for ngio; a well that is left out has none."""
     from plateflow.images.store import list_tables, put_cells
 
     paths, rows = plate.paths, plate.config.row_label_set
@@ -158,8 +161,10 @@ def _put_cells(plate: Plate, measured: Mapping[str, Entry]) -> None:
         if entry.left_out:
             list_tables(paths.image(well))
         else:
-            cells = paths.cells(well)
-            put_cells(paths.image(well), cells, entry.files[paths.key_of(cells)], rows, plate.labels_name(well, rows))
+            cells, labels = paths.cells(well), plate.labels_name(well, rows)
+            files = {name: paths.spots(name, well) for name in entry.info.get(SPOTS, ())}
+            spots = {name: (file, entry.files[paths.key_of(file)]) for name, file in files.items()}
+            put_cells(paths.image(well), cells, entry.files[paths.key_of(cells)], rows, labels, spots)
 
 
 def _correction_doubts(plate: Plate) -> list[str]:

@@ -94,7 +94,7 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         one_by_one(work),
-        owned=lambda item: [job.paths.cells(item.well)],
+        owned=lambda item: [job.paths.cells(item.well), *job.paths.all_spots(item.well)],
         clear=lambda item: put_into_store(job.plate, item.well, {}),
     )
 

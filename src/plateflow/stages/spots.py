@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.chain import SPOTS
 from plateflow.config import Config
 from plateflow.errors import ChannelError, ConfigError
 from plateflow.features.brightness import OCTAVE, STEP_PX, brightness
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from plateflow.images.canvas import Canvas
     from plateflow.images.illumination import Light
+    from plateflow.images.window import Window
+    from plateflow.state.journal import Entry
 
 SAMPLE = 24
 """Fields of a plate that tell its background: so many give the median of their standard deviations to a few percent."""
@@ -139,6 +142,20 @@ def background(
         "background": over_plate.median,
         "deviation": over_plate.deviation,
         "fields": len(fields),
+    }
+
+
+def spots_of_plate(config: Config, name: str, window: Window, measured: Mapping[str, Entry]) -> dict[str, Any]:
+    """What the page says of spots: how many in how many objects, per object in each well, the histogram of quality,
+    and the background, if it is the plate's; from the outcomes of `features`, by well.
+    """
+    wells = {well: found for well, entry in measured.items() if (found := entry.info.get(SPOTS, {}).get(name))}
+    counts = [each["quality"] for each in wells.values() if "quality" in each]
+    return {
+        **{key: sum(each[key] for each in wells.values()) for key in ("spots", "objects")},
+        "wells": {well: each["spots"] / each["objects"] for well, each in wells.items() if each["objects"]},
+        "quality": np.sum(counts, axis=0).tolist() if counts else [],
+        **(window.content.get(SPOTS, {}).get(name, {}) if config.spots[name].threshold == "auto" else {}),
     }
 
 
