@@ -29,8 +29,6 @@ DEVIATIONS = 4.75
 """By how many standard deviations a spot's response exceeds the background's. Of smoothed white noise, at most
 (3 / 2 sigma²) u exp(-u² / 2) / (2 pi)^(3/2) maxima per pixel exceed u of them (Adler, The Geometry of Random Fields,
 1981): at 4.75 one in 28,000 areas of a spot, so less than one in 100 nuclei that are 15 spots wide."""
-LEAST_PX = 2.0
-"""The least diameter: a smaller spot can't be told from the noise of a single pixel."""
 BINS = tuple(float(2.0 ** (step / 4)) for step in range(-8, 25))
 """Edges of the histogram of quality, as multiples of the threshold: from a quarter of it to 64 times."""
 

@@ -13,12 +13,12 @@ from plateflow.config import Config
 from plateflow.errors import ChannelError, ConfigError
 from plateflow.features.brightness import OCTAVE, STEP_PX, brightness
 from plateflow.features.measure import compartment
-from plateflow.features.spots import LEAST_PX, Background, find_spots, log_response, per_object, spot_features
+from plateflow.features.spots import Background, find_spots, log_response, per_object, spot_features
 from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
 from plateflow.project import Plate
-from plateflow.segment.grid import diameter_px
+from plateflow.segment.grid import spot_diameter
 from plateflow.stats.segmentation import bright_from
 from plateflow.tables import parquet_bytes
 
@@ -38,24 +38,6 @@ _INTEGERS = ("spot", "label", "canvas", "t", "z")
 COLUMNS = [*_INTEGERS, "site", "y_px", "x_px", "y_um", "x_um", "quality", "intensity", "background"]
 COLUMNS += ["centroid_px", "border_px", "neighbour_px"]
 """Of a table of spots: number from 1 on, object, place in the well, then as `find_spots` says."""
-
-
-def spot_diameter(config: Config, name: str, metadata: Mapping[str, Any]) -> float:
-    """The diameter of spots in pixels of a plate.
-
-    Raises:
-        ConfigError: it is below `LEAST_PX`, or given in micrometres, and the size of a pixel isn't known.
-    """
-    where = f"{metadata['plate']}, spots.{name}"
-    diameter = diameter_px(config.spots[name], metadata, where=where)
-    if diameter is None or diameter < LEAST_PX:
-        raise ConfigError(
-            f"spots of {diameter:.3g} px are too small",
-            where=where,
-            why=f"below {LEAST_PX:g} px a spot can't be told from the noise of a pixel",
-            remedy="check the diameter and the pixel size of the plate",
-        )
-    return diameter
 
 
 def check_spots(config: Config, metadata: Mapping[str, Any]) -> None:
