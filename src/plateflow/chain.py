@@ -171,9 +171,8 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             saturated = {"saturated_fraction": config.quality.saturated_fraction}
             spots = {name: found for name, each in config.spots.items() if (found := background_of(config, each))}
             more = {SPOTS: spots} if spots else {}
-            return (
-                config.normalise.model_dump(mode="json") | saturated | _aliases(spec) | more
-            )  # the window is by names
+            named = _aliases(spec)  # the window is by names
+            return config.normalise.model_dump(mode="json") | saturated | named | more
         case "infer":
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}

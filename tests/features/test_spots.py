@@ -27,8 +27,8 @@ def slow_response(plane: NDArray, inside: NDArray, diameter: float) -> NDArray[n
     second = (x**2 - 1) * smooth
     second -= second.sum() * smooth
     kernel = -(np.outer(smooth, second) + np.outer(second, smooth))
-    values = np.pad(np.where(inside, plane, 0).astype(np.float64), 2 * radius)
-    known = np.pad(inside, 2 * radius)
+    values = np.pad(np.where(inside, plane, 0).astype(np.float64), 2 * radius, mode="symmetric")
+    known = np.pad(inside, 2 * radius, mode="symmetric")
     filled = np.zeros_like(values)
     for y, x in np.ndindex(values.shape):
         box = slice(max(y - radius, 0), y + radius + 1), slice(max(x - radius, 0), x + radius + 1)

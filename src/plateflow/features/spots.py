@@ -29,6 +29,8 @@ DEVIATIONS = 4.75
 """By how many standard deviations a spot's response exceeds the background's. Of smoothed white noise, at most
 (3 / 2 sigma²) u exp(-u² / 2) / (2 pi)^(3/2) maxima per pixel exceed u of them (Adler, The Geometry of Random Fields,
 1981): at 4.75 one in 28,000 areas of a spot, so less than one in 100 nuclei that are 15 spots wide."""
+LEAST_AREA = 8000
+"""Pixels that tell a background; a quarter of them are looked at."""
 BINS = tuple(float(2.0 ** (step / 4)) for step in range(-8, 25))
 """Edges of the histogram of quality, as multiples of the threshold: from a quarter of it to 64 times."""
 
@@ -55,6 +57,14 @@ class Background:
                 return cls(median=median, deviation=deviation)
             kept = kept[first:last]
 
+    @classmethod
+    def median_of(cls, several: Sequence[Background]) -> Background:
+        """The medians of several: a minority that is full of spots moves neither."""
+        return cls(
+            median=float(np.median([each.median for each in several])),
+            deviation=float(np.median([each.deviation for each in several])),
+        )
+
     @property
     def threshold(self) -> float:
         """The least response of a spot."""
@@ -73,8 +83,8 @@ def log_response(plane: Plane, diameter_px: float, inside: NDArray[np.bool_] | N
 
     Args:
         plane: (y, x), in any unit.
-        inside: where the plane holds something, by default everywhere. What lies outside, and beside the plane, counts
-            as the mean of what is inside nearby: no response at an edge that isn't in the sample.
+        inside: where the plane holds something, by default everywhere. What lies outside counts as the mean of what is
+            inside nearby, and beside the plane it is mirrored: no response at an edge that isn't in the sample.
     """
     sigma = sigma_of(diameter_px)
     radius = int(np.ceil(4 * sigma))
@@ -93,10 +103,9 @@ def log_response(plane: Plane, diameter_px: float, inside: NDArray[np.bool_] | N
         first, last = top - 2 * radius, stop + 2 * radius
         rows = slice(max(first, 0), min(last, height))
         pad = ((rows.start - first, last - rows.stop), (2 * radius, 2 * radius))
-        part = np.pad(plane[rows].astype(np.float32, copy=False), pad)
-        known = np.pad(np.ones((rows.stop - rows.start, width), bool) if inside is None else inside[rows], pad)
-        if not known[radius:-radius, radius:-radius].all():
-            part = _fill(part, known, radius)
+        part = np.pad(plane[rows].astype(np.float32, copy=False), pad, mode="symmetric")
+        if inside is not None and not inside[rows].all():
+            part = _fill(part, np.pad(inside[rows], pad, mode="symmetric"), radius)
         _filter(part, *kernels, response[top:stop])
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -107,20 +116,25 @@ def log_response(plane: Plane, diameter_px: float, inside: NDArray[np.bool_] | N
 @compiled
 def _fill(part: Plane, known: NDArray[np.bool_], radius: int) -> Plane:
     """Put into each pixel that isn't known the mean of those that are, at most `radius` away along y and x; else 0."""
-    filled = np.zeros_like(part)
     height, width = part.shape
+    totals, counts = np.zeros((height, width)), np.zeros((height, width))
+    for y in range(height):
+        for x in range(radius, width - radius):
+            for u in range(x - radius, x + radius + 1):
+                if known[y, u]:
+                    totals[y, x] += part[y, u]
+                    counts[y, x] += 1
+    filled = np.zeros_like(part)
     for y in range(radius, height - radius):
         for x in range(radius, width - radius):
             if known[y, x]:
                 filled[y, x] = part[y, x]
                 continue
-            total, count = 0.0, 0
+            total, count = 0.0, 0.0
             for v in range(y - radius, y + radius + 1):
-                for u in range(x - radius, x + radius + 1):
-                    if known[v, u]:
-                        total += part[v, u]
-                        count += 1
-            if count:
+                total += totals[v, x]
+                count += counts[v, x]
+            if count > 0:
                 filled[y, x] = total / count
     return filled
 
@@ -157,6 +171,12 @@ def _filter(part: Plane, smooth: Plane, second: Plane, response: Plane) -> None:
             s, d = smooth[k], second[k]
             for x in range(width):
                 row[x] += d * (left[x] + right[x]) + s * (left_too[x] + right_too[x])
+
+
+def maxima(response: Plane, labels: Labels, least: float) -> tuple[Integers, Integers, Values]:
+    """y, x and response of the maxima in objects that reach `least`, in raster order."""
+    ys, xs = _maxima(response, labels, least)
+    return ys, xs, response[ys, xs].astype(np.float64)
 
 
 @compiled
@@ -196,7 +216,7 @@ def find_spots(
     threshold: float,
     pixel_size_um: tuple[float, ...] = (np.nan, np.nan),
     outside: NDArray[np.bool_] | None = None,
-) -> tuple[pd.DataFrame, Regions, Integers]:
+) -> tuple[pd.DataFrame, Regions, Integers, Background | None]:
     """The spots in the objects of an image.
 
     A spot's place is the vertex of the parabola through the response at the maximum and at its two neighbours, along y
@@ -220,7 +240,7 @@ def find_spots(
             `centroid_px, border_px, neighbour_px`: distance to the object's centroid, to the nearest pixel of its
             outline, and to the nearest other spot in it (NaN without one);
         the objects in which there could be any; how many maxima in them lie between the edges `BINS` times the
-        threshold.
+        threshold; the background in them, None where they have fewer than `LEAST_AREA` pixels.
     """
     import pandas as pd
 
@@ -229,15 +249,14 @@ def find_spots(
     if outside is not None:
         inside &= ~outside
     response = log_response(plane, diameter_px, None if inside.all() else inside)
-    ys, xs = _maxima(response, labels, BINS[0] * threshold)
-    quality = response[ys, xs].astype(np.float64)
+    ys, xs, quality = maxima(response, labels, BINS[0] * threshold)
     counts, _ = np.histogram(quality, np.multiply(BINS, threshold))
     ys, xs, quality = (each[quality >= threshold] for each in (ys, xs, quality))
     regions = Regions(labels=labels, pixel_size_um=pixel_size_um)
     order = np.lexsort((xs, ys, -quality, labels[ys, xs]))
     ys, xs, quality = ys[order], xs[order], quality[order]
     table = pd.DataFrame({"label": labels[ys, xs].astype(np.int64)})
-    places = ys + _vertex(response, ys, xs, 0), xs + _vertex(response, ys, xs, 1)
+    places = vertices(response, ys, xs)
     table["y_px"], table["x_px"] = places
     table["quality"] = quality
     numbers = table["label"].to_numpy()
@@ -246,19 +265,22 @@ def find_spots(
     distances = _distances(regions.pixels, regions.starts, regions.volume[0], regions.centres(), firsts, *places)
     for name, values in zip(("centroid_px", "border_px", "neighbour_px"), distances.T, strict=True):
         table[name] = values
-    return table, regions, counts
+    looked_at = response[::2, ::2][labels[::2, ::2] > 0]
+    return table, regions, counts, Background.of(looked_at) if len(looked_at) >= LEAST_AREA / 4 else None
 
 
-def _vertex(response: Plane, ys: Integers, xs: Integers, axis: int) -> Values:
-    """How far from each maximum the parabola along an axis has its vertex; 0 at the image's border, or on a plateau."""
-    at, last = (ys, xs)[axis], response.shape[axis] - 1
-    dy, dx = (1, 0) if axis == 0 else (0, 1)
-    inner = (at > 0) & (at < last)
-    ys, xs = np.where(inner, ys, dy), np.where(inner, xs, dx)
-    before, here, after = (response[ys + k * dy, xs + k * dx].astype(np.float64) for k in (-1, 0, 1))
-    curvature = before - 2 * here + after
-    curved = inner & (curvature < 0)
-    return np.where(curved, (before - after) / (2 * np.where(curved, curvature, 1)), 0)
+def vertices(response: Plane, ys: Integers, xs: Integers) -> tuple[Values, Values]:
+    """The places of maxima below a pixel, y and x; a maximum on the image's border, or a plateau, stays where it is."""
+    places = []
+    for at, last, dy, dx in ((ys, response.shape[0] - 1, 1, 0), (xs, response.shape[1] - 1, 0, 1)):
+        inner = (at > 0) & (at < last)
+        v, u = ys[inner], xs[inner]
+        before, here, after = (response[v + k * dy, u + k * dx].astype(np.float64) for k in (-1, 0, 1))
+        curvature = before - 2 * here + after
+        place = at.astype(np.float64)
+        place[inner] += np.divide(before - after, 2 * curvature, out=np.zeros(len(v)), where=curvature < 0)
+        places.append(place)
+    return places[0], places[1]
 
 
 @compiled

@@ -31,7 +31,7 @@ from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
-from plateflow.stages.spots import spots_of_plate
+from plateflow.stages.spots import spot_doubts, spots_of_plate
 from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
 from plateflow.stats.segmentation import Expected, Found, judge, plate_doubts, unmatched_of
@@ -135,10 +135,11 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     now = {channel: list(limits.values()) for channel, limits in quality.now.items()}
     drifts = {channel: round(drift(window.limits(channel), limits), 6) for channel, limits in now.items()}
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
-    doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
+    spots = {name: spots_of_plate(config, name, window, measured) for name in config.spots}
+    doubts, segmentation = window.doubts(drifts) + spot_doubts(plate.name, spots), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
     info |= {"segmentation": segmentation}
-    if spots := {name: spots_of_plate(config, name, window, measured) for name in config.spots}:
+    if spots:
         info[SPOTS] = spots
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand

@@ -13,7 +13,7 @@ from plateflow.config import Config
 from plateflow.errors import ChannelError, ConfigError
 from plateflow.features.brightness import OCTAVE, STEP_PX, brightness
 from plateflow.features.measure import compartment
-from plateflow.features.spots import Background, find_spots, log_response, per_object, spot_features
+from plateflow.features.spots import LEAST_AREA, Background, find_spots, log_response, per_object, spot_features
 from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 24
 """Fields of a plate that tell its background: so many give the median of their standard deviations to a few percent."""
-_LEAST_PX = 2000
-"""A field with fewer pixels of objects tells nothing."""
+_DRIFTED = 0.5
+"""From this part of the threshold on, it no longer fits what is between the spots in the objects."""
 _INTEGERS = ("spot", "label", "canvas", "t", "z")
 COLUMNS = [*_INTEGERS, "site", "y_px", "x_px", "y_um", "x_um", "quality", "intensity", "background"]
 COLUMNS += ["centroid_px", "border_px", "neighbour_px"]
@@ -101,16 +101,13 @@ def background(
         for channel, plane in zip(channels, pixels, strict=True):
             lights[channel].correct(plane, lights[channel].profile(*plane.shape), True)
         response = log_response(pixels[-1] / np.float32(scale), diameter)
-        bright = _bright(pixels[0])
+        bright = response[::2, ::2][_bright(pixels[0])[::2, ::2]]
         anywhere.append(Background.of(response[::2, ::2].ravel()))
-        if bright[::2, ::2].sum() >= _LEAST_PX:
-            in_objects.append(Background.of(response[::2, ::2][bright[::2, ::2]]))
+        if len(bright) >= LEAST_AREA / 4:
+            in_objects.append(Background.of(bright))
     if not (fields := in_objects or anywhere):
         return {}
-    over_plate = Background(
-        median=float(np.median([each.median for each in fields])),
-        deviation=float(np.median([each.deviation for each in fields])),
-    )
+    over_plate = Background.median_of(fields)
     if over_plate.threshold <= 0 or not over_plate.deviation:
         raise ConfigError(
             f"the background of {settings['channel']} has no spread, so no threshold follows from it",
@@ -129,16 +126,30 @@ def background(
 
 def spots_of_plate(config: Config, name: str, window: Window, measured: Mapping[str, Entry]) -> dict[str, Any]:
     """What the page says of spots: how many in how many objects, per object in each well, the histogram of quality,
-    and the background, if it is the plate's; from the outcomes of `features`, by well.
+    the threshold that the background in the objects asks for, and, if it is the plate's, the one that was frozen; from
+    the outcomes of `features`, by well.
     """
     wells = {well: found for well, entry in measured.items() if (found := entry.info.get(SPOTS, {}).get(name))}
     counts = [each["quality"] for each in wells.values() if "quality" in each]
+    between = [each["background"] for each in wells.values() if "background" in each]
     return {
         **{key: sum(each[key] for each in wells.values()) for key in ("spots", "objects")},
         "wells": {well: each["spots"] / each["objects"] for well, each in wells.items() if each["objects"]},
         "quality": np.sum(counts, axis=0).tolist() if counts else [],
+        "asked": Background.median_of([Background(**each) for each in between]).threshold if between else None,
         **(window.content.get(SPOTS, {}).get(name, {}) if config.spots[name].threshold == "auto" else {}),
     }
+
+
+def spot_doubts(plate: str, spots: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What to know of thresholds that don't fit the objects; `spots`: by name, of `spots_of_plate`."""
+    return [
+        f"the threshold of spots.{name} ({each['threshold']:.3g}) doesn't fit the background in the objects, which "
+        f"asks for {each['asked']:.3g}: look at its histogram; `threshold: {each['asked']:.3g}` sets it, and "
+        f"`plateflow retry {plate} --stage normalise`, then `snakemake`, takes it from the plate anew"
+        for name, each in spots.items()
+        if each["asked"] and "threshold" in each and abs(each["asked"] / each["threshold"] - 1) > _DRIFTED
+    ]
 
 
 def _bright(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -166,6 +177,7 @@ class WellSpots:
         self._thresholds = image.window.thresholds_of_spots(plate.config.spots) if plate.config.spots else {}
         self._found: dict[str, list[pd.DataFrame]] = {name: [] for name in plate.config.spots}
         self._objects: dict[str, list[pd.DataFrame]] = {name: [] for name in plate.config.spots}
+        self._backgrounds: dict[str, list[Background]] = {name: [] for name in plate.config.spots}
         self._counts = dict[str, NDArray[np.int64]]()
 
     def add(
@@ -190,7 +202,7 @@ class WellSpots:
             within = compartment(spots.within)
             if spots.channel not in channels or within not in labels:
                 continue
-            found, objects, counts = find_spots(
+            found, objects, counts, background = find_spots(
                 pixels[channels.index(spots.channel)],
                 labels[within],
                 diameter_px=spot_diameter(self.plate.config, name, self.plate.metadata),
@@ -198,6 +210,8 @@ class WellSpots:
                 pixel_size_um=tuple(size),
                 outside=outside if outside.any() else None,
             )
+            if background:
+                self._backgrounds[name].append(background)
             self._counts[name] = self._counts.get(name, 0) + counts
             features = spot_features(compartment(name), within, spots.channel)
             self._objects[name].append(per_object(found, objects, features))
@@ -208,7 +222,7 @@ class WellSpots:
             self._found[name].append(found.assign(**place, **um))
 
     def write(self) -> dict[str, dict[str, Any]]:
-        """Write the tables; of each, for the journal: how many spots and objects, and the histogram of quality."""
+        """Write the tables; of each, for the journal: how many spots and objects, quality, the background in them."""
         import pandas as pd
 
         kept = {}
@@ -223,6 +237,8 @@ class WellSpots:
             kept[name] = {"spots": len(table), "objects": sum(map(len, self._objects[name]))}
             if name in self._counts:
                 kept[name]["quality"] = self._counts[name].tolist()
+            if own := self._backgrounds[name]:
+                kept[name]["background"] = vars(Background.median_of(own))
         return kept
 
     def columns(self, table: pd.DataFrame) -> dict[str, Any]:
