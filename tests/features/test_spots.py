@@ -91,15 +91,12 @@ def test_recall_and_precision_from_sparse_to_crowded() -> None:
     one threshold for all of them, from the medians over its fields."""
     rng = np.random.default_rng(5)
     fields = [draw(rng, n, snr) for snr in (3, 5, 10) for n in (20, 80, 230)]
-    over_plate = [Background.of(log_response(image, DIAMETER).ravel()) for image, _ in fields]
-    median, deviation = (
-        float(np.median([getattr(each, key) for each in over_plate])) for key in ("median", "deviation")
-    )
-    threshold = Background(median=median, deviation=deviation).threshold
+    backgrounds = [Background.of(log_response(image, DIAMETER).ravel()) for image, _ in fields]
+    threshold = Background.median_of(backgrounds).threshold
     labels = np.ones((256, 256), np.uint32)
     recalls, precisions, errors = [], [], []
     for image, true in fields:
-        table, _, _ = find_spots(image, labels, diameter_px=DIAMETER, threshold=threshold)
+        table, *_ = find_spots(image, labels, diameter_px=DIAMETER, threshold=threshold)
         found = table[["y_px", "x_px"]].to_numpy()
         right = paired(true, found)
         recalls.append(right / len(true))
@@ -115,7 +112,7 @@ def test_noise_alone_has_fewer_spots_than_was_aimed_at() -> None:
     rng = np.random.default_rng(8)
     image = rng.normal(400, NOISE, (1024, 1024)).astype(np.float32)
     least = Background.of(log_response(image, DIAMETER)[::2, ::2].ravel()).threshold
-    table, _, _ = find_spots(image, np.ones(image.shape, np.uint32), diameter_px=DIAMETER, threshold=least)
+    table, *_ = find_spots(image, np.ones(image.shape, np.uint32), diameter_px=DIAMETER, threshold=least)
     assert len(table) <= 4  # of 37,000 areas of a spot; one in 28,000 is the bound
 
 
@@ -140,12 +137,13 @@ def test_what_is_measured_of_spots_and_of_their_objects() -> None:
     labels = np.zeros((80, 120), np.uint32)
     labels[5:50, 10:60], labels[5:30, 62:80], labels[30:60, 85:119] = 7, 9, 12
     plane[59, 118] = np.nan
-    table, objects, counts = find_spots(
+    table, objects, counts, between = find_spots(
         plane, labels, diameter_px=DIAMETER, threshold=10, pixel_size_um=(0.5, 0.25), outside=ys < 2
     )
     assert table["label"].tolist() == [7, 7]  # what lies outside of objects, and in one that isn't known, isn't counted
     assert objects.numbers.tolist() == [7, 9]
     assert counts[8:].sum() == 2
+    assert between is None  # of too few pixels
     found = table.sort_values("y_px")
     np.testing.assert_allclose(found[["y_px", "x_px"]], [[20.3, 25.0], [31.0, 39.6]], atol=0.1)
     apart = np.hypot(*np.diff(found[["y_px", "x_px"]], axis=0)[0])
@@ -178,8 +176,8 @@ def test_what_is_measured_of_spots_and_of_their_objects() -> None:
 
 
 def test_an_image_without_objects_has_no_spots() -> None:
-    table, objects, counts = find_spots(
+    table, objects, counts, between = find_spots(
         np.ones((9, 9), np.float32), np.zeros((9, 9), np.uint32), diameter_px=3, threshold=0.1
     )
-    assert (len(table), len(objects.numbers), counts.sum()) == (0, 0, 0)
+    assert (len(table), len(objects.numbers), counts.sum(), between) == (0, 0, 0, None)
     assert len(spots.per_object(table, objects, spots.spot_features("Foci", "Nuclei", "GFP"))) == 0

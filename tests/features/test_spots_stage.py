@@ -17,7 +17,7 @@ from plateflow.images.well import WellImage
 from plateflow.report.spots import spots as on_page
 from plateflow.report.view import View
 from plateflow.stages.features import measure_well
-from plateflow.stages.spots import check_spots
+from plateflow.stages.spots import check_spots, spot_doubts
 
 SPOTS = {"foci": {"channel": "Marker", "within": "nuclei", "diameter_px": 4}}
 LEAN = {"families": ["location", "quality"]}
@@ -85,8 +85,6 @@ def test_it_stays_frozen_whatever_becomes_of_wells_until_freeze_rises(spotted: P
     mine = spotted.copy(tmp_path)
     content = window_of(mine)
     content["spots"]["foci"]["threshold"] = 1.0  # as if it had been frozen from other wells
-    entry = mine.plate.outcomes("normalise").required()
-    assert "spots" in entry.info["window"]
     mine.paths.window.write_text(json.dumps(content))
     assert mine.plate.has_frozen_window()
     table, _ = measure_well(mine.plate, "B02")
@@ -154,6 +152,14 @@ def test_napari_is_given_them_as_points(spotted: Planted, tmp_path: Path) -> Non
     np.testing.assert_allclose(points[["axis-0", "axis-1"]], spots_of(spotted, "B02")[["y_px", "x_px"]], atol=1e-3)
     labels = item.read()
     assert (labels[tuple(np.rint(points[["axis-0", "axis-1"]].to_numpy()).astype(int).T)] > 0).mean() > 0.97
+
+
+def test_a_threshold_that_does_not_fit_the_objects_is_a_doubt(spotted: Planted) -> None:
+    found = spotted.plate.outcomes("aggregate").required().info["spots"]
+    assert found["foci"]["asked"] == pytest.approx(found["foci"]["threshold"], rel=0.5)
+    assert spot_doubts("demo", found) == []
+    (line,) = spot_doubts("demo", {"foci": found["foci"] | {"threshold": 3 * found["foci"]["asked"]}})
+    assert f"`threshold: {found['foci']['asked']:.3g}`" in line
 
 
 def test_the_page_says_how_many_and_where_the_threshold_is_from(spotted: Planted) -> None:
