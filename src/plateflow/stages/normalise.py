@@ -86,7 +86,7 @@ def freeze(job: Job) -> Outcome:
         }
         frozen = _with_spots(job, frozen, lights_of(frozen, coefficients))
         _write(job, frozen, entry.info["profiles"])
-        return Outcome(info={**entry.info, "window": frozen}, learned=_FROZEN)
+        return Outcome(info={**entry.info, "window": frozen}, learned=_learned(job, frozen))
     settings, channels, wells = job.config.normalise, job.plate.channels, _used_wells(job.plate)
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
     plate: dict[str, PlateCounts] = {}
@@ -134,10 +134,15 @@ def freeze(job: Job) -> Outcome:
     info: dict[str, Any] = {"window": window, "profiles": [light.coefficients.tolist() for light in lights]}
     _write(job, **info)
     if not blank:
-        return Outcome(info=info, learned=_FROZEN)
+        return Outcome(info=info, learned=_learned(job, window))
     detail = f"{signal} of {len(wells)} wells show something to segment"
     detail += ": the intensity window isn't frozen yet, and follows the wells until enough do"
     return Outcome(state="flagged", reason="empty", detail=detail, info=info)
+
+
+def _learned(job: Job, window: dict[str, Any]) -> dict[str, Any]:
+    """That a window doesn't follow its tiles any more; it does while no well shows spots that it should know."""
+    return _FROZEN if job.plate.is_frozen_window(window) else {}
 
 
 def _with_spots(job: Job, window: dict[str, Any], lights: Mapping[str, Light]) -> dict[str, Any]:
