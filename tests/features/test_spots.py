@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import erf
 
 from plateflow.features import spots
+from plateflow.features.spot_columns import per_object, spot_features
 from plateflow.features.spots import Background, find_spots, log_response, sigma_of
 
 NOISE = 20.0
@@ -158,8 +159,8 @@ def test_what_is_measured_of_spots_and_of_their_objects() -> None:
         assert row.border_px == pytest.approx(distance[outline].min())
         assert row.centroid_px == pytest.approx(np.hypot(row.y_px - 27, row.x_px - 34.5))
         assert row.quality == pytest.approx(30, abs=2.5)  # half the height
-    features = spots.spot_features("Foci", "Nuclei", "GFP")
-    values = spots.per_object(table, objects, features)
+    features = spot_features("Foci", "Nuclei", "GFP")
+    values = per_object(table, objects, features)
     assert values["Children_Foci_Count"].to_dict() == {7: 2, 9: 0}
     assert values.at[7, "Children_Foci_Density_um2"] == pytest.approx(2 / (45 * 50 * 0.125))
     assert values.at[9, "Children_Foci_IntegratedIntensity_GFP"] == 0
@@ -180,4 +181,4 @@ def test_an_image_without_objects_has_no_spots() -> None:
         np.ones((9, 9), np.float32), np.zeros((9, 9), np.uint32), diameter_px=3, threshold=0.1
     )
     assert (len(table), len(objects.numbers), counts.sum(), between) == (0, 0, 0, None)
-    assert len(spots.per_object(table, objects, spots.spot_features("Foci", "Nuclei", "GFP"))) == 0
+    assert len(per_object(table, objects, spot_features("Foci", "Nuclei", "GFP"))) == 0

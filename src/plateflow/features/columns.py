@@ -13,7 +13,7 @@ from plateflow.config import Config
 from plateflow.features.feature import Feature
 from plateflow.features.measure import chosen_families, column_features, compartment
 from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
-from plateflow.features.spots import spot_features
+from plateflow.features.spot_columns import spot_features
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,8 @@ from plateflow.config import Config
 from plateflow.errors import ChannelError, ConfigError
 from plateflow.features.brightness import OCTAVE, STEP_PX, brightness
 from plateflow.features.measure import compartment
-from plateflow.features.spots import LEAST_AREA, Background, find_spots, log_response, per_object, spot_features
+from plateflow.features.spot_columns import per_object, spot_features
+from plateflow.features.spots import LEAST_AREA, Background, find_spots, log_response
 from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
