@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Stats
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Spots, Stats
 from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
@@ -75,6 +75,8 @@ STAGES = {
     for name, scope, version, why, reads in _CHAIN
 }
 """All stages of a plate, in order. A configuration may lack some: see `stages_of`."""
+SPOTS = "spots"
+"""The block of the configuration; without one fingerprints stay equal."""
 KEEP_FLOWS = "keep_flows"
 """By this name, what `infer` makes depends on the key of the configuration: where they aren't kept, it makes labels."""
 
@@ -168,7 +170,10 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             return {"levels": config.levels}
         case "normalise":
             saturated = {"saturated_fraction": config.quality.saturated_fraction}
-            return config.normalise.model_dump(mode="json") | saturated | _aliases(spec)  # the window is by names
+            spots = {name: found for name, each in config.spots.items() if (found := background_of(config, each))}
+            more = {SPOTS: spots} if spots else {}
+            named = _aliases(spec)  # the window is by names
+            return config.normalise.model_dump(mode="json") | saturated | named | more
         case "infer":
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
@@ -186,7 +191,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             }
         case "features":
             label_sets = [[name, value.dimensions] for name, value in config.segmentation.items()]
-            return config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets}
+            spots = {name: each.model_dump(exclude_none=True) for name, each in config.spots.items()}
+            more = {SPOTS: spots} if spots else {}
+            return config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets} | more
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),
@@ -212,6 +219,17 @@ def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, An
     if stage != "infer" or config.keep_flows:
         return {}
     return {KEEP_FLOWS: False, **label_parameters(config, label_set)}
+
+
+def background_of(config: Config, spots: Spots) -> dict[str, Any]:
+    """What decides the background of spots whose threshold is that of the plate; empty where it is given as a number.
+
+    The first channel of the label set tells where its objects are.
+    """
+    if spots.threshold != "auto":
+        return {}
+    own = spots.model_dump(include={"channel", "diameter_um", "diameter_px"}, exclude_none=True)
+    return own | {"seen": config.segmentation[spots.within].channels[0], "z": config.z}
 
 
 def _aliases(spec: PlateSpec) -> dict[str, Any]:

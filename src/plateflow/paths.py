@@ -187,6 +187,14 @@ class PlatePaths:
         """The table of a well's objects, before features."""
         return self.root / "objects" / label_set / f"{well}.parquet"
 
+    def spots(self, name: str, well: str) -> Path:
+        """The table of a well's spots of one name."""
+        return self.root / "spots" / name / f"{well}.parquet"
+
+    def all_spots(self, well: str) -> list[Path]:
+        """All such tables of a well, those of names that the configuration had before among them."""
+        return sorted((self.root / "spots").glob(f"*/{well}.parquet"))
+
     @property
     def corrections(self) -> Path:
         """What labels were corrected by hand, and discarded: one line per import (`state.corrections`)."""

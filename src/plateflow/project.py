@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.chain import KEEP_FLOWS, STAGES, labels_stage, parameters, part_of, part_of_well, stages_of
+from plateflow.chain import KEEP_FLOWS, SPOTS, STAGES, labels_stage, parameters, part_of, part_of_well, stages_of
 from plateflow.config import CORRECTED, Config, LabelSet, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
 from plateflow.files import digest
@@ -283,7 +283,13 @@ class Plate:
         Args:
             window: content of window.json; one that knows nothing of light is of an earlier release.
         """
-        settings = self.parameters("normalise")
+        asked = self.parameters("normalise").get(SPOTS, {})
+        kept = {name: each["settings"] for name, each in window.get(SPOTS, {}).items()}
+        return self.has_frozen_limits(window) and asked.items() <= kept.items()
+
+    def has_frozen_limits(self, window: Mapping[str, Any]) -> bool:
+        """The same, whatever it says of spots: those that are asked for later change no limit."""
+        settings = {key: value for key, value in self.parameters("normalise").items() if key != SPOTS}
         wanted = {"settings": settings, "freeze": settings["freeze"]}
         asked = request_number(self.paths, "normalise", "")  # 0 where the requests are lost, too: that asks for nothing
         return "light" in window and wanted.items() <= window.items() and asked in (0, window["request"])

@@ -15,6 +15,7 @@ def columns_of(dimensions: int) -> list[str]:
         {
             "z": "keep" if dimensions == 3 else "max",
             "segmentation": {"nuclei": settings, "cells": {**settings, "channels": ["AGP", "DNA"]}},
+            "spots": {"foci": {"channel": "ER", "within": "nuclei", "diameter_px": 4}} if dimensions == 2 else {},
             "features": {"families": "full" if dimensions == 2 else "standard", "texture_scales": [3, 10]},
         }
     )
@@ -48,6 +49,9 @@ def test_all_columns_of_a_full_configuration_differ_and_are_words(dimensions: in
         ("Cells_Correlation_K_AGP_DNA", "Cells: overlap coefficient K, AGP and DNA"),
         ("Cells_RadialDistribution_FracAtD_DNA_2of4", "Cells: fraction of intensity, ring 2 of 4, DNA"),
         ("Cells_Children_Nuclei_Count", "Cells: number of Nuclei"),
+        ("Nuclei_Children_Foci_Density_um2", "Nuclei: Foci per µm²"),
+        ("Nuclei_Mean_Foci_Intensity_IntegratedIntensity_ER", "Nuclei: mean integrated intensity of Foci, ER"),
+        ("Nuclei_Mean_Foci_Distance_Minimum_Nuclei", "Nuclei: mean distance of Foci from the outline"),
         ("Nuclei_Intensity_MADIntensity_DNA_Q25", "Nuclei: MAD of the intensity, DNA, lower quartile over objects"),
     ],
 )

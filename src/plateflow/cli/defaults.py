@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from plateflow.config import Config, LabelSet, PlateSpec, config_yaml
+from plateflow.config import Config, LabelSet, PlateSpec, Spots, config_yaml
 
 GATES = """\
 ## Which cells count: `filter` and `populations`
@@ -91,6 +91,9 @@ def _keys(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
             yield from _keys(value, f"{prefix}{name}.")
         elif name == "segmentation":
             yield from _keys(LabelSet(channels=["DNA"]), f"{prefix}{name}.<label set>.")
+        elif name == "spots":
+            example = Spots(channel="GFP", within="nuclei", diameter_um=0.8)
+            yield from _keys(example, f"{prefix}{name}.<name>.")
         else:
             yield f"{prefix}{name}", value, (field.description or "").replace("|", "or")
 

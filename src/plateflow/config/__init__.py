@@ -16,6 +16,7 @@ from plateflow.config.sections import (
     Parts,
     Population,
     Quality,
+    Spots,
     Stats,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "PlateSpec",
     "Population",
     "Quality",
+    "Spots",
     "Stats",
     "config_yaml",
     "load_config",

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from plateflow.config.sections import Config, LabelSet, Population, nearest
+from plateflow.config.sections import Config, LabelSet, Population, Spots, nearest
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
 
@@ -67,7 +67,7 @@ def explain(item: Any) -> str:
             return "tiling has no choice any more: delete its line; canvases are cut into as few tiles as possible"
         section: Any = Config  # sections hold no others
         if location[1:]:
-            of_named: dict[str, Any] = {"segmentation": LabelSet, "populations": Population}
+            of_named: dict[str, Any] = {"segmentation": LabelSet, "populations": Population, "spots": Spots}
             section = of_named.get(location[0]) or Config.model_fields[location[0]].annotation
         hint = nearest(location[-1], list(section.model_fields), "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"

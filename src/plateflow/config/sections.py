@@ -109,7 +109,9 @@ class LabelSet(Section):
         "label sets",
     )
     filter: dict[str, Any] = Field(
-        {}, description="objects that count, by border, area_um2, solidity or any column (config/README.md)"
+        {},
+        description="objects that count, by border, area_um2, solidity or any column (config/README.md)",
+        examples=[{"border": True, "area_um2": [40, 2000]}],
     )
 
     @field_validator("filter")
@@ -137,6 +139,28 @@ class LabelSet(Section):
         """What decides which objects a flow field has, as the functions of `plateflow.flows` take it."""
         limits = {"cell_threshold": self.cell_threshold, "flow_threshold": self.flow_threshold}
         return {**limits, "min_size": self.min_size_px}
+
+
+class Spots(Section):
+    """Spots of one size in a channel, within the objects of a label set."""
+
+    channel: str = Field(min_length=1, description="name of the channel that shows the spots")
+    within: str = Field(description="label set: spots outside of its objects don't count")
+    diameter_um: float | None = Field(None, gt=0, description="diameter of a spot in micrometres, at least 2 pixels")
+    diameter_px: float | None = Field(
+        None, ge=2, description="the same in pixels, instead of diameter_um, where the pixel size is not known"
+    )
+    threshold: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto",
+        description="the least response to the Laplacian of Gaussian, in units of intensity (0 to 1); auto: from the "
+        "background of the plate, kept with the intensity window",
+    )
+
+    @model_validator(mode="after")
+    def _one_diameter(self) -> Spots:
+        if (self.diameter_um is None) == (self.diameter_px is None):
+            raise ValueError("the size of a spot is needed once: give diameter_um, or diameter_px")
+        return self
 
 
 class Features(Section):
@@ -295,10 +319,17 @@ class Config(Section):
         min_length=1,
         description="the label sets, by name",
     )
+    spots: dict[str, Spots] = Field(
+        {},
+        description="spots to be counted and measured, by name",
+        examples=[{"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": 0.8, "threshold": "auto"}}],
+    )
     features: Features = Features()
     quality: Quality = Quality()
     populations: dict[str, Population] = Field(
-        {}, description="kinds of cells, by name, whose shares are compared between wells (config/README.md)"
+        {},
+        description="kinds of cells, by name, whose shares are compared between wells (config/README.md)",
+        examples=[{"positive": {"where": "Nuclei_Intensity_MeanIntensity_GFP > negatives.p99"}}],
     )
     stats: Stats = Stats()
     train: str | None = Field(
@@ -353,6 +384,26 @@ class Config(Section):
         if self.features.rows is not None and self.features.rows not in self.segmentation:
             names = ", ".join(self.segmentation)
             raise ValueError(f"features.rows is {self.features.rows!r}, which is not a label set ({names})")
+        return self
+
+    @model_validator(mode="after")
+    def _spots_fit(self) -> Config:
+        taken = {name.lower() for name in self.segmentation} | RESERVED_LABEL_SETS | {"cytoplasm"}
+        for name, spots in self.spots.items():
+            where = f"spots.{name}"
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
+                raise ValueError(f"{where}: the name must be letters and digits, a letter first")
+            if name.lower() in taken:
+                raise ValueError(f"{where}: the name is that of something else in the tables; choose another")
+            taken.add(name.lower())
+            if spots.within not in self.segmentation:
+                names = ", ".join(self.segmentation)
+                raise ValueError(f"{where}.within is {spots.within!r}, which is not a label set ({names})")
+            if self.segmentation[spots.within].dimensions == 3:
+                raise ValueError(
+                    f"{where}: spots are found in planes, and the objects of {spots.within} go through volumes; set "
+                    "their dimensions to 2, or leave the spots out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Frame:
         label_set: whose labels they are.
         labels: ([z,] y, x).
         pixel_um: along [z,] y, x; None where it isn't known.
+        spots: by name, their places (n, 2) along y and x in px.
         flow: ([dz,] dy, dx, logit), where it is kept; see `plateflow.segment.scratch`.
     """
 
@@ -33,6 +35,7 @@ class Frame:
     label_set: str
     labels: NDArray[np.uint32]
     pixel_um: tuple[float, ...] | None
+    spots: Mapping[str, NDArray[np.float64]]
     flow: NDArray[np.float16] | None
 
     def write_image(self, path: Path) -> None:

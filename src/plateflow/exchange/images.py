@@ -32,6 +32,7 @@ from plateflow.images.corrected import CorrectedLabels
 from plateflow.images.well import WellImage
 from plateflow.paths import wells_named
 from plateflow.project import Plate
+from plateflow.segment.grid import spot_diameter
 from plateflow.state.journal import item_key
 from plateflow.stats.ranking import worst_first
 
@@ -50,7 +51,7 @@ def export_images(
     """Write them for the chosen wells of a plate; what is written, in words.
 
     Pixels are those that features are measured in: corrected for illumination, rounded to whole counts (uint16; what is
-    above 65,535 becomes that).
+    above 65,535 becomes that). napari is given the spots in objects of the label set, too, with their channels.
 
     Args:
         to: the program, one of `PROGRAMS`.
@@ -79,6 +80,7 @@ def export_images(
     if to != "napari" and any(canvas.depth for _, canvas in canvases):
         what = f"{to} shows planes, and the objects of {label_set} go through volumes"
         raise PlateflowError(what, where=plate.name, remedy="--to napari")
+    spots = [name for name, each in plate.config.spots.items() if to == "napari" and each.within == label_set]
     items: list[dict[str, Any]] = []
     objects, without_flow, first = 0, 0, None
     with whole_folder(folder) as new:
@@ -87,7 +89,7 @@ def export_images(
         ):
             flow = _flow(plate, well, canvas, label_set) if to == "cellpose" else None
             without_flow += flow is None and to == "cellpose"
-            frame = _frame(plate, well, canvas, label_set, flow)
+            frame = _frame(plate, well, canvas, label_set, flow, spots)
             first = first or frame
             file = PROGRAMS[to].write(new, frame)
             objects += int(np.count_nonzero(np.unique(frame.labels)))
@@ -96,6 +98,8 @@ def export_images(
             items.append(place | {"shape": frame.labels.shape} | said)
         head = {"plate": plate.name, "label_set": label_set, "program": to, "plateflow": version("plateflow")}
         shown = {"channels": first.channels, "limits": first.limits} if first else {}
+        if spots:
+            shown["spots"] = {name: spot_diameter(plate.config, name, plate.metadata) for name in spots}
         write_json(new / INDEX, head | shown | {"items": items}, stamped=False)
     of = f"of {label_set} in {number_of(len(chosen), 'well[s]')} of {plate.name}"
     return [
@@ -144,8 +148,12 @@ def _chosen(plate: Plate, wells: str, label_set: str) -> list[str]:
     return usable
 
 
-def _frame(plate: Plate, well: str, canvas: Canvas, label_set: str, flow: NDArray[np.float16] | None) -> Frame:
-    image, channels = WellImage.open(plate.paths, well), plate.channels_of(label_set)
+def _frame(
+    plate: Plate, well: str, canvas: Canvas, label_set: str, flow: NDArray[np.float16] | None, spots: list[str]
+) -> Frame:
+    image = WellImage.open(plate.paths, well)
+    more = [channel for name in spots if (channel := plate.config.spots[name].channel) in image.layout.channels]
+    channels = list(dict.fromkeys([*plate.channels_of(label_set), *more]))
     pixels = image.read(canvas, channels, plate.config.z)
     sizes = [round(size, 6) for size in image.layout.pixel_um][0 if canvas.depth else 1 :]
     return Frame(
@@ -156,8 +164,19 @@ def _frame(plate: Plate, well: str, canvas: Canvas, label_set: str, flow: NDArra
         label_set=label_set,
         labels=_standing(plate, image, label_set, canvas),
         pixel_um=tuple(sizes) if image.layout.unit_known else None,
+        spots={name: places for name in spots if (places := _spots(plate, well, canvas, name)) is not None},
         flow=flow,
     )
+
+
+def _spots(plate: Plate, well: str, canvas: Canvas, name: str) -> NDArray[np.float64] | None:
+    """Where the spots of a canvas lie in it (n, 2); None where features hasn't looked for them."""
+    entry, path = plate.outcomes("features").get(item_key(well)), plate.paths.spots(name, well)
+    if entry is None or plate.paths.key_of(path) not in entry.files:
+        return None
+    table = pd.read_parquet(path, columns=["canvas", "y_px", "x_px"])
+    own = table.loc[table["canvas"] == canvas.index, ["y_px", "x_px"]]
+    return own.to_numpy() - (canvas.y, canvas.x)
 
 
 def _standing(plate: Plate, image: WellImage, label_set: str, canvas: Canvas) -> NDArray[np.uint32]:

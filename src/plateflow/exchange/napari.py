@@ -1,4 +1,4 @@
-"""napari: an OME-TIFF and labels as a TIFF, of volumes, too, and a script that opens both."""
+"""napari: an OME-TIFF and labels as a TIFF, of volumes, too, spots as points, and a script that opens all of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import napari
+import numpy
 import tifffile
 
 folder = Path(__file__).parent
@@ -37,6 +38,10 @@ for name in sys.argv[1:] or list(items)[:1]:
     for channel, picture, limits in zip(content["channels"], pixels, content["limits"]):
         viewer.add_image(picture, name=channel, scale=scale, contrast_limits=limits, blending="additive")
     viewer.add_labels(labels, name=f"{name}_labels", scale=scale)
+    for spots, diameter in content.get("spots", {}).items():
+        if (file := folder / f"{name}_{spots}.csv").is_file():
+            points = numpy.loadtxt(file, delimiter=",", skiprows=1, ndmin=2)[:, 1:]
+            viewer.add_points(points, name=spots, scale=scale, size=diameter, face_color="transparent")
 napari.run()
 '''
 
@@ -48,6 +53,9 @@ def write(folder: Path, frame: Frame) -> str:
     frame.write_image(folder / f"{frame.name}.ome.tif")
     (folder / "open_in_napari.py").write_text(SCRIPT)
     file = folder / f"{frame.name}_labels.tif"
+    for name, places in frame.spots.items():  # as napari saves points
+        lines = (f"{number},{y:.3f},{x:.3f}\n" for number, (y, x) in enumerate(places))
+        (folder / f"{frame.name}_{name}.csv").write_text("index,axis-0,axis-1\n" + "".join(lines))
     tifffile.imwrite(file, frame.labels, compression="zlib", compressionargs={"level": 1}, photometric="minisblack")
     return file.name
 

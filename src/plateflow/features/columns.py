@@ -13,6 +13,7 @@ from plateflow.config import Config
 from plateflow.features.feature import Feature
 from plateflow.features.measure import chosen_families, column_features, compartment
 from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
+from plateflow.features.spot_columns import spot_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,10 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
     if "quality" in families:
         more = [*FROM_SEGMENTATION.values(), CLIPPED]
         columns |= {f"{name}_{feature.name}": feature for name in names for feature in more}
+    for name, spots in config.spots.items():
+        within = compartment(spots.within)
+        features = spot_features(compartment(name), within, spots.channel)
+        columns |= {f"{within}_{feature.column}": feature for feature in features}
     return columns
 
 

@@ -149,6 +149,12 @@ def cell_table(labels: str) -> bytes:
     return group_file({**kind, **index, "region": {"path": f"../labels/{labels}"}})
 
 
+def spot_table() -> bytes:
+    """The `zarr.json` of a table of spots as ngio's generic table (version 1, parquet)."""
+    kind = {"type": "generic_table", "table_version": "1", "backend": "parquet"}
+    return group_file({**kind, "index_key": "spot", "index_type": "int"})
+
+
 def group_file(attributes: Mapping[str, Any]) -> bytes:
     """The `zarr.json` of a group."""
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1, ensure_ascii=False)

@@ -90,7 +90,8 @@ def create_plate(
             made[key] = own_id
         write_changed(image / "zarr.json", image_group(layout, metadata, levels, limits or {}))
         unlisted(image / "zarr.json")
-        list_tables(image, *(name for name in own_sets if (image / "tables" / name / "zarr.json").is_file()))
+        spots = [group.name for group in listed(image / "tables") if _has_spots(group)]
+        list_tables(image, *(name for name in own_sets if (image / "tables" / name / "zarr.json").is_file()), *spots)
         unlisted(image / "tables" / "zarr.json")
         write_changed(image.parent / "zarr.json", of_well)
         list_labels(paths, well, own_sets)
@@ -123,7 +124,9 @@ def image_group(
     return ngff.group_file(ngff.image_attributes(layout, metadata, levels, limits))
 
 
-def put_cells(image: Path, cells: Path, stamp: Stamp, label_set: str, labels: str) -> None:
+def put_cells(
+    image: Path, cells: Path, stamp: Stamp, label_set: str, labels: str, spots: Mapping[str, tuple[Path, Stamp]]
+) -> None:
     """Put a well's cell table into its image, where ngio finds it: `tables/<label set>`, a second name of the file.
 
     Args:
@@ -131,30 +134,39 @@ def put_cells(image: Path, cells: Path, stamp: Stamp, label_set: str, labels: st
         cells: cells/<well>.parquet; `stamp`: as features has listed it.
         label_set: that of the rows.
         labels: the label image whose numbers are the table's ObjectNumber.
+        spots: by name, tables of spots, which go to `tables/<name>`.
     """
     table = image / "tables" / label_set
     link_file(cells, table / "table.parquet", stamp)
     write_changed(table / "zarr.json", ngff.cell_table(labels))
-    list_tables(image, label_set)
+    for name, file in spots.items():
+        link_file(file[0], image / "tables" / name / "table.parquet", file[1])
+        write_changed(image / "tables" / name / "zarr.json", ngff.spot_table())
+    list_tables(image, label_set, *spots)
 
 
 def list_tables(image: Path, *names: str) -> None:
-    """Write the list of an image's tables: the fields, these cell tables, and what other programs have put there.
+    """Write the list of an image's tables: the fields, these of cells and spots, and those of other programs.
 
-    Any other cell table goes away: its `zarr.json` is as `put_cells` writes it.
+    Any other table of cells or spots goes away: its `zarr.json` is as `put_cells` writes it.
     """
     foreign, gone = list[str](), list[Path]()
     for group in listed(image / "tables"):
         about = group / "zarr.json"
         if group.name in ("fields", *names) or not about.is_file():
             continue
-        if about.read_bytes() in map(ngff.cell_table, (group.name, group.name + CORRECTED)):
+        if about.read_bytes() in (*map(ngff.cell_table, (group.name, group.name + CORRECTED)), ngff.spot_table()):
             gone.append(group)
         else:
             foreign.append(group.name)
     write_changed(image / "tables" / "zarr.json", ngff.table_list(*names, *foreign))
     for group in gone:
         remove_tree(group)
+
+
+def _has_spots(table: Path) -> bool:
+    about = table / "zarr.json"
+    return about.is_file() and about.read_bytes() == ngff.spot_table()
 
 
 def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = False) -> tuple[str, dict[str, bytes]]:

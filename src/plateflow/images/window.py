@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plateflow.chain import SPOTS
+from plateflow.config import Spots
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.files import digest
 from plateflow.images.illumination import STRONG, Light
@@ -105,6 +107,12 @@ class Window:
                 doubts.append(f"{what}: set `normalise.illumination: false` {when}")
         return doubts
 
+    def thresholds_of_spots(self, spots: Mapping[str, Spots]) -> dict[str, float]:
+        """By name, the least quality of spots: as it is given, or that of the plate, if any well shows them."""
+        known = {name: each["threshold"] for name, each in self.content.get(SPOTS, {}).items()}
+        given = {name: each.threshold for name, each in spots.items() if each.threshold != "auto"}
+        return {name: value for name in spots if (value := given.get(name, known.get(name))) is not None}
+
     def fingerprint(self, channels: Sequence[str]) -> str:
         """A digest of everything that the window and the profiles hold for these channels."""
         settings = self.content["settings"]
@@ -131,7 +139,10 @@ def load_window(paths: PlatePaths) -> Window:
             where=f"{paths.plate}: {error.filename}",
             remedy=f"run `snakemake`; if its receipt is there, `plateflow verify {paths.plate}` first",
         ) from None
+    return Window(paths=paths, content=content, lights=lights_of(content, dict(zip(names, coefficients, strict=True))))
+
+
+def lights_of(content: Mapping[str, Any], profiles: Mapping[str, NDArray[np.float64]]) -> dict[str, Light]:
+    """The light of each channel, from the content of window.json and the coefficients of the profiles."""
     known = content.get("light", {})  # not in a window of an earlier release, which isn't frozen any more
-    tables = zip(names, coefficients, strict=True)
-    lights = {name: Light(coefficients=table, **known.get(name, {})) for name, table in tables}
-    return Window(paths=paths, content=content, lights=lights)
+    return {name: Light(coefficients=table, **known.get(name, {})) for name, table in profiles.items()}

@@ -15,6 +15,7 @@ from plateflow.errors import PlateflowError
 from plateflow.features.measure import compartment
 from plateflow.images.canvas import Canvas
 from plateflow.report import small, thumbnails
+from plateflow.report.spots import spots
 from plateflow.report.view import View
 from plateflow.segment.grid import pixel_um
 from plateflow.segment.tiles import blending_lines
@@ -77,6 +78,7 @@ def segmentation(view: View) -> dict[str, Any]:
         ],
         "untested": [(name, why) for name, why in seams.items() if isinstance(why, str)],
         "partners": _partners(view, roles),
+        "spots": spots(view),
     }
 
 

@@ -14,7 +14,7 @@ from plateflow.errors import ConfigError
 from plateflow.model.registry import ModelSpec, model_spec
 
 if TYPE_CHECKING:
-    from plateflow.config import Config, LabelSet
+    from plateflow.config import Config, LabelSet, Spots
     from plateflow.images.layout import WellLayout
 
 TILE = 256
@@ -24,6 +24,8 @@ OVERLAP = 40
 N_STEPS = 200
 """Steps of a path on the network's grid, as in Cellpose."""
 SCALE_RANGE = (1 / 16, 16)
+LEAST_SPOT = 2.0
+"""The least diameter of a spot, px: a smaller one can't be told from the noise of a single pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,8 @@ class Grid:
     n_steps: int = N_STEPS
 
 
-def diameter_px(settings: LabelSet, metadata: Mapping[str, Any], *, where: str) -> float | None:
-    """The typical diameter of a label set's objects in pixels of a plate; None where none is given.
+def diameter_px(settings: LabelSet | Spots, metadata: Mapping[str, Any], *, where: str) -> float | None:
+    """The typical diameter of a label set's objects, or of spots, in pixels of a plate; None where none is given.
 
     Raises:
         ConfigError: it is given in micrometres, and the plate's pixel size isn't known.
@@ -54,6 +56,24 @@ def diameter_px(settings: LabelSet, metadata: Mapping[str, Any], *, where: str) 
             remedy="give pixel_size_um in the plate sheet, or diameter_px instead of diameter_um",
         )
     return settings.diameter_um / um
+
+
+def spot_diameter(config: Config, name: str, metadata: Mapping[str, Any]) -> float:
+    """The diameter of spots in pixels of a plate.
+
+    Raises:
+        ConfigError: it is below `LEAST_SPOT`, or given in micrometres, and the size of a pixel isn't known.
+    """
+    where = f"{metadata['plate']}, spots.{name}"
+    diameter = diameter_px(config.spots[name], metadata, where=where) or 0.0
+    if diameter < LEAST_SPOT:
+        raise ConfigError(
+            f"spots of {diameter:.3g} px are too small",
+            where=where,
+            why=f"below {LEAST_SPOT:g} px a spot can't be told from the noise of a pixel",
+            remedy="check the diameter and the pixel size of the plate",
+        )
+    return diameter
 
 
 def pixel_um(metadata: Mapping[str, Any]) -> float | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.chain import labels_stage
+from plateflow.chain import SPOTS, labels_stage
 from plateflow.config import Config
 from plateflow.errors import PlateflowError
 from plateflow.features.columns import cell_columns, with_pixels
@@ -34,6 +34,7 @@ from plateflow.stages.gating import gate, numbers_made_from
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.reading import read_listed
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.stages.spots import spot_doubts, spots_of_plate
 from plateflow.state.corrections import corrections
 from plateflow.state.journal import Entry
 from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, Decision, fails_by_area
@@ -154,9 +155,12 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     verdicts = write_statistics(paths, table, medians, config.stats, plate.metadata["format"])
     mapped = [] if plate_map is None else [map_column(str(name)) for name in plate_map if name != "well"]
     summary = write_summary(paths, table, mapped, config.stats, channels)
-    doubts, segmentation = window.doubts(drifts), plate_doubts(table, expected)
+    spots = {name: spots_of_plate(config, name, window, measured) for name in config.spots}
+    doubts, segmentation = window.doubts(drifts) + spot_doubts(plate.name, spots), plate_doubts(table, expected)
     info = {"window now": now, "drift": drifts, "raw values": quality.used, "doubts": doubts, "frames": verdicts}
     info |= {"segmentation": segmentation, "summary": summary, "gates": gated}
+    if spots:
+        info[SPOTS] = spots
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand
     reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
@@ -170,7 +174,7 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
 
 
 def _put_cells(plate: Plate, measured: Mapping[str, Entry]) -> None:
-    """Put the cell tables into the images of the store, where ngio finds them; a well that is left out has none."""
+    """Put the tables of cells and spots into the images of the store, for ngio; a well that is left out has none."""
     from plateflow.images.store import list_tables, put_cells
 
     paths, rows = plate.paths, plate.config.row_label_set
@@ -178,8 +182,10 @@ def _put_cells(plate: Plate, measured: Mapping[str, Entry]) -> None:
         if entry.left_out:
             list_tables(paths.image(well))
         else:
-            cells = paths.cells(well)
-            put_cells(paths.image(well), cells, entry.files[paths.key_of(cells)], rows, plate.labels_name(well, rows))
+            cells, labels = paths.cells(well), plate.labels_name(well, rows)
+            files = {name: paths.spots(name, well) for name in entry.info.get(SPOTS, ())}
+            spots = {name: (file, entry.files[paths.key_of(file)]) for name, file in files.items()}
+            put_cells(paths.image(well), cells, entry.files[paths.key_of(cells)], rows, labels, spots)
 
 
 def _correction_doubts(plate: Plate) -> list[str]:

@@ -1,8 +1,9 @@
 """The stage `features`: one cell table per well, measured canvas by canvas, so that memory is bounded by a canvas.
 
 Reads: level 0 and labels of plate.zarr, manifest/window.json, objects/<label set>/<well>.parquet; corrections/.
-Writes: cells/<well>.parquet; where labels were corrected by hand labels/<label set>_corrected in plate.zarr, and
-    objects/<label set>_corrected/<well>.parquet; the list of the well's labels.
+Writes: cells/<well>.parquet; spots/<name>/<well>.parquet; where labels were corrected by hand
+    labels/<label set>_corrected in plate.zarr, and objects/<label set>_corrected/<well>.parquet; the list of
+    the well's labels.
 Work item: a well.
 
 Whatever else there is of a label set, corrected labels stand in its place: they are put into the store, and measured.
@@ -32,6 +33,7 @@ from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
+from plateflow.stages.spots import WellSpots
 from plateflow.state.corrections import Correction
 from plateflow.tables import parquet_bytes
 
@@ -48,7 +50,8 @@ def work_items(job: Job) -> list[WorkItem[Corrections]]:
     plate = job.plate
     stage = labels_stage(plate.config)
     tiled, labelled = plate.outcomes("tile"), plate.outcomes(stage)
-    window = load_window(plate.paths).fingerprint(plate.channels)
+    frozen = load_window(plate.paths)
+    window, thresholds = frozen.fingerprint(plate.channels), frozen.thresholds_of_spots(plate.config.spots)
     items = []
     for well in job.wells:
         tile = tiled.required(well)
@@ -66,6 +69,8 @@ def work_items(job: Job) -> list[WorkItem[Corrections]]:
         }
         corrected = {name: each for name in labels if (each := plate.correction(well, name))}
         depends |= plate.corrected(well)
+        if thresholds:
+            depends["background of spots"] = thresholds
         upstream = left_out_upstream([tile, *labels.values()])
         items.append(WorkItem(well=well, depends=depends, upstream=upstream, data=corrected))
     return items
@@ -89,7 +94,7 @@ def run(job: Job) -> None:
         job,
         lambda: work_items(job),
         one_by_one(work),
-        owned=lambda item: [job.paths.cells(item.well)],
+        owned=lambda item: [job.paths.cells(item.well), *job.paths.all_spots(item.well)],
         clear=lambda item: put_into_store(job.plate, item.well, {}),
     )
 
@@ -133,6 +138,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
     parts: list[pd.DataFrame] = []
+    spots = WellSpots(plate, image)
     orphans: Counter[str] = Counter()
     bright: dict[str, list[NDArray[np.int64]]] = {name: [] for name in label_sets}
     clipped: dict[str, dict[int, float]] = {compartment(name): {} for name in label_sets}
@@ -159,6 +165,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
         pixel_um = layout.pixel_um[-len(canvas.shape) :]
         for c, channel in enumerate(channels):
             pixels[c] /= np.iinfo(types[channel]).max
+        spots.add(canvas, pixels, channels, labels, outside)
         part = measure(
             pixels,
             labels,
@@ -188,6 +195,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     order = [*METADATA, *matches, "ObjectNumber", *columns]
     info: dict[str, Any] = {"without a row": dict(orphans)}
     info["brightness"] = {name: add_counts(of_fields).tolist() for name, of_fields in bright.items()}
+    if found := spots.write():
+        info["spots"] = found
     parts = [part for part in parts if len(part)]
     if not parts:
         return typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), info
@@ -206,5 +215,6 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
             more |= {f"{prefix}_{feature.name}": matched[key].to_numpy() for key, feature in FROM_SEGMENTATION.items()}
             share = pd.Series(clipped[prefix], dtype=float).reindex(matched.index).fillna(0).to_numpy()
             more[f"{prefix}_{CLIPPED.name}"] = np.where(matched.index.notna(), share, np.nan)
+    more |= spots.columns(table)
     table = pd.concat([table, pd.DataFrame(more, index=table.index)], axis=1)
     return typed(table.reindex(columns=order)), info

@@ -1,6 +1,6 @@
 """The stage `normalise`: one intensity window and illumination profile per plate and channel, then frozen.
 
-Reads: histograms/<well>.npz of all wells in use.
+Reads: histograms/<well>.npz of all wells in use; where spots are configured, level 0 of a sample of fields.
 Writes: manifest/window.json, manifest/illumination.npz, and the zarr.json of each image: in which window it is shown.
 Work item: the plate.
 
@@ -12,10 +12,14 @@ something to focus on: until then the window follows the wells. With
 `normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plateflow.chain import SPOTS
 from plateflow.files import digest, write_changed, write_json
 from plateflow.plates.pixels import camera_tops
 from plateflow.project import Plate
@@ -26,6 +30,8 @@ from plateflow.state.requests import request_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from plateflow.images.illumination import Light
 
 SIGNAL_SHARE = 0.1
 """Of the wells in use, how many must show something in a channel that is segmented before the window is frozen."""
@@ -60,6 +66,7 @@ def freeze(job: Job) -> Outcome:
 
     from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
     from plateflow.images.illumination import Light, fit_light
+    from plateflow.images.window import lights_of
 
     entry = job.plate.outcomes("normalise").get(PLATE_KEY)
     if (
@@ -73,6 +80,13 @@ def freeze(job: Job) -> Outcome:
     if entry and job.plate.is_frozen_window(frozen):
         _write(job, frozen, entry.info["profiles"])
         return Outcome(info=entry.info, learned=_FROZEN)
+    if entry and job.plate.has_frozen_limits(frozen):  # spots were configured since
+        coefficients = {
+            name: np.array(each) for name, each in zip(frozen["light"], entry.info["profiles"], strict=True)
+        }
+        frozen = _with_spots(job, frozen, lights_of(frozen, coefficients))
+        _write(job, frozen, entry.info["profiles"])
+        return Outcome(info={**entry.info, "window": frozen}, learned=_learned(job, frozen))
     settings, channels, wells = job.config.normalise, job.plate.channels, _used_wells(job.plate)
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
     plate: dict[str, PlateCounts] = {}
@@ -102,7 +116,7 @@ def freeze(job: Job) -> Outcome:
     window: dict[str, Any] = {
         "freeze": 0 if blank else settings.freeze,
         "request": request_number(job.paths, "normalise", ""),
-        "settings": job.parameters(),
+        "settings": {key: value for key, value in job.parameters().items() if key != SPOTS},
         "channels": {
             channel: intensity_limits(plate[channel].counts, settings.percentiles)
             if channel in plate
@@ -116,13 +130,37 @@ def freeze(job: Job) -> Outcome:
         "fields": {channel: len(grids[channel]) for channel in channels},
         "clipped": [channel for channel, held in plate.items() if held.mostly_clipped],
     }
+    window = _with_spots(job, window, dict(zip(channels, lights, strict=True)))
     info: dict[str, Any] = {"window": window, "profiles": [light.coefficients.tolist() for light in lights]}
     _write(job, **info)
     if not blank:
-        return Outcome(info=info, learned=_FROZEN)
+        return Outcome(info=info, learned=_learned(job, window))
     detail = f"{signal} of {len(wells)} wells show something to segment"
     detail += ": the intensity window isn't frozen yet, and follows the wells until enough do"
     return Outcome(state="flagged", reason="empty", detail=detail, info=info)
+
+
+def _learned(job: Job, window: dict[str, Any]) -> dict[str, Any]:
+    """That a window doesn't follow its tiles any more; it does while no well shows spots that it should know."""
+    return _FROZEN if job.plate.is_frozen_window(window) else {}
+
+
+def _with_spots(job: Job, window: dict[str, Any], lights: Mapping[str, Light]) -> dict[str, Any]:
+    """The window with the background of spots whose threshold is the plate's, where there are any; what it knows of
+    those that are asked for stays.
+    """
+    from plateflow.stages.spots import background
+
+    asked, known = job.parameters().get(SPOTS, {}), window.get(SPOTS, {})
+    found = {
+        name: known[name]
+        if known.get(name, {}).get("settings") == settings
+        else background(job.plate, name, _used_wells(job.plate), lights, settings)
+        for name, settings in asked.items()
+    }
+    found = {name: each for name, each in found.items() if each}
+    window = {key: value for key, value in window.items() if key != SPOTS}
+    return window | ({SPOTS: found} if found else {})
 
 
 def _write(job: Job, window: dict[str, Any], profiles: list[list[float]]) -> None:

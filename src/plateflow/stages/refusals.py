@@ -22,6 +22,7 @@ from plateflow.project import Plate, check_channels, check_thresholds
 from plateflow.segment.grid import grid_for
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
+from plateflow.stages.spots import check_spots
 from plateflow.stats.groups import check_groups
 from plateflow.stats.over_time import check_time
 from plateflow.stats.rules import gates_of
@@ -57,6 +58,7 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
         yield Problem("error", plate.name, f"left out, as {what}: {examples(alike)}", remedy)
     for name in config.segmentation:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
+    yield from _tried(plate.name, partial(check_spots, config, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
     yield from _tried(plate.name, partial(check_time, config.stats, metadata["t"], plate.name))
     yield from _tried(plate.name, partial(_check_groups, plate))
