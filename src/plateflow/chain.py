@@ -5,9 +5,10 @@ Loaded while the Snakefile is parsed, so it imports the configuration alone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Propagate
 from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
@@ -74,6 +75,8 @@ STAGES = {
     for name, scope, version, why, reads in _CHAIN
 }
 """All stages of a plate, in order. A configuration may lack some: see `stages_of`."""
+THRESHOLDS = "thresholds"
+"""By this name, the channels of which the window says from where on they show cells; a frozen one gets more."""
 KEEP_FLOWS = "keep_flows"
 """By this name, what `infer` makes depends on the key of the configuration: where they aren't kept, it makes labels."""
 
@@ -149,7 +152,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     What only decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size,
     threads.
     """
-    sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
+    sets = {label_set: config.segmentation[label_set]} if label_set else config.segmented
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", "channel_names", *PLATE_SIZES})
@@ -161,13 +164,15 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
             if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):
                 more["deep"] = True  # needs a stack
-            own = {"label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            own = {"label_sets": list(config.segmented), "levels": config.levels, "z_kept": z_kept}
             return {"raw": raw, **own, **more}
         case "tile":
             return {"levels": config.levels}
         case "normalise":
             saturated = {"saturated_fraction": config.quality.saturated_fraction}
-            return config.normalise.model_dump(mode="json") | saturated | _aliases(spec)  # the window is by names
+            own = config.normalise.model_dump(mode="json") | saturated | _aliases(spec)  # the window is by names
+            stains = [rule.channels for rule in config.grown.values() if isinstance(rule, Propagate)]
+            return own | ({THRESHOLDS: sorted(set(chain(*stains)))} if stains else {})
         case "infer":
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
@@ -185,7 +190,8 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             }
         case "features":
             label_sets = [[name, value.dimensions] for name, value in config.segmentation.items()]
-            return config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets}
+            own = config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets}
+            return own | _related(config)
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),
@@ -215,6 +221,12 @@ def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, An
 def _aliases(spec: PlateSpec) -> dict[str, Any]:
     """The names that a plate's channels are given, if any; without them fingerprints stay equal."""
     return {"channel_names": spec.names_of_channels} if spec.channel_names else {}
+
+
+def _related(config: Config) -> dict[str, Any]:
+    """How label sets are made from others and matched with others, if any are; else fingerprints stay equal."""
+    rules = {name: {type(rule).__name__.lower(): rule.model_dump()} for name, rule in config.grown.items()}
+    return {name: value for name, value in (("grown", rules), ("paired", config.paired)) if value}
 
 
 def _bound(label_set: LabelSet) -> dict[str, Any]:
