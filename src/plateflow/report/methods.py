@@ -43,8 +43,8 @@ REFERENCES = {
     "screening assays. Genomics 89:552 (2007).",
     "simes": "Simes R.J. An improved Bonferroni procedure for multiple tests of significance. Biometrika 73:751 "
     "(1986).",
-    "jones": "Jones T.R., Carpenter A.E., Golland P. Voronoi-based segmentation of cells on image manifolds. Lect Notes "
-    "Comput Sci 3765:535 (2005).",
+    "jones": "Jones T.R., Carpenter A.E., Golland P. Voronoi-based segmentation of cells on image manifolds. Lect "
+    "Notes Comput Sci 3765:535 (2005).",
     "li": "Li C.H., Lee C.K. Minimum cross entropy thresholding. Pattern Recognit 26:617 (1993).",
     "sebaugh": "Sebaugh J.L. Guidelines for accurate EC50/IC50 estimation. Pharm Stat 10:128 (2011).",
     "bh": "Benjamini Y., Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to "

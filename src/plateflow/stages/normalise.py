@@ -13,6 +13,8 @@ something to focus on: until then the window follows the wells. Thresholds of st
 `normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +65,7 @@ def freeze(job: Job) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
+    from plateflow.images.histograms import add_fields, intensity_limits, read_histograms
     from plateflow.images.illumination import Light, fit_light
 
     entry, wanted = job.plate.outcomes("normalise").get(PLATE_KEY), job.parameters().get(THRESHOLDS, ())
