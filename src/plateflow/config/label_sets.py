@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from plateflow.config.section import Section, nearest
 
@@ -103,6 +103,18 @@ class LabelSet(Section):
         "the rows' own: of nuclei); the well tables say how many have no partner",
     )
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > 3:
+            names = ", ".join(map(str, value))
+            raise ValueError(f"{len(value)} channels ({names}) are too many: the network takes 1 to 3")
+        return value
+
+    @field_serializer("channels")
+    def _given(self, value: list[str]) -> list[str]:
+        return value if self.rule is None else []
+
     @model_validator(mode="after")
     def _network_or_rule(self) -> LabelSet:
         rules = [name for name in self.BLOCKS if isinstance(getattr(self, name), Grown)]
@@ -111,9 +123,6 @@ class LabelSet(Section):
         if not rules:
             if not self.channels:
                 raise ValueError("it needs channels, or to be made from another label set by expand, propagate or ring")
-            if len(self.channels) > 3:
-                names = ", ".join(self.channels)
-                raise ValueError(f"channels: {len(self.channels)} ({names}) are too many: the network takes 1 to 3")
             return self
         for name, field in type(self).model_fields.items():
             if name not in (*rules, "channels") and getattr(self, name) != field.get_default():
@@ -161,7 +170,7 @@ def with_sources(label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
             )
         own = rule.channels if isinstance(rule, Propagate) else []
         needed = list(dict.fromkeys([*own, *known[rule.source].channels]))
-        if settings.channels and settings.channels != needed:
+        if settings.channels:
             raise ValueError(f"{name!r} is made from {rule.source!r}: channels means nothing beside that; delete it")
         known[name] = settings.model_copy(update={"channels": needed})
     return {name: known[name] for name in label_sets}

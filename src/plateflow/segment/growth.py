@@ -39,8 +39,8 @@ def grow_evenly(labels: Labels, *, radius: float, inner: float = -1.0, block: in
         inner: px; pixels at most so far from an object stay 0, those of objects, too (0); negative: none do.
         block: px; changes nothing but memory.
     """
-    reach = int(radius)
     far, near = _squared(radius), -1 if inner < 0 else _squared(inner)
+    reach = math.isqrt(far)
     grown = np.zeros_like(labels)
     for top in range(0, labels.shape[0], block):
         for left in range(0, labels.shape[1], block):
