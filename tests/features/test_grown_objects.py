@@ -12,13 +12,13 @@ from planted_plate import LABEL_SETS, Planted, small_plate
 
 from plateflow.chain import parameters
 from plateflow.config import Config, PlateSpec
-from plateflow.errors import ConfigError, PlateflowError
+from plateflow.errors import ConfigError, PlateflowError, ResultsError
 from plateflow.exchange.corrections import import_items
 from plateflow.exchange.images import export_images, read_items
 from plateflow.files import take_stamps
 from plateflow.images.well import WellImage
 from plateflow.images.window import cell_threshold, load_window
-from plateflow.segment.growth import grow_evenly, grow_through
+from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 from plateflow.stages.features import put_into_store
 from plateflow.stages.grown import check_pixel_size
 from plateflow.stats.segmentation import one_to_one
@@ -51,9 +51,13 @@ def test_they_are_made_from_the_labels_that_stand(grown: Planted) -> None:
     canvas, image = grown.plate.canvases("B02", "spread")[0], load_window(grown.paths)
     low, high, threshold = image.stain("AGP")
     pixels = WellImage.open(grown.paths, "B02").read(canvas, ["AGP"], "max")[0]
-    spread = grow_through(nuclei, (pixels - low) / (high - low), pixels > threshold, regularisation=0.05, block=77)
+    cells = shows_cells(pixels, threshold, np.ones(pixels.shape, bool))
+    spread = grow_through(nuclei, (pixels - low) / (high - low), cells, regularisation=0.05, block=77)
     np.testing.assert_array_equal(labels_of(grown, "spread"), spread)
-    assert (spread[pixels > threshold] > 0).mean() > 0.95, "the threshold tells cells from background"
+    true = small_plate(grown.root / "truth")
+    with np.load(true.truth / "B02.npz") as file:
+        is_cell = file["cells"] > 0
+    assert ((spread > 0) == is_cell).mean() > 0.9, "the threshold tells cells from background"
     assert set(np.unique(spread)) == set(np.unique(nuclei))
 
 
@@ -140,6 +144,11 @@ def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tm
     added.paths.window.unlink()
     added.run("normalise")
     assert json.loads(added.paths.window.read_text()) == after, "written again from the journal"
+    after["thresholds"]["AGP"] = None  # nothing was seen
+    added.paths.window.write_text(json.dumps(after))
+    assert load_window(added.paths).stain("AGP")[2] > 65535
+    with pytest.raises(ResultsError, match="no threshold of DNA"):
+        load_window(added.paths).stain("DNA")
 
 
 def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -> None:

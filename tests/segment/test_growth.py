@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plateflow.segment import growth
-from plateflow.segment.growth import RANGES, UNITS, grow_evenly, grow_through
+from plateflow.segment.growth import RANGES, UNITS, grow_evenly, grow_through, shows_cells
 
 
 def nearest(labels: np.ndarray, radius: float, inner: float) -> np.ndarray:
@@ -122,3 +122,13 @@ def test_objects_keep_their_pixels_beside_cells_and_where_the_image_is_unknown()
     image = np.full(labels.shape, np.nan)
     grown = grow_through(labels, image, np.zeros(labels.shape, bool), regularisation=0.05)
     np.testing.assert_array_equal(grown, labels)
+
+
+def test_only_pixels_that_are_known_tell_where_cells_are() -> None:
+    image, inside = np.full((20, 20), 10, np.float32), np.ones((20, 20), bool)
+    image[:, 15:], inside[:, 17:] = np.nan, False
+    image[5, 5] = 500  # noise in one pixel
+    shown = shows_cells(image, 9.9, inside)
+    assert shown[:, :15].all()
+    assert not shown[:, 15:].any()
+    assert not shows_cells(image, 100.0, inside).any(), "its peak is 10 + 490 / 2 pi"

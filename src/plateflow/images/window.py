@@ -16,6 +16,8 @@ from plateflow.paths import PlatePaths
 
 _OWN = ("scope", "percentiles", "saturated_fraction")
 """The settings from which the limits of single wells and fields follow."""
+UNSEEN = 2.0**16
+"""A raw value that none is above."""
 DRIFTED = 0.5
 """From this drift on, in widths of the window, it no longer fits the plate."""
 
@@ -62,7 +64,7 @@ class Window:
         if channel not in thresholds:
             where, remedy = f"{self.paths.plate}: {self.paths.window}", "run `snakemake`; normalise computes it"
             raise ResultsError(f"the intensity window has no threshold of {channel}", where=where, remedy=remedy)
-        return low, high, np.inf if thresholds[channel] is None else thresholds[channel]
+        return low, high, UNSEEN if thresholds[channel] is None else thresholds[channel]
 
     def limits_of_fields(self, well: str, channels: Sequence[str], fields: Sequence[str]) -> NDArray[np.float32]:
         """The raw values that become 0 and 1 in each field of a well, by `normalise.scope`.

@@ -105,7 +105,7 @@ def _fill(
 ) -> Objects:
     """Fill a canvas with the objects that are made from those of its source, which has these rows."""
     from plateflow.flows import Objects
-    from plateflow.segment.growth import grow_evenly, grow_through
+    from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 
     outside = canvas.owner() < 0
     source = image.labels(standing, canvas)
@@ -115,9 +115,8 @@ def _fill(
         cells = np.zeros(canvas.shape, bool)
         for c, channel in enumerate(rule.channels):
             low, high, threshold = image.window.stain(channel)
-            cells |= pixels[c] > threshold
+            cells |= shows_cells(pixels[c], threshold, ~outside)
             pixels[c] = (pixels[c] - low) / (high - low)
-        cells[outside] = False
         out[...] = grow_through(source, pixels.mean(axis=0), cells, regularisation=rule.regularisation)
     else:
         um = pixel_um(plate.metadata)
