@@ -171,6 +171,6 @@ def with_sources(label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
         own = rule.channels if isinstance(rule, Propagate) else []
         needed = list(dict.fromkeys([*own, *known[rule.source].channels]))
         if settings.channels:
-            raise ValueError(f"{name!r} is made from {rule.source!r}: channels means nothing beside that; delete it")
+            raise ValueError(f"{name!r} is made from {rule.source!r}: channels means nothing beside that: delete it")
         known[name] = settings.model_copy(update={"channels": needed})
     return {name: known[name] for name in label_sets}

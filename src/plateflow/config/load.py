@@ -19,9 +19,7 @@ CELLS = """\
   # cells:
   #   channels: ["AGP", "DNA"]
   #   diameter_um: 30
-  # Where no stain shows the cells, they can be grown from the nuclei; README.md has all ways to make a label set.
-  # cells:
-  #   expand: {from: nuclei, um: 8}"""
+  # Where no stain shows cells, `expand: {from: nuclei, um: 8}` in place of these keys grows them from the nuclei."""
 
 
 def load_config(source: Path | Mapping[str, Any]) -> Config:
@@ -91,7 +89,8 @@ def config_yaml(config: Config | None = None) -> str:
 def _write_section(lines: list[str], section: Section, indent: str) -> None:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if value is None and name in section.BLOCKS:
+        grown = isinstance(section, LabelSet) and section.rule is not None
+        if (value is not section.rule) if grown else (value is None and name in section.BLOCKS):
             continue
         key = field.alias or name
         if field.description:

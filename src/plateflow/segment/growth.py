@@ -132,7 +132,7 @@ _DOWN, _RIGHT = (0, 1, 1, 1), (1, -1, 0, 1)
 
 
 def shows_cells(image: NDArray[np.float32], threshold: float, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where an image (y, x) is above a threshold: smoothed by a Gaussian of 1 px, as CellProfiler does by default, so that
+    """Where an image (y, x) is above a threshold, smoothed by a Gaussian of 1 px as CellProfiler does by default: so
     noise makes no specks. Only pixels `inside` count that aren't NaN.
     """
     known = inside & ~np.isnan(image)
