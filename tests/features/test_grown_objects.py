@@ -21,6 +21,7 @@ from plateflow.images.window import cell_threshold, load_window
 from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 from plateflow.stages.features import put_into_store
 from plateflow.stages.grown import check_pixel_size
+from plateflow.state.journal import Entry, append_outcome
 from plateflow.stats.segmentation import one_to_one
 
 GROWN = {
@@ -132,8 +133,9 @@ def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tm
     before = json.loads(plate.paths.window.read_text())
     sets = GROWN | {"more": {"propagate": {"from": "nuclei", "channels": ["Marker", "AGP"]}}}
     added = plate.copy(tmp_path / "added", segmentation=sets)
-    for path in added.paths.histogram("B02").parent.glob("B0[345].npz"):
-        path.write_bytes(added.paths.histogram("B02").read_bytes())  # as if the wells had changed since
+    for well in ("B04", "B05", "C03"):  # without which limits would be others
+        gone = Entry(well=well, fingerprint="new", state="quarantined", reason="nan", sequence=9)
+        append_outcome(added.paths.journal("tile", "0"), gone)
     assert added.plate.has_frozen_window()
     added.run("normalise")
     after = json.loads(added.paths.window.read_text())
@@ -253,7 +255,7 @@ def test_one_to_one_keeps_pairs_alone_and_says_how_many_had_no_partner(grown: Pl
     wells = [pd.read_csv(each.paths.table("wells.csv")).set_index("Metadata_Well") for each in (usual, paired)]
     for name in ("Metadata_Cells_Unmatched", "Metadata_Nuclei_Unmatched"):
         pd.testing.assert_series_equal(wells[0][name], wells[1][name])
-    assert wells[1].loc["B02", "Metadata_Cells_Unmatched"] == info["unmatched"]["Cells"] / len(before)
+    assert wells[1].loc["B02", "Metadata_Cells_Unmatched"] == pytest.approx(info["unmatched"]["Cells"] / len(before))
     assert wells[1].loc["B02", "Count_Cells"] == wells[1].loc["B02", "Count_Nuclei"] == len(after)
     assert paired.plate.parameters("stitch") == usual.plate.parameters("stitch")
 

@@ -89,8 +89,8 @@ def config_yaml(config: Config | None = None) -> str:
 def _write_section(lines: list[str], section: Section, indent: str) -> None:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        grown = isinstance(section, LabelSet) and section.rule is not None
-        if (value is not section.rule) if grown else (value is None and name in section.BLOCKS):
+        rule = section.rule if isinstance(section, LabelSet) else None
+        if (value is not rule) if rule else (value is None and name in section.BLOCKS):
             continue
         key = field.alias or name
         if field.description:
