@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.config import Config, LabelSet, config_yaml, load_config, load_plates
+from plateflow.config import Config, Expand, LabelSet, config_yaml, load_config, load_plates
 from plateflow.errors import ConfigError, PlateflowError
 
 
@@ -21,8 +21,58 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
     assert (list(sets), sets["cells"]) == (["nuclei", "cells"], LabelSet(channels=["AGP", "DNA"], diameter_um=30))
     assert "# cells:" not in config_yaml(Config(segmentation=sets))
     page = (Path(__file__).resolve().parents[1] / "docs" / "channels.md").read_text()
-    (block,) = re.findall(r"```yaml\n(segmentation:\n(?:  .+\n)+)```", page)
+    block, grown, paired = re.findall(r"```yaml\n(segmentation:\n(?:  .+\n)+)```", page)
     assert load_config(yaml.safe_load(block)).segmentation["cells"] == sets["cells"]
+    assert load_config(yaml.safe_load(grown)).grown == {"cells": Expand(source="nuclei", um=8)}
+    assert load_config(yaml.safe_load(paired)).paired == ["nuclei"]
+
+
+def test_label_sets_that_are_made_from_others_need_what_these_need():
+    sets = {
+        "nuclei": {"channels": ["DNA"], "model": "fast"},
+        "cells": {"propagate": {"from": "nuclei", "channels": ["AGP", "ER"], "regularisation": 0.1}},
+        "halo": {"ring": {"from": "cells", "inner_um": 0, "outer_um": 2}},
+    }
+    config = load_config({"segmentation": sets})
+    assert [list(config.segmented), list(config.grown)] == [["nuclei"], ["cells", "halo"]]
+    assert config.segmentation["halo"].channels == ["AGP", "ER", "DNA"]
+    assert load_config(config.model_dump()) == config
+    text = config_yaml(config)
+    assert "    expand" not in text
+    assert load_config(yaml.safe_load(text)) == config
+
+
+NUCLEI = {"channels": ["DNA"]}
+
+
+@pytest.mark.parametrize(
+    ("sets", "hint"),
+    [
+        ({"cells": {}}, "cells: it needs channels, or to be made from another label set by expand, propagate or ring"),
+        ({"cells": {"expand": {"from": "nucli"}}}, "which is no label set; did you mean 'nuclei'"),
+        ({"cells": {"expand": {"from": "nuclei", "um2": 3}}}, "cells.expand.um2'; did you mean 'um'"),
+        ({"cells": {"expand": {"from": "nuclei", "um": 0}}}, "cells.expand.um: .*greater than 0"),
+        ({"a": {"ring": {"from": "b"}}, "b": {"expand": {"from": "nuclei"}}}, "isn't made before it; name its source"),
+        ({"a": {"ring": {"from": "a"}}}, "isn't made before it; there are nuclei"),
+        ({"a": {"ring": {"from": "nuclei", "inner_um": 4}}}, r"outer_um \(4\) must be greater than inner_um \(4\)"),
+        ({"a": {"ring": {"from": "nuclei"}, "expand": {"from": "nuclei"}}}, "expand and ring are both given"),
+        ({"a": {"ring": {"from": "nuclei"}, "model": "fast"}}, "model means nothing beside ring, as no network"),
+        ({"a": {"ring": {"from": "nuclei"}, "diameter_um": 4}}, "diameter_um means nothing beside ring, as no network"),
+        ({"a": {"ring": {"from": "nuclei"}, "dimensions": 3}}, "dimensions means nothing beside ring, as no network"),
+        ({"a": {"ring": {"from": "nuclei"}, "match": "one_to_one"}}, "match means nothing beside ring, as its objects"),
+        ({"a": {"ring": {"from": "nuclei"}, "channels": ["DNA"]}}, "channels means nothing beside that: delete it"),
+        ({"cells": {"propagate": {"from": "nuclei", "channels": []}}}, "cells.propagate.channels: .*at least 1"),
+        (
+            {"cells": {"propagate": {"from": "nuclei", "channels": ["A"], "regularisation": 0}}},
+            "regularisation: .*0.001",
+        ),
+        ({"nuclei": NUCLEI | {"match": "one_to_one"}}, "nuclei make the rows.*no nuclei that were segmented apart"),
+        ({"nuclei": NUCLEI | {"dimensions": 3}, "a": {"ring": {"from": "nuclei"}}}, "go through volumes"),
+    ],
+)
+def test_what_label_sets_cannot_be_made_from_others_is_refused(sets, hint):
+    with pytest.raises(ConfigError, match=hint):
+        load_config({"segmentation": {"nuclei": NUCLEI} | sets})
 
 
 def filtered(**rules: object) -> dict[str, object]:

@@ -220,11 +220,11 @@ class PlateAsked:
             plate, step = self.plate, self._stages.get(stage, STAGES[stage])
             more: list[Any] = [plate.config.follow_slices] if step.scope == "slice" else []
             if stage == "ingest":  # which label sets a well has, and (tile) which fields can do without a channel
-                more = [[name, label_set.channels] for name, label_set in plate.config.segmentation.items()]
+                more = plate.config.needed_channels
             elif stage == "infer":
-                more = [self._stamps.model(label_set.model) for label_set in plate.config.segmentation.values()]
+                more = [self._stamps.model(label_set.model) for label_set in plate.config.segmented.values()]
                 if not plate.config.keep_flows:  # it makes labels
-                    more.append({name: label_parameters(plate.config, name) for name in plate.config.segmentation})
+                    more.append({name: label_parameters(plate.config, name) for name in plate.config.segmented})
             elif stage == "aggregate" and plate.spec.plate_map:
                 more = self._stamps.plate_map(plate.spec.plate_map)
             values = plate.parameters(stage), step.version, step.parts(plate.config), more

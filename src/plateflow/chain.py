@@ -5,9 +5,10 @@ Loaded while the Snakefile is parsed, so it imports the configuration alone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Spots, Stats
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Propagate, Spots, Stats
 from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
@@ -77,6 +78,8 @@ STAGES = {
 """All stages of a plate, in order. A configuration may lack some: see `stages_of`."""
 SPOTS = "spots"
 """The block of the configuration; without one fingerprints stay equal."""
+THRESHOLDS = "thresholds"
+"""By this name, the channels of which the window says from where on they show cells; a frozen one gets more."""
 KEEP_FLOWS = "keep_flows"
 """By this name, what `infer` makes depends on the key of the configuration: where they aren't kept, it makes labels."""
 
@@ -152,7 +155,7 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
     What only decides how fast or where something is computed isn't here: parts, slices, device, dtype, batch size,
     threads.
     """
-    sets = {label_set: config.segmentation[label_set]} if label_set else config.segmentation
+    sets = {label_set: config.segmentation[label_set]} if label_set else config.segmented
     match stage:
         case "ingest":
             raw = spec.model_dump(exclude={"plate", "plate_map", "channel_names", *PLATE_SIZES})
@@ -164,16 +167,17 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             more: dict[str, Any] = {"plane": config.z} if config.z.startswith("plane") else {}
             if any(label_set.dimensions == 3 for label_set in config.segmentation.values()):
                 more["deep"] = True  # needs a stack
-            own = {"label_sets": list(config.segmentation), "levels": config.levels, "z_kept": z_kept}
+            own = {"label_sets": list(config.segmented), "levels": config.levels, "z_kept": z_kept}
             return {"raw": raw, **own, **more}
         case "tile":
             return {"levels": config.levels}
         case "normalise":
             saturated = {"saturated_fraction": config.quality.saturated_fraction}
+            own = config.normalise.model_dump(mode="json") | saturated | _aliases(spec)  # the window is by names
             spots = {name: found for name, each in config.spots.items() if (found := background_of(config, each))}
-            more = {SPOTS: spots} if spots else {}
-            named = _aliases(spec)  # the window is by names
-            return config.normalise.model_dump(mode="json") | saturated | named | more
+            stains = [rule.channels for rule in config.grown.values() if isinstance(rule, Propagate)]
+            more = {SPOTS: spots, THRESHOLDS: sorted(set(chain(*stains)))}
+            return own | {key: value for key, value in more.items() if value}
         case "infer":
             # "tiling" was a key once; the constant keeps fingerprints equal
             common = {"z": config.z, "tiling": "plateflow", "augment": config.augment}
@@ -191,9 +195,9 @@ def parameters(config: Config, stage: str, spec: PlateSpec, label_set: str | Non
             }
         case "features":
             label_sets = [[name, value.dimensions] for name, value in config.segmentation.items()]
+            own = config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets}
             spots = {name: each.model_dump(exclude_none=True) for name, each in config.spots.items()}
-            more = {SPOTS: spots} if spots else {}
-            return config.features.model_dump() | {"rows": config.row_label_set, "label_sets": label_sets} | more
+            return own | _related(config) | ({SPOTS: spots} if spots else {})
         case "aggregate":
             return {
                 "quality": config.quality.model_dump(),
@@ -241,6 +245,12 @@ def _compared(stats: Stats) -> dict[str, Any]:
     """The settings of the statistics; those of groups and time only if given, so that fingerprints stay equal."""
     values = stats.model_dump(mode="json")
     return {k: v for k, v in values.items() if k not in ("group_by", "time") or v != Stats.model_fields[k].default}
+
+
+def _related(config: Config) -> dict[str, Any]:
+    """How label sets are made from others and matched with others, if any are; else fingerprints stay equal."""
+    rules = {name: {type(rule).__name__.lower(): rule.model_dump()} for name, rule in config.grown.items()}
+    return {name: value for name, value in (("grown", rules), ("paired", config.paired)) if value}
 
 
 def _bound(label_set: LabelSet) -> dict[str, Any]:

@@ -130,8 +130,8 @@ class Estimate:
 
     @property
     def label_mpx(self) -> float:
-        """Pixels of all label sets of a well, in millions."""
-        return self._planes * self.size.fields * self.size.field_mpx * len(self.config.segmentation)
+        """Pixels of all label sets of a well that the network makes, in millions."""
+        return self._planes * self.size.fields * self.size.field_mpx * len(self.config.segmented)
 
     @cached_property
     def tiles(self) -> int:
@@ -139,7 +139,7 @@ class Estimate:
         overlap = TILE // 2 if self.config.augment else OVERLAP
         canvases = max(1.0, self.size.fields * self.size.field_mpx / self.size.canvas_mpx)
         tiles = 0
-        for name, label_set in self.config.segmentation.items():
+        for name, label_set in self.config.segmented.items():
             um, pixel, model = label_set.diameter_um, self.size.pixel_um, self.diameters.get(name)
             diameter = um / pixel if um and pixel else label_set.diameter_px
             scale = model / diameter if diameter and model else 1.0  # else only a run tells
@@ -151,7 +151,7 @@ class Estimate:
     @property
     def cells(self) -> float:
         """Rows of the plate's cell tables."""
-        return self.size.wells * self.label_mpx / len(self.config.segmentation) * CELLS_PER_MPX
+        return self.size.wells * self.label_mpx / len(self.config.segmented) * CELLS_PER_MPX
 
     def work(self, stage: str) -> float:
         """The work of a plate in a stage: in planes (ingest, normalise), raw Mpx (tile), tiles (infer), Mpx of labels
@@ -168,7 +168,7 @@ class Estimate:
             case "follow" | "stitch":
                 return size.wells * self.label_mpx
             case "features":
-                return size.wells * self.label_mpx * size.channels
+                return self.cells / CELLS_PER_MPX * size.channels * len(self.config.segmentation)
             case "aggregate":
                 return self._values
         return size.wells
@@ -184,7 +184,7 @@ class Estimate:
         Images are read as Mpx over all channels, of `infer` over those of its label sets (a model reads each once, but
         for volumes); flow fields, end points and labels as Mpx of labels, tables as `_values`.
         """
-        size, work, sets = self.size, self.work(stage), self.config.segmentation.items()
+        size, work, sets = self.size, self.work(stage), self.config.segmented.items()
         match stage:
             case "infer":
                 read = {(s.model, s.dimensions == 3 and name, channel) for name, s in sets for channel in s.channels}
@@ -290,7 +290,7 @@ class Estimate:
         shards = levels * (planes + sets * self._planes) * regions
         jobs = sum(self.jobs(stage) for stage in stages_of(self.config))
         blocks = math.ceil(math.sqrt(size.canvas_mpx) * 1000 / self.config.follow_block_px) ** 2
-        canvases = max(1.0, size.fields * size.field_mpx / size.canvas_mpx) * self._planes * sets
+        canvases = max(1.0, size.fields * size.field_mpx / size.canvas_mpx) * self._planes * len(self.config.segmented)
         written = {stage: self.moved_gb(stage)[1] for stage in stages_of(self.config)}
         scratch = [stage for stage in ("infer", "follow") if stage in written and self.config.keep_flows]
         return {
@@ -395,7 +395,7 @@ def estimates_of(project: Project) -> dict[str, Estimate]:
     """What the plates need, by id, at the rates that earlier runs showed; without plates of unknown size."""
     config = project.config
     model_mb, diameters = DEFAULT_MODEL_MB, {}
-    for name, label_set in config.segmentation.items():
+    for name, label_set in config.segmented.items():
         try:
             model_mb = max(model_mb, find_weights(label_set.model).stat().st_size / 1e6)
             sized = label_set.diameter_um or label_set.diameter_px

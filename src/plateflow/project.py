@@ -13,7 +13,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.chain import KEEP_FLOWS, SPOTS, STAGES, labels_stage, parameters, part_of, part_of_well, stages_of
+from plateflow.chain import KEEP_FLOWS, SPOTS, STAGES, THRESHOLDS
+from plateflow.chain import labels_stage, parameters, part_of, part_of_well, stages_of
 from plateflow.config import CORRECTED, Config, LabelSet, PlateSpec, load_config, load_plates
 from plateflow.errors import ChannelError, ConfigError, ModelError, PlateflowError, ResultsError
 from plateflow.files import digest
@@ -198,6 +199,19 @@ class Plate:
         layout = WellImage.open(self.paths, well).layout
         return [name for name, settings in self.config.segmentation.items() if layout.shows(settings.channels)]
 
+    def segmented(self, well: str) -> list[str]:
+        """Those of them that the network makes."""
+        return [name for name in self.label_sets(well) if name in self.config.segmented]
+
+    def labelled(self, label_set: str) -> Outcomes:
+        """The outcomes of the stage that makes the labels of a label set, by well and label set: of one that is made
+        from others, those of `features`.
+        """
+        if label_set in self.config.segmented:
+            return self.outcomes(labels_stage(self.config))
+        entries = {item_key(entry.well, label_set): entry for entry in self.outcomes("features").values()}
+        return Outcomes(self.name, "features", entries)
+
     def labels_name(self, well: str, label_set: str) -> str:
         """The labels of a well that stand for a label set: the pipeline's, or corrected ones, as the store has them."""
         corrected = self.paths.image(well) / "labels" / (label_set + CORRECTED)
@@ -234,8 +248,8 @@ class Plate:
         Raises:
             ResultsError: they weren't made.
         """
-        files = self.outcomes(labels_stage(self.config)).required(well, label_set).files
-        return digest(sorted([name, *stamp] for name, stamp in files.items() if name.startswith("plate.zarr/")))
+        files = self.labelled(label_set).required(well, label_set).files
+        return digest(sorted([name, *stamp] for name, stamp in files.items() if f"/labels/{label_set}/" in name))
 
     def doubts(self) -> list[str]:
         """What to look at before the plate is believed, as `aggregate` has found it: a drift, a poor segmentation."""
@@ -266,7 +280,7 @@ class Plate:
             wells = set(self.wells)
         except (OSError, ValueError, ResultsError):
             return []
-        sets = ("", *self.config.segmentation)
+        sets = ("", *self.config.segmented)
         current = ((stage, entry) for stage, entry in entries if entry.well in wells and entry.label_set in sets)
         return list(left_out(self.name, current))
 
@@ -288,8 +302,9 @@ class Plate:
         return self.has_frozen_limits(window) and asked.items() <= kept.items()
 
     def has_frozen_limits(self, window: Mapping[str, Any]) -> bool:
-        """The same, whatever it says of spots: those that are asked for later change no limit."""
-        settings = {key: value for key, value in self.parameters("normalise").items() if key != SPOTS}
+        """The same, whatever it says of spots and stains: those that are asked for later change no limit."""
+        parameters = self.parameters("normalise")
+        settings = {key: value for key, value in parameters.items() if key not in (SPOTS, THRESHOLDS)}
         wanted = {"settings": settings, "freeze": settings["freeze"]}
         asked = request_number(self.paths, "normalise", "")  # 0 where the requests are lost, too: that asks for nothing
         return "light" in window and wanted.items() <= window.items() and asked in (0, window["request"])
@@ -328,7 +343,7 @@ def check_channels(config: Config) -> None:
     Raises:
         ChannelError: one has too many.
     """
-    for name, label_set in config.segmentation.items():
+    for name, label_set in config.segmented.items():
         remedy = "name the channel that shows the objects first, and fewer others"
         with suppress(ModelError):
             where = f"segmentation.{name}.channels"
@@ -341,7 +356,7 @@ def check_thresholds(config: Config) -> None:
     Raises:
         ConfigError: a `cell_threshold` is below the bound.
     """
-    for name, label_set in config.segmentation.items() if config.keep_flows else ():
+    for name, label_set in config.segmented.items() if config.keep_flows else ():
         with suppress(ModelError):
             least, bound = label_set.cell_threshold, least_logit(label_set)
             if least < bound:

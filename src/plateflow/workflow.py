@@ -242,7 +242,7 @@ class Workflow:
     def licence_notices(self) -> list[str]:
         """What to say, once, about the models whose licence is restricted."""
         notices = []
-        for model in dict.fromkeys(label_set.model for label_set in self.config.segmentation.values()):
+        for model in dict.fromkeys(label_set.model for label_set in self.config.segmented.values()):
             try:
                 notices.append(licence_notice(find_weights(model)))
             except (ValueError, OSError):

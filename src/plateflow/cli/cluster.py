@@ -208,7 +208,7 @@ def probe(configfile: Path, *, gpu: bool) -> list[str]:
     if gpu:
         from plateflow.model import check_model
 
-        for name in {label_set.model for label_set in project.config.segmentation.values()}:
+        for name in {label_set.model for label_set in project.config.segmented.values()}:
             try:
                 check_model(name)
             except ModelError as error:

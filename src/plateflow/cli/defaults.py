@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from plateflow.config import Config, LabelSet, PlateSpec, Spots, config_yaml
+from plateflow.config.section import Section
+
 
 GATES = """\
 ## Which cells count: `filter` and `populations`
@@ -84,10 +86,10 @@ def _readme() -> str:
     return "\n".join(lines).replace("null", "")
 
 
-def _keys(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+def _keys(section: Section, prefix: str) -> Iterator[tuple[str, Any, str]]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, Section):
             yield from _keys(value, f"{prefix}{name}.")
         elif name == "segmentation":
             yield from _keys(LabelSet(channels=["DNA"]), f"{prefix}{name}.<label set>.")
@@ -95,7 +97,17 @@ def _keys(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
             example = Spots(channel="GFP", within="nuclei", diameter_um=0.8)
             yield from _keys(example, f"{prefix}{name}.<name>.")
         else:
-            yield f"{prefix}{name}", value, (field.description or "").replace("|", "or")
+            yield f"{prefix}{field.alias or name}", value, (field.description or "").replace("|", "or")
+        if name in type(section).BLOCKS:
+            yield from _keys_of_block(field, f"{prefix}{name}.")
+
+
+def _keys_of_block(field: FieldInfo, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    """The keys of a block that isn't there by default."""
+    block: Any = get_args(field.annotation)[0]
+    for name, own in getattr(block, "model_fields", {}).items():
+        default = None if own.is_required() else own.default
+        yield f"{prefix}{own.alias or name}", default, own.description or ""
 
 
 def main(folder: Path = Path("config")) -> None:

@@ -24,7 +24,7 @@ def network_again(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]
     found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for plate in plates.values():
         try:
-            sets = plate.config.segmentation
+            sets = plate.config.segmented
             last = [entry for path in plate.paths.journals("infer") for entry in last_entries(path, sets)]
             if not any(_changed(plate, entry) for entry in last):
                 continue
@@ -48,7 +48,7 @@ def network_again(plates: Mapping[str, Plate], estimates: Mapping[str, Estimate]
 
 def _changed(plate: Plate, entry: Entry) -> tuple[str, ...]:
     """Of `keep_flows` and the keys that decide labels, those that aren't as they were when an outcome was made."""
-    if entry.label_set not in plate.config.segmentation or "version" not in entry.depends:  # left in the middle
+    if entry.label_set not in plate.config.segmented or "version" not in entry.depends:  # left in the middle
         return ()
     now = labels_depend_on(plate.config, "infer", entry.label_set)
     if (KEEP_FLOWS in now) != (KEEP_FLOWS in entry.depends):

@@ -62,7 +62,7 @@ def pilot(
     limits, um = _limits(raw, fields, config), pixel_um(raw.metadata)
     sets: list[PilotSet] = []
     lacking: list[ChannelError] = []
-    for name, settings in config.segmentation.items():
+    for name, settings in config.segmented.items():
         try:
             sets.append(_try(name, settings, raw, config, fields, limits, models, diameters))
         except ChannelError as error:

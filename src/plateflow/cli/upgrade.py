@@ -111,7 +111,7 @@ def _of_plate(plate: Plate) -> dict[str, tuple[list[Entry], list[Entry], int]]:
         entries = [
             entry
             for entry in plate.outcomes(name).values()
-            if entry.well in wells and entry.label_set in ("", *plate.config.segmentation) and entry.fingerprint
+            if entry.well in wells and entry.label_set in ("", *plate.config.segmented) and entry.fingerprint
         ]
         # `infer` counts its versions in two ways; a change between them is no matter of the release (`network`)
         counted = [entry for entry in entries if name != "infer" or _is_same_way(plate, entry)]

@@ -169,7 +169,7 @@ def _listed(plate: Plate, stage: str) -> list[Listed]:
         wells = set()
     listed = []
     for entry in plate.outcomes(stage).values():
-        if entry.label_set not in ("", *plate.config.segmentation):
+        if entry.label_set not in ("", *plate.config.segmented):
             continue
         if entry.well:
             at_work = any(part_of(job) == plate.part_of_well(other, entry.well) for other, job in jobs)

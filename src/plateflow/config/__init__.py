@@ -3,6 +3,7 @@
 Imports pydantic alone: the Snakefile and `plateflow --help` load this package at every start.
 """
 
+from plateflow.config.label_sets import Expand, Grown, LabelSet, Propagate, Ring
 from plateflow.config.load import config_yaml, load_config
 from plateflow.config.plate_sheet import PLATE_SIZES, PlateSpec, load_plates
 from plateflow.config.sections import (
@@ -11,7 +12,6 @@ from plateflow.config.sections import (
     FAMILY_PRESETS,
     SAFE_NAME,
     Config,
-    LabelSet,
     Normalise,
     Parts,
     Population,
@@ -27,12 +27,16 @@ __all__ = [
     "PLATE_SIZES",
     "SAFE_NAME",
     "Config",
+    "Expand",
+    "Grown",
     "LabelSet",
     "Normalise",
     "Parts",
     "PlateSpec",
     "Population",
+    "Propagate",
     "Quality",
+    "Ring",
     "Spots",
     "Stats",
     "config_yaml",

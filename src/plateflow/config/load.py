@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from plateflow.config.sections import Config, LabelSet, Population, Spots, nearest
+from plateflow.config.label_sets import LabelSet
+from plateflow.config.section import Section, nearest
+from plateflow.config.sections import Config, Population, Spots
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
 
@@ -16,7 +18,8 @@ CELLS = """\
   # above; what isn't named has its default. Each cell is matched with the nuclei in it.
   # cells:
   #   channels: ["AGP", "DNA"]
-  #   diameter_um: 30"""
+  #   diameter_um: 30
+  # Where no stain shows cells, `expand: {from: nuclei, um: 8}` in place of these keys grows them from the nuclei."""
 
 
 def load_config(source: Path | Mapping[str, Any]) -> Config:
@@ -69,7 +72,10 @@ def explain(item: Any) -> str:
         if location[1:]:
             of_named: dict[str, Any] = {"segmentation": LabelSet, "populations": Population, "spots": Spots}
             section = of_named.get(location[0]) or Config.model_fields[location[0]].annotation
-        hint = nearest(location[-1], list(section.model_fields), "the keys are", cutoff=0.5)
+        if location[3:]:  # of a block of a label set, which may be None
+            section = get_args(LabelSet.model_fields[location[2]].annotation)[0]
+        keys = [field.alias or name for name, field in section.model_fields.items()]
+        hint = nearest(location[-1], keys, "the keys are", cutoff=0.5)
         return f"unknown key {'.'.join(location)!r}; {hint}"
     return f"{'.'.join(location) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
 
@@ -81,29 +87,34 @@ def config_yaml(config: Config | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_section(lines: list[str], section: BaseModel, indent: str) -> None:
+def _write_section(lines: list[str], section: Section, indent: str) -> None:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
+        rule = section.rule if isinstance(section, LabelSet) else None
+        told = value is rule or (name == "filter" and bool(value))
+        if not told if rule else (value is None and name in section.BLOCKS):
+            continue
+        key = field.alias or name
         example = field.examples if value == field.default else None  # what few assays have stands in a comment
         if field.description:
             choice = get_origin(field.annotation) is Literal
             unit = f" [{' | '.join(map(str, get_args(field.annotation)))}]" if choice else ""
             lines.append(f"{indent}# {field.description}{unit}")
-        if isinstance(value, BaseModel):
+        if isinstance(value, Section):
             if not field.description and type(value).__doc__:
                 lines.append(f"{indent}# {(type(value).__doc__ or '').splitlines()[0]}")
-            lines.append(f"{indent}{name}:")
+            lines.append(f"{indent}{key}:")
             _write_section(lines, value, indent + "  ")
-        elif isinstance(value, dict) and any(isinstance(item, BaseModel) for item in value.values()):
-            lines.append(f"{indent}{name}:")
-            for key, item in value.items():
-                lines.append(f"{indent}  {key}:")
+        elif isinstance(value, dict) and any(isinstance(item, Section) for item in value.values()):
+            lines.append(f"{indent}{key}:")
+            for named, item in value.items():
+                lines.append(f"{indent}  {named}:")
                 _write_section(lines, item, indent + "    ")
             if name == "segmentation" and "cells" not in value:
                 lines.append(CELLS)
         elif example:
             lines.append(f"{indent}# {name}: {json.dumps(example[0])}")
         else:
-            lines.append(f"{indent}{name}: {json.dumps(value) if value is not None else ''}".rstrip())
+            lines.append(f"{indent}{key}: {json.dumps(value) if value is not None else ''}".rstrip())
         if not indent:
             lines.append("")

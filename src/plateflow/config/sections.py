@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from plateflow.config.rules import conditions_of, filter_conditions
+from plateflow.config.label_sets import Grown, LabelSet, with_sources
+from plateflow.config.rules import conditions_of
+from plateflow.config.section import Section, nearest
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED_LABEL_SETS = {"children", "count", "fields", "image", "match", "metadata", "parent"}
@@ -39,18 +39,6 @@ FAMILY_PRESETS = {
 }
 
 
-class Section(BaseModel):
-    """A part of the configuration: unknown keys, NaN and infinity are refused; values don't change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def nearest(name: str, names: Sequence[str], otherwise: str, *, cutoff: float = 0.6) -> str:
-    """The hint for a wrong name: the nearest right one, if one is near, else all of them after `otherwise`."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(names)}"
-
-
 class Normalise(Section):
     """The intensity window and the illumination profile, one per plate and channel."""
 
@@ -71,74 +59,6 @@ class Normalise(Section):
         if not 0 <= value[0] < value[1] <= 100:
             raise ValueError("normalise.percentiles must be two increasing numbers between 0 and 100")
         return value
-
-
-class LabelSet(Section):
-    """One kind of object: its channels, its size and how it is cut out."""
-
-    channels: Annotated[
-        list[str],
-        Field(
-            min_length=1,
-            max_length=3,
-            description="channel names: first the one that shows the object, then those that help",
-        ),
-    ]
-    diameter_um: float | None = Field(
-        None, gt=0, description="typical diameter in micrometres; empty: the image is not resized for the network"
-    )
-    diameter_px: float | None = Field(
-        None, gt=0, description="the same in pixels, instead of diameter_um, where the pixel size is not known"
-    )
-    model: str = Field("default", description="name of a registered model, or a path to a weights file")
-    cell_threshold: float = Field(0.0, ge=-15, le=15, description="logit above which a pixel belongs to an object")
-    least_logit: float | None = Field(
-        None,
-        ge=-15,
-        le=15,
-        description="flow fields are stored where the logit is above this alone, so cell_threshold can't be lower; "
-        "empty: as the model says, -2 if it doesn't; to lower it runs the network again",
-    )
-    flow_threshold: float = Field(
-        0.4, ge=0, description="objects with a greater mean squared flow error are dropped; 0 keeps all"
-    )
-    min_size_px: int = Field(15, ge=0, description="objects with fewer pixels are dropped")
-    dimensions: Literal[2, 3] = Field(
-        2,
-        description="3: objects extend through the z stack, which needs z: keep; 2: each plane by itself; equal in all "
-        "label sets",
-    )
-    filter: dict[str, Any] = Field(
-        {},
-        description="objects that count, by border, area_um2, solidity or any column (config/README.md)",
-        examples=[{"border": True, "area_um2": [40, 2000]}],
-    )
-
-    @field_validator("filter")
-    @classmethod
-    def _can_be_read(cls, value: dict[str, Any]) -> dict[str, Any]:
-        filter_conditions(value)
-        return value
-
-    @field_validator("channels", mode="before")
-    @classmethod
-    def _few(cls, value: Any) -> Any:
-        if isinstance(value, list) and len(value) > 3:
-            names = ", ".join(map(str, value))
-            raise ValueError(f"{len(value)} channels ({names}) are too many: the network takes 1 to 3")
-        return value
-
-    @model_validator(mode="after")
-    def _one_diameter(self) -> LabelSet:
-        if self.diameter_um is not None and self.diameter_px is not None:
-            raise ValueError("diameter_um and diameter_px are both given: leave one of them empty")
-        return self
-
-    @property
-    def thresholds(self) -> dict[str, Any]:
-        """What decides which objects a flow field has, as the functions of `plateflow.flows` take it."""
-        limits = {"cell_threshold": self.cell_threshold, "flow_threshold": self.flow_threshold}
-        return {**limits, "min_size": self.min_size_px}
 
 
 class Spots(Section):
@@ -379,6 +299,11 @@ class Config(Section):
             raise ValueError("two populations differ only in the case of their first letter: their columns are equal")
         return populations
 
+    @field_validator("segmentation")
+    @classmethod
+    def _sources(cls, label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
+        return with_sources(label_sets)
+
     @model_validator(mode="after")
     def _rows_exist(self) -> Config:
         if self.features.rows is not None and self.features.rows not in self.segmentation:
@@ -421,6 +346,44 @@ class Config(Section):
                     "are projected on read; set z to keep, or dimensions to 2"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _partners_exist(self) -> Config:
+        rows = self.row_label_set
+        if self.segmentation[rows].match and not self._nuclei:
+            raise ValueError(
+                f"segmentation.{rows}.match: {rows} make the rows of the cell table, and there are no nuclei that were "
+                "segmented apart: say match of the other label set"
+            )
+        return self
+
+    @property
+    def _nuclei(self) -> list[str]:
+        """The label set of nuclei that the network makes, unless it makes the rows; none or one."""
+        return [name for name in self.segmented if name in ("nuclei", "Nuclei") and name != self.row_label_set]
+
+    @property
+    def paired(self) -> list[str]:
+        """The label sets of which each row has one object: those matched one to one with that of the rows."""
+        rows, said = self.row_label_set, [name for name, settings in self.segmentation.items() if settings.match]
+        said += self._nuclei if rows in said else []
+        return [name for name in self.segmentation if name in said and name != rows]
+
+    @property
+    def segmented(self) -> dict[str, LabelSet]:
+        """The label sets that the network makes."""
+        return {name: settings for name, settings in self.segmentation.items() if settings.rule is None}
+
+    @property
+    def grown(self) -> dict[str, Grown]:
+        """By the other label sets, in the order in which they can be made, how they are made."""
+        return {name: settings.rule for name, settings in self.segmentation.items() if settings.rule is not None}
+
+    @property
+    def needed_channels(self) -> list[Any]:
+        """By label set the channels that it needs, where it may be the only one that needs them."""
+        sets = self.segmentation.items()
+        return [[name, settings.channels] for name, settings in sets if settings.rule is None or settings.propagate]
 
     @property
     def trained(self) -> str | None:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from plateflow.chain import labels_stage
 from plateflow.errors import PlateflowError
 from plateflow.exchange.drawn import Counts, checked, compared, in_one_piece, object_table
 from plateflow.exchange.images import Item, canvas_labels, digest_of
@@ -92,7 +91,10 @@ class _Well:
         if label_set not in plate.config.segmentation or label_set not in plate.label_sets(well):
             sets = ", ".join(plate.label_sets(well))
             raise PlateflowError(f"the well has no label set {label_set!r}", why=f"its label sets are {sets}")
-        made = plate.outcomes(labels_stage(plate.config)).required(well, label_set)
+        if plate.config.segmentation[label_set].ring:
+            why = "rings follow from the objects that they lie round: correct those"
+            raise PlateflowError(f"{label_set} can't be corrected", why=why)
+        made = plate.labelled(label_set).required(well, label_set)
         if made.left_out:
             raise PlateflowError("the well was left out since", why=made.reason)
         self.plate, self.well, self.label_set = plate, well, label_set

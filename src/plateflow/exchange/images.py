@@ -21,8 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from plateflow.chain import labels_stage
-from plateflow.config.sections import nearest
+from plateflow.config.section import nearest
 from plateflow.errors import PlateflowError, RawDataError, ResultsError, number_of
 from plateflow.exchange import cellpose, imagej, napari, qupath
 from plateflow.exchange.frame import Frame
@@ -112,10 +111,10 @@ def export_images(
 
 def _chosen(plate: Plate, wells: str, label_set: str) -> list[str]:
     """The wells that were asked for, each once, in the order of names or of the ranking."""
-    labelled = plate.outcomes(labels_stage(plate.config))
+    labelled = plate.labelled(label_set)
     if not labelled:
         raise ResultsError("the plate has no labels yet", where=plate.name, remedy="run `snakemake`")
-    gone = {entry.well: entry.reason for entry in labelled.values() if entry.left_out and entry.label_set == label_set}
+    gone = {key[0]: entry.reason for key, entry in labelled.items() if entry.left_out and key[1] == label_set}
     gone |= {each.well: str(each) for each in plate.left_out() if not each.field and each.label_set in ("", label_set)}
     if (match := _CHOSEN.fullmatch(wells)) is None:
         try:
@@ -142,7 +141,8 @@ def _chosen(plate: Plate, wells: str, label_set: str) -> list[str]:
             raise ResultsError("the plate has no well table yet", where=plate.name, remedy=remedy) from None
     else:
         ranked = sorted(plate.wells, key=lambda well: hashlib.sha256(f"{plate.name}/{well}".encode()).digest())
-    usable = [well for well in ranked if item_key(well, label_set) in labelled and well not in gone][:number]
+    usable = [well for well in ranked if item_key(well, label_set) in labelled and well not in gone]
+    usable = [well for well in usable if label_set in plate.label_sets(well)][:number]
     if not usable:
         raise ResultsError(f"no well has labels of {label_set}", where=plate.name, remedy="run `snakemake`")
     return usable

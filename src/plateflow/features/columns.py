@@ -43,8 +43,9 @@ def cell_columns(config: Config, channels: list[str]) -> dict[str, Feature]:
         texture_scales=config.features.texture_scales,
     )
     if "quality" in families:
-        more = [*FROM_SEGMENTATION.values(), CLIPPED]
-        columns |= {f"{name}_{feature.name}": feature for name in names for feature in more}
+        for name in config.segmentation:  # no network has an opinion of what is made from others
+            more = [*(FROM_SEGMENTATION.values() if name in config.segmented else ()), CLIPPED]
+            columns |= {f"{compartment(name)}_{feature.name}": feature for feature in more}
     for name, spots in config.spots.items():
         within = compartment(spots.within)
         features = spot_features(compartment(name), within, spots.channel)

@@ -62,6 +62,27 @@ def match(rows: Regions, others: Regions) -> Matches:
     )
 
 
+def match_numbers(rows: Regions, others: Regions) -> Matches:
+    """Match objects of another set to row objects by their number, where both sets are made from the same objects.
+
+    They needn't share a pixel, as rings don't with what they lie round. Again the smaller one is the child.
+    """
+    at = np.minimum(np.searchsorted(others.numbers, rows.numbers), max(len(others.numbers) - 1, 0))
+    found = others.numbers[at] == rows.numbers if len(others.numbers) else np.zeros(len(rows.numbers), bool)
+    index = np.where(found, at, -1)
+    same = rows.labels.ravel()[rows.pixels] == others.labels.ravel()[rows.pixels]
+    shared = np.add.reduceat(np.append(same, False).astype(np.int64), rows.starts)[: len(index)]
+    areas = np.append(others.areas, 0)[index]
+    return Matches(
+        index=index,
+        score=np.where(found, shared / np.minimum(rows.areas, np.maximum(areas, 1)), np.nan),
+        children=(found & (areas <= rows.areas)).astype(np.int64),
+        parent=np.where(found & (areas > rows.areas), at, -1),
+        siblings=(found & (areas > rows.areas)).astype(np.int64),
+        orphans=len(others.numbers) - int(found.sum()),
+    )
+
+
 def match_kinds(matches: Matches, rows: str, others: str) -> NDArray[np.object_]:
     """For each row one_to_one, multinucleate (several if nuclei are not involved), anucleate, orphan or none."""
     several = "multinucleate" if "Nuclei" in (rows, others) else "several"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from plateflow.features.colocalisation import COLOCALISATION
 from plateflow.features.feature import Feature, Integers, Labels, Pixels, Regions, Rows, Values, Volume
 from plateflow.features.granularity import GRANULARITY
 from plateflow.features.intensity import INTENSITY
-from plateflow.features.matching import match, match_kinds, relation_features, relations
+from plateflow.features.matching import match, match_kinds, match_numbers, relation_features, relations
 from plateflow.features.moments import MOMENTS
 from plateflow.features.neighbours import NEIGHBOURS
 from plateflow.features.quality import QUALITY
@@ -113,6 +113,7 @@ def measure(
     origin_px: Sequence[int] | None = None,
     outside: NDArray[np.bool_] | None = None,
     texture_scales: Sequence[int] = (3,),
+    numbered: Collection[str] = (),
 ) -> pd.DataFrame:
     """Measure every object of an image.
 
@@ -128,6 +129,8 @@ def measure(
         origin_px: y, x (z, y, x) to be added to every position.
         outside: YX, True where the array lies outside the image: objects beside it touch the border.
         texture_scales: distances between the pixels of a pair for the texture, in px.
+        numbered: the compartments whose objects belong to those of `rows` of the same number; others are matched by
+            the pixels that they share.
 
     Returns:
         One row per object of `rows`, by ascending `ObjectNumber` (its label, int64); `Metadata_Match_<other>` (see
@@ -164,7 +167,11 @@ def measure(
         name: Regions(labels=value, pixel_size_um=pixel_size, origin_px=tuple(origin_px or [0] * ndim), outside=outside)
         for name, value in labels.items()
     }
-    matches = {name: match(regions[row_name], regions[name]) for name in labels if name != row_name}
+    matches = {
+        name: (match_numbers if name in numbered else match)(regions[row_name], regions[name])
+        for name in labels
+        if name != row_name
+    }
     if CYTOPLASM in with_cytoplasm(labels) and CYTOPLASM not in labels:
         regions[CYTOPLASM] = replace(regions["Cells"], labels=np.where(labels["Nuclei"] > 0, 0, labels["Cells"]))
     chosen = chosen_families(families, ndim)

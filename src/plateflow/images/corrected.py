@@ -101,7 +101,7 @@ def write_group(
     name = label_set + CORRECTED
     replace_folder(
         group_folder(image.paths, image.well, label_set),
-        label_files(name, image.layout, image.levels, z_mode, about)[1],
+        label_files(name, image.layout, image.levels, z_mode, {"correction": about})[1],
     )
     for (t, z), members in groupby(canvases, key=lambda canvas: (canvas.t, canvas.z)):
         drawn = [(canvas, labels.canvas(canvas.index)) for canvas in members]

@@ -1,8 +1,9 @@
 """The plate store: OME-Zarr 0.5, one image per well, sharded arrays; ingest alone makes its groups and arrays.
 
 Every other stage writes shards of its own wells (`images.well`), normalise the `zarr.json` of each image, last, as
-that says in which intensity window it is shown, features the groups of labels that were corrected by hand, and
-aggregate the list of an image's tables (`put_cells`). What the stages know of an image stands in its well's group.
+that says in which intensity window it is shown, features the groups of labels that were made from others or corrected
+by hand, and aggregate the list of an image's tables (`put_cells`). What the stages know of an image stands in its
+well's group.
 Nothing is consolidated.
 """
 
@@ -42,6 +43,7 @@ def create_plate(
     z_mode: str,
     ids: Mapping[str, str],
     limits: Mapping[str, Mapping[str, float]] | None = None,
+    others: Sequence[str] = (),
 ) -> dict[str, str]:
     """Make all groups and arrays of a plate, or bring those that exist up to date.
 
@@ -51,13 +53,14 @@ def create_plate(
     has become of them; that of an earlier release stays compressed as it is. Any other is replaced whole, empty: what
     the store says of itself decides nothing.
 
-    `limits` are those of the window, where there is one, as `normalise` writes them into the same files.
+    `limits` are those of the window, where there is one, as `normalise` writes them into the same files. The `others`
+    are label sets whose groups `features` makes: they stay, and are listed.
 
     Returns:
         a digest of layout and arrays for each image and label set, by its path in the store, which are the next call's
         `ids`; also of those that the plate has no more: they stay where they are.
     """
-    made = dict(ids)
+    made = {key: own for key, own in ids.items() if key.rpartition("/labels/")[2] not in others}
     _write_group(paths.store, ngff.plate_attributes(metadata, layouts))
     for row in sorted({parse_well(well)[0] for well in layouts}):
         _write_group(paths.store / row_name(row), {})
@@ -94,19 +97,20 @@ def create_plate(
         list_tables(image, *(name for name in own_sets if (image / "tables" / name / "zarr.json").is_file()), *spots)
         unlisted(image / "tables" / "zarr.json")
         write_changed(image.parent / "zarr.json", of_well)
-        list_labels(paths, well, own_sets)
+        list_labels(paths, well, [*own_sets, *others])
         unlisted(image / "labels" / "zarr.json")
     return made
 
 
 def list_labels(paths: PlatePaths, well: str, label_sets: Sequence[str]) -> None:
-    """Write the list of a well's labels: those of its label sets, and those corrected by hand that the store holds.
+    """Write the list of a well's labels: those of the label sets, also corrected by hand, that the store holds.
 
-    The groups of these are made and removed by `features`, which then writes this list, last.
+    The groups of those that were made from others or corrected are made and removed by `features`, which then writes
+    this list, last.
     """
     folder = paths.image(well) / "labels"
     names = [name for each in label_sets for name in (each, each + CORRECTED)]
-    names = [name for name in names if name in label_sets or (folder / name / "zarr.json").is_file()]
+    names = [name for name in names if (folder / name / "zarr.json").is_file()]
     _write_group(folder, {"ome": {"version": ngff.VERSION, "labels": names}})
 
 
@@ -181,12 +185,12 @@ def _image_files(layout: WellLayout, own: Mapping[str, Any], *, former: bool = F
 
 
 def label_files(
-    name: str, layout: WellLayout, levels: int, z_mode: str, correction: Mapping[str, Any] | None = None
+    name: str, layout: WellLayout, levels: int, z_mode: str, about: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, bytes]]:
-    """The id of labels of an image, and their metadata files by name; `correction`: who made them, and from what."""
+    """The id of labels of an image, and their metadata files by name; `about`: who or what made them, and from what."""
     shape, region = layout.label_shape(z_mode), shard_region_size(layout, levels)
     arrays = array_files(shape, "uint32", region, levels, ngff.LABEL_AXES)
-    more = {"plateflow": {"correction": correction}} if correction else {}
+    more = {"plateflow": about} if about else {}
     return _id({}, arrays), {
         "zarr.json": ngff.group_file(ngff.label_attributes(name, layout, levels, z_mode) | more),
         **arrays,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.chain import SPOTS
+from plateflow.chain import SPOTS, THRESHOLDS
 from plateflow.config import Spots
 from plateflow.errors import ChannelError, ResultsError
 from plateflow.files import digest
@@ -17,6 +17,8 @@ from plateflow.paths import PlatePaths
 
 _OWN = ("scope", "percentiles", "saturated_fraction")
 """The settings from which the limits of single wells and fields follow."""
+UNSEEN = 2.0**16
+"""A raw value that none is above."""
 DRIFTED = 0.5
 """From this drift on, in widths of the window, it no longer fits the plate."""
 
@@ -48,6 +50,22 @@ class Window:
                 remedy=f"`plateflow retry {self.paths.plate} --stage normalise`, then `snakemake`, computes it anew",
             )
         return channels[channel]["low"], channels[channel]["high"]
+
+    def stain(self, channel: str) -> tuple[float, float, float]:
+        """The raw values that are 0 and 1 in a channel, and that above which it shows cells, over the whole plate.
+
+        Where nothing was seen in the channel, nothing is above.
+
+        Raises:
+            ChannelError: the window was computed without this channel.
+            ResultsError: normalise has not computed its threshold.
+        """
+        low, high = self.limits(channel)
+        thresholds = self.content.get(THRESHOLDS, {})
+        if channel not in thresholds:
+            where, remedy = f"{self.paths.plate}: {self.paths.window}", "run `snakemake`; normalise computes it"
+            raise ResultsError(f"the intensity window has no threshold of {channel}", where=where, remedy=remedy)
+        return low, high, UNSEEN if thresholds[channel] is None else thresholds[channel]
 
     def limits_of_fields(self, well: str, channels: Sequence[str], fields: Sequence[str]) -> NDArray[np.float32]:
         """The raw values that become 0 and 1 in each field of a well, by `normalise.scope`.
@@ -121,6 +139,21 @@ class Window:
             of_plate if settings["scope"] == "plate" else [settings[key] for key in _OWN],
             [[self.lights[channel].coefficients.tolist(), self.lights[channel].dark] for channel in channels],
         )
+
+
+def cell_threshold(counts: NDArray[np.int64]) -> float:
+    """The raw value above which a stain shows cells, from the pixels of the whole plate by value: Li & Lee's of minimum
+    cross entropy (Pattern Recognition 26 (1993) 617), CellProfiler's default.
+
+    It depends on where 0 lies, which cameras set at will; here that is the value of the darkest percent of the pixels.
+    """
+    dark = int(np.searchsorted(np.cumsum(counts), counts.sum() / 100))
+    counts = np.concatenate([counts[: dark + 1].sum(keepdims=True), counts[dark + 1 :]]).astype(np.float64)
+    pixels, light = np.cumsum(counts), np.cumsum(counts * np.arange(len(counts)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.nan_to_num(light * np.log(light / pixels))
+        above = np.nan_to_num((light[-1] - light) * np.log((light[-1] - light) / (pixels[-1] - pixels)))
+    return float(dark + np.argmax(below + above))
 
 
 def load_window(paths: PlatePaths) -> Window:

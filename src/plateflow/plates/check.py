@@ -39,10 +39,11 @@ def check_channels(config: Config, metadata: Mapping[str, Any]) -> None:
         for channel in label_set.channels:
             if channel not in channels:
                 near = difflib.get_close_matches(channel, channels, n=1, cutoff=0.4)
+                of = f"{name}.propagate" if label_set.propagate else name
                 raise ChannelError.missing(
                     [channel],
                     channels,
-                    where=f"{metadata['plate']}: segmentation.{name}.channels",
+                    where=f"{metadata['plate']}: segmentation.{of}.channels",
                     remedy=f"did you mean {near[0]!r}?"
                     if near
                     else "name one of these in the configuration, or give one this name (channel_names, plate sheet)",

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from plateflow.chain import STAGES, label_parameters, stages_of
+from plateflow.config import Expand, Grown, Propagate, Ring
 from plateflow.errors import PlateflowError, number_of
 from plateflow.features.columns import cell_columns, cell_families
 from plateflow.features.measure import compartment
@@ -43,6 +44,9 @@ REFERENCES = {
     "screening assays. Genomics 89:552 (2007).",
     "simes": "Simes R.J. An improved Bonferroni procedure for multiple tests of significance. Biometrika 73:751 "
     "(1986).",
+    "jones": "Jones T.R., Carpenter A.E., Golland P. Voronoi-based segmentation of cells on image manifolds. Lect "
+    "Notes Comput Sci 3765:535 (2005).",
+    "li": "Li C.H., Lee C.K. Minimum cross entropy thresholding. Pattern Recognit 26:617 (1993).",
     "sebaugh": "Sebaugh J.L. Guidelines for accurate EC50/IC50 estimation. Pharm Stat 10:128 (2011).",
     "bh": "Benjamini Y., Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to "
     "multiple testing. J R Stat Soc B 57:289 (1995).",
@@ -136,7 +140,7 @@ def _images(view: View, cite: Any) -> Iterator[str]:
 def _segmentation(view: View, cite: Any) -> Iterator[str]:
     models, config = _models(view), view.plate.config
     for sha256 in dict.fromkeys(model["sha256"] for model in models.values()):
-        names = [name for name in config.segmentation if models.get(name, {}).get("sha256") == sha256]
+        names = [name for name in config.segmented if models.get(name, {}).get("sha256") == sha256]
         model, keys, origin = models[names[0]], ["cellpose", "cellpose-sam"], ""
         try:
             spec = model_spec(config.segmentation[names[0]].model)
@@ -151,7 +155,7 @@ def _segmentation(view: View, cite: Any) -> Iterator[str]:
             f"licence: {model['licence']}{origin}), a vision transformer that predicts flow fields as Cellpose and "
             f"Cellpose-SAM do {cite(*keys)}."
         )
-    for name, settings in config.segmentation.items():
+    for name, settings in config.segmented.items():
         size = "at the images' own scale"
         if settings.diameter_um or settings.diameter_px:
             given = f"{settings.diameter_um:g} µm" if settings.diameter_um else f"{settings.diameter_px:g} px"
@@ -162,9 +166,29 @@ def _segmentation(view: View, cite: Any) -> Iterator[str]:
             f"threshold of {settings.cell_threshold:g} for the cell logit; objects with {flow}fewer than "
             f"{settings.min_size_px} pixels were dropped."
         )
+    for name, rule in config.grown.items():
+        yield _grown(name, rule, cite)
+    if config.paired:
+        pairs = _and(config.paired)
+        yield f"Only {config.row_label_set} matched one to one with {pairs} were measured."
     if view.corrected:
         names = sorted({name for mark in view.by_well[CORRECTED].fillna("") for name in mark.split(",")} - {""})
         yield f"In {number_of(view.corrected, 'well[s]')} labels of {_and(names)} were corrected by hand."
+
+
+def _grown(name: str, rule: Grown, cite: Any) -> str:
+    match rule:
+        case Expand():
+            how = f"grown from {rule.source} by up to {rule.um:g} µm, each pixel going to the nearest"
+        case Propagate():
+            how = (
+                f"grown from {rule.source} through {_and(rule.channels)} by propagation {cite('jones')} with a "
+                f"regularisation of {rule.regularisation:g}, where a channel exceeded the plate's threshold of minimum "
+                f"cross entropy {cite('li')}"
+            )
+        case Ring():
+            how = f"rings {rule.inner_um:g} to {rule.outer_um:g} µm from {rule.source}, each pixel going to the nearest"
+    return f"{_upper(name)} were {how}."
 
 
 def _features(view: View, cite: Any) -> Iterator[str]:

@@ -33,6 +33,8 @@ EXAMPLES = 3
 """Wells that are shown of the worst, of the middle and of the best."""
 SHARE = 60_000
 """Characters of the page that one of their pictures may take."""
+NETWORK = {"flow_error": "flow error", "cell_probability": "cell probability"}
+"""What the network says of an object, by the column of the table of objects."""
 NAMES = {"uncovered": "of what is bright in no object", "unmatched": "without a partner", "flow_check": "dropped"}
 MOST_CHILDREN = 4
 """From this number of nuclei on, cells are counted together."""
@@ -51,11 +53,11 @@ def segmentation(view: View) -> dict[str, Any]:
         name: {well: _objects(view, name, well) for well in roles if name in has[well]}
         for name in view.plate.config.segmentation
     }
-    tests = 2 * len(KINDS) * len(tables)
+    tests = 2 * len(KINDS) * len(view.plate.config.segmented)
     for name, found in tables.items():
         sizes, unit = _sizes(view, name, found)
         charts = [small.histogram(_by_group(sizes, roles), f"{name}: {unit}")]
-        for column, title in (("flow_error", "flow error"), ("cell_probability", "cell probability")):
+        for column, title in NETWORK.items() if name in view.plate.config.segmented else ():
             values = {well: table[column] for well, table in found.items()}
             charts.append(small.histogram(_by_group(values, roles), f"{name}: {title}"))
             maps[f"{name}: median {title}"] = _medians(values)
@@ -118,6 +120,8 @@ def _seams(view: View, label_set: str, found: Tables, tests: int) -> list[Seam] 
     plate, config = view.plate, view.plate.config
     if config.segmentation[label_set].dimensions == 3:
         return "volumes aren't tested"
+    if (rule := config.grown.get(label_set)) is not None:
+        return f"they are made from {rule.source}"
     areas = [table["area_px"] for table in found.values()]
     if not sum(map(len, areas)):
         return "there are no objects"
@@ -203,10 +207,13 @@ def _partners(view: View, roles: Mapping[str, Any]) -> list[dict[str, Any]]:
         alone = 0
         for well, role in roles.items():
             table = pq.ParquetFile(view.plate.paths.cells(well)).read(columns=columns, use_threads=False)
-            alone += outcomes.required(well).info.get("without a row", {}).get(other, 0)
+            info = outcomes.required(well).info
+            alone += info.get("without a row", {}).get(other, 0)
+            before = info.get("match", {}).get(other)  # before those without a partner were left out of the rows
             for group in ("all wells", *([f"{role} controls"] if role in ("negative", "positive") else [])):
                 own = kinds.setdefault(group, Counter()), children.setdefault(group, Counter())
-                for counter, column in zip(own, columns, strict=True):
+                own[0].update({_kind(kind): n for kind, n in (before or {}).items()})
+                for counter, column in list(zip(own, columns, strict=True))[before is not None :]:
                     for each in table[column].value_counts().to_pylist():
                         counter[_kind(each["values"])] += each["counts"]
         found.append(

@@ -173,7 +173,7 @@ def accepted_results(plate: Plate) -> list[dict[str, Any]]:
     found: Counter[tuple[Any, ...]] = Counter()
     for stage in [name for name in stages_of(plate.config) if name != "report"]:
         for entry in plate.outcomes(stage).values():
-            wanted = entry.label_set in ("", *plate.config.segmentation) and entry.well in ("", *plate.wells)
+            wanted = entry.label_set in ("", *plate.config.segmented) and entry.well in ("", *plate.wells)
             if entry.accepted and wanted:
                 accepted = entry.accepted
                 found[stage, entry.made_by, accepted["version"], accepted["by"], accepted["at"]] += 1

@@ -212,7 +212,7 @@ def _correction_doubts(plate: Plate) -> list[str]:
 def _expected(plate: Plate) -> dict[str, Expected]:
     """What the objects of each label set should be like; of a model that can't be asked, of any size."""
     expected = {}
-    for name, settings in plate.config.segmentation.items():
+    for name, settings in plate.config.segmented.items():
         try:
             spec, scale = model_spec(settings.model), plate.grid(name).scale
         except PlateflowError:
@@ -229,8 +229,10 @@ def _found(plate: Plate, well: str, measured: Entry) -> dict[str, Found]:
     import pandas as pd
 
     labelled, found = plate.outcomes(labels_stage(plate.config)), {}
-    unmatched = unmatched_of(plate.paths.cells(well), plate.config, measured.info.get("without a row", {}))
-    for name in plate.label_sets(well):
+    unmatched = measured.info.get("unmatched")
+    if unmatched is None:  # each object that has no partner is without a row, or a row
+        unmatched = unmatched_of(plate.paths.cells(well), plate.config, measured.info.get("without a row", {}))
+    for name in plate.segmented(well):
         settings = plate.config.segmentation[name]
         standing = plate.labels_name(well, name)
         by_hand = standing != name
@@ -312,6 +314,8 @@ def _rows(
             values[len(rows)] = cells.values.ravel()
             at = tuple(frame.values())
             of_frame = {f"Count_{compartment(name)}": count[at] for name, count in counts.items() if at in count}
+            pairs = {f"Count_{compartment(name)}": cells.rows for name in config.paired}
+            of_frame |= {name: n for name, n in pairs.items() if name in of_frame}
             rows.append(place | own | {row_count: cells.rows} | of_frame | cells.gated)
             for name in fields.used if by_field else ():
                 site = {"Metadata_Plate": plate.name, **place, "Metadata_Site": name}

@@ -1,9 +1,9 @@
 """The stage `features`: one cell table per well, measured canvas by canvas, so that memory is bounded by a canvas.
 
 Reads: level 0 and labels of plate.zarr, manifest/window.json, objects/<label set>/<well>.parquet; corrections/.
-Writes: cells/<well>.parquet; spots/<name>/<well>.parquet; where labels were corrected by hand
-    labels/<label set>_corrected in plate.zarr, and objects/<label set>_corrected/<well>.parquet; the list of
-    the well's labels.
+Writes: cells/<well>.parquet; spots/<name>/<well>.parquet; of label sets that are made from others labels/<label set>
+    in plate.zarr, and objects/<label set>/<well>.parquet; of those corrected by hand the same of
+    <label set>_corrected; the list of the well's labels.
 Work item: a well.
 
 Whatever else there is of a label set, corrected labels stand in its place: they are put into the store, and measured.
@@ -31,10 +31,12 @@ from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
+from plateflow.stages.grown import first_source, grow, stains
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.stages.spots import WellSpots
 from plateflow.state.corrections import Correction
+from plateflow.stats.segmentation import one_to_one
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
@@ -50,12 +52,13 @@ def work_items(job: Job) -> list[WorkItem[Corrections]]:
     plate = job.plate
     stage = labels_stage(plate.config)
     tiled, labelled = plate.outcomes("tile"), plate.outcomes(stage)
-    frozen = load_window(plate.paths)
-    window, thresholds = frozen.fingerprint(plate.channels), frozen.thresholds_of_spots(plate.config.spots)
+    window = load_window(plate.paths)
+    intensities, through = window.fingerprint(plate.channels), stains(plate.config, window)
+    thresholds = window.thresholds_of_spots(plate.config.spots)
     items = []
     for well in job.wells:
         tile = tiled.required(well)
-        labels = {name: labelled.required(well, name) for name in plate.label_sets(well)}
+        labels = {name: labelled.required(well, name) for name in plate.segmented(well)}
         # a network's bits are those of a machine: what infer makes anew may be other labels, though all else is equal
         made = {
             name: [entry.fingerprint, entry.sequence] if stage == "infer" else entry.fingerprint
@@ -64,10 +67,12 @@ def work_items(job: Job) -> list[WorkItem[Corrections]]:
         depends = {
             "tile": tile.fingerprint,
             **{f"{stage} {name}": each for name, each in made.items()},
-            "window": window,
+            "window": intensities,
             "parameters": job.parameters(),
         }
-        corrected = {name: each for name in labels if (each := plate.correction(well, name))}
+        if through:
+            depends["stains"] = through
+        corrected = {name: each for name in plate.label_sets(well) if (each := plate.correction(well, name))}
         depends |= plate.corrected(well)
         if thresholds:
             depends["background of spots"] = thresholds
@@ -95,18 +100,25 @@ def run(job: Job) -> None:
         lambda: work_items(job),
         one_by_one(work),
         owned=lambda item: [job.paths.cells(item.well), *job.paths.all_spots(item.well)],
-        clear=lambda item: put_into_store(job.plate, item.well, {}),
+        clear=lambda item: put_into_store(job.plate, item.well, {}, make=False),
     )
 
 
-def put_into_store(plate: Plate, well: str, corrected: Corrections) -> None:
-    """Put corrected labels, and the tables of their objects, beside the pipeline's; remove those not in use.
+def put_into_store(plate: Plate, well: str, corrected: Corrections, *, make: bool = True) -> None:
+    """Put corrected labels, and the tables of their objects, beside the pipeline's; remove those not in use. Between
+    them make the label sets that are made from others: from corrected ones where there are, as theirs may be.
 
     Raises:
         ResultsError: the file of a correction isn't there as it was written.
     """
-    paths = plate.paths
-    for name in plate.config.segmentation:
+    paths, has = plate.paths, plate.label_sets(well)
+    for name in (*plate.config.segmented, *plate.config.grown):
+        if name in plate.config.grown:
+            if make and name in has:
+                grow(plate, well, name)
+            else:
+                remove_tree(paths.image(well) / "labels" / name)
+                remove(paths.objects(name, well))
         if correction := corrected.get(name):
             with CorrectedLabels(correction.file(paths), correction.stamp) as labels:
                 about = {key: getattr(correction, key) for key in ("by", "at", "sources", "made_from")}
@@ -116,7 +128,7 @@ def put_into_store(plate: Plate, well: str, corrected: Corrections) -> None:
         else:
             remove_tree(group_folder(paths, well, name))
             remove(paths.objects(name + CORRECTED, well))
-    list_labels(paths, well, plate.label_sets(well))
+    list_labels(paths, well, [*plate.config.segmented, *plate.config.grown])
 
 
 def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -134,6 +146,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     config, paths = plate.config, plate.paths
     label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
     standing = {name: plate.labels_name(well, name) for name in label_sets}
+    first = {name: first_source(config, name, standing) for name in label_sets}
+    numbered = [compartment(name) for name in label_sets if first[name] == first.get(config.row_label_set)]
     types = {channel["name"]: channel["dtype"] for channel in plate.metadata["channels"]}
     image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
@@ -176,6 +190,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
             origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
             outside=outside,
             texture_scales=config.features.texture_scales,
+            numbered=numbered,
         )
         orphans.update(part.attrs.pop("orphans"))
         if (saturated := image.clipped(canvas, channels, config.z)) is not None:
@@ -201,6 +216,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     if not parts:
         return typed(pd.DataFrame({name: pd.Series([], dtype=object) for name in order})), info
     table = pd.concat(parts, ignore_index=True).sort_values("ObjectNumber", kind="stable", ignore_index=True)
+    table, reconciled = one_to_one(table, config, orphans)
+    info |= reconciled
     row, column = parse_well(well)
     more: dict[str, Any] = {"Metadata_Plate": paths.plate, "Metadata_Well": well}
     more |= {"Metadata_Row": row_name(row), "Metadata_Column": column + 1}

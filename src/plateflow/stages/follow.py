@@ -84,7 +84,7 @@ def follow_items(plate: Plate, wells: list[str]) -> list[WorkItem[CanvasBlock]]:
     inferred, edge_px = plate.outcomes("infer"), plate.config.follow_block_px
     items: list[WorkItem[CanvasBlock]] = []
     for well in wells:
-        for label_set in plate.label_sets(well):
+        for label_set in plate.segmented(well):
             entry = inferred.required(well, label_set)
             # infer removes the endpoints of earlier flows, so that each of its runs counts, equal ones too
             depends = {

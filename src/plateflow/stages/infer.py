@@ -81,7 +81,7 @@ def work_items(job: Job) -> list[Item]:
     check_label_sets(plate.config)
     tiled, window = plate.outcomes("tile"), load_window(plate.paths)
     depends: dict[str, dict[str, Any]] = {}
-    for label_set, settings in plate.config.segmentation.items():
+    for label_set, settings in plate.config.segmented.items():
         channels = plate.channels_of(label_set)
         plate.grid(label_set)  # fails before any tile is run
         depends[label_set] = {
@@ -93,7 +93,7 @@ def work_items(job: Job) -> list[Item]:
     items = []
     for well in job.wells:
         entry = tiled.required(well)
-        for label_set in plate.label_sets(well):
+        for label_set in plate.segmented(well):
             ratio = None
             if plate.config.segmentation[label_set].dimensions == 3 and not entry.left_out:
                 layout, where = WellImage.open(plate.paths, well).layout, f"{plate.name}/{well}, label set {label_set}"
@@ -118,7 +118,7 @@ def check_models(config: Config) -> None:
     """
     from plateflow.model import check_model
 
-    for model in dict.fromkeys(settings.model for settings in config.segmentation.values()):
+    for model in dict.fromkeys(settings.model for settings in config.segmented.values()):
         check_model(model)
 
 

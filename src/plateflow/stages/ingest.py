@@ -23,6 +23,7 @@ from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, counted
 from plateflow.segment.grid import anisotropy, diameter_px
+from plateflow.stages.grown import check_pixel_size
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
@@ -33,7 +34,8 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index; on its files' sizes and times only when `check` asks for them."""
     index = index_plate(job.plate.spec)
     check_channels(job.config, index.metadata)
-    for name, settings in job.config.segmentation.items():
+    check_pixel_size(job.config, index.metadata)
+    for name, settings in job.config.segmented.items():
         diameter_px(settings, index.metadata, where=f"{job.plate.name}, label set {name}")
     # All that a manifest says, but for what tile sees by itself: whether a file is there, as it was.
     planes = index.planes.drop(columns=["size_bytes", "mtime_ns", "state", "reason"])
@@ -42,7 +44,7 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     depends: dict[str, Any] = {"parameters": job.parameters(), "raw files": raw_files, "store": STORE}
     counts = index.planes.groupby(["well", "t"])["channel"].nunique()
     if "lacking_channels" in index.metadata or counts.nunique() > 1:  # they decide which label sets a well has
-        depends["label sets"] = [[name, each.channels] for name, each in job.config.segmentation.items()]
+        depends["label sets"] = job.config.needed_channels
     return [WorkItem(depends=depends, data=index)]
 
 
@@ -108,7 +110,8 @@ def ingest(job: Job, index: Index) -> Outcome:
         job.paths,
         metadata,
         layouts,
-        label_sets={name: settings.channels for name, settings in job.config.segmentation.items()},
+        label_sets={name: settings.channels for name, settings in job.config.segmented.items()},
+        others=list(job.config.grown),
         levels=job.config.levels,
         z_mode=job.config.z,
         ids=before.info.get("images", {}) if before else {},

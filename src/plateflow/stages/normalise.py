@@ -8,18 +8,19 @@ The window's limits are percentiles of all raw pixels of the fields that count, 
 left out or saturated don't. Once `window.json` bears the configured freeze number and the same settings it stays as it
 is, whatever wells come or go, until `plateflow retry PLATE --stage normalise` asks for a new one; files that were lost
 are written again from the journal, which holds the numbers. Nothing is frozen before `SIGNAL_SHARE` of the wells have
-something to focus on: until then the window follows the wells. With
+something to focus on: until then the window follows the wells. Thresholds of stains through which objects are grown
+(`propagate`) are in it, too; those of further channels are added to a frozen window, which stays as it is. With
 `normalise.scope` well or field the limits come from their own pixels alone, computed on read (`images.window`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plateflow.chain import SPOTS
+from plateflow.chain import SPOTS, THRESHOLDS
 from plateflow.files import digest, write_changed, write_json
 from plateflow.plates.pixels import camera_tops
 from plateflow.project import Plate
@@ -31,6 +32,7 @@ from plateflow.state.requests import request_number
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from plateflow.images.histograms import PlateCounts
     from plateflow.images.illumination import Light
 
 SIGNAL_SHARE = 0.1
@@ -64,29 +66,29 @@ def freeze(job: Job) -> Outcome:
     """Write `window.json` and `illumination.npz` from the histograms of all wells in use."""
     import numpy as np
 
-    from plateflow.images.histograms import PlateCounts, add_fields, intensity_limits, read_histograms
+    from plateflow.images.histograms import add_fields, intensity_limits, read_histograms
     from plateflow.images.illumination import Light, fit_light
     from plateflow.images.window import lights_of
 
-    entry = job.plate.outcomes("normalise").get(PLATE_KEY)
+    entry, wanted = job.plate.outcomes("normalise").get(PLATE_KEY), job.parameters().get(THRESHOLDS, ())
+    frozen = entry.info.get("window", {}) if entry else {}
+    lacking = [channel for channel in wanted if channel not in frozen.get(THRESHOLDS, {})]
     if (
         entry
+        and not lacking
         and job.plate.has_frozen_window()
         and not any(damage(job.paths, *file, content=True) for file in entry.files.items() if "zarr" not in file[0])
     ):
         images = _show(job, json.loads(job.paths.window.read_text()))
         return Outcome(files=[job.paths.window, job.paths.illumination, *images], info=entry.info, learned=_FROZEN)
-    frozen = entry.info.get("window", {}) if entry else {}
-    if entry and job.plate.is_frozen_window(frozen):
+    if entry and job.plate.has_frozen_limits(frozen):  # it was lost, or spots or stains were configured since
+        if lacking:
+            frozen = frozen | {THRESHOLDS: frozen.get(THRESHOLDS, {}) | _thresholds(lacking, _plate_counts(job))}
+        if not job.plate.is_frozen_window(frozen):
+            profiles = zip(frozen["light"], entry.info["profiles"], strict=True)
+            frozen = _with_spots(job, frozen, lights_of(frozen, {name: np.array(each) for name, each in profiles}))
         _write(job, frozen, entry.info["profiles"])
-        return Outcome(info=entry.info, learned=_FROZEN)
-    if entry and job.plate.has_frozen_limits(frozen):  # spots were configured since
-        coefficients = {
-            name: np.array(each) for name, each in zip(frozen["light"], entry.info["profiles"], strict=True)
-        }
-        frozen = _with_spots(job, frozen, lights_of(frozen, coefficients))
-        _write(job, frozen, entry.info["profiles"])
-        return Outcome(info={**entry.info, "window": frozen}, learned=_learned(job, frozen))
+        return Outcome(info=entry.info | {"window": frozen}, learned=_learned(job, frozen))
     settings, channels, wells = job.config.normalise, job.plate.channels, _used_wells(job.plate)
     segmented = {channel for label_set in job.config.segmentation.values() for channel in label_set.channels}
     plate: dict[str, PlateCounts] = {}
@@ -116,7 +118,7 @@ def freeze(job: Job) -> Outcome:
     window: dict[str, Any] = {
         "freeze": 0 if blank else settings.freeze,
         "request": request_number(job.paths, "normalise", ""),
-        "settings": {key: value for key, value in job.parameters().items() if key != SPOTS},
+        "settings": {key: value for key, value in job.parameters().items() if key not in (SPOTS, THRESHOLDS)},
         "channels": {
             channel: intensity_limits(plate[channel].counts, settings.percentiles)
             if channel in plate
@@ -130,6 +132,8 @@ def freeze(job: Job) -> Outcome:
         "fields": {channel: len(grids[channel]) for channel in channels},
         "clipped": [channel for channel, held in plate.items() if held.mostly_clipped],
     }
+    if wanted:
+        window[THRESHOLDS] = _thresholds(wanted, plate)
     window = _with_spots(job, window, dict(zip(channels, lights, strict=True)))
     info: dict[str, Any] = {"window": window, "profiles": [light.coefficients.tolist() for light in lights]}
     _write(job, **info)
@@ -161,6 +165,21 @@ def _with_spots(job: Job, window: dict[str, Any], lights: Mapping[str, Light]) -
     found = {name: each for name, each in found.items() if each}
     window = {key: value for key, value in window.items() if key != SPOTS}
     return window | ({SPOTS: found} if found else {})
+def _plate_counts(job: Job) -> dict[str, PlateCounts]:
+    """What the wells in use hold."""
+    from plateflow.images.histograms import add_fields, read_histograms
+
+    plate: dict[str, PlateCounts] = {}
+    for well in _used_wells(job.plate):
+        add_fields(plate, read_histograms(job.paths, well), job.config.quality.saturated_fraction)
+    return plate
+
+
+def _thresholds(channels: Sequence[str], plate: Mapping[str, PlateCounts]) -> dict[str, float | None]:
+    """From which raw value on each channel shows cells; None where nothing was seen in it."""
+    from plateflow.images.window import cell_threshold
+
+    return {channel: cell_threshold(plate[channel].counts) if channel in plate else None for channel in channels}
 
 
 def _write(job: Job, window: dict[str, Any], profiles: list[list[float]]) -> None:

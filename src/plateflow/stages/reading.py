@@ -70,7 +70,7 @@ class Reading:
         for stage in job.stage.reads:
             by_well = self._entries[stage] = defaultdict(list)
             for entry in job.plate.outcomes(stage).values():
-                if entry.label_set in ("", *job.config.segmentation):
+                if entry.label_set in ("", *job.config.segmented):
                     by_well[entry.well].append(entry)
 
     def check_manifest(self) -> None:

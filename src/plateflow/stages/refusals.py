@@ -20,6 +20,7 @@ from plateflow.plates.platemap import read_plate_map
 from plateflow.plates.reader import Index, examples
 from plateflow.project import Plate, check_channels, check_thresholds
 from plateflow.segment.grid import grid_for
+from plateflow.stages.grown import check_pixel_size
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
 from plateflow.stages.spots import check_spots
@@ -30,7 +31,7 @@ from plateflow.stats.rules import gates_of
 
 def refused_of_config(config: Config) -> Iterator[Problem]:
     """What is wrong with the configuration, whatever the plate: models, channels, thresholds, features, folders."""
-    for name, settings in config.segmentation.items():
+    for name, settings in config.segmented.items():
         alone = config.model_copy(update={"segmentation": {name: settings}})
         steps = {"channels": check_channels, "cell_threshold": check_thresholds, "model": check_models}
         for key, step in steps.items():
@@ -56,8 +57,9 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
         yield Problem.of_error(plate.name, error)
     for (what, remedy), alike in wells.items():
         yield Problem("error", plate.name, f"left out, as {what}: {examples(alike)}", remedy)
-    for name in config.segmentation:
+    for name in config.segmented:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
+    yield from _tried(plate.name, partial(check_pixel_size, config, metadata))
     yield from _tried(plate.name, partial(check_spots, config, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
     yield from _tried(plate.name, partial(check_time, config.stats, metadata["t"], plate.name))

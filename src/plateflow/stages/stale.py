@@ -238,7 +238,7 @@ def _what_changed(plate: Plate, progress: JobProgress) -> tuple[str, ...]:
     """
     name, paths = progress.stage, plate.paths
     job, path = Job.of(plate, name, progress.job), paths.journal(name, progress.job)
-    if not (entries := last_entries(path, plate.config.segmentation)):
+    if not (entries := last_entries(path, plate.config.segmented)):
         return ()
     lost = lost_sequences(paths, name)
     why = _own_changes(job, entries, lost)
@@ -256,7 +256,7 @@ def _own_changes(job: Job, entries: Iterable[Entry], lost: Mapping[Key, int]) ->
     """Of parameters, version, requests and lost files, what has changed since some outcomes."""
     why: dict[str, None] = {}
     for entry in entries:
-        if entry.label_set in ("", *job.config.segmentation):
+        if entry.label_set in ("", *job.config.segmented):
             depends: dict[str, Any] = (
                 {"parameters": job.parameters(entry.label_set or None)} if "parameters" in entry.depends else {}
             )

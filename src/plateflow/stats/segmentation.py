@@ -62,7 +62,8 @@ class Found:
         dropped: how many others the flow check dropped, and their area, px; None: not known, of an earlier version.
         diameter_px: median over the objects of the diameter of a circle of the object's area, px of the image; NaN
             without objects, and for volumes.
-        unmatched: of nuclei how many belong to no cell, of cells how many have no nucleus; None for others.
+        unmatched: of nuclei how many belong to no cell, of cells how many have no nucleus; of others only where they
+            are matched one to one, else None.
         bright: see `features.brightness`; None: not known, of an earlier version.
     """
 
@@ -181,13 +182,43 @@ def unmatched_of(path: Path, config: Config, without_row: Mapping[str, int]) -> 
     table = pq.read_table(
         path, columns=[f"Metadata_Match_{other}", larger, f"{other}_Number_Object_Number"]
     ).to_pandas()
+    return _unmatched_in(table, rows, other, without_row)
+
+
+def _unmatched_in(table: pd.DataFrame, rows: str, other: str, without_row: Mapping[str, int]) -> dict[str, int]:
     match = table[f"Metadata_Match_{other}"]
     if len(table) and match.isna().all():  # the well has none of the others where it has rows
         return {}
-    alone = match.isin(["anucleate", "orphan"])
-    turned = table[larger].notna() if rows == "Cells" else table[larger] > 0
+    alone = match.isin(["anucleate", "orphan", "none"])
+    turned = match.isna()
+    if (rows, other) == ("Cells", "Nuclei"):
+        turned = table["Cells_Parent_Nuclei"].notna()
+    elif (rows, other) == ("Nuclei", "Cells"):
+        turned = table["Nuclei_Children_Cells_Count"] > 0
     others = table.loc[turned, f"{other}_Number_Object_Number"].nunique()
     return {rows: int((alone | turned).sum()), other: without_row.get(other, 0) + others}
+
+
+def one_to_one(
+    table: pd.DataFrame, config: Config, without_row: Mapping[str, int]
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """The rows of a cell table that have one object of each label set with which the rows' is matched one to one.
+
+    Where such a label set isn't made at all, as a well lacks its channels, rows stay.
+
+    Returns:
+        the table, and what the journal keeps: by the other compartment how many rows there were of each kind ("match"),
+        and by compartment how many objects have no partner ("unmatched").
+    """
+    rows, kinds, unmatched = compartment(config.row_label_set), dict[str, dict[str, int]](), dict[str, int]()
+    stays = np.ones(len(table), bool)
+    for other in map(compartment, config.paired):
+        match = table[f"Metadata_Match_{other}"]
+        kinds[other] = {str(kind): int(n) for kind, n in match.value_counts().sort_index().items()}
+        found = _unmatched_in(table, rows, other, without_row)
+        unmatched |= {name: max(n, unmatched.get(name, 0)) for name, n in found.items()}
+        stays &= (match.isna() | (match == "one_to_one")).to_numpy()
+    return table[stays].reset_index(drop=True), {"match": kinds, "unmatched": unmatched} if kinds else {}
 
 
 def judge(
@@ -277,7 +308,7 @@ def plate_doubts(wells: pd.DataFrame, expected: Mapping[str, Expected]) -> list[
             if (excess[typical.index] > 0).sum() * 2 <= len(typical):
                 continue
             shown = [(by_well.loc[i, "Metadata_Well"], _number(flag, values[i])) for i in excess[excess > 0].index]
-            text = _TEXTS[flag, prefix if flag == "unmatched" else ""]
+            text = _TEXTS.get((flag, prefix), _TEXTS[flag, ""])
             text = text.format(
                 name=name, channel=wanted.channel, number=_number(flag, typical.median()), why=wanted.why
             )
@@ -317,6 +348,7 @@ _TEXTS = {
     ("uncovered", ""): "{number} of what is bright in {channel} is in none of the {name}",
     ("unmatched", "Nuclei"): "{number} of the nuclei belong to no cell",
     ("unmatched", "Cells"): "{number} of the cells have no nucleus",
+    ("unmatched", ""): "{number} of the {name} have no partner, though they are matched one to one",
     ("flow_check", ""): "{number} of the {name} were dropped, as they don't agree with the flow",
 }
 """By flag, and for what goes by the label set its name; the number is the median of the wells that were asked."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config.sections import nearest
+from plateflow.config.section import nearest
 from plateflow.errors import PlateflowError, ResultsError
 from plateflow.images.canvas import Canvas
 from plateflow.images.corrected import CorrectedLabels

@@ -1,0 +1,286 @@
+"""Label sets that are made from others, and label sets that are matched one to one, from configuration to tables."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from planted_plate import LABEL_SETS, Planted, small_plate
+
+from plateflow.chain import parameters
+from plateflow.config import Config, PlateSpec
+from plateflow.errors import ConfigError, PlateflowError, ResultsError
+from plateflow.exchange.corrections import import_items
+from plateflow.exchange.images import export_images, read_items
+from plateflow.files import take_stamps
+from plateflow.images.well import WellImage
+from plateflow.images.window import cell_threshold, load_window
+from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
+from plateflow.stages.features import put_into_store
+from plateflow.stages.grown import check_pixel_size
+from plateflow.state.journal import Entry, append_outcome
+from plateflow.stats.segmentation import one_to_one
+
+GROWN = {
+    "nuclei": {"channels": ["DNA"]},
+    "cells": {"expand": {"from": "nuclei", "um": 3}},
+    "spread": {"propagate": {"from": "nuclei", "channels": ["AGP"]}},
+    "halo": {"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 2.4}},
+}
+MINIMAL = {"families": "minimal"}
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    root = tmp_path_factory.mktemp("grown")
+    plate = small_plate(root / "usual").copy(root, segmentation=GROWN, features=MINIMAL)
+    plate.run("ingest", "normalise", "features", "aggregate")
+    return plate
+
+
+def labels_of(plate: Planted, name: str, well: str = "B02") -> np.ndarray:
+    return zarr.open_array(plate.paths.image(well) / "labels" / name / "0", mode="r")[0, 0]
+
+
+def test_they_are_made_from_the_labels_that_stand(grown: Planted) -> None:
+    nuclei = labels_of(grown, "nuclei")
+    np.testing.assert_array_equal(labels_of(grown, "cells"), grow_evenly(nuclei, radius=5))
+    np.testing.assert_array_equal(labels_of(grown, "halo"), grow_evenly(nuclei, radius=4, inner=1))
+    canvas, image = grown.plate.canvases("B02", "spread")[0], load_window(grown.paths)
+    low, high, threshold = image.stain("AGP")
+    pixels = WellImage.open(grown.paths, "B02").read(canvas, ["AGP"], "max")[0]
+    cells = shows_cells(pixels, threshold, np.ones(pixels.shape, bool))
+    spread = grow_through(nuclei, (pixels - low) / (high - low), cells, regularisation=0.05, block=77)
+    np.testing.assert_array_equal(labels_of(grown, "spread"), spread)
+    true = small_plate(grown.root / "truth")
+    with np.load(true.truth / "B02.npz") as file:
+        is_cell = file["cells"] > 0
+    assert ((spread > 0) == is_cell).mean() > 0.9, "the threshold tells cells from background"
+    assert set(np.unique(spread)) == set(np.unique(nuclei))
+
+
+def test_each_row_has_the_objects_of_one_number(grown: Planted) -> None:
+    table = grown.cells("B02")
+    assert len(table) == len(np.unique(labels_of(grown, "nuclei"))) - 1
+    for name in ("Nuclei", "Spread", "Halo"):
+        has = table[f"{name}_Number_Object_Number"].notna()
+        assert has.mean() > 0.98
+        np.testing.assert_array_equal(table.loc[has, f"{name}_Number_Object_Number"], table.loc[has, "ObjectNumber"])
+        assert (table.loc[has, f"Metadata_Match_{name}"] == "one_to_one").all()
+    areas = table["Cells_AreaShape_Area"] - table["Nuclei_AreaShape_Area"]
+    np.testing.assert_allclose(table["Cytoplasm_AreaShape_Area"].fillna(0), areas)
+    counted = pd.Series(labels_of(grown, "halo").ravel()).value_counts().drop(0)
+    halo = table.dropna(subset=["Halo_AreaShape_Area"]).set_index("ObjectNumber")["Halo_AreaShape_Area"]
+    assert halo.to_dict() == counted.to_dict()
+    assert "Nuclei_Quality_FlowError" in table
+    assert not [name for name in table if name.endswith("FlowError") and not name.startswith("Nuclei")]
+
+
+def test_tables_of_objects_and_the_store_tell_of_them(grown: Planted) -> None:
+    objects = pd.read_parquet(grown.paths.objects("halo", "B02"))
+    nuclei = pd.read_parquet(grown.paths.objects("nuclei", "B02")).set_index("label")
+    assert objects.dtypes.to_dict() == nuclei.reset_index().dtypes.to_dict()
+    pd.testing.assert_frame_equal(
+        objects.set_index("label")[["canvas", "seed_y", "seed_x"]],
+        nuclei.loc[objects["label"], ["canvas", "seed_y", "seed_x"]],
+    )
+    assert objects["flow_error"].isna().all()
+    group = grown.paths.image("B02") / "labels"
+    listed = json.loads((group / "zarr.json").read_text())["attributes"]["ome"]["labels"]
+    assert listed == ["nuclei", "cells", "spread", "halo"]
+    attributes = json.loads((group / "halo" / "zarr.json").read_text())["attributes"]
+    assert attributes["plateflow"]["grown"] == {"from": "nuclei", "rule": "ring", "inner_um": 0.6, "outer_um": 2.4}
+    assert attributes["ome"]["image-label"]["source"] == {"image": "../../"}
+    files = grown.plate.outcomes("features").required("B02").files
+    assert {"objects/halo/B02.parquet", "plate.zarr/B/02/0/labels/halo/zarr.json"} <= files.keys()
+    wells = pd.read_parquet(grown.paths.table("wells.parquet")).set_index("Metadata_Well")
+    assert wells.loc["B02", "Count_Cells"] == wells.loc["B02", "Count_Nuclei"] == len(nuclei)
+    assert "Metadata_Nuclei_Unmatched" in wells
+    assert "Metadata_Halo_Uncovered" not in wells, "no network has looked for rings"
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("cells", {"expand": {"from": "nuclei", "um": 2}}),
+        ("halo", {"expand": {"from": "spread", "um": 2.4}}),
+        ("spread", {"propagate": {"from": "nuclei", "channels": ["Marker"]}}),
+        ("spread", {"propagate": {"from": "nuclei", "channels": ["AGP"], "regularisation": 5}}),
+        ("halo", {"ring": {"from": "nuclei", "inner_um": 1.2, "outer_um": 2.4}}),
+        ("halo", {"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 1.2}}),
+    ],
+)
+def test_each_key_changes_the_labels_and_asks_for_features_alone(grown: Planted, name: str, rule: dict) -> None:
+    config = Config.model_validate(grown.config.model_dump() | {"segmentation": {**GROWN, name: rule}})
+    changed = dataclasses.replace(grown, config=config)
+    for stage in ("ingest", "tile", "infer", "follow", "stitch"):
+        assert changed.plate.parameters(stage) == grown.plate.parameters(stage)
+    assert changed.plate.parameters("features") != grown.plate.parameters("features")
+    made = []
+    for plate in (grown, changed):
+        plate.run("normalise")
+        put_into_store(plate.plate, "B03", {})
+        take_stamps()
+        made.append(labels_of(plate, name, "B03").tobytes())
+    assert made[0] != made[1]
+
+
+def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tmp_path: Path) -> None:
+    plate = grown.copy(tmp_path)
+    before = json.loads(plate.paths.window.read_text())
+    sets = GROWN | {"more": {"propagate": {"from": "nuclei", "channels": ["Marker", "AGP"]}}}
+    added = plate.copy(tmp_path / "added", segmentation=sets)
+    for well in ("B04", "B05", "C03"):  # without which limits would be others
+        gone = Entry(well=well, fingerprint="new", state="quarantined", reason="nan", sequence=9)
+        append_outcome(added.paths.journal("tile", "0"), gone)
+    assert added.plate.has_frozen_window()
+    added.run("normalise")
+    after = json.loads(added.paths.window.read_text())
+    assert after["thresholds"].keys() == {"AGP", "Marker"}
+    kept = {key: value for key, value in after.items() if key != "thresholds"}
+    assert kept == {key: value for key, value in before.items() if key != "thresholds"}
+    assert {"AGP": after["thresholds"]["AGP"]}.items() <= before["thresholds"].items()
+    added.paths.window.unlink()
+    added.run("normalise")
+    assert json.loads(added.paths.window.read_text()) == after, "written again from the journal"
+    after["thresholds"]["AGP"] = None  # nothing was seen
+    added.paths.window.write_text(json.dumps(after))
+    assert load_window(added.paths).stain("AGP")[2] > 65535
+    with pytest.raises(ResultsError, match="no threshold of DNA"):
+        load_window(added.paths).stain("DNA")
+
+
+def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -> None:
+    rng = np.random.default_rng(3)
+    values = np.concatenate([rng.normal(300, 8, 50_000), rng.normal(900, 150, 8_000)]).round().astype(int)
+    counts = np.bincount(values, minlength=65536)
+    dark = np.sort(values)[int(np.ceil(len(values) / 100)) - 1]
+    shifted = np.maximum(values - dark, 0).astype(float)
+
+    def entropy(level: float) -> float:
+        low, high = shifted[shifted <= level], shifted[shifted > level]
+        return -sum(part.sum() * np.log(part.mean()) for part in (low, high))
+
+    best = min(range(1, 900), key=entropy)
+    assert cell_threshold(counts) == dark + best
+    assert 330 < cell_threshold(counts) < 600
+    assert cell_threshold(np.roll(counts, 1000)) == cell_threshold(counts) + 1000, "a camera's offset moves it"
+    assert cell_threshold(np.bincount([7] * 10, minlength=256)) == 7, "nothing is above"
+
+
+def test_micrometres_need_the_size_of_a_pixel(grown: Planted) -> None:
+    with pytest.raises(ConfigError, match=r"cells grow by micrometres[\s\S]*segmentation.cells[\s\S]*pixel_size_um"):
+        check_pixel_size(grown.config, {"plate": "demo", "pixel_size_um": None})
+    through = Config.model_validate({"segmentation": {name: GROWN[name] for name in ("nuclei", "spread")}})
+    check_pixel_size(through, {"plate": "demo", "pixel_size_um": None})
+
+
+def test_corrections_of_the_source_are_grown_and_their_own_stand(grown: Planted, tmp_path: Path) -> None:
+    plate = grown.copy(tmp_path)
+    folder = tmp_path / "nuclei"
+    give_back(plate, "nuclei", folder, lambda labels: np.where(labels == labels.max(), 0, labels))
+    plate.run("features")
+    nuclei, cells = labels_of(plate, "nuclei_corrected"), labels_of(plate, "cells")
+    assert nuclei.max() < labels_of(plate, "nuclei").max()
+    np.testing.assert_array_equal(cells, grow_evenly(nuclei, radius=5))
+    give_back(plate, "cells", tmp_path / "cells", lambda labels: np.where(labels == 1, 0, labels))
+    plate.run("features")
+    np.testing.assert_array_equal(labels_of(plate, "cells"), cells)
+    table = plate.cells("B02")
+    assert 1 not in set(table["ObjectNumber"])
+    assert (table["Nuclei_Number_Object_Number"] == table["ObjectNumber"]).all(), "by overlap now"
+    entry = plate.plate.outcomes("features").required("B02")
+    assert entry.info["corrected"] == ["cells", "nuclei"]
+    with pytest.raises(PlateflowError, match="rings follow from the objects that they lie round"):
+        give_back(plate, "halo", tmp_path / "halo", lambda labels: labels * 2)
+
+
+def give_back(plate: Planted, label_set: str, folder: Path, change) -> None:
+    """Export the labels of B02 for napari, change them, import them."""
+    export_images(plate.plate, "napari", "B02", label_set, folder)
+    items = list(read_items(folder))
+    changed = change(items[0].read())
+    import_items(plate.plate, [_Changed(items[0], changed)], by="ada", split=False)
+
+
+class _Changed:
+    """An item whose labels somebody has changed."""
+
+    def __init__(self, item, labels: np.ndarray) -> None:
+        self._item, self._labels = item, labels
+
+    def read(self) -> np.ndarray:
+        return self._labels
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._item, name)
+
+
+def test_a_label_set_of_the_network_that_is_made_from_another_and_back_is_made_anew(
+    grown: Planted, tmp_path: Path
+) -> None:
+    plate = small_plate(tmp_path / "usual")
+    true = labels_of(plate, "cells")
+    other = plate.copy(tmp_path / "other", segmentation=GROWN, features=MINIMAL)
+    other.run("ingest", "normalise", "features", "aggregate")
+    assert not np.array_equal(labels_of(other, "cells"), true)
+    back = other.copy(tmp_path / "back", segmentation=LABEL_SETS, features=MINIMAL)
+    back.run("ingest")
+    assert not labels_of(back, "cells").any(), "so stitch, whose files are gone, does them again"
+
+
+def test_one_to_one_keeps_pairs_alone_and_says_how_many_had_no_partner(grown: Planted, tmp_path: Path) -> None:
+    usual = small_plate(tmp_path / "usual")
+    usual = usual.copy(tmp_path / "apart", features=MINIMAL)
+    lonely = labels_of(usual, "nuclei")
+    lonely[lonely <= 3] = 0
+    WellImage.open(usual.paths, "B02").write_labels(
+        "nuclei", 0, 0, [(usual.plate.canvases("B02", "nuclei")[0], lonely)]
+    )
+    usual.run("features", "aggregate")
+    sets = {"nuclei": LABEL_SETS["nuclei"], "cells": LABEL_SETS["cells"] | {"match": "one_to_one"}}
+    paired = usual.copy(tmp_path / "paired", segmentation=sets, features=MINIMAL)
+    paired.run("features", "aggregate")
+    before, after = usual.cells("B02"), paired.cells("B02")
+    pairs = before[before["Metadata_Match_Nuclei"] == "one_to_one"]
+    assert 0 < len(pairs) < len(before)
+    pd.testing.assert_frame_equal(after, pairs.reset_index(drop=True))
+    assert len(pd.read_parquet(paired.paths.objects("cells", "B02"))) == len(before), "objects stay"
+    info = paired.plate.outcomes("features").required("B02").info
+    assert info["match"] == {"Nuclei": before["Metadata_Match_Nuclei"].value_counts().to_dict()}
+    assert info["unmatched"]["Cells"] >= 3
+    wells = [pd.read_csv(each.paths.table("wells.csv")).set_index("Metadata_Well") for each in (usual, paired)]
+    for name in ("Metadata_Cells_Unmatched", "Metadata_Nuclei_Unmatched"):
+        pd.testing.assert_series_equal(wells[0][name], wells[1][name])
+    assert wells[1].loc["B02", "Metadata_Cells_Unmatched"] == pytest.approx(info["unmatched"]["Cells"] / len(before))
+    assert wells[1].loc["B02", "Count_Cells"] == wells[1].loc["B02", "Count_Nuclei"] == len(after)
+    assert paired.plate.parameters("stitch") == usual.plate.parameters("stitch")
+
+
+def test_rows_stay_where_the_partners_of_a_pair_are_made_nowhere() -> None:
+    config = Config.model_validate(
+        {"segmentation": {"cells": {"channels": ["AGP"]}, "nuclei": {"channels": ["DNA"], "match": "one_to_one"}}}
+    )
+    table = pd.DataFrame(
+        {
+            "Metadata_Match_Nuclei": [None, None],
+            "Cells_Parent_Nuclei": [np.nan] * 2,
+            "Nuclei_Number_Object_Number": [np.nan] * 2,
+        }
+    )
+    kept, info = one_to_one(table, config, {})
+    assert len(kept) == 2
+    assert info == {"match": {"Nuclei": {}}, "unmatched": {}}
+
+
+def test_without_rules_nothing_is_asked_that_was_not() -> None:
+    spec = PlateSpec(plate="p", path="raw")
+    config = Config.model_validate({"segmentation": LABEL_SETS})
+    assert parameters(config, "features", spec).keys() == {
+        *("rows", "families", "texture_scales", "label_sets"),
+    }
+    assert parameters(config, "ingest", spec)["label_sets"] == ["nuclei", "cells"]
+    assert "thresholds" not in parameters(config, "normalise", spec)
