@@ -25,7 +25,7 @@ def demo(
     from plateflow.cli.init import make_spec, write_project
     from plateflow.plates import open_plate
     from plateflow.simulate.compare import compare
-    from plateflow.simulate.plate import DEMO_FAULTS, simulate_plate
+    from plateflow.simulate.plate import simulate_demo
 
     if output.exists():
         if any(output.iterdir()) and not (output / MARK).exists():
@@ -34,8 +34,8 @@ def demo(
     output.mkdir(parents=True)
     (output / MARK).touch()
 
-    typer.echo("Simulating a plate of 18 wells, 2 fields, 3 channels ...")
-    plate = simulate_plate(output / "raw", faults=DEMO_FAULTS)
+    typer.echo("Simulating a plate of 24 wells, 2 fields, 4 channels, two cell lines ...")
+    plate = simulate_demo(output / "raw")
     spec = make_spec(plate.raw, plate_map=plate.plate_map)
     for line in write_project(output, spec, open_plate(spec)):
         typer.echo(f"  {line}")
