@@ -71,7 +71,7 @@ DEMO_FAULTS = (Fault(kind="defocus", well="B07", field=1), Fault(kind="truncated
 
 
 def demo_wells() -> list[WellPlan]:
-    """Twenty-four wells of two cell lines, two rows each: negative and positive controls, five doses, one without cells.
+    """Twenty-four wells, two rows per cell line: negative and positive controls, five doses; one well without cells.
 
     The second line has larger nuclei, and takes three times the dose for the same effect.
     """
@@ -124,9 +124,9 @@ def simulate_plate(
 
     The layout names the plate's folder. The map is `platemap.csv`. `truth/` holds, per well, `<well>.npz` with `nuclei`
     and `cells` (uint32 YX on the well's canvas: the box around its fields), `truth.csv` (one row per well) and
-    `truth.json` (pixel size, each field's top left corner on the canvas in px, faults). Of the reporter `<well>.npz` has
-    `foci` (places (n, 2), y and x in px of the canvas), `foci_nucleus` (n,) and `positive` (numbers of the cells that
-    are), and `truth.csv` their mean number per nucleus and share.
+    `truth.json` (pixel size, each field's top left corner on the canvas in px, faults). Of the reporter, `<well>.npz`
+    has `foci` (places (n, 2), y and x in px of the canvas), `foci_nucleus` (n,) and `positive` (the numbers of positive
+    cells), and `truth.csv` the foci per nucleus and the share of positive cells.
 
     Args:
         wells: what is in which well.
@@ -265,7 +265,7 @@ def _write_truth(
         "dim_nuclei": int((scene.brightness[numbers - 1] < 0.18).sum()),
         "marker_median": round(float(np.median(scene.marker[numbers - 1])), 4) if len(numbers) else "",
     }
-    arrays: dict[str, NDArray[Any]] = {"nuclei": nuclei, "cells": cells}
+    arrays: dict[str, Any] = {"nuclei": nuclei, "cells": cells}
     if reporter is not None:
         places = reporter.foci - MARGIN_PX
         at = np.rint(places).astype(int)
