@@ -167,10 +167,7 @@ def test_demo_plate_has_what_the_demo_promises():
     plans = demo_wells()
     assert len({plan.well for plan in plans}) == len(plans)
     assert [plan.role for plan in plans].count("empty") == 1
-    for line in (
-        "line-1",
-        "line-2",
-    ):  # each can be judged by itself: its controls have a spread, its doses make a curve
+    for line in ("line-1", "line-2"):  # each has controls with a spread, and doses for a curve
         wells = [plan for plan in plans if plan.cell_line == line]
         roles = [plan.role for plan in wells]
         assert min(roles.count("negative"), roles.count("positive")) >= 3
@@ -202,13 +199,12 @@ def test_demo_plate_is_hard_for_otsu_and_shows_the_dose(tmp_path):
         counts += [np.asarray(average_precision(nuclei, found, [0.5])[1]).item(), nuclei.max(), found.max()]
     f1 = 2 * counts[0] / (counts[1] + counts[2])
     assert 0.70 < f1 <= 0.85
-    assert 0.12 < sum(int(r["dim_nuclei"]) for r in rows.values()) / sum(int(r["nuclei"]) for r in rows.values()) < 0.30
+    assert 0.15 < sum(int(r["dim_nuclei"]) for r in rows.values()) / sum(int(r["nuclei"]) for r in rows.values()) < 0.30
     assert max(areas["line-1"]) < min(areas["line-2"])  # taken together, the negative controls are two groups
     assert (rows["D07"]["role"], rows["D07"]["nuclei"], rows["D07"]["cells"]) == ("empty", "0", "0")
     for line in ("line-1", "line-2"):
-        treated = {
-            float(row["dose"]): row for row in rows.values() if (row["role"], row["CellLine"]) == ("treatment", line)
-        }
+        of_line = [row for row in rows.values() if (row["role"], row["CellLine"]) == ("treatment", line)]
+        treated = {float(row["dose"]): row for row in of_line}
         for column, sign in (("nuclei", -1), ("marker_median", 1), ("foci_per_nucleus", 1), ("share_positive", 1)):
             values = [float(treated[dose][column]) for dose in sorted(treated)]
             assert (sign * np.diff(values) > 0).all(), (line, column, values)

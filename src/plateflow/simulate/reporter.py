@@ -18,7 +18,7 @@ NUCLEUS, NEGATIVE, POSITIVE = 0.12, 0.03, 0.13
 NUCLEUS_SPREAD, CYTOPLASM_SPREAD = 0.15, 0.2
 """Standard deviations of the log of these levels."""
 FOCUS_LEVEL, FOCUS_SPREAD, FOCUS_SIGMA_PX = 0.36, 0.1, 0.6
-"""Of a focus before the optics: median level of its middle, standard deviation of the log of it, and the Gaussian's own.
+"""Of a focus before the optics: median level of its middle, standard deviation of its log, and the Gaussian's own.
 The usual blur of `camera` leaves a quarter of the level, five to six times the noise in a nucleus."""
 APART_PX, INSIDE_PX = 4.0, 2.0
 """Least distance of two foci (recorded, one is 2.7 px wide at half its height), and of a focus from the border."""
