@@ -49,13 +49,13 @@ def test_where_nuclei_have_no_room_there_are_as_many_foci_as_fit(scene):
     assert np.corrcoef(counts, room)[0, 1] > 0.9
 
 
-def test_a_recorded_focus_is_five_to_six_times_the_noise_where_it_was_drawn(scene, reporter):
+def test_a_recorded_focus_is_six_to_seven_times_the_noise_where_it_was_drawn(scene, reporter):
     """The noise is that between two pictures of the scene; what lies around a focus is the median of 9 x 9 px."""
     one, two = (camera(np.random.default_rng(seed), {"GFP": reporter.channel})[0].astype(float) for seed in (3, 4))
     noise = ((one - two) / np.sqrt(2))[scene.nuclei > 0].std()
     detail = one - ndi.median_filter(one, 9)
     y, x = np.rint(reporter.foci).astype(int).T
-    assert 4.5 < np.median(detail[y, x]) / noise < 6.5
+    assert 6 < np.median(detail[y, x]) / noise < 7.5
 
 
 def test_positive_cells_are_told_by_their_cytoplasm_and_not_by_their_nucleus(scene, reporter):

@@ -13,13 +13,13 @@ from plateflow.simulate.bodies import border_distance, noise
 from plateflow.simulate.cells import Float, SimulatedField, smooth_field
 
 CHANNEL = "GFP"
-NUCLEUS, NEGATIVE, POSITIVE = 0.12, 0.03, 0.13
+NUCLEUS, NEGATIVE, POSITIVE = 0.1, 0.05, 0.2
 """Median levels of nuclei, and of the cytoplasm of negative and positive cells."""
 NUCLEUS_SPREAD, CYTOPLASM_SPREAD = 0.15, 0.2
 """Standard deviations of the log of these levels."""
-FOCUS_LEVEL, FOCUS_SPREAD, FOCUS_SIGMA_PX = 0.36, 0.1, 0.6
+FOCUS_LEVEL, FOCUS_SPREAD, FOCUS_SIGMA_PX = 0.45, 0.1, 0.6
 """Of a focus before the optics: median level of its middle, standard deviation of its log, and the Gaussian's own.
-The usual blur of `camera` leaves a quarter of the level, five to six times the noise in a nucleus."""
+The usual blur of `camera` leaves a quarter of the level, six to seven times the noise in a nucleus."""
 APART_PX, INSIDE_PX = 4.0, 2.0
 """Least distance of two foci (recorded, one is 2.7 px wide at half its height), and of a focus from the border."""
 
