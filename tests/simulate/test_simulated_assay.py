@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from plateflow.cli.demo import ASSAY
+from plateflow.config import Config
 from plateflow.errors import PlateflowError
-from plateflow.simulate.compare_assay import agreement, compare_assay, line_results, spot_score
+from plateflow.simulate.compare_assay import FOCI, LINE, SHARE, agreement, compare_assay, line_results, spot_score
 from plateflow.tables import write_table
 
 
@@ -70,9 +72,7 @@ def test_each_cell_line_is_judged_by_its_own_rows():
     assert (b.line, b.doses, b.hits, b.curves, b.z_prime) == ("b", (0.1, 1.0, 10.0), (10.0,), 1, 0.6)
     assert (a.ec50, b.ec50) == (pytest.approx(1.0), 3.3)
     assert (a.true_ec50, b.true_ec50) == (pytest.approx(1.0), pytest.approx(3.0))
-    assert str(b) == (
-        "b: hits at 1 of 3 doses (10), EC50 3.30 (median of 1 curves; truth 3), Z' of Share_Positive 0.60"
-    )
+    assert str(b) == ("b: hits at 1 of 3 doses (10), EC50 3.30 (median of 1 curve; truth 3), Z' of Share_Positive 0.60")
     with pytest.raises(PlateflowError, match="no row of Share_Positive for b"):
         line_results(HITS, CURVES, CONTROLS[:2], WELLS)
 
@@ -120,3 +120,10 @@ def test_what_is_not_there_is_an_error_that_names_it(demo):
     (results / "spots/foci/B03.parquet").unlink()
     with pytest.raises(PlateflowError, match=r"missing[\s\S]*B03.parquet"):
         compare_assay(results, truth)
+
+
+def test_the_demo_asks_for_what_is_compared():
+    config = Config.model_validate(Config().model_dump() | ASSAY)
+    assert [*config.spots] == [FOCI]
+    assert [f"Share_{name.capitalize()}" for name in config.populations] == [SHARE]
+    assert [f"Metadata_{name}" for name in config.stats.group_by] == [LINE]

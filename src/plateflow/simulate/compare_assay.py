@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.errors import PlateflowError
+from plateflow.errors import PlateflowError, number_of
 from plateflow.paths import PlatePaths
 from plateflow.simulate.compare import Score
 from plateflow.simulate.reporter import APART_PX
@@ -68,7 +68,7 @@ class LineResult:
         hits = ", ".join(f"{dose:g}" for dose in self.hits) or "none"
         return (
             f"{self.line}: hits at {len(self.hits)} of {len(self.doses)} doses ({hits}), EC50 {self.ec50:.2f} (median "
-            f"of {self.curves} curves; truth {self.true_ec50:g}), Z' of {SHARE} {self.z_prime:.2f}"
+            f"of {number_of(self.curves, 'curve[s]')}; truth {self.true_ec50:.3g}), Z' of {SHARE} {self.z_prime:.2f}"
         )
 
 
@@ -95,7 +95,7 @@ def compare_assay(results: Path, truth: Path) -> list[str]:
     for well in sound:
         with np.load(truth / f"{well}.npz") as stored:
             planted[well] = stored["foci"]
-        found[well] = _read(paths.root / "spots" / FOCI / f"{well}.parquet", ["y_px", "x_px"]).to_numpy(np.float64)
+        found[well] = _read(paths.spots(FOCI, well), ["y_px", "x_px"]).to_numpy(np.float64)
     filled = [well for well in sound if wells[well]["role"] != "empty"]
     foci = {well: _read(paths.cells(well), [FOCI_COUNT])[FOCI_COUNT].mean() for well in filled}
     of_wells = _read(paths.table("wells.parquet"), ["Metadata_Well", SHARE]).set_index("Metadata_Well")
