@@ -5,7 +5,7 @@ import pytest
 import zarr
 
 from plateflow.errors import PlateflowError
-from plateflow.simulate.compare import compare, otsu_watershed
+from plateflow.simulate.compare import _dose_orders, compare, otsu_watershed
 from plateflow.simulate.plate import Fault, WellPlan, simulate_plate
 
 WELLS = [
@@ -98,6 +98,22 @@ def test_results_of_another_plate_and_missing_ones_are_refused(tmp_path, plate):
         compare(tmp_path / "nothing", plate.truth)
     with pytest.raises(PlateflowError, match="no column nuclei"):
         compare(_results(tmp_path / "b", plate), plate.truth, columns=("nuclei",))
+
+
+def test_the_order_of_doses_is_looked_for_in_each_cell_line(tmp_path):
+    """Together, the values of a dose's two wells have the same mean."""
+    names = ("B02", "B03", "C02", "C03")
+    rows = zip(names, "aabb", ("1", "10") * 2, strict=True)
+    wells = [{"well": well, "role": "treatment", "CellLine": line, "dose": dose} for well, line, dose in rows]
+    lines = [f"{well},{value}" for well, value in zip(names, (1, 2, 2, 1), strict=True)]
+    (tmp_path / "wells.csv").write_text("\n".join(["Metadata_Well,marker", *lines]) + "\n")
+    orders = _dose_orders(tmp_path / "wells.csv", wells, ("marker",))
+    assert [(order.line, order.recovered, round(order.spearman, 6)) for order in orders] == [
+        ("a", True, 1),
+        ("b", True, -1),
+    ]
+    (pooled,) = _dose_orders(tmp_path / "wells.csv", [well | {"CellLine": ""} for well in wells], ("marker",))
+    assert not pooled.recovered
 
 
 def test_otsu_and_watershed_cut_touching_discs_apart():

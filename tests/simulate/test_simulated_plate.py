@@ -10,7 +10,7 @@ from vendors import PatternLayout
 from plateflow.metrics import average_precision
 from plateflow.paths import parse_well
 from plateflow.simulate.compare import otsu_watershed
-from plateflow.simulate.plate import DEMO_FAULTS, Fault, demo_wells, micro_wells, simulate_plate
+from plateflow.simulate.plate import DEMO_FAULTS, Fault, demo_wells, micro_wells, simulate_demo, simulate_plate
 
 MICRO = {"fields": 1, "field_shape": (192, 192), "channels": ("DNA", "AGP")}
 
@@ -142,14 +142,36 @@ def test_defocus_blurs_one_field_and_leaves_the_others(tmp_path):
     assert contrast[1] < 0.9 * contrast[0]
 
 
+def test_the_reporter_changes_no_other_channel_and_its_truth_lies_in_the_nuclei(tmp_path, sound):
+    plate = simulate_plate(tmp_path, wells=micro_wells(), **MICRO | {"channels": ("DNA", "AGP", "GFP")})
+    before, after = _files(sound.raw), _files(plate.raw)
+    assert {name: after[name] for name in before if name.endswith(".tiff")}.items() <= before.items()
+    assert len(after) - len(before) == 2
+    with plate.truth.joinpath("truth.csv").open() as file:
+        rows = {row["well"]: row for row in csv.DictReader(file)}
+    for well, row in rows.items():
+        with np.load(plate.truth / f"{well}.npz") as truth, np.load(sound.truth / f"{well}.npz") as old:
+            assert all(np.array_equal(truth[name], old[name]) for name in old)
+            foci, owners, positive = truth["foci"], truth["foci_nucleus"], truth["positive"]
+            nuclei, cells = truth["nuclei"], truth["cells"]
+        y, x = np.rint(foci).astype(int).T
+        assert len(foci) > 20
+        assert np.array_equal(nuclei[y, x], owners)
+        assert float(row["foci_per_nucleus"]) == pytest.approx(len(foci) / int(row["nuclei"]), abs=1e-4)
+        assert float(row["share_positive"]) == pytest.approx(len(positive) / int(row["cells"]), abs=1e-4)
+        assert np.isin(positive, cells).all()
+    assert float(rows["B02"]["share_positive"]) == 0 < float(rows["B03"]["share_positive"])
+
+
 def test_demo_plate_has_what_the_demo_promises():
     plans = demo_wells()
-    roles = [plan.role for plan in plans]
-    assert len({plan.well for plan in plans}) == len(plans) >= 12
-    assert roles.count("negative") >= 3
-    assert roles.count("positive") >= 2
-    assert roles.count("empty") == 1
-    assert len({plan.dose for plan in plans if plan.role == "treatment"}) >= 5
+    assert len({plan.well for plan in plans}) == len(plans)
+    assert [plan.role for plan in plans].count("empty") == 1
+    for line in ("line-1", "line-2"):  # each has controls with a spread, and doses for a curve
+        wells = [plan for plan in plans if plan.cell_line == line]
+        roles = [plan.role for plan in wells]
+        assert min(roles.count("negative"), roles.count("positive")) >= 3
+        assert sorted(plan.dose for plan in wells if plan.role == "treatment") == [0.1, 0.3, 1.0, 3.0, 10.0]
     assert {fault.kind for fault in DEMO_FAULTS} == {"defocus", "truncated"}
     # neither fault may disturb the wells whose order of doses is examined
     assert {plan.role for plan in plans if plan.well in {fault.well for fault in DEMO_FAULTS}} == {"negative"}
@@ -157,28 +179,32 @@ def test_demo_plate_has_what_the_demo_promises():
 
 def test_demo_plate_is_hard_for_otsu_and_shows_the_dose(tmp_path):
     """About 8 s: the whole demo plate, the first field of each of its sound wells by Otsu and watershed."""
-    plate = simulate_plate(tmp_path, faults=DEMO_FAULTS)
+    plate = simulate_demo(tmp_path)
+    with plate.plate_map.open() as file:
+        assert {row["CellLine"] for row in csv.DictReader(file) if row["role"] != "empty"} == {"line-1", "line-2"}
     with (plate.truth / "truth.csv").open() as file:
         rows = {row["well"]: row for row in csv.DictReader(file)}
-    counts = np.zeros(3)
+    counts, areas = np.zeros(3), {}
     for well, row in rows.items():
         if row["role"] not in {"negative", "treatment"} or well == "C07":
             continue
         line, column = parse_well(well)
         image = tifffile.imread(plate.raw / "Images" / f"r{line + 1:02d}c{column + 1:02d}f01p01-ch1sk1fk1fl1.tiff")
         with np.load(plate.truth / f"{well}.npz") as truth:
-            nuclei = truth["nuclei"][:, :384]
+            nuclei = truth["nuclei"][:, : image.shape[1]]
         nuclei = np.unique(nuclei, return_inverse=True)[1].reshape(nuclei.shape)
+        if row["role"] == "negative":
+            areas.setdefault(row["CellLine"], []).append(np.median(np.bincount(nuclei.ravel())[1:]))
         found = otsu_watershed(image)
         counts += [np.asarray(average_precision(nuclei, found, [0.5])[1]).item(), nuclei.max(), found.max()]
     f1 = 2 * counts[0] / (counts[1] + counts[2])
     assert 0.70 < f1 <= 0.85
     assert 0.15 < sum(int(r["dim_nuclei"]) for r in rows.values()) / sum(int(r["nuclei"]) for r in rows.values()) < 0.30
+    assert max(areas["line-1"]) < min(areas["line-2"])  # taken together, the negative controls are two groups
     assert (rows["D07"]["role"], rows["D07"]["nuclei"], rows["D07"]["cells"]) == ("empty", "0", "0")
-    treated = [row for row in rows.values() if row["role"] == "treatment"]
-    for column, sign in (("nuclei", -1), ("marker_median", 1)):
-        means = [
-            np.mean([float(row[column]) for row in treated if row["dose"] == dose])
-            for dose in ("0.1", "0.3", "1.0", "3.0", "10.0")
-        ]
-        assert (sign * np.diff(means) > 0).all(), (column, means)
+    for line in ("line-1", "line-2"):
+        of_line = [row for row in rows.values() if (row["role"], row["CellLine"]) == ("treatment", line)]
+        treated = {float(row["dose"]): row for row in of_line}
+        for column, sign in (("nuclei", -1), ("marker_median", 1), ("foci_per_nucleus", 1), ("share_positive", 1)):
+            values = [float(treated[dose][column]) for dose in sorted(treated)]
+            assert (sign * np.diff(values) > 0).all(), (line, column, values)

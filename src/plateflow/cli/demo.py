@@ -5,13 +5,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from plateflow.errors import PlateflowError
 
 MARK = "made-by-plateflow-demo"
+ASSAY: dict[str, Any] = {
+    "spots": {"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": 2.0}},
+    "populations": {"positive": {"where": "Cytoplasm_Intensity_MeanIntensity_GFP > negatives.p99"}},
+    "stats": {"group_by": ["CellLine"]},
+}
+"""What the demo's configuration asks for beside what `plateflow init` writes."""
 
 
 def demo(
@@ -23,9 +29,11 @@ def demo(
     end with status 3, "complete, but something was left out".
     """
     from plateflow.cli.init import make_spec, write_project
+    from plateflow.config import Config, config_yaml, load_config
     from plateflow.plates import open_plate
     from plateflow.simulate.compare import compare
-    from plateflow.simulate.plate import DEMO_FAULTS, simulate_plate
+    from plateflow.simulate.compare_assay import compare_assay
+    from plateflow.simulate.plate import simulate_demo
 
     if output.exists():
         if any(output.iterdir()) and not (output / MARK).exists():
@@ -34,11 +42,13 @@ def demo(
     output.mkdir(parents=True)
     (output / MARK).touch()
 
-    typer.echo("Simulating a plate of 18 wells, 2 fields, 3 channels ...")
-    plate = simulate_plate(output / "raw", faults=DEMO_FAULTS)
+    typer.echo("Simulating a plate of 24 wells, 2 fields, 4 channels, two cell lines ...")
+    plate = simulate_demo(output / "raw")
     spec = make_spec(plate.raw, plate_map=plate.plate_map)
     for line in write_project(output, spec, open_plate(spec)):
         typer.echo(f"  {line}")
+    config = output / "config" / "config.yaml"
+    config.write_text(config_yaml(Config.model_validate(load_config(config).model_dump() | ASSAY)))
 
     typer.echo("Running Snakemake on it ...")
     begin = time.monotonic()
@@ -54,6 +64,8 @@ def demo(
     columns = ("Count_Cells", "Nuclei_AreaShape_Area", "Cells_Intensity_MeanIntensity_Marker")
     typer.echo(f"\nThe run took {seconds:.0f} s and ended with status 3, as it should: faults were planted.\n")
     for line in compare(results, plate.truth, columns=columns).lines():
+        typer.echo(line)
+    for line in compare_assay(results, plate.truth):
         typer.echo(line)
     typer.echo("")
     for name, what in (

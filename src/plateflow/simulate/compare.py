@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,23 @@ class Score:
         """Harmonic mean of precision and recall."""
         return 2 * self.matched / max(1, self.true + self.predicted)
 
+    @property
+    def precision(self) -> float:
+        """Matched ones of those predicted."""
+        return self.matched / max(1, self.predicted)
+
+    @property
+    def recall(self) -> float:
+        """Matched ones of the true ones."""
+        return self.matched / max(1, self.true)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DoseOrder:
-    """Whether a column of the per-well table follows the dose."""
+    """Whether a column of the per-well table follows the dose, in the wells of a cell line if there are several."""
 
     column: str
+    line: str
     spearman: float
     """Rank correlation of dose and value over the treated wells."""
     recovered: bool
@@ -60,13 +72,10 @@ class Comparison:
     def lines(self) -> list[str]:
         """The table as text."""
         head = f"{'compared with the truth':28} {'F1@0.5':>7} {'precision':>9} {'recall':>7} {'in empty wells':>15}"
-        scores = [
-            f"{s.name:28} {s.f1:7.3f} {s.matched / max(1, s.predicted):9.3f} {s.matched / max(1, s.true):7.3f} "
-            f"{s.in_empty:15d}"
-            for s in self.scores
-        ]
+        scores = [f"{s.name:28} {s.f1:7.3f} {s.precision:9.3f} {s.recall:7.3f} {s.in_empty:15d}" for s in self.scores]
         doses = [
-            f"dose order in {d.column}: {'recovered' if d.recovered else 'not recovered'} (Spearman {d.spearman:+.2f})"
+            f"dose order in {', '.join(filter(None, (d.column, d.line)))}: "
+            f"{'recovered' if d.recovered else 'not recovered'} (Spearman {d.spearman:+.2f})"
             for d in self.doses
         ]
         return [head, *scores, *doses]
@@ -182,8 +191,10 @@ def _dose_orders(table: Path, wells: list[dict[str, str]], columns: tuple[str, .
     if counts:
         measured[counts] = measured[counts].div(measured["Metadata_FieldsUsed"], axis=0)
     treated = measured.loc[[well for well in doses if well in measured.index], list(columns)]
-    dose = pd.Series(doses).loc[treated.index]
-    for column in columns:
-        steps = np.diff(treated[column].groupby(dose).mean())
-        rho = float(spearmanr(dose, treated[column]).statistic)
-        yield DoseOrder(column=column, spearman=rho, recovered=bool(np.all(steps > 0) or np.all(steps < 0)))
+    line = pd.Series({well["well"]: well.get("CellLine", "") for well in wells})
+    for (column, values), (name, members) in product(treated.items(), line[treated.index].groupby(line).groups.items()):
+        dose = pd.Series(doses)[members]
+        steps = np.diff(values[members].groupby(dose).mean())
+        rho = float(spearmanr(dose, values[members]).statistic)
+        recovered = bool(np.all(steps > 0) or np.all(steps < 0))
+        yield DoseOrder(column=str(column), line=str(name), spearman=rho, recovered=recovered)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 FaultKind = Literal["defocus", "truncated", "missing", "error", "32bit", "size", "constant", "nan", "zero-byte"]
 
-LIGHT = {"DNA": (456, 0.1), "AGP": (599, 0.2), "Marker": (522, 0.2)}
+LIGHT = {"DNA": (456, 0.1), "AGP": (599, 0.2), "Marker": (522, 0.2), "GFP": (509, 0.3)}
 """Emission (nm) and exposure (s) per channel name; other channels take those of Marker."""
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from plateflow.paths import parse_well
 from plateflow.simulate.cells import CHANNELS, Float, SimulatedField, camera, illumination_profile, simulate_field
 from plateflow.simulate.harmony import HarmonyLayout
 from plateflow.simulate.layout import FaultKind, Layout, PlateDescription, Record
+from plateflow.simulate.reporter import CHANNEL as REPORTER
+from plateflow.simulate.reporter import Reporter, draw_reporter
 
 Role = Literal["negative", "positive", "treatment", "empty"]
 
@@ -35,6 +37,9 @@ class WellPlan:
     treatment: str = ""
     dose: float | None = None
     effect: float = 0.0
+    cell_line: str = ""
+    size: float = 1.0
+    """Diameter of the nuclei of its cell line over the usual one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ class SimulatedPlate:
     raw: Path
     """The plate's folder, as the microscope leaves it."""
     plate_map: Path
-    """A CSV: well, role, treatment, dose."""
+    """A CSV: well, role, treatment, dose, and CellLine where a well has one."""
     truth: Path
     """The folder with the truth, which no stage of the pipeline reads."""
 
@@ -66,18 +71,26 @@ DEMO_FAULTS = (Fault(kind="defocus", well="B07", field=1), Fault(kind="truncated
 
 
 def demo_wells() -> list[WellPlan]:
-    """Eighteen wells: four negative and three positive controls, five doses in duplicate, one without cells."""
-    negative = [WellPlan(well=w, role="negative", treatment="DMSO", dose=0.0) for w in ("B02", "C02", "B07", "C07")]
-    positive = [
-        WellPlan(well=w, role="positive", treatment="nocodazole", dose=1.0, effect=0.95) for w in ("B06", "C06", "D02")
-    ]
-    doses = (0.1, 0.1, 0.3, 0.3, 1.0, 1.0, 3.0, 3.0, 10.0, 10.0)
-    wells = ("B03", "C04", "C03", "B05", "D03", "B04", "D04", "C05", "D05", "D06")
-    treated = [
-        WellPlan(well=w, role="treatment", treatment="compound-1", dose=dose, effect=dose / (dose + 1.0))
-        for w, dose in zip(wells, doses, strict=True)
-    ]
-    return sorted([*negative, *positive, *treated, WellPlan(well="D07", role="empty")], key=lambda plan: plan.well)
+    """Twenty-four wells, two rows per cell line: negative and positive controls, five doses; one well without cells.
+
+    The second line has larger nuclei, and takes three times the dose for the same effect.
+    """
+    plans = []
+    for line, size, half, negative, positive, treated in (
+        ("line-1", 1.0, 1.0, ("B02", "B07", "C02", "C07"), ("B06", "C04", "C06"), ("B03", "B05", "B04", "C05", "C03")),
+        ("line-2", 1.15, 3.0, ("E02", "E04", "E07"), ("D02", "E03", "E06"), ("E05", "D06", "D03", "D04", "D05")),
+    ):
+        of_line: dict[str, Any] = {"cell_line": line, "size": size}
+        plans += [WellPlan(well=w, role="negative", treatment="DMSO", dose=0.0, **of_line) for w in negative]
+        plans += [
+            WellPlan(well=w, role="positive", treatment="nocodazole", dose=1.0, effect=0.95, **of_line)
+            for w in positive
+        ]
+        plans += [
+            WellPlan(well=w, role="treatment", treatment="compound-1", dose=d, effect=d / (d + half), **of_line)
+            for w, d in zip(treated, (0.1, 0.3, 1.0, 3.0, 10.0), strict=True)
+        ]
+    return sorted([*plans, WellPlan(well="D07", role="empty")], key=lambda plan: plan.well)
 
 
 def micro_wells() -> list[WellPlan]:
@@ -88,10 +101,16 @@ def micro_wells() -> list[WellPlan]:
     ]
 
 
+def simulate_demo(out: Path) -> SimulatedPlate:
+    """Write the demo's plate, as `simulate_plate` does: `demo_wells`, two fields, four channels, DEMO_FAULTS."""
+    channels = (*CHANNELS, REPORTER)
+    return simulate_plate(out, wells=demo_wells(), field_shape=(344, 344), channels=channels, faults=DEMO_FAULTS)
+
+
 def simulate_plate(
     out: Path,
     *,
-    wells: Sequence[WellPlan] | None = None,
+    wells: Sequence[WellPlan],
     fields: int = 2,
     field_shape: tuple[int, int] = (384, 384),
     overlap_px: int = 0,
@@ -105,14 +124,16 @@ def simulate_plate(
 
     The layout names the plate's folder. The map is `platemap.csv`. `truth/` holds, per well, `<well>.npz` with `nuclei`
     and `cells` (uint32 YX on the well's canvas: the box around its fields), `truth.csv` (one row per well) and
-    `truth.json` (pixel size, each field's top left corner on the canvas in px, faults).
+    `truth.json` (pixel size, each field's top left corner on the canvas in px, faults). Of the reporter, `<well>.npz`
+    has `foci` (places (n, 2), y and x in px of the canvas), `foci_nucleus` (n,) and `positive` (the numbers of positive
+    cells), and `truth.csv` the foci per nucleus and the share of positive cells.
 
     Args:
-        wells: what is in which well; by default `demo_wells()`.
+        wells: what is in which well.
         fields: fields per well, in rows of a square that is as full as possible.
         field_shape: height and width of a field in px.
         overlap_px: by how much neighbouring fields overlap.
-        channels: some of DNA, AGP, Marker, in this order.
+        channels: some of DNA, AGP, Marker, GFP (the reporter), in this order; the last changes none of the others.
         seed: the same seed and arguments give the same files, and a well does not depend on the others.
 
     Returns:
@@ -120,7 +141,6 @@ def simulate_plate(
     """
     import pandas as pd
 
-    plans = list(wells) if wells is not None else demo_wells()
     height, width = field_shape
     across = math.ceil(math.sqrt(fields))
     corners = [(n // across * (height - overlap_px), n % across * (width - overlap_px)) for n in range(fields)]
@@ -134,10 +154,15 @@ def simulate_plate(
         illumination_profile(np.random.default_rng([seed, 1, n]), field_shape, falloffs[n % 3])
         for n in range(len(channels))
     ]
-    rows: list[dict[str, object]] = []
-    for plan in plans:
+    rows: list[dict[str, Any]] = []
+    for plan in wells:
         row, column = parse_well(plan.well)
         scene = _draw_well(np.random.default_rng([seed, 0, row, column]), canvas_shape, plan)
+        reporter = None
+        if REPORTER in channels:
+            rng = np.random.default_rng([seed, 3, row, column])
+            reporter = draw_reporter(rng, scene, foci=1 + 4 * plan.effect, positive=0.7 * plan.effect)
+            scene.channels[REPORTER] = reporter.channel
         well_faults = [fault for fault in faults if fault.well == plan.well]
         for field, (top, left) in enumerate(corners):
             field_faults = [fault for fault in well_faults if fault.field == field]
@@ -161,10 +186,11 @@ def simulate_plate(
                 )
                 kinds = [fault.kind for fault in field_faults if fault.channel in {None, channel}]
                 writer.write(record, pixels[channel], kinds)
-        rows.append(_write_truth(truth, scene, plan, canvas_shape))
+        rows.append(_write_truth(truth, scene, reporter, plan, canvas_shape))
     writer.finish()
     table = pd.DataFrame(rows)
-    table[["well", "role", "treatment", "dose"]].to_csv(out / "platemap.csv", index=False, lineterminator="\r\n")
+    mapped = [name for name in ("well", "role", "treatment", "dose", "CellLine") if name in table]
+    table[mapped].to_csv(out / "platemap.csv", index=False, lineterminator="\r\n")
     table.to_csv(truth / "truth.csv", index=False, lineterminator="\r\n")
     metadata = {
         "plate": plate,
@@ -183,8 +209,8 @@ def _draw_well(rng: np.random.Generator, canvas_shape: tuple[int, int], plan: We
     """The scene of a well, with a margin around its canvas. A toxic compound gives fewer, larger nuclei and more of the
     marker; an empty well holds only medium."""
     shape = (canvas_shape[0] + 2 * MARGIN_PX, canvas_shape[1] + 2 * MARGIN_PX)
-    diameter_px = DIAMETER_PX * (1 + 0.2 * plan.effect)
-    density = 0.19 * (1 - 0.7 * plan.effect) * (diameter_px / DIAMETER_PX) ** 2
+    diameter_px = DIAMETER_PX * plan.size * (1 + 0.2 * plan.effect)
+    density = 0.19 * (1 - 0.7 * plan.effect) * (diameter_px / (DIAMETER_PX * plan.size)) ** 2
     return simulate_field(
         rng,
         shape,
@@ -216,8 +242,10 @@ def _record_field(
     return np.stack(planes)
 
 
-def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, shape: tuple[int, int]) -> dict[str, object]:
-    """Write a well's labels, cut to its canvas, and return its row of the table."""
+def _write_truth(
+    folder: Path, scene: SimulatedField, reporter: Reporter | None, plan: WellPlan, shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Write a well's truth, cut to its canvas, and return its row of the table."""
     region, cut = _inside_margin(shape), []
     for labels in (scene.nuclei, scene.cells):  # without objects of which less than a sixth, or 15 px, is left
         count = int(labels.max()) + 1
@@ -225,18 +253,31 @@ def _write_truth(folder: Path, scene: SimulatedField, plan: WellPlan, shape: tup
         kept = (inside >= 15) & (6 * inside >= total)
         cut.append(np.where(kept[labels[region]], labels[region], 0).astype(np.uint32))
     nuclei, cells = cut
-    np.savez_compressed(folder / f"{plan.well}.npz", nuclei=nuclei, cells=cells)
     numbers = np.unique(nuclei[nuclei > 0])
-    return {
+    row: dict[str, Any] = {
         "well": plan.well,
         "role": plan.role,
         "treatment": plan.treatment,
         "dose": "" if plan.dose is None else plan.dose,
+        "effect": round(plan.effect, 4),
         "nuclei": len(numbers),
         "cells": len(np.unique(cells[cells > 0])),
         "dim_nuclei": int((scene.brightness[numbers - 1] < 0.18).sum()),
         "marker_median": round(float(np.median(scene.marker[numbers - 1])), 4) if len(numbers) else "",
     }
+    arrays: dict[str, Any] = {"nuclei": nuclei, "cells": cells}
+    if reporter is not None:
+        places = reporter.foci - MARGIN_PX
+        at = np.rint(places).astype(int)
+        seen = np.all((at >= 0) & (at < shape), axis=1) & np.isin(reporter.nucleus, numbers)
+        positive = np.intersect1d(np.unique(cells[cells > 0]), np.flatnonzero(reporter.positive) + 1)
+        arrays |= {"foci": places[seen], "foci_nucleus": reporter.nucleus[seen], "positive": positive.astype(np.uint32)}
+        row["foci_per_nucleus"] = round(seen.sum() / len(numbers), 4) if len(numbers) else ""
+        row["share_positive"] = round(len(positive) / row["cells"], 4) if row["cells"] else ""
+    if plan.cell_line:
+        row["CellLine"] = plan.cell_line
+    np.savez_compressed(folder / f"{plan.well}.npz", **arrays)
+    return row
 
 
 def _inside_margin(shape: tuple[int, int]) -> tuple[slice, slice]:
