@@ -22,7 +22,8 @@ from plateflow.errors import ConfigError, LeaseError, number_of
 from plateflow.estimate import Estimate, estimates_of, screen_needs
 from plateflow.model.registry import MODELS, find_weights, licence_notice
 from plateflow.paths import PlatePaths
-from plateflow.project import SCREEN, Project, check_label_sets
+from plateflow.project import SCREEN, Project
+from plateflow.segment.label_sets import check_label_sets
 from plateflow.state import slurm
 from plateflow.state.journal import wells_and_fields
 from plateflow.state.lease import DRIVER_LEASE, Lease, announce_driver, read_owner

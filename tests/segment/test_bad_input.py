@@ -24,8 +24,9 @@ from plateflow.errors import ChannelError, PlateflowError
 from plateflow.model.vit import FlowViT
 from plateflow.paths import PlatePaths
 from plateflow.plates import open_plate
-from plateflow.project import Plate, Project, check_label_sets
+from plateflow.project import Plate, Project
 from plateflow.segment import segment_image
+from plateflow.segment.label_sets import check_label_sets
 from plateflow.segment.scratch import open_flows
 from plateflow.simulate.plate import micro_wells, simulate_plate
 from plateflow.stages import infer, ingest, normalise, tile

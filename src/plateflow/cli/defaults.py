@@ -10,7 +10,6 @@ from pydantic.fields import FieldInfo
 from plateflow.config import Config, LabelSet, PlateSpec, Spots, config_yaml
 from plateflow.config.section import Section
 
-
 GATES = """\
 ## Which cells count: `filter` and `populations`
 

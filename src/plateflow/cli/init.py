@@ -16,7 +16,7 @@ from plateflow.config import PLATE_SIZES, Config, LabelSet, Parts, PlateSpec, co
 from plateflow.errors import PlateflowError, number_of
 from plateflow.files import is_litter, write_atomic
 from plateflow.installed import make_project
-from plateflow.project import check_label_sets
+from plateflow.segment.label_sets import check_label_sets
 
 if TYPE_CHECKING:
     from plateflow.plates import RawPlate

@@ -95,7 +95,8 @@ class LabelSet(Section):
         examples=[{"border": True, "area_um2": [40, 2000]}],
     )
     expand: Expand | None = Field(
-        None, description="in place of all keys above but filter: objects of another label set, grown evenly until they meet"
+        None,
+        description="in place of all keys above but filter: objects of another label set, grown evenly until they meet",
     )
     propagate: Propagate | None = Field(
         None, description="in place of all keys above but filter: objects of another label set, grown through a stain"

@@ -251,7 +251,8 @@ def find_spots(
     response = log_response(plane, diameter_px, None if inside.all() else inside)
     ys, xs, quality = maxima(response, labels, BINS[0] * threshold)
     counts, _ = np.histogram(quality, np.multiply(BINS, threshold))
-    ys, xs, quality = (each[quality >= threshold] for each in (ys, xs, quality))
+    kept = quality >= threshold
+    ys, xs, quality = ys[kept], xs[kept], quality[kept]
     regions = Regions(labels=labels, pixel_size_um=pixel_size_um)
     order = np.lexsort((xs, ys, -quality, labels[ys, xs]))
     ys, xs, quality = ys[order], xs[order], quality[order]

@@ -27,8 +27,9 @@ from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
 from plateflow.model.registry import LOGIT_LIMIT, ModelSpec, model_spec
 from plateflow.paths import SCRATCH
-from plateflow.project import Outcomes, check_label_sets, least_logit
+from plateflow.project import Outcomes
 from plateflow.segment.grid import anisotropy
+from plateflow.segment.label_sets import check_label_sets, least_logit
 from plateflow.segment.scratch import scratch_array, write_flows
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.labels import IN_MEMORY_PX, WellLabels, follow_and_label, label_files

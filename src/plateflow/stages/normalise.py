@@ -165,6 +165,8 @@ def _with_spots(job: Job, window: dict[str, Any], lights: Mapping[str, Light]) -
     found = {name: each for name, each in found.items() if each}
     window = {key: value for key, value in window.items() if key != SPOTS}
     return window | ({SPOTS: found} if found else {})
+
+
 def _plate_counts(job: Job) -> dict[str, PlateCounts]:
     """What the wells in use hold."""
     from plateflow.images.histograms import add_fields, read_histograms

@@ -18,8 +18,9 @@ from plateflow.images.window import load_window
 from plateflow.plates.check_index import Problem
 from plateflow.plates.platemap import read_plate_map
 from plateflow.plates.reader import Index, examples
-from plateflow.project import Plate, check_channels, check_thresholds
+from plateflow.project import Plate
 from plateflow.segment.grid import grid_for
+from plateflow.segment.label_sets import check_channels, check_thresholds
 from plateflow.stages.grown import check_pixel_size
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells

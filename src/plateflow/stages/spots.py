@@ -226,7 +226,7 @@ class WellSpots:
         """Write the tables; of each, for the journal: how many spots and objects, quality, the background in them."""
         import pandas as pd
 
-        kept = {}
+        kept = dict[str, dict[str, Any]]()
         for name in self._thresholds:
             if not self.image.layout.shows([self.plate.config.spots[name].channel]):
                 continue
