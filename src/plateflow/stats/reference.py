@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +49,9 @@ def by_frame(table: pd.DataFrame, groups: Sequence[str] = ()) -> Iterator[tuple[
     if not keys:
         yield {}, table
         return
-    for _, rows in table.groupby(list(keys.values()), sort=True):
-        first = {name: column[rows.index[0]] for name, column in keys.items()}
-        yield {name: value if name in told else int(value) for name, value in first.items()}, rows
+    values: Any
+    for values, rows in table.groupby(list(keys.values()), sort=True):
+        yield {name: value if name in told else int(value) for name, value in zip(keys, values, strict=True)}, rows
 
 
 def frame_title(cut: Mapping[str, int | str]) -> str:
