@@ -22,7 +22,7 @@ from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 from plateflow.stages.features import put_into_store
 from plateflow.stages.grown import check_pixel_size
 from plateflow.state.journal import Entry, append_outcome
-from plateflow.stats.segmentation import one_to_one
+from plateflow.features.pairs import one_to_one
 
 GROWN = {
     "nuclei": {"channels": ["DNA"]},

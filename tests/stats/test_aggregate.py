@@ -257,7 +257,7 @@ def test_the_dictionary_explains_every_measured_column(measured: Planted) -> Non
 def test_the_journal_has_what_the_window_is_compared_with(measured: Planted) -> None:
     info = measured.plate.outcomes("aggregate").required().info
     assert info["drift"] == {"DNA": 0, "AGP": 0, "Marker": 0}
-    assert info.keys() == {"window now", "drift", "raw values", "doubts", "segmentation", "frames"}
+    assert info.keys() == {"window now", "drift", "raw values", "doubts", "segmentation", "frames", "summary", "gates"}
     assert info["doubts"] == info["segmentation"] == []
     window = json.loads(measured.paths.window.read_text())["channels"]["DNA"]
     assert info["window now"]["DNA"] == [window["low"], window["high"]]

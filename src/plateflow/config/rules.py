@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_CONDITION = re.compile(r"(.*?)\s*(<=|>=|<|>)\s*(\S+)")
+_CONDITION = re.compile(r"([^<>]*?)\s*(<=|>=|<|>)\s*(\S+)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PERCENTILE = re.compile(r"(?:(plate|negatives)\.)?p(\d+(?:\.\d+)?)")
 BORDER = "border"

@@ -22,6 +22,7 @@ from plateflow.config import CORRECTED
 from plateflow.features.brightness import add_counts, brightness
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
+from plateflow.features.pairs import one_to_one
 from plateflow.features.quality import CLIPPED, FROM_SEGMENTATION
 from plateflow.files import remove, remove_tree, write_atomic
 from plateflow.images.canvas import nearest_field
@@ -36,7 +37,6 @@ from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.stages.spots import WellSpots
 from plateflow.state.corrections import Correction
-from plateflow.stats.segmentation import one_to_one
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
