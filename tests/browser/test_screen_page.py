@@ -43,7 +43,8 @@ def test_status_renews_itself_until_it_is_over(tab: Any, project: Any, look: dic
     jobs: dict[str, list[JobProgress]] = {plate.name: progress.of(plate.paths) for plate in plates}
     page = StatusPage(file, project, plates)
     page.write(jobs, {}, every=2)
-    tab.page.clock.install()  # the page's clock stands still but for `run_for`, however slow the machine is
+    tab.page.clock.install(time=0)
+    tab.page.clock.pause_at(1)  # however slow the machine is, the page isn't renewed while it is looked at
     opened = tab.open(file)
     assert tab.problems() == []
     opened.click("#pause")
@@ -54,10 +55,9 @@ def test_status_renews_itself_until_it_is_over(tab: Any, project: Any, look: dic
     assert opened.locator("tbody tr").count() == 2
     page.write(jobs, {"plate0001": "the share is away"}, every=2)
     opened.click("#pause")
-    opened.clock.run_for(2500)
+    opened.clock.resume()
     opened.get_by_text("plate0001: can't be read: the share is away").wait_for()
     page.write(jobs, {})
-    opened.clock.run_for(2500)
     opened.get_by_text("This page isn't renewed").wait_for()
     opened.evaluate("window.kept = true")
     opened.clock.run_for(5000)
