@@ -198,9 +198,10 @@ def test_a_plate_that_was_still_being_copied_gets_its_window_later(project):
         shutil.rmtree(project.folder / folder)
     for raw in saved:
         raw.write_bytes(b"")
-    output = project.snakemake(status=3)
+    project.run()
+    said = project.plateflow("status", status=3)
     for well in ("B02", "B03", "B04"):
-        assert f"micro/{well}: quarantined at tile: empty_file" in output
+        assert f"micro/{well}: quarantined at tile: empty_file" in said
     for raw, content in saved.items():
         raw.write_bytes(content)
     project.run()
@@ -217,8 +218,8 @@ def test_a_file_that_comes_back_as_it_was(project):
     away = project.folder / raw.name
     raw.rename(away)
     project.plateflow("check", status=None)
-    output = project.snakemake(status=3)
-    assert "micro/B03 field 1: quarantined at tile: missing" in output
+    project.run()
+    assert "micro/B03 field 1: quarantined at tile: missing" in project.plateflow("status", status=3)
     away.rename(raw)
     project.run()
     mended = project.results()  # the manifest tells of the missing file until `check` has ingest look again

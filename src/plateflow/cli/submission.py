@@ -116,7 +116,18 @@ def read_submission(file: Path, configfile: Path, plates: Iterable[str]) -> Subm
     """
     # In a process of its own: the Snakefile announces a driver there, and has its say when that ends.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-        return pool.submit(_read_submission, file, configfile, list(plates)).result()
+        found = pool.submit(_submission_or_error, file, configfile, list(plates)).result()
+    if isinstance(found, dict):
+        raise PlateflowError(**found)
+    return found
+
+
+def _submission_or_error(file: Path, configfile: Path, plates: list[str]) -> Submission | dict[str, str]:
+    """The same, or the words of an error: one that Snakemake raised can hold what doesn't come back from a process."""
+    try:
+        return _read_submission(file, configfile, plates)
+    except PlateflowError as error:
+        return {name: getattr(error, name) for name in ("what", "where", "why", "remedy")}
 
 
 def _read_submission(file: Path, configfile: Path, plates: list[str]) -> Submission:

@@ -61,7 +61,6 @@ def read_image(path: Path, time: int | None = None) -> Picture:
 
 def _read_tiff(path: Path, time: int | None) -> Picture:
     import tifffile
-    from defusedxml.ElementTree import fromstring
 
     from plateflow.plates.pixels import not_brightness
     from plateflow.plates.units import um_per
@@ -84,7 +83,7 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
             )
     names = list[str]()
     um = um_per(imagej.get("unit", "").replace("\\u00B5", "u")) / (page.resolution[0] or math.nan)
-    if xml and (described := fromstring(xml.encode()).find("{*}Image/{*}Pixels")) is not None:
+    if xml and (described := _described(xml)) is not None:
         names = [channel.get("Name", "") for channel in described.findall("{*}Channel")]
         um = um_per(described.get("PhysicalSizeXUnit", "um")) * float(described.get("PhysicalSizeX", "nan"))
     if any(each != tifffile.EXTRASAMPLE.UNSPECIFIED for each in page.extrasamples):  # transparency
@@ -94,6 +93,13 @@ def _read_tiff(path: Path, time: int | None) -> Picture:
     picture = _picture(pixels, axes, names, time, um, colour=colour)
     note = f"; the first of {unused + 1} images in the file (those of other sizes are not used)"
     return picture._replace(taken=picture.taken + note * (unused > 0))
+
+
+def _described(xml: str) -> Any:
+    """What OME-XML says of the first image, if anything."""
+    from defusedxml.ElementTree import fromstring
+
+    return fromstring(xml.encode()).find("{*}Image/{*}Pixels")
 
 
 def _read_zarr(path: Path, time: int | None) -> Picture:
