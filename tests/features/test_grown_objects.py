@@ -15,6 +15,7 @@ from plateflow.config import Config, PlateSpec
 from plateflow.errors import ConfigError, PlateflowError, ResultsError
 from plateflow.exchange.corrections import import_items
 from plateflow.exchange.images import export_images, read_items
+from plateflow.features.pairs import one_to_one
 from plateflow.files import take_stamps
 from plateflow.images.well import WellImage
 from plateflow.images.window import cell_threshold, load_window
@@ -22,7 +23,6 @@ from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 from plateflow.stages.features import put_into_store
 from plateflow.stages.grown import check_pixel_size
 from plateflow.state.journal import Entry, append_outcome
-from plateflow.features.pairs import one_to_one
 
 GROWN = {
     "nuclei": {"channels": ["DNA"]},

@@ -9,12 +9,11 @@ import pytest
 
 from plateflow.config import Config
 from plateflow.features import measure
-from plateflow.features.brightness import OCTAVE, add_counts, brightness
+from plateflow.features.brightness import OCTAVE, add_counts, bright_from, brightness
 from plateflow.stats.segmentation import (
     LEAST_OBJECTS,
     Expected,
     Found,
-    bright_from,
     judge,
     plate_doubts,
     unmatched_of,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from plateflow.chain import SPOTS
 from plateflow.config import Config
 from plateflow.errors import ChannelError, ConfigError
-from plateflow.features.brightness import OCTAVE, STEP_PX, brightness
+from plateflow.features.brightness import OCTAVE, STEP_PX, bright_from, brightness
 from plateflow.features.measure import compartment
 from plateflow.features.spot_columns import per_object, spot_features
 from plateflow.features.spots import LEAST_AREA, Background, find_spots, log_response
@@ -20,7 +20,6 @@ from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
 from plateflow.project import Plate
 from plateflow.segment.grid import spot_diameter
-from plateflow.stats.segmentation import bright_from
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:

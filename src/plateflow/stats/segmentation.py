@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plateflow.config import Config
-from plateflow.features.brightness import OCTAVE, Counts, add_counts
+from plateflow.features.brightness import LEAST_BRIGHT, Counts, add_counts, bright_from
 from plateflow.features.measure import compartment
 from plateflow.features.pairs import unmatched_in
 from plateflow.stats.reference import MIN_WELLS, reference_wells
@@ -25,11 +25,6 @@ from plateflow.stats.reference import MIN_WELLS, reference_wells
 if TYPE_CHECKING:
     import pandas as pd
 
-STANDS_OUT = 4.0
-"""What is bright must be this many times as far above the darkest percent of its field as the rest is. Noise lies 2.3
-of its standard deviations above, so this is 7 above its mean; noise alone, cut in two, comes to 2."""
-LEAST_BRIGHT = 0.002
-"""Share of its pixels that must be bright in a well that is judged: less is dust."""
 OF_TYPICAL = 0.25
 """And that share must be this part of the plate's median: what is bright in a well without cells is something else."""
 LEAST_OBJECTS = 20
@@ -118,48 +113,6 @@ class Expected:
         middle = math.sqrt(diameters[0] * diameters[1])  # a fine-tune on a few images knows one size
         right = min(diameters[0], middle / FAR), max(diameters[1], middle * FAR)
         return cls(channel=channel, diameters_px=right, why=why)
-
-
-def bright_from(counts: Counts) -> int | None:
-    """The bin from which on a plate's pixels are bright; None where nothing stands out.
-
-    Otsu's threshold (IEEE Trans Syst Man Cybern 9 (1979) 62) of the logarithms, which a few very bright specks don't
-    move, parts what is bright from the rest and, where that is haze, what lies in it from the haze. Half of the median
-    of the bright, the contour of a blurred edge, is the threshold then: at Otsu's own, objects would have halos. Where
-    values go in wide steps (8 or 12 bits that fill 16), the first step is nothing that stands out.
-
-    Args:
-        counts: of all pixels, by bin.
-    """
-    gap, start, first = int(OCTAVE * np.log2(STANDS_OUT)), None, 0
-    step = 1 + int(np.searchsorted(np.cumsum(counts[1:]), counts.sum() / 100))
-    floor = max(step - gap, 0)
-    counts = np.concatenate([np.zeros(floor, np.int64), counts[: floor + 1].sum(keepdims=True), counts[floor + 1 :]])
-    for _ in range(2):
-        cut = first + _otsu(counts[first:])
-        if cut == first:
-            break
-        dark, bright = (_median_bin(counts, side) for side in (slice(first, cut), slice(cut, None)))
-        if bright - dark < gap or (first and counts[cut:].sum() < LEAST_BRIGHT * counts.sum()):
-            break
-        start, first = max(bright - OCTAVE, cut), cut
-    return start
-
-
-def _otsu(counts: Counts) -> int:
-    """The first bin above Otsu's threshold; 0 where there is none."""
-    bins = np.arange(len(counts))
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.cumsum(counts * bins) / below, (np.sum(counts * bins) - np.cumsum(counts * bins)) / above
-        between = np.nan_to_num(below * 1.0 * above * (means[1] - means[0]) ** 2)
-    return int(between.argmax()) + 1 if between.any() else 0
-
-
-def _median_bin(counts: Counts, side: slice) -> int:
-    below = np.cumsum(counts[side])
-    return (side.start or 0) + int(np.searchsorted(below, below[-1] / 2))
 
 
 def unmatched_of(path: Path, config: Config, without_row: Mapping[str, int]) -> dict[str, int]:
