@@ -44,6 +44,7 @@ def frame_of(labels: NDArray[np.uint32], flow: NDArray[np.float16] | None = None
         labels=labels,
         pixel_um=(1.5, 0.6, 0.6)[-labels.ndim :],
         flow=flow,
+        spots={},
     )
 
 
