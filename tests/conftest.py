@@ -21,8 +21,10 @@ os.environ.setdefault("PLATEFLOW_FAULTS_SEED", str(random.randrange(7)))  # the 
 
 COMPILING = ("test_same_in_every_layout.py", "test_features_stage.py")
 """The first files of two workers: one compiles flows and labels, the other features, and all others load them."""
-SAME_PROJECT = ("test_chain.py", "test_incremental.py", "test_keys.py", "test_one_book.py", "test_switches.py")
-SAME_PROJECT += ("test_own_model.py",)
+SAME_PROJECT = (
+    *("test_chain.py", "test_incremental.py", "test_keys.py", "test_one_book.py", "test_own_model.py"),
+    "test_switches.py",
+)
 """One worker runs these, as they share a project that Snakemake has run: making one takes half a minute."""
 
 

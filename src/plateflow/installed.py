@@ -33,9 +33,12 @@ def installed(name: str) -> str:
 
 
 def user_cache() -> Path:
-    """The folder of the user in which is kept what takes seconds to make; it may not be there, nor be writable."""
-    kept = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - the other may raise
-    return Path(kept, "plateflow")
+    """The folder of the user in which is kept what takes seconds to make; it may not be there, nor be writable.
+
+    Without a home it is one that can't be made: `~` would become a folder in the project.
+    """
+    folders = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")  # noqa: PTH111 - the other may raise
+    return Path(next(filter(os.path.isabs, folders), os.devnull), "plateflow")
 
 
 def make_project(folder: Path) -> list[str]:

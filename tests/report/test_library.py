@@ -18,3 +18,12 @@ def test_the_library_is_bundled_once_and_what_is_damaged_or_out_of_reach_is_made
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     assert library() == "run('<\\/script>é')"
     assert len(made) == 3
+
+
+def test_without_a_home_nothing_is_kept_in_the_project(tmp_path, monkeypatch):
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda: "run()")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is for a user whom the machine doesn't know
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.chdir(tmp_path)
+    assert library() == "run()"
+    assert list(tmp_path.iterdir()) == []

@@ -186,15 +186,22 @@ def library() -> Markup:
     with suppress(OSError):
         checksum, _, script = kept.read_bytes().partition(b"\n")
         if checksum == sha256(script).hexdigest().encode():
-            return Markup(script.decode())
+            return _closed(script.decode())
     bundle: Any = vl_convert.javascript_bundle  # its stub claims that it needs an argument
-    script = bundle().replace("</script", "<\\/script").encode()
+    script = bundle().encode()
+    new = kept.with_name(f"{kept.name}.{uuid4()}")
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        new = kept.with_name(f"{kept.name}.{uuid4()}")
-        new.write_bytes(sha256(script).hexdigest().encode() + b"\n" + script)
-        new.replace(kept)
-    return Markup(script.decode())
+        try:
+            new.write_bytes(sha256(script).hexdigest().encode() + b"\n" + script)
+            new.replace(kept)
+        finally:
+            new.unlink(missing_ok=True)  # of a full disk
+    return _closed(script.decode())
+
+
+def _closed(script: str) -> Markup:
+    return Markup(script.replace("</script", "<\\/script"))
 
 
 @cache
