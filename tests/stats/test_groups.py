@@ -11,7 +11,7 @@ from plateflow.chain import parameters
 from plateflow.config import Config, PlateSpec, Stats
 from plateflow.errors import ConfigError
 from plateflow.paths import PlatePaths
-from plateflow.plates.check import pooled_wells
+from plateflow.plates.check import groups_without_hits, pooled_wells
 from plateflow.project import Plate, Project
 from plateflow.report.page import render
 from plateflow.report.screen import write_screen
@@ -163,6 +163,17 @@ def test_a_column_that_splits_the_negatives_is_told_until_it_is_named() -> None:
     table["donor"] = ["x", "x", "y", "y"] * 6
     assert [text.split()[0] for text in pooled_wells(table, ["CellLine"])] == ["donor"]
     assert list(pooled_wells(table, ["CellLine", "donor"])) == []
+
+
+def test_a_group_with_treated_wells_and_too_few_negatives_is_told() -> None:
+    wells = [f"A{column:02d}" for column in range(1, 11)]
+    table = pd.DataFrame({"well": wells, "role": ["negative"] * 5 + ["treatment"] * 5, "treatment": "x", "dose": 1.0})
+    table["line"] = ["HeLa"] * 3 + ["A549", ""] + ["HeLa", "HeLa", "A549", "A549", "HeLa"]
+    assert list(groups_without_hits(table, ["line"])) == ["line A549 has 1 negative control: hits need 3 in each group"]
+    assert list(groups_without_hits(table, [])) == []
+    lacking = table.assign(line=["HeLa"] * 5 + [""] * 5)  # treated wells without a line
+    told = "line (nothing) has 0 negative controls: hits need 3 in each group"
+    assert list(groups_without_hits(lacking, ["line"])) == [told]
 
 
 def test_groups_and_time_change_a_fingerprint_only_where_they_are_given() -> None:

@@ -43,7 +43,7 @@ does a list. A threshold is a number; `p99` or `plate.p99`, a percentile of the 
 its negative controls' cells; `otsu`; or `mixture`, where two normal distributions cross. In `populations`, `where`
 names the column, too: all conditions must hold. `cell_cycle` names the channel of DNA, and makes three populations,
 G1, S and G2M, of the nuclei's integrated intensity. Numbers of the plate are frozen. docs/statistics.md says how each
-is computed, and what is done with values that lack.
+is computed, and what becomes of missing values.
 """
 """What the page says of blocks that only some assays have."""
 SHEET_HEAD = "plate\tpath\tlayout\tpattern\tpixel_size_um\tz_step_um\tplate_map\n"

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from plateflow.chain import STAGES, label_parameters, stages_of
+from plateflow.chain import SPOTS, STAGES, label_parameters, stages_of
 from plateflow.config import Expand, Grown, Propagate, Ring
 from plateflow.errors import PlateflowError, number_of
 from plateflow.features.columns import cell_columns, cell_families
 from plateflow.features.measure import compartment
+from plateflow.features.spots import DEVIATIONS
 from plateflow.images.window import load_window
 from plateflow.model.registry import model_spec
 from plateflow.report.view import View, accepted_results
@@ -46,6 +47,9 @@ REFERENCES = {
     "(1986).",
     "jones": "Jones T.R., Carpenter A.E., Golland P. Voronoi-based segmentation of cells on image manifolds. Lect "
     "Notes Comput Sci 3765:535 (2005).",
+    "lindeberg": "Lindeberg T. Feature detection with automatic scale selection. Int J Comput Vis 30:79 (1998).",
+    "dean": "Dean P.N., Jett J.H. Mathematical analysis of DNA distributions derived from flow microfluorometry. J Cell "
+    "Biol 60:523 (1974).",
     "li": "Li C.H., Lee C.K. Minimum cross entropy thresholding. Pattern Recognit 26:617 (1993).",
     "sebaugh": "Sebaugh J.L. Guidelines for accurate EC50/IC50 estimation. Pharm Stat 10:128 (2011).",
     "bh": "Benjamini Y., Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to "
@@ -205,14 +209,36 @@ def _features(view: View, cite: Any) -> Iterator[str]:
         f"measured with the definitions of CellProfiler {cite('carpenter', 'cellprofiler')}{by}, and summarised per "
         f"well by their medians."
     )
+    yield from _spots(view, cite)
     rules = view.aggregate.info.get("gates", {}).get("rules", ())
     if border := [rule["name"].removesuffix(" border") for rule in rules if rule["name"].endswith(" border")]:
         yield f"Rows with {_and(border, 'or')} at the border of the imaged area didn't enter medians."
     if filters := [rule["asks"] for rule in rules if not rule["name"].endswith(" border")]:
         yield f"Objects were counted and summarised where {'; '.join(filters)}."
+    for name, population in config.populations.items():
+        if population.where is not None:
+            asks = [population.where] if isinstance(population.where, str) else population.where
+            yield f"Cells were counted as {name} where {' and '.join(asks)}."
+        else:
+            yield f"Phases of the cell cycle are those of a fit to the integrated {population.cell_cycle} {cite('dean')}."
     excluded = config.stats.exclude_flags
     if excluded:
         yield f"Fields flagged as {_and(excluded, 'or')} were excluded."
+
+
+def _spots(view: View, cite: Any) -> Iterator[str]:
+    found = view.aggregate.info.get(SPOTS, {})
+    for name, spots in view.plate.config.spots.items():
+        size = f"{spots.diameter_um:g} µm" if spots.diameter_um else f"{spots.diameter_px:g} px"
+        threshold = f"was at least {spots.threshold}"
+        if spots.threshold == "auto":
+            threshold = f"exceeded the background's median over the plate by {DEVIATIONS:g} of its standard deviations"
+            if found.get(name, {}).get("threshold") is not None:
+                threshold += f" (at least {found[name]['threshold']:.4g})"
+        yield (
+            f"{_upper(name)} were found in {spots.within} as maxima of the Laplacian of Gaussian of {spots.channel} "
+            f"for a diameter of {size} {cite('lindeberg')}, where it {threshold}."
+        )
 
 
 def _statistics(view: View, cite: Any) -> Iterator[str]:
