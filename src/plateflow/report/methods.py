@@ -48,8 +48,8 @@ REFERENCES = {
     "jones": "Jones T.R., Carpenter A.E., Golland P. Voronoi-based segmentation of cells on image manifolds. Lect "
     "Notes Comput Sci 3765:535 (2005).",
     "lindeberg": "Lindeberg T. Feature detection with automatic scale selection. Int J Comput Vis 30:79 (1998).",
-    "dean": "Dean P.N., Jett J.H. Mathematical analysis of DNA distributions derived from flow microfluorometry. J Cell "
-    "Biol 60:523 (1974).",
+    "dean": "Dean P.N., Jett J.H. Mathematical analysis of DNA distributions derived from flow microfluorometry. J "
+    "Cell Biol 60:523 (1974).",
     "li": "Li C.H., Lee C.K. Minimum cross entropy thresholding. Pattern Recognit 26:617 (1993).",
     "sebaugh": "Sebaugh J.L. Guidelines for accurate EC50/IC50 estimation. Pharm Stat 10:128 (2011).",
     "bh": "Benjamini Y., Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to "
@@ -220,7 +220,7 @@ def _features(view: View, cite: Any) -> Iterator[str]:
             asks = [population.where] if isinstance(population.where, str) else population.where
             yield f"Cells were counted as {name} where {' and '.join(asks)}."
         else:
-            yield f"Phases of the cell cycle are those of a fit to the integrated {population.cell_cycle} {cite('dean')}."
+            yield f"Phases of the cell cycle were told by a fit to integrated {population.cell_cycle} {cite('dean')}."
     excluded = config.stats.exclude_flags
     if excluded:
         yield f"Fields flagged as {_and(excluded, 'or')} were excluded."
