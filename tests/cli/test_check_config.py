@@ -109,6 +109,10 @@ def test_a_map_without_the_controls_that_wells_are_compared_with(raw: Path, tmp_
     assert problem.what.startswith("no well is a negative control")
     others = plate.config.model_copy(update={"stats": Stats(normalise="plate robust")})
     assert check_plate(plate.spec, others) == []
+    where = {"where": "Nuclei_AreaShape_Area > 3 and Nuclei_AreaShape_Solidity < negatives.p5"}
+    asked = Config.model_validate(others.model_dump() | {"populations": {"large": where}})
+    (problem,) = check_plate(plate.spec, asked)
+    assert problem.what.startswith("no well is a negative control, and populations.large takes a percentile of these")
 
 
 def test_groups_and_times_that_a_plate_lacks_are_refused_before_any_job(raw: Path, tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from plateflow.config import Config, Stats
 from plateflow.errors import RawDataError
 from plateflow.plates.check import unread
 from plateflow.plates.platemap import read_plate_map
 from plateflow.workflow import Workflow
+
+PLATE_ROBUST = Config(stats=Stats(normalise="plate robust"))
 
 
 def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -189,9 +192,9 @@ def test_lines_of_several_plates(tmp_path: Path) -> None:
 
 def test_a_map_of_another_plate_is_named_and_tubes_are_no_plates(tmp_path: Path) -> None:
     path = write(tmp_path, "Plate,well,role\np1,A1,negative\np1,A2,treatment\n")
-    (said,) = unread(read_plate_map(path, "p2"), "p2", "plate robust")
+    (said,) = unread(read_plate_map(path, "p2"), "p2", PLATE_ROBUST)
     assert said[0] == "the plate map names another plate: Plate: p1"
-    assert not list(unread(read_plate_map(path, "p1__2021-05-02"), "p1__2021-05-02", "plate robust"))
+    assert not list(unread(read_plate_map(path, "p1__2021-05-02"), "p1__2021-05-02", PLATE_ROBUST))
     path = write(tmp_path, "barcode,well,role\n0001,A1,negative\n0002,A2,treatment\n")
     assert list(read_plate_map(path, "p2")["role"]) == ["negative", "treatment"]
     path = write(tmp_path, "plate,barcode,well,role\nL1,p1,A1,negative\nL2,p1,A2,treatment\nL2,p2,A1,positive\n")
@@ -222,7 +225,7 @@ def test_rules_for_roles(tmp_path: Path, header: str, cells: list[str], roles: s
 
 def test_columns_that_seem_to_say_a_role_or_treatment_and_are_not_read_are_named(tmp_path: Path) -> None:
     def said(text: str) -> list[str]:
-        return [what for what, _ in unread(read_plate_map(write(tmp_path, text)), "", "plate robust")]
+        return [what for what, _ in unread(read_plate_map(write(tmp_path, text)), "", PLATE_ROBUST)]
 
     assert said("well,treatment,is_control\nA1,DMSO,1\nA2,x,0\n") == [
         "no well is a negative control, though a column may say which are: is_control: 0, 1"

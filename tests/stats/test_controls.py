@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 from simulated_wells import names_of, well_table
 
 from plateflow.stats.controls import control_table, verdict
@@ -35,6 +36,15 @@ def test_the_statistics_by_hand() -> None:
     assert row["SignalToBackground"] == pytest.approx(3.1)
     assert row[["NegativeCV", "PositiveCV"]].tolist() == pytest.approx([0.2, sd / 31])
     assert row["Reason"] == ""
+
+
+def test_shares_are_tested_by_their_angle() -> None:
+    shares = np.array([0.0, 0.01, 0.02, 0.3, 0.35, 0.4, 0.6])
+    wells = hand_made().assign(Share_Positive=shares, Share_Positive_N=100)
+    row = control_table(wells, ["Share_Positive"]).iloc[0]
+    angles = np.arcsin(np.sqrt(shares))
+    assert row["Q"] == pytest.approx(ttest_ind(angles[:3], angles[3:], equal_var=False).pvalue)
+    assert row["ZPrime"] == pytest.approx(1 - 3 * (0.01 + shares[3:].std(ddof=1)) / (shares[3:].mean() - 0.01))
 
 
 @pytest.mark.parametrize(("separation", "grade"), [(20, "good"), (9, "marginal"), (4, "poor"), (0, "poor")])

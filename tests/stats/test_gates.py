@@ -15,16 +15,18 @@ from plateflow.config import Config
 from plateflow.errors import ConfigError
 from plateflow.exchange.cells import CellTables
 from plateflow.plates.platemap import read_plate_map
+from plateflow.report import methods
 from plateflow.report.gates import gates as section
 from plateflow.report.page import render
 from plateflow.report.view import View
-from plateflow.stages.gating import gate
+from plateflow.stages.gating import gate, numbers_made_from
 from plateflow.state.journal import Entry, append_outcome
 from plateflow.state.requests import request
 from plateflow.stats.effects import treatment_effects
 from plateflow.stats.gates import Decision, PlateCells, decide, fails_by_area
-from plateflow.stats.reference import well_values
+from plateflow.stats.reference import shares_in, well_values
 from plateflow.stats.rules import gates_of
+from plateflow.stats.wells import map_column
 
 CHANNELS = ["DNA", "Marker"]
 MARKER, AREA, BORDER = "Cells_Intensity_MeanIntensity_Marker", "Nuclei_AreaShape_Area_um2", "Quality_TouchesBorder"
@@ -88,6 +90,11 @@ def test_a_filter_leaves_out_rows_with_their_reasons_and_the_matches_that_fail()
     assert {name: sorted(numbers) for name, numbers in own.objects.items()} == {"nuclei": [11, 14]}
     areas = np.array([100, 159, 160, 8000, 8001])
     assert fails_by_area(decision, "nuclei", areas, 0.5).tolist() == [True, True, False, False, True]
+    of_cytoplasm = config(
+        cells={"Cytoplasm_AreaShape_Area": "<500"}, features={"families": "minimal", "rows": "nuclei"}
+    )
+    decision = decided(of_cytoplasm, {"A01": {AREA: [1.0]}})
+    assert not fails_by_area(decision, "cells", np.array([400, 3000]), 0.5).any()  # that of cytoplasm isn't known
     summary = own.summary(np.array([True, True, True, False, True]))
     assert summary["Metadata_RowsIncluded"] == 1
     assert summary["Metadata_RowsExcludedBy"] == "nuclei area_um2 1, cells border 1, cells solidity 1"
@@ -120,6 +127,7 @@ def test_a_population_is_judged_where_values_are_and_shares_are_of_the_included(
     summary = own.summary(np.ones(5, bool))
     assert summary["Share_Positive"] == pytest.approx(1 / 3)
     assert summary["Share_Positive_Low"] < 1 / 3 < summary["Share_Positive_High"]
+    assert summary["Share_Positive_N"] == 3  # of 4 included rows, one has no value
     keys = pd.DataFrame({"ObjectNumber": range(5)})
     assert own.table(keys)["Metadata_Population_Positive"].tolist() == [False, False, True, pd.NA, True]
 
@@ -149,7 +157,13 @@ def test_numbers_stay_until_what_they_follow_from_changes() -> None:
     frozen = decided(settings, first, **asked).frozen
     key = f"population: {MARKER} negatives.p50"
     assert decided(settings, more, **asked).frozen[key]["value"] == 299.5  # without what was frozen
-    assert decided(settings, more, **asked, kept=frozen).frozen == frozen  # a well that was fixed moves nothing
+    stays = decided(settings, more, **asked, kept=frozen)
+    assert stays.frozen == frozen  # a well that was fixed moves nothing
+    (doubt,) = stays.doubts
+    assert "frozen, from 100 cells of 1 well; from the 200 cells of 2 wells of today it would part 25% of them" in doubt
+    alike = first | {"A02": {MARKER: np.arange(100.0).tolist()}}
+    assert not decided(settings, alike, **asked, kept=frozen).doubts
+    assert not decided(settings, {"A01": {MARKER: [1.0]}}, **asked, kept=frozen).doubts  # too few to tell
     moved = {
         "other parameters": (settings, asked | {"made_from": "two"}),
         "other negatives": (settings, asked | {"negatives": ["A01", "A02", "A03"]}),
@@ -185,6 +199,32 @@ def test_a_column_that_the_cell_table_lacks_is_refused_with_the_nearest_one(sett
     assert re.search(words, str(error.value).replace("\n", " "))
 
 
+def test_the_cell_cycle_is_of_nuclei_however_they_are_written() -> None:
+    sets = {"Nuclei": {"channels": ["DNA"]}, "cells": {"channels": ["DNA"]}}
+    settings = Config.model_validate({"segmentation": sets, "populations": {"cycle": {"cell_cycle": "DNA"}}})
+    assert gates_of(settings, CHANNELS).populations == {"Cycle": "Nuclei_Intensity_IntegratedIntensity_DNA"}
+    with pytest.raises(ValueError, match="the DNA of that plane alone"):
+        Config.model_validate(settings.model_dump() | {"z": "keep"})
+
+
+def test_values_are_compared_as_tables_hold_them() -> None:
+    values = np.array([0.1, 0.8, 0.9], np.float32)
+    wells = {"A01": {"Cells_AreaShape_Solidity": values.tolist(), MARKER: values.tolist()}}
+    where = {"a": {"where": f"{MARKER} >= 0.9"}, "b": {"where": f"{MARKER} <= 0.1"}, "c": {"where": f"{MARKER} > 0.8"}}
+    own = decided(config(cells={"solidity": [0.1, 0.9]}, populations=where), wells).wells["A01"]
+    assert own.included.tolist() == [True, True, True]
+    assert {name: members.tolist() for name, members in own.members.items()} == {
+        "A": [0, 0, 1],
+        "B": [1, 0, 0],
+        "C": [0, 0, 1],
+    }
+
+
+def test_populations_called_as_the_ends_of_an_interval_are_compared() -> None:
+    names = [f"Share_{name}{end}" for name in ("Low", "N", "Rows") for end in ("", "_Low", "_High", "_N")]
+    assert shares_in(["Metadata_Well", *names, "Cells_AreaShape_Area"]) == ["Share_Low", "Share_N", "Share_Rows"]
+
+
 def test_volumes_and_unmeasured_borders_have_no_default() -> None:
     assert gates_of(config(features={"families": ["intensity"]}), CHANNELS).unknown_border == ["nuclei", "cells"]
     deep = {"channels": ["DNA"], "dimensions": 3}
@@ -199,7 +239,7 @@ def test_shares_are_tested_by_their_angle_and_by_wells() -> None:
     rng = np.random.default_rng(4)
     role = wells["Metadata_role"].to_numpy()
     share = rng.binomial(300, np.where(role == "treatment", 0.3, 0.01)) / 300
-    wells = wells.assign(Share_Positive=share, Share_None=0.0, Metadata_RowsIncluded=300)
+    wells = wells.assign(Share_Positive=share, Share_Positive_N=300, Share_None=0.0, Share_None_N=300)
     effects = treatment_effects(wells, ["Share_Positive", "Share_None"], reference="negative")
     angles = np.arcsin(np.sqrt(share))
     negatives = angles[role == "negative"]
@@ -211,7 +251,7 @@ def test_shares_are_tested_by_their_angle_and_by_wells() -> None:
     expected = (angles[own].mean() - negatives.mean()) / negatives.std(ddof=1)
     assert effects.mean[np.flatnonzero(wells_of_first)[0], 0] == pytest.approx(expected)
     assert effects.mean[:, 1] == pytest.approx(0)  # all 0 %: compared as counts are, and not left out
-    wells.loc[first, "Metadata_RowsIncluded"] = 19
+    wells.loc[first, "Share_Positive_N"] = 19
     assert np.isnan(well_values(wells, ["Share_Positive"]).loc[first, "Share_Positive"])
 
 
@@ -279,6 +319,21 @@ def test_the_page_shows_rules_populations_and_thresholds(gated: Planted) -> None
     assert 0.97 * found["included"] <= n <= found["included"]
 
 
+def test_columns_of_the_plate_map_dont_take_the_names_of_gates() -> None:
+    names = ["Included", "ExcludedBy", "Population_A", "OverTime", "RowsIncluded", "line"]
+    assert [map_column(name).removeprefix("Metadata_") for name in names] == [*(f"Map_{n}" for n in names[:-1]), "line"]
+
+
+def test_the_methods_say_what_was_done_with_cells(gated: Planted) -> None:
+    view = View.read(gated.plate)
+    text = " ".join(methods.paragraph(view)[0])
+    assert "Rows with cells at the border of the imaged area didn't enter medians." in text
+    assert "Nuclei at the border of the imaged area were left out." in text
+    assert f"Objects were counted and summarised where {AREA} > 80." in text
+    assert "Cells were counted as large where" in text
+    assert "cell cycle" not in text  # too few nuclei told it
+
+
 def test_exports_say_what_was_decided_of_each_cell(gated: Planted) -> None:
     receipt = gated.paths.receipts("aggregate", "plate")
     assert receipt
@@ -303,7 +358,40 @@ def test_a_fixed_well_moves_no_threshold_and_a_lost_file_is_written_again(gated:
     request(plate.paths, kind="retry", stage="aggregate")
     assert again(wells[1:]) != frozen
     plate.config = Config.model_validate(plate.config.model_dump() | {"populations": {"a": POPULATIONS["large"]}})
-    assert len(json.loads(again(wells))) == 1
+    assert len(json.loads(again(wells))[""]) == 1
+
+
+def test_groups_have_numbers_of_their_own(gated: Planted, tmp_path: Path) -> None:
+    plate_map = read_plate_map(gated.entry.plate_map, "demo")
+    wells = [well for well in gated.plate.wells if gated.paths.cells(well).exists()]
+    lines = {well: "HeLa" if well in wells[:2] else "A549" for well in wells[:-1]}  # the last one is in no line
+    plate_map = plate_map.assign(line=plate_map["well"].map(lines).fillna(""), role="negative")
+    settings = {**gated.config.model_dump()["stats"], "group_by": ["line"]}
+    large = {"where": "Cells_AreaShape_Area > negatives.p50"}
+    plate = gated.copy(tmp_path, stats=settings, populations={"large": large})
+    plate_map.loc[plate_map["well"] == wells[-1], "role"] = "empty"
+    _, of_well, info = gate(plate.plate, dict.fromkeys(wells, ()), plate_map)
+    for line in ("HeLa", "A549"):
+        own = [well for well in wells if lines.get(well) == line]
+        tables = [plate.cells(well)[pd.read_parquet(plate.paths.gates(well))["Metadata_Included"]] for well in own]
+        expected = pd.concat(tables)["Cells_AreaShape_Area"].astype(float).quantile(0.5)
+        frozen = info["frozen"][f"line {line}"]["population: Cells_AreaShape_Area negatives.p50"]
+        assert frozen["value"] == pytest.approx(expected)
+        assert all(of_well[well].frozen == info["frozen"][f"line {line}"] for well in own)
+    assert [each["group"] for each in info["populations"]] == ["line HeLa", "line A549"]  # the empty well is no line
+    assert {each["group"] for each in info["charts"]} >= {"line HeLa", "line A549"}
+    assert info["rows"] == sum(len(plate.cells(well)) for well in wells)
+
+
+def test_a_model_of_the_same_name_with_other_weights_freezes_anew(gated: Planted, tmp_path: Path) -> None:
+    plate = gated.copy(tmp_path)
+
+    def trained(weights: str, sequence: int) -> str:
+        made = Entry(fingerprint=weights, label_set="nuclei", well="B02", info={"sha256": weights}, sequence=sequence)
+        append_outcome(plate.paths.journal("infer", "0"), made)
+        return numbers_made_from(plate.plate)
+
+    assert trained("one", 900) != trained("two", 901)
 
 
 def test_without_numbers_of_the_plate_nothing_is_frozen_and_former_tables_go(gated: Planted, tmp_path: Path) -> None:

@@ -114,6 +114,25 @@ def test_groups_of_the_same_name_are_pooled_over_plates_and_no_others(tmp_path: 
     assert "1: good; 2: good" in page
 
 
+def test_shares_are_followed_over_plates(tmp_path: Path) -> None:
+    specs = {name: PlateSpec(plate=name, path="raw") for name in ("p1", "p2")}
+    for name in specs:
+        wells = well_table(0, shape=SHAPE, features=1, negatives=16, positives=16, treatments=20, plate=name)
+        expected = np.where(wells["Metadata_role"] == "positive", 0.6, 0.02)
+        share = np.random.default_rng(0).binomial(300, expected) / 300
+        wells = wells.assign(Metadata_State="ok", Count_Nuclei=100, Share_Low=share, Share_Low_Low=0.0, Share_Low_N=300)
+        wells[["Metadata_FieldsLeftOut", "Metadata_FieldsExcluded"]] = ""
+        paths = PlatePaths.of(name, results=tmp_path)
+        info = write_statistics(paths, wells, ["F0"], Stats(), SHAPE)
+        assert "Share_Low" in info[0]["controls"]["best"]
+        append_outcome(paths.journal("aggregate", "plate"), Entry(fingerprint="x", info={"frames": info}))
+        write_table(paths.table("wells.parquet"), wells)
+        paths.metadata.parent.mkdir(parents=True, exist_ok=True)
+        paths.metadata.write_text('{"channels": [], "wells": [], "format": [8, 12]}')
+    page = write_screen(Project.of(Config(results=str(tmp_path)), specs))
+    assert "Low: share of cells" in page
+
+
 def test_sections_show_groups_apart(tmp_path: Path) -> None:
     wells = two_lines().assign(Metadata_FieldsExcluded="")
     _, info = written(tmp_path, wells)
@@ -169,11 +188,15 @@ def test_a_group_with_treated_wells_and_too_few_negatives_is_told() -> None:
     wells = [f"A{column:02d}" for column in range(1, 11)]
     table = pd.DataFrame({"well": wells, "role": ["negative"] * 5 + ["treatment"] * 5, "treatment": "x", "dose": 1.0})
     table["line"] = ["HeLa"] * 3 + ["A549", ""] + ["HeLa", "HeLa", "A549", "A549", "HeLa"]
-    assert list(groups_without_hits(table, ["line"])) == ["line A549 has 1 negative control: hits need 3 in each group"]
-    assert list(groups_without_hits(table, [])) == []
+    assert list(groups_without_hits(table, Stats(group_by=["line"]))) == [
+        "line A549 has 1 negative control: hits need 3 in each group"
+    ]
+    assert list(groups_without_hits(table, Stats())) == []
     lacking = table.assign(line=["HeLa"] * 5 + [""] * 5)  # treated wells without a line
+    by_plate = Stats(group_by=["line"], normalise="plate robust")
+    assert list(groups_without_hits(table, by_plate)) == []
     told = "line (nothing) has 0 negative controls: hits need 3 in each group"
-    assert list(groups_without_hits(lacking, ["line"])) == [told]
+    assert list(groups_without_hits(lacking, Stats(group_by=["line"]))) == [told]
 
 
 def test_groups_and_time_change_a_fingerprint_only_where_they_are_given() -> None:

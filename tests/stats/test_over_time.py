@@ -104,6 +104,8 @@ def test_the_step_of_counts_is_what_one_object_at_one_time_point_adds() -> None:
 def test_what_a_plate_can_not_have_is_refused(time: str | int, times: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_time(Stats(time=time), times, "p1")
+    with pytest.raises(ValueError, match="valid integer"):
+        Stats(time=True)
     for fine in ("each", "last", 0):
         check_time(Stats(time=fine), times, "p1")
 

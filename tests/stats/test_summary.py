@@ -36,7 +36,7 @@ def read(paths: PlatePaths) -> pd.DataFrame:
 
 def test_a_row_per_well_says_what_matters_in_words(tmp_path: Path) -> None:
     paths, wells = plate(
-        tmp_path, Metadata_RowsIncluded=100, Share_Positive=0.25, Share_Positive_Low=0.1, Share_Positive_High=0.4
+        tmp_path, Share_Positive=0.25, Share_Positive_Low=0.1, Share_Positive_High=0.4, Share_Positive_N=100
     )
     told = write_summary(
         paths, wells, ["Metadata_role", "Metadata_treatment", "Metadata_dose"], Stats(), ["A", "B", "C"]

@@ -64,6 +64,7 @@ def test_a_mixture_is_cut_where_the_true_densities_cross() -> None:
         (mixture, RNG.exponential(size=2000), "don't part"),
         (mixture, RNG.uniform(size=2000), "don't thin out where they cross"),
         (otsu, np.ones(50), "same value"),
+        (mixture, np.ones(50), "same value"),
         (otsu, np.arange(19.0), "only 19 cells have a value, 20 are needed"),
         (lambda values: percentile(values, 99), np.arange(99.0), "of 99 cells isn't known: 100 are needed"),
         (lambda values: percentile(values, 0.5), np.arange(150.0), "200 are needed"),

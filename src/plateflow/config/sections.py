@@ -157,7 +157,7 @@ class Stats(Section):
         "has its own negatives, normalisation, controls, hits and doses",
         examples=[["CellLine"]],
     )
-    time: Literal["each", "last", "auc", "slope"] | Annotated[int, Field(ge=0)] = Field(
+    time: Literal["each", "last", "auc", "slope"] | Annotated[int, Field(ge=0, strict=True)] = Field(
         "each",
         description="what of a time series is compared: each time point by itself, one (its number from 0, or last), "
         "or a summary of all: auc (area under the curve) or slope",
@@ -345,6 +345,16 @@ class Config(Section):
                     f"segmentation.{name}.dimensions is 3, but z is {self.z!r}: objects can't go through planes that "
                     "are projected on read; set z to keep, or dimensions to 2"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_need_whole_nuclei(self) -> Config:
+        in_planes = self.z == "keep" and self.segmentation[self.row_label_set].dimensions == 2
+        for name in [name for name, population in self.populations.items() if population.cell_cycle and in_planes]:
+            raise ValueError(
+                f"populations.{name}.cell_cycle: with z keep and dimensions 2, a nucleus has in each plane the DNA of "
+                "that plane alone; set z to a projection, or dimensions to 3"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from plateflow.config import Config, PlateSpec, Stats
+from plateflow.config.rules import conditions_of, filter_conditions
 from plateflow.errors import ChannelError, PlateflowError, number_of
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
@@ -83,7 +84,7 @@ def check_plate(
     problems += refused(index)
     problems += check_pixels(index, config.quality.saturated_fraction, deep=deep)
     if spec.plate_map is not None:
-        problems += _unmapped(spec, spec.plate_map, index, config.stats)
+        problems += _unmapped(spec, spec.plate_map, index, config)
     return problems
 
 
@@ -166,9 +167,10 @@ def pooled_wells(table: pd.DataFrame, group_by: Sequence[str] = ()) -> Iterator[
                 break
 
 
-def groups_without_hits(table: pd.DataFrame, group_by: Sequence[str]) -> Iterator[str]:
+def groups_without_hits(table: pd.DataFrame, stats: Stats) -> Iterator[str]:
     """Groups of a plate map that have treated wells, and too few negative controls to compare them with."""
-    if not (group_by := [name for name in group_by if name in table]):
+    group_by = [name for name in stats.group_by if name in table]
+    if not group_by or not stats.normalise.startswith("negative"):
         return
     for values, wells in table.groupby(group_by):
         negatives = int((wells["role"] == "negative").sum())
@@ -177,8 +179,18 @@ def groups_without_hits(table: pd.DataFrame, group_by: Sequence[str]) -> Iterato
             yield f"{named} has {number_of(negatives, 'negative control[s]')}: hits need {MIN_WELLS} in each group"
 
 
-def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[str, str]]:
-    """What a plate map seems to say, but not so that it is read, and what to do; `normalise` is that of `stats`."""
+def _needs_negatives(config: Config) -> str:
+    """The first key of filters and populations that compares with negative controls; empty: none does."""
+    rules = {
+        f"populations.{name}": conditions_of(each.where) for name, each in config.populations.items() if each.where
+    }
+    for name, settings in config.segmentation.items():
+        rules |= {f"segmentation.{name}.filter.{key}": each for key, each in filter_conditions(settings.filter).items()}
+    return next((key for key, each in rules.items() if any(one.source == "negatives" for one in each)), "")
+
+
+def unread(table: pd.DataFrame, plate: str, config: Config) -> Iterator[tuple[str, str]]:
+    """What a plate map seems to say, but not so that it is read, or lacks, and what to do."""
     free = [str(name) for name in table if name not in OWN]
     ids = {name: set(table[name].astype(str)) - {""} for name in free if plain(name) in PLATE}
     other = [f"{name}: {examples(values)}" for name, values in ids.items() if len(values) == 1]
@@ -186,10 +198,15 @@ def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[st
         yield f"the plate map names another plate: {'; '.join(other)}", "check whether it belongs to this plate"
     roles = [name for name in free if _ROLE.search(plain(name))]
     without = "negative" not in set(table["role"])
-    if without and not roles and normalise.startswith("negative") and (table["treatment"] != "").any():
+    if without and not roles and config.stats.normalise.startswith("negative") and (table["treatment"] != "").any():
         yield (
             "no well is a negative control, and wells are to be compared with these (stats.normalise)",
             "give the map a column role with negative for them, or set stats.normalise to plate robust",
+        )
+    if without and (name := _needs_negatives(config)):
+        yield (
+            f"no well is a negative control, and {name} takes a percentile of these: it will tell nothing",
+            "give the map a column role with negative for them, or take a percentile of the plate (pNN)",
         )
     if roles and without:
         named = "; ".join(f"{name}: {examples(sorted(set(table[name].astype(str)) - {''}))}" for name in roles)
@@ -210,7 +227,7 @@ def unread(table: pd.DataFrame, plate: str, normalise: str) -> Iterator[tuple[st
         )
 
 
-def _unmapped(spec: PlateSpec, plate_map: str, index: Index, stats: Stats) -> Iterator[Problem]:
+def _unmapped(spec: PlateSpec, plate_map: str, index: Index, config: Config) -> Iterator[Problem]:
     """A plate map that cannot be read, wells it pools, and wells that only the map or only the plate has."""
     try:
         table = read_plate_map(plate_map, spec.plate)
@@ -224,14 +241,14 @@ def _unmapped(spec: PlateSpec, plate_map: str, index: Index, stats: Stats) -> It
     except TextError as error:
         remedy = "nothing, if its names look right; else save it as UTF-8"
         yield Problem("note", spec.plate, f"of the plate map, {error}; it is read so", remedy, file=plate_map)
-    for text in pooled_wells(table, stats.group_by):
+    for text in pooled_wells(table, config.stats.group_by):
         remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; name a cell line, "
         remedy += "batch or donor in stats.group_by; else give wells that differ another treatment"
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
-    for text in groups_without_hits(table, stats.group_by) if stats.normalise.startswith("negative") else ():
+    for text in groups_without_hits(table, config.stats):
         remedy = "name in stats.group_by only columns by which the plate has negative controls of its own"
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
-    for text, remedy in unread(table, spec.plate, stats.normalise):
+    for text, remedy in unread(table, spec.plate, config):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     mapped = set(table["well"])
     wells, (rows, columns) = set(index.metadata["wells"]), index.metadata["format"]

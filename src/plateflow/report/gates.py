@@ -12,7 +12,7 @@ from plateflow.report import small
 from plateflow.report.charts import ACCENT, INK, vega
 from plateflow.report.view import View
 from plateflow.stats.cell_cycle import CellCycle
-from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, wilson
+from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED
 from plateflow.stats.reference import FRAME
 from plateflow.tables import records
 
@@ -27,19 +27,19 @@ def gates(view: View) -> dict[str, Any]:
     rows, columns = view.plate.metadata["format"]
     maps: dict[str, Mapping[str, float]] = {}
     if len(view.frames) == 1:
-        names = [each["name"] for each in found["populations"]]
+        names = dict.fromkeys(each["name"] for each in found["populations"])
         maps = {
             f"share of {name.replace('_', ' ')}": dict(zip(wells["Metadata_Well"], wells[f"Share_{name}"], strict=True))
             for name in names
         }
-    groups = [name for name in small.GROUPS if any(name in each["cells"] for each in found["populations"])]
+    kinds = [name for name in small.GROUPS if any(name in each["cells"] for each in found["populations"])]
     return {
         "found": found,
         "rows": view.rows.lower(),
         "by_well": records(by_well[["Metadata_Well", *_frames(view), ROWS_INCLUDED, ROWS_EXCLUDED_BY]]),
         "frame": dict(zip(_frames(view), ("Time point", "Plane"), strict=False)),
-        "groups": groups,
-        "populations": [each | {"shares": list(_shares(each["cells"], groups))} for each in found["populations"]],
+        "kinds": kinds,
+        "populations": [each | {"shares": list(_shares(each["cells"], kinds))} for each in found["populations"]],
         "charts": [(each, _histogram(view, each)) for each in found["charts"]],
         "map": small.well_map(maps, (rows, columns)),
     }
@@ -49,11 +49,16 @@ def _frames(view: View) -> list[str]:
     return [name for name in FRAME if name in view.wells] if len(view.frames) > 1 else []
 
 
-def _shares(cells: Mapping[str, list[int]], groups: list[str]) -> Iterator[dict[str, Any] | None]:
-    """Of each group of wells the share of its cells, with its interval; None where none could be judged."""
-    for group in groups:
-        n, of = cells.get(group, (0, 0))
-        yield {"n": n, "of": of, "share": n / of, "interval": wilson(n, of)} if of else None
+def _shares(cells: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> Iterator[dict[str, Any] | None]:
+    """Of each kind of wells the share of its cells, and median and range of its wells'; None where none is judged."""
+    for kind in kinds:
+        found = cells.get(kind, {"of": 0})
+        if not found["of"]:
+            yield None
+            continue
+        wells = found["wells"]
+        ends = (float(np.median(wells)), min(wells), max(wells), len(wells)) if wells else None
+        yield {"of": found["of"], "share": found["n"] / found["of"], "wells": ends}
 
 
 def _histogram(view: View, counted: Mapping[str, Any]) -> dict[str, Any]:

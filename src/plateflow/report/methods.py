@@ -8,6 +8,7 @@ from typing import Any
 
 from plateflow.chain import SPOTS, STAGES, label_parameters, stages_of
 from plateflow.config import Expand, Grown, Propagate, Ring
+from plateflow.config.rules import BORDER
 from plateflow.errors import PlateflowError, number_of
 from plateflow.features.columns import cell_columns, cell_families
 from plateflow.features.measure import compartment
@@ -17,6 +18,7 @@ from plateflow.model.registry import model_spec
 from plateflow.report.view import View, accepted_results
 from plateflow.report.wells import CORRECTED
 from plateflow.state.journal import LEFT_OUT
+from plateflow.stats.cell_cycle import PHASES
 from plateflow.stats.positions import LEVEL
 from plateflow.stats.reference import SUMMARIES
 
@@ -210,20 +212,34 @@ def _features(view: View, cite: Any) -> Iterator[str]:
         f"well by their medians."
     )
     yield from _spots(view, cite)
-    rules = view.aggregate.info.get("gates", {}).get("rules", ())
-    if border := [rule["name"].removesuffix(" border") for rule in rules if rule["name"].endswith(" border")]:
-        yield f"Rows with {_and(border, 'or')} at the border of the imaged area didn't enter medians."
-    if filters := [rule["asks"] for rule in rules if not rule["name"].endswith(" border")]:
-        yield f"Objects were counted and summarised where {'; '.join(filters)}."
-    for name, population in config.populations.items():
-        if population.where is not None:
-            asks = [population.where] if isinstance(population.where, str) else population.where
-            yield f"Cells were counted as {name} where {' and '.join(asks)}."
-        else:
-            yield f"Phases of the cell cycle were told by a fit to integrated {population.cell_cycle} {cite('dean')}."
+    yield from _gates(view, cite)
     excluded = config.stats.exclude_flags
     if excluded:
         yield f"Fields flagged as {_and(excluded, 'or')} were excluded."
+
+
+def _gates(view: View, cite: Any) -> Iterator[str]:
+    """Which cells were counted and summarised, as it was done: what couldn't be told isn't said."""
+    found = view.aggregate.info.get("gates", {"rules": (), "populations": ()})
+    at_border = dict[bool, list[str]]()
+    for rule in found["rules"]:
+        name, key = rule["name"].split(maxsplit=1)
+        if key == BORDER:
+            at_border.setdefault(rule["counted"], []).append(name)
+    if True in at_border:
+        yield f"Rows with {_and(at_border[True], 'or')} at the border of the imaged area didn't enter medians."
+    if False in at_border:
+        yield f"{_upper(_and(at_border[False]))} at the border of the imaged area were left out."
+    rules = [rule for rule in found["rules"] if not rule["name"].endswith(f" {BORDER}") and not rule["why"]]
+    if rules:
+        yield f"Objects were counted and summarised where {'; '.join(rule['asks'] for rule in rules)}."
+    told = {each["name"] for each in found["populations"] if not each["why"]}
+    for name, population in view.plate.config.populations.items():
+        if population.where is not None and compartment(name) in told:
+            asks = [population.where] if isinstance(population.where, str) else population.where
+            yield f"Cells were counted as {name} where {' and '.join(asks)}."
+        elif f"{compartment(name)}_{PHASES[0]}" in told:
+            yield f"Phases of the cell cycle were told by a fit to integrated {population.cell_cycle} {cite('dean')}."
 
 
 def _spots(view: View, cite: Any) -> Iterator[str]:

@@ -15,7 +15,7 @@ from plateflow.report import trends
 from plateflow.state.journal import PLATE_KEY, Entry, LeftOut, wells_and_fields
 from plateflow.stats.groups import group_columns
 from plateflow.stats.over_time import compared
-from plateflow.stats.reference import FRAME, ROLE, by_frame, frame_title, in_use
+from plateflow.stats.reference import FRAME, JUDGED, ROLE, SHARE, by_frame, frame_title, in_use
 from plateflow.stats.wells import NOT_ACQUIRED
 from plateflow.tables import records
 
@@ -121,7 +121,8 @@ def _plate(plate: Plate, made: Entry | None, left_out: list[LeftOut], features: 
     followed = [name for name in features if name in present]
     stats = plate.config.stats
     groups = group_columns(stats)
-    columns = dict.fromkeys([*own, *(name for name in (*FRAME, ROLE, *groups) if name in present), *names, *followed])
+    judged = [f"{name}{JUDGED}" for name in followed if name.startswith(SHARE)]
+    columns = dict.fromkeys([*own, *FRAME, ROLE, *groups, *names, *followed, *judged])
     table = file.read(columns=[name for name in columns if name in present], use_threads=False).to_pandas()
     table = table[table["Metadata_State"] != NOT_ACQUIRED]
     wells = table.drop_duplicates("Metadata_Well")  # what is said of a well is the same in all its frames

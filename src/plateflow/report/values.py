@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from plateflow.features.words import in_words
 from plateflow.report.view import View
-from plateflow.stats.reference import SHARE, well_values
-from plateflow.stats.rules import HIGH, LOW
+from plateflow.stats.reference import HIGH, JUDGED, LOW, shares_in, well_values
 from plateflow.stats.segmentation import COLUMNS
 from plateflow.stats.wells import SPREADS
 
@@ -36,12 +35,12 @@ def features(view: View) -> dict[str, str]:
     """What the plate map can show: columns of the well table, each in words; counts and shares first, no spreads."""
     wells, channels = view.wells, view.plate.channels
     known = {name: title for name, title in view.metrics.items() if name.startswith("Count_")}
-    shares = [name for name in map(str, wells) if name.startswith(SHARE) and not name.endswith((LOW, HIGH))]
+    shares = shares_in(wells)
     known |= {name: in_words(name, channels) for name in (*shares, *view.metrics) if name not in known}
     for name, flag in view.judged.items():
         known[name] = f"{name.removeprefix('Metadata_').removesuffix(f'_{COLUMNS[flag]}')}: {SEGMENTATION[flag]}"
     spreads = {f"{name}_{spread}" for name in wells for spread in SPREADS}
-    spreads |= {f"{name}{end}" for name in shares for end in (LOW, HIGH)}
+    spreads |= {f"{name}{end}" for name in shares for end in (LOW, HIGH, JUDGED)}
     others = [name for name in map(str, wells) if not name.startswith(("Metadata_", "Count_")) and name not in spreads]
     known |= {name: in_words(name, channels) for name in others if name not in known}
     found = wells[list(known)].notna().any()

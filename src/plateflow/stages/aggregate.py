@@ -131,12 +131,12 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     others = {well: [*raised.get(well, ()), *(["positions"] * (well in untrusted))] for well in measured}
     use = fields_in_use(fields, left_out, qc, off, config.stats.exclude_flags, others)
 
-    decision, gated = gate(plate, {well: use[well].excluded for well in measured_wells}, plate_map)
+    gates, decisions, gated = gate(plate, {well: use[well].excluded for well in measured_wells}, plate_map)
     medians, counts = medians_of(columns), [f"Count_{compartment(name)}" for name in config.segmentation]
-    rows, values, field_rows = _rows(plate, measured, frames, use, medians, decision)
+    rows, values, field_rows = _rows(plate, measured, frames, use, medians, decisions)
     rows = [row | numbers.get(row["Metadata_Well"], {}) for row in rows]
     _put_cells(plate, measured)
-    table = well_table(plate.name, rows, values, plate_map, counts=counts + decision.gates.shares, medians=medians)
+    table = well_table(plate.name, rows, values, plate_map, counts=counts + gates.shares, medians=medians)
     corrected = {well: ",".join(entry.info.get("corrected", ())) for well, entry in measured.items()}
     if any(corrected.values()):
         by_well = table["Metadata_Well"].map(corrected).fillna("")
@@ -164,7 +164,7 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand
     reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
-    reasons = {name: lines for name, lines in (reasons | {"gates": decision.doubts}).items() if lines}
+    reasons = {name: lines for name, lines in (reasons | {"gates": gated["doubts"]}).items() if lines}
     return Outcome(
         state="flagged" if reasons else "ok",
         reason=", ".join(reasons),
@@ -280,7 +280,7 @@ def _rows(
     frames: Mapping[str, Sequence[Mapping[str, int]]],
     use: Mapping[str, WellFields],
     medians: list[str],
-    decision: Decision,
+    decisions: Mapping[str, Decision],
 ) -> tuple[list[dict[str, Any]], NDArray[np.float64], list[dict[str, Any]]]:
     """The rows of the well table, their values, and the rows of the table of fields, which are made on request."""
     import pyarrow as pa
@@ -304,9 +304,9 @@ def _rows(
             rows += [place | own for place in places]
             continue
         by_field = row_count if config.stats.by_field else ""
-        gates = decision.wells[well]
+        decision = decisions[well]
         tables = read_cells(
-            source, medians, frames[well], gates=gates, without=fields.excluded, count_by_field=by_field
+            source, medians, frames[well], gates=decision.wells[well], without=fields.excluded, count_by_field=by_field
         )
         has, axes = plate.label_sets(well), len(frames[well][0])
         counts = {name: _objects(plate, well, name, fields.excluded, axes, decision) for name in others if name in has}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.stats.thresholds import CONVERGED, ROUNDS, Undecided, Values, finite, grouped
+from plateflow.stats.thresholds import CONVERGED, ROUNDS, Undecided, Values, grouped, varied
 
 PHASES = ("G1", "S", "G2M")
 LEAST_NUCLEI = 500
@@ -91,7 +91,7 @@ def fit_cell_cycle(dna: NDArray[np.floating]) -> CellCycle:
     Raises:
         Undecided: too few nuclei, or the histogram has no two peaks at a ratio of about 2: nothing is guessed then.
     """
-    log2_dna = np.log2(finite(dna, logarithms=True))
+    log2_dna = np.log2(varied(dna, logarithms=True))
     if len(log2_dna) < LEAST_NUCLEI:
         raise Undecided(f"{len(log2_dna)} nuclei are too few for a fit of the cell cycle: {LEAST_NUCLEI} are needed")
     low, high = np.quantile(log2_dna, (0.001, 0.999))

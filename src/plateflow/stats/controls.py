@@ -10,7 +10,16 @@ import numpy as np
 from plateflow.errors import number_of
 from plateflow.stats.effects import KEYS, dose_text, keys_of, replicate_agreement
 from plateflow.stats.hits import benjamini_hochberg
-from plateflow.stats.reference import MIN_WELLS, ROLE, SAME, centre_and_spread, has_role, steps_between, well_values
+from plateflow.stats.reference import (
+    MIN_WELLS,
+    ROLE,
+    SAME,
+    centre_and_spread,
+    has_role,
+    stabilised,
+    steps_between,
+    well_values,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +36,10 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
     Of the centre m and spread s of each control, ZPrime is 1 - 3 (s₊ + s₋) / |m₊ - m₋| (Zhang, Chung & Oldenburg, J
     Biomol Screen 4 (1999) 67) and SSMD (m₊ - m₋) / √(s₊² + s₋²) (Zhang, Genomics 89 (2007) 552: the plug-in estimate,
-    of independent groups); of medians and MADs they are Robust. Q is of Welch's test. ReplicateICC is the
-    `replicate_agreement` of the treatments. What cannot be computed is NaN, with the Reason. A control without any
-    spread, as one that kills every cell, has a Z' as long as the other has a spread, or another centre.
+    of independent groups); of medians and MADs they are Robust. Q is of Welch's test, of shares of that of angles.
+    ReplicateICC is the `replicate_agreement` of the treatments. What cannot be computed is NaN, with the Reason. A
+    control without any spread, as one that kills every cell, has a Z' as long as the other has a spread, or another
+    centre.
 
     Without positive controls there is one row per feature, of the negatives alone; a positive control without a well
     in use has its rows, too.
@@ -40,7 +50,7 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     negatives = values[has_role(wells, "negative")]
     is_positive = has_role(wells, "positive")
     agreement = replicate_agreement(wells, columns)
-    steps = steps_between(wells, columns)
+    steps = stabilised(steps_between(wells, columns).to_frame().T, wells).iloc[0]
     tables = []
     for (name, dose, unit), index in positive_controls(wells):
         positives = values[is_positive & wells.index.isin(index)]
@@ -56,7 +66,9 @@ def control_table(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         for kind, ((low, narrow), (high, wide)) in spreads.items():
             table[f"{kind}SSMD"] = _finite((high - low) / np.sqrt(wide**2 + narrow**2))
         table["SignalToBackground"] = _finite(table["PositiveMean"] / table["NegativeMean"])
-        table["Q"] = benjamini_hochberg(np.asarray(_welch(both, spreads[""], steps), np.float64))
+        angles = stabilised(both[0], wells), stabilised(both[1], wells)
+        p = _welch(angles, _spreads(angles, robust=False), steps)
+        table["Q"] = benjamini_hochberg(np.asarray(p, np.float64))
         numbers = [(len(controls), kind) for controls, kind in zip(both, ("negative", "positive"), strict=True)]
         few = [number_of(n, f"{kind} control[s]") for n, kind in numbers if n < MIN_WELLS]
         table["Reason"] = f"too few wells: {' and '.join(few)}; {MIN_WELLS} are needed" if few else ""

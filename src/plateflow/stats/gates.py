@@ -1,7 +1,7 @@
 """Which cells enter counts and medians, and to which populations each belongs.
 
-`rules.gates_of` reads the rules of the configuration; `decide` applies them to the cells of a plate. Percentiles and
-fits are of the plate, so they need all wells; they are frozen: no cell is judged by a number that moves with the wells.
+`rules.gates_of` reads the rules of the configuration; `decide` applies them to the cells of a plate, or of a group of
+its wells. Percentiles and fits need all of these; they are frozen: no cell is judged by a number that moves with them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config.rules import Condition
+from plateflow.errors import number_of
+from plateflow.features.measure import compartment
 from plateflow.files import digest
 from plateflow.stats import thresholds
 from plateflow.stats.cell_cycle import fit_cell_cycle, members_of
-from plateflow.stats.reference import SHARE
-from plateflow.stats.rules import HIGH, LOW, Gates
+from plateflow.stats.reference import HIGH, JUDGED, LOW, SHARE
+from plateflow.stats.rules import Gates
 from plateflow.stats.thresholds import Undecided
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ ROWS_INCLUDED, ROWS_EXCLUDED_BY = "Metadata_RowsIncluded", "Metadata_RowsExclude
 """Of the well table: how many rows are included, and how many are excluded by which rule."""
 NORMAL_975 = 1.959963984540054
 """The normal value that 2.5 % exceed."""
+MOVED = 0.02
+"""A frozen number is a doubt where it and what it would be now part more than this share of the cells that it is of."""
 AREAS = ("AreaShape_Area", "AreaShape_Area_um2")
 """Measurements that objects without a row have, too, in their own table."""
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -84,7 +88,8 @@ class WellGates:
             judged = judged[~np.isnan(judged)]
             low, high = wilson(int(judged.sum()), len(judged))
             share = float(judged.mean()) if len(judged) else np.nan
-            found |= {f"{SHARE}{name}": share, f"{SHARE}{name}{LOW}": low, f"{SHARE}{name}{HIGH}": high}
+            ends = {f"{SHARE}{name}{end}": value for end, value in ((LOW, low), (HIGH, high), (JUDGED, len(judged)))}
+            found |= {f"{SHARE}{name}": share, **ends}
         return found
 
 
@@ -140,16 +145,16 @@ def gate_keys(path: Path) -> pd.DataFrame:
 
 @dataclass(kw_only=True)
 class Decision:
-    """What was decided of a plate.
+    """What was decided of a plate, or of one of its groups.
 
     Attributes:
         gates: the rules.
-        wells: by well.
-        limits: by rule and condition, the number that a value is compared with; None where the plate doesn't tell.
-        frozen: the numbers of the plate, by what they are of: each with `value` (of a cell cycle its fit) and
-            `made_from`, a digest of all that it follows from by configuration.
-        why: by what can't be told, the reason.
         cells: that were judged.
+        wells: by well.
+        frozen: the numbers, by what they are of: each with `value` (of a cell cycle its fit), `wells` and `cells` (how
+            many it was made from), and `made_from`, a digest of all that it follows from by configuration.
+        why: by what can't be told, the reason.
+        moved: by what was frozen and would be another number now, how far.
     """
 
     gates: Gates
@@ -157,6 +162,7 @@ class Decision:
     wells: dict[str, WellGates] = field(default_factory=dict)
     frozen: dict[str, dict[str, Any]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
 
     def limit(self, condition: Condition, of: str) -> float | None:
         """The number that a condition compares with; None where the plate doesn't tell. `of`: filter or population."""
@@ -167,8 +173,8 @@ class Decision:
 
     @property
     def doubts(self) -> list[str]:
-        """What can't be told, with the reason."""
-        return [f"{what}: {why}" for what, why in self.why.items()]
+        """What can't be told, and what has moved, with the reason."""
+        return [f"{what}: {why}" for what, why in (self.why | self.moved).items()]
 
 
 def _key(condition: Condition, of: str) -> str:
@@ -178,7 +184,7 @@ def _key(condition: Condition, of: str) -> str:
 def decide(
     gates: Gates, cells: PlateCells, negatives: Collection[str], kept: Mapping[str, Mapping[str, Any]], made_from: Any
 ) -> Decision:
-    """Apply the rules to the cells of a plate.
+    """Apply the rules to the cells of a plate, or of a group of its wells.
 
     Percentiles of filters are of all rows in fields in use; those of populations, Otsu's thresholds, mixtures and cell
     cycles of the rows among them that are included. They are of all frames together, so that a share says the same at
@@ -195,15 +201,25 @@ def decide(
     def freeze(key: str, label: str, column: str, rows: Mapping[str, Mask], source: str, more: Any, make: Any) -> None:
         of = [well for well in wells if well in negatives] if source == "negatives" else wells
         base = digest(made_from, more, sorted(negatives) if source == "negatives" else [])
-        if key in kept and kept[key]["made_from"] == base:
-            decision.frozen[key] = dict(kept[key])
-            return
+        values = cells.of(column, of, rows)
+        stays = kept[key] if key in kept and kept[key]["made_from"] == base else None
         try:
             if source == "negatives" and not of:
                 raise Undecided("there are no negative controls")
-            decision.frozen[key] = {"value": make(cells.of(column, of, rows)), "made_from": base}
+            now = {"value": make(values), "wells": len(of), "cells": int(np.isfinite(values).sum()), "made_from": base}
         except Undecided as undecided:
-            decision.why[label] = str(undecided)
+            if stays is None:
+                decision.why[label] = str(undecided)
+        else:
+            if stays is not None and (far := _parted(values, stays["value"], now["value"])) > MOVED:
+                then, today = (f"{n['cells']:,} cells of {number_of(n['wells'], 'well[s]')}" for n in (stays, now))
+                decision.moved[label] = (
+                    f"its number is frozen, from {then}; from the {today} of today it would part {far:.0%} of them "
+                    "otherwise (to take it from these: plateflow retry PLATE --stage aggregate)"
+                )
+            decision.frozen[key] = now
+        if stays is not None:
+            decision.frozen[key] = dict(stays)
 
     def freeze_condition(condition: Condition, of: str, rows: Mapping[str, Mask], more: Any, label: str) -> None:
         if condition.source != "number":
@@ -237,6 +253,14 @@ def decide(
     return decision
 
 
+def _parted(values: NDArray[np.float32], frozen: Any, now: Any) -> float:
+    """The share of the values that lie between a number and another, or between the limits of two fits."""
+    pairs = zip(*(each["limits"] if isinstance(each, Mapping) else [each] for each in (frozen, now)), strict=True)
+    known = np.sort(values[np.isfinite(values)])
+    between = [abs(int(np.diff(np.searchsorted(known, pair))[0])) for pair in pairs]
+    return max(between) / max(len(known), 1)
+
+
 def _fit(dna: NDArray[np.float32]) -> dict[str, Any]:
     return fit_cell_cycle(dna).as_json()
 
@@ -257,9 +281,9 @@ def _judge(decision: Decision, values: Mapping[str, NDArray[np.float32]], n: int
     for rule in gates.rules:
         failed[rule.name] = own = np.zeros(n, bool)
         for condition in rule.conditions:
-            limit, column = decision.limit(condition, "filter"), values[condition.column].astype(np.float64)
+            limit = decision.limit(condition, "filter")
             if limit is not None:
-                own |= ~_COMPARE[condition.comparison](column, limit) & ~np.isnan(column)
+                own |= ~_meets(values[condition.column], condition, limit)
         included &= ~own
         if not rule.counted:
             counted &= ~own
@@ -269,16 +293,21 @@ def _judge(decision: Decision, values: Mapping[str, NDArray[np.float32]], n: int
     return WellGates(counted=counted, included=included, failed=failed, members={}, objects=objects)
 
 
+def _meets(values: NDArray[np.float32], condition: Condition, limit: float) -> Mask:
+    """Which values meet a condition, as tables hold both: 0.9 is no less than 0.9. A missing one meets any."""
+    return np.isnan(values) | _COMPARE[condition.comparison](values, np.float32(limit))
+
+
 def _members(
     decision: Decision, conditions: Sequence[Condition], values: Mapping[str, NDArray[np.float32]]
 ) -> NDArray[np.float64]:
     """1 for rows that meet all conditions, 0 for others; NaN where a value is lacking, or the plate doesn't tell."""
     members = np.ones(len(values[conditions[0].column]))
     for condition in conditions:
-        limit, column = decision.limit(condition, "population"), values[condition.column].astype(np.float64)
+        limit, column = decision.limit(condition, "population"), values[condition.column]
         if limit is None:
             return np.full(len(members), np.nan)
-        members *= np.where(np.isnan(column), np.nan, _COMPARE[condition.comparison](column, limit))
+        members *= np.where(np.isnan(column), np.nan, _meets(column, condition, limit))
     return members
 
 
@@ -287,9 +316,9 @@ def fails_by_area(decision: Decision, label_set: str, area_px: NDArray[Any], pix
     failed = np.zeros(len(area_px), bool)
     for rule in decision.gates.rules:
         for condition in rule.conditions if rule.label_set == label_set else ():
-            name = condition.column.partition("_")[2]
+            whose, _, name = condition.column.partition("_")
             limit = decision.limit(condition, "filter")
-            if name in AREAS and limit is not None:
-                areas = area_px * (pixel_um**2 if name.endswith("um2") else 1.0)
-                failed |= ~_COMPARE[condition.comparison](areas, limit) & ~np.isnan(areas)
+            if whose == compartment(label_set) and name in AREAS and limit is not None:  # not of the cytoplasm
+                areas = (area_px * (pixel_um**2 if name.endswith("um2") else 1.0)).astype(np.float32)
+                failed |= ~_meets(areas, condition, limit)
     return failed

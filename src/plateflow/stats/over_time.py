@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from plateflow.config import Stats
 from plateflow.errors import ConfigError
-from plateflow.stats.gates import ROWS_INCLUDED
-from plateflow.stats.reference import COUNT_STEP, FRAME, OVER_TIME, in_use
+from plateflow.stats.reference import COUNT_STEP, FRAME, JUDGED, OVER_TIME, in_use, shares_in
 from plateflow.stats.wells import SPREADS
 
 if TYPE_CHECKING:
@@ -83,8 +82,8 @@ def compared(wells: pd.DataFrame, time: str | int) -> pd.DataFrame:
     values[at], has[at] = wells[features].to_numpy(np.float64), in_use(wells)
     table = wells.iloc[first].drop(columns=numbers).reset_index(drop=True)
     table = table.join(pd.DataFrame(np.einsum("t,twf->wf", weights, values), columns=features))
-    if ROWS_INCLUDED in wells:
-        table[ROWS_INCLUDED] = wells.groupby(places)[ROWS_INCLUDED].min().to_numpy()
+    for name in shares_in(wells):
+        table[f"{name}{JUDGED}"] = wells.groupby(places)[f"{name}{JUDGED}"].min().to_numpy()
     complete = has.all(axis=0)
     table["Metadata_FieldsUsed"] = np.where(complete, table["Metadata_FieldsUsed"], 0)
     some = has.any(axis=0) & ~complete

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,9 @@ SAME = 1e-9
 """Values that differ by no more than this fraction are the same: the rest is rounding."""
 ROLE = "Metadata_role"
 SHARE, LEAST_JUDGED = "Share_", 20
-"""What columns of populations' shares begin with, and how many included rows a well's share needs to be compared."""
+"""What columns of populations' shares begin with, and of how many rows a well's share must be to be compared."""
+LOW, HIGH, JUDGED = "_Low", "_High", "_N"
+"""What the columns beside a share end in: the ends of its interval, and of how many rows it is."""
 FRAME = ("Metadata_Time", "Metadata_Z")
 """The columns that tell a well's frames apart: its time points and, where planes are kept in 2D, their planes. No
 statistic puts values of two frames together."""
@@ -31,6 +33,12 @@ COUNT_STEP = "CountStep"
 """The column that says what one object more or less is worth in a count, where that isn't one."""
 Cut = dict[str, int | str]
 """A frame, or a group of its wells: the columns that tell it apart, with its values."""
+
+
+def shares_in(names: Iterable[Any]) -> list[str]:
+    """The columns of shares among those of a table, without what stands beside each."""
+    own = {str(name): str(name).rpartition("_") for name in names if str(name).startswith(SHARE)}
+    return [name for name, (stem, _, end) in own.items() if not (f"_{end}" in (LOW, HIGH, JUDGED) and stem in own)]
 
 
 def by_frame(table: pd.DataFrame, groups: Sequence[str] = ()) -> Iterator[tuple[Cut, pd.DataFrame]]:
@@ -93,7 +101,7 @@ def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The values that statistics use: one row per well of the table, NaN for wells not in use and infinite values.
 
     Counts are divided by the fields in use: a well of which a field was left out has fewer cells for that reason alone.
-    Shares of fewer than LEAST_JUDGED rows are NaN.
+    Shares of fewer than LEAST_JUDGED rows are NaN; the table has the number of these beside each (JUDGED).
     """
     import pandas as pd
 
@@ -101,8 +109,9 @@ def well_values(wells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     counts = {name: wells[name] / fields for name in columns if name.startswith("Count_")}
     others = wells.loc[in_use(wells), [name for name in columns if name not in counts]].reindex(wells.index)
     values = pd.concat([pd.DataFrame(counts, index=wells.index), others], axis=1)[list(columns)].astype(np.float64)
-    if shares := [name for name in columns if name.startswith(SHARE)]:
-        values[shares] = values[shares].where(wells["Metadata_RowsIncluded"] >= LEAST_JUDGED)
+    for name in columns:
+        if name.startswith(SHARE):
+            values[name] = values[name].where(wells[f"{name}{JUDGED}"] >= LEAST_JUDGED)
     return values.where(np.isfinite(values))
 
 
@@ -144,11 +153,13 @@ def steps_between(wells: pd.DataFrame, columns: Sequence[str]) -> pd.Series[floa
 
     used = wells[in_use(wells)]
     least = wells[COUNT_STEP].min() if COUNT_STEP in wells else 1
-    steps = {"Count_": least / used["Metadata_FieldsUsed"].min()}
-    if any(name.startswith(SHARE) for name in columns):
-        steps[SHARE] = least / max(used["Metadata_RowsIncluded"].median(), 1)
-    by_kind = (next((step for kind, step in steps.items() if name.startswith(kind)), np.nan) for name in columns)
-    return pd.Series([*by_kind], list(columns), float)
+    steps = dict.fromkeys(columns, np.nan)
+    for name in columns:
+        if name.startswith("Count_"):
+            steps[name] = least / used["Metadata_FieldsUsed"].min()
+        elif name.startswith(SHARE):
+            steps[name] = least / max(used[f"{name}{JUDGED}"].median(), 1)
+    return pd.Series(steps, list(columns), float)
 
 
 def standardise(values: pd.DataFrame, reference: NDArray[np.bool_], *, robust: bool) -> pd.DataFrame:

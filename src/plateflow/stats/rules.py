@@ -13,10 +13,7 @@ from plateflow.features.columns import cell_columns
 from plateflow.features.feature import Feature
 from plateflow.features.measure import CYTOPLASM, NUMBER, compartment
 from plateflow.stats.cell_cycle import PHASES
-from plateflow.stats.reference import SHARE
-
-LOW, HIGH = "_Low", "_High"
-"""What the ends of a share's interval end in."""
+from plateflow.stats.reference import HIGH, JUDGED, LOW, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +92,7 @@ class Gates:
     @property
     def shares(self) -> list[str]:
         """The columns of the well table."""
-        return [f"{SHARE}{name}{end}" for name in self.names for end in ("", LOW, HIGH)]
+        return [f"{SHARE}{name}{end}" for name in self.names for end in ("", LOW, HIGH, JUDGED)]
 
     def logarithms(self, column: str) -> bool:
         """Whether logarithms of a column are compared: intensities differ by factors."""
@@ -139,7 +136,7 @@ def gates_of(config: Config, channels: list[str]) -> Gates:
     populations = dict[str, list[Condition] | str]()
     for name, population in config.populations.items():
         if population.cell_cycle is not None:
-            of = "nuclei" if "nuclei" in config.segmentation else config.row_label_set
+            of = next((name for name in config.segmentation if compartment(name) == "Nuclei"), config.row_label_set)
             column = f"{compartment(of)}_Intensity_IntegratedIntensity_{population.cell_cycle}"
             _check_column(column, columns, f"populations.{name}.cell_cycle")
             populations[compartment(name)] = column

@@ -14,8 +14,7 @@ from plateflow.stats import controls, doses, hits, positions
 from plateflow.stats.effects import effect_table, treatment_effects
 from plateflow.stats.groups import group_columns
 from plateflow.stats.over_time import compared
-from plateflow.stats.reference import MIN_WELLS, ROLE, SHARE, by_frame, reference_wells, standardise, well_values
-from plateflow.stats.rules import HIGH, LOW
+from plateflow.stats.reference import MIN_WELLS, ROLE, by_frame, reference_wells, shares_in, standardise, well_values
 from plateflow.tables import write_table
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def write_statistics(
 
 def has_statistics(wells: pd.DataFrame, groups: Sequence[str]) -> bool:
     """Whether a group of wells is more than empty wells, which belong to no cell line."""
-    return not groups or bool(wells[ROLE].isin(("negative", "positive", "treatment")).any())
+    return not groups or ROLE not in wells or bool(wells[ROLE].isin(("negative", "positive", "treatment")).any())
 
 
 def summaries_of(info: Mapping[str, Any]) -> list[Any]:
@@ -81,8 +80,7 @@ def _statistics(
     plate: str, wells: pd.DataFrame, medians: list[str], settings: Stats, shape: Sequence[int]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The tables of a frame by the names of their files, and its summary."""
-    features = [str(name) for name in wells if str(name).startswith(("Count_", SHARE))] + medians
-    features = [name for name in features if not (name.startswith(SHARE) and name.endswith((LOW, HIGH)))]
+    features = [name for name in map(str, wells) if name.startswith("Count_")] + shares_in(wells) + medians
     kind, _, method = settings.normalise.partition(" ")
     reference = reference_wells(wells, kind)
     z = standardise(well_values(wells, features), reference, robust=method == "robust")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from plateflow.stats.alike import Alike
 from plateflow.stats.controls import LEVEL, positive_controls
 from plateflow.stats.effects import DOSE, TREATMENT, UNIT
 from plateflow.stats.groups import group_columns
-from plateflow.stats.reference import FRAME, ROLE, by_frame, centre_and_spread, has_role, well_values
+from plateflow.stats.reference import FRAME, ROLE, SHARE, by_frame, centre_and_spread, has_role, shares_in, well_values
 from plateflow.tables import read_table
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SUMMARY = "summary.csv"
 MOST, FEATURES = 40, 5
 """Columns that the table has at most, and features among them."""
-NUMBERS = ("Count_", "Share_")
+NUMBERS = ("Count_", SHARE)
 """What columns of numbers and shares of objects begin with."""
 FORMULA = ("=", "+", "-", "@")
 """Spreadsheets take text that begins so for a formula, which a plate map from elsewhere could hide."""
@@ -60,7 +60,7 @@ def write_summary(
     own = [f"Metadata_{name}" for name in ("State", "Reason", "Flags", "FieldsUsed")]
     first = ["Metadata_Plate", "Metadata_Well", *frames, *own, ROLE, TREATMENT, DOSE, UNIT, *groups]
     first = [name for name in dict.fromkeys(first) if name in wells]
-    numbers = sorted(_numbers(wells), key=lambda name: not name.startswith(NUMBERS[0]))
+    numbers = _numbers(wells)
     others = [name for name in mapped if name in wells and name not in first]
     others.sort(key=lambda name: wells[name].fillna("").nunique() < 2)
     far = distances(wells, features, groups, robust=settings.normalise.endswith("robust"))
@@ -78,13 +78,9 @@ def write_summary(
     return {"features": features, "omitted": [name for name in every if name not in shown]}
 
 
-def _numbers(wells: pd.DataFrame) -> Iterator[str]:
-    """The columns of counts and shares, without the ends of the shares' intervals."""
-    names = [str(name) for name in wells if str(name).startswith(NUMBERS)]
-    for name in names:
-        stem, _, end = name.rpartition("_")
-        if not (end in ("Low", "High") and stem in names):
-            yield name
+def _numbers(wells: pd.DataFrame) -> list[str]:
+    """The columns of counts and shares."""
+    return [name for name in map(str, wells) if name.startswith(NUMBERS[0])] + shares_in(wells)
 
 
 def _heads(names: Sequence[str], channels: Sequence[str]) -> list[str]:

@@ -33,12 +33,22 @@ def finite(values: NDArray[np.floating], *, logarithms: bool = False) -> Values:
     """The values that count, sorted; of those whose logarithms are compared, the positive ones.
 
     Raises:
-        Undecided: there are fewer than LEAST_CELLS, or all are the same.
+        Undecided: there are fewer than LEAST_CELLS.
     """
     found = values[np.isfinite(values)].astype(np.float64)
     found = np.sort(found[found > 0] if logarithms else found)
     if len(found) < LEAST_CELLS:
         raise Undecided(f"only {len(found)} cells have a value, {LEAST_CELLS} are needed")
+    return found
+
+
+def varied(values: NDArray[np.floating], *, logarithms: bool) -> Values:
+    """As `finite`.
+
+    Raises:
+        Undecided: as of `finite`, or all are the same.
+    """
+    found = finite(values, logarithms=logarithms)
     if found[0] == found[-1]:
         raise Undecided(f"all {len(found)} cells have the same value")
     return found
@@ -64,9 +74,9 @@ def otsu(values: NDArray[np.floating], *, logarithms: bool = False) -> float:
     that are as good, the least.
 
     Raises:
-        Undecided: as of `finite`.
+        Undecided: as of `varied`.
     """
-    found = finite(values, logarithms=logarithms)
+    found = varied(values, logarithms=logarithms)
     scaled = np.log(found) if logarithms else found
     cut = _otsu_cut(scaled)
     middle = (scaled[cut - 1] + scaled[cut]) / 2
@@ -97,10 +107,10 @@ def mixture(values: NDArray[np.floating], *, logarithms: bool = False) -> float:
     threshold on. Above the crossing point a value is more likely of the upper distribution.
 
     Raises:
-        Undecided: as of `finite`, or the distributions aren't separate, with fewer values between them, or one of them
+        Undecided: as of `varied`, or the distributions aren't separate, with fewer values between them, or one of them
             has hardly any value.
     """
-    found = finite(values, logarithms=logarithms)
+    found = varied(values, logarithms=logarithms)
     scaled = np.log(found) if logarithms else found
     offset, unit = scaled.mean(), scaled.std()
     scaled = (scaled - offset) / unit

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from plateflow.features.feature import Feature
 from plateflow.paths import parse_well, row_name
-from plateflow.stats.gates import ROWS_EXCLUDED_BY, ROWS_INCLUDED, WellGates
-from plateflow.stats.reference import FRAME
+from plateflow.stats.gates import EXCLUDED_BY, INCLUDED, POPULATION, ROWS_EXCLUDED_BY, ROWS_INCLUDED, WellGates
+from plateflow.stats.reference import FRAME, OVER_TIME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +24,9 @@ NOT_ACQUIRED = "not_acquired"
 STATE = ("State", "Reason", "Flags", "FieldsUsed", "FieldsLeftOut", "FieldsExcluded")
 GATED = (ROWS_INCLUDED.removeprefix("Metadata_"), ROWS_EXCLUDED_BY.removeprefix("Metadata_"))
 OWN = ("Plate", "Well", "Row", "Column", *(name.removeprefix("Metadata_") for name in FRAME), "Corrected", *STATE)
-OWN += GATED
-"""The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*. FieldsLeftOut are
+OWN += (*GATED, *(name.removeprefix("Metadata_") for name in (OVER_TIME, INCLUDED, EXCLUDED_BY)))
+"""The well table's own metadata; a column of the plate map with such a name becomes Metadata_Map_*; of
+exports of cells, too. FieldsLeftOut are
 quarantined or missing; FieldsExcluded have a flag of `stats.exclude_flags`."""
 QUANTILES = {"Q25": 0.25, "Q75": 0.75}
 SPREADS = ("MAD", *QUANTILES)
@@ -153,7 +154,8 @@ def _quantile(ordered: NDArray[np.float64], q: float) -> NDArray[np.float64]:
 
 def map_column(name: str) -> str:
     """The column of the well table that holds a column of the plate map."""
-    return f"Metadata_Map_{name}" if name in OWN else f"Metadata_{name}"
+    taken = name in OWN or name.startswith(POPULATION.removeprefix("Metadata_"))
+    return f"Metadata_Map_{name}" if taken else f"Metadata_{name}"
 
 
 def medians_of(columns: Mapping[str, Feature]) -> list[str]:
