@@ -96,10 +96,6 @@ def test_the_paragraph_follows_the_configuration(view: View) -> None:
         features={"families": ["intensity"]},
         stats={"normalise": "plate standard", "exclude_flags": []},
         spots={"foci": {"channel": "DNA", "within": "nuclei", "diameter_px": 4.5, "threshold": 0.03}},
-        populations={
-            "large": {"where": ["Nuclei_AreaShape_Area > 300", "Nuclei_AreaShape_Solidity > otsu"]},
-            "cycle": {"cell_cycle": "DNA"},
-        },
     )
     text = " ".join(methods.paragraph(other)[0])
     assert "resized for a typical diameter of 31.5 px, with a threshold of -0.5" in text
@@ -110,8 +106,6 @@ def test_the_paragraph_follows_the_configuration(view: View) -> None:
     assert "excluded" not in text
     assert "Foci were found in nuclei as maxima of the Laplacian of Gaussian of DNA for a diameter of 4.5 px" in text
     assert "where it was at least 0.03." in text
-    assert "counted as large where Nuclei_AreaShape_Area > 300 and Nuclei_AreaShape_Solidity > otsu." in text
-    assert "fit to integrated DNA" in text
     assert "the plate's wells other than positive controls and empty ones" in text
 
 
