@@ -72,7 +72,12 @@ def test_each_cell_line_is_judged_by_its_own_rows():
     assert (b.line, b.doses, b.hits, b.curves, b.z_prime) == ("b", (0.1, 1.0, 10.0), (10.0,), 1, 0.6)
     assert (a.ec50, b.ec50) == (pytest.approx(1.0), 3.3)
     assert (a.true_ec50, b.true_ec50) == (pytest.approx(1.0), pytest.approx(3.0))
-    assert str(b) == ("b: hits at 1 of 3 doses (10), EC50 3.30 (median of 1 curve; truth 3), Z' of Share_Positive 0.60")
+    assert str(b) == (
+        "b: hits at 1 of 3 doses (10) against 0 negative controls, EC50 3.30 (median of 1 curve; truth 3), "
+        "Z' of Share_Positive 0.60"
+    )
+    wells = [*WELLS, {"role": "negative", "CellLine": "b"}, {"role": "negative", "CellLine": "a"}]
+    assert [each.negatives for each in line_results(HITS, CURVES, CONTROLS, wells)] == [1, 1]
     with pytest.raises(PlateflowError, match="no row of Share_Positive for b"):
         line_results(HITS, CURVES, CONTROLS[:2], WELLS)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,8 @@ class LineResult:
     """Those that were given."""
     hits: tuple[float, ...]
     """Those that are called hits."""
+    negatives: int
+    """The wells that they are compared with."""
     ec50: float
     """Median over the curves without a flag; NaN without one."""
     curves: int
@@ -67,8 +70,9 @@ class LineResult:
     def __str__(self) -> str:
         hits = ", ".join(f"{dose:g}" for dose in self.hits) or "none"
         return (
-            f"{self.line}: hits at {len(self.hits)} of {len(self.doses)} doses ({hits}), EC50 {self.ec50:.2f} (median "
-            f"of {number_of(self.curves, 'curve[s]')}; truth {self.true_ec50:.3g}), Z' of {SHARE} {self.z_prime:.2f}"
+            f"{self.line}: hits at {len(self.hits)} of {len(self.doses)} doses ({hits}) against "
+            f"{number_of(self.negatives, 'negative control[s]')}, EC50 {self.ec50:.2f} (median of "
+            f"{number_of(self.curves, 'curve[s]')}; truth {self.true_ec50:.3g}), Z' of {SHARE} {self.z_prime:.2f}"
         )
 
 
@@ -156,7 +160,7 @@ def agreement(name: str, measured: pd.Series[float], true: pd.Series[float]) -> 
 
 
 def line_results(
-    hits: pd.DataFrame, curves: pd.DataFrame, controls: pd.DataFrame, wells: Iterable[Mapping[str, str]]
+    hits: pd.DataFrame, curves: pd.DataFrame, controls: pd.DataFrame, wells: Collection[Mapping[str, str]]
 ) -> list[LineResult]:
     """Put together what was found of each cell line.
 
@@ -167,6 +171,7 @@ def line_results(
         wells: the rows of the truth.
     """
     treated: dict[str, dict[float, float]] = {}
+    roles = Counter((well["CellLine"], well["role"]) for well in wells)
     for well in wells:
         if well["role"] == "treatment":
             treated.setdefault(well["CellLine"], {})[float(well["dose"])] = float(well["effect"])
@@ -182,6 +187,7 @@ def line_results(
                 line=line,
                 doses=tuple(sorted(effects)),
                 hits=tuple(sorted(called["Metadata_dose"])),
+                negatives=roles[line, "negative"],
                 ec50=float(sure.median()),
                 curves=len(sure),
                 true_ec50=float(np.median([dose * (1 - effect) / effect for dose, effect in effects.items()])),
