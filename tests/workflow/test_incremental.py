@@ -192,6 +192,58 @@ def test_a_changed_plate_map_redoes_aggregation_and_report_alone(project):
     assert "compound-2" in (project.path().root / "wells.csv").read_text()
 
 
+def test_what_is_measured_and_counted_is_asked_of_no_network(project):
+    """Objects from objects and spots need the stages that measure, filters and populations aggregation alone.
+
+    Spots are the window's, so jobs of later stages are asked, and find that nothing is to be done.
+    """
+    import pandas as pd
+
+    ends = {("aggregate", "", ""), ("report", "", "")}
+    measured = all_of("B02", "features") | all_of("B03", "features") | ends
+    first = project.results()
+    before = project.sequences()
+
+    def measure(config):
+        config["segmentation"]["halo"] = {"ring": {"from": "nuclei", "inner_um": 0.0, "outer_um": 3.0}}
+        config["spots"] = {"foci": {"channel": "AGP", "within": "nuclei", "diameter_px": 3.0}}
+
+    project.configure(measure)
+    project.run()
+    assert project.redone(before) == measured | {("normalise", "", "")}
+    assert (project.path().image("B02") / "labels/halo/0").is_dir()
+    assert project.path().spots("foci", "B03").is_file()
+
+    before = project.sequences()
+
+    def count(config):
+        config["segmentation"]["nuclei"]["filter"] = {"area_um2": "> 20", "border": False}
+        config["populations"] = {"wide": {"where": "Halo_AreaShape_Area > otsu"}}
+        config["stats"]["group_by"] = ["treatment_kind"]
+
+    plate_map = project.folder / "raw" / "platemap.csv"
+    table = pd.read_csv(plate_map).assign(treatment_kind="small molecule")
+    table.to_csv(plate_map, index=False)
+    project.configure(count)
+    project.run()
+    assert project.redone(before) == ends
+    wells = pd.read_csv(project.path().table("wells.csv"))
+    assert {"Share_Wide", "Count_Halo", "Nuclei_Children_Foci_Count", "Metadata_treatment_kind"} <= set(wells)
+    assert project.path().gates("B02").is_file()
+
+    def as_before(config):
+        del config["segmentation"]["halo"], config["segmentation"]["nuclei"]["filter"]
+        del config["spots"], config["populations"], config["stats"]["group_by"]
+
+    before = project.sequences()
+    project.configure(as_before)
+    project.run()
+    assert ("infer", "B02", "nuclei") not in project.redone(before)
+    assert not project.path().spots("foci", "B03").exists()
+    tables = {name: data for name, data in project.results().items() if name.startswith("cells/")}
+    assert tables == {name: data for name, data in first.items() if name.startswith("cells/")}
+
+
 def test_parts_and_slices_redo_no_well(project):
     """Nor does `follow` make endpoints of labels that stand."""
     before, results = project.sequences(), project.results()
