@@ -163,8 +163,9 @@ def aggregate(plate: Plate, plate_map: pd.DataFrame | None) -> Outcome:
         info[SPOTS] = spots
     if by_hand := _correction_doubts(plate):
         info["corrections"] = by_hand
-    reasons = {"corrections": by_hand, "window": doubts, "segmentation": [doubt["line"] for doubt in segmentation]}
-    reasons = {name: lines for name, lines in (reasons | {"gates": gated["doubts"]}).items() if lines}
+    lines_of = [doubt["line"] for doubt in segmentation]
+    reasons = {"corrections": by_hand, "window": doubts, "segmentation": lines_of, "gates": gated["doubts"]}
+    reasons = {name: lines for name, lines in reasons.items() if lines}
     return Outcome(
         state="flagged" if reasons else "ok",
         reason=", ".join(reasons),
