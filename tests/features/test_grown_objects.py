@@ -79,6 +79,47 @@ def test_each_row_has_the_objects_of_one_number(grown: Planted) -> None:
     assert not [name for name in table if name.endswith("FlowError") and not name.startswith("Nuclei")]
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Nuclei and cells of the network, of which each second one was merged with another, and rings round the nuclei."""
+    root = tmp_path_factory.mktemp("apart")
+    sets = LABEL_SETS | {"halo": GROWN["halo"]}
+    plate = small_plate(root / "usual").copy(root, segmentation=sets, features=MINIMAL)
+    cells = labels_of(plate, "cells")
+    put(plate, "cells", cells - (cells > 0) * (cells % 2 == 0))
+    plate.run("ingest", "normalise", "features")
+    return plate
+
+
+def put(plate: Planted, name: str, labels: np.ndarray) -> None:
+    """Write labels of B02."""
+    image = WellImage.open(plate.paths, "B02")
+    image.write_labels(name, 0, 0, [(plate.plate.canvases("B02", name)[0], labels)])
+
+
+def test_cells_of_the_network_have_the_ring_of_their_nucleus(apart: Planted) -> None:
+    for well in ("B02", "B03", "B04"):
+        table, rings = apart.cells(well), set(np.unique(labels_of(apart, "halo", well)))
+        nucleus = table["Nuclei_Number_Object_Number"]
+        assert (table["Metadata_Match_Nuclei"] == "multinucleate").any() == (well == "B02")
+        wanted = nucleus.where(nucleus.isin(rings))
+        np.testing.assert_array_equal(table["Halo_Number_Object_Number"], wanted)
+        assert table["Halo_Intensity_MeanIntensity_Marker"].notna().equals(wanted.notna())
+
+
+def test_rings_follow_cells_that_are_corrected_by_hand(grown: Planted, tmp_path: Path) -> None:
+    sets = GROWN | {"halo": {"ring": {"from": "cells", "inner_um": 0, "outer_um": 2.4}}}
+    plate = grown.copy(tmp_path, segmentation=sets, features=MINIMAL | {"rows": "nuclei"})
+    plate.run("features")
+    before = plate.cells("B02")
+    give_back(plate, "cells", tmp_path / "cells", lambda labels: np.where(labels == 1, 0, labels))
+    plate.run("features")
+    after = plate.cells("B02")
+    assert before["Halo_Number_Object_Number"].notna().mean() > 0.9
+    gone = after["ObjectNumber"] == 1
+    np.testing.assert_array_equal(after["Halo_Number_Object_Number"], before["Halo_Number_Object_Number"].mask(gone))
+
+
 def test_tables_of_objects_and_the_store_tell_of_them(grown: Planted) -> None:
     objects = pd.read_parquet(grown.paths.objects("halo", "B02"))
     nuclei = pd.read_parquet(grown.paths.objects("nuclei", "B02")).set_index("label")
@@ -237,9 +278,7 @@ def test_one_to_one_keeps_pairs_alone_and_says_how_many_had_no_partner(grown: Pl
     usual = usual.copy(tmp_path / "apart", features=MINIMAL)
     lonely = labels_of(usual, "nuclei")
     lonely[lonely <= 3] = 0
-    WellImage.open(usual.paths, "B02").write_labels(
-        "nuclei", 0, 0, [(usual.plate.canvases("B02", "nuclei")[0], lonely)]
-    )
+    put(usual, "nuclei", lonely)
     usual.run("features", "aggregate")
     sets = {"nuclei": LABEL_SETS["nuclei"], "cells": LABEL_SETS["cells"] | {"match": "one_to_one"}}
     paired = usual.copy(tmp_path / "paired", segmentation=sets, features=MINIMAL)

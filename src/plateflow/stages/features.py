@@ -146,8 +146,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     config, paths = plate.config, plate.paths
     label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
     standing = {name: plate.labels_name(well, name) for name in label_sets}
-    first = {name: first_source(config, name, standing) for name in label_sets}
-    numbered = [compartment(name) for name in label_sets if first[name] == first.get(config.row_label_set)]
+    sources = {compartment(name): compartment(first_source(config, name, standing)) for name in label_sets}
     types = {channel["name"]: channel["dtype"] for channel in plate.metadata["channels"]}
     image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
@@ -190,7 +189,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
             origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
             outside=outside,
             texture_scales=config.features.texture_scales,
-            numbered=numbered,
+            sources=sources,
         )
         orphans.update(part.attrs.pop("orphans"))
         if (saturated := image.clipped(canvas, channels, config.z)) is not None:
