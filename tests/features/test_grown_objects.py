@@ -10,6 +10,7 @@ import pytest
 import zarr
 from planted_plate import LABEL_SETS, Planted, small_plate
 
+from plateflow.asked import PlateAsked
 from plateflow.chain import parameters
 from plateflow.config import Config, PlateSpec
 from plateflow.errors import ConfigError, PlateflowError, ResultsError
@@ -19,9 +20,10 @@ from plateflow.features.pairs import one_to_one
 from plateflow.files import take_stamps
 from plateflow.images.well import WellImage
 from plateflow.images.window import cell_threshold, load_window
+from plateflow.segment.fits import check_grown
 from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
+from plateflow.stages import normalise
 from plateflow.stages.features import put_into_store
-from plateflow.stages.grown import check_pixel_size
 from plateflow.state.journal import Entry, append_outcome
 
 GROWN = {
@@ -154,9 +156,10 @@ def test_tables_of_objects_and_the_store_tell_of_them(grown: Planted) -> None:
         ("halo", {"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 1.2}}),
     ],
 )
-def test_each_key_changes_the_labels_and_asks_for_features_alone(grown: Planted, name: str, rule: dict) -> None:
-    config = Config.model_validate(grown.config.model_dump() | {"segmentation": {**GROWN, name: rule}})
-    changed = dataclasses.replace(grown, config=config)
+def test_each_key_changes_the_labels_and_asks_for_features_alone(
+    grown: Planted, tmp_path: Path, name: str, rule: dict
+) -> None:
+    changed = grown.copy(tmp_path, segmentation={**GROWN, name: rule})
     for stage in ("ingest", "tile", "infer", "follow", "stitch"):
         assert changed.plate.parameters(stage) == grown.plate.parameters(stage)
     assert changed.plate.parameters("features") != grown.plate.parameters("features")
@@ -177,8 +180,12 @@ def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tm
     for well in ("B04", "B05", "C03"):  # without which limits would be others
         gone = Entry(well=well, fingerprint="new", state="quarantined", reason="nan", sequence=9)
         append_outcome(added.paths.journal("tile", "0"), gone)
-    assert added.plate.has_frozen_window()
+    assert not added.plate.has_frozen_window()
+    assert ("tile", "0") in PlateAsked(added.plate).waits_for("normalise", "plate"), (
+        "its counts are of tiles that are done"
+    )
     added.run("normalise")
+    assert added.plate.has_frozen_window()
     after = json.loads(added.paths.window.read_text())
     assert after["thresholds"].keys() == {"AGP", "Marker"}
     kept = {key: value for key, value in after.items() if key != "thresholds"}
@@ -187,11 +194,33 @@ def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tm
     added.paths.window.unlink()
     added.run("normalise")
     assert json.loads(added.paths.window.read_text()) == after, "written again from the journal"
-    after["thresholds"]["AGP"] = None  # nothing was seen
-    added.paths.window.write_text(json.dumps(after))
-    assert load_window(added.paths).stain("AGP")[2] > 65535
     with pytest.raises(ResultsError, match="no threshold of DNA"):
         load_window(added.paths).stain("DNA")
+
+
+def test_a_stain_that_no_field_shows_is_asked_again_and_is_a_doubt(
+    grown: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = GROWN | {"more": {"propagate": {"from": "nuclei", "channels": ["Marker"]}}}
+    plate = grown.copy(tmp_path, segmentation=sets)
+    with monkeypatch.context() as none:
+        none.setattr(normalise, "_plate_counts", lambda job: {})  # as if no well with it had come
+        plate.run("normalise")
+    window = load_window(plate.paths)
+    assert window.content["thresholds"]["Marker"] is None
+    assert window.stain("Marker")[2] > 65535
+    (doubt,) = window.doubts({})
+    assert doubt.startswith("no field that counts shows Marker")
+    assert not plate.plate.has_frozen_window()
+    append_outcome(
+        plate.paths.journal("tile", "0"),
+        dataclasses.replace(plate.plate.outcomes("tile")["B02", "", -1], fingerprint="more"),
+    )
+    plate.run("normalise")
+    window = load_window(plate.paths)
+    assert window.content["thresholds"]["Marker"] > 0
+    assert window.doubts({}) == []
+    assert plate.plate.has_frozen_window()
 
 
 def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -> None:
@@ -214,9 +243,9 @@ def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -
 
 def test_micrometres_need_the_size_of_a_pixel(grown: Planted) -> None:
     with pytest.raises(ConfigError, match=r"cells grow by micrometres[\s\S]*segmentation.cells[\s\S]*pixel_size_um"):
-        check_pixel_size(grown.config, {"plate": "demo", "pixel_size_um": None})
+        check_grown(grown.config, {"plate": "demo", "pixel_size_um": None})
     through = Config.model_validate({"segmentation": {name: GROWN[name] for name in ("nuclei", "spread")}})
-    check_pixel_size(through, {"plate": "demo", "pixel_size_um": None})
+    check_grown(through, {"plate": "demo", "pixel_size_um": None})
 
 
 def test_corrections_of_the_source_are_grown_and_their_own_stand(grown: Planted, tmp_path: Path) -> None:

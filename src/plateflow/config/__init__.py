@@ -3,7 +3,7 @@
 Imports pydantic alone: the Snakefile and `plateflow --help` load this package at every start.
 """
 
-from plateflow.config.label_sets import Expand, Grown, LabelSet, Propagate, Ring
+from plateflow.config.label_sets import Expand, Grown, LabelSet, Propagate, Ring, evenly_grown
 from plateflow.config.load import config_yaml, load_config
 from plateflow.config.plate_sheet import PLATE_SIZES, PlateSpec, load_plates
 from plateflow.config.sections import (
@@ -40,6 +40,7 @@ __all__ = [
     "Spots",
     "Stats",
     "config_yaml",
+    "evenly_grown",
     "load_config",
     "load_plates",
 ]

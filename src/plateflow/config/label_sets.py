@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
@@ -160,6 +161,14 @@ class LabelSet(Section):
         """What decides which objects a flow field has, as the functions of `plateflow.flows` take it."""
         limits = {"cell_threshold": self.cell_threshold, "flow_threshold": self.flow_threshold}
         return {**limits, "min_size": self.min_size_px}
+
+
+def evenly_grown(label_sets: Mapping[str, LabelSet], label_set: str) -> list[str]:
+    """Those that are grown evenly one from the other until a label set is there, itself the last; none, where it is
+    grown through a stain, or the network's.
+    """
+    rule = label_sets[label_set].rule
+    return [*evenly_grown(label_sets, rule.source), label_set] if isinstance(rule, Expand | Ring) else []
 
 
 def with_sources(label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:

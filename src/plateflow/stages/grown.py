@@ -7,41 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import Config, Expand, Grown, Propagate, Ring
-from plateflow.errors import ConfigError
+from plateflow.config import Config, Propagate
 from plateflow.files import replace_folder
 from plateflow.images.canvas import Canvas
 from plateflow.images.store import label_files
 from plateflow.images.well import WellImage
 from plateflow.images.window import Window
 from plateflow.project import Plate
-from plateflow.segment.grid import pixel_um
+from plateflow.segment.fits import grown_px
 from plateflow.stages.labels import WellLabels
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from plateflow.flows import Objects
-
-
-def check_pixel_size(config: Config, metadata: dict[str, Any]) -> None:
-    """Refuse label sets that grow by micrometres on a plate whose pixels have no size.
-
-    Raises:
-        ConfigError: the size isn't known.
-    """
-    for name, rule in config.grown.items():
-        if not isinstance(rule, Propagate) and not pixel_um(metadata):
-            raise ConfigError(
-                f"{name} grow by micrometres, and the size of a pixel isn't known",
-                where=f"{metadata['plate']}: segmentation.{name}",
-                remedy="give pixel_size_um in the plate sheet",
-            )
 
 
 def stains(config: Config, window: Window) -> dict[str, tuple[float, ...]]:
@@ -84,7 +68,7 @@ def grow(plate: Plate, well: str, label_set: str) -> None:
     made = WellLabels(plate, well, label_set)
     for canvas in plate.canvases(well, label_set):
         rows = table.filter(pa.array(table["canvas"].to_numpy() == numbers[_place(canvas)]))
-        made.add(canvas, partial(_fill, plate, image, standing, rule, canvas, rows))
+        made.add(canvas, partial(_fill, plate, image, standing, label_set, canvas, rows))
     made.finish()
 
 
@@ -97,7 +81,7 @@ def _fill(
     plate: Plate,
     image: WellImage,
     standing: str,
-    rule: Grown,
+    label_set: str,
     canvas: Canvas,
     rows: pa.Table,
     out: NDArray[np.uint32],
@@ -107,7 +91,7 @@ def _fill(
     from plateflow.flows import Objects
     from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 
-    outside = canvas.owner() < 0
+    rule, outside = plate.config.grown[label_set], canvas.owner() < 0
     source = image.labels(standing, canvas)
     source[outside] = 0  # of other canvases in this one's box
     if isinstance(rule, Propagate):
@@ -119,13 +103,8 @@ def _fill(
             pixels[c] = (pixels[c] - low) / (high - low)
         out[...] = grow_through(source, pixels.mean(axis=0), cells, regularisation=rule.regularisation)
     else:
-        um = pixel_um(plate.metadata)
-        assert um is not None, "ingest refuses a plate whose pixels have no size"
-        match rule:
-            case Ring():
-                out[...] = grow_evenly(source, radius=rule.outer_um / um, inner=rule.inner_um / um)
-            case Expand():
-                out[...] = grow_evenly(source, radius=rule.um / um)
+        radius, inner = grown_px(plate.config, label_set, plate.metadata)
+        out[...] = grow_evenly(source, radius=radius, inner=inner)
     out[outside] = 0
     numbers = rows["label"].to_numpy()
     areas = np.zeros(int(numbers.max(initial=0)) + 1, np.int64)
