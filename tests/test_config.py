@@ -23,7 +23,7 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
     page = (Path(__file__).resolve().parents[1] / "docs" / "channels.md").read_text()
     block, grown, paired = re.findall(r"```yaml\n(segmentation:\n(?:  .+\n)+)```", page)
     assert load_config(yaml.safe_load(block)).segmentation["cells"] == sets["cells"]
-    assert load_config(yaml.safe_load(grown)).grown == {"cells": Expand(source="nuclei", um=8)}
+    assert load_config(yaml.safe_load(grown)).grown == {"cells": Expand.model_validate({"from": "nuclei", "um": 8})}
     assert load_config(yaml.safe_load(paired)).paired == ["nuclei"]
 
 
@@ -67,6 +67,19 @@ NUCLEI = {"channels": ["DNA"]}
             "regularisation: .*0.001",
         ),
         ({"nuclei": NUCLEI | {"match": "one_to_one"}}, "nuclei make the rows.*no nuclei that were segmented apart"),
+        (
+            {"nuclei": NUCLEI | {"match": "one_to_one"}, "cells": {"expand": {"from": "nuclei"}}},
+            "nuclei.match means nothing, as cells have the numbers of nuclei",
+        ),
+        ({"cells": {"expand": {"source": "nuclei"}}}, "cells.expand.from: Field required.*unknown key"),
+        ({"cells": {"expand": {"from": "nuclei", "um": 201}}}, "cells.expand.um: .*less than or equal to 200"),
+        ({"cells": {"expand": {"from": "nuclei", "um": True}}}, "cells.expand.um: true is no number"),
+        ({"a": {"ring": {"from": "nuclei", "outer_um": 201}}}, "ring.outer_um: .*less than or equal to 200"),
+        ({"a": {"ring": {"from": "nuclei", "inner_um": False}}}, "ring.inner_um: false is no number"),
+        ({"a": {"propagate": {"from": "nuclei", "channels": ["AGP", "AGP"]}}}, "a channel is named twice"),
+        ({"a": {"propagate": {"from": "nuclei", "channels": ["AGP", ""]}}}, "channels.1: .*at least 1 character"),
+        ({"Cytoplasm": {"ring": {"from": "nuclei"}}}, "'Cytoplasm' is that of something else.*call a ring .* ring"),
+        ({"share": {"ring": {"from": "nuclei"}}}, "'share' is that of something else"),
         ({"nuclei": NUCLEI | {"dimensions": 3}, "a": {"ring": {"from": "nuclei"}}}, "go through volumes"),
     ],
 )

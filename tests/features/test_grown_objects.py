@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -244,8 +245,31 @@ def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -
 def test_micrometres_need_the_size_of_a_pixel(grown: Planted) -> None:
     with pytest.raises(ConfigError, match=r"cells grow by micrometres[\s\S]*segmentation.cells[\s\S]*pixel_size_um"):
         check_grown(grown.config, {"plate": "demo", "pixel_size_um": None})
+    with pytest.raises(
+        ConfigError, match=r"cells grow by .*the sides of a pixel differ[\s\S]*0.6 and 0.7 µm"
+    ):
+        check_grown(grown.config, {"plate": "demo", "pixel_size_um": [0.6, 0.7]})
     through = Config.model_validate({"segmentation": {name: GROWN[name] for name in ("nuclei", "spread")}})
     check_grown(through, {"plate": "demo", "pixel_size_um": None})
+
+
+@pytest.mark.parametrize(
+    ("rule", "fits"),
+    [
+        ({"expand": {"from": "nuclei", "um": 0.59}}, False),
+        ({"expand": {"from": "nuclei", "um": 0.6}}, True),
+        ({"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 0.59}}, False),
+        ({"ring": {"from": "nuclei", "inner_um": 1, "outer_um": 1.1}}, False),  # 1.67 to 1.83 px
+        ({"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 0.9}}, True),  # diagonally, 1.41 px
+        ({"ring": {"from": "nuclei", "inner_um": 100, "outer_um": 100.01}}, True),
+    ],
+)
+def test_a_rule_that_reaches_no_pixel_is_refused(rule: dict, fits: bool) -> None:
+    config = Config.model_validate({"segmentation": {"nuclei": GROWN["nuclei"], "halo": rule}})
+    key = "outer_um" if "ring" in rule else "um"
+    said = pytest.raises(ConfigError, match=rf"halo have no pixel of their own[\s\S]*0.6 µm wide[\s\S]*raise {key}")
+    with nullcontext() if fits else said:
+        check_grown(config, {"plate": "demo", "pixel_size_um": [0.6, 0.6]})
 
 
 def test_corrections_of_the_source_are_grown_and_their_own_stand(grown: Planted, tmp_path: Path) -> None:

@@ -275,6 +275,13 @@ def test_the_page_says_how_many_and_where_the_threshold_is_from(spotted: Planted
         ({"a_b": {"channel": "GFP", "within": "nuclei", "diameter_um": 1}}, "letters and digits"),
         ({"foci": {"chanel": "GFP", "within": "nuclei", "diameter_um": 1}}, "did you mean 'channel'"),
         ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": 1, "threshold": "otsu"}}, "threshold"),
+        ({"share": {"channel": "GFP", "within": "nuclei", "diameter_um": 1}}, "something else"),
+        ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": True}}, "diameter_um: true is no number"),
+        ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_px": 65}}, "less than or equal to 64"),
+        *(
+            ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": 1, "threshold": value}}, "up to 1, as")
+            for value in (0, 1.5, 100, True)
+        ),
     ],
 )
 def test_what_the_configuration_refuses(spots: dict, said: str) -> None:
@@ -301,3 +308,14 @@ def test_volumes_and_what_a_plate_can_not_show_are_refused(planted: Planted) -> 
         refused(um)
     with pytest.raises(ConfigError, match="pixel size"):
         refused(um, pixel_size_um=None)
+    with pytest.raises(ConfigError, match=r"spots of 66\.7 px are too large"):
+        refused(um | {"diameter_um": 40.0})
+    with pytest.raises(ConfigError, match=r"sides of a pixel differ[\s\S]*0.6 and 0.65 µm[\s\S]*diameter_px instead"):
+        refused(um | {"diameter_um": 3.0}, pixel_size_um=[0.6, 0.65])
+    refused(um | {"diameter_um": 3.0}, pixel_size_um=[0.6, 0.603])
+
+
+def test_a_channel_that_a_plate_lacks_is_refused_before_the_network_runs(planted: Planted, tmp_path: Path) -> None:
+    mine = planted.copy(tmp_path, spots={"foci": SPOTS["foci"] | {"channel": "GFP", "threshold": 0.002}})
+    with pytest.raises(ChannelError, match="GFP"):
+        mine.run("ingest")

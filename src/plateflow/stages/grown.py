@@ -5,7 +5,6 @@ They are made canvas by canvas from the labels that stand, before anything is me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,18 +35,6 @@ def stains(config: Config, window: Window) -> dict[str, tuple[float, ...]]:
     """
     rules = [rule for rule in config.grown.values() if isinstance(rule, Propagate)]
     return {channel: window.stain(channel) for rule in rules for channel in rule.channels}
-
-
-def first_source(config: Config, label_set: str, standing: Mapping[str, str]) -> str:
-    """Whose numbers the objects of a label set bear: those of the one that it is made from in the end, or its own.
-
-    Args:
-        standing: by label set the name of its labels, which tells whether they were corrected: then they are no more as
-            they were made.
-    """
-    while label_set in config.grown and standing.get(label_set) == label_set:
-        label_set = config.grown[label_set].source
-    return label_set
 
 
 def grow(plate: Plate, well: str, label_set: str) -> None:
