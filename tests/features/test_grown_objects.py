@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from framed_plate import framed
 from planted_plate import LABEL_SETS, Planted, small_plate
 
 from plateflow.asked import PlateAsked
@@ -17,7 +18,7 @@ from plateflow.config import Config, PlateSpec
 from plateflow.errors import ConfigError, PlateflowError, ResultsError
 from plateflow.exchange.corrections import import_items
 from plateflow.exchange.images import export_images, read_items
-from plateflow.features.pairs import one_to_one
+from plateflow.features.pairs import one_to_one, unmatched_in
 from plateflow.files import take_stamps
 from plateflow.images.well import WellImage
 from plateflow.images.window import cell_threshold, load_window
@@ -245,9 +246,7 @@ def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -
 def test_micrometres_need_the_size_of_a_pixel(grown: Planted) -> None:
     with pytest.raises(ConfigError, match=r"cells grow by micrometres[\s\S]*segmentation.cells[\s\S]*pixel_size_um"):
         check_grown(grown.config, {"plate": "demo", "pixel_size_um": None})
-    with pytest.raises(
-        ConfigError, match=r"cells grow by .*the sides of a pixel differ[\s\S]*0.6 and 0.7 µm"
-    ):
+    with pytest.raises(ConfigError, match=r"cells grow by .*the sides of a pixel differ[\s\S]*0.6 and 0.7 µm"):
         check_grown(grown.config, {"plate": "demo", "pixel_size_um": [0.6, 0.7]})
     through = Config.model_validate({"segmentation": {name: GROWN[name] for name in ("nuclei", "spread")}})
     check_grown(through, {"plate": "demo", "pixel_size_um": None})
@@ -290,6 +289,85 @@ def test_corrections_of_the_source_are_grown_and_their_own_stand(grown: Planted,
     assert entry.info["corrected"] == ["cells", "nuclei"]
     with pytest.raises(PlateflowError, match="rings follow from the objects that they lie round"):
         give_back(plate, "halo", tmp_path / "halo", lambda labels: labels * 2)
+
+
+def test_labels_that_the_table_of_their_objects_lacks_are_an_error_that_names_them(
+    grown: Planted, tmp_path: Path
+) -> None:
+    plate = grown.copy(tmp_path)
+    objects = plate.paths.objects("nuclei", "B02")
+    pd.read_parquet(objects).iloc[2:-2].to_parquet(objects)
+    with pytest.raises(ResultsError, match=r"labels of nuclei hold objects[\s\S]*demo/B02[\s\S]*plateflow verify demo"):
+        put_into_store(plate.plate, "B02", {})
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Two time points, of which A02 shows DNA alone at the first: there are nuclei and rings, but no cells."""
+    root = tmp_path_factory.mktemp("series")
+    plate = framed(root, times=2)
+    for file in (root / "raw").glob("A02_*_t0_*_AGP.tif"):
+        file.unlink()
+    sets = LABEL_SETS | {
+        "halo": {"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 2}},
+        "spread": {"propagate": {"from": "nuclei", "channels": ["AGP"]}},
+    }
+    spots = {"foci": {"channel": "DNA", "within": "nuclei", "diameter_px": 4, "threshold": 0.001}}
+    plate.config = Config.model_validate(plate.config.model_dump() | {"segmentation": sets, "spots": spots})
+    plate.run("ingest", "tile", "normalise")
+    plate.label()
+    plate.run("features")
+    return plate
+
+
+def test_sets_grow_and_spots_are_found_at_the_time_points_that_their_own_set_has(
+    series: Planted, tmp_path: Path
+) -> None:
+    group = series.paths.image("A02") / "labels"
+    labels = {name: zarr.open_array(group / name / "0", mode="r")[:, 0] for name in ("nuclei", "halo", "spread")}
+    for t in (0, 1):
+        np.testing.assert_array_equal(labels["halo"][t], grow_evenly(labels["nuclei"][t], radius=2, inner=0))
+    assert not labels["spread"][0].any()
+    assert labels["spread"][1].any()
+    nuclei = pd.read_parquet(series.paths.objects("nuclei", "A02"))
+    spread = pd.read_parquet(series.paths.objects("spread", "A02")).set_index("label")
+    assert set(nuclei["canvas"]) == {0, 1, 2, 3}, "two fields, twice"
+    assert (spread["canvas"] == nuclei.set_index("label")["canvas"][spread.index] - 2).all(), (
+        "it has the second time alone"
+    )
+    table = series.cells("A02")
+    assert set(table["Metadata_Time"]) == {1}
+    np.testing.assert_array_equal(table["Halo_Number_Object_Number"], table["Nuclei_Number_Object_Number"])
+    assert (table["Nuclei_Children_Foci_Count"] == 1).all()
+    spots = pd.read_parquet(series.paths.spots("foci", "A02"))
+    assert spots[["canvas", "t", "label"]].sort_values("label", ignore_index=True).to_numpy().tolist() == [
+        [canvas, canvas // 2, label] for canvas, label in nuclei[["canvas", "label"]].to_numpy().tolist()
+    ]
+    assert spots["spot"].tolist() == list(range(1, len(nuclei) + 1))
+    export_images(series.plate, "napari", "A02", "nuclei", tmp_path / "out")
+    for item in read_items(tmp_path / "out"):
+        points = pd.read_csv(tmp_path / "out" / item.file.name.replace("_labels.tif", "_foci.csv"))
+        here = item.read()
+        near = np.rint(points[["axis-0", "axis-1"]].to_numpy()).astype(int)
+        assert sorted(here[tuple(near.T)]) == np.unique(here[here > 0]).tolist()
+
+
+def test_in_each_plane_that_is_kept_objects_grow_by_themselves(tmp_path: Path) -> None:
+    plate = framed(tmp_path / "first", times=1, planes=4)
+    sets = LABEL_SETS | {"halo": {"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 2}}}
+    flat = plate.copy(tmp_path / "flat", segmentation=sets)
+    flat.run("ingest", "tile", "normalise")
+    flat.label()
+    flat.run("features")
+    nuclei, halo = (zarr.open_array(flat.paths.image("A02") / "labels" / name / "0")[0] for name in ("nuclei", "halo"))
+    assert (
+        [bool(plane.any()) for plane in halo] == [bool(plane.any()) for plane in nuclei] == [False, False, True, False]
+    )
+    np.testing.assert_array_equal(halo[2], grow_evenly(nuclei[2], radius=2, inner=0))
+    table = flat.cells("A02")
+    with_nucleus = table["Nuclei_Number_Object_Number"].notna()
+    assert (with_nucleus == (table["Metadata_Z"] == 2)).all()
+    np.testing.assert_array_equal(table["Halo_Number_Object_Number"], table["Nuclei_Number_Object_Number"])
 
 
 def give_back(plate: Planted, label_set: str, folder: Path, change) -> None:
@@ -366,6 +444,18 @@ def test_rows_stay_where_the_partners_of_a_pair_are_made_nowhere() -> None:
     kept, info = one_to_one(table, config, {})
     assert len(kept) == 2
     assert info == {"match": {"Nuclei": {}}, "unmatched": {}}
+
+
+@pytest.mark.parametrize("other", ["Mito", "Nuclei"])
+def test_where_a_frame_lacks_the_other_set_no_object_of_it_is_without_a_partner(other: str) -> None:
+    table = pd.DataFrame(
+        {
+            f"Metadata_Match_{other}": ["one_to_one", "none", None, None],
+            f"{other}_Number_Object_Number": [1, np.nan, np.nan, np.nan],
+            "Cells_Parent_Nuclei": [np.nan] * 4,
+        }
+    ).replace({"none": "anucleate" if other == "Nuclei" else "none"})
+    assert unmatched_in(table, "Cells", other, {other: 2}) == {"Cells": 1, other: 2}
 
 
 def test_without_rules_nothing_is_asked_that_was_not() -> None:

@@ -210,6 +210,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     order = [*METADATA, *matches, "ObjectNumber", *columns]
     info: dict[str, Any] = {"without a row": dict(orphans)}
     info["brightness"] = {name: add_counts(of_fields).tolist() for name, of_fields in bright.items()}
+    spots.add_without_rows()
     if found := spots.write():
         info["spots"] = found
     parts = [part for part in parts if len(part)]

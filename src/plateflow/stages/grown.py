@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.config import Config, Propagate
+from plateflow.errors import ResultsError
 from plateflow.files import replace_folder
-from plateflow.images.canvas import Canvas
 from plateflow.images.store import label_files
 from plateflow.images.well import WellImage
 from plateflow.images.window import Window
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from plateflow.flows import Objects
+    from plateflow.images.canvas import Canvas
 
 
 def stains(config: Config, window: Window) -> dict[str, tuple[float, ...]]:
@@ -41,6 +42,9 @@ def grow(plate: Plate, well: str, label_set: str) -> None:
     """Make the labels of a label set of a well from those of its source, and the table of its objects.
 
     An object has the number and the seed of the one that it is made from.
+
+    Raises:
+        ResultsError: the labels of its source hold objects that the table of these lacks.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -51,17 +55,12 @@ def grow(plate: Plate, well: str, label_set: str) -> None:
     files = label_files(label_set, image.layout, image.levels, plate.config.z, {"grown": how})[1]
     replace_folder(plate.paths.image(well) / "labels" / label_set, files)
     table = pq.read_table(plate.paths.objects(standing, well))
-    numbers = {_place(canvas): canvas.index for canvas in plate.canvases(well, rule.source)}
+    numbers = {canvas.place: canvas.index for canvas in plate.canvases(well, rule.source)}
     made = WellLabels(plate, well, label_set)
     for canvas in plate.canvases(well, label_set):
-        rows = table.filter(pa.array(table["canvas"].to_numpy() == numbers[_place(canvas)]))
+        rows = table.filter(pa.array(table["canvas"].to_numpy() == numbers[canvas.place]))
         made.add(canvas, partial(_fill, plate, image, standing, label_set, canvas, rows))
     made.finish()
-
-
-def _place(canvas: Canvas) -> tuple[int, ...]:
-    """Where a canvas lies: its number goes by the time points of its label set."""
-    return canvas.t, canvas.z, canvas.y, canvas.x
 
 
 def _fill(
@@ -94,9 +93,16 @@ def _fill(
         out[...] = grow_evenly(source, radius=radius, inner=inner)
     out[outside] = 0
     numbers = rows["label"].to_numpy()
-    areas = np.zeros(int(numbers.max(initial=0)) + 1, np.int64)
+    areas = np.zeros(max(int(numbers.max(initial=0)), int(out.max())) + 1, np.int64)
     for piece in np.array_split(out.ravel(), -(-out.size // 2**20)):  # as each is made int64
         areas += np.bincount(piece, minlength=len(areas))
+    if not np.isin(np.flatnonzero(areas), [0, *numbers]).all():
+        raise ResultsError(
+            f"the labels of {standing} hold objects that the table of its objects lacks",
+            where=f"{plate.name}/{image.well}, label set {standing}",
+            why="one of the two was changed, or is of another run",
+            remedy=f"`plateflow verify {plate.name}`, then `snakemake`",
+        )
     there = areas[numbers] > 0
     seeds = [rows[name].to_numpy()[there] - corner for name, corner in (("seed_y", canvas.y), ("seed_x", canvas.x))]
     unknown = np.full(int(there.sum()), np.nan)

@@ -170,6 +170,8 @@ class WellSpots:
         self._objects: dict[str, list[pd.DataFrame]] = {name: [] for name in plate.config.spots}
         self._backgrounds: dict[str, list[Background]] = {name: [] for name in plate.config.spots}
         self._counts = dict[str, NDArray[np.int64]]()
+        sets = {spots.within for spots in plate.config.spots.values()} & set(plate.label_sets(image.well))
+        self._canvases = {name: {each.place: each for each in plate.canvases(image.well, name)} for name in sets}
 
     def add(
         self,
@@ -208,9 +210,27 @@ class WellSpots:
             self._objects[name].append(per_object(found, objects, features))
             found[["y_px", "x_px"]] += (canvas.y, canvas.x)
             site = nearest_field(canvas.fields, found["y_px"].to_numpy(), found["x_px"].to_numpy())
-            place: dict[str, Any] = {"canvas": canvas.index, "site": site, "t": canvas.t, "z": canvas.z}
+            own = self._canvases[spots.within][canvas.place].index  # the canvas may be one of the rows' label set
+            place: dict[str, Any] = {"canvas": own, "site": site, "t": canvas.t, "z": canvas.z}
             um = {f"{axis}_um": found[f"{axis}_px"] * step for axis, step in zip("yx", size, strict=True)}
             self._found[name].append(found.assign(**place, **um))
+
+    def add_without_rows(self) -> None:
+        """Find those at time points at which the well has none of the label set that makes the rows."""
+        config, well = self.plate.config, self.image.well
+        done = {canvas.place for canvas in self.plate.canvases(well, config.row_label_set)}
+        types = _types(self.plate)
+        for name, canvases in self._canvases.items():
+            for canvas in (canvas for place, canvas in canvases.items() if place not in done):
+                wanted = [spots.channel for spots in config.spots.values() if spots.within == name]
+                channels = [channel for channel in dict.fromkeys(wanted) if self.image.layout.stack(channel, canvas.t)]
+                pixels = self.image.read(canvas, channels, config.z)
+                for c, channel in enumerate(channels):
+                    pixels[c] /= np.iinfo(types[channel]).max
+                outside = canvas.owner() < 0
+                labels = self.image.labels(self.plate.labels_name(well, name), canvas)
+                labels[outside] = 0
+                self.add(canvas, pixels, channels, {compartment(name): labels}, outside)
 
     def write(self) -> dict[str, dict[str, Any]]:
         """Write the tables; of each, for the journal: how many spots and objects, quality, the background in them."""
@@ -221,6 +241,7 @@ class WellSpots:
             if not self.image.layout.shows([self.plate.config.spots[name].channel]):
                 continue
             table = pd.concat(self._found[name] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
+            table = table.sort_values("canvas", kind="stable", ignore_index=True)
             table["spot"] = np.arange(1, len(table) + 1)
             types = {column: np.int64 if column in _INTEGERS else np.float64 for column in COLUMNS} | {"site": object}
             path = self.plate.paths.spots(name, self.image.well)
