@@ -7,7 +7,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.config import Config, Expand, LabelSet, config_yaml, load_config, load_plates
+from plateflow.config import (
+    Config,
+    Expand,
+    LabelSet,
+    config_yaml,
+    evenly_grown,
+    first_source,
+    load_config,
+    load_plates,
+)
 from plateflow.errors import ConfigError, PlateflowError
 
 
@@ -43,6 +52,29 @@ def test_label_sets_that_are_made_from_others_need_what_these_need():
 
 
 NUCLEI = {"channels": ["DNA"]}
+
+
+@pytest.mark.parametrize(
+    ("corrected", "numbers", "evenly"),
+    [
+        ((), ["nuclei"] * 4, [[], ["cells"], [], ["rim"]]),
+        (("cells",), ["nuclei", "cells", "cells", "cells"], None),
+        (("spread",), ["nuclei", "nuclei", "spread", "spread"], None),
+        (("nuclei", "rim"), ["nuclei", "nuclei", "nuclei", "rim"], None),
+    ],
+)
+def test_whose_numbers_objects_bear_and_what_they_are_grown_from(corrected, numbers, evenly):
+    sets = {
+        "nuclei": NUCLEI,
+        "cells": {"expand": {"from": "nuclei"}},
+        "spread": {"propagate": {"from": "cells", "channels": ["AGP"]}},
+        "rim": {"ring": {"from": "spread"}},
+    }
+    config = load_config({"segmentation": sets})
+    grown = {name: rule for name, rule in config.grown.items() if name not in corrected}
+    assert [first_source(grown, name) for name in sets] == numbers
+    if evenly:
+        assert [evenly_grown(config.segmentation, name) for name in sets] == evenly
 
 
 @pytest.mark.parametrize(

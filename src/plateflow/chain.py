@@ -233,9 +233,10 @@ def background_of(config: Config, spots: Spots) -> dict[str, Any]:
     if spots.threshold != "auto":
         return {}
     own = spots.model_dump(include={"channel", "diameter_um", "diameter_px"}, exclude_none=True)
-    rules = {name: config.grown[name].model_dump() for name in evenly_grown(config.segmentation, spots.within)}
-    grown = {"grown": list(rules.values())} if rules else {}
-    return own | {"seen": config.segmentation[spots.within].channels[0], "z": config.z} | grown
+    grown = evenly_grown(config.segmentation, spots.within)
+    rules = [config.grown[name].model_dump(exclude={"source"}) for name in grown]
+    own |= {"seen": config.segmentation[spots.within].channels[0], "z": config.z}
+    return own | ({"grown": rules} if rules else {})
 
 
 def _aliases(spec: PlateSpec) -> dict[str, Any]:

@@ -324,7 +324,7 @@ class Plate:
         """
         from plateflow.segment.fits import backgrounds_asked
 
-        return backgrounds_asked(self.config, self.spec, self.metadata)
+        return backgrounds_asked(self.config, self.metadata)
 
     def has_frozen_limits(self, window: Mapping[str, Any]) -> bool:
         """The same, whatever it says of spots and stains: those that are asked for later change no limit."""

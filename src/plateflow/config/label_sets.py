@@ -17,7 +17,9 @@ class Grown(Section):
     model_config = ConfigDict(serialize_by_alias=True)
     source: str = Field(alias="from", description="the label set whose objects they are made from")
 
-    _numbers = field_validator("*", mode="before")(no_boolean)
+    _numbers = field_validator("um", "inner_um", "outer_um", "regularisation", mode="before", check_fields=False)(
+        no_boolean
+    )
 
 
 class Expand(Grown):

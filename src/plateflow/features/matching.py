@@ -102,7 +102,7 @@ def _places(numbers: Integers, among: Integers) -> Integers:
 
 def _overlap(rows: Regions, others: Regions, index: Integers) -> Values:
     """The score of the matches of these indices."""
-    wanted = np.repeat(np.append(others.numbers, -1)[index], rows.areas)
+    wanted = np.repeat(np.append(others.numbers, 0)[index].astype(others.labels.dtype), rows.areas)
     same = others.labels.ravel()[rows.pixels] == wanted
     shared = np.add.reduceat(np.append(same, False).astype(np.int64), rows.starts)[: len(index)]
     areas = np.append(others.areas, 1)[index]

@@ -130,8 +130,8 @@ def measure(
         outside: YX, True where the array lies outside the image: objects beside it touch the border.
         texture_scales: distances between the pixels of a pair for the texture, in px.
         sources: by compartment the one whose numbers its objects bear, as they are made from those; by default its own.
-            Objects of the source of the rows belong to them by number, others as what they are made from, which is
-            matched by the pixels that it shares with the rows.
+            What has the same source as the rows is matched to them by number; of others their source is matched, by the
+            pixels that it shares with the rows, and they follow its numbers.
 
     Returns:
         One row per object of `rows`, by ascending `ObjectNumber` (its label, int64); `Metadata_Match_<other>` (see

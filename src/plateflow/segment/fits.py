@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from plateflow.chain import SPOTS, parameters
-from plateflow.config import Config, Expand, PlateSpec, Propagate, Ring, evenly_grown
+from plateflow.chain import background_of
+from plateflow.config import Config, Expand, Ring, evenly_grown
 from plateflow.errors import ChannelError, ConfigError
 from plateflow.segment.grid import diameter_px, pixel_um
 
@@ -27,11 +27,14 @@ def check_grown(config: Config, metadata: Mapping[str, Any]) -> None:
     from plateflow.segment.growth import reaches
 
     for name, rule in config.grown.items():
-        if isinstance(rule, Propagate) or reaches(*grown_px(config, name, metadata)):
+        if not isinstance(rule, Expand | Ring) or reaches(*grown_px(config, name, metadata)):
             continue
-        key = "outer_um" if isinstance(rule, Ring) else "um"
+        if isinstance(rule, Ring):
+            key, place = "outer_um", f"{rule.inner_um:g} to {rule.outer_um:g} µm from"
+        else:
+            key, place = "um", f"within {rule.um:g} µm of"
         raise ConfigError(
-            f"{name} have no pixel of their own: none is as near to an object as {key} says",
+            f"no pixel lies {place} an object, so there can be no {name}",
             where=f"{metadata['plate']}: segmentation.{name}",
             why=f"a pixel is {pixel_um(metadata):.3g} µm wide",
             remedy=f"raise {key}, or check the pixel size of the plate",
@@ -110,7 +113,7 @@ def spot_diameter(config: Config, name: str, metadata: Mapping[str, Any]) -> flo
     return diameter
 
 
-def backgrounds_asked(config: Config, spec: PlateSpec, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def backgrounds_asked(config: Config, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By name of spots whose threshold is the plate's, all that decides it: `settings` (`chain.background_of`) and, as
     the size of a pixel may be corrected, what they come to in pixels, `diameter_px` and `grown_px`.
 
@@ -118,8 +121,10 @@ def backgrounds_asked(config: Config, spec: PlateSpec, metadata: Mapping[str, An
         ConfigError: as of `spot_diameter` and `grown_px`.
     """
     asked = {}
-    for name, settings in parameters(config, "normalise", spec).get(SPOTS, {}).items():
+    for name, spots in config.spots.items():
+        if not (settings := background_of(config, spots)):
+            continue
         asked[name] = {"settings": settings, "diameter_px": spot_diameter(config, name, metadata)}
-        if grown := evenly_grown(config.segmentation, config.spots[name].within):
+        if grown := evenly_grown(config.segmentation, spots.within):
             asked[name]["grown_px"] = [list(grown_px(config, each, metadata)) for each in grown]
     return asked
