@@ -266,9 +266,7 @@ def test_micrometres_need_the_size_of_a_pixel(grown: Planted) -> None:
 def test_a_rule_that_reaches_no_pixel_is_refused(rule: dict, fits: bool) -> None:
     config = Config.model_validate({"segmentation": {"nuclei": GROWN["nuclei"], "halo": rule}})
     key = "outer_um" if "ring" in rule else "um"
-    said = pytest.raises(
-        ConfigError, match=rf"no pixel lies .* an object[\s\S]*0.6 µm wide[\s\S]*raise {key}"
-    )
+    said = pytest.raises(ConfigError, match=rf"no pixel lies .* an object[\s\S]*0.6 µm wide[\s\S]*raise {key}")
     with nullcontext() if fits else said:
         check_grown(config, {"plate": "demo", "pixel_size_um": [0.6, 0.6]})
 
@@ -314,7 +312,8 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Planted:
         "halo": {"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 2}},
         "spread": {"propagate": {"from": "nuclei", "channels": ["AGP"]}},
     }
-    spots = {"foci": {"channel": "DNA", "within": "nuclei", "diameter_px": 4, "threshold": 0.001}}
+    foci = {"channel": "DNA", "within": "nuclei", "diameter_px": 4, "threshold": 0.001}
+    spots = {"foci": foci, "dots": foci | {"channel": "AGP", "within": "halo"}}
     plate.config = Config.model_validate(plate.config.model_dump() | {"segmentation": sets, "spots": spots})
     plate.run("ingest", "tile", "normalise")
     plate.label()
@@ -346,6 +345,7 @@ def test_sets_grow_and_spots_are_found_at_the_time_points_that_their_own_set_has
         [canvas, canvas // 2, label] for canvas, label in nuclei[["canvas", "label"]].to_numpy().tolist()
     ]
     assert spots["spot"].tolist() == list(range(1, len(nuclei) + 1))
+    assert set(pd.read_parquet(series.paths.spots("dots", "A02"))["t"]) <= {1}
     export_images(series.plate, "napari", "A02", "nuclei", tmp_path / "out")
     for item in read_items(tmp_path / "out"):
         points = pd.read_csv(tmp_path / "out" / item.file.name.replace("_labels.tif", "_foci.csv"))

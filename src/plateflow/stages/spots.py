@@ -221,9 +221,11 @@ class WellSpots:
         done = {canvas.place for canvas in self.plate.canvases(well, config.row_label_set)}
         types = _types(self.plate)
         for name, canvases in self._canvases.items():
+            wanted = {config.spots[each].channel for each in self._thresholds if config.spots[each].within == name}
             for canvas in (canvas for place, canvas in canvases.items() if place not in done):
-                wanted = [spots.channel for spots in config.spots.values() if spots.within == name]
-                channels = [channel for channel in dict.fromkeys(wanted) if self.image.layout.stack(channel, canvas.t)]
+                channels = [channel for channel in sorted(wanted) if self.image.layout.stack(channel, canvas.t)]
+                if not channels:
+                    continue
                 pixels = self.image.read(canvas, channels, config.z)
                 for c, channel in enumerate(channels):
                     pixels[c] /= np.iinfo(types[channel]).max
