@@ -7,7 +7,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateflow.config import Config, Expand, LabelSet, config_yaml, load_config, load_plates
+from plateflow.config import (
+    Config,
+    Expand,
+    LabelSet,
+    config_yaml,
+    evenly_grown,
+    first_source,
+    load_config,
+    load_plates,
+)
 from plateflow.errors import ConfigError, PlateflowError
 
 
@@ -23,7 +32,7 @@ def test_the_example_of_a_second_label_set_can_be_used_as_it_stands():
     page = (Path(__file__).resolve().parents[1] / "docs" / "channels.md").read_text()
     block, grown, paired = re.findall(r"```yaml\n(segmentation:\n(?:  .+\n)+)```", page)
     assert load_config(yaml.safe_load(block)).segmentation["cells"] == sets["cells"]
-    assert load_config(yaml.safe_load(grown)).grown == {"cells": Expand(source="nuclei", um=8)}
+    assert load_config(yaml.safe_load(grown)).grown == {"cells": Expand.model_validate({"from": "nuclei", "um": 8})}
     assert load_config(yaml.safe_load(paired)).paired == ["nuclei"]
 
 
@@ -43,6 +52,29 @@ def test_label_sets_that_are_made_from_others_need_what_these_need():
 
 
 NUCLEI = {"channels": ["DNA"]}
+
+
+@pytest.mark.parametrize(
+    ("corrected", "numbers", "evenly"),
+    [
+        ((), ["nuclei"] * 4, [[], ["cells"], [], ["rim"]]),
+        (("cells",), ["nuclei", "cells", "cells", "cells"], None),
+        (("spread",), ["nuclei", "nuclei", "spread", "spread"], None),
+        (("nuclei", "rim"), ["nuclei", "nuclei", "nuclei", "rim"], None),
+    ],
+)
+def test_whose_numbers_objects_bear_and_what_they_are_grown_from(corrected, numbers, evenly):
+    sets = {
+        "nuclei": NUCLEI,
+        "cells": {"expand": {"from": "nuclei"}},
+        "spread": {"propagate": {"from": "cells", "channels": ["AGP"]}},
+        "rim": {"ring": {"from": "spread"}},
+    }
+    config = load_config({"segmentation": sets})
+    grown = {name: rule for name, rule in config.grown.items() if name not in corrected}
+    assert [first_source(grown, name) for name in sets] == numbers
+    if evenly:
+        assert [evenly_grown(config.segmentation, name) for name in sets] == evenly
 
 
 @pytest.mark.parametrize(
@@ -67,6 +99,19 @@ NUCLEI = {"channels": ["DNA"]}
             "regularisation: .*0.001",
         ),
         ({"nuclei": NUCLEI | {"match": "one_to_one"}}, "nuclei make the rows.*no nuclei that were segmented apart"),
+        (
+            {"nuclei": NUCLEI | {"match": "one_to_one"}, "cells": {"expand": {"from": "nuclei"}}},
+            "nuclei.match means nothing, as cells have the numbers of nuclei",
+        ),
+        ({"cells": {"expand": {"source": "nuclei"}}}, "cells.expand.from: Field required.*unknown key"),
+        ({"cells": {"expand": {"from": "nuclei", "um": 201}}}, "cells.expand.um: .*less than or equal to 200"),
+        ({"cells": {"expand": {"from": "nuclei", "um": True}}}, "cells.expand.um: true is no number"),
+        ({"a": {"ring": {"from": "nuclei", "outer_um": 201}}}, "ring.outer_um: .*less than or equal to 200"),
+        ({"a": {"ring": {"from": "nuclei", "inner_um": False}}}, "ring.inner_um: false is no number"),
+        ({"a": {"propagate": {"from": "nuclei", "channels": ["AGP", "AGP"]}}}, "a channel is named twice"),
+        ({"a": {"propagate": {"from": "nuclei", "channels": ["AGP", ""]}}}, "channels.1: .*at least 1 character"),
+        ({"Cytoplasm": {"ring": {"from": "nuclei"}}}, "'Cytoplasm' is that of something else.*call a ring .* ring"),
+        ({"share": {"ring": {"from": "nuclei"}}}, "'share' is that of something else"),
         ({"nuclei": NUCLEI | {"dimensions": 3}, "a": {"ring": {"from": "nuclei"}}}, "go through volumes"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
-from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Propagate, Spots, Stats
+from plateflow.config import PLATE_SIZES, Config, LabelSet, PlateSpec, Propagate, Spots, Stats, evenly_grown
 from plateflow.errors import PlateflowError
 from plateflow.paths import parse_well
 
@@ -228,12 +228,15 @@ def labels_depend_on(config: Config, stage: str, label_set: str) -> dict[str, An
 def background_of(config: Config, spots: Spots) -> dict[str, Any]:
     """What decides the background of spots whose threshold is that of the plate; empty where it is given as a number.
 
-    The first channel of the label set tells where its objects are.
+    The first channel of the label set tells where its objects are; of one that is grown evenly, where it is grown from.
     """
     if spots.threshold != "auto":
         return {}
     own = spots.model_dump(include={"channel", "diameter_um", "diameter_px"}, exclude_none=True)
-    return own | {"seen": config.segmentation[spots.within].channels[0], "z": config.z}
+    grown = evenly_grown(config.segmentation, spots.within)
+    rules = [config.grown[name].model_dump(exclude={"source"}) for name in grown]
+    own |= {"seen": config.segmentation[spots.within].channels[0], "z": config.z}
+    return own | ({"grown": rules} if rules else {})
 
 
 def _aliases(spec: PlateSpec) -> dict[str, Any]:

@@ -299,14 +299,32 @@ class Plate:
             return False  # not where it can't be read for a moment: a frozen window would be computed again
 
     def is_frozen_window(self, window: Mapping[str, Any]) -> bool:
-        """Whether a window bears the configured freeze number, was computed as configured, and since it was last asked.
+        """Whether a window bears the configured freeze number, was computed as configured, and since it was last asked,
+        and knows the thresholds of all spots and stains.
 
         Args:
             window: content of window.json; one that knows nothing of light is of an earlier release.
         """
-        asked = self.parameters("normalise").get(SPOTS, {})
-        kept = {name: each["settings"] for name, each in window.get(SPOTS, {}).items()}
-        return self.has_frozen_limits(window) and asked.items() <= kept.items()
+        parameters = self.parameters("normalise")
+        stains = (window.get(THRESHOLDS, {}).get(channel) for channel in parameters.get(THRESHOLDS, ()))
+        if not self.has_frozen_limits(window) or any(threshold is None for threshold in stains):
+            return False
+        try:
+            asked = self.backgrounds_asked() if SPOTS in parameters else {}
+        except PlateflowError:  # no manifest, or sizes that don't fit it: who needs them says so
+            return False
+        known = window.get(SPOTS, {})
+        return all(each.items() <= known.get(name, {}).items() for name, each in asked.items())
+
+    def backgrounds_asked(self) -> dict[str, dict[str, Any]]:
+        """What decides the thresholds of spots that are the plate's; see `segment.fits.backgrounds_asked`.
+
+        Raises:
+            ConfigError, ResultsError: sizes don't fit the plate, or it has no manifest.
+        """
+        from plateflow.segment.fits import backgrounds_asked
+
+        return backgrounds_asked(self.config, self.metadata)
 
     def has_frozen_limits(self, window: Mapping[str, Any]) -> bool:
         """The same, whatever it says of spots and stains: those that are asked for later change no limit."""

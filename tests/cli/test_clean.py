@@ -32,6 +32,8 @@ def test_leftovers_of_killed_jobs_and_of_what_there_is_no_more_go(done):
         paths.scratch / "flows" / "cells" / "B02" / ".0.flows.77.partial",
         paths.cells("H12"),
         paths.histogram("H12"),
+        paths.gates("H12"),
+        paths.spots("foci", "B02"),
         paths.objects("cells", "H12"),
         paths.objects("mitochondria", "B02"),
         paths.image("B02") / "labels" / "mitochondria" / "zarr.json",
@@ -78,6 +80,9 @@ def test_all_results_go_and_are_made_again_the_same(done):
     done.plateflow("retry", "micro/B02", "--stage", "tile")
     results, paths = done.results(), done.path()
     (paths.root / "notes.txt").write_text("the user's own")
+    for made in (paths.spots("foci", "B02"), paths.gates("B02")):
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_bytes(b"no journal lists it any more")
     n_attempts = len(attempts(paths))
     output = done.plateflow("clean", "micro", "--results", "--yes")
     assert "making all of it took" in output

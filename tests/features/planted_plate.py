@@ -55,7 +55,7 @@ class Planted:
         tiles = self.plate.outcomes("tile")
         for well in wells or self.plate.wells:
             entry = tiles[well, "", -1]
-            for name in self.plate.label_sets(well):
+            for name in self.plate.segmented(well):
                 outcome = Entry(well=well, label_set=name, fingerprint=f"{entry.fingerprint}-{version}")
                 if entry.left_out:
                     outcome = dataclasses.replace(outcome, state=entry.state, reason=entry.reason)

@@ -2,26 +2,30 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from framed_plate import framed
 from planted_plate import LABEL_SETS, Planted, small_plate
 
+from plateflow.asked import PlateAsked
 from plateflow.chain import parameters
 from plateflow.config import Config, PlateSpec
 from plateflow.errors import ConfigError, PlateflowError, ResultsError
 from plateflow.exchange.corrections import import_items
 from plateflow.exchange.images import export_images, read_items
-from plateflow.features.pairs import one_to_one
+from plateflow.features.pairs import one_to_one, unmatched_in
 from plateflow.files import take_stamps
 from plateflow.images.well import WellImage
 from plateflow.images.window import cell_threshold, load_window
+from plateflow.segment.fits import check_grown
 from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
+from plateflow.stages import normalise
 from plateflow.stages.features import put_into_store
-from plateflow.stages.grown import check_pixel_size
 from plateflow.state.journal import Entry, append_outcome
 
 GROWN = {
@@ -79,6 +83,47 @@ def test_each_row_has_the_objects_of_one_number(grown: Planted) -> None:
     assert not [name for name in table if name.endswith("FlowError") and not name.startswith("Nuclei")]
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Nuclei and cells of the network, of which each second one was merged with another, and rings round the nuclei."""
+    root = tmp_path_factory.mktemp("apart")
+    sets = LABEL_SETS | {"halo": GROWN["halo"]}
+    plate = small_plate(root / "usual").copy(root, segmentation=sets, features=MINIMAL)
+    cells = labels_of(plate, "cells")
+    put(plate, "cells", cells - (cells > 0) * (cells % 2 == 0))
+    plate.run("ingest", "normalise", "features")
+    return plate
+
+
+def put(plate: Planted, name: str, labels: np.ndarray) -> None:
+    """Write labels of B02."""
+    image = WellImage.open(plate.paths, "B02")
+    image.write_labels(name, 0, 0, [(plate.plate.canvases("B02", name)[0], labels)])
+
+
+def test_cells_of_the_network_have_the_ring_of_their_nucleus(apart: Planted) -> None:
+    for well in ("B02", "B03", "B04"):
+        table, rings = apart.cells(well), set(np.unique(labels_of(apart, "halo", well)))
+        nucleus = table["Nuclei_Number_Object_Number"]
+        assert (table["Metadata_Match_Nuclei"] == "multinucleate").any() == (well == "B02")
+        wanted = nucleus.where(nucleus.isin(rings))
+        np.testing.assert_array_equal(table["Halo_Number_Object_Number"], wanted)
+        assert table["Halo_Intensity_MeanIntensity_Marker"].notna().equals(wanted.notna())
+
+
+def test_rings_follow_cells_that_are_corrected_by_hand(grown: Planted, tmp_path: Path) -> None:
+    sets = GROWN | {"halo": {"ring": {"from": "cells", "inner_um": 0, "outer_um": 2.4}}}
+    plate = grown.copy(tmp_path, segmentation=sets, features=MINIMAL | {"rows": "nuclei"})
+    plate.run("features")
+    before = plate.cells("B02")
+    give_back(plate, "cells", tmp_path / "cells", lambda labels: np.where(labels == 1, 0, labels))
+    plate.run("features")
+    after = plate.cells("B02")
+    assert before["Halo_Number_Object_Number"].notna().mean() > 0.9
+    gone = after["ObjectNumber"] == 1
+    np.testing.assert_array_equal(after["Halo_Number_Object_Number"], before["Halo_Number_Object_Number"].mask(gone))
+
+
 def test_tables_of_objects_and_the_store_tell_of_them(grown: Planted) -> None:
     objects = pd.read_parquet(grown.paths.objects("halo", "B02"))
     nuclei = pd.read_parquet(grown.paths.objects("nuclei", "B02")).set_index("label")
@@ -113,9 +158,10 @@ def test_tables_of_objects_and_the_store_tell_of_them(grown: Planted) -> None:
         ("halo", {"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 1.2}}),
     ],
 )
-def test_each_key_changes_the_labels_and_asks_for_features_alone(grown: Planted, name: str, rule: dict) -> None:
-    config = Config.model_validate(grown.config.model_dump() | {"segmentation": {**GROWN, name: rule}})
-    changed = dataclasses.replace(grown, config=config)
+def test_each_key_changes_the_labels_and_asks_for_features_alone(
+    grown: Planted, tmp_path: Path, name: str, rule: dict
+) -> None:
+    changed = grown.copy(tmp_path, segmentation={**GROWN, name: rule})
     for stage in ("ingest", "tile", "infer", "follow", "stitch"):
         assert changed.plate.parameters(stage) == grown.plate.parameters(stage)
     assert changed.plate.parameters("features") != grown.plate.parameters("features")
@@ -136,8 +182,12 @@ def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tm
     for well in ("B04", "B05", "C03"):  # without which limits would be others
         gone = Entry(well=well, fingerprint="new", state="quarantined", reason="nan", sequence=9)
         append_outcome(added.paths.journal("tile", "0"), gone)
-    assert added.plate.has_frozen_window()
+    assert not added.plate.has_frozen_window()
+    assert ("tile", "0") in PlateAsked(added.plate).waits_for("normalise", "plate"), (
+        "its counts are of tiles that are done"
+    )
     added.run("normalise")
+    assert added.plate.has_frozen_window()
     after = json.loads(added.paths.window.read_text())
     assert after["thresholds"].keys() == {"AGP", "Marker"}
     kept = {key: value for key, value in after.items() if key != "thresholds"}
@@ -146,11 +196,33 @@ def test_a_frozen_window_stays_as_it_is_when_a_stain_is_added(grown: Planted, tm
     added.paths.window.unlink()
     added.run("normalise")
     assert json.loads(added.paths.window.read_text()) == after, "written again from the journal"
-    after["thresholds"]["AGP"] = None  # nothing was seen
-    added.paths.window.write_text(json.dumps(after))
-    assert load_window(added.paths).stain("AGP")[2] > 65535
     with pytest.raises(ResultsError, match="no threshold of DNA"):
         load_window(added.paths).stain("DNA")
+
+
+def test_a_stain_that_no_field_shows_is_asked_again_and_is_a_doubt(
+    grown: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = GROWN | {"more": {"propagate": {"from": "nuclei", "channels": ["Marker"]}}}
+    plate = grown.copy(tmp_path, segmentation=sets)
+    with monkeypatch.context() as none:
+        none.setattr(normalise, "_plate_counts", lambda job: {})  # as if no well with it had come
+        plate.run("normalise")
+    window = load_window(plate.paths)
+    assert window.content["thresholds"]["Marker"] is None
+    assert window.stain("Marker")[2] > 65535
+    (doubt,) = window.doubts({})
+    assert doubt.startswith("no field that counts shows Marker")
+    assert not plate.plate.has_frozen_window()
+    append_outcome(
+        plate.paths.journal("tile", "0"),
+        dataclasses.replace(plate.plate.outcomes("tile")["B02", "", -1], fingerprint="more"),
+    )
+    plate.run("normalise")
+    window = load_window(plate.paths)
+    assert window.content["thresholds"]["Marker"] > 0
+    assert window.doubts({}) == []
+    assert plate.plate.has_frozen_window()
 
 
 def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -> None:
@@ -173,9 +245,30 @@ def test_the_threshold_is_that_of_minimum_cross_entropy_above_the_dark_level() -
 
 def test_micrometres_need_the_size_of_a_pixel(grown: Planted) -> None:
     with pytest.raises(ConfigError, match=r"cells grow by micrometres[\s\S]*segmentation.cells[\s\S]*pixel_size_um"):
-        check_pixel_size(grown.config, {"plate": "demo", "pixel_size_um": None})
+        check_grown(grown.config, {"plate": "demo", "pixel_size_um": None})
+    with pytest.raises(ConfigError, match=r"cells grow by .*the sides of a pixel differ[\s\S]*0.6 and 0.7 µm"):
+        check_grown(grown.config, {"plate": "demo", "pixel_size_um": [0.6, 0.7]})
     through = Config.model_validate({"segmentation": {name: GROWN[name] for name in ("nuclei", "spread")}})
-    check_pixel_size(through, {"plate": "demo", "pixel_size_um": None})
+    check_grown(through, {"plate": "demo", "pixel_size_um": None})
+
+
+@pytest.mark.parametrize(
+    ("rule", "fits"),
+    [
+        ({"expand": {"from": "nuclei", "um": 0.59}}, False),
+        ({"expand": {"from": "nuclei", "um": 0.6}}, True),
+        ({"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 0.59}}, False),
+        ({"ring": {"from": "nuclei", "inner_um": 1, "outer_um": 1.1}}, False),  # 1.67 to 1.83 px
+        ({"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 0.9}}, True),  # diagonally, 1.41 px
+        ({"ring": {"from": "nuclei", "inner_um": 100, "outer_um": 100.01}}, True),
+    ],
+)
+def test_a_rule_that_reaches_no_pixel_is_refused(rule: dict, fits: bool) -> None:
+    config = Config.model_validate({"segmentation": {"nuclei": GROWN["nuclei"], "halo": rule}})
+    key = "outer_um" if "ring" in rule else "um"
+    said = pytest.raises(ConfigError, match=rf"no pixel lies .* an object[\s\S]*0.6 µm wide[\s\S]*raise {key}")
+    with nullcontext() if fits else said:
+        check_grown(config, {"plate": "demo", "pixel_size_um": [0.6, 0.6]})
 
 
 def test_corrections_of_the_source_are_grown_and_their_own_stand(grown: Planted, tmp_path: Path) -> None:
@@ -196,6 +289,87 @@ def test_corrections_of_the_source_are_grown_and_their_own_stand(grown: Planted,
     assert entry.info["corrected"] == ["cells", "nuclei"]
     with pytest.raises(PlateflowError, match="rings follow from the objects that they lie round"):
         give_back(plate, "halo", tmp_path / "halo", lambda labels: labels * 2)
+
+
+def test_labels_that_the_table_of_their_objects_lacks_are_an_error_that_names_them(
+    grown: Planted, tmp_path: Path
+) -> None:
+    plate = grown.copy(tmp_path)
+    objects = plate.paths.objects("nuclei", "B02")
+    pd.read_parquet(objects).iloc[2:-2].to_parquet(objects)
+    with pytest.raises(ResultsError, match=r"labels of nuclei hold objects[\s\S]*demo/B02[\s\S]*plateflow verify demo"):
+        put_into_store(plate.plate, "B02", {})
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Two time points, of which A02 shows DNA alone at the first: there are nuclei and rings, but no cells."""
+    root = tmp_path_factory.mktemp("series")
+    plate = framed(root, times=2)
+    for file in (root / "raw").glob("A02_*_t0_*_AGP.tif"):
+        file.unlink()
+    sets = LABEL_SETS | {
+        "halo": {"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 2}},
+        "spread": {"propagate": {"from": "nuclei", "channels": ["AGP"]}},
+    }
+    foci = {"channel": "DNA", "within": "nuclei", "diameter_px": 4, "threshold": 0.001}
+    spots = {"foci": foci, "dots": foci | {"channel": "AGP", "within": "halo"}}
+    plate.config = Config.model_validate(plate.config.model_dump() | {"segmentation": sets, "spots": spots})
+    plate.run("ingest", "tile", "normalise")
+    plate.label()
+    plate.run("features")
+    return plate
+
+
+def test_sets_grow_and_spots_are_found_at_the_time_points_that_their_own_set_has(
+    series: Planted, tmp_path: Path
+) -> None:
+    group = series.paths.image("A02") / "labels"
+    labels = {name: zarr.open_array(group / name / "0", mode="r")[:, 0] for name in ("nuclei", "halo", "spread")}
+    for t in (0, 1):
+        np.testing.assert_array_equal(labels["halo"][t], grow_evenly(labels["nuclei"][t], radius=2, inner=0))
+    assert not labels["spread"][0].any()
+    assert labels["spread"][1].any()
+    nuclei = pd.read_parquet(series.paths.objects("nuclei", "A02"))
+    spread = pd.read_parquet(series.paths.objects("spread", "A02")).set_index("label")
+    assert set(nuclei["canvas"]) == {0, 1, 2, 3}, "two fields, twice"
+    assert (spread["canvas"] == nuclei.set_index("label")["canvas"][spread.index] - 2).all(), (
+        "it has the second time alone"
+    )
+    table = series.cells("A02")
+    assert set(table["Metadata_Time"]) == {1}
+    np.testing.assert_array_equal(table["Halo_Number_Object_Number"], table["Nuclei_Number_Object_Number"])
+    assert (table["Nuclei_Children_Foci_Count"] == 1).all()
+    spots = pd.read_parquet(series.paths.spots("foci", "A02"))
+    assert spots[["canvas", "t", "label"]].sort_values("label", ignore_index=True).to_numpy().tolist() == [
+        [canvas, canvas // 2, label] for canvas, label in nuclei[["canvas", "label"]].to_numpy().tolist()
+    ]
+    assert spots["spot"].tolist() == list(range(1, len(nuclei) + 1))
+    assert set(pd.read_parquet(series.paths.spots("dots", "A02"))["t"]) <= {1}
+    export_images(series.plate, "napari", "A02", "nuclei", tmp_path / "out")
+    for item in read_items(tmp_path / "out"):
+        points = pd.read_csv(tmp_path / "out" / item.file.name.replace("_labels.tif", "_foci.csv"))
+        here = item.read()
+        near = np.rint(points[["axis-0", "axis-1"]].to_numpy()).astype(int)
+        assert sorted(here[tuple(near.T)]) == np.unique(here[here > 0]).tolist()
+
+
+def test_in_each_plane_that_is_kept_objects_grow_by_themselves(tmp_path: Path) -> None:
+    plate = framed(tmp_path / "first", times=1, planes=4)
+    sets = LABEL_SETS | {"halo": {"ring": {"from": "nuclei", "inner_um": 0, "outer_um": 2}}}
+    flat = plate.copy(tmp_path / "flat", segmentation=sets)
+    flat.run("ingest", "tile", "normalise")
+    flat.label()
+    flat.run("features")
+    nuclei, halo = (zarr.open_array(flat.paths.image("A02") / "labels" / name / "0")[0] for name in ("nuclei", "halo"))
+    assert (
+        [bool(plane.any()) for plane in halo] == [bool(plane.any()) for plane in nuclei] == [False, False, True, False]
+    )
+    np.testing.assert_array_equal(halo[2], grow_evenly(nuclei[2], radius=2, inner=0))
+    table = flat.cells("A02")
+    with_nucleus = table["Nuclei_Number_Object_Number"].notna()
+    assert (with_nucleus == (table["Metadata_Z"] == 2)).all()
+    np.testing.assert_array_equal(table["Halo_Number_Object_Number"], table["Nuclei_Number_Object_Number"])
 
 
 def give_back(plate: Planted, label_set: str, folder: Path, change) -> None:
@@ -237,9 +411,7 @@ def test_one_to_one_keeps_pairs_alone_and_says_how_many_had_no_partner(grown: Pl
     usual = usual.copy(tmp_path / "apart", features=MINIMAL)
     lonely = labels_of(usual, "nuclei")
     lonely[lonely <= 3] = 0
-    WellImage.open(usual.paths, "B02").write_labels(
-        "nuclei", 0, 0, [(usual.plate.canvases("B02", "nuclei")[0], lonely)]
-    )
+    put(usual, "nuclei", lonely)
     usual.run("features", "aggregate")
     sets = {"nuclei": LABEL_SETS["nuclei"], "cells": LABEL_SETS["cells"] | {"match": "one_to_one"}}
     paired = usual.copy(tmp_path / "paired", segmentation=sets, features=MINIMAL)
@@ -274,6 +446,18 @@ def test_rows_stay_where_the_partners_of_a_pair_are_made_nowhere() -> None:
     kept, info = one_to_one(table, config, {})
     assert len(kept) == 2
     assert info == {"match": {"Nuclei": {}}, "unmatched": {}}
+
+
+@pytest.mark.parametrize("other", ["Mito", "Nuclei"])
+def test_where_a_frame_lacks_the_other_set_no_object_of_it_is_without_a_partner(other: str) -> None:
+    table = pd.DataFrame(
+        {
+            f"Metadata_Match_{other}": ["one_to_one", "none", None, None],
+            f"{other}_Number_Object_Number": [1, np.nan, np.nan, np.nan],
+            "Cells_Parent_Nuclei": [np.nan] * 4,
+        }
+    ).replace({"none": "anucleate" if other == "Nuclei" else "none"})
+    assert unmatched_in(table, "Cells", other, {other: 2}) == {"Cells": 1, other: 2}
 
 
 def test_without_rules_nothing_is_asked_that_was_not() -> None:

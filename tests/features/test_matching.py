@@ -3,13 +3,16 @@
 import time
 
 import numpy as np
+import pytest
 from feature_scenes import odd_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plateflow.errors import ArgumentError
 from plateflow.features import measure
 from plateflow.features.feature import Regions
 from plateflow.features.matching import match, match_kinds
+from plateflow.segment.growth import grow_evenly
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +134,69 @@ def test_any_two_sets_are_matched_as_a_loop_over_all_pairs_does(
     np.testing.assert_allclose(found.score, [item[1] for item in expected])
     assert found.children.tolist() == [item[2] for item in expected]
     assert found.siblings.tolist() == [item[3] for item in expected]
+
+
+def crowded() -> dict[str, np.ndarray]:
+    """Cell 1 holds nuclei 1 (100 px, in its corner) and 2 (64 px, whose ring has more pixels there), cell 2 nucleus 3;
+    cell 3 holds nucleus 4, whose ring others fill."""
+    labels = {name: np.zeros((60, 90), np.uint32) for name in ("Nuclei", "Cells")}
+    labels["Cells"][5:35, 5:45], labels["Cells"][36:58, 5:45], labels["Cells"][5:40, 50:88] = 1, 2, 3
+    labels["Nuclei"][5:15, 5:15], labels["Nuclei"][15:23, 28:36], labels["Nuclei"][40:50, 20:30] = 1, 2, 3
+    labels["Nuclei"][10:20, 60:70] = 5
+    labels["Nuclei"][13:16, 62:67] = 4
+    labels["Ring"] = grow_evenly(labels["Nuclei"], radius=4, inner=1)
+    return labels
+
+
+def measured(labels: dict[str, np.ndarray], rows: str, sources: dict[str, str]):
+    image = np.ones((1, *labels[rows].shape), np.float32)
+    options = {"channels": ["A"], "pixel_size_um": 1.0, "families": ["location"]}
+    return measure(image, labels, rows=rows, sources=sources, **options)
+
+
+def test_a_row_has_the_ring_of_its_nucleus_whichever_lies_in_its_cell() -> None:
+    labels = crowded()
+    labels["Cells"][labels["Nuclei"] == 5] = 0  # so cell 3 has nucleus 4, which has no ring
+    alone = measured(labels, "Cells", {})
+    assert alone["Ring_Number_Object_Number"].tolist() == [2, 3, 5], "by its own pixels it is another nucleus's"
+    table = measured(labels, "Cells", {"Ring": "Nuclei"})
+    assert table["Nuclei_Number_Object_Number"].tolist() == [1, 3, 4]
+    assert table["Ring_Number_Object_Number"].fillna(0).tolist() == [1, 3, 0]
+    assert table["Cells_Children_Ring_Count"].tolist() == [2, 1, 0]
+    assert table["Metadata_Match_Ring"].tolist() == ["several", "one_to_one", "none"]
+    inside = [((labels["Ring"] == n) & (labels["Cells"] == row)).sum() for n, row in ((1, 1), (3, 2))]
+    shares = [count / min((labels["Ring"] == n).sum(), 10_000) for count, n in zip(inside, (1, 3), strict=True)]
+    np.testing.assert_allclose(table["Cells_Match_Ring_Overlap"], [*shares, np.nan])
+    assert table.attrs["orphans"] == {"Nuclei": 1, "Ring": 1}
+
+
+def test_a_ring_round_cells_is_that_of_the_cell_of_the_row_though_no_nucleus_touches_it() -> None:
+    nuclei = np.zeros((60, 60), np.uint32)
+    nuclei[10:20, 10:20], nuclei[35:45, 30:40] = 1, 2
+    cells = grow_evenly(nuclei, radius=5)
+    cells[cells > 0] = 9 - cells[cells > 0]  # as drawn by hand: numbers are others
+    labels = {"Nuclei": nuclei, "Cells": cells, "Halo": grow_evenly(cells, radius=3, inner=0)}
+    table = measured(labels, "Nuclei", {"Halo": "Cells"})
+    assert table["Cells_Number_Object_Number"].tolist() == table["Halo_Number_Object_Number"].tolist() == [8, 7]
+    assert table["Nuclei_Parent_Halo"].tolist() == [8, 7]
+    assert table["Nuclei_Match_Halo_Overlap"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rows", ["Nuclei", "Ring"])
+def test_what_the_rows_are_made_from_is_matched_by_number(rows: str) -> None:
+    labels = crowded()
+    table = measured(labels, rows, {"Ring": "Nuclei"})
+    other = "Ring" if rows == "Nuclei" else "Nuclei"
+    assert table[f"{other}_Number_Object_Number"].fillna(0).tolist() == [
+        n if n != 4 else 0 for n in table["ObjectNumber"]
+    ]
+    assert table.attrs["orphans"][other] == (rows == "Ring")
+
+
+def test_what_a_set_is_made_from_must_be_there() -> None:
+    labels = {name: each for name, each in crowded().items() if name != "Nuclei"}
+    with pytest.raises(ArgumentError, match="Ring can't be made from 'Nuclei'"):
+        measured(labels, "Cells", {"Ring": "Nuclei"})
 
 
 def test_80_000_cells_are_matched_in_seconds() -> None:

@@ -1,5 +1,6 @@
 """Spots on a small plate: threshold, tables, columns, the store, and what is handed to other programs."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,16 +9,17 @@ import pandas as pd
 import pytest
 from planted_plate import Planted
 
-from plateflow.chain import parameters
-from plateflow.config import load_config
+from plateflow.chain import background_of, parameters
+from plateflow.config import Spots, load_config
 from plateflow.errors import ChannelError, ConfigError
 from plateflow.exchange.images import export_images, read_items
 from plateflow.features.spots import DEVIATIONS
 from plateflow.images.well import WellImage
 from plateflow.report.spots import spots as on_page
 from plateflow.report.view import View
+from plateflow.segment.fits import check_spots
 from plateflow.stages.features import measure_well
-from plateflow.stages.spots import check_spots, spot_doubts
+from plateflow.stages.spots import spot_doubts
 
 SPOTS = {"foci": {"channel": "Marker", "within": "nuclei", "diameter_px": 4}}
 LEAN = {"families": ["location", "quality"]}
@@ -93,6 +95,92 @@ def test_it_stays_frozen_whatever_becomes_of_wells_until_freeze_rises(spotted: P
     assert not raised.plate.has_frozen_window()
     raised.run("normalise")
     assert window_of(raised)["spots"] == window_of(spotted)["spots"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"diameter_px": 5}),
+        ({}, {"diameter_px": None, "diameter_um": 2.4}),
+        ({"diameter_px": None, "diameter_um": 2.4}, {"diameter_px": None, "diameter_um": 3.0}),
+        ({}, {"channel": "AGP"}),
+        ({}, {"within": "cells"}),
+        ({"threshold": 0.002}, {}),
+    ],
+)
+def test_a_setting_that_changes_asks_the_plate_again(
+    planted: Planted, tmp_path: Path, before: dict, after: dict
+) -> None:
+    first = planted.copy(tmp_path / "first", spots={"foci": SPOTS["foci"] | before})
+    first.run("normalise")
+    assert first.plate.has_frozen_window()
+    changed = first.copy(tmp_path / "changed", spots={"foci": SPOTS["foci"] | after})
+    assert not changed.plate.has_frozen_window()
+    changed.run("normalise")
+    assert changed.plate.has_frozen_window()
+    assert window_of(changed)["spots"]["foci"]["settings"] == changed.plate.parameters("normalise")["spots"]["foci"]
+    assert window_of(changed)["spots"] != window_of(first).get("spots")
+
+
+def test_a_set_of_spots_with_another_name_is_asked_for_and_one_that_goes_is_forgotten(
+    spotted: Planted, tmp_path: Path
+) -> None:
+    renamed = spotted.copy(tmp_path, spots={"dots": SPOTS["foci"]})
+    assert not renamed.plate.has_frozen_window()
+    renamed.run("normalise")
+    assert window_of(renamed)["spots"] == {"dots": window_of(spotted)["spots"]["foci"]}
+
+
+def test_a_corrected_pixel_size_asks_for_spots_of_as_many_pixels_as_they_have_now(
+    planted: Planted, tmp_path: Path
+) -> None:
+    spots = {"foci": SPOTS["foci"] | {"diameter_px": None, "diameter_um": 2.4}}
+    mine = planted.copy(tmp_path, spots=spots)
+    mine.run("normalise")
+    before = window_of(mine)
+    corrected = dataclasses.replace(mine, entry=mine.entry.model_copy(update={"pixel_size_um": 0.4}))
+    corrected.run("ingest", "tile")
+    assert not corrected.plate.has_frozen_window()
+    corrected.run("normalise")
+    after = window_of(corrected)
+    assert (before["spots"]["foci"]["diameter_px"], after["spots"]["foci"]["diameter_px"]) == pytest.approx((4, 6))
+    assert after["spots"]["foci"]["threshold"] != before["spots"]["foci"]["threshold"]
+    assert after["channels"] == before["channels"]
+
+
+@pytest.mark.parametrize("z", ["max", "mean", "keep", "plane 1"])
+def test_the_background_is_of_the_planes_that_are_read(planted: Planted, z: str) -> None:
+    config = planted.config.model_copy(update={"z": z})
+    assert background_of(config, Spots(**SPOTS["foci"])) == {
+        **{"channel": "Marker", "diameter_px": 4, "seen": "DNA", "z": z},
+    }
+
+
+def test_the_background_is_that_of_where_grown_objects_lie(planted: Planted, tmp_path: Path) -> None:
+    sets = {
+        "nuclei": {"channels": ["DNA"]},
+        "cells": {"expand": {"from": "nuclei", "um": 3}},
+        "halo": {"ring": {"from": "nuclei", "inner_um": 0.6, "outer_um": 2.4}},
+        "spread": {"propagate": {"from": "nuclei", "channels": ["AGP"]}},
+        "rim": {"ring": {"from": "cells", "inner_um": 0, "outer_um": 1.2}},
+    }
+    spots = {f"in{name}": SPOTS["foci"] | {"within": name} for name in sets}
+    mine = planted.copy(tmp_path, segmentation=sets, spots=spots)
+    mine.run("ingest", "normalise")
+    found = {name.removeprefix("in"): each for name, each in window_of(mine)["spots"].items()}
+    assert {name: each.get("grown_px") for name, each in found.items()} == {
+        "nuclei": None,
+        "cells": [[5, -1]],
+        "halo": [[4, 1]],
+        "spread": None,
+        "rim": [[5, -1], [2, 0]],
+    }
+    assert [found[name]["settings"]["seen"] for name in sets] == ["DNA", "DNA", "DNA", "AGP", "DNA"]
+    assert found["cells"]["threshold"] > 1.5 * found["nuclei"]["threshold"], "the cytoplasm has more texture"
+    assert found["halo"]["fields"] == found["nuclei"]["fields"] + 1  # too few pixels in each: they count together
+    assert found["halo"]["threshold"] > 2 * 0.0008, "that of whole fields, mostly empty"
+    wider = mine.copy(tmp_path / "wider", segmentation=sets | {"cells": {"expand": {"from": "nuclei", "um": 4}}})
+    assert not wider.plate.has_frozen_window()
 
 
 GIVEN = SPOTS["foci"] | {"threshold": 0.002}
@@ -187,6 +275,13 @@ def test_the_page_says_how_many_and_where_the_threshold_is_from(spotted: Planted
         ({"a_b": {"channel": "GFP", "within": "nuclei", "diameter_um": 1}}, "letters and digits"),
         ({"foci": {"chanel": "GFP", "within": "nuclei", "diameter_um": 1}}, "did you mean 'channel'"),
         ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": 1, "threshold": "otsu"}}, "threshold"),
+        ({"share": {"channel": "GFP", "within": "nuclei", "diameter_um": 1}}, "something else"),
+        ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": True}}, "diameter_um: true is no number"),
+        ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_px": 65}}, "less than or equal to 64"),
+        *(
+            ({"foci": {"channel": "GFP", "within": "nuclei", "diameter_um": 1, "threshold": value}}, "up to 1, as")
+            for value in (0, 1.5, 100, True)
+        ),
     ],
 )
 def test_what_the_configuration_refuses(spots: dict, said: str) -> None:
@@ -213,3 +308,14 @@ def test_volumes_and_what_a_plate_can_not_show_are_refused(planted: Planted) -> 
         refused(um)
     with pytest.raises(ConfigError, match="pixel size"):
         refused(um, pixel_size_um=None)
+    with pytest.raises(ConfigError, match=r"spots of 66\.7 px are too large"):
+        refused(um | {"diameter_um": 40.0})
+    with pytest.raises(ConfigError, match=r"sides of a pixel differ[\s\S]*0.6 and 0.65 µm[\s\S]*diameter_px instead"):
+        refused(um | {"diameter_um": 3.0}, pixel_size_um=[0.6, 0.65])
+    refused(um | {"diameter_um": 3.0}, pixel_size_um=[0.6, 0.603])
+
+
+def test_a_channel_that_a_plate_lacks_is_refused_before_the_network_runs(planted: Planted, tmp_path: Path) -> None:
+    mine = planted.copy(tmp_path, spots={"foci": SPOTS["foci"] | {"channel": "GFP", "threshold": 0.002}})
+    with pytest.raises(ChannelError, match="GFP"):
+        mine.run("ingest")

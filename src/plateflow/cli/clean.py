@@ -21,7 +21,7 @@ from plateflow.state.corrections import unused
 from plateflow.state.journal import CLEANED
 from plateflow.state.ledger import now
 
-MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "receipts", "logs", "benchmarks")
+MADE = ("manifest", "plate.zarr", "histograms", "objects", "cells", "spots", "gates", "receipts", "logs", "benchmarks")
 """Folders of a plate's results that hold nothing but what was made; beside them, files that the journals list."""
 KEPT = ("journal", "watch", "leases", "requests.jsonl", "corrections", "scratch")
 LEFTOVERS = (f".*{PARTIAL}", ".*.old")
@@ -162,10 +162,14 @@ def _of_former_wells(plate: Plate, wells: set[str], gone: set[Path]) -> Iterator
     lies in folders that go as a whole.
     """
     paths, sets = plate.paths, plate.config.segmentation
-    for folder in (paths.cells("A01").parent, paths.histogram("A01").parent):
+    for folder in (paths.cells("A01").parent, paths.histogram("A01").parent, paths.gates("A01").parent):
         for path in _below(folder):
             if path.suffix in (".parquet", ".npz") and path.stem not in wells:
                 yield Waste(what="tables of former wells", path=path)
+    for folder in _below(paths.root / "spots"):
+        for path in _below(folder):
+            if path.suffix == ".parquet" and (folder.name not in plate.config.spots or path.stem not in wells):
+                yield Waste(what="spots of former wells and names", path=path)
     folders = {paths.root / "objects", paths.scratch / "flows", paths.scratch / "ends"}
     for folder in sorted(folders - gone):
         for of_set in _below(folder):

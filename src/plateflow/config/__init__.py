@@ -3,7 +3,7 @@
 Imports pydantic alone: the Snakefile and `plateflow --help` load this package at every start.
 """
 
-from plateflow.config.label_sets import Expand, Grown, LabelSet, Propagate, Ring
+from plateflow.config.label_sets import Expand, Grown, LabelSet, Propagate, Ring, evenly_grown, first_source
 from plateflow.config.load import config_yaml, load_config
 from plateflow.config.plate_sheet import PLATE_SIZES, PlateSpec, load_plates
 from plateflow.config.sections import (
@@ -16,9 +16,9 @@ from plateflow.config.sections import (
     Parts,
     Population,
     Quality,
-    Spots,
     Stats,
 )
+from plateflow.config.spots import Spots
 
 __all__ = [
     "CORRECTED",
@@ -40,6 +40,8 @@ __all__ = [
     "Spots",
     "Stats",
     "config_yaml",
+    "evenly_grown",
+    "first_source",
     "load_config",
     "load_plates",
 ]

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from plateflow.config.rules import filter_conditions
-from plateflow.config.section import Section, nearest
+from plateflow.config.section import Section, nearest, no_boolean
 
 
 class Grown(Section):
     """How objects are made from those of another label set, each with the number of the one that it is made from."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(serialize_by_alias=True)
     source: str = Field(alias="from", description="the label set whose objects they are made from")
+
+    _numbers = field_validator("um", "inner_um", "outer_um", "regularisation", mode="before", check_fields=False)(
+        no_boolean
+    )
 
 
 class Expand(Grown):
     """Objects grown evenly, until they meet."""
 
-    um: float = Field(8.0, gt=0, description="how far they grow, in micrometres")
+    um: float = Field(8.0, gt=0, le=200, description="how far they grow, in micrometres")
 
 
 class Propagate(Grown):
     """Objects grown through a stain as far as it shows cells, as CellProfiler's secondary objects are."""
 
-    channels: list[str] = Field(
+    channels: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1,
         max_length=3,
         description="the channels that show the cells: one of them is bright where a cell is, and borders run along "
@@ -40,12 +45,19 @@ class Propagate(Grown):
         "window costs 1: the larger, the more borders follow distance, the smaller, the more the image",
     )
 
+    @field_validator("channels")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("a channel is named twice: it would count twice in their mean")
+        return value
+
 
 class Ring(Grown):
     """A ring round each object, without all other objects."""
 
     inner_um: float = Field(1.0, ge=0, description="how far from the object it begins, in micrometres")
-    outer_um: float = Field(4.0, gt=0, description="how far from the object it ends, in micrometres")
+    outer_um: float = Field(4.0, gt=0, le=200, description="how far from the object it ends, in micrometres")
 
     @model_validator(mode="after")
     def _has_width(self) -> Ring:
@@ -107,7 +119,7 @@ class LabelSet(Section):
     match: Literal["one_to_one"] | None = Field(
         None,
         description="one_to_one: the cell table has only pairs of an object of this label set and one of the rows' (of "
-        "the rows' own: of nuclei); the well tables say how many have no partner",
+        "the rows' own: of nuclei); the well tables say what share has no partner",
     )
 
     @field_validator("channels", mode="before")
@@ -160,6 +172,24 @@ class LabelSet(Section):
         """What decides which objects a flow field has, as the functions of `plateflow.flows` take it."""
         limits = {"cell_threshold": self.cell_threshold, "flow_threshold": self.flow_threshold}
         return {**limits, "min_size": self.min_size_px}
+
+
+def first_source(grown: Mapping[str, Grown], label_set: str) -> str:
+    """Whose numbers the objects of a label set bear: those of the one that it is made from in the end, or its own.
+
+    Args:
+        grown: how label sets are made from others, those left out whose labels were corrected by hand: they are no more
+            as they were made.
+    """
+    return first_source(grown, grown[label_set].source) if label_set in grown else label_set
+
+
+def evenly_grown(label_sets: Mapping[str, LabelSet], label_set: str) -> list[str]:
+    """Those that are grown evenly one from the other until a label set is there, itself the last; none, where it is
+    grown through a stain, or the network's.
+    """
+    rule = label_sets[label_set].rule
+    return [*evenly_grown(label_sets, rule.source), label_set] if isinstance(rule, Expand | Ring) else []
 
 
 def with_sources(label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:

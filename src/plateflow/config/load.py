@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from plateflow.config.label_sets import LabelSet
 from plateflow.config.section import Section, nearest
-from plateflow.config.sections import Config, Population, Spots
+from plateflow.config.sections import Config, Population
+from plateflow.config.spots import Spots
 from plateflow.errors import ConfigError
 from plateflow.text import TextError, decode
 

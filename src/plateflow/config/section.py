@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +13,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     BLOCKS: ClassVar[tuple[str, ...]] = ()
     """Keys that only some assays have: not in the default file, where they aren't given."""
+
+
+def no_boolean(value: Any) -> Any:
+    """Refuse true and false, which pydantic takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no number")
+    return value
 
 
 def nearest(name: str, names: Sequence[str], otherwise: str, *, cutoff: float = 0.6) -> str:

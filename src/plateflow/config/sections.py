@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from plateflow.config.label_sets import Grown, LabelSet, with_sources
+from plateflow.config.label_sets import Grown, LabelSet, first_source, with_sources
 from plateflow.config.rules import conditions_of
 from plateflow.config.section import Section, nearest
+from plateflow.config.spots import Spots
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-RESERVED_LABEL_SETS = {"children", "count", "fields", "image", "match", "metadata", "parent"}
+RESERVED_LABEL_SETS = {"children", "count", "cytoplasm", "fields", "image", "match", "metadata", "parent", "share"}
 """Other columns of the tables begin with these, and `fields` is another table in the store."""
 CORRECTED = "_corrected"
 """Ends the name of labels that were corrected by hand; what comes before is that of their label set."""
@@ -59,28 +60,6 @@ class Normalise(Section):
         if not 0 <= value[0] < value[1] <= 100:
             raise ValueError("normalise.percentiles must be two increasing numbers between 0 and 100")
         return value
-
-
-class Spots(Section):
-    """Spots of one size in a channel, within the objects of a label set."""
-
-    channel: str = Field(min_length=1, description="name of the channel that shows the spots")
-    within: str = Field(description="label set: spots outside of its objects don't count")
-    diameter_um: float | None = Field(None, gt=0, description="diameter of a spot in micrometres, at least 2 pixels")
-    diameter_px: float | None = Field(
-        None, ge=2, description="the same in pixels, instead of diameter_um, where the pixel size is not known"
-    )
-    threshold: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
-        "auto",
-        description="the least response to the Laplacian of Gaussian, in units of intensity (0 to 1); auto: from the "
-        "background of the plate, kept with the intensity window",
-    )
-
-    @model_validator(mode="after")
-    def _one_diameter(self) -> Spots:
-        if (self.diameter_um is None) == (self.diameter_px is None):
-            raise ValueError("the size of a spot is needed once: give diameter_um, or diameter_px")
-        return self
 
 
 class Features(Section):
@@ -282,7 +261,8 @@ class Config(Section):
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
                 raise ValueError(f"the label set name {name!r} must be letters and digits, a letter first")
             if name.lower() in RESERVED_LABEL_SETS:
-                raise ValueError(f"the label set name {name!r} is that of something else in the tables; choose another")
+                hint = "call a ring round nuclei ring" if name.lower() == "cytoplasm" else "choose another"
+                raise ValueError(f"the label set name {name!r} is that of something else in the tables; {hint}")
         if len({name[0].upper() + name[1:] for name in label_sets}) < len(label_sets):
             raise ValueError(
                 "two label sets differ only in the case of their first letter: their columns would be equal"
@@ -313,7 +293,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _spots_fit(self) -> Config:
-        taken = {name.lower() for name in self.segmentation} | RESERVED_LABEL_SETS | {"cytoplasm"}
+        taken = {name.lower() for name in self.segmentation} | RESERVED_LABEL_SETS
         for name, spots in self.spots.items():
             where = f"spots.{name}"
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,39}", name):
@@ -365,6 +345,11 @@ class Config(Section):
                 f"segmentation.{rows}.match: {rows} make the rows of the cell table, and there are no nuclei that were "
                 "segmented apart: say match of the other label set"
             )
+        for name in self.paired:
+            if first_source(self.grown, name) == first_source(self.grown, rows):
+                raise ValueError(
+                    f"segmentation.{name}.match means nothing, as {rows} have the numbers of {name}: delete it"
+                )
         return self
 
     @property

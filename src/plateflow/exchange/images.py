@@ -31,7 +31,7 @@ from plateflow.images.corrected import CorrectedLabels
 from plateflow.images.well import WellImage
 from plateflow.paths import wells_named
 from plateflow.project import Plate
-from plateflow.segment.grid import spot_diameter
+from plateflow.segment.fits import spot_diameter
 from plateflow.state.journal import item_key
 from plateflow.stats.ranking import worst_first
 

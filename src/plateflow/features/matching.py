@@ -1,5 +1,6 @@
 """Matching of objects between two label sets, from one sparse count of the pixels that they share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,18 +17,32 @@ class Matches:
     Attributes:
         index: which of the other objects is its match, in ascending order of their labels; -1 without one.
         score: number of pixels that it shares with its match over those of the smaller of the two; NaN without one.
-        children: number of other objects whose parent it is.
         parent: which of the other objects is its parent; -1 without one.
-        siblings: number of row objects with the same parent, itself included; 0 without a parent.
-        orphans: number of other objects with neither parent nor child among the rows.
+        owner: for each of the other objects, whose child among the rows it is; -1 without one.
     """
 
     index: Integers
     score: Values
-    children: Integers
     parent: Integers
-    siblings: Integers
-    orphans: int
+    owner: Integers
+
+    @property
+    def children(self) -> Integers:
+        """By row, the number of other objects whose parent it is."""
+        return np.bincount(self.owner[self.owner >= 0], minlength=len(self.index))
+
+    @property
+    def siblings(self) -> Integers:
+        """By row, the number of row objects with the same parent, itself included; 0 without a parent."""
+        n_children = np.bincount(self.parent[self.parent >= 0], minlength=len(self.owner))
+        return np.where(self.parent >= 0, np.append(n_children, 0)[self.parent], 0)
+
+    @property
+    def orphans(self) -> int:
+        """The number of other objects with neither parent nor child among the rows."""
+        related = self.owner >= 0
+        related[self.parent[self.parent >= 0]] = True
+        return int((~related).sum())
 
 
 def match(rows: Regions, others: Regions) -> Matches:
@@ -49,17 +64,10 @@ def match(rows: Regions, others: Regions) -> Matches:
     index[row[best]] = other[best]
     score = np.full(len(index), np.nan)
     score[row[best]] = shared[best] / np.minimum(rows.areas[row[best]], others.areas[other[best]])
-    parent = np.full(len(index), -1, np.int64)
+    parent, owner = np.full(len(index), -1, np.int64), np.full(len(others.numbers), -1, np.int64)
     parent[row[~other_is_child]] = other[~other_is_child]
-    n_children = np.bincount(parent[parent >= 0], minlength=len(others.numbers))
-    return Matches(
-        index=index,
-        score=score,
-        children=np.bincount(row[other_is_child], minlength=len(index)),
-        parent=parent,
-        siblings=np.where(parent >= 0, np.append(n_children, 0)[parent], 0),
-        orphans=len(others.numbers) - len(np.unique(other)),
-    )
+    owner[other[other_is_child]] = row[other_is_child]
+    return Matches(index=index, score=score, parent=parent, owner=owner)
 
 
 def match_numbers(rows: Regions, others: Regions) -> Matches:
@@ -67,20 +75,59 @@ def match_numbers(rows: Regions, others: Regions) -> Matches:
 
     They needn't share a pixel, as rings don't with what they lie round. Again the smaller one is the child.
     """
-    at = np.minimum(np.searchsorted(others.numbers, rows.numbers), max(len(others.numbers) - 1, 0))
-    found = others.numbers[at] == rows.numbers if len(others.numbers) else np.zeros(len(rows.numbers), bool)
-    index = np.where(found, at, -1)
-    same = rows.labels.ravel()[rows.pixels] == others.labels.ravel()[rows.pixels]
+    index, owner = _places(rows.numbers, others.numbers), _places(others.numbers, rows.numbers)
+    is_child = others.areas <= np.append(rows.areas, 0)[owner]
+    parent = np.where(np.append(is_child, True)[index], -1, index)
+    return Matches(index=index, score=_overlap(rows, others, index), parent=parent, owner=np.where(is_child, owner, -1))
+
+
+def match_through(rows: Regions, others: Regions, source: Regions, matched: Matches) -> Matches:
+    """Match objects of another set to row objects as those that they are made from, whose numbers they bear.
+
+    Args:
+        source: the objects that they are made from.
+        matched: these, matched to the rows.
+    """
+    made, made_from = _places(source.numbers, others.numbers), _places(others.numbers, source.numbers)
+    index, parent = (np.append(made, -1)[each] for each in (matched.index, matched.parent))
+    owner = np.append(matched.owner, -1)[made_from]
+    return Matches(index=index, score=_overlap(rows, others, index), parent=parent, owner=owner)
+
+
+def _places(numbers: Integers, among: Integers) -> Integers:
+    """Where each number is among others, which ascend; -1 where it isn't."""
+    at = np.searchsorted(among, numbers)
+    return np.where(np.append(among, -1)[at] == numbers, at, -1)
+
+
+def _overlap(rows: Regions, others: Regions, index: Integers) -> Values:
+    """The score of the matches of these indices."""
+    wanted = np.repeat(np.append(others.numbers, 0)[index].astype(others.labels.dtype), rows.areas)
+    same = others.labels.ravel()[rows.pixels] == wanted
     shared = np.add.reduceat(np.append(same, False).astype(np.int64), rows.starts)[: len(index)]
-    areas = np.append(others.areas, 0)[index]
-    return Matches(
-        index=index,
-        score=np.where(found, shared / np.minimum(rows.areas, np.maximum(areas, 1)), np.nan),
-        children=(found & (areas <= rows.areas)).astype(np.int64),
-        parent=np.where(found & (areas > rows.areas), at, -1),
-        siblings=(found & (areas > rows.areas)).astype(np.int64),
-        orphans=len(others.numbers) - int(found.sum()),
-    )
+    areas = np.append(others.areas, 1)[index]
+    return np.where(index >= 0, shared / np.minimum(rows.areas, areas), np.nan)
+
+
+def match_all(regions: Mapping[str, Regions], row_name: str, sources: Mapping[str, str]) -> dict[str, Matches]:
+    """By other set, what of it belongs to the rows.
+
+    Args:
+        regions: by set, that of the rows among them.
+        sources: as of `measure`.
+    """
+    rows, matches = regions[row_name], dict[str, Matches]()
+    first = {name: sources.get(name, name) for name in regions}
+    for name in sorted(regions, key=lambda name: first[name] != name):  # what others are made from comes before them
+        if name == row_name:
+            continue
+        if first[name] == first[row_name]:
+            matches[name] = match_numbers(rows, regions[name])
+        elif first[name] == name:
+            matches[name] = match(rows, regions[name])
+        else:
+            matches[name] = match_through(rows, regions[name], regions[first[name]], matches[first[name]])
+    return {name: matches[name] for name in regions if name in matches}
 
 
 def match_kinds(matches: Matches, rows: str, others: str) -> NDArray[np.object_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from plateflow.features.colocalisation import COLOCALISATION
 from plateflow.features.feature import Feature, Integers, Labels, Pixels, Regions, Rows, Values, Volume
 from plateflow.features.granularity import GRANULARITY
 from plateflow.features.intensity import INTENSITY
-from plateflow.features.matching import match, match_kinds, match_numbers, relation_features, relations
+from plateflow.features.matching import match_all, match_kinds, relation_features, relations
 from plateflow.features.moments import MOMENTS
 from plateflow.features.neighbours import NEIGHBOURS
 from plateflow.features.quality import QUALITY
@@ -113,7 +113,7 @@ def measure(
     origin_px: Sequence[int] | None = None,
     outside: NDArray[np.bool_] | None = None,
     texture_scales: Sequence[int] = (3,),
-    numbered: Collection[str] = (),
+    sources: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Measure every object of an image.
 
@@ -129,8 +129,9 @@ def measure(
         origin_px: y, x (z, y, x) to be added to every position.
         outside: YX, True where the array lies outside the image: objects beside it touch the border.
         texture_scales: distances between the pixels of a pair for the texture, in px.
-        numbered: the compartments whose objects belong to those of `rows` of the same number; others are matched by
-            the pixels that they share.
+        sources: by compartment the one whose numbers its objects bear, as they are made from those; by default its own.
+            What has the same source as the rows is matched to them by number; of others their source is matched, by the
+            pixels that it shares with the rows, and they follow its numbers.
 
     Returns:
         One row per object of `rows`, by ascending `ObjectNumber` (its label, int64); `Metadata_Match_<other>` (see
@@ -153,6 +154,10 @@ def measure(
         raise ArgumentError(f"image must hold real numbers; its type is {image.dtype}")
     ndim = image.ndim - 1
     _check(image, labels, channels, rows)
+    for name, source in (sources or {}).items():
+        if name in labels and source not in labels:
+            why = f"there are {', '.join(labels)}"
+            raise ArgumentError(f"{name} can't be made from {source!r}, of which there are no labels", why=why)
     pixel_size = _pixel_size(pixel_size_um, ndim)
     texture_scales = [whole("texture_scales", scale, least=1) for scale in texture_scales]
     if outside is not None and np.shape(pixels("outside", outside)) != image.shape[-2:]:
@@ -167,11 +172,7 @@ def measure(
         name: Regions(labels=value, pixel_size_um=pixel_size, origin_px=tuple(origin_px or [0] * ndim), outside=outside)
         for name, value in labels.items()
     }
-    matches = {
-        name: (match_numbers if name in numbered else match)(regions[row_name], regions[name])
-        for name in labels
-        if name != row_name
-    }
+    matches = match_all(regions, row_name, sources or {})
     if CYTOPLASM in with_cytoplasm(labels) and CYTOPLASM not in labels:
         regions[CYTOPLASM] = replace(regions["Cells"], labels=np.where(labels["Nuclei"] > 0, 0, labels["Cells"]))
     chosen = chosen_families(families, ndim)

@@ -21,8 +21,7 @@ def unmatched_in(table: pd.DataFrame, rows: str, other: str, without_row: Mappin
     match = table[f"Metadata_Match_{other}"]
     if len(table) and match.isna().all():  # the well has none of the others where it has rows
         return {}
-    alone = match.isin(["anucleate", "orphan", "none"])
-    turned = match.isna()
+    alone, turned = match.isin(["anucleate", "orphan", "none"]), match.isin([])
     if (rows, other) == ("Cells", "Nuclei"):
         turned = table["Cells_Parent_Nuclei"].notna()
     elif (rows, other) == ("Nuclei", "Cells"):

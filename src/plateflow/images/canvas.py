@@ -43,6 +43,11 @@ class Canvas:
         """([z,] y, x) in px."""
         return (*(() if self.depth is None else (self.depth,)), self.height, self.width)
 
+    @property
+    def place(self) -> tuple[int, ...]:
+        """t, z, y, x: the same in all label sets, while its number goes by the time points that one has."""
+        return self.t, self.z, self.y, self.x
+
     def planes(self) -> list[Canvas]:
         """The planes of a volume, each as a canvas of one plane; the canvas itself if it is one."""
         if self.depth is None:

@@ -111,6 +111,12 @@ class Window:
                 f"the intensity window isn't frozen, and follows the wells until enough do: {why}; where the plate is "
                 "complete it stays as it is, and `normalise.scope: well` gives each well its own"
             )
+        doubts += [
+            f"no field that counts shows {channel}, so objects that are grown through it are as large as what they are "
+            "made from until one does; `propagate` may name another channel"
+            for channel, threshold in self.content.get(THRESHOLDS, {}).items()
+            if threshold is None
+        ]
         far = {channel: drift for channel, drift in drifts.items() if drift > DRIFTED}
         if far:
             listed = ", ".join(f"{channel} {drift:,.0%}" for channel, drift in far.items())

@@ -24,8 +24,6 @@ OVERLAP = 40
 N_STEPS = 200
 """Steps of a path on the network's grid, as in Cellpose."""
 SCALE_RANGE = (1 / 16, 16)
-LEAST_SPOT = 2.0
-"""The least diameter of a spot, px: a smaller one can't be told from the noise of a single pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +54,6 @@ def diameter_px(settings: LabelSet | Spots, metadata: Mapping[str, Any], *, wher
             remedy="give pixel_size_um in the plate sheet, or diameter_px instead of diameter_um",
         )
     return settings.diameter_um / um
-
-
-def spot_diameter(config: Config, name: str, metadata: Mapping[str, Any]) -> float:
-    """The diameter of spots in pixels of a plate.
-
-    Raises:
-        ConfigError: it is below `LEAST_SPOT`, or given in micrometres, and the size of a pixel isn't known.
-    """
-    where = f"{metadata['plate']}, spots.{name}"
-    diameter = diameter_px(config.spots[name], metadata, where=where) or 0.0
-    if diameter < LEAST_SPOT:
-        raise ConfigError(
-            f"spots of {diameter:.3g} px are too small",
-            where=where,
-            why=f"below {LEAST_SPOT:g} px a spot can't be told from the noise of a pixel",
-            remedy="check the diameter and the pixel size of the plate",
-        )
-    return diameter
 
 
 def pixel_um(metadata: Mapping[str, Any]) -> float | None:

@@ -52,6 +52,16 @@ def grow_evenly(labels: Labels, *, radius: float, inner: float = -1.0, block: in
     return grown
 
 
+def reaches(radius: float, inner: float = -1.0) -> bool:
+    """Whether pixels that aren't an object's own lie where `grow_evenly` grows to, in px."""
+    near, far = max(_squared(inner), 0) if inner >= 0 else 0, _squared(radius)
+    return any(
+        math.isqrt(square - dy * dy) ** 2 == square - dy * dy
+        for square in range(near + 1, far + 1)
+        for dy in range(math.isqrt(square) + 1)
+    )
+
+
 def _squared(px: float) -> int:
     """The greatest whole square of a distance that isn't above `px`, which is a quotient and may be off by rounding."""
     return math.floor(px * px * (1 + 1e-9))

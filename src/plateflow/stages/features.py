@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plateflow.chain import labels_stage
-from plateflow.config import CORRECTED
+from plateflow.config import CORRECTED, first_source
 from plateflow.features.brightness import add_counts, brightness
 from plateflow.features.columns import METADATA, cell_columns, cell_families, typed
 from plateflow.features.measure import compartment, measure
@@ -32,7 +32,7 @@ from plateflow.images.well import WellImage
 from plateflow.images.window import load_window
 from plateflow.paths import parse_well, row_name
 from plateflow.project import Plate
-from plateflow.stages.grown import first_source, grow, stains
+from plateflow.stages.grown import grow, stains
 from plateflow.stages.job import Job, Outcome, WorkItem, left_out_upstream
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.stages.spots import WellSpots
@@ -146,8 +146,8 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     config, paths = plate.config, plate.paths
     label_sets, rows = plate.label_sets(well), compartment(config.row_label_set)
     standing = {name: plate.labels_name(well, name) for name in label_sets}
-    first = {name: first_source(config, name, standing) for name in label_sets}
-    numbered = [compartment(name) for name in label_sets if first[name] == first.get(config.row_label_set)]
+    grown = {name: rule for name, rule in config.grown.items() if standing.get(name) == name}
+    sources = {compartment(name): compartment(first_source(grown, name)) for name in label_sets}
     types = {channel["name"]: channel["dtype"] for channel in plate.metadata["channels"]}
     image = WellImage.open(paths, well, plate.outcomes("tile").required(well).info.get("lacking"))
     layout = image.layout
@@ -190,7 +190,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
             origin_px=(*([canvas.z] * (canvas.depth is not None)), canvas.y, canvas.x),
             outside=outside,
             texture_scales=config.features.texture_scales,
-            numbered=numbered,
+            sources=sources,
         )
         orphans.update(part.attrs.pop("orphans"))
         if (saturated := image.clipped(canvas, channels, config.z)) is not None:
@@ -210,6 +210,7 @@ def measure_well(plate: Plate, well: str) -> tuple[pd.DataFrame, dict[str, Any]]
     order = [*METADATA, *matches, "ObjectNumber", *columns]
     info: dict[str, Any] = {"without a row": dict(orphans)}
     info["brightness"] = {name: add_counts(of_fields).tolist() for name, of_fields in bright.items()}
+    spots.add_without_rows()
     if found := spots.write():
         info["spots"] = found
     parts = [part for part in parts if len(part)]

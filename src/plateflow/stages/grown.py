@@ -5,43 +5,27 @@ They are made canvas by canvas from the labels that stand, before anything is me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plateflow.config import Config, Expand, Grown, Propagate, Ring
-from plateflow.errors import ConfigError
+from plateflow.config import Config, Propagate
+from plateflow.errors import ResultsError
 from plateflow.files import replace_folder
-from plateflow.images.canvas import Canvas
 from plateflow.images.store import label_files
 from plateflow.images.well import WellImage
 from plateflow.images.window import Window
 from plateflow.project import Plate
-from plateflow.segment.grid import pixel_um
+from plateflow.segment.fits import grown_px
 from plateflow.stages.labels import WellLabels
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from plateflow.flows import Objects
-
-
-def check_pixel_size(config: Config, metadata: dict[str, Any]) -> None:
-    """Refuse label sets that grow by micrometres on a plate whose pixels have no size.
-
-    Raises:
-        ConfigError: the size isn't known.
-    """
-    for name, rule in config.grown.items():
-        if not isinstance(rule, Propagate) and not pixel_um(metadata):
-            raise ConfigError(
-                f"{name} grow by micrometres, and the size of a pixel isn't known",
-                where=f"{metadata['plate']}: segmentation.{name}",
-                remedy="give pixel_size_um in the plate sheet",
-            )
+    from plateflow.images.canvas import Canvas
 
 
 def stains(config: Config, window: Window) -> dict[str, tuple[float, ...]]:
@@ -54,22 +38,13 @@ def stains(config: Config, window: Window) -> dict[str, tuple[float, ...]]:
     return {channel: window.stain(channel) for rule in rules for channel in rule.channels}
 
 
-def first_source(config: Config, label_set: str, standing: Mapping[str, str]) -> str:
-    """Whose numbers the objects of a label set bear: those of the one that it is made from in the end, or its own.
-
-    Args:
-        standing: by label set the name of its labels, which tells whether they were corrected: then they are no more as
-            they were made.
-    """
-    while label_set in config.grown and standing.get(label_set) == label_set:
-        label_set = config.grown[label_set].source
-    return label_set
-
-
 def grow(plate: Plate, well: str, label_set: str) -> None:
     """Make the labels of a label set of a well from those of its source, and the table of its objects.
 
     An object has the number and the seed of the one that it is made from.
+
+    Raises:
+        ResultsError: the labels of its source hold objects that the table of these lacks.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -80,24 +55,19 @@ def grow(plate: Plate, well: str, label_set: str) -> None:
     files = label_files(label_set, image.layout, image.levels, plate.config.z, {"grown": how})[1]
     replace_folder(plate.paths.image(well) / "labels" / label_set, files)
     table = pq.read_table(plate.paths.objects(standing, well))
-    numbers = {_place(canvas): canvas.index for canvas in plate.canvases(well, rule.source)}
+    numbers = {canvas.place: canvas.index for canvas in plate.canvases(well, rule.source)}
     made = WellLabels(plate, well, label_set)
     for canvas in plate.canvases(well, label_set):
-        rows = table.filter(pa.array(table["canvas"].to_numpy() == numbers[_place(canvas)]))
-        made.add(canvas, partial(_fill, plate, image, standing, rule, canvas, rows))
+        rows = table.filter(pa.array(table["canvas"].to_numpy() == numbers[canvas.place]))
+        made.add(canvas, partial(_fill, plate, image, standing, label_set, canvas, rows))
     made.finish()
-
-
-def _place(canvas: Canvas) -> tuple[int, ...]:
-    """Where a canvas lies: its number goes by the time points of its label set."""
-    return canvas.t, canvas.z, canvas.y, canvas.x
 
 
 def _fill(
     plate: Plate,
     image: WellImage,
     standing: str,
-    rule: Grown,
+    label_set: str,
     canvas: Canvas,
     rows: pa.Table,
     out: NDArray[np.uint32],
@@ -107,7 +77,7 @@ def _fill(
     from plateflow.flows import Objects
     from plateflow.segment.growth import grow_evenly, grow_through, shows_cells
 
-    outside = canvas.owner() < 0
+    rule, outside = plate.config.grown[label_set], canvas.owner() < 0
     source = image.labels(standing, canvas)
     source[outside] = 0  # of other canvases in this one's box
     if isinstance(rule, Propagate):
@@ -119,18 +89,20 @@ def _fill(
             pixels[c] = (pixels[c] - low) / (high - low)
         out[...] = grow_through(source, pixels.mean(axis=0), cells, regularisation=rule.regularisation)
     else:
-        um = pixel_um(plate.metadata)
-        assert um is not None, "ingest refuses a plate whose pixels have no size"
-        match rule:
-            case Ring():
-                out[...] = grow_evenly(source, radius=rule.outer_um / um, inner=rule.inner_um / um)
-            case Expand():
-                out[...] = grow_evenly(source, radius=rule.um / um)
+        radius, inner = grown_px(plate.config, label_set, plate.metadata)
+        out[...] = grow_evenly(source, radius=radius, inner=inner)
     out[outside] = 0
     numbers = rows["label"].to_numpy()
-    areas = np.zeros(int(numbers.max(initial=0)) + 1, np.int64)
+    areas = np.zeros(max(int(numbers.max(initial=0)), int(out.max())) + 1, np.int64)
     for piece in np.array_split(out.ravel(), -(-out.size // 2**20)):  # as each is made int64
         areas += np.bincount(piece, minlength=len(areas))
+    if not np.isin(np.flatnonzero(areas), [0, *numbers]).all():
+        raise ResultsError(
+            f"the labels of {standing} hold objects that the table of its objects lacks",
+            where=f"{plate.name}/{image.well}, label set {standing}",
+            why="one of the two was changed, or is of another run",
+            remedy=f"`plateflow verify {plate.name}`, then `snakemake`",
+        )
     there = areas[numbers] > 0
     seeds = [rows[name].to_numpy()[there] - corner for name, corner in (("seed_y", canvas.y), ("seed_x", canvas.x))]
     unknown = np.full(int(there.sum()), np.nan)

@@ -22,8 +22,8 @@ from plateflow.images.store import STORE
 from plateflow.plates.check import check_channels
 from plateflow.plates.plate import index_plate
 from plateflow.plates.reader import Index, counted
+from plateflow.segment.fits import check_grown, check_spots
 from plateflow.segment.grid import anisotropy, diameter_px
-from plateflow.stages.grown import check_pixel_size
 from plateflow.stages.job import Job, Outcome, WorkItem
 from plateflow.stages.runner import one_by_one, run_job
 from plateflow.state.journal import PLATE_KEY
@@ -34,7 +34,8 @@ def work_items(job: Job) -> list[WorkItem[Index]]:
     """The plate: it depends on its index; on its files' sizes and times only when `check` asks for them."""
     index = index_plate(job.plate.spec)
     check_channels(job.config, index.metadata)
-    check_pixel_size(job.config, index.metadata)
+    check_grown(job.config, index.metadata)
+    check_spots(job.config, index.metadata)
     for name, settings in job.config.segmented.items():
         diameter_px(settings, index.metadata, where=f"{job.plate.name}, label set {name}")
     # All that a manifest says, but for what tile sees by itself: whether a file is there, as it was.

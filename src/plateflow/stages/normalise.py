@@ -72,10 +72,9 @@ def freeze(job: Job) -> Outcome:
 
     entry, wanted = job.plate.outcomes("normalise").get(PLATE_KEY), job.parameters().get(THRESHOLDS, ())
     frozen = entry.info.get("window", {}) if entry else {}
-    lacking = [channel for channel in wanted if channel not in frozen.get(THRESHOLDS, {})]
+    lacking = [channel for channel in wanted if frozen.get(THRESHOLDS, {}).get(channel) is None]
     if (
         entry
-        and not lacking
         and job.plate.has_frozen_window()
         and not any(damage(job.paths, *file, content=True) for file in entry.files.items() if "zarr" not in file[0])
     ):
@@ -145,7 +144,8 @@ def freeze(job: Job) -> Outcome:
 
 
 def _learned(job: Job, window: dict[str, Any]) -> dict[str, Any]:
-    """That a window doesn't follow its tiles any more; it does while no well shows spots that it should know."""
+    """That a window doesn't follow its tiles any more; it does while no well shows spots or stains that it should
+    know."""
     return _FROZEN if job.plate.is_frozen_window(window) else {}
 
 
@@ -155,12 +155,12 @@ def _with_spots(job: Job, window: dict[str, Any], lights: Mapping[str, Light]) -
     """
     from plateflow.stages.spots import background
 
-    asked, known = job.parameters().get(SPOTS, {}), window.get(SPOTS, {})
+    known = window.get(SPOTS, {})
     found = {
         name: known[name]
-        if known.get(name, {}).get("settings") == settings
-        else background(job.plate, name, _used_wells(job.plate), lights, settings)
-        for name, settings in asked.items()
+        if asked.items() <= known.get(name, {}).items()
+        else background(job.plate, name, _used_wells(job.plate), lights, asked)
+        for name, asked in job.plate.backgrounds_asked().items()
     }
     found = {name: each for name, each in found.items() if each}
     window = {key: value for key, value in window.items() if key != SPOTS}

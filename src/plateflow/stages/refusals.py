@@ -19,12 +19,11 @@ from plateflow.plates.check_index import Problem
 from plateflow.plates.platemap import read_plate_map
 from plateflow.plates.reader import Index, examples
 from plateflow.project import Plate
+from plateflow.segment.fits import check_grown, check_spots
 from plateflow.segment.grid import grid_for
 from plateflow.segment.label_sets import check_channels, check_thresholds
-from plateflow.stages.grown import check_pixel_size
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
-from plateflow.stages.spots import check_spots
 from plateflow.stats.groups import check_groups
 from plateflow.stats.over_time import check_time
 from plateflow.stats.rules import gates_of
@@ -60,7 +59,7 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
         yield Problem("error", plate.name, f"left out, as {what}: {examples(alike)}", remedy)
     for name in config.segmented:
         yield from _tried(plate.name, partial(_check_diameter, config, name, metadata))
-    yield from _tried(plate.name, partial(check_pixel_size, config, metadata))
+    yield from _tried(plate.name, partial(check_grown, config, metadata))
     yield from _tried(plate.name, partial(check_spots, config, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
     yield from _tried(plate.name, partial(check_time, config.stats, metadata["t"], plate.name))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from plateflow.chain import SPOTS
 from plateflow.config import Config
-from plateflow.errors import ChannelError, ConfigError
+from plateflow.errors import ConfigError
 from plateflow.features.brightness import OCTAVE, STEP_PX, bright_from, brightness
 from plateflow.features.measure import compartment
 from plateflow.features.spot_columns import per_object, spot_features
@@ -19,7 +19,7 @@ from plateflow.files import write_atomic
 from plateflow.images.canvas import nearest_field
 from plateflow.images.well import WellImage
 from plateflow.project import Plate
-from plateflow.segment.grid import spot_diameter
+from plateflow.segment.fits import check_spots, spot_diameter
 from plateflow.tables import parquet_bytes
 
 if TYPE_CHECKING:
@@ -40,54 +40,38 @@ COLUMNS += ["centroid_px", "border_px", "neighbour_px"]
 """Of a table of spots: number from 1 on, object, place in the well, then as `find_spots` says."""
 
 
-def check_spots(config: Config, metadata: Mapping[str, Any]) -> None:
-    """Refuse spots that a plate can't show.
-
-    Raises:
-        ChannelError: it lacks their channel.
-        ConfigError: as of `spot_diameter`.
-    """
-    channels = [channel["name"] for channel in metadata["channels"]]
-    for name, spots in config.spots.items():
-        if spots.channel not in channels:
-            raise ChannelError.missing(
-                [spots.channel],
-                channels,
-                where=f"{metadata['plate']}, spots {name}",
-                remedy=f"name one of these in spots.{name}.channel",
-            )
-        spot_diameter(config, name, metadata)
-
-
 def background(
-    plate: Plate, name: str, wells: Sequence[str], lights: Mapping[str, Light], settings: Mapping[str, Any]
+    plate: Plate, name: str, wells: Sequence[str], lights: Mapping[str, Light], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The background of spots over a plate, and the threshold that follows from it.
 
     Of up to SAMPLE wells, evenly chosen, the middle field is looked at, at time points that are evenly chosen, too.
-    There are no objects yet: what the label set's first channel shows bright stands for them (`bright_from`), and where
-    no field shows any the whole fields. Median and standard deviation are the medians of those of the fields, so that
-    a minority of fields full of spots moves neither.
+    There are no objects yet: what the label set's first channel shows bright stands for them (`bright_from`), grown as
+    the label set is where it is grown evenly; where no field has enough of it all fields together, or else the whole
+    fields. Median and standard deviation are the medians of those of the fields, so that a minority of fields full of
+    spots moves neither.
 
     Args:
         wells: those in use.
-        settings: `chain.background_of`, which are kept beside.
+        asked: what decides it (`Plate.backgrounds_asked`), which is kept beside.
 
     Returns:
-        `settings, threshold, background, deviation, fields`, in units of intensity; empty where no well shows them.
+        `asked` with `threshold, background, deviation, fields`, in units of intensity; empty where no well shows them.
 
     Raises:
         ChannelError, ConfigError: as of `check_spots`; or the background has no spread.
     """
+    from plateflow.segment.growth import grow_evenly
+
     check_spots(plate.config, plate.metadata)
-    diameter = spot_diameter(plate.config, name, plate.metadata)
+    settings = asked["settings"]
     channels = list(dict.fromkeys([settings["seen"], settings["channel"]]))
     tiles = plate.outcomes("tile")
     scale = float(np.iinfo(_types(plate)[settings["channel"]]).max)
     images = [WellImage.open(plate.paths, well, tiles.required(well).info.get("lacking")) for well in wells]
     images = [image for image in images if image.layout.shows(channels)]
     chosen = np.unique(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int))
-    in_objects, anywhere = list[Background](), list[Background]()
+    in_objects, anywhere, few = list[Background](), list[Background](), list[NDArray[np.float32]]()
     for place, image in enumerate(images[index] for index in chosen):
         layout, left_out = image.layout, tiles.required(image.well).fields
         boxes = [box for box in layout.fields if box.name not in left_out]
@@ -100,11 +84,18 @@ def background(
             continue
         for channel, plane in zip(channels, pixels, strict=True):
             lights[channel].correct(plane, lights[channel].profile(*plane.shape), True)
-        response = log_response(pixels[-1] / np.float32(scale), diameter)
-        bright = response[::2, ::2][_bright(pixels[0])[::2, ::2]]
+        response = log_response(pixels[-1] / np.float32(scale), asked["diameter_px"])
+        objects = _bright(pixels[0])
+        for radius, inner in asked.get("grown_px", ()):
+            objects = grow_evenly(objects.astype(np.uint32), radius=radius, inner=inner) > 0
+        bright = response[::2, ::2][objects[::2, ::2]]
         anywhere.append(Background.of(response[::2, ::2].ravel()))
         if len(bright) >= LEAST_AREA / 4:
             in_objects.append(Background.of(bright))
+        elif len(bright):
+            few.append(bright)
+    if not in_objects and sum(map(len, few)) >= LEAST_AREA / 4:
+        in_objects = [Background.of(np.concatenate(few))] * len(few)
     if not (fields := in_objects or anywhere):
         return {}
     over_plate = Background.median_of(fields)
@@ -116,7 +107,7 @@ def background(
             remedy="give a number instead of auto",
         )
     return {
-        "settings": dict(settings),
+        **asked,
         "threshold": over_plate.threshold,
         "background": over_plate.median,
         "deviation": over_plate.deviation,
@@ -179,6 +170,8 @@ class WellSpots:
         self._objects: dict[str, list[pd.DataFrame]] = {name: [] for name in plate.config.spots}
         self._backgrounds: dict[str, list[Background]] = {name: [] for name in plate.config.spots}
         self._counts = dict[str, NDArray[np.int64]]()
+        sets = {spots.within for spots in plate.config.spots.values()} & set(plate.label_sets(image.well))
+        self._canvases = {name: {each.place: each for each in plate.canvases(image.well, name)} for name in sets}
 
     def add(
         self,
@@ -217,9 +210,29 @@ class WellSpots:
             self._objects[name].append(per_object(found, objects, features))
             found[["y_px", "x_px"]] += (canvas.y, canvas.x)
             site = nearest_field(canvas.fields, found["y_px"].to_numpy(), found["x_px"].to_numpy())
-            place: dict[str, Any] = {"canvas": canvas.index, "site": site, "t": canvas.t, "z": canvas.z}
+            own = self._canvases[spots.within][canvas.place].index  # the canvas may be one of the rows' label set
+            place: dict[str, Any] = {"canvas": own, "site": site, "t": canvas.t, "z": canvas.z}
             um = {f"{axis}_um": found[f"{axis}_px"] * step for axis, step in zip("yx", size, strict=True)}
             self._found[name].append(found.assign(**place, **um))
+
+    def add_without_rows(self) -> None:
+        """Find those at time points at which the well has none of the label set that makes the rows."""
+        config, well = self.plate.config, self.image.well
+        done = {canvas.place for canvas in self.plate.canvases(well, config.row_label_set)}
+        types = _types(self.plate)
+        for name, canvases in self._canvases.items():
+            wanted = {config.spots[each].channel for each in self._thresholds if config.spots[each].within == name}
+            for canvas in (canvas for place, canvas in canvases.items() if place not in done):
+                channels = [channel for channel in sorted(wanted) if self.image.layout.stack(channel, canvas.t)]
+                if not channels:
+                    continue
+                pixels = self.image.read(canvas, channels, config.z)
+                for c, channel in enumerate(channels):
+                    pixels[c] /= np.iinfo(types[channel]).max
+                outside = canvas.owner() < 0
+                labels = self.image.labels(self.plate.labels_name(well, name), canvas)
+                labels[outside] = 0
+                self.add(canvas, pixels, channels, {compartment(name): labels}, outside)
 
     def write(self) -> dict[str, dict[str, Any]]:
         """Write the tables; of each, for the journal: how many spots and objects, quality, the background in them."""
@@ -230,6 +243,7 @@ class WellSpots:
             if not self.image.layout.shows([self.plate.config.spots[name].channel]):
                 continue
             table = pd.concat(self._found[name] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
+            table = table.sort_values("canvas", kind="stable", ignore_index=True)
             table["spot"] = np.arange(1, len(table) + 1)
             types = {column: np.int64 if column in _INTEGERS else np.float64 for column in COLUMNS} | {"site": object}
             path = self.plate.paths.spots(name, self.image.well)
