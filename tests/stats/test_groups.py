@@ -11,13 +11,13 @@ from plateflow.chain import parameters
 from plateflow.config import Config, PlateSpec, Stats
 from plateflow.errors import ConfigError
 from plateflow.paths import PlatePaths
-from plateflow.plates.check import groups_without_hits, pooled_wells
+from plateflow.plates.check import pooled_wells
 from plateflow.project import Plate, Project
 from plateflow.report.page import render
 from plateflow.report.screen import write_screen
 from plateflow.report.view import View
 from plateflow.state.journal import Entry, append_outcome
-from plateflow.stats.groups import check_groups
+from plateflow.stats.groups import check_groups, groups_without_hits
 from plateflow.stats.statistics import write_statistics
 from plateflow.tables import read_table, write_table
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plateflow.config import Config, PlateSpec, Stats
+from plateflow.config import Config, PlateSpec
 from plateflow.config.rules import conditions_of, filter_conditions
-from plateflow.errors import ChannelError, PlateflowError, number_of
+from plateflow.errors import ChannelError, PlateflowError
 from plateflow.paths import PlatePaths, parse_well
 from plateflow.plates.check_index import Problem, check_index
 from plateflow.plates.check_pixels import check_pixels
@@ -21,7 +21,6 @@ from plateflow.plates.formats import format_by_map
 from plateflow.plates.plate import index_plate, vendor_flat_field
 from plateflow.plates.platemap import OWN, PLATE, ids_of, read_plate_map, says_where
 from plateflow.plates.reader import Index, counted, examples
-from plateflow.stats.reference import MIN_WELLS
 from plateflow.text import TextError, decode
 
 _REPLICATE = re.compile(r"rep(lic|s?(_|$))")
@@ -167,18 +166,6 @@ def pooled_wells(table: pd.DataFrame, group_by: Sequence[str] = ()) -> Iterator[
                 break
 
 
-def groups_without_hits(table: pd.DataFrame, stats: Stats) -> Iterator[str]:
-    """Groups of a plate map that have treated wells, and too few negative controls to compare them with."""
-    group_by = [name for name in stats.group_by if name in table]
-    if not group_by or not stats.normalise.startswith("negative"):
-        return
-    for values, wells in table.groupby(group_by):
-        negatives = int((wells["role"] == "negative").sum())
-        if negatives < MIN_WELLS and ((wells["role"] == "treatment") & (wells["treatment"] != "")).any():
-            named = ", ".join(f"{name} {value or '(nothing)'}" for name, value in zip(group_by, values, strict=True))
-            yield f"{named} has {number_of(negatives, 'negative control[s]')}: hits need {MIN_WELLS} in each group"
-
-
 def _needs_negatives(config: Config) -> str:
     """The first key of filters and populations that compares with negative controls; empty: none does."""
     rules = {
@@ -244,9 +231,6 @@ def _unmapped(spec: PlateSpec, plate_map: str, index: Index, config: Config) -> 
     for text in pooled_wells(table, config.stats.group_by):
         remedy = "nothing, if they may count as replicates; a dose must be called so, as dose_uM; name a cell line, "
         remedy += "batch or donor in stats.group_by; else give wells that differ another treatment"
-        yield Problem("warning", spec.plate, text, remedy, file=plate_map)
-    for text in groups_without_hits(table, config.stats):
-        remedy = "name in stats.group_by only columns by which the plate has negative controls of its own"
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)
     for text, remedy in unread(table, spec.plate, config):
         yield Problem("warning", spec.plate, text, remedy, file=plate_map)

@@ -24,7 +24,7 @@ from plateflow.segment.grid import grid_for
 from plateflow.segment.label_sets import check_channels, check_thresholds
 from plateflow.stages.infer import check_models
 from plateflow.stages.ingest import refused_wells
-from plateflow.stats.groups import check_groups
+from plateflow.stats.groups import check_groups, groups_without_hits
 from plateflow.stats.over_time import check_time
 from plateflow.stats.rules import gates_of
 
@@ -63,7 +63,7 @@ def refused_of_plate(plate: Plate, index: Index) -> Iterator[Problem]:
     yield from _tried(plate.name, partial(check_spots, config, metadata))
     yield from _tried(plate.name, partial(_check_window, plate, metadata))
     yield from _tried(plate.name, partial(check_time, config.stats, metadata["t"], plate.name))
-    yield from _tried(plate.name, partial(_check_groups, plate))
+    yield from _groups(plate)
     yield from _tried(plate.name, partial(gates_of, config, [channel["name"] for channel in metadata["channels"]]))
 
 
@@ -81,14 +81,17 @@ def _check_diameter(config: Config, label_set: str, metadata: Mapping[str, Any])
         grid_for(config, label_set, metadata, plate=str(metadata["plate"]))
 
 
-def _check_groups(plate: Plate) -> None:
-    table = None
+def _groups(plate: Plate) -> Iterator[Problem]:
+    stats, table = plate.config.stats, None
     if plate.spec.plate_map is not None:
         try:
             table = read_plate_map(plate.spec.plate_map, plate.name)
         except PlateflowError:  # of which `check` tells
             return
-    check_groups(plate.config.stats, table, plate.name)
+        for text in groups_without_hits(table, stats):
+            remedy = "name in stats.group_by only columns by which the plate has negative controls of its own"
+            yield Problem("warning", plate.name, text, remedy, file=plate.spec.plate_map)
+    yield from _tried(plate.name, partial(check_groups, stats, table, plate.name))
 
 
 def _check_window(plate: Plate, metadata: Mapping[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from plateflow.config import Stats
 from plateflow.config.sections import nearest
-from plateflow.errors import ConfigError
+from plateflow.errors import ConfigError, number_of
+from plateflow.stats.reference import MIN_WELLS
 from plateflow.stats.wells import map_column
 
 if TYPE_CHECKING:
@@ -43,3 +45,15 @@ def check_groups(stats: Stats, plate_map: pd.DataFrame | None, plate: str) -> No
             remedy = "fill it in, or take its name out of stats.group_by"
             why = "the column is empty in the plate map"
             raise ConfigError(what, where=f"{plate}: stats.group_by", why=why, remedy=remedy)
+
+
+def groups_without_hits(plate_map: pd.DataFrame, stats: Stats) -> Iterator[str]:
+    """Groups of a plate map that have treated wells, and too few negative controls to compare them with."""
+    group_by = [name for name in stats.group_by if name in plate_map]
+    if not group_by or not stats.normalise.startswith("negative"):
+        return
+    for values, wells in plate_map.groupby(group_by):
+        negatives = int((wells["role"] == "negative").sum())
+        if negatives < MIN_WELLS and ((wells["role"] == "treatment") & (wells["treatment"] != "")).any():
+            named = ", ".join(f"{name} {value or '(nothing)'}" for name, value in zip(group_by, values, strict=True))
+            yield f"{named} has {number_of(negatives, 'negative control[s]')}: hits need {MIN_WELLS} in each group"
