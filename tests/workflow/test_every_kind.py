@@ -65,7 +65,7 @@ BOOKS = {
 """Of what `PlatePaths` names and no journal lists: a file of the smallest plate."""
 NO_FILES = {
     "raw", "root", "scratch", "plate", "store", "image", "of", "key_of", "path_of", "journals", "receipts",
-    "table", "asked", "logs", "latest_log", "benchmarks", "watches", "screen"
+    "table", "asked", "logs", "latest_log", "benchmarks", "watches", "screen", "all_spots"
 }  # fmt: skip
 """Of what `PlatePaths` names: folders, and ways to name files."""
 BY_HAND = {"corrections", "corrected"}
@@ -118,16 +118,18 @@ def test_no_kind_of_file_is_forgotten(whole: Path) -> None:
     named = {name for name in dir(PlatePaths) if not name.startswith("_")} - NO_FILES - BY_HAND - BOOKS.keys()
     samples = {name: getattr(PlatePaths, name) for name in named}
     of_plate = PlatePaths.of("micro", results="results")
-    arguments = {"histogram": (WELL,), "cells": (WELL,), "objects": ("cells", WELL)}
+    arguments = {"histogram": (WELL,), "cells": (WELL,), "gates": (WELL,), "objects": ("cells", WELL)}
+    arguments |= {"spots": ("foci", WELL)}
     arguments |= {"flows": ("cells", WELL, 0), "endpoints": ("cells", WELL, 0, 0)}
     for name, sample in samples.items():
         path = sample.fget(of_plate) if isinstance(sample, property) else sample(of_plate, *arguments[name])
-        if name != "rates":  # of the screen
+        if name not in ("rates", "frozen_gates"):  # of the screen; of more cells than these (tests/stats/test_gates.py)
             assert kind(of_plate.key_of(path)) in kinds, f"PlatePaths.{name} is in no journal"
 
 
 KINDS = [
     "cells/N.parquet",
+    "gates/N.parquet",
     "histograms/N.npz",
     "manifest/illumination.npz",
     "manifest/planes.parquet",
@@ -145,10 +147,13 @@ KINDS = [
     "plate.zarr/WELL/N/tables/SET/zarr.json",
     "plate.zarr/WELL/N/tables/fields/table.parquet",
     "plate.zarr/WELL/N/tables/fields/zarr.json",
+    "plate.zarr/WELL/N/tables/foci/table.parquet",
+    "plate.zarr/WELL/N/tables/foci/zarr.json",
     "plate.zarr/WELL/N/tables/zarr.json",
     "plate.zarr/WELL/N/zarr.json",
     "plate.zarr/WELL/zarr.json",
     "plate.zarr/zarr.json",
+    "spots/foci/N.parquet",
     "scratch:ends/SET/N/N.ends",
     "scratch:flows/SET/N/N.flows",
     "controls.csv",
@@ -161,17 +166,21 @@ KINDS = [
     "positions.csv",
     "qc.parquet",
     "report.html",
+    "summary.csv",
     "wells.csv",
     "wells.parquet",
 ]
 """Compared with what there is by a test: to name the tests, they must be known before there is a plate."""
 FOR_OTHERS = {
+    "gates/N.parquet",
     "plate.zarr/WELL/N/tables/SET/table.parquet",
     "plate.zarr/WELL/N/tables/SET/zarr.json",
+    "plate.zarr/WELL/N/tables/foci/table.parquet",
+    "plate.zarr/WELL/N/tables/foci/zarr.json",
     "plate.zarr/WELL/N/tables/zarr.json",
     "plate.zarr/WELL/N/zarr.json",
 }
-"""How an image is shown, and cell tables in the store: no job reads them."""
+"""How an image is shown, tables in the store, and what was decided of each cell: no job reads them."""
 
 
 def test_the_kinds_are_all_kinds(whole: Path) -> None:
