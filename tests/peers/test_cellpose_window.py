@@ -78,6 +78,7 @@ def frame(*, with_flow: bool) -> Frame:
         labels=labels,
         pixel_um=(0.6, 0.6),
         flow=flow if with_flow else None,
+        spots={},
     )
 
 
