@@ -30,7 +30,7 @@ def make(folder: Path) -> None:
         config["parts"] = {"cpu": 1, "gpu": 1}
         config["follow_slices"] = 2  # so that there are endpoints
         config["features"]["families"] = "minimal"
-        config["spots"] = {"foci": {"channel": "AGP", "within": "nuclei", "diameter_px": 3.0}}
+        config["spots"] = {"foci": {"channel": "AGP", "within": "cells", "diameter_px": 3.0}}
 
     project.configure(small)
     sheet = folder / "config" / "plates.tsv"
